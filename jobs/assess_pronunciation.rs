@@ -1,0 +1,263 @@
+//! `assess-pronunciation`: a score for a spoken sentence, by Azure Speech.
+//!
+//! - `answer`: the scores, from what came back.
+//! - `feedback`: what the learner is told about them.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Attempt, Call, Failure, Guard, Provider,
+    media::{Media, Source, audio},
+    payload,
+    providers::AzureSpeech,
+};
+
+mod answer;
+mod feedback;
+#[cfg(test)]
+mod tests;
+
+/// The provider assesses no more than this.
+const LONGEST_AUDIO: Duration = Duration::from_secs(30);
+/// The language when the payload names none.
+const USUAL_LANGUAGE: &str = "en-US";
+/// The pronunciation score from which a sentence has passed.
+const PASS_SCORE: f64 = 60.0;
+/// What the learner is told when nothing was heard.
+const NO_SPEECH: &str = "No speech recognized. Please speak clearly, close to the microphone, and try again.";
+
+/// The payload of `assess-pronunciation`. Exactly one of the three `audio…` fields is given. The recording lasts at
+/// most 30 s.
+// No Debug: a signed URL is a secret.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(
+    title = "assess-pronunciation payload",
+    extend("oneOf" = [
+        {"required": ["audioUrl"]}, {"required": ["audioBase64"]}, {"required": ["audioFilePath"]}
+    ])
+)]
+pub struct Payload {
+    /// What was to be said, at most 1,000 characters.
+    #[serde(default)]
+    #[schemars(!default, length(min = 1, max = 1_000))]
+    pub reference_text: String,
+    /// Where the recording can be fetched, over https.
+    pub audio_url: Option<String>,
+    /// The recording itself, in base64, with or without a `data:` prefix.
+    pub audio_base64: Option<String>,
+    /// The recording's path below the uploads folder.
+    pub audio_file_path: Option<String>,
+    /// The language spoken, a BCP 47 tag. Absent: `en-US`.
+    #[schemars(length(max = 35))]
+    pub language: Option<String>,
+}
+
+impl Payload {
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`](crate::Class::Permanent), naming the field and what is wrong with it.
+    pub fn validate(&self) -> Result<(), Failure> {
+        payload::required(&[("referenceText", &self.reference_text)])?;
+        payload::at_most("referenceText", &self.reference_text, 1_000)?;
+        if !is_language_tag(self.language()) {
+            return Err(Failure::invalid_field(
+                "language",
+                "must be a language tag such as en-US",
+            ));
+        }
+        self.source().map(drop)
+    }
+
+    fn source(&self) -> Result<(String, Source<'_>), Failure> {
+        payload::one_source(
+            "audio",
+            self.audio_url.as_ref(),
+            self.audio_base64.as_ref(),
+            self.audio_file_path.as_ref(),
+        )
+    }
+
+    fn language(&self) -> &str {
+        payload::given(self.language.as_ref()).unwrap_or(USUAL_LANGUAGE)
+    }
+}
+
+/// The form of a BCP 47 tag, not its meaning: the provider knows which languages it assesses.
+fn is_language_tag(tag: &str) -> bool {
+    let mut parts = tag.split('-');
+    let language = parts.next().unwrap_or_default();
+    tag.len() <= 35
+        && (2..=8).contains(&language.len())
+        && language.bytes().all(|b| b.is_ascii_alphabetic())
+        && parts.all(|part| (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// The result of `assess-pronunciation`: the scores with feedback, or an error that the learner can act on.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(title = "assess-pronunciation result")]
+pub struct Output {
+    /// Whether speech was heard, and so could be scored.
+    pub success: bool,
+    /// The scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Assessment>,
+    /// What to do about them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<Feedback>,
+    /// Why there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Output {
+    fn scored(assessment: Assessment) -> Self {
+        let feedback = Some(feedback::on(&assessment));
+        Self {
+            success: true,
+            result: Some(assessment),
+            feedback,
+            error: None,
+        }
+    }
+
+    fn no_speech() -> Self {
+        Self {
+            success: false,
+            result: None,
+            feedback: None,
+            error: Some(NO_SPEECH.to_owned()),
+        }
+    }
+}
+
+/// The scores of a sentence, each from 0 to 100.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Assessment {
+    /// How close the sounds are to a native speaker's.
+    pub accuracy_score: f64,
+    /// How close the pauses are to a native speaker's.
+    pub fluency_score: f64,
+    /// How much of the reference text was said.
+    pub completeness_score: f64,
+    /// The overall score.
+    pub pronunciation_score: f64,
+    /// What was heard.
+    pub recognized_text: String,
+    /// What was to be said.
+    pub reference_text: String,
+    /// Word by word.
+    pub words: Vec<Word>,
+    /// Whether the overall score is 60 or more.
+    pub passed: bool,
+}
+
+/// The score of a word.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Word {
+    /// The word.
+    pub word: String,
+    /// From 0 to 100.
+    pub accuracy_score: f64,
+    /// `None`, `Omission`, `Insertion`, `Mispronunciation`, or what else the provider says.
+    pub error_type: String,
+    /// Sound by sound.
+    pub phonemes: Vec<Phoneme>,
+}
+
+/// The score of a sound.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Phoneme {
+    /// The sound, in the provider's alphabet.
+    pub phoneme: String,
+    /// From 0 to 100.
+    pub accuracy_score: f64,
+}
+
+/// What the learner is told.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Feedback {
+    /// On the whole sentence.
+    pub overall: String,
+    /// On its sounds.
+    pub accuracy: String,
+    /// On its flow.
+    pub fluency: String,
+    /// The words to work on, in the order of the sentence.
+    pub word_issues: Vec<WordIssue>,
+}
+
+/// A word to work on.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WordIssue {
+    /// The word.
+    pub word: String,
+    /// The word's error type, or `LowAccuracy`.
+    pub issue: String,
+    /// The word's accuracy, from 0 to 100.
+    pub score: f64,
+    /// What to do about it.
+    pub suggestion: String,
+}
+
+/// Scores recordings.
+#[derive(Debug, Clone)]
+pub struct AssessPronunciation {
+    speech: Option<AzureSpeech>,
+    media: Media,
+}
+
+impl AssessPronunciation {
+    /// A handler that asks `speech`; without it every job fails as a deployment fault.
+    pub fn new(speech: Option<AzureSpeech>, media: Media) -> Self {
+        Self { speech, media }
+    }
+
+    /// Runs one job.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`](crate::Class::Permanent) for a bad payload or recording, and for a language that the
+    /// provider does not score; [`Class::Deployment`](crate::Class::Deployment) without a key; else what the media
+    /// or the guard say.
+    pub async fn run(&self, payload: Payload, guard: &dyn Guard) -> Result<Output, Failure> {
+        payload.validate()?;
+        let speech = self.speech.as_ref().ok_or_else(|| {
+            Failure::deployment("AZURE_SPEECH_KEY is not set: this worker cannot assess pronunciation")
+                .by(Provider::AzureSpeech)
+        })?;
+        let (field, source) = payload.source()?;
+        let bytes = self.media.load(&field, source).await?;
+        let audio = audio::prepare(&field, bytes, LONGEST_AUDIO).await?;
+        let (text, language) = (payload.reference_text.trim(), payload.language());
+        assess(text, guard, &|| Box::pin(speech.assess(text, language, &audio))).await
+    }
+}
+
+async fn assess<'a>(
+    reference_text: &'a str,
+    guard: &'a dyn Guard,
+    ask: &'a Attempt<'a>,
+) -> Result<Output, Failure> {
+    let call = Call::new(Provider::AzureSpeech, "assess");
+    let reply = guard
+        .call(&call, &|| {
+            Box::pin(async {
+                let reply = ask().await?;
+                // Read here too, so that an answer nobody can use is tried again like any other stumble.
+                answer::read(&reply.body, reference_text)?;
+                Ok(reply)
+            })
+        })
+        .await?;
+    Ok(answer::read(&reply.body, reference_text)?.map_or_else(Output::no_speech, Output::scored))
+}

@@ -1,0 +1,77 @@
+//! From the provider's JSON to scores. REST puts the scores flat into each object, the SDK nests them under
+//! `PronunciationAssessment`: both are read, and every one may be missing.
+
+use serde_json::Value;
+
+use super::{Assessment, PASS_SCORE, Phoneme, Word};
+use crate::{Failure, Provider};
+
+/// The scores in an answer, or `None` when no speech was heard.
+///
+/// An answer that has not the agreed form is transient. Speech without a single score is permanent: the provider
+/// understood it, and would not score it the next time either.
+pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessment>, Failure> {
+    match body["RecognitionStatus"].as_str() {
+        Some("Success") => {}
+        Some("NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => return Ok(None),
+        _ => {
+            let message = "azure-speech: unusable answer: no known RecognitionStatus";
+            return Err(Failure::transient(message).by(Provider::AzureSpeech));
+        }
+    }
+    let best = &body["NBest"][0];
+    let heard = [&best["Display"], &body["DisplayText"], &best["Lexical"]]
+        .into_iter()
+        .find_map(|text| text.as_str().map(str::trim).filter(|text| !text.is_empty()));
+    // Silence is at times answered by a success that heard nothing and scores it 0.
+    let Some(heard) = heard else { return Ok(None) };
+
+    let accuracy = score(best, "AccuracyScore");
+    let Some(pronunciation) = score(best, "PronScore").or(accuracy) else {
+        let message =
+            "azure-speech: heard speech but gave no scores: is this language supported for assessment?";
+        return Err(Failure::permanent(message).by(Provider::AzureSpeech));
+    };
+    Ok(Some(Assessment {
+        accuracy_score: accuracy.unwrap_or(0.0),
+        fluency_score: score(best, "FluencyScore").unwrap_or(0.0),
+        completeness_score: score(best, "CompletenessScore").unwrap_or(0.0),
+        pronunciation_score: pronunciation,
+        recognized_text: heard.to_owned(),
+        reference_text: reference_text.to_owned(),
+        words: items(best, "Words").map(word).collect(),
+        passed: pronunciation >= PASS_SCORE,
+    }))
+}
+
+fn word(value: &Value) -> Word {
+    Word {
+        word: text(value, "Word"),
+        accuracy_score: score(value, "AccuracyScore").unwrap_or(0.0),
+        error_type: field(value, "ErrorType").as_str().unwrap_or("None").to_owned(),
+        phonemes: items(value, "Phonemes").map(phoneme).collect(),
+    }
+}
+
+fn phoneme(value: &Value) -> Phoneme {
+    Phoneme {
+        phoneme: text(value, "Phoneme"),
+        accuracy_score: score(value, "AccuracyScore").unwrap_or(0.0),
+    }
+}
+
+fn field<'a>(value: &'a Value, name: &str) -> &'a Value {
+    value.get(name).unwrap_or(&value["PronunciationAssessment"][name])
+}
+
+fn score(value: &Value, name: &str) -> Option<f64> {
+    field(value, name).as_f64().map(|score| score.clamp(0.0, 100.0))
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_default().to_owned()
+}
+
+fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value[name].as_array().into_iter().flatten()
+}

@@ -1,0 +1,99 @@
+use super::*;
+
+#[test]
+fn reads_flat_and_nested_scores_alike() {
+    let assessment = read(&flat());
+    assert_eq!(
+        serde_json::to_value(&assessment).unwrap(),
+        json!({
+            "accuracyScore": 90.5, "fluencyScore": 85.0, "completenessScore": 100.0, "pronunciationScore": 88.0,
+            "recognizedText": "Good morning.", "referenceText": "Good morning",
+            "words": [
+                { "word": "good", "accuracyScore": 97.0, "errorType": "None",
+                  "phonemes": [{ "phoneme": "g", "accuracyScore": 99.0 }] },
+                { "word": "morning", "accuracyScore": 40.0, "errorType": "Mispronunciation", "phonemes": [] },
+            ],
+            "passed": true,
+        })
+    );
+    assert_eq!(read(&nested()), assessment);
+}
+
+#[test]
+fn does_without_what_is_missing() {
+    let assessment = read(&json!({
+        "RecognitionStatus": "Success", "DisplayText": "Good.", "NBest": [{ "AccuracyScore": 59.9, "Words": [{}] }],
+    }));
+    assert_eq!(assessment.pronunciation_score, 59.9);
+    assert!(!assessment.passed);
+    assert_eq!(
+        (assessment.fluency_score, assessment.completeness_score),
+        (0.0, 0.0)
+    );
+    assert_eq!(assessment.recognized_text, "Good.");
+    assert_eq!(
+        assessment.words,
+        [Word {
+            word: String::new(),
+            phonemes: vec![],
+            ..word("None", 0.0, &[])
+        }]
+    );
+}
+
+#[test]
+fn passes_from_60_and_keeps_scores_in_range() {
+    let with = |score: f64| {
+        let mut body = flat();
+        body["NBest"][0]["PronScore"] = json!(score);
+        read(&body)
+    };
+    assert!(with(60.0).passed && !with(59.99).passed);
+    assert_eq!(
+        (with(1e300).pronunciation_score, with(-5.0).pronunciation_score),
+        (100.0, 0.0)
+    );
+}
+
+#[test]
+fn hears_silence() {
+    let mut bodies: Vec<Value> = ["NoMatch", "InitialSilenceTimeout", "BabbleTimeout"]
+        .map(|status| json!({ "RecognitionStatus": status }))
+        .to_vec();
+    bodies.push(json!({ "RecognitionStatus": "Success", "DisplayText": "" }));
+    bodies.push(json!({
+        "RecognitionStatus": "Success", "DisplayText": "", "NBest": [{ "Display": " ", "PronScore": 0.0 }],
+    }));
+    for body in bodies {
+        assert_eq!(answer::read(&body, "x").unwrap(), None, "{body}");
+    }
+}
+
+#[test]
+fn speech_without_scores_is_no_zero() {
+    let failure = answer::read(
+        &json!({ "RecognitionStatus": "Success", "DisplayText": "Hei.", "NBest": [{ "Display": "Hei." }] }),
+        "Hei",
+    )
+    .unwrap_err();
+    assert_eq!(
+        (failure.class(), failure.provider()),
+        (Class::Permanent, Some(Provider::AzureSpeech))
+    );
+}
+
+#[test]
+fn unusable_answers_are_transient() {
+    for body in [
+        json!(null),
+        json!({}),
+        json!([1]),
+        json!({ "RecognitionStatus": "Error" }),
+    ] {
+        let failure = answer::read(&body, "x").unwrap_err();
+        assert_eq!(
+            (failure.class(), failure.provider()),
+            (Class::Transient, Some(Provider::AzureSpeech))
+        );
+    }
+}

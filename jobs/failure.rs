@@ -1,0 +1,164 @@
+//! The one verdict on a call that went wrong. The provider that saw the answer decides the class once;
+//! the retry loop, the gate and the queue only read it.
+
+use std::{error::Error, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Provider;
+
+/// What kind of failure this is, and so who has to act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// The provider or the network stumbled (408, 409, 5xx, connect, time-out, reset, cut stream): try again.
+    Transient,
+    /// The provider asks to slow down (429): try again later, and the whole fleet with it.
+    RateLimited,
+    /// The account has no credit or volume left: no retry helps until someone pays.
+    OutOfQuota,
+    /// This deployment is wrong (401, 403, 404 model or endpoint): every job fails alike until it is mended.
+    Deployment,
+    /// This job is wrong (bad payload, 400, 413, 415, 422, refusal): it fails, the others go on.
+    Permanent,
+    /// Nothing was sent: a breaker or a limit says "not before". The job goes back without losing an attempt.
+    Blocked,
+    /// Nothing can be said: the replica is stopping or has lost the job. The job goes back as it was.
+    Cancelled,
+}
+
+impl Class {
+    /// The field's word for it, as it stands in logs, history and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::RateLimited => "rate_limited",
+            Self::OutOfQuota => "out_of_quota",
+            Self::Deployment => "deployment",
+            Self::Permanent => "permanent",
+            Self::Blocked => "blocked",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether the same call may succeed when it is simply made again.
+    pub const fn is_retryable(self) -> bool {
+        matches!(self, Self::Transient | Self::RateLimited)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A failed call or job: its class, what happened in words an operator can act on, and the cause.
+///
+/// The message never carries a secret, and never more than a short excerpt of what a provider sent.
+#[derive(Debug)]
+pub struct Failure {
+    class: Class,
+    message: String,
+    provider: Option<Provider>,
+    status: Option<u16>,
+    retry_after: Option<Duration>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Failure {
+    /// A failure of the given class.
+    pub fn new(class: Class, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), provider: None, status: None, retry_after: None, source: None }
+    }
+
+    /// [`Class::Transient`]: worth another try.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self::new(Class::Transient, message)
+    }
+
+    /// [`Class::Permanent`]: this job is wrong.
+    pub fn permanent(message: impl Into<String>) -> Self {
+        Self::new(Class::Permanent, message)
+    }
+
+    /// [`Class::Permanent`], naming the payload field that is wrong and why: `payload field "audioUrl": …`.
+    pub fn invalid_field(field: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self::permanent(format!("payload field \"{field}\": {why}"))
+    }
+
+    /// [`Class::Deployment`]: the configuration of this worker is wrong.
+    pub fn deployment(message: impl Into<String>) -> Self {
+        Self::new(Class::Deployment, message)
+    }
+
+    /// Names the provider that answered, or failed to.
+    #[must_use]
+    pub fn by(mut self, provider: Provider) -> Self {
+        self.provider = Some(provider);
+        self
+    }
+
+    /// The HTTP status of the answer.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// How long the provider (or the gate) asks to wait.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
+    /// The error underneath.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What kind of failure this is.
+    pub const fn class(&self) -> Class {
+        self.class
+    }
+
+    /// What happened, without the causes underneath.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The provider concerned, if one was.
+    pub const fn provider(&self) -> Option<Provider> {
+        self.provider
+    }
+
+    /// The HTTP status, if there was an answer.
+    pub const fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// How long the provider (or the gate) asks to wait.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        // The causes belong to what the operator reads in a job's failed reason: one line, outermost first.
+        let mut cause = self.source.as_ref().map(|e| e.as_ref() as &dyn Error);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for Failure {
+    // The causes are part of the text already: a source() as well would print them twice.
+}

@@ -1,0 +1,29 @@
+//! What the work of backend-worker is: the job types, and how each provider is spoken to. This crate knows no
+//! Redis and no apalis; how a job is queued, retried, limited and reported is the business of `backend-worker`.
+//!
+//! # Layout
+//! - [`generate_flashcards`], [`assess_pronunciation`], [`process_image`]: one file a type, with its payload, its
+//!   result and its handler.
+//! - [`Jobs`]: the registry that runs a job by its [`JobType`].
+//! - [`failure`]: [`Failure`] and its [`Class`], the one verdict that retry and gate both read.
+//! - [`context`]: [`Guard`], through which a handler makes its paid calls.
+//! - [`media`]: bytes from base64, https or the uploads folder; audio to 16 kHz mono.
+//! - [`providers`]: protocol and classification, one attempt each.
+
+pub mod assess_pronunciation;
+pub mod context;
+pub mod failure;
+pub mod generate_flashcards;
+pub mod media;
+mod payload;
+pub mod process_image;
+pub mod providers;
+mod registry;
+mod settings;
+#[cfg(test)]
+mod testing;
+
+pub use context::{Attempt, Call, Guard, Reply};
+pub use failure::{Class, Failure};
+pub use registry::{JobType, Jobs, Provider, UnknownJobType};
+pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

@@ -1,0 +1,167 @@
+//! Media of a job: its bytes from base64, an https URL or the uploads folder, and what the providers need to
+//! know of them before they are paid. Everything here comes from outside, so every source is limited in size and
+//! place, and nothing is believed that was not checked.
+//!
+//! # Layout
+//! - [`Media`]: loads the bytes of one [`Source`].
+//! - `fetch`: downloads; `address`: which hosts a download may reach.
+//! - [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is only repacked;
+//!   `vorbis`: a guard before its decoder.
+//! - [`image`]: format and size of a picture, from its header.
+
+use std::{
+    io::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use bytes::Bytes;
+use tokio::{fs, io::AsyncReadExt};
+
+use crate::{Failure, MediaSettings};
+
+mod address;
+pub mod audio;
+mod fetch;
+pub mod image;
+mod opus;
+#[cfg(test)]
+mod tests;
+mod vorbis;
+
+use fetch::Fetcher;
+
+/// Where the bytes of one payload field are. Not `Debug`: a URL can be signed, and a payload can be long.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// An https URL.
+    Url(&'a str),
+    /// Base64, standard or URL-safe, padded or not, perhaps as a `data:` URL.
+    Base64(&'a str),
+    /// A path below the uploads folder, absolute or relative to it.
+    FilePath(&'a str),
+}
+
+/// Loads media within the limits of [`MediaSettings`]. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Media {
+    fetcher: Fetcher,
+    uploads_dir: Option<Arc<Path>>,
+    max_bytes: u64,
+}
+
+impl Media {
+    /// Builds the HTTP clients. Opens no connection.
+    ///
+    /// # Errors
+    /// When a client cannot be built (no TLS roots, say).
+    ///
+    /// # Panics
+    /// When the process has installed no default crypto provider for rustls.
+    pub fn new(settings: &MediaSettings) -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            fetcher: Fetcher::new(settings)?,
+            uploads_dir: settings.uploads_dir.as_ref().map(|dir| Arc::from(dir.as_path())),
+            max_bytes: settings.max_bytes,
+        })
+    }
+
+    /// Bytes of one source; never none. `field` is the payload field's name for errors (`audioUrl`,
+    /// `images[2].imageBase64`).
+    ///
+    /// # Errors
+    /// [`Class::Permanent`](crate::Class::Permanent) for a source that is malformed, forbidden, missing, empty or
+    /// too large; [`Class::Transient`](crate::Class::Transient) when it could not be reached or read this time;
+    /// [`Class::Deployment`](crate::Class::Deployment) when the uploads folder itself cannot be opened.
+    pub async fn load(&self, field: &str, source: Source<'_>) -> Result<Bytes, Failure> {
+        let bytes = match source {
+            Source::Url(url) => self.fetcher.get(field, url).await?,
+            Source::Base64(text) => self.decode(field, text)?,
+            Source::FilePath(path) => self.read(field, path).await?,
+        };
+        if bytes.is_empty() {
+            return Err(Failure::invalid_field(field, "is empty"));
+        }
+        Ok(bytes)
+    }
+
+    fn decode(&self, field: &str, text: &str) -> Result<Bytes, Failure> {
+        let text = text.trim_ascii_start();
+        let body = match text.get(..5) {
+            Some(scheme) if scheme.eq_ignore_ascii_case("data:") => match text.split_once(',') {
+                Some((head, body)) if head.to_ascii_lowercase().ends_with(";base64") => body,
+                _ => {
+                    return Err(Failure::invalid_field(
+                        field,
+                        "is a data URL without base64 content",
+                    ));
+                }
+            },
+            _ => text,
+        };
+        let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
+        let symbols = || body.bytes().filter(|b| !b.is_ascii_whitespace());
+        if symbols().count() as u64 / 4 * 3 > self.max_bytes {
+            return Err(too_large(field, self.max_bytes));
+        }
+        let standard: Vec<u8> = symbols()
+            .map(|symbol| match symbol {
+                b'-' => b'+',
+                b'_' => b'/',
+                other => other,
+            })
+            .collect();
+        let bytes = STANDARD_NO_PAD
+            .decode(standard)
+            .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
+        if bytes.len() as u64 > self.max_bytes {
+            return Err(too_large(field, self.max_bytes));
+        }
+        Ok(bytes.into())
+    }
+
+    async fn read(&self, field: &str, path: &str) -> Result<Bytes, Failure> {
+        let Some(folder) = &self.uploads_dir else {
+            return Err(Failure::invalid_field(
+                field,
+                "file paths are refused: UPLOADS_DIR is not set",
+            ));
+        };
+        let folder = fs::canonicalize(folder)
+            .await
+            .map_err(|e| Failure::deployment("UPLOADS_DIR cannot be opened").caused_by(e))?;
+        // Missing, outside and not a file are one answer: a payload must not learn what else the disk holds.
+        let Some(path) = regular_file_below(&folder, path).await else {
+            return Err(Failure::invalid_field(field, "is no file below UPLOADS_DIR"));
+        };
+        let unreadable =
+            |e: Error| Failure::transient(format!("payload field \"{field}\": cannot be read")).caused_by(e);
+        let file = fs::File::open(&path).await.map_err(unreadable)?;
+        if file.metadata().await.map_err(unreadable)?.len() > self.max_bytes {
+            return Err(too_large(field, self.max_bytes));
+        }
+        let mut bytes = Vec::new();
+        // One byte more than allowed shows a file that grew after it was measured.
+        file.take(self.max_bytes.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .await
+            .map_err(unreadable)?;
+        if bytes.len() as u64 > self.max_bytes {
+            return Err(too_large(field, self.max_bytes));
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// The real path of a regular file, if that lies below `folder` once every link is followed. Looked at before it
+/// is opened, because opening a pipe would wait for its writer.
+async fn regular_file_below(folder: &Path, path: &str) -> Option<PathBuf> {
+    let real = fs::canonicalize(folder.join(path)).await.ok()?;
+    let inside = real.starts_with(folder) && fs::metadata(&real).await.ok()?.is_file();
+    inside.then_some(real)
+}
+
+fn too_large(field: &str, max_bytes: u64) -> Failure {
+    Failure::invalid_field(field, format_args!("is larger than {max_bytes} bytes"))
+}

@@ -1,0 +1,301 @@
+//! Any recording to what Azure Speech takes: 16 kHz mono 16-bit WAV, or Opus in Ogg. The format is told from the
+//! content, never from a name. Containers and codecs are decoded in process; only Opus stays coded.
+
+use std::{fmt, io::Cursor, time::Duration};
+
+use bytes::Bytes;
+use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::owned::InterleavedOwned};
+use symphonia::core::{
+    codecs::audio::well_known::{CODEC_ID_OPUS, CODEC_ID_VORBIS},
+    errors::Error,
+    formats::{FormatReader, Track, TrackType},
+    io::MediaSourceStream,
+    packet::Packet,
+};
+use tokio::task::spawn_blocking;
+
+use super::{opus, vorbis};
+use crate::{Class, Failure};
+
+#[cfg(test)]
+mod tests;
+
+/// Samples a second of the WAV that is made.
+const SAMPLE_RATE: u32 = 16_000;
+
+/// Sample rates that recordings have. Others are forged headers, and would cost memory.
+const SOURCE_RATES: std::ops::RangeInclusive<u32> = 4_000..=192_000;
+
+/// Encoders add some silence before and after. A recording that is too long by no more than this is cut.
+pub(super) const PADDING: Duration = Duration::from_millis(200);
+
+/// Packets of a file that are looked at. Real ones have hundreds; a forged table can name billions of empty ones.
+const MAX_PACKETS: u32 = 200_000;
+
+/// Audio that is ready to be sent.
+#[derive(Clone)]
+pub struct Audio {
+    /// The file.
+    pub bytes: Bytes,
+    /// What it is.
+    pub format: AudioFormat,
+    /// How long it plays.
+    pub duration: Duration,
+}
+
+impl fmt::Debug for Audio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audio")
+            .field("bytes", &self.bytes.len())
+            .field("format", &self.format)
+            .field("duration", &self.duration)
+            .finish()
+    }
+}
+
+/// The two formats that Azure Speech takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AudioFormat {
+    /// WAV, 16-bit PCM, 16 kHz, one channel.
+    Wav16kMono,
+    /// Opus in Ogg.
+    OggOpus,
+}
+
+impl AudioFormat {
+    /// The `Content-Type` under which Azure Speech expects it.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Wav16kMono => "audio/wav; codecs=audio/pcm; samplerate=16000",
+            Self::OggOpus => "audio/ogg; codecs=opus",
+        }
+    }
+}
+
+/// Why a recording cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Reject {
+    #[error("is no audio file that can be read (WAV, MP3, M4A, AAC, FLAC, Ogg and WebM can): {0}")]
+    Container(Error),
+    #[error("holds no audio track")]
+    NoTrack,
+    #[error("uses an audio codec that is not supported (PCM, MP3, AAC-LC, FLAC, Vorbis and Opus are)")]
+    Codec,
+    #[error("audio is damaged: {0}")]
+    Damaged(Error),
+    #[error("audio has a sample rate of {0} Hz, {min} to {max} are supported", min = SOURCE_RATES.start(), max = SOURCE_RATES.end())]
+    SampleRate(u32),
+    #[error("audio cannot be resampled: {0}")]
+    Resample(Box<dyn std::error::Error + Send + Sync>),
+    #[error("audio is empty")]
+    Empty,
+    #[error("audio is {:.1} s long, at most {} s are allowed", .0.as_secs_f64(), .1.as_secs_f64())]
+    TooLong(Duration, Duration),
+    #[error("audio is longer than {} s, the most that is allowed", .0.as_secs_f64())]
+    LongerThan(Duration),
+}
+
+/// Makes any supported recording ready to be sent. The work is CPU-bound and runs on a blocking thread; its
+/// memory is bounded by `limit`, whatever the file claims. `limit` is the longest duration allowed (30 s for
+/// assessment); up to 0.2 s more, which encoders pad, are cut off.
+///
+/// # Errors
+/// [`Class::Permanent`](crate::Class::Permanent), naming `field`, for audio that is not one, damaged, empty or too
+/// long; [`Class::Cancelled`](crate::Class::Cancelled) when the process is stopping.
+pub async fn prepare(field: &str, bytes: Bytes, limit: Duration) -> Result<Audio, Failure> {
+    match spawn_blocking(move || convert(bytes, limit)).await {
+        Ok(outcome) => outcome.map_err(|why| Failure::invalid_field(field, why)),
+        // A decoder tripped over this file; it would again.
+        Err(e) if e.is_panic() => Err(Failure::invalid_field(
+            field,
+            "audio is damaged: its decoder gave up",
+        )),
+        Err(_) => Err(Failure::new(
+            Class::Cancelled,
+            "stopped while the audio was decoded",
+        )),
+    }
+}
+
+fn convert(bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
+    let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), Default::default());
+    let format = symphonia::default::get_probe()
+        .probe(
+            &Default::default(),
+            stream,
+            Default::default(),
+            Default::default(),
+        )
+        .map_err(Reject::Container)?;
+    let track = format
+        .default_track(TrackType::Audio)
+        .ok_or(Reject::NoTrack)?
+        .clone();
+    let codec = track
+        .codec_params
+        .as_ref()
+        .and_then(|params| params.audio())
+        .ok_or(Reject::NoTrack)?
+        .codec;
+    let packets = Packets {
+        format,
+        track: track.id,
+        left: MAX_PACKETS,
+        error: None,
+    };
+    if codec == CODEC_ID_OPUS {
+        return opus::repack(packets, &track, limit);
+    }
+    let (mut samples, rate) = decode(packets, &track, limit)?;
+    if rate != SAMPLE_RATE {
+        samples = resample(samples, rate).map_err(Reject::Resample)?;
+    }
+    samples.truncate(samples_in(limit, SAMPLE_RATE) as usize);
+    Ok(Audio {
+        duration: duration_of(samples.len() as u64, SAMPLE_RATE),
+        bytes: wav(&samples),
+        format: AudioFormat::Wav16kMono,
+    })
+}
+
+/// The packets of one track, up to the end of the file or to where it cannot be read any further.
+pub(super) struct Packets {
+    format: Box<dyn FormatReader>,
+    track: u32,
+    left: u32,
+    /// What ended the packets, unless that was the end of the file.
+    pub(super) error: Option<Error>,
+}
+
+impl Packets {
+    pub(super) fn next_packet(&mut self) -> Option<Packet> {
+        while self.left > 0 {
+            self.left -= 1;
+            match self.format.next_packet() {
+                Ok(Some(packet)) if packet.track_id == self.track => return Some(packet),
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(e) => {
+                    self.error = Some(e);
+                    return None;
+                }
+            }
+        }
+        self.error = Some(Error::LimitError("too many packets"));
+        None
+    }
+}
+
+/// Decodes a track to mono samples from -1 to 1, and tells their rate.
+fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f32>, u32), Reject> {
+    let params = track
+        .codec_params
+        .as_ref()
+        .and_then(|params| params.audio())
+        .ok_or(Reject::NoTrack)?;
+    let codecs = symphonia::default::get_codecs();
+    if codecs.get_audio_decoder(params.codec).is_none() {
+        return Err(Reject::Codec);
+    }
+    if params.codec == CODEC_ID_VORBIS && !params.extra_data.as_deref().is_some_and(vorbis::is_modest) {
+        return Err(Reject::Damaged(Error::DecodeError(
+            "vorbis codebooks are too large",
+        )));
+    }
+    let mut decoder = codecs
+        .make_audio_decoder(params, &Default::default())
+        .map_err(Reject::Damaged)?;
+    let (mut mono, mut rate, mut interleaved) = (Vec::new(), None, Vec::<f32>::new());
+    while let Some(packet) = packets.next_packet() {
+        let decoded = match decoder.decode(&packet) {
+            Ok(decoded) => decoded,
+            // A bad packet is left out, as a player would.
+            Err(e @ (Error::DecodeError(_) | Error::IoError(_))) => {
+                packets.error.get_or_insert(e);
+                continue;
+            }
+            Err(e) => return Err(Reject::Damaged(e)),
+        };
+        let (channels, packet_rate) = (decoded.spec().channels().count(), decoded.spec().rate());
+        if !SOURCE_RATES.contains(&packet_rate) || *rate.get_or_insert(packet_rate) != packet_rate {
+            return Err(Reject::SampleRate(packet_rate));
+        }
+        if channels == 0 {
+            continue;
+        }
+        decoded.copy_to_vec_interleaved(&mut interleaved);
+        mono.extend(interleaved.chunks_exact(channels).map(|frame| {
+            let mean = frame.iter().sum::<f32>() / channels as f32;
+            // A float recording can hold anything; one NaN would silence a whole block in the resampler.
+            if mean.is_finite() {
+                mean.clamp(-1.0, 1.0)
+            } else {
+                0.0
+            }
+        }));
+        if mono.len() as u64 > samples_in(limit.saturating_add(PADDING), packet_rate) {
+            return Err(too_long(track, limit));
+        }
+    }
+    match (rate, packets.error) {
+        (Some(rate), _) if !mono.is_empty() => Ok((mono, rate)),
+        (_, Some(e)) => Err(Reject::Damaged(e)),
+        _ => Err(Reject::Empty),
+    }
+}
+
+/// Says how long the audio is if the container states it. The statement is only shown, never relied upon.
+pub(super) fn too_long(track: &Track, limit: Duration) -> Reject {
+    let stated = track
+        .time_base
+        .zip(track.duration)
+        .and_then(|(base, ticks)| base.calc_duration(ticks));
+    match stated.and_then(|time| Duration::try_from_secs_f64(time.as_secs_f64()).ok()) {
+        Some(stated) if stated > limit => Reject::TooLong(stated, limit),
+        _ => Reject::LongerThan(limit),
+    }
+}
+
+/// How many samples fit into a time. Durations here are minutes at most, far from the ends of the types.
+pub(super) fn samples_in(time: Duration, rate: u32) -> u64 {
+    (time.as_nanos() * u128::from(rate) / 1_000_000_000) as u64
+}
+
+/// How long samples play.
+pub(super) fn duration_of(samples: u64, rate: u32) -> Duration {
+    Duration::from_nanos(samples * 1_000_000_000 / u64::from(rate))
+}
+
+fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>, Box<dyn std::error::Error + Send + Sync>> {
+    let frames = samples.len();
+    let mut resampler = Fft::<f32>::new(rate as usize, SAMPLE_RATE as usize, 1024, 1, FixedSync::Both)?;
+    let resampled = resampler.process_all(&InterleavedOwned::new_from(samples, 1, frames)?, frames, None)?;
+    Ok(resampled.take_data())
+}
+
+/// A WAV file: the canonical header of 44 bytes, then the samples.
+fn wav(samples: &[f32]) -> Bytes {
+    const BYTES_PER_SAMPLE: u32 = 2;
+    // Far below 4 GiB: the duration is limited.
+    let data = samples.len() as u32 * BYTES_PER_SAMPLE;
+    let mut file = Vec::with_capacity(44 + data as usize);
+    file.extend_from_slice(b"RIFF");
+    file.extend_from_slice(&(36 + data).to_le_bytes());
+    file.extend_from_slice(b"WAVEfmt ");
+    file.extend_from_slice(&16_u32.to_le_bytes()); // length of the format
+    file.extend_from_slice(&1_u16.to_le_bytes()); // PCM
+    file.extend_from_slice(&1_u16.to_le_bytes()); // channels
+    file.extend_from_slice(&SAMPLE_RATE.to_le_bytes());
+    file.extend_from_slice(&(SAMPLE_RATE * BYTES_PER_SAMPLE).to_le_bytes());
+    file.extend_from_slice(&(BYTES_PER_SAMPLE as u16).to_le_bytes()); // bytes per frame
+    file.extend_from_slice(&16_u16.to_le_bytes()); // bits per sample
+    file.extend_from_slice(b"data");
+    file.extend_from_slice(&data.to_le_bytes());
+    // The cast saturates: +1.0 becomes 32767.
+    file.extend(
+        samples
+            .iter()
+            .flat_map(|s| ((s * 32_768.0).round() as i16).to_le_bytes()),
+    );
+    file.into()
+}

@@ -1,0 +1,375 @@
+//! Every sample in every format, forged headers, and noise.
+
+use std::f64::consts::TAU;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the spoken sentence of the samples is, seconds.
+const SENTENCE: f64 = 1.228;
+
+fn sample(name: &str) -> Bytes {
+    std::fs::read(format!("{}/../samples/{name}", env!("CARGO_MANIFEST_DIR")))
+        .unwrap()
+        .into()
+}
+
+async fn prepared(name: &str) -> Audio {
+    prepare("audioUrl", sample(name), LIMIT)
+        .await
+        .unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+async fn refusal(bytes: impl Into<Bytes>) -> String {
+    let failure = prepare("audioUrl", bytes.into(), LIMIT).await.unwrap_err();
+    assert_eq!(failure.class(), Class::Permanent, "{failure}");
+    let text = failure.to_string();
+    text.strip_prefix("payload field \"audioUrl\": ")
+        .expect(&text)
+        .to_owned()
+}
+
+/// The samples of a WAV that `prepare` made, after a look at its header.
+fn pcm(audio: &Audio) -> Vec<i16> {
+    assert_eq!(audio.format, AudioFormat::Wav16kMono);
+    let (header, data) = audio.bytes.split_at(44);
+    assert_eq!(header, wav_header(1, 1, 16_000, 16, data.len() as u32));
+    data.chunks_exact(2)
+        .map(|b| i16::from_le_bytes([b[0], b[1]]))
+        .collect()
+}
+
+fn wav_header(format: u16, channels: u16, rate: u32, bits: u16, data: u32) -> Vec<u8> {
+    let frame = channels * bits / 8;
+    let mut h = b"RIFF".to_vec();
+    h.extend((36 + data).to_le_bytes());
+    h.extend(b"WAVEfmt \x10\0\0\0");
+    h.extend([format.to_le_bytes(), channels.to_le_bytes()].concat());
+    h.extend(
+        [
+            rate.to_le_bytes(),
+            rate.wrapping_mul(u32::from(frame)).to_le_bytes(),
+        ]
+        .concat(),
+    );
+    h.extend([frame.to_le_bytes(), bits.to_le_bytes()].concat());
+    h.extend(b"data");
+    h.extend(data.to_le_bytes());
+    h
+}
+
+/// A tone in 16-bit stereo, the right channel silent.
+fn tone(rate: u32, hertz: f64, seconds: f64) -> Vec<u8> {
+    let frames = (f64::from(rate) * seconds) as u32;
+    let mut file = wav_header(1, 2, rate, 16, frames * 4);
+    for i in 0..frames {
+        let left = (f64::from(i) / f64::from(rate) * hertz * TAU).sin() * 20_000.0;
+        file.extend((left as i16).to_le_bytes());
+        file.extend(0_i16.to_le_bytes());
+    }
+    file
+}
+
+#[tokio::test]
+async fn every_format_becomes_16_khz_mono_of_the_same_length() {
+    let original = pcm(&prepared("good_morning.wav").await);
+    let loudness = |samples: &[i16]| {
+        let energy: f64 = samples.iter().map(|s| f64::from(*s).powi(2)).sum();
+        (energy / SENTENCE / 16_000.0).sqrt()
+    };
+    // AAC files carry the encoder's lead-in of one or two frames.
+    for (name, lead) in [
+        ("good_morning.mp3", 0.12),
+        ("good_morning.flac", 0.0),
+        ("good_morning.m4a", 0.14),
+        ("good_morning_vorbis.ogg", 0.0),
+        ("wrong_44k_stereo.wav", 0.0),
+    ] {
+        let audio = prepared(name).await;
+        let samples = pcm(&audio);
+        assert_eq!(audio.duration, duration_of(samples.len() as u64, 16_000));
+        let seconds = audio.duration.as_secs_f64();
+        assert!(
+            (SENTENCE * 0.99..SENTENCE * 1.01 + lead).contains(&seconds),
+            "{name} {seconds}"
+        );
+        let ratio = loudness(&samples) / loudness(&original);
+        assert!((0.8..1.25).contains(&ratio), "{name} is {ratio} times as loud");
+    }
+}
+
+#[tokio::test]
+async fn what_is_right_already_stays_bit_for_bit() {
+    let original = sample("good_morning.wav");
+    let audio = prepared("good_morning.wav").await;
+    assert!(original.ends_with(&audio.bytes[44..]));
+    assert_eq!(
+        prepare("f", audio.bytes.clone(), LIMIT).await.unwrap().bytes,
+        audio.bytes
+    );
+    assert_eq!(pcm(&prepared("good_morning.flac").await), pcm(&audio));
+}
+
+#[tokio::test]
+async fn silence_is_audio_too() {
+    let audio = prepared("silence5.wav").await;
+    assert_eq!(audio.duration, Duration::from_secs(5));
+    assert_eq!(pcm(&audio).len(), 80_000);
+}
+
+#[tokio::test]
+async fn resampling_keeps_pitch_and_length() {
+    for rate in [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 47_999] {
+        let audio = prepare("f", tone(rate, 1_000.0, 2.0).into(), LIMIT)
+            .await
+            .unwrap();
+        let seconds = audio.duration.as_secs_f64();
+        assert!((1.98..2.02).contains(&seconds), "{rate}: {seconds}");
+        let samples = pcm(&audio);
+        let crossings = samples.windows(2).filter(|w| (w[0] < 0) != (w[1] < 0)).count();
+        assert!((3_960..4_040).contains(&crossings), "{rate}: {crossings}");
+        // Half as loud as the one channel that sounded.
+        let peak = samples[8_000..24_000].iter().max().unwrap();
+        assert!((9_500..10_500).contains(peak), "{rate}: {peak}");
+    }
+}
+
+#[tokio::test]
+async fn opus_is_repacked_into_ogg_from_every_container() {
+    let mut packets = Vec::new();
+    for name in ["good_morning.ogg", "good_morning.webm", "good_morning_opus.mp4"] {
+        let audio = prepared(name).await;
+        assert_eq!(audio.format, AudioFormat::OggOpus);
+        let seconds = audio.duration.as_secs_f64();
+        assert!(
+            (SENTENCE * 0.99..SENTENCE + 0.03).contains(&seconds),
+            "{name} {seconds}"
+        );
+        packets.push(opus_packets(&audio));
+        // Our own file is read again to the same bytes.
+        let again = prepare("f", audio.bytes.clone(), LIMIT).await.unwrap();
+        assert_eq!(
+            (again.bytes, again.duration),
+            (audio.bytes, audio.duration),
+            "{name}"
+        );
+    }
+    // One encoder made WebM and MP4 with the same settings.
+    assert_eq!(packets[1], packets[2]);
+    assert_eq!(
+        packets[0],
+        ogg_packets(sample("good_morning.ogg")),
+        "the coded audio is not touched"
+    );
+}
+
+/// The audio packets of a file that `prepare` made, after a look at its headers and its end.
+fn opus_packets(audio: &Audio) -> Vec<Vec<u8>> {
+    let mut reader = ogg::PacketReader::new(Cursor::new(audio.bytes.clone()));
+    let head = reader.read_packet_expected().unwrap();
+    assert!(head.first_in_stream() && head.last_in_page());
+    assert_eq!(&head.data[..10], b"OpusHead\x01\x01", "version and one channel");
+    let pre_skip = u64::from(u16::from_le_bytes([head.data[10], head.data[11]]));
+    assert!((1..1_000).contains(&pre_skip), "{pre_skip}");
+    let tags = reader.read_packet_expected().unwrap();
+    assert!(tags.last_in_page() && tags.data.starts_with(b"OpusTags"));
+    let mut packets = Vec::new();
+    while let Some(packet) = reader.read_packet().unwrap() {
+        if packet.last_in_stream() {
+            assert_eq!(
+                duration_of(packet.absgp_page() - pre_skip, 48_000),
+                audio.duration
+            );
+        }
+        packets.push(packet.data);
+    }
+    packets
+}
+
+fn ogg_packets(bytes: Bytes) -> Vec<Vec<u8>> {
+    let mut reader = ogg::PacketReader::new(Cursor::new(bytes));
+    std::iter::from_fn(|| reader.read_packet().unwrap())
+        .map(|p| p.data)
+        .skip(2)
+        .collect()
+}
+
+#[tokio::test]
+async fn too_long_is_refused_and_says_how_long() {
+    let why = refusal(sample("long31.wav")).await;
+    assert_eq!(why, "audio is 31.9 s long, at most 30 s are allowed");
+    let one = Duration::from_secs(1);
+    for name in [
+        "good_morning.ogg",
+        "good_morning.webm",
+        "good_morning.mp3",
+        "good_morning.m4a",
+    ] {
+        let why = prepare("f", sample(name), one).await.unwrap_err().to_string();
+        assert!(why.contains(" 1 s"), "{name}: {why}");
+    }
+    // A recorder that streams cannot state a length.
+    let mut streamed = sample("long31.wav").to_vec();
+    let data = streamed.windows(4).position(|w| w == b"data").unwrap();
+    streamed[data + 4..data + 8].copy_from_slice(&[0xff; 4]);
+    streamed[4..8].copy_from_slice(&[0xff; 4]);
+    let why = refusal(streamed).await;
+    assert_eq!(why, "audio is longer than 30 s, the most that is allowed");
+}
+
+#[tokio::test]
+async fn what_an_encoder_pads_is_cut_off() {
+    let limit = Duration::from_millis(1_150);
+    for name in ["good_morning.wav", "good_morning.ogg", "good_morning.webm"] {
+        let audio = prepare("f", sample(name), limit).await.unwrap();
+        assert_eq!(audio.duration, limit, "{name}");
+        if audio.format == AudioFormat::OggOpus {
+            let again = prepare("f", audio.bytes.clone(), LIMIT).await.unwrap();
+            assert_eq!(again.duration, limit, "{name}");
+            opus_packets(&audio);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_audio_is_refused_with_the_reason() {
+    for (what, bytes) in [
+        ("nothing", Bytes::new()),
+        ("text", sample("bad.wav")),
+        ("a picture", sample("text.png")),
+        ("a picture", sample("text.jpg")),
+    ] {
+        let why = refusal(bytes).await;
+        assert!(
+            why.starts_with("is no audio file") || why.starts_with("audio is"),
+            "{what}: {why}"
+        );
+    }
+    assert_eq!(refusal(wav_header(1, 1, 16_000, 16, 0)).await, "audio is empty");
+    assert!(
+        refusal(b"\x1a\x45\xdf\xa3 webm".as_slice())
+            .await
+            .starts_with("is no audio file")
+    );
+    // 0x11 is ADPCM, which Symphonia's build here has no decoder for.
+    let mut adpcm = wav_header(0x11, 1, 16_000, 4, 512);
+    adpcm.extend([0; 512]);
+    refusal(adpcm).await;
+    let mut forged = tone(4_000_000_000, 1.0, 0.000_001);
+    forged.extend([0; 64]);
+    refusal(forged).await;
+}
+
+#[tokio::test]
+async fn a_float_recording_may_hold_anything() {
+    let mut file = wav_header(3, 1, 48_000, 32, 4 * 48_000);
+    for i in 0..48_000_u32 {
+        let value =
+            [0.25, f32::NAN, f32::INFINITY, -1e30][if i % 1_000 == 0 { i as usize / 1_000 % 4 } else { 0 }];
+        file.extend(value.to_le_bytes());
+    }
+    let samples = pcm(&prepare("f", file.into(), LIMIT).await.unwrap());
+    let middle = &samples[2_000..14_000];
+    let mean = middle.iter().map(|s| f64::from(*s)).sum::<f64>() / middle.len() as f64;
+    assert!((8_000.0..8_400.0).contains(&mean), "{mean}");
+}
+
+#[tokio::test]
+async fn a_damaged_packet_is_left_out() {
+    let mut file = sample("good_morning.flac").to_vec();
+    let middle = file.len() / 2;
+    file[middle..middle + 64].fill(0x55);
+    let seconds = prepare("f", file.into(), LIMIT)
+        .await
+        .unwrap()
+        .duration
+        .as_secs_f64();
+    assert!((0.5..SENTENCE).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn a_large_tag_before_the_music_does_no_harm() {
+    let mut file = b"ID3\x04\0\0\0\x60\0\0".to_vec(); // a tag of 1.5 MiB
+    file.resize(10 + 0x60 * 0x4000, 0);
+    file.extend(sample("good_morning.mp3"));
+    let seconds = prepare("f", file.into(), LIMIT)
+        .await
+        .unwrap()
+        .duration
+        .as_secs_f64();
+    assert!(seconds > SENTENCE * 0.99, "{seconds}");
+}
+
+#[test]
+fn content_types_are_azures() {
+    assert_eq!(
+        AudioFormat::Wav16kMono.content_type(),
+        "audio/wav; codecs=audio/pcm; samplerate=16000"
+    );
+    assert_eq!(AudioFormat::OggOpus.content_type(), "audio/ogg; codecs=opus");
+}
+
+/// Runs `prepare` on hostile bytes: whatever it says, it says in time and within the limit.
+fn survives(bytes: Vec<u8>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    match runtime.block_on(prepare("f", bytes.into(), LIMIT)) {
+        Ok(audio) => assert!(audio.duration <= LIMIT && !audio.duration.is_zero()),
+        Err(failure) => {
+            assert_eq!(failure.class(), Class::Permanent, "{failure}");
+        }
+    }
+}
+
+fn any_sample() -> impl Strategy<Value = Vec<u8>> {
+    prop::sample::select(vec![
+        "good_morning.wav",
+        "good_morning.mp3",
+        "good_morning.flac",
+        "good_morning.m4a",
+        "good_morning_vorbis.ogg",
+        "good_morning.ogg",
+        "good_morning.webm",
+        "good_morning_opus.mp4",
+    ])
+    .prop_map(|name| sample(name).to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn noise_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..4_096)) {
+        survives(bytes);
+    }
+
+    #[test]
+    fn noise_behind_a_signature_is_survived(
+        start in prop::sample::select(vec![
+            b"OggS\0\x02".as_slice(), b"\x1a\x45\xdf\xa3", b"RIFF\0\x10\0\0WAVEfmt ", b"fLaC", b"\0\0\0\x20ftypM4A ",
+            b"ID3\x04\0", b"\xff\xfb\x90", b"\xff\xf1\x50",
+        ]),
+        noise in prop::collection::vec(any::<u8>(), 0..2_048),
+    ) {
+        survives([start, &noise].concat());
+    }
+
+    #[test]
+    fn cut_and_flipped_samples_are_survived(
+        file in any_sample(),
+        cut in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..16),
+        near_start in any::<bool>(),
+    ) {
+        let mut file = file;
+        file.truncate(cut.index(file.len()) + 1);
+        // Headers hold the lengths and tables that do harm.
+        let reach = if near_start { file.len().min(256) } else { file.len() };
+        for (at, value) in flips {
+            file[at.index(reach)] ^= value;
+        }
+        survives(file);
+    }
+}

@@ -1,0 +1,213 @@
+//! Downloads of what a payload's URL points to. A URL comes from a user: it is checked before each request, on
+//! every redirect as on the first, and the name behind it only ever resolves to public addresses.
+
+use std::{error::Error, fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use reqwest::{Client, Response, StatusCode, header::LOCATION, redirect};
+use tokio::time::timeout;
+use url::{Host, Url};
+
+use super::{
+    address::{NotPublic, PublicOnly, is_public},
+    too_large,
+};
+use crate::{Failure, MediaSettings};
+
+#[cfg(test)]
+mod tests;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_REDIRECTS: usize = 5;
+
+/// Fetches URLs under the rules of [`MediaSettings`].
+#[derive(Debug, Clone)]
+pub(super) struct Fetcher {
+    /// Reaches public addresses only.
+    public: Client,
+    /// Reaches any address; used for `allowed` hosts alone.
+    anywhere: Client,
+    allowed: Arc<[String]>,
+    max_bytes: u64,
+    timeout: Duration,
+}
+
+impl Fetcher {
+    pub(super) fn new(settings: &MediaSettings) -> Result<Self, reqwest::Error> {
+        // Redirects are followed here, not in the client: each hop has to choose its client anew. No Referer:
+        // the query of a signed URL would reach the next host.
+        let client = || {
+            Client::builder()
+                .user_agent("backend-worker")
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .no_proxy()
+                .retry(reqwest::retry::never())
+                .connect_timeout(CONNECT_TIMEOUT)
+        };
+        Ok(Self {
+            public: client().dns_resolver(PublicOnly).build()?,
+            anywhere: client().build()?,
+            allowed: settings.allowed_hosts.clone().into(),
+            max_bytes: settings.max_bytes,
+            timeout: settings.timeout,
+        })
+    }
+
+    /// The body of the answer to a GET of `text`.
+    pub(super) async fn get(&self, field: &str, text: &str) -> Result<Bytes, Failure> {
+        // The text itself stays out of the message: it may hold a signature or a password.
+        let url =
+            Url::parse(text).map_err(|e| Failure::invalid_field(field, "is not a valid URL").caused_by(e))?;
+        let shown = Shown(&url).to_string();
+        match timeout(self.timeout, self.follow(field, url)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(transient(
+                field,
+                format_args!("{shown} took longer than {:?} to load", self.timeout),
+            )),
+        }
+    }
+
+    async fn follow(&self, field: &str, mut url: Url) -> Result<Bytes, Failure> {
+        for _ in 0..=MAX_REDIRECTS {
+            let client = self.client_for(field, &url)?;
+            let response = client
+                .get(url.clone())
+                .send()
+                .await
+                .map_err(|e| unreachable(field, &url, e))?;
+            match redirect_target(field, &url, &response)? {
+                Some(next) => url = next,
+                None => return self.read(field, &url, response).await,
+            }
+        }
+        Err(Failure::invalid_field(
+            field,
+            format_args!("is redirected more than {MAX_REDIRECTS} times"),
+        ))
+    }
+
+    /// Refuses a URL that may not be fetched, and picks the client for one that may.
+    fn client_for(&self, field: &str, url: &Url) -> Result<&Client, Failure> {
+        let refused = |why: &dyn fmt::Display| {
+            Err(Failure::invalid_field(
+                field,
+                format_args!("{} {why}", Shown(url)),
+            ))
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return refused(&"carries a user name or password");
+        }
+        if !matches!(url.scheme(), "https" | "http") {
+            return refused(&"is not an https URL");
+        }
+        if self.is_allowed(url) {
+            return Ok(&self.anywhere);
+        }
+        if url.scheme() != "https" {
+            return refused(&"is not an https URL");
+        }
+        // The client asks its resolver for names only, and connects to a literal address as it stands.
+        let literal = match url.host() {
+            Some(Host::Ipv4(v4)) => Some(IpAddr::V4(v4)),
+            Some(Host::Ipv6(v6)) => Some(IpAddr::V6(v6)),
+            Some(Host::Domain(_)) | None => None,
+        };
+        match literal {
+            Some(address) if !is_public(address) => refused(&NotPublic),
+            _ => Ok(&self.public),
+        }
+    }
+
+    fn is_allowed(&self, url: &Url) -> bool {
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+            return false;
+        };
+        let with_port = format!("{host}:{port}");
+        self.allowed
+            .iter()
+            .any(|entry| entry.eq_ignore_ascii_case(host) || entry.eq_ignore_ascii_case(&with_port))
+    }
+
+    async fn read(&self, field: &str, url: &Url, mut response: Response) -> Result<Bytes, Failure> {
+        let status = response.status();
+        if !status.is_success() {
+            return Err(refused_by_server(field, url, status));
+        }
+        if response
+            .content_length()
+            .is_some_and(|length| length > self.max_bytes)
+        {
+            return Err(too_large(field, self.max_bytes));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(field, url, e))? {
+            if (body.len() + chunk.len()) as u64 > self.max_bytes {
+                return Err(too_large(field, self.max_bytes));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.into())
+    }
+}
+
+/// Where the answer sends us, if it does.
+fn redirect_target(field: &str, url: &Url, response: &Response) -> Result<Option<Url>, Failure> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let target = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok());
+    match target.and_then(|target| url.join(target).ok()) {
+        Some(next) => Ok(Some(next)),
+        None => Err(Failure::invalid_field(
+            field,
+            format_args!("{} redirects to no valid URL", Shown(url)),
+        )),
+    }
+}
+
+fn refused_by_server(field: &str, url: &Url, status: StatusCode) -> Failure {
+    let why = format!("{} answered {status}", Shown(url));
+    let failure = match status.as_u16() {
+        408 | 425 | 429 | 500.. => transient(field, why),
+        _ => Failure::invalid_field(field, why),
+    };
+    failure.with_status(status.as_u16())
+}
+
+fn unreachable(field: &str, url: &Url, error: reqwest::Error) -> Failure {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(refusal) = error.downcast_ref::<NotPublic>() {
+            return Failure::invalid_field(field, format_args!("{} {refusal}", Shown(url)));
+        }
+        cause = error.source();
+    }
+    transient(field, format_args!("{} cannot be fetched", Shown(url))).caused_by(error.without_url())
+}
+
+fn transient(field: &str, why: impl fmt::Display) -> Failure {
+    Failure::transient(format!("payload field \"{field}\": {why}"))
+}
+
+/// A URL as it may be shown: without user name, password and query, which can be secrets, and not endless.
+struct Shown<'a>(&'a Url);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}://{}",
+            self.0.scheme(),
+            self.0.host_str().unwrap_or_default()
+        )?;
+        if let Some(port) = self.0.port() {
+            write!(f, ":{port}")?;
+        }
+        write!(f, "{:.100}", self.0.path())
+    }
+}

@@ -1,0 +1,196 @@
+//! Base64 in all its spellings, and what a file path may reach.
+
+use std::{fs, time::Duration};
+
+use super::*;
+use crate::Class;
+
+/// Media with the given uploads folder and a limit of ten bytes.
+fn media(uploads_dir: Option<&Path>) -> Media {
+    // Another test of this process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Media::new(&MediaSettings {
+        uploads_dir: uploads_dir.map(Path::to_path_buf),
+        allowed_hosts: Vec::new(),
+        max_bytes: 10,
+        timeout: Duration::from_secs(5),
+    })
+    .unwrap()
+}
+
+async fn refusal(media: &Media, source: Source<'_>) -> String {
+    let failure = media.load("imageX", source).await.unwrap_err();
+    assert_eq!(failure.class(), Class::Permanent, "{failure}");
+    failure
+        .to_string()
+        .strip_prefix("payload field \"imageX\": ")
+        .unwrap()
+        .to_owned()
+}
+
+/// A folder of its own for one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("jobs-media-{}-{name}", std::process::id()));
+        fs::create_dir_all(path.join("uploads/sub")).unwrap();
+        fs::write(path.join("secret"), "secret").unwrap();
+        fs::write(path.join("uploads/a"), "hello").unwrap();
+        fs::write(path.join("uploads/sub/b"), "0123456789").unwrap();
+        Self(path)
+    }
+
+    fn uploads(&self) -> PathBuf {
+        self.0.join("uploads")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn base64_is_read_in_every_spelling() {
+    let media = media(None);
+    let bytes = [0xfb, 0xef, 0xff, 0xfe];
+    for text in [
+        "++///g==",
+        "++///g",
+        "--___g==",
+        "--___g",
+        " ++//\r\n/g==\n",
+        "data:image/png;base64,++///g==",
+        "data:audio/webm;codecs=opus;base64,--___g",
+        "DATA:;BASE64,++///g",
+    ] {
+        assert_eq!(
+            media.load("f", Source::Base64(text)).await.unwrap(),
+            bytes.as_slice(),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn bad_base64_is_refused() {
+    let media = media(None);
+    for text in [
+        "a",
+        "ab=cd",
+        "héllo",
+        "????",
+        "data:image/png,abcd",
+        "data:image/png;base64",
+    ] {
+        let why = refusal(&media, Source::Base64(text)).await;
+        assert!(why.contains("base64"), "{text}: {why}");
+    }
+    for text in ["", "  ", "====", "data:;base64,"] {
+        assert_eq!(refusal(&media, Source::Base64(text)).await, "is empty", "{text}");
+    }
+}
+
+#[tokio::test]
+async fn base64_is_measured_before_it_is_decoded() {
+    let media = media(None);
+    let ten = STANDARD_NO_PAD.encode([7; 10]);
+    assert_eq!(media.load("f", Source::Base64(&ten)).await.unwrap().len(), 10);
+    for (len, text) in (11..20).map(|len| (len, STANDARD_NO_PAD.encode(vec![7; len]))) {
+        assert_eq!(
+            refusal(&media, Source::Base64(&text)).await,
+            "is larger than 10 bytes",
+            "{len}"
+        );
+    }
+    // Not even base64, which only decoding could tell.
+    assert_eq!(
+        refusal(&media, Source::Base64(&"?".repeat(1_000))).await,
+        "is larger than 10 bytes"
+    );
+}
+
+#[tokio::test]
+async fn a_file_below_the_uploads_folder_is_read() {
+    let folder = Folder::new("read");
+    let uploads = folder.uploads();
+    let media = media(Some(&uploads));
+    let absolute = uploads.join("a");
+    std::os::unix::fs::symlink("sub/b", uploads.join("inner-link")).unwrap();
+    for (path, content) in [
+        ("a", "hello"),
+        ("./a", "hello"),
+        ("sub/../a", "hello"),
+        ("sub/b", "0123456789"),
+        ("inner-link", "0123456789"),
+        (absolute.to_str().unwrap(), "hello"),
+    ] {
+        assert_eq!(
+            media.load("f", Source::FilePath(path)).await.unwrap(),
+            content,
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_path_leads_out_of_the_uploads_folder() {
+    let folder = Folder::new("escape");
+    let uploads = folder.uploads();
+    let media = media(Some(&uploads));
+    std::os::unix::fs::symlink("../secret", uploads.join("link")).unwrap();
+    std::os::unix::fs::symlink("..", uploads.join("up")).unwrap();
+    std::os::unix::fs::symlink("loop", uploads.join("loop")).unwrap();
+    let sibling = folder.0.join("uploads-too");
+    fs::create_dir(&sibling).unwrap();
+    fs::write(sibling.join("c"), "other").unwrap();
+    let pipe = std::os::unix::net::UnixListener::bind(uploads.join("socket")).unwrap();
+    for path in [
+        "../secret",
+        "sub/../../secret",
+        "link",
+        "up/secret",
+        "loop",
+        "../uploads-too/c",
+        folder.0.join("secret").to_str().unwrap(),
+        "/etc/passwd",
+        "/dev/zero",
+        "missing",
+        "a/b",
+        "sub",
+        "socket",
+        "",
+        ".",
+        "a\0b",
+        &"x".repeat(10_000),
+    ] {
+        let why = refusal(&media, Source::FilePath(path)).await;
+        assert_eq!(why, "is no file below UPLOADS_DIR", "{path}");
+    }
+    drop(pipe);
+}
+
+#[tokio::test]
+async fn a_file_is_measured_and_may_not_be_empty() {
+    let folder = Folder::new("size");
+    let uploads = folder.uploads();
+    let media = media(Some(&uploads));
+    fs::write(uploads.join("large"), "01234567890").unwrap();
+    fs::write(uploads.join("empty"), "").unwrap();
+    assert_eq!(
+        refusal(&media, Source::FilePath("large")).await,
+        "is larger than 10 bytes"
+    );
+    assert_eq!(refusal(&media, Source::FilePath("empty")).await, "is empty");
+}
+
+#[tokio::test]
+async fn without_an_uploads_folder_there_are_no_files() {
+    let why = refusal(&media(None), Source::FilePath("/etc/passwd")).await;
+    assert_eq!(why, "file paths are refused: UPLOADS_DIR is not set");
+    let gone = media(Some(Path::new("/no/such/folder")));
+    let failure = gone.load("f", Source::FilePath("a")).await.unwrap_err();
+    assert_eq!(failure.class(), Class::Deployment, "{failure}");
+}

@@ -1,0 +1,289 @@
+//! `process-image`: the text in up to five images, by Azure Vision.
+//!
+//! - `recognise`: one image through the provider, in one request or by submit and poll.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Class, Failure, Guard, Provider,
+    media::{Media, Source, image},
+    payload,
+    providers::AzureVision,
+};
+
+mod recognise;
+#[cfg(test)]
+mod tests;
+
+use recognise::{Ask, Recogniser};
+
+/// More images than this are too many for one job.
+const MOST_IMAGES: usize = 5;
+
+/// The payload of `process-image`. Either exactly one of the three `image…` fields is given, or `images`.
+// No Debug: a signed URL is a secret.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(
+    title = "process-image payload",
+    extend("oneOf" = [
+        {"required": ["imageUrl"]}, {"required": ["imageBase64"]}, {"required": ["imageFilePath"]},
+        {"required": ["images"]}
+    ])
+)]
+pub struct Payload {
+    /// Where the image can be fetched, over https.
+    pub image_url: Option<String>,
+    /// The image itself, in base64, with or without a `data:` prefix.
+    pub image_base64: Option<String>,
+    /// The image's path below the uploads folder.
+    pub image_file_path: Option<String>,
+    /// Up to five images.
+    #[schemars(length(min = 1, max = 5))]
+    pub images: Option<Vec<Image>>,
+}
+
+/// One of several images. Exactly one of the three fields is given.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [
+    {"required": ["imageUrl"]}, {"required": ["imageBase64"]}, {"required": ["imageFilePath"]}
+]))]
+pub struct Image {
+    /// Where the image can be fetched, over https.
+    pub image_url: Option<String>,
+    /// The image itself, in base64, with or without a `data:` prefix.
+    pub image_base64: Option<String>,
+    /// The image's path below the uploads folder.
+    pub image_file_path: Option<String>,
+}
+
+impl Payload {
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`], naming the field and what is wrong with it.
+    pub fn validate(&self) -> Result<(), Failure> {
+        self.sources().map(drop)
+    }
+
+    /// Where each image comes from, with the name of its field.
+    fn sources(&self) -> Result<Vec<(String, Source<'_>)>, Failure> {
+        let (url, base64, file_path) = (
+            self.image_url.as_ref(),
+            self.image_base64.as_ref(),
+            self.image_file_path.as_ref(),
+        );
+        // An empty list is what a form sends that has none.
+        let Some(images) = self.images.as_deref().filter(|images| !images.is_empty()) else {
+            return Ok(vec![payload::one_source("image", url, base64, file_path)?]);
+        };
+        if [url, base64, file_path]
+            .into_iter()
+            .any(|source| payload::given(source).is_some())
+        {
+            return Err(Failure::invalid_field(
+                "images",
+                "cannot be given together with a single image",
+            ));
+        }
+        if images.len() > MOST_IMAGES {
+            let why = format_args!("has {} entries, at most {MOST_IMAGES} are allowed", images.len());
+            return Err(Failure::invalid_field("images", why));
+        }
+        images
+            .iter()
+            .enumerate()
+            .map(|(index, image)| {
+                payload::one_source(
+                    &format!("images[{index}].image"),
+                    image.image_url.as_ref(),
+                    image.image_base64.as_ref(),
+                    image.image_file_path.as_ref(),
+                )
+            })
+            .collect()
+    }
+}
+
+/// The result of `process-image`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(title = "process-image result")]
+pub struct Output {
+    /// Always true: a job that could read no image fails.
+    pub success: bool,
+    /// What was read.
+    pub result: Recognition,
+}
+
+/// The text of all images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recognition {
+    /// The text of all pages, a blank line between two.
+    pub text: String,
+    /// One page an image, in the order of the payload.
+    pub pages: Vec<Page>,
+    /// How many pages there are.
+    pub page_count: usize,
+    /// How many images could be read.
+    pub images_processed: usize,
+    /// How many images there were.
+    pub total_images: usize,
+}
+
+/// What was read from one image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    /// The number of the image, from 1.
+    pub page: usize,
+    /// Its text; empty when it holds none.
+    pub text: String,
+    /// Its text, line by line.
+    pub lines: Vec<String>,
+    /// Why it could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Reads images.
+#[derive(Debug, Clone)]
+pub struct ProcessImage {
+    vision: Option<AzureVision>,
+    media: Media,
+}
+
+impl ProcessImage {
+    /// A handler that asks `vision`; without it every job fails as a deployment fault.
+    pub fn new(vision: Option<AzureVision>, media: Media) -> Self {
+        Self { vision, media }
+    }
+
+    /// Runs one job. The images are read one after the other: the provider's limits are tight, and one image at a
+    /// time is all the memory that a job needs.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`] for a bad payload, and when no image could be read; [`Class::Deployment`] without a
+    /// key; else what the media or the guard say.
+    pub async fn run(&self, payload: Payload, guard: &dyn Guard) -> Result<Output, Failure> {
+        let sources = payload.sources()?;
+        let vision = self.vision.as_ref().ok_or_else(|| {
+            let message =
+                "AZURE_VISION_KEY and AZURE_VISION_ENDPOINT are not set: this worker cannot read images";
+            Failure::deployment(message).by(Provider::AzureVision)
+        })?;
+        let ask = |ask: Ask| -> BoxFuture<'_, _> {
+            Box::pin(async move {
+                match ask {
+                    Ask::Analyze(image) => vision.analyze(image).await,
+                    Ask::Submit(image) => vision.submit(image).await,
+                    Ask::Poll(operation) => vision.poll(&operation).await,
+                }
+            })
+        };
+        let recogniser = Recogniser {
+            guard,
+            ask: &ask,
+            api: vision.api(),
+            poll_interval: vision.poll_interval(),
+        };
+
+        let mut gathered = Gathered::default();
+        for (index, (field, source)) in sources.into_iter().enumerate() {
+            let number = index + 1;
+            let lines = match self.load(&field, source).await {
+                Ok(image) => recogniser.lines(number, image).await,
+                Err(failure) => Err(failure),
+            };
+            gathered.add(lines)?;
+        }
+        gathered.output()
+    }
+
+    async fn load(&self, field: &str, source: Source<'_>) -> Result<Bytes, Failure> {
+        let bytes = self.media.load(field, source).await?;
+        image::check(field, &bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// What the images of a job have given so far.
+#[derive(Default)]
+struct Gathered {
+    pages: Vec<Page>,
+    failures: Vec<Failure>,
+}
+
+impl Gathered {
+    /// Adds the next image. A bad one costs only its own page; any other failure is the job's.
+    fn add(&mut self, lines: Result<Vec<String>, Failure>) -> Result<(), Failure> {
+        let page = self.pages.len() + 1;
+        match lines {
+            Ok(lines) => self.pages.push(Page {
+                page,
+                text: lines.join("\n"),
+                lines,
+                error: None,
+            }),
+            Err(failure) if failure.class() == Class::Permanent => {
+                self.pages.push(Page {
+                    page,
+                    error: Some(failure.to_string()),
+                    ..Page::default()
+                });
+                self.failures.push(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    fn output(mut self) -> Result<Output, Failure> {
+        let total_images = self.pages.len();
+        let images_processed = total_images - self.failures.len();
+        if images_processed == 0 {
+            return Err(match self.failures.pop() {
+                Some(only) if self.failures.is_empty() => only,
+                _ => no_image(&self.pages),
+            });
+        }
+        let texts: Vec<&str> = self
+            .pages
+            .iter()
+            .map(|page| page.text.as_str())
+            .filter(|text| !text.is_empty())
+            .collect();
+        let text = texts.join("\n\n");
+        let page_count = total_images;
+        let result = Recognition {
+            text,
+            pages: self.pages,
+            page_count,
+            images_processed,
+            total_images,
+        };
+        Ok(Output {
+            success: true,
+            result,
+        })
+    }
+}
+
+fn no_image(pages: &[Page]) -> Failure {
+    let reasons: Vec<String> = pages
+        .iter()
+        .map(|page| {
+            format!(
+                "image {}: {}",
+                page.page,
+                page.error.as_deref().unwrap_or_default()
+            )
+        })
+        .collect();
+    Failure::permanent(format!("no image could be read: {}", reasons.join("; ")))
+}

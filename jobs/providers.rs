@@ -1,0 +1,84 @@
+//! The providers' protocols: how a request is written, and what an answer means. Each client makes one attempt a
+//! call and retries nothing: when to try again is decided once, above, from the [`Failure`](crate::Failure).
+//!
+//! # Layout
+//! - [`openai`], [`azure_speech`], [`azure_vision`]: one file a provider, each with its pure `classify`.
+//! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
+//! - `answer`: what they share in reading a refusal: error bodies, excerpts, retry-after.
+
+use std::time::Duration;
+
+use reqwest::{Client, ClientBuilder, header::HeaderName, redirect, retry};
+
+use crate::Settings;
+
+mod answer;
+pub mod azure_speech;
+pub mod azure_vision;
+mod http;
+pub mod openai;
+#[cfg(test)]
+mod tests;
+
+pub use azure_speech::AzureSpeech;
+pub use azure_vision::AzureVision;
+pub use openai::OpenAi;
+
+/// Longest wait for a connection, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Named in every request; OpenAI's library sends none, and Azure's text to speech refuses requests without one.
+const USER_AGENT: &str = concat!("backend-worker/", env!("CARGO_PKG_VERSION"));
+
+/// The header in which the Azure services expect their key.
+const AZURE_KEY: HeaderName = HeaderName::from_static("ocp-apim-subscription-key");
+
+/// What an Azure service says, with 403, when the volume of its price tier is used up.
+const NO_VOLUME: &str = "out of call volume quota";
+
+/// The clients of all providers that are configured.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// OpenAI, or `None` without settings.
+    pub openai: Option<OpenAi>,
+    /// Azure Speech, or `None` without settings.
+    pub speech: Option<AzureSpeech>,
+    /// Azure Vision, or `None` without settings.
+    pub vision: Option<AzureVision>,
+}
+
+impl Clients {
+    /// Builds the clients. Opens no connection.
+    ///
+    /// The process must have installed a rustls crypto provider: reqwest panics without one.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built (no TLS roots, say), or a key holds characters that no header may
+    /// carry.
+    pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
+        // The Azure services share connections. OpenAI's limit on silence belongs to a client, not to a request.
+        let azure = http_client().build()?;
+        Ok(Self {
+            openai: settings.openai.as_ref().map(OpenAi::new).transpose()?,
+            speech: settings
+                .speech
+                .as_ref()
+                .map(|s| AzureSpeech::new(azure.clone(), s))
+                .transpose()?,
+            vision: settings
+                .vision
+                .as_ref()
+                .map(|s| AzureVision::new(azure, s))
+                .transpose()?,
+        })
+    }
+}
+
+/// One attempt a request: no retries below ours, and no redirect, which could carry a key to another host.
+fn http_client() -> ClientBuilder {
+    Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+}

@@ -1,0 +1,111 @@
+//! Azure Speech: pronunciation assessment through the REST interface for short audio.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use reqwest::{
+    Client,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap},
+};
+use serde_json::json;
+use url::Url;
+
+use super::{
+    AZURE_KEY, NO_VOLUME,
+    answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
+    http::{Peer, join, key_header},
+};
+use crate::{Class, Failure, Provider, Reply, SpeechSettings, media::audio::Audio};
+
+/// Azure Speech, pronunciation assessment.
+#[derive(Debug, Clone)]
+pub struct AzureSpeech {
+    peer: Arc<Peer>,
+    url: Url,
+    key: HeaderMap,
+    timeout: Duration,
+}
+
+impl AzureSpeech {
+    pub(super) fn new(http: Client, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
+        let key = key_header(&http, AZURE_KEY, &settings.key)?;
+        let path = "/speech/recognition/conversation/cognitiveservices/v1";
+        Ok(Self {
+            peer: Arc::new(Peer {
+                provider: Provider::AzureSpeech,
+                http,
+                key: settings.key.clone(),
+                classify,
+            }),
+            url: join(&settings.endpoint, path),
+            key,
+            timeout: settings.timeout,
+        })
+    }
+
+    /// Makes one attempt at scoring how `audio` speaks `reference_text`. `language` is a tag like `en-US`.
+    ///
+    /// A recording without speech (`NoMatch`, `InitialSilenceTimeout`, `BabbleTimeout`) is a reply: the call was
+    /// made and paid, and the user can act on it.
+    ///
+    /// # Errors
+    /// What the status means; transient when no whole answer came back, or the service says `Error`.
+    pub async fn assess(
+        &self,
+        reference_text: &str,
+        language: &str,
+        audio: &Audio,
+    ) -> Result<Reply, Failure> {
+        let request = self
+            .peer
+            .http
+            .post(self.url.clone())
+            .query(&[("language", language), ("format", "detailed")])
+            .headers(self.key.clone())
+            .header(CONTENT_TYPE, audio.format.content_type())
+            .header(ACCEPT, "application/json")
+            .header("Pronunciation-Assessment", assessment(reference_text))
+            .timeout(self.timeout)
+            .body(audio.bytes.clone())
+            .build()
+            .map_err(|e| self.peer.unbuildable(e))?;
+        let answer = self.peer.exchange(request).await?;
+        let body = self.peer.json(&answer.body)?;
+        match body["RecognitionStatus"].as_str() {
+            Some("Success" | "NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => {
+                Ok(Reply { body, tokens: None })
+            }
+            status => {
+                let status = excerpt(status.unwrap_or("missing"));
+                Err(Failure::transient(format!(
+                    "azure-speech recognized nothing: RecognitionStatus is {status}"
+                ))
+                .by(Provider::AzureSpeech)
+                .with_status(200))
+            }
+        }
+    }
+}
+
+/// The parameters of an assessment, as the header wants them. Without `Comprehensive` only accuracy comes back.
+fn assessment(reference_text: &str) -> String {
+    let parameters = json!({
+        "ReferenceText": reference_text,
+        "GradingSystem": "HundredMark",
+        "Granularity": "Phoneme",
+        "Dimension": "Comprehensive",
+        "EnableMiscue": "True",
+    });
+    BASE64_STANDARD.encode(parameters.to_string())
+}
+
+/// The meaning of an answer other than 2xx.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
+    let body = ErrorBody::parse(body);
+    let class = match status {
+        403 if body.says(NO_VOLUME) => Class::OutOfQuota,
+        _ => class_of(status),
+    };
+    let wait = retry_after(headers).or_else(|| wait_in(&body.message));
+    refusal(Provider::AzureSpeech, status, class, wait, &body)
+}

@@ -1,0 +1,210 @@
+//! Azure Vision: text in images, by Image Analysis 4.0 (one request) or Read 3.2 (submit, then poll).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use reqwest::{
+    Client, RequestBuilder,
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{
+    AZURE_KEY, NO_VOLUME,
+    answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
+    http::{Answer, Peer, join, key_header},
+};
+use crate::{Class, Failure, Provider, Reply, VisionApi, VisionSettings};
+
+/// Longest wait for the answer to one poll.
+const POLL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest operation id that is believed. They are GUIDs.
+const MAX_OPERATION_ID: usize = 128;
+
+/// Codes that mean "try again", whatever the status beside them.
+const STUMBLED: [&str; 4] = [
+    "Timeout",
+    "InternalServerError",
+    "StorageException",
+    "FailedToProcess",
+];
+
+/// Azure Vision, text recognition.
+#[derive(Debug, Clone)]
+pub struct AzureVision {
+    peer: Arc<Peer>,
+    endpoint: Url,
+    key: HeaderMap,
+    api: VisionApi,
+    timeout: Duration,
+    poll_interval: Duration,
+}
+
+impl AzureVision {
+    pub(super) fn new(http: Client, settings: &VisionSettings) -> Result<Self, reqwest::Error> {
+        let key = key_header(&http, AZURE_KEY, &settings.key)?;
+        Ok(Self {
+            peer: Arc::new(Peer {
+                provider: Provider::AzureVision,
+                http,
+                key: settings.key.clone(),
+                classify,
+            }),
+            endpoint: settings.endpoint.clone(),
+            key,
+            api: settings.api,
+            timeout: settings.timeout,
+            poll_interval: settings.poll_interval,
+        })
+    }
+
+    /// Which of the two services to use.
+    pub fn api(&self) -> VisionApi {
+        self.api
+    }
+
+    /// Pause between two polls.
+    pub fn poll_interval(&self) -> Duration {
+        self.poll_interval
+    }
+
+    /// Makes one attempt at reading an image with Image Analysis 4.0. The reply holds the whole answer.
+    ///
+    /// # Errors
+    /// What the status means; transient when no whole answer came back, or one that is not JSON.
+    pub async fn analyze(&self, image: Bytes) -> Result<Reply, Failure> {
+        let url = join(&self.endpoint, "/computervision/imageanalysis:analyze");
+        let query = [("api-version", "2024-02-01"), ("features", "read")];
+        let request = self.peer.http.post(url).query(&query).timeout(self.timeout);
+        let answer = self.send(octets(request, image)).await?;
+        Ok(Reply {
+            body: self.peer.json(&answer.body)?,
+            tokens: None,
+        })
+    }
+
+    /// Makes one attempt at submitting an image to Read 3.2. The reply is `{"operationId": "…"}`, for
+    /// [`poll`](Self::poll). It is paid from here on: a retry should poll again, not submit again.
+    ///
+    /// # Errors
+    /// What the status means; transient when no whole answer came back, or one that names no operation.
+    pub async fn submit(&self, image: Bytes) -> Result<Reply, Failure> {
+        let url = join(&self.endpoint, "/vision/v3.2/read/analyze");
+        let answer = self
+            .send(octets(self.peer.http.post(url).timeout(self.timeout), image))
+            .await?;
+        let id = answer
+            .headers
+            .get("operation-location")
+            .and_then(operation_id)
+            .ok_or_else(|| {
+                Failure::transient("azure-vision took the image, but named no operation to poll")
+                    .by(Provider::AzureVision)
+            })?;
+        Ok(Reply {
+            body: json!({ "operationId": id }),
+            tokens: None,
+        })
+    }
+
+    /// Asks once how a Read 3.2 operation stands. The reply is the answer as received, its `status` one of
+    /// `notStarted`, `running` and `succeeded`.
+    ///
+    /// # Errors
+    /// What the status of the answer means; when the operation failed, what its error code means; permanent for
+    /// an id that can be none.
+    pub async fn poll(&self, operation_id: &str) -> Result<Reply, Failure> {
+        if !is_operation_id(operation_id) {
+            return Err(Failure::permanent("azure-vision: this is no operation id").by(Provider::AzureVision));
+        }
+        // Built from the endpoint: the key goes to no host that an answer named.
+        let url = join(
+            &self.endpoint,
+            format_args!("/vision/v3.2/read/analyzeResults/{operation_id}"),
+        );
+        let answer = self.send(self.peer.http.get(url).timeout(POLL_TIMEOUT)).await?;
+        let body = self.peer.json(&answer.body)?;
+        match body["status"].as_str() {
+            Some("notStarted" | "running" | "succeeded") => Ok(Reply { body, tokens: None }),
+            Some("failed") => Err(failed(&body)),
+            status => {
+                let status = excerpt(status.unwrap_or("missing"));
+                Err(
+                    Failure::transient(format!("azure-vision: the operation's status is {status}"))
+                        .by(Provider::AzureVision)
+                        .with_status(200),
+                )
+            }
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Answer, Failure> {
+        let request = request
+            .headers(self.key.clone())
+            .build()
+            .map_err(|e| self.peer.unbuildable(e))?;
+        self.peer.exchange(request).await
+    }
+}
+
+fn octets(request: RequestBuilder, image: Bytes) -> RequestBuilder {
+    request
+        .header(CONTENT_TYPE, "application/octet-stream")
+        .body(image)
+}
+
+/// The last segment of the URL in `Operation-Location`; the rest of it is not believed.
+fn operation_id(location: &HeaderValue) -> Option<String> {
+    let path = location.to_str().ok()?.split(['?', '#']).next()?;
+    let id = path.rsplit('/').next()?;
+    is_operation_id(id).then(|| id.to_owned())
+}
+
+fn is_operation_id(id: &str) -> bool {
+    (1..=MAX_OPERATION_ID).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// An operation that failed: by its code, and worth another try without one, as `FailedToProcess` is.
+fn failed(answer: &Value) -> Failure {
+    let body = ["/error", "/analyzeResult/errors/0", "/errors/0"]
+        .iter()
+        .find_map(|place| ErrorBody::of(answer.pointer(place)?))
+        .unwrap_or_default();
+    let class = match body.code.as_str() {
+        "" => Class::Transient,
+        code if STUMBLED.contains(&code) => Class::Transient,
+        _ => Class::Permanent,
+    };
+    let code = if body.code.is_empty() {
+        "no code"
+    } else {
+        &body.code
+    };
+    let message = format!(
+        "azure-vision could not read the image ({}): {}",
+        excerpt(code),
+        excerpt(&body.message)
+    );
+    Failure::new(class, message)
+        .by(Provider::AzureVision)
+        .with_status(200)
+}
+
+/// The meaning of an answer other than 2xx.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
+    let body = ErrorBody::parse(body);
+    let class = match status {
+        403 if body.says(NO_VOLUME) => Class::OutOfQuota,
+        // These say more than any code beside them.
+        401 | 403 | 404 | 429 => class_of(status),
+        _ if STUMBLED.contains(&body.code.as_str()) => Class::Transient,
+        _ => class_of(status),
+    };
+    let wait = retry_after(headers).or_else(|| wait_in(&body.message));
+    refusal(Provider::AzureVision, status, class, wait, &body)
+}

@@ -1,0 +1,192 @@
+//! One exchange with a provider, the same for all: send once, read at most so much, turn every end but a 2xx into
+//! a [`Failure`].
+
+use std::fmt;
+
+use bytes::Bytes;
+use reqwest::{
+    Client, Request, Response,
+    header::{HeaderMap, HeaderName},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::Url;
+
+use crate::{Failure, Provider};
+
+/// Largest answer that is read, bytes.
+pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
+
+/// Of a refusal, so much is read, bytes: enough for any error body, and for an edge's HTML page.
+const MAX_REFUSAL: usize = 64 * 1024;
+
+/// Says what a status other than 2xx means.
+pub(super) type Classify = fn(u16, &HeaderMap, &[u8]) -> Failure;
+
+/// The way to one provider.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// Who it is.
+    pub(super) provider: Provider,
+    /// Sends the requests.
+    pub(super) http: Client,
+    /// Taken out of whatever the provider says: some echo it.
+    pub(super) key: SecretString,
+    /// Its verdict on refusals.
+    pub(super) classify: Classify,
+}
+
+/// A 2xx, read to its end.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Peer {
+    /// Sends one request, once.
+    ///
+    /// # Errors
+    /// Transient when no whole answer came back; what `classify` says of a status other than 2xx.
+    pub(super) async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
+        let mut response = self
+            .http
+            .execute(request)
+            .await
+            .map_err(|e| self.broken("was not reached", e))?;
+        let status = response.status();
+        if status.is_success() {
+            let body = read(&mut response, MAX_ANSWER)
+                .await
+                .map_err(|e| self.cut(status.as_u16(), e))?;
+            return Ok(Answer {
+                headers: std::mem::take(response.headers_mut()),
+                body,
+            });
+        }
+        // The status says enough: a refusal is classified even when its body is long or cut.
+        let body = match read(&mut response, MAX_REFUSAL).await {
+            Ok(body) | Err(Cut { read: body, .. }) => body,
+        };
+        Err((self.classify)(
+            status.as_u16(),
+            response.headers(),
+            redact(&body, &self.key).as_bytes(),
+        ))
+    }
+
+    /// The answer's body as JSON.
+    ///
+    /// # Errors
+    /// Transient: the answer was paid for, but cut or mangled on its way.
+    pub(super) fn json(&self, body: &[u8]) -> Result<Value, Failure> {
+        serde_json::from_slice(body).map_err(|e| {
+            let size = body.len();
+            Failure::transient(format!(
+                "{} sent an answer of {size} bytes that is not JSON",
+                self.provider
+            ))
+            .by(self.provider)
+            .caused_by(e)
+        })
+    }
+
+    /// A request that reqwest refuses to build: it comes from the configuration alone.
+    pub(super) fn unbuildable(&self, error: reqwest::Error) -> Failure {
+        Failure::deployment(format!("{}: the request cannot be built", self.provider))
+            .by(self.provider)
+            .caused_by(error.without_url())
+    }
+
+    fn cut(&self, status: u16, cut: Cut) -> Failure {
+        match cut.error {
+            Some(error) => self.broken("broke off its answer", error),
+            None => Failure::transient(format!("{} sent more than {MAX_ANSWER} bytes", self.provider)),
+        }
+        .by(self.provider)
+        .with_status(status)
+    }
+
+    fn broken(&self, what: &str, error: reqwest::Error) -> Failure {
+        let what = if error.is_timeout() && !error.is_connect() {
+            "did not answer in time"
+        } else {
+            what
+        };
+        // The URL may hold what a proxy wants as its secret; the provider's name says enough.
+        Failure::transient(format!("{} {what}", self.provider))
+            .by(self.provider)
+            .caused_by(error.without_url())
+    }
+}
+
+/// A body that was not read to its end: too long, or broken off.
+struct Cut {
+    read: Bytes,
+    error: Option<reqwest::Error>,
+}
+
+async fn read(response: &mut Response, limit: usize) -> Result<Bytes, Cut> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(body.into()),
+            Ok(Some(chunk)) => {
+                let room = limit - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if chunk.len() > room {
+                    return Err(Cut {
+                        read: body.into(),
+                        error: None,
+                    });
+                }
+            }
+            Err(error) => {
+                return Err(Cut {
+                    read: body.into(),
+                    error: Some(error),
+                });
+            }
+        }
+    }
+}
+
+/// The text of a body, without the key.
+fn redact(body: &[u8], key: &SecretString) -> String {
+    let text = String::from_utf8_lossy(body);
+    let key = key.expose_secret();
+    // A stand-in's key can be a letter or two: no secret, and to take it out would garble the JSON.
+    if key.len() < 8 {
+        text.into_owned()
+    } else {
+        text.replace(key, "[key]")
+    }
+}
+
+/// `path` below the base URL, whose own path stays; a query of the base does not.
+pub(super) fn join(base: &Url, path: impl fmt::Display) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url.set_query(None);
+    url.set_fragment(None);
+    url
+}
+
+/// The header that carries the key, marked so that no Debug shows it.
+///
+/// # Errors
+/// When no header may carry the value.
+pub(super) fn key_header(
+    http: &Client,
+    name: HeaderName,
+    value: &SecretString,
+) -> Result<HeaderMap, reqwest::Error> {
+    // A request that is never sent: the one way to get reqwest's own error for a bad value.
+    let request = http
+        .get("http://localhost")
+        .header(name, value.expose_secret())
+        .build()?;
+    let mut headers = request.headers().clone();
+    headers.values_mut().for_each(|value| value.set_sensitive(true));
+    Ok(headers)
+}

@@ -1,0 +1,252 @@
+//! What holds for every provider's call: one request, no redirect, and a verdict on every end of a connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::net::TcpListener;
+use url::Url;
+
+use super::{
+    OPENAI_KEY, PATIENT, SPEECH_KEY, VISION_KEY, audio, clients,
+    server::{Play, Server, head},
+    settings,
+};
+use crate::{Class, Failure, Provider, Reply, providers::Clients};
+
+/// Every kind of call, by name.
+const CALLS: [&str; 5] = ["chat", "assess", "analyze", "submit", "poll"];
+
+async fn call(clients: &Clients, name: &str) -> Result<Reply, Failure> {
+    let (openai, speech, vision) = (
+        clients.openai.as_ref().unwrap(),
+        clients.speech.as_ref().unwrap(),
+        clients.vision.as_ref().unwrap(),
+    );
+    match name {
+        "chat" => openai.chat(&json!({ "model": "gpt-4o-mini" })).await,
+        "assess" => speech.assess("Good morning", "en-US", &audio()).await,
+        "analyze" => vision.analyze(Bytes::from_static(b"an image")).await,
+        "submit" => vision.submit(Bytes::from_static(b"an image")).await,
+        "poll" => vision.poll("49a36324-fc4b-4387-aa06-090cfbf0064f").await,
+        other => unreachable!("{other}"),
+    }
+}
+
+async fn refused(server: &Server, name: &str, timeout: Duration) -> Failure {
+    let failure = call(&clients(&server.url, timeout), name).await.unwrap_err();
+    let provider = match name {
+        "chat" => Provider::OpenAi,
+        "assess" => Provider::AzureSpeech,
+        _ => Provider::AzureVision,
+    };
+    assert_eq!(failure.provider(), Some(provider), "{name}: {failure}");
+    failure
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_request_and_one_verdict() {
+    for (status, class) in [
+        (429, Class::RateLimited),
+        (500, Class::Transient),
+        (503, Class::Transient),
+    ] {
+        for name in CALLS {
+            let server = Server::start(Play::answer(status, "Retry-After: 7\r\n", "")).await;
+            let failure = refused(&server, name, PATIENT).await;
+            assert_eq!(
+                (failure.class(), failure.status()),
+                (class, Some(status)),
+                "{name}: {failure}"
+            );
+            assert_eq!(failure.retry_after(), Some(Duration::from_secs(7)), "{name}");
+            server.only_request();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    for name in CALLS {
+        let elsewhere = Server::start(Play::answer(200, "", "{}")).await;
+        let location = format!("Location: {}\r\n", elsewhere.url);
+        let server = Server::start(Play::answer(307, &location, "")).await;
+        let failure = refused(&server, name, PATIENT).await;
+        assert_eq!(failure.class(), Class::Deployment, "{name}: {failure}");
+        assert!(failure.message().contains("redirect"), "{name}: {failure}");
+        server.only_request();
+        assert!(elsewhere.requests().is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_transient_and_not_tried_again() {
+    let plays = [
+        ("reset before the answer", Play::Reset(Vec::new())),
+        ("closed before the answer", Play::Write(Vec::new())),
+        ("no HTTP", Play::Write(b"220 mail.example ESMTP\r\n".to_vec())),
+        (
+            "body cut",
+            Play::Write([head(200, "", 900), b"{\"choices\":[".to_vec()].concat()),
+        ),
+        (
+            "body reset",
+            Play::Reset([head(200, "", 900), b"{\"choices\":[".to_vec()].concat()),
+        ),
+    ];
+    for (what, play) in plays {
+        for name in CALLS {
+            let server = Server::start(play.clone()).await;
+            let failure = refused(&server, name, PATIENT).await;
+            assert_eq!(failure.class(), Class::Transient, "{name}, {what}: {failure}");
+            server.only_request();
+        }
+    }
+}
+
+#[tokio::test]
+async fn silence_ends_in_a_time_out() {
+    let ends = [("no answer", Vec::new()), ("half an answer", head(200, "", 900))];
+    // A poll has ten seconds of its own, whatever the settings say.
+    let calls = ends
+        .iter()
+        .flat_map(|end| ["chat", "assess", "analyze", "submit"].map(|name| (end, name)));
+    join_all(calls.map(async |((what, sent), name)| {
+        let server = Server::start(Play::Hang(sent.clone())).await;
+        let failure = refused(&server, name, Duration::from_secs(1)).await;
+        assert_eq!(failure.class(), Class::Transient, "{name}, {what}: {failure}");
+        assert!(failure.message().contains("in time"), "{name}, {what}: {failure}");
+        server.only_request();
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn openai_may_take_longer_than_its_time_out_while_it_talks() {
+    let body = ["{\"id\"", ":", " \"ch", "at", "-1", "\"}"];
+    let mut parts = vec![head(200, "", body.concat().len())];
+    parts.extend(body.map(Vec::from));
+    let server = Server::start(Play::Drip(parts, Duration::from_millis(300))).await;
+    let reply = call(&clients(&server.url, Duration::from_millis(1_500)), "chat")
+        .await
+        .unwrap();
+    assert_eq!(reply.body, json!({ "id": "chat-1" }));
+}
+
+#[tokio::test]
+async fn a_paid_answer_that_is_no_json_is_transient() {
+    for body in ["", "<html>welcome</html>", "{\"choices\":[{\"mess", "\u{feff}{}"] {
+        for name in ["chat", "assess", "analyze", "poll"] {
+            let server = Server::start(Play::answer(200, "", body)).await;
+            let failure = refused(&server, name, PATIENT).await;
+            assert_eq!(failure.class(), Class::Transient, "{name} {body}: {failure}");
+            assert!(failure.message().contains("not JSON"), "{name} {body}: {failure}");
+            server.only_request();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_read_to_the_bound_only() {
+    let nine_mebibytes = vec![b' '; 9 * 1024 * 1024];
+    for name in CALLS {
+        let server = Server::start(Play::answer(200, "", &nine_mebibytes)).await;
+        let failure = refused(&server, name, PATIENT).await;
+        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        assert!(
+            failure.message().contains("more than 8388608 bytes"),
+            "{name}: {failure}"
+        );
+        // The status of a refusal says enough, however long its body.
+        let server = Server::start(Play::answer(503, "", &nine_mebibytes)).await;
+        assert_eq!(
+            refused(&server, name, PATIENT).await.status(),
+            Some(503),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_transient() {
+    // Bound and dropped: nothing listens on this port now.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let clients = clients(
+        &Url::parse(&format!("http://127.0.0.1:{port}/")).unwrap(),
+        PATIENT,
+    );
+    for name in CALLS {
+        let failure = call(&clients, name).await.unwrap_err();
+        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        assert!(
+            failure.to_string().contains("was not reached: "),
+            "{name}: {failure}"
+        );
+        assert!(
+            !failure.to_string().contains("127.0.0.1"),
+            "the URL shows: {failure}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_key_shows() {
+    let keys = [OPENAI_KEY, SPEECH_KEY, VISION_KEY];
+    let echo = format!(
+        r#"{{"error": {{"code": "bad", "message": "bad key {}"}}}}"#,
+        keys.join(" and ")
+    );
+    for status in [400, 403, 500] {
+        for (name, key) in CALLS
+            .into_iter()
+            .zip([OPENAI_KEY, SPEECH_KEY, VISION_KEY, VISION_KEY, VISION_KEY])
+        {
+            let server = Server::start(Play::answer(status, "", &echo)).await;
+            let failure = refused(&server, name, PATIENT).await;
+            assert!(failure.message().contains("[key]"), "{name}: {failure}");
+            assert!(
+                !format!("{failure} {failure:?}").contains(key),
+                "{name}: {failure:?}"
+            );
+        }
+    }
+    let debug = format!(
+        "{:#?}",
+        clients(&Url::parse("http://127.0.0.1:1").unwrap(), PATIENT)
+    );
+    for key in keys {
+        assert!(!debug.contains(key), "{debug}");
+    }
+}
+
+#[test]
+fn a_key_that_no_header_can_carry_is_refused_at_the_start() {
+    let base = Url::parse("http://127.0.0.1:1").unwrap();
+    let good = clients(&base, PATIENT);
+    assert!(good.openai.is_some() && good.speech.is_some() && good.vision.is_some());
+    for provider in Provider::ALL {
+        let mut settings = settings(&base, PATIENT);
+        match provider {
+            Provider::OpenAi => settings.openai.as_mut().unwrap().key = "sk-\nsecret".into(),
+            Provider::AzureSpeech => settings.speech.as_mut().unwrap().key = "sk-\nsecret".into(),
+            Provider::AzureVision => settings.vision.as_mut().unwrap().key = "sk-\nsecret".into(),
+        }
+        let error = format!("{:?}", Clients::new(&settings).unwrap_err());
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_provider_without_settings_has_no_client() {
+    let mut settings = settings(&Url::parse("http://127.0.0.1:1").unwrap(), PATIENT);
+    (settings.openai, settings.speech, settings.vision) = (None, None, None);
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let clients = Clients::new(&settings).unwrap();
+    assert!(clients.openai.is_none() && clients.speech.is_none() && clients.vision.is_none());
+}

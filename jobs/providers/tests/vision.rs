@@ -1,0 +1,200 @@
+//! Azure Vision: its refusals, and both of its services on the wire.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{
+    PATIENT, VISION_KEY, check_table, clients,
+    server::{Play, Server},
+};
+use crate::{
+    Class::{self, *},
+    VisionApi,
+    providers::azure_vision::classify,
+};
+
+const ID: &str = "49a36324-fc4b-4387-aa06-090cfbf0064f";
+const IMAGE: &[u8] = b"\x89PNG\r\n\r\n\x00image";
+
+#[test]
+fn refusals() {
+    check_table(
+        classify,
+        &[
+            (429, &[], br#"{"error":{"code":"429","message":"Requests to the Image Analysis operation under Computer Vision API have exceeded call rate limit of your current ComputerVision F0 pricing tier. Please retry after 17 seconds."}}"#, RateLimited, Some(17_000), "azure-vision answered 429 (429)"),
+            (429, &[("retry-after", "3")], br#"{"statusCode":429,"message":"Rate limit is exceeded. Try again in 26 seconds."}"#, RateLimited, Some(3_000), "Rate limit is exceeded"),
+            (429, &[], br#"{"code":429,"message":"numeric","requestId":"r"}"#, RateLimited, None, "(429): numeric"),
+            (429, &[], b"", RateLimited, None, "azure-vision answered 429"),
+            (429, &[], br#"{"error":{"code":"Timeout","message":"a stumble's code beside 429"}}"#, RateLimited, None, ""),
+            (403, &[], br#"{"statusCode":403,"message":"Out of call volume quota. Quota will be replenished in 2.12 days."}"#, OutOfQuota, Some(86_400_000), "replenished in 2.12 days"),
+            (403, &[], br#"{"error":{"code":"403","message":"Out of call volume quota for ComputerVision F0 pricing tier. Please retry after 18 days."}}"#, OutOfQuota, Some(86_400_000), "18 days"),
+            (403, &[], b"Out of call volume quota. Quota will be replenished in 1.04:05:06.", OutOfQuota, Some(86_400_000), ""),
+            (403, &[], b"Out of call volume quota. Quota will be replenished in 00:01:30.5", OutOfQuota, Some(90_500), ""),
+            (403, &[], br#"{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}"#, Deployment, None, "Firewall"),
+            (403, &[], br#"{"error":{"code":"Timeout","message":"a stumble's code beside 403"}}"#, Deployment, None, ""),
+            (401, &[], br#"{"error":{"code":"PermissionDenied","message":"Access denied due to invalid subscription key or wrong API endpoint."}}"#, Deployment, None, "azure-vision refused the API key (401)"),
+            (404, &[], br#"{"error":{"code":"404","message":"Resource not found"}}"#, Deployment, None, "Resource not found"),
+            (308, &[], b"", Deployment, None, "a redirect"),
+            (400, &[], br#"{"error":{"code":"InvalidRequest","message":"The image is invalid.","innererror":{"code":"InvalidImageSize","message":"The image must be between 50x50 and 16000x16000."}}}"#, Permanent, None, "(InvalidImageSize): The image must be"),
+            (400, &[], br#"{"code":"InvalidImageFormat","message":"Input data is not a valid image.","requestId":"r"}"#, Permanent, None, "(InvalidImageFormat)"),
+            (400, &[], br#"{"error":{"code":"UnsupportedImageFormat","message":"m"}}"#, Permanent, None, ""),
+            (400, &[], br#"{"error":{"code":"InvalidRequest","innererror":{"code":"FailedToProcess","message":"Could not extract image features."}}}"#, Transient, None, "(FailedToProcess)"),
+            (400, &[], br#"{"error":{"code":400,"message":"numeric"}}"#, Permanent, None, "(400): numeric"),
+            (400, &[], b"", Permanent, None, "azure-vision answered 400"),
+            (413, &[], br#"{"error":{"code":"InvalidRequest","message":"too big","innererror":{"code":"InvalidImageSize"}}}"#, Permanent, None, "too big"),
+            (415, &[], br#"{"error":{"code":"InvalidRequest","message":"Unsupported content type"}}"#, Permanent, None, "content type"),
+            (408, &[], br#"{"error":{"code":"Timeout","message":"The operation timed out."}}"#, Transient, None, "(Timeout)"),
+            (500, &[], br#"{"code":"InternalServerError","message":"m"}"#, Transient, None, "InternalServerError"),
+            (500, &[], br#"{"code":"StorageException","message":"m"}"#, Transient, None, ""),
+            (502, &[], b"<!DOCTYPE html><title>Bad Gateway</title>", Transient, None, "Bad Gateway"),
+            (503, &[("retry-after", "30")], br#"{"error":{"code":"503","messa"#, Transient, Some(30_000), "503"),
+            (504, &[], b"\xff\xff", Transient, None, ""),
+        ],
+    );
+}
+
+#[tokio::test]
+async fn an_analysis() {
+    let answer = json!({ "readResult": { "blocks": [{ "lines": [{ "text": "hello" }] }] }, "metadata": { "width": 9 } });
+    let server = Server::start(Play::answer(200, "", answer.to_string())).await;
+    for (path, prefix) in [("/", "/"), ("/proxy/", "/proxy/"), ("/proxy", "/proxy/")] {
+        let vision = clients(&server.url.join(path).unwrap(), PATIENT).vision.unwrap();
+        let reply = vision.analyze(Bytes::from_static(IMAGE)).await.unwrap();
+        assert_eq!((reply.body, reply.tokens), (answer.clone(), None));
+        let seen = server.requests().pop().unwrap();
+        let target = "computervision/imageanalysis:analyze?api-version=2024-02-01&features=read";
+        assert_eq!(seen.line, format!("POST {prefix}{target}"));
+        assert_eq!(seen.header("ocp-apim-subscription-key"), Some(VISION_KEY));
+        assert_eq!(seen.header("content-type"), Some("application/octet-stream"));
+        assert!(seen.header("user-agent").unwrap().starts_with("backend-worker/"));
+        assert_eq!(seen.body, IMAGE);
+    }
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn a_submit_believes_the_id_and_not_the_host() {
+    let elsewhere = Server::start(Play::answer(200, "", r#"{"status":"running"}"#)).await;
+    for query in ["", "?api-version=3.2", "#top"] {
+        let location = format!(
+            "Operation-Location: {}vision/v3.2/read/analyzeResults/{ID}{query}\r\n",
+            elsewhere.url
+        );
+        let server = Server::start(Play::answer(202, &location, "")).await;
+        let vision = clients(&server.url.join("/proxy").unwrap(), PATIENT)
+            .vision
+            .unwrap();
+        let reply = vision.submit(Bytes::from_static(IMAGE)).await.unwrap();
+        assert_eq!((reply.body, reply.tokens), (json!({ "operationId": ID }), None));
+        let seen = server.only_request();
+        assert_eq!(seen.line, "POST /proxy/vision/v3.2/read/analyze");
+        assert_eq!(seen.header("ocp-apim-subscription-key"), Some(VISION_KEY));
+        assert_eq!(seen.header("content-type"), Some("application/octet-stream"));
+        assert_eq!(seen.body, IMAGE);
+    }
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_submit_without_a_usable_id_is_transient() {
+    let long = "a".repeat(129);
+    for id in ["", "..", "%2e%2e", "a b", "a%2Fb", "a:b", "ü", &long] {
+        let location =
+            format!("Operation-Location: https://x.example/vision/v3.2/read/analyzeResults/{id}\r\n");
+        let server = Server::start(Play::answer(202, &location, "")).await;
+        let vision = clients(&server.url, PATIENT).vision.unwrap();
+        let failure = vision.submit(Bytes::from_static(IMAGE)).await.unwrap_err();
+        assert_eq!(failure.class(), Transient, "{id}: {failure}");
+        server.only_request();
+    }
+    let server = Server::start(Play::answer(202, "", "")).await;
+    let failure = clients(&server.url, PATIENT)
+        .vision
+        .unwrap()
+        .submit(Bytes::new())
+        .await
+        .unwrap_err();
+    assert_eq!(failure.class(), Transient, "{failure}");
+}
+
+#[tokio::test]
+async fn a_poll() {
+    let rows: [(&str, Option<(Class, &str)>); 12] = [
+        (r#"{"status":"notStarted"}"#, None),
+        (r#"{"status":"running"}"#, None),
+        (
+            r#"{"status":"succeeded","analyzeResult":{"readResults":[]}}"#,
+            None,
+        ),
+        (r#"{"status":"failed"}"#, Some((Transient, "no code"))),
+        (
+            r#"{"status":"failed","error":{"code":"FailedToProcess","message":"m"}}"#,
+            Some((Transient, "FailedToProcess")),
+        ),
+        (
+            r#"{"status":"failed","error":{"code":"InvalidImageSize","message":"m"}}"#,
+            Some((Permanent, "InvalidImageSize")),
+        ),
+        (
+            r#"{"status":"failed","analyzeResult":{"errors":[{"code":"InvalidImage","message":"m"}]}}"#,
+            Some((Permanent, "InvalidImage")),
+        ),
+        (
+            r#"{"status":"failed","errors":[{"code":"Timeout"}]}"#,
+            Some((Transient, "Timeout")),
+        ),
+        (
+            r#"{"status":"failed","error":{"code":"InvalidRequest","innererror":{"code":"StorageException"}}}"#,
+            Some((Transient, "StorageException")),
+        ),
+        (
+            r#"{"status":"fromTheFuture"}"#,
+            Some((Transient, "fromTheFuture")),
+        ),
+        (r#"{"status":7}"#, Some((Transient, "missing"))),
+        ("[]", Some((Transient, "missing"))),
+    ];
+    for (body, wanted) in rows {
+        let server = Server::start(Play::answer(200, "", body)).await;
+        let vision = clients(&server.url.join("/proxy/").unwrap(), PATIENT)
+            .vision
+            .unwrap();
+        match (vision.poll(ID).await, wanted) {
+            (Ok(reply), None) => assert_eq!(reply.body.to_string(), body),
+            (Err(failure), Some((class, words))) => {
+                assert_eq!(failure.class(), class, "{body}: {failure}");
+                assert!(failure.message().contains(words), "{body}: {failure}");
+            }
+            (got, wanted) => panic!("{body}: got {got:?}, wanted {wanted:?}"),
+        }
+        let seen = server.only_request();
+        assert_eq!(
+            seen.line,
+            format!("GET /proxy/vision/v3.2/read/analyzeResults/{ID}")
+        );
+        assert_eq!(seen.header("ocp-apim-subscription-key"), Some(VISION_KEY));
+    }
+}
+
+#[tokio::test]
+async fn a_poll_sends_nothing_for_what_is_no_id() {
+    let server = Server::start(Play::answer(200, "", r#"{"status":"running"}"#)).await;
+    let vision = clients(&server.url, PATIENT).vision.unwrap();
+    for id in ["", "..", "a/b", "a?b", "a%2fb"] {
+        assert_eq!(vision.poll(id).await.unwrap_err().class(), Permanent, "{id}");
+    }
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn settings_are_passed_on() {
+    let vision = clients(&"http://127.0.0.1:1".parse().unwrap(), PATIENT)
+        .vision
+        .unwrap();
+    assert_eq!(
+        (vision.api(), vision.poll_interval()),
+        (VisionApi::Read32, Duration::from_millis(1_500))
+    );
+}

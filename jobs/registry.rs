@@ -1,0 +1,173 @@
+//! The one list of job types and providers, and [`Jobs`], which runs a job by its type.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    Failure, Guard, Settings, assess_pronunciation::AssessPronunciation,
+    generate_flashcards::GenerateFlashcards, media::Media, process_image::ProcessImage, providers::Clients,
+};
+
+/// The types of job that the worker knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobType {
+    /// Flashcards from a text, by a language model.
+    GenerateFlashcards,
+    /// A score for a spoken sentence.
+    AssessPronunciation,
+    /// The text in up to five images.
+    ProcessImage,
+}
+
+/// The job's type is none that this worker knows. Its text is what the web API has always shown.
+#[derive(Debug, thiserror::Error)]
+#[error("Unknown job type: {0}")]
+pub struct UnknownJobType(pub String);
+
+impl JobType {
+    /// Every type, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::GenerateFlashcards, Self::AssessPronunciation, Self::ProcessImage];
+
+    /// The name under which producers enqueue it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::GenerateFlashcards => "generate-flashcards",
+            Self::AssessPronunciation => "assess-pronunciation",
+            Self::ProcessImage => "process-image",
+        }
+    }
+
+    /// The queue that takes it unless the producer says otherwise.
+    pub const fn default_queue(self) -> &'static str {
+        match self {
+            Self::GenerateFlashcards => "ai-jobs",
+            Self::AssessPronunciation => "audio-jobs",
+            Self::ProcessImage => "vision-jobs",
+        }
+    }
+
+    /// The provider that it pays.
+    pub const fn provider(self) -> Provider {
+        match self {
+            Self::GenerateFlashcards => Provider::OpenAi,
+            Self::AssessPronunciation => Provider::AzureSpeech,
+            Self::ProcessImage => Provider::AzureVision,
+        }
+    }
+}
+
+impl fmt::Display for JobType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for JobType {
+    type Err = UnknownJobType;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|t| t.as_str() == name).ok_or_else(|| UnknownJobType(name.to_owned()))
+    }
+}
+
+/// Whom the worker pays: limits are kept for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// OpenAI chat completions.
+    #[serde(rename = "openai")]
+    OpenAi,
+    /// Azure Speech.
+    AzureSpeech,
+    /// Azure Vision.
+    AzureVision,
+}
+
+impl Provider {
+    /// Every provider.
+    pub const ALL: [Self; 3] = [Self::OpenAi, Self::AzureSpeech, Self::AzureVision];
+
+    /// Its name in keys, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::AzureSpeech => "azure-speech",
+            Self::AzureVision => "azure-vision",
+        }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// All handlers, ready to run.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    flashcards: GenerateFlashcards,
+    pronunciation: AssessPronunciation,
+    image: ProcessImage,
+}
+
+impl Jobs {
+    /// Builds the handlers and their HTTP clients. Opens no connection.
+    ///
+    /// # Errors
+    /// When an HTTP client cannot be built (no TLS roots, say).
+    pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
+        let clients = Clients::new(settings)?;
+        let media = Media::new(&settings.media)?;
+        Ok(Self {
+            flashcards: GenerateFlashcards::new(clients.openai),
+            pronunciation: AssessPronunciation::new(clients.speech, media.clone()),
+            image: ProcessImage::new(clients.vision, media),
+        })
+    }
+
+    /// Runs one job to its result, as JSON.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`](crate::Class::Permanent) naming the field for a payload that does not fit its type;
+    /// else what the handler or its guard says.
+    pub async fn run(&self, kind: JobType, payload: &[u8], guard: &dyn Guard) -> Result<Value, Failure> {
+        match kind {
+            JobType::GenerateFlashcards => to_json(self.flashcards.run(decode(payload)?, guard).await?),
+            JobType::AssessPronunciation => to_json(self.pronunciation.run(decode(payload)?, guard).await?),
+            JobType::ProcessImage => to_json(self.image.run(decode(payload)?, guard).await?),
+        }
+    }
+
+    /// Checks a payload without running it, for intakes: the errors are those of [`Jobs::run`].
+    ///
+    /// # Errors
+    /// [`Class::Permanent`](crate::Class::Permanent), naming the field.
+    pub fn validate(kind: JobType, payload: &[u8]) -> Result<(), Failure> {
+        match kind {
+            JobType::GenerateFlashcards => decode::<crate::generate_flashcards::Payload>(payload)?.validate(),
+            JobType::AssessPronunciation => decode::<crate::assess_pronunciation::Payload>(payload)?.validate(),
+            JobType::ProcessImage => decode::<crate::process_image::Payload>(payload)?.validate(),
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Failure> {
+    let mut json = serde_json::Deserializer::from_slice(payload);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        match error.inner().classify() {
+            serde_json::error::Category::Data => Failure::invalid_field(field, error.into_inner()),
+            _ => Failure::permanent("payload is not JSON").caused_by(error.into_inner()),
+        }
+    })?;
+    json.end().map_err(|error| Failure::permanent("payload is not JSON").caused_by(error))?;
+    Ok(value)
+}
+
+fn to_json<T: Serialize>(result: T) -> Result<Value, Failure> {
+    serde_json::to_value(result).map_err(|e| Failure::permanent("result cannot be written as JSON").caused_by(e))
+}

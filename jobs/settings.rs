@@ -1,0 +1,81 @@
+//! What the handlers need to know of the deployment. Filled by the worker's `config`, the only reader of the
+//! environment; every base URL can point to a stand-in.
+
+use std::{path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use url::Url;
+
+/// Settings of all handlers. A provider without settings fails its jobs as a deployment fault that says so.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// OpenAI, or `None` without a key.
+    pub openai: Option<OpenAiSettings>,
+    /// Azure Speech, or `None` without a key.
+    pub speech: Option<SpeechSettings>,
+    /// Azure Vision, or `None` without a key.
+    pub vision: Option<VisionSettings>,
+    /// Where media may come from, and how much of it.
+    pub media: MediaSettings,
+}
+
+/// OpenAI chat completions.
+#[derive(Debug, Clone)]
+pub struct OpenAiSettings {
+    /// `https://api.openai.com/v1`, without a trailing slash.
+    pub base_url: Url,
+    /// Bearer key.
+    pub key: SecretString,
+    /// Model name, `gpt-4o-mini`.
+    pub model: String,
+    /// Longest silence while the answer is read.
+    pub timeout: Duration,
+}
+
+/// Azure Speech, pronunciation assessment.
+#[derive(Debug, Clone)]
+pub struct SpeechSettings {
+    /// `https://{region}.stt.speech.microsoft.com`, or the endpoint of a resource followed by `/stt`.
+    pub endpoint: Url,
+    /// `Ocp-Apim-Subscription-Key`.
+    pub key: SecretString,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+}
+
+/// Azure Vision, text recognition.
+#[derive(Debug, Clone)]
+pub struct VisionSettings {
+    /// `https://{resource}.cognitiveservices.azure.com`.
+    pub endpoint: Url,
+    /// `Ocp-Apim-Subscription-Key`.
+    pub key: SecretString,
+    /// Which of the two services reads the images.
+    pub api: VisionApi,
+    /// Longest wait for an answer of Image Analysis 4.0, and for the submit of Read 3.2.
+    pub timeout: Duration,
+    /// Pause between two polls of a Read 3.2 operation.
+    pub poll_interval: Duration,
+}
+
+/// The two services that read text from images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VisionApi {
+    /// Image Analysis 4.0: one request, one answer.
+    ImageAnalysis40,
+    /// Read 3.2: submit, then poll.
+    Read32,
+}
+
+/// Where media may come from, and how much of it.
+#[derive(Debug, Clone)]
+pub struct MediaSettings {
+    /// Folder below which `…FilePath` must lie; `None` refuses file paths.
+    pub uploads_dir: Option<PathBuf>,
+    /// `host` or `host:port` that may be fetched over http and at a private address, for development.
+    pub allowed_hosts: Vec<String>,
+    /// Largest file, bytes.
+    pub max_bytes: u64,
+    /// Longest time for one download.
+    pub timeout: Duration,
+}

@@ -1,0 +1,120 @@
+//! Stand-ins for the handlers' tests: a guard that keeps nothing and waits for nothing, and scripted answers.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Mutex,
+};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use crate::{Attempt, Call, Class, Failure, Guard, Reply};
+
+/// Makes up to three attempts, like the real guard, but at once. Replays the replies that it was given.
+#[derive(Default)]
+pub(crate) struct FakeGuard {
+    kept: HashMap<String, Reply>,
+    refusal: Option<Class>,
+    calls: Mutex<Vec<Call>>,
+}
+
+impl FakeGuard {
+    /// A guard that holds the replies of an earlier delivery, by step.
+    pub(crate) fn keeping(kept: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        let kept = kept
+            .into_iter()
+            .map(|(step, body)| (step.to_owned(), reply(body)))
+            .collect();
+        Self {
+            kept,
+            ..Self::default()
+        }
+    }
+
+    /// A guard that lets nothing pass.
+    pub(crate) fn refusing(class: Class) -> Self {
+        Self {
+            refusal: Some(class),
+            ..Self::default()
+        }
+    }
+
+    /// The steps that were asked for, in order.
+    pub(crate) fn steps(&self) -> Vec<String> {
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|call| call.step.to_string())
+            .collect()
+    }
+
+    /// The tokens that each call announced, in order.
+    pub(crate) fn estimates(&self) -> Vec<u64> {
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|call| call.estimated_tokens)
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Guard for FakeGuard {
+    async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure> {
+        self.calls.lock().unwrap().push(call.clone());
+        if let Some(class) = self.refusal {
+            return Err(Failure::new(class, "refused"));
+        }
+        if let Some(reply) = self.kept.get(call.step.as_ref()) {
+            return Ok(reply.clone());
+        }
+        for _ in 1..3 {
+            match attempt().await {
+                Err(failure) if failure.class().is_retryable() => {}
+                settled => return settled,
+            }
+        }
+        attempt().await
+    }
+}
+
+/// What a provider will answer, in order, and what it was asked.
+pub(crate) struct Script<Q> {
+    answers: Mutex<VecDeque<Result<Value, Class>>>,
+    asked: Mutex<Vec<Q>>,
+}
+
+impl<Q: Send> Script<Q> {
+    /// Answers in this order; an error is a failure of that class.
+    pub(crate) fn new(answers: impl IntoIterator<Item = Result<Value, Class>>) -> Self {
+        Self {
+            answers: Mutex::new(answers.into_iter().collect()),
+            asked: Mutex::default(),
+        }
+    }
+
+    /// The next answer. A question too many is a permanent failure, so that no test loops.
+    pub(crate) fn answer<'a>(&self, question: Q) -> BoxFuture<'a, Result<Reply, Failure>> {
+        self.asked.lock().unwrap().push(question);
+        let answer = self
+            .answers
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Err(Class::Permanent));
+        Box::pin(async { answer.map(reply).map_err(|class| Failure::new(class, "scripted")) })
+    }
+
+    /// What was asked, in order.
+    pub(crate) fn asked(self) -> Vec<Q> {
+        self.asked.into_inner().unwrap()
+    }
+}
+
+/// A provider's answer.
+pub(crate) fn reply(body: Value) -> Reply {
+    Reply { body, tokens: None }
+}

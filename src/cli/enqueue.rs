@@ -1,0 +1,121 @@
+//! `enqueue`: adds a job to a queue, and waits for it where asked to.
+
+use std::{
+    io::{IsTerminal, Read},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use jobs::{JobType, Jobs};
+use serde_json::value::RawValue;
+
+use crate::{
+    config::{Config, QueueSpec},
+    connection::Connection,
+    queue::{Broker, JobView, Layout, NewJob, State},
+    replica,
+};
+
+/// How often a waiting `enqueue` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(super) struct EnqueueArgs {
+    /// generate-flashcards, assess-pronunciation or process-image.
+    #[arg(value_name = "TYPE")]
+    kind: JobType,
+    /// The payload: JSON, `@file`, or `-` for standard input.
+    #[arg(long)]
+    data: String,
+    /// Queue; each type has one of its own.
+    #[arg(long)]
+    queue: Option<String>,
+    /// Unique id; a new one where none is given. A known id is not enqueued again.
+    #[arg(long)]
+    id: Option<String>,
+    /// Attempts before the job becomes a dead letter.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    attempts: u32,
+    /// Not before this long from now, such as 30s.
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    delay: Duration,
+    /// Enqueue it this many times, each with an id of its own.
+    #[arg(long, default_value_t = 1, conflicts_with = "id", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    count: u32,
+    /// Wait for the end, and print the result as JSON.
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::from_env()?;
+    let payload = read_payload(&args.data)?;
+    if let Err(failure) = Jobs::validate(args.kind, payload.get().as_bytes()) {
+        bail!("{failure}");
+    }
+    let spec = QueueSpec {
+        layout: Layout::Apalis,
+        name: args.queue.unwrap_or_else(|| args.kind.default_queue().to_owned()),
+        concurrency: 1,
+    };
+    let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
+    let broker = replica::broker(&spec, &connection, &config);
+
+    let mut ids = Vec::new();
+    for _ in 0..args.count {
+        let id = args.id.clone().unwrap_or_else(|| ulid::Ulid::generate().to_string());
+        let job = NewJob { id: &id, kind: args.kind, payload: &payload, max_attempts: args.attempts, delay: args.delay };
+        let added = broker.enqueue(&job).await.context("the job is not enqueued")?;
+        if !added {
+            eprintln!("job {id} is in {} already", spec.name);
+        }
+        ids.push(id);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for id in ids {
+        if !args.wait {
+            println!("{id}");
+            continue;
+        }
+        let view = wait(broker.as_ref(), &id).await?;
+        if view.state == State::Failed {
+            code = ExitCode::FAILURE;
+        }
+        println!("{}", serde_json::to_string(&view)?);
+    }
+    Ok(code)
+}
+
+fn read_payload(data: &str) -> anyhow::Result<Box<RawValue>> {
+    let text = match data.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
+        None if data == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            text
+        }
+        None => data.to_owned(),
+    };
+    serde_json::from_str(&text).context("--data is not JSON")
+}
+
+/// Follows a job to its end.
+async fn wait(broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(100) } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template("{prefix} [{bar:30}] {pos:>3} % {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_prefix(id.to_owned());
+    loop {
+        let view = broker.find(id).await.context("the job cannot be looked up")?;
+        let Some(view) = view else { bail!("job {id} is gone") };
+        bar.set_position(u64::from(view.progress));
+        bar.set_message(format!("{:?} {}", view.state, view.error.as_deref().unwrap_or_default()).to_lowercase());
+        if matches!(view.state, State::Completed | State::Failed) {
+            bar.finish_and_clear();
+            return Ok(view);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,111 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration.
+
+mod enqueue;
+mod simulate;
+
+use std::{future::Future, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing::{error, info};
+
+use crate::{config::{self, Config}, demo, replica::Replica, telemetry};
+
+/// Runs flashcard, speech and vision jobs from Redis queues.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker until SIGTERM (what happens without a command).
+    Run,
+    /// Show it all: a private Redis, the provider simulator, a worker, and a few dozen jobs of every type.
+    Demo(demo::DemoArgs),
+    /// Add a job to a queue.
+    Enqueue(enqueue::EnqueueArgs),
+    /// Serve the providers' protocols without the providers.
+    Simulate(simulate::SimulateArgs),
+}
+
+/// Parses the arguments, runs the command, and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // TLS needs a provider of cryptography; Err says that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let done = runtime.block_on(async {
+        match cli.command.unwrap_or(Command::Run) {
+            Command::Run => run().await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Enqueue(args) => enqueue::run(args).await,
+            Command::Simulate(args) => simulate::run(args).await,
+        }
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // A log line where logs are kept, plain words for whoever runs a command by hand.
+    if tracing::dispatcher::has_been_set() {
+        error!("{error:#}");
+    } else {
+        eprintln!("backend-worker: {error:#}");
+    }
+    match error.is::<config::ConfigError>() {
+        true => ExitCode::from(config::EXIT_CODE),
+        false => ExitCode::FAILURE,
+    }
+}
+
+async fn run() -> anyhow::Result<ExitCode> {
+    let config = Config::from_env()?;
+    telemetry::init(config.log_format, &config.log_filter);
+    let (stop, hasten) = stop_signals()?;
+    Replica::new(&config).await?.run(stop, hasten).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first SIGTERM or SIGINT, and the second.
+pub(crate) fn stop_signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (first, first_seen) = tokio::sync::oneshot::channel();
+    let (second, second_seen) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        for heard in [first, second] {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            info!("{name} received");
+            let _ = heard.send(()); // Nobody listens any more when everything has ended.
+        }
+    });
+    Ok((heard(first_seen), heard(second_seen)))
+}
+
+/// Waits for a signal; one that can never come is never heard.
+async fn heard(signal: tokio::sync::oneshot::Receiver<()>) {
+    if signal.await.is_err() {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

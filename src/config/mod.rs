@@ -1,0 +1,269 @@
+//! The configuration: the only reader of the environment (and of a `.env` file, which the environment overrides).
+//!
+//! Every variable is declared once, in [`vars`]; everything is read and checked before a socket opens, and all that
+//! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
+
+mod reader;
+pub mod vars;
+
+use std::{collections::HashMap, fmt, num::NonZeroU8, path::PathBuf, time::Duration};
+
+use jobs::{JobType, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
+use secrecy::SecretString;
+
+use self::reader::Reader;
+use crate::{
+    queue::{Layout, apalis::ApalisOptions},
+    retry::{Backoff, RetryPolicy},
+    telemetry::LogFormat,
+    worker::dispatch::UnknownTypes,
+};
+
+/// What the process exits with when the configuration is wrong (`EX_USAGE`).
+pub const EXIT_CODE: u8 = 64;
+
+/// A queue to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// How it is laid out.
+    pub layout: Layout,
+    /// Its name.
+    pub name: String,
+    /// Jobs at a time.
+    pub concurrency: usize,
+}
+
+/// Everything that can be configured, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where Redis is.
+    pub redis_url: SecretString,
+    /// Port of the HTTP server; 0 takes a free one.
+    pub port: u16,
+    /// The queues to serve.
+    pub queues: Vec<QueueSpec>,
+    /// What the handlers need.
+    pub handlers: Settings,
+    /// How provider calls are retried.
+    pub retry: RetryPolicy,
+    /// How long a job may be made to wait by limits and breakers in all.
+    pub max_wait: Duration,
+    /// Longest run of one delivery.
+    pub deadline: Duration,
+    /// How long jobs in flight may go on after a stop signal.
+    pub drain: Duration,
+    /// How long after the stop signal the platform kills, where it says so.
+    pub platform_drain: Option<Duration>,
+    /// What becomes of jobs of unknown types.
+    pub unknown_types: UnknownTypes,
+    /// How queues of the apalis layout are kept.
+    pub apalis: ApalisOptions,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// Which logs are written.
+    pub log_filter: String,
+    /// Names this replica: unique, and recognisable to an operator.
+    pub replica: String,
+    effective: Vec<(&'static str, String)>,
+}
+
+/// All that is wrong with the environment, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration is wrong:\n  {}", .0.join("\n  "))]
+pub struct ConfigError(Vec<String>);
+
+impl Config {
+    /// Reads the process's environment, and a `.env` file in the working directory or above it.
+    ///
+    /// # Errors
+    /// All that is wrong, by the variables' names.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        let mut values = HashMap::new();
+        match dotenvy::dotenv_iter() {
+            Ok(lines) => {
+                for line in lines {
+                    let (name, value) = line.map_err(|e| ConfigError(vec![format!(".env: {e}")]))?;
+                    values.insert(name, value);
+                }
+            }
+            Err(error) if error.not_found() => {}
+            Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
+        }
+        values.extend(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))));
+        Self::from_lookup(|name| values.get(name).cloned())
+    }
+
+    /// Reads variables from anywhere: tests and the demo pass a map.
+    ///
+    /// # Errors
+    /// As [`Self::from_env`].
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut env = Reader::new(&lookup);
+        let concurrency = env.number(&vars::CONCURRENCY, 1..=10_000);
+        let config = Self {
+            redis_url: redis_url(&mut env),
+            port: env.number(&vars::PORT, 0..=65_535),
+            queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
+            handlers: handlers(&mut env),
+            retry: retry(&mut env),
+            max_wait: env.duration(&vars::CIRCUIT_MAX_WAIT, Duration::ZERO, 24 * HOUR),
+            deadline: env.duration(&vars::JOB_DEADLINE, Duration::from_secs(1), HOUR),
+            drain: env.duration(&vars::DRAIN_TIMEOUT, Duration::ZERO, HOUR),
+            platform_drain: env
+                .optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
+                    text.parse().map(Duration::from_secs).map_err(|_| "a number of seconds".to_owned())
+                }),
+            unknown_types: env.parse(&vars::UNKNOWN_JOB_TYPE, |text| match text {
+                "fail" => Ok(UnknownTypes::Fail),
+                "give-back" => Ok(UnknownTypes::GiveBack),
+                _ => Err("fail or give-back".to_owned()),
+            }),
+            apalis: ApalisOptions {
+                lease_ttl: env.duration(&vars::LEASE_TTL, Duration::from_secs(1), 10 * MINUTE),
+                keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
+                keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
+                ..ApalisOptions::default()
+            },
+            log_format: env.parse(&vars::LOG_FORMAT, |text| text.parse()),
+            log_filter: env.parse(&vars::RUST_LOG, |text| {
+                tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+            }),
+            replica: replica(&mut env),
+            effective: Vec::new(),
+        };
+        let effective = env.finish().map_err(ConfigError)?;
+        Ok(Self { effective, ..config })
+    }
+
+    /// Each variable with the value in force, secrets left out.
+    pub fn effective(&self) -> impl fmt::Display {
+        struct Pairs(Vec<(&'static str, String)>);
+        impl fmt::Display for Pairs {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                for (i, (name, value)) in self.0.iter().enumerate() {
+                    write!(f, "{}{name}={value}", if i == 0 { "" } else { " " })?;
+                }
+                Ok(())
+            }
+        }
+        Pairs(self.effective.clone())
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn redis_url(env: &mut Reader<'_>) -> SecretString {
+    let check = |text: &str| {
+        redis::IntoConnectionInfo::into_connection_info(text)
+            .map(|_| SecretString::from(text))
+            // The client's own words would repeat the URL, password and all.
+            .map_err(|_| "a redis:// or rediss:// URL".to_owned())
+    };
+    // Railway's public URL costs egress: it serves only where the private one is missing.
+    if !env.is_set(&vars::REDIS_URL)
+        && let Some(public) = env.optional(&vars::REDIS_PUBLIC_URL, check)
+    {
+        return public;
+    }
+    env.parse(&vars::REDIS_URL, check)
+}
+
+/// `[layout:]name[=concurrency]`, separated by commas.
+fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSpec>, String> {
+    let mut queues: Vec<QueueSpec> = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (name, concurrency) = match entry.split_once('=') {
+            Some((name, number)) => {
+                let number = number.trim().parse().ok().filter(|n| (1..=10_000).contains(n));
+                (name, number.ok_or_else(|| format!("{entry:?}: the concurrency must be from 1 to 10000"))?)
+            }
+            None => (entry, concurrency),
+        };
+        let (layout, name) = match name.split_once(':') {
+            Some((layout, name)) => (layout.parse().map_err(|e| format!("{entry:?}: {e}"))?, name.trim()),
+            None => (Layout::Apalis, name.trim()),
+        };
+        if name.is_empty() || name.contains(':') {
+            return Err(format!("{entry:?}: a queue's name is not empty and holds no colon"));
+        }
+        if queues.iter().any(|q| q.layout == layout && q.name == name) {
+            return Err(format!("{entry:?} is there twice"));
+        }
+        queues.push(QueueSpec { layout, name: name.to_owned(), concurrency });
+    }
+    if queues.is_empty() { Err("at least one queue".to_owned()) } else { Ok(queues) }
+}
+
+/// The value of `QUEUES` where it is not set: the queue of each job type.
+pub(crate) fn default_queues() -> String {
+    JobType::ALL.map(|kind| format!("{}:{}", Layout::Apalis, kind.default_queue())).join(",")
+}
+
+fn handlers(env: &mut Reader<'_>) -> Settings {
+    let poll_interval = env.duration(&vars::AZURE_VISION_POLL, Duration::from_millis(10), MINUTE);
+    let openai = OpenAiSettings {
+        base_url: env.url(&vars::OPENAI_BASE_URL),
+        key: SecretString::default(),
+        model: env.parse(&vars::OPENAI_MODEL, |text| Ok(text.to_owned())),
+        timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
+    };
+    let region = env.optional(&vars::AZURE_SPEECH_REGION, |text| {
+        let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if plain { Ok(text.to_owned()) } else { Err("a region such as westeurope".to_owned()) }
+    });
+    let speech_endpoint = env.optional_url(&vars::AZURE_SPEECH_ENDPOINT).or_else(|| {
+        region.and_then(|region| format!("https://{region}.stt.speech.microsoft.com").parse().ok())
+    });
+    let speech_timeout = env.duration(&vars::AZURE_SPEECH_TIMEOUT, Duration::from_millis(100), HOUR);
+    let vision_endpoint = env.optional_url(&vars::AZURE_VISION_ENDPOINT);
+    let vision_timeout = env.duration(&vars::AZURE_VISION_TIMEOUT, Duration::from_millis(100), HOUR);
+    let api = env.parse(&vars::AZURE_VISION_API, |text| match text {
+        "4.0" => Ok(VisionApi::ImageAnalysis40),
+        "3.2" => Ok(VisionApi::Read32),
+        _ => Err("4.0 or 3.2".to_owned()),
+    });
+    Settings {
+        openai: env.secret(&vars::OPENAI_API_KEY).map(|key| OpenAiSettings { key, ..openai }),
+        speech: env.secret(&vars::AZURE_SPEECH_KEY).and_then(|key| match speech_endpoint {
+            Some(endpoint) => Some(SpeechSettings { endpoint, key, timeout: speech_timeout }),
+            None => env.complain(&vars::AZURE_SPEECH_REGION, "must be set (or AZURE_SPEECH_ENDPOINT): AZURE_SPEECH_KEY is"),
+        }),
+        vision: env.secret(&vars::AZURE_VISION_KEY).and_then(|key| match vision_endpoint {
+            Some(endpoint) => {
+                Some(VisionSettings { endpoint, key, api, timeout: vision_timeout, poll_interval })
+            }
+            None => env.complain(&vars::AZURE_VISION_ENDPOINT, "must be set: AZURE_VISION_KEY is"),
+        }),
+        media: MediaSettings {
+            uploads_dir: env.optional(&vars::UPLOADS_DIR, |text| Ok(PathBuf::from(text))),
+            allowed_hosts: env.parse(&vars::MEDIA_ALLOWED_HOSTS, |text| {
+                Ok(text.split(',').map(str::trim).filter(|h| !h.is_empty()).map(str::to_owned).collect())
+            }),
+            max_bytes: env.number(&vars::MEDIA_MAX_BYTES, 1..=1_000_000_000),
+            timeout: env.duration(&vars::MEDIA_TIMEOUT, Duration::from_millis(100), HOUR),
+        },
+    }
+}
+
+fn retry(env: &mut Reader<'_>) -> RetryPolicy {
+    let tries = env.number::<u8>(&vars::RETRY_MAX_ATTEMPTS, 1..=10);
+    let base = env.duration(&vars::RETRY_BASE_DELAY, Duration::from_millis(1), HOUR);
+    let max = env.duration(&vars::RETRY_MAX_DELAY, Duration::from_millis(1), HOUR);
+    let backoff = env.parse(&vars::RETRY_JITTER, |text| {
+        let jitter = text.parse().map_err(|_| "a share from 0 to 1".to_owned())?;
+        Backoff::new(base, 2.0, max, jitter).map_err(|e| format!("with the RETRY delays that are set: {e}"))
+    });
+    RetryPolicy { tries: NonZeroU8::new(tries).unwrap_or(NonZeroU8::MIN), backoff }
+}
+
+/// `<replica id or host name>-<nonce>`: two replicas never share a name, whatever the platform calls them.
+fn replica(env: &mut Reader<'_>) -> String {
+    let host = env.optional(&vars::RAILWAY_REPLICA_ID, |text| Ok(text.to_owned()));
+    let host = host.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned());
+    let short: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(40).collect();
+    format!("{}-{:08x}", if short.is_empty() { "replica" } else { &short }, rand::random::<u32>())
+}
+
+#[cfg(test)]
+mod tests;

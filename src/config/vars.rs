@@ -1,0 +1,100 @@
+//! Every environment variable, declared once. The table in the README is checked against this list.
+
+/// Where a variable's value comes from when it is not set.
+#[derive(Debug, Clone, Copy)]
+pub enum Fallback {
+    /// From nowhere: it is optional.
+    None,
+    /// A fixed text.
+    Value(&'static str),
+    /// A text that depends on the job types.
+    Computed(fn() -> String),
+}
+
+/// An environment variable.
+#[derive(Debug)]
+pub struct Var {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value when it is not set.
+    pub default: Fallback,
+    /// What it does.
+    pub about: &'static str,
+    /// Whether its value must never be shown.
+    pub secret: bool,
+}
+
+impl Var {
+    /// Its row in the README's table.
+    pub fn row(&self) -> String {
+        let default = match self.default {
+            Fallback::None => String::new(),
+            Fallback::Value(text) => format!("`{text}`"),
+            Fallback::Computed(compute) => format!("`{}`", compute()),
+        };
+        format!("| `{}` | {} | {} |", self.name, default, self.about)
+    }
+}
+
+macro_rules! is_secret {
+    () => { false };
+    (secret) => { true };
+}
+
+macro_rules! vars {
+    ($($name:ident $(: $secret:ident)? = $default:expr, $about:literal;)*) => {
+        $(
+            #[doc = $about]
+            pub const $name: Var = Var {
+                name: stringify!($name),
+                default: $default,
+                about: $about,
+                secret: is_secret!($($secret)?),
+            };
+        )*
+        /// All of them, in the order of the README.
+        pub const ALL: &[&Var] = &[$(&$name),*];
+    };
+}
+
+use self::Fallback::{Computed, None, Value};
+
+vars! {
+    REDIS_URL: secret = Value("redis://127.0.0.1:6379"), "Redis, `redis://` or `rediss://` (TLS)";
+    REDIS_PUBLIC_URL: secret = None, "used only when `REDIS_URL` is not set";
+    PORT = Value("3002"), "port of the HTTP server, on every address (`[::]`)";
+    QUEUES = Computed(super::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `apalis`";
+    CONCURRENCY = Value("20"), "jobs at a time in each queue that names no concurrency";
+    OPENAI_API_KEY: secret = None, "without it flashcard jobs fail";
+    OPENAI_BASE_URL = Value("https://api.openai.com/v1"), "OpenAI, or a proxy that speaks like it";
+    OPENAI_MODEL = Value("gpt-4o-mini"), "the model that writes flashcards";
+    OPENAI_TIMEOUT = Value("60s"), "longest silence while an answer is read";
+    AZURE_SPEECH_KEY: secret = None, "without it pronunciation jobs fail";
+    AZURE_SPEECH_REGION = None, "such as `westeurope`";
+    AZURE_SPEECH_ENDPOINT = None, "instead of the region: the base URL of speech to text";
+    AZURE_SPEECH_TIMEOUT = Value("60s"), "longest wait for an assessment";
+    AZURE_VISION_KEY: secret = None, "without it image jobs fail";
+    AZURE_VISION_ENDPOINT = None, "such as `https://name.cognitiveservices.azure.com`";
+    AZURE_VISION_API = Value("4.0"), "`4.0` (Image Analysis) or `3.2` (Read)";
+    AZURE_VISION_TIMEOUT = Value("30s"), "longest wait for an answer";
+    AZURE_VISION_POLL = Value("1s"), "pause between two polls of a Read operation";
+    RETRY_MAX_ATTEMPTS = Value("3"), "tries of each provider call, 1 to 10";
+    RETRY_BASE_DELAY = Value("2s"), "wait before the second try; it doubles from there, and starts doubled for a rate limit";
+    RETRY_MAX_DELAY = Value("10s"), "longest wait between two tries, before jitter";
+    RETRY_JITTER = Value("0.25"), "share by which each wait is spread";
+    CIRCUIT_MAX_WAIT = Value("10m"), "how long limits and breakers may hold a job up in all; `0` fails it at once";
+    JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
+    DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";
+    LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs";
+    KEEP_COMPLETED_FOR = Value("24h"), "how long completed jobs stay readable";
+    KEEP_COMPLETED_COUNT = Value("10000"), "how many completed jobs stay readable, in each queue";
+    UNKNOWN_JOB_TYPE = Value("fail"), "`fail`, or `give-back` where another worker serves the queue too";
+    UPLOADS_DIR = None, "folder below which the files of `audioFilePath` and `imageFilePath` lie; without it they are refused";
+    MEDIA_ALLOWED_HOSTS = Value(""), "hosts (`host` or `host:port`) that media may be fetched from over http and at private addresses, for development";
+    MEDIA_MAX_BYTES = Value("20971520"), "largest audio or image file";
+    MEDIA_TIMEOUT = Value("30s"), "longest download of one file";
+    LOG_FORMAT = Value("auto"), "`json`, `pretty`, or `auto`: pretty on a terminal";
+    RUST_LOG = Value("info"), "which logs are written, such as `info,backend_worker=debug`";
+    RAILWAY_REPLICA_ID = None, "names the replica; the host name where it is not set";
+    RAILWAY_DEPLOYMENT_DRAINING_SECONDS = None, "set it to more than `DRAIN_TIMEOUT`: Railway kills when it is over (0 s where it is not set)";
+}

@@ -1,0 +1,115 @@
+//! `demo`: the worker at work, on a machine that has nothing but a redis-server. A private Redis, the provider
+//! simulator and a replica are started, a few dozen jobs of every type run through them, and nothing is left running.
+//! What runs is the real code; only the providers are played.
+
+mod private_redis;
+mod samples;
+mod show;
+
+use std::{collections::HashMap, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use jobs::JobType;
+use tokio_util::sync::CancellationToken;
+
+pub use private_redis::PrivateRedis;
+
+use crate::{
+    cli,
+    config::{Config, QueueSpec},
+    connection::Connection,
+    queue::{Layout, NewJob},
+    replica::{self, Replica},
+    simulator::{Options, Simulator},
+    telemetry::{self, LogFormat},
+};
+
+/// What a demo can be told.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many jobs, over all types.
+    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    jobs: u32,
+    /// Share of provider calls that fail at first.
+    #[arg(long, default_value_t = 0.15)]
+    faults: f64,
+    /// Time that the simulated providers take.
+    #[arg(long, default_value = "250ms", value_parser = humantime::parse_duration)]
+    latency: Duration,
+    /// Show the worker's log instead of progress bars.
+    #[arg(long)]
+    logs: bool,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When there is no redis-server, or it does not start.
+pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    telemetry::init(LogFormat::Auto, if args.logs { "info" } else { "off" });
+    let redis = PrivateRedis::start().await?;
+    let options = Options { latency: args.latency, random_faults: args.faults, seed: 7, ..Options::default() };
+    let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone()).await.context("the simulator")?;
+
+    let mut env: HashMap<&str, String> = point_to(&simulator, &options).into_iter().collect();
+    env.insert("REDIS_URL", redis.url());
+    env.insert("PORT", "0".to_owned());
+    env.insert("RETRY_BASE_DELAY", "300ms".to_owned()); // A show, so that nobody waits for long.
+    env.insert("RETRY_MAX_DELAY", "2s".to_owned());
+    env.insert("CONCURRENCY", "6".to_owned());
+    let config = Config::from_lookup(|name| env.get(name).cloned())?;
+    let simulator = simulator.spawn();
+    let replica = Replica::new(&config).await?;
+    let port = replica.port()?;
+    println!("private Redis on {}, simulated providers, health at http://localhost:{port}/api/health", redis.url());
+
+    let stop = CancellationToken::new();
+    let replica = tokio::spawn(replica.run(stop.clone().cancelled_owned(), std::future::pending()));
+    let shown = async {
+        let jobs = enqueue(&config, args.jobs).await?;
+        show::follow(&jobs, args.logs).await
+    };
+    let (interrupted, _) = cli::stop_signals()?;
+    let shown = tokio::select! {
+        shown = shown => Some(shown?),
+        () = interrupted => None,
+    };
+    stop.cancel();
+    replica.await.context("the replica died")??;
+    simulator.stop().await;
+    redis.stop().await;
+    let Some(shown) = shown else { return Ok(ExitCode::from(130)) };
+    println!("{}", shown.table());
+    Ok(if shown.all_done() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The variables that point a worker to a simulator.
+pub fn point_to(simulator: &Simulator, options: &Options) -> Vec<(&'static str, String)> {
+    vec![
+        ("OPENAI_BASE_URL", simulator.openai_base_url()),
+        ("OPENAI_API_KEY", options.keys.openai.clone()),
+        ("AZURE_SPEECH_ENDPOINT", simulator.speech_endpoint()),
+        ("AZURE_SPEECH_KEY", options.keys.speech.clone()),
+        ("AZURE_VISION_ENDPOINT", simulator.vision_endpoint()),
+        ("AZURE_VISION_KEY", options.keys.vision.clone()),
+    ]
+}
+
+/// Enqueues jobs of all types in turn, each in its own queue.
+async fn enqueue(config: &Config, count: u32) -> anyhow::Result<Vec<show::Followed>> {
+    let connection = Connection::open(&config.redis_url)?;
+    let brokers = JobType::ALL.map(|kind| {
+        let spec = QueueSpec { layout: Layout::Apalis, name: kind.default_queue().to_owned(), concurrency: 1 };
+        (kind, replica::broker(&spec, &connection, config))
+    });
+    let mut followed = Vec::new();
+    for (n, (kind, broker)) in (0..count).zip(brokers.iter().cycle()) {
+        let id = format!("demo-{n}");
+        let payload = samples::payload(*kind, n)?;
+        let job = NewJob { id: &id, kind: *kind, payload: &payload, max_attempts: 3, delay: Duration::ZERO };
+        broker.enqueue(&job).await.context("a demo job is not enqueued")?;
+        followed.push(show::Followed::new(*kind, id, broker.clone()));
+    }
+    Ok(followed)
+}

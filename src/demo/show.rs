@@ -1,0 +1,132 @@
+//! Follows the demo's jobs to their end: progress bars on a terminal, a line now and then elsewhere, a table at last.
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jobs::JobType;
+
+use crate::queue::{Broker, JobView, State};
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A job that is followed.
+#[derive(Debug)]
+pub(super) struct Followed {
+    kind: JobType,
+    id: String,
+    broker: Arc<dyn Broker>,
+}
+
+impl Followed {
+    pub(super) const fn new(kind: JobType, id: String, broker: Arc<dyn Broker>) -> Self {
+        Self { kind, id, broker }
+    }
+}
+
+/// How the jobs ended.
+#[derive(Debug, Default)]
+pub(super) struct Shown(BTreeMap<JobType, Row>);
+
+#[derive(Debug, Default)]
+struct Row {
+    jobs: u64,
+    done: u64,
+    failed: u64,
+    calls: u64,
+    took: Duration,
+}
+
+impl Shown {
+    pub(super) fn all_done(&self) -> bool {
+        self.0.values().all(|row| row.done == row.jobs)
+    }
+
+    pub(super) fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED).set_header(["type", "jobs", "done", "failed", "attempts", "time"]);
+        for (kind, row) in &self.0 {
+            let numbers = [row.jobs, row.done, row.failed, row.calls].map(|n| n.to_string());
+            let mut cells = vec![kind.to_string()];
+            cells.extend(numbers);
+            cells.push(format!("{:.1} s", row.took.as_secs_f64()));
+            table.add_row(cells);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
+/// Looks at the jobs until each has ended.
+pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Shown> {
+    let started = Instant::now();
+    let terminal = std::io::stderr().is_terminal() && !quiet;
+    let all = if terminal { MultiProgress::new() } else { MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()) };
+    let mut shown = Shown::default();
+    for job in jobs {
+        shown.0.entry(job.kind).or_default().jobs += 1;
+    }
+    let bars: BTreeMap<JobType, ProgressBar> = shown.0.iter().map(|(kind, row)| (*kind, bar(&all, *kind, row.jobs))).collect();
+
+    let mut ended: Vec<bool> = vec![false; jobs.len()];
+    let mut told = 0;
+    while ended.contains(&false) {
+        let mut percents: BTreeMap<JobType, u64> = BTreeMap::new();
+        for (job, ended) in jobs.iter().zip(&mut ended) {
+            let row = shown.0.entry(job.kind).or_default();
+            if !*ended {
+                let view = job.broker.find(&job.id).await?.with_context(|| format!("job {} is gone", job.id))?;
+                *percents.entry(job.kind).or_default() += u64::from(view.progress);
+                if matches!(view.state, State::Completed | State::Failed) {
+                    *ended = true;
+                    count(row, &view, started.elapsed());
+                    if view.state == State::Failed && !quiet {
+                        all.println(format!("{} failed: {}", job.id, view.error.unwrap_or_default()))?;
+                    }
+                }
+            } else {
+                *percents.entry(job.kind).or_default() += 100;
+            }
+        }
+        for (kind, bar) in &bars {
+            let row = &shown.0[kind];
+            bar.set_position(percents.get(kind).copied().unwrap_or_default());
+            bar.set_message(format!("{} of {} done, {} attempts", row.done, row.jobs, row.calls));
+        }
+        let done = ended.iter().filter(|ended| **ended).count();
+        if !terminal && !quiet && (done >= told + jobs.len().div_ceil(6) || (done == jobs.len() && told < done)) {
+            println!("{done} of {} jobs have ended", jobs.len());
+            told = done;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    for bar in bars.values() {
+        bar.finish();
+    }
+    Ok(shown)
+}
+
+/// Each line of the history is an attempt that failed; the one that ended the job comes on top.
+fn count(row: &mut Row, view: &JobView, took: Duration) {
+    let failed = view.state == State::Failed;
+    row.done += u64::from(!failed);
+    row.failed += u64::from(failed);
+    row.calls += view.history.len() as u64 + u64::from(!failed);
+    row.took = took;
+}
+
+fn bar(all: &MultiProgress, kind: JobType, jobs: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:>22} [{bar:36}] {percent:>3} % {msg}");
+    let bar = all.add(ProgressBar::new(jobs * 100));
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
+    bar.set_prefix(kind.as_str());
+    bar
+}

@@ -1,0 +1,107 @@
+//! Names of every Redis key that the worker touches, in one place.
+//!
+//! # The apalis-redis layout
+//! [`ApalisKeys`] holds what `apalis_redis::Config` names, with the queue's name in front, and four names of our
+//! own (marked so):
+//!
+//! | key | type | content |
+//! |---|---|---|
+//! | `<q>:active` | list | ids that wait, taken from the left |
+//! | `<q>:scheduled` | zset | ids that wait for a time, score in seconds (ours carry milliseconds as a fraction) |
+//! | `<q>:inflight:<worker>` | set | ids that the worker has claimed |
+//! | `<q>:data` | hash | id → payload |
+//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, lost, progress |
+//! | `<q>:done`, `<q>:dead` | set | ids that ended |
+//! | `<q>:workers` | zset | worker → last seen, seconds |
+//! | `<q>:leases` (ours) | zset | worker → when its lease ends, ms of Redis's clock |
+//! | `<q>:ended:done`, `<q>:ended:dead` (ours) | zset | id → when it ended, ms: what retention and lists go by |
+//! | `<q>:history:<id>` (ours) | list | one JSON line for each failed attempt |
+//! | `<q>:paused` (ours) | string | present while the queue is paused |
+
+use apalis_core::worker::context::WorkerContext;
+
+/// The keys of one queue in the apalis-redis layout.
+#[derive(Debug, Clone)]
+pub struct ApalisKeys {
+    /// List of ids that wait.
+    pub active: String,
+    /// Zset of ids that wait for a time.
+    pub scheduled: String,
+    /// Hash of payloads.
+    pub data: String,
+    /// Prefix of the meta hashes, with its colon.
+    pub meta_prefix: String,
+    /// Set of completed ids.
+    pub done: String,
+    /// Set of dead letters.
+    pub dead: String,
+    /// Zset of workers, as apalis knows them.
+    pub workers: String,
+    /// Prefix of the in-flight sets, with its colon.
+    pub inflight_prefix: String,
+    /// Zset of worker leases.
+    pub leases: String,
+    /// Zset of completed ids by time.
+    pub ended_done: String,
+    /// Zset of dead letters by time.
+    pub ended_dead: String,
+    /// Prefix of the attempt histories, with its colon.
+    pub history_prefix: String,
+    /// Present while the queue is paused.
+    pub paused: String,
+}
+
+impl ApalisKeys {
+    /// The keys of `queue`.
+    pub fn new(queue: &str) -> Self {
+        let config = apalis_redis::Config::default().queue(queue);
+        Self {
+            active: config.active_jobs_list(),
+            scheduled: config.scheduled_jobs_set(),
+            data: config.job_data_hash(),
+            meta_prefix: format!("{}:", config.job_meta_hash()),
+            done: config.done_jobs_set(),
+            dead: config.dead_jobs_set(),
+            workers: config.workers_set(),
+            inflight_prefix: config.inflight_set_for(&WorkerContext::from("")),
+            leases: format!("{queue}:leases"),
+            ended_done: format!("{queue}:ended:done"),
+            ended_dead: format!("{queue}:ended:dead"),
+            history_prefix: format!("{queue}:history:"),
+            paused: format!("{queue}:paused"),
+        }
+    }
+
+    /// The in-flight set of one worker.
+    pub fn inflight(&self, worker: &str) -> String {
+        format!("{}{worker}", self.inflight_prefix)
+    }
+
+    /// The meta hash of one job.
+    pub fn meta(&self, id: &str) -> String {
+        format!("{}{id}", self.meta_prefix)
+    }
+
+    /// The attempt history of one job.
+    pub fn history(&self, id: &str) -> String {
+        format!("{}{id}", self.history_prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an `apalis_redis` producer writes is what we read: the names are theirs, to the letter.
+    #[test]
+    fn names_are_those_of_apalis_redis() {
+        let keys = ApalisKeys::new("ai-jobs");
+        assert_eq!(keys.active, "ai-jobs:active");
+        assert_eq!(keys.scheduled, "ai-jobs:scheduled");
+        assert_eq!(keys.data, "ai-jobs:data");
+        assert_eq!(keys.meta("007"), "ai-jobs:meta:007");
+        assert_eq!(keys.inflight("w1"), "ai-jobs:inflight:w1");
+        assert_eq!((keys.done.as_str(), keys.dead.as_str()), ("ai-jobs:done", "ai-jobs:dead"));
+        assert_eq!(keys.workers, "ai-jobs:workers");
+    }
+}

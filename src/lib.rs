@@ -1,0 +1,28 @@
+//! backend-worker: runs flashcard, speech and vision jobs from Redis queues, and loses none.
+//!
+//! This crate is how the work is run; what the work is stands in the crate `jobs`. ARCHITECTURE.md is the map.
+//!
+//! # Layout
+//! - [`cli`]: the commands; `main` only dispatches to it.
+//! - [`config`]: the only reader of the environment.
+//! - [`replica`]: one replica, wired from the configuration: brokers, workers, HTTP.
+//! - [`queue`]: the trait `Broker` and the layouts behind it.
+//! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
+//! - [`guard`] and [`retry`]: what stands around every provider call.
+//! - [`ops`]: HTTP for operators.
+//! - [`connection`] and [`keys`]: Redis, and the name of every key.
+//! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
+
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod demo;
+pub mod guard;
+pub mod keys;
+pub mod ops;
+pub mod queue;
+pub mod replica;
+pub mod retry;
+pub mod simulator;
+pub mod telemetry;
+pub mod worker;

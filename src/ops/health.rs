@@ -1,0 +1,91 @@
+//! `GET /api/health`: the body that the old worker gave, and a 503 that says why.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::Serialize;
+
+use super::Ops;
+use crate::worker::vitals::Tally;
+
+/// The body of a health answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    status: &'static str,
+    service: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Seconds.
+    uptime: f64,
+    uptime_minutes: u64,
+    stats: Stats,
+    /// ISO 8601, by this replica's clock.
+    timestamp: String,
+    pid: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stats {
+    processed: u64,
+    succeeded: u64,
+    failed: u64,
+    currently_processing: usize,
+    peak_concurrency: usize,
+    /// `"98.5%"`, as the old worker wrote it; `"N/A"` before the first job.
+    success_rate: String,
+}
+
+pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health>) {
+    let complaints: Vec<String> = ops
+        .workers
+        .iter()
+        .filter_map(|worker| {
+            let complaint = worker.vitals().complaint()?;
+            Some(format!("{}:{}: {complaint}", worker.broker().layout(), worker.broker().queue()))
+        })
+        .collect();
+    let (code, status) = match complaints.is_empty() {
+        true => (StatusCode::OK, "healthy"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
+    };
+    let tally = ops.workers.iter().map(|w| w.vitals().tally()).fold(Tally::default(), Tally::plus);
+    let uptime = ops.started.elapsed();
+    let health = Health {
+        status,
+        service: "worker",
+        reason: (!complaints.is_empty()).then(|| complaints.join("; ")),
+        uptime: uptime.as_secs_f64(),
+        uptime_minutes: uptime.as_secs() / 60,
+        stats: Stats {
+            processed: tally.processed(),
+            succeeded: tally.succeeded,
+            failed: tally.failed,
+            currently_processing: ops.workers.iter().map(|w| w.slots().len()).sum(),
+            peak_concurrency: ops.workers.iter().map(|w| w.slots().peak()).sum(),
+            success_rate: success_rate(tally),
+        },
+        timestamp: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
+        pid: std::process::id(),
+    };
+    (code, Json(health))
+}
+
+fn success_rate(tally: Tally) -> String {
+    match tally.processed() {
+        0 => "N/A".to_owned(),
+        processed => format!("{:.1}%", tally.succeeded as f64 * 100.0 / processed as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_success_rate_reads_as_before() {
+        assert_eq!(success_rate(Tally::default()), "N/A");
+        assert_eq!(success_rate(Tally { succeeded: 2, failed: 1, ..Tally::default() }), "66.7%");
+    }
+}

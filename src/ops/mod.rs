@@ -1,0 +1,83 @@
+//! HTTP for operators.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `GET /api/health`, `/health`, `/` | [`health::Health`]; 503 with the reason when Redis is away or a claim loop is dead |
+
+mod health;
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, routing::get};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use health::Health;
+
+use crate::worker::runtime::QueueWorker;
+
+/// What the routes read.
+#[derive(Debug)]
+pub struct Ops {
+    pub(crate) workers: Vec<Arc<QueueWorker>>,
+    pub(crate) started: Instant,
+}
+
+impl Ops {
+    /// Routes over the given workers.
+    pub fn new(workers: Vec<Arc<QueueWorker>>) -> Self {
+        Self { workers, started: Instant::now() }
+    }
+
+    fn router(self) -> Router {
+        let health = get(health::get);
+        Router::new()
+            .route("/", health.clone())
+            .route("/health", health.clone())
+            .route("/api/health", health)
+            .with_state(Arc::new(self))
+    }
+}
+
+/// The HTTP server, bound but not yet serving.
+#[derive(Debug)]
+pub struct Server(TcpListener);
+
+impl Server {
+    /// Binds `port` on every address, IPv6 and IPv4; on IPv4 alone where the host knows no IPv6.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn bind(port: u16) -> std::io::Result<Self> {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        match TcpListener::bind(any).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
+            Err(_) => Ok(Self(TcpListener::bind(("0.0.0.0", port)).await?)),
+            Ok(listener) => Ok(Self(listener)),
+        }
+    }
+
+    /// The port it is bound to.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn port(&self) -> std::io::Result<u16> {
+        Ok(self.0.local_addr()?.port())
+    }
+
+    /// Serves until `stop` is cancelled; requests in flight get a second to end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn serve(self, ops: Ops, stop: CancellationToken) -> std::io::Result<()> {
+        let server = axum::serve(self.0, ops.router()).with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::select! {
+            served = server => served,
+            () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(1)).await } => Ok(()),
+        }
+    }
+}

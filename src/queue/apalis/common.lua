@@ -1,0 +1,35 @@
+-- Prelude of every script of the apalis layout: put in front of it, so that each is still one EVALSHA.
+local call, pcall = redis.call, redis.pcall
+local floor = math.floor
+
+-- Redis's clock, in milliseconds: the only one that decides anything.
+local function now_ms()
+  local t = call('TIME')
+  return tonumber(t[1]) * 1000 + floor(tonumber(t[2]) / 1000)
+end
+
+-- What a claim still has to do with a job.
+--   'held'     the job is this claim's: its outcome may be written
+--   'settled'  this claim has written its outcome before: a resend
+--   'lost'     the job is somebody else's, or gone
+local function standing(meta, inflight, id, token)
+  local m = call('HMGET', meta, 'claim', 'settled')
+  if m[1] == token and call('SISMEMBER', inflight, id) == 1 then return 'held' end
+  if m[2] == token then return 'settled' end
+  return 'lost'
+end
+
+-- A count that a producer wrote: anything but a sensible number reads as `default`.
+local function count(text, default)
+  local n = tonumber(text or nil)
+  if not n or n ~= n or n < 0 or n > 1e9 then return default end
+  return floor(n)
+end
+
+-- Appends to a job's history, which keeps the last 100 lines.
+local function remember(history, now, note)
+  if note ~= '' then
+    call('RPUSH', history, string.format('%.0f', now) .. ' ' .. note)
+    call('LTRIM', history, -100, -1)
+  end
+end

@@ -1,0 +1,286 @@
+//! The apalis-redis layout, consumed with scripts of our own (`*.lua`, one operation a file; the keys are in
+//! [`crate::keys`]).
+//!
+//! # Tour
+//! A job waits in `active` (or `scheduled`, until its time), is claimed into `inflight:<worker>`, and ends in `done`
+//! or `dead`. `apalis_redis` producers push into `scheduled` with a time of now; nothing announces that push, so
+//! [`wait`] lets Redis tell us of the change (client tracking) instead of polling for it.
+//!
+//! A replica holds one lease a queue (`leases`, 15 s, renewed every 5 s). When it runs out, any other replica puts
+//! back what the dead one held. Each claim carries a token, `<worker>:<number>`; a job's meta names the token that
+//! may write to it, so a replica that wakes up late writes nothing.
+
+mod inspect;
+mod scripts;
+mod wait;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use self::wait::Waiter;
+use super::{
+    Broker, BrokerError, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Recovered,
+    Settled,
+};
+use crate::{connection::Connection, keys::ApalisKeys};
+
+/// Attempts of a job whose producer named none, or nonsense.
+const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+/// Ids that one script handles at most: it blocks Redis for everyone.
+const CHUNK: usize = 1000;
+/// As [`CHUNK`], for the scripts that move each job with several commands.
+const MOVE_CHUNK: usize = 200;
+
+/// How a queue of this layout is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct ApalisOptions {
+    /// How long a replica may be silent before its jobs are given to others.
+    pub lease_ttl: Duration,
+    /// Deliveries without an outcome after which a job fails as poison.
+    pub max_lost: u32,
+    /// How long completed jobs are kept.
+    pub keep_completed_for: Duration,
+    /// How many completed jobs are kept.
+    pub keep_completed_count: u64,
+}
+
+impl Default for ApalisOptions {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(15),
+            max_lost: 3,
+            keep_completed_for: Duration::from_secs(24 * 3600),
+            keep_completed_count: 10_000,
+        }
+    }
+}
+
+/// The payload of a job in this layout: its type and its data, as one JSON object.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope<'a> {
+    /// [`jobs::JobType`], by name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The handler's payload.
+    #[serde(borrow)]
+    pub data: &'a RawValue,
+}
+
+/// One queue in the apalis-redis layout, seen by one replica.
+#[derive(Debug)]
+pub struct ApalisBroker {
+    connection: Connection,
+    queue: String,
+    worker: String,
+    keys: ApalisKeys,
+    inflight: String,
+    options: ApalisOptions,
+    waiter: Waiter,
+}
+
+impl ApalisBroker {
+    /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
+    pub fn new(connection: Connection, queue: &str, worker: &str, options: ApalisOptions) -> Self {
+        let keys = ApalisKeys::new(queue);
+        Self {
+            waiter: Waiter::new(connection.clone(), &keys),
+            inflight: keys.inflight(worker),
+            keys,
+            connection,
+            queue: queue.to_owned(),
+            worker: worker.to_owned(),
+            options,
+        }
+    }
+
+    fn token(&self, number: ClaimNumber) -> Arc<str> {
+        format!("{}:{}", self.worker, number.number()).into()
+    }
+
+    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
+    async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
+        let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
+        let mut call = scripts::FAIL.prepare_invoke();
+        call.key(&self.inflight).key(&self.keys.dead).key(&self.keys.ended_dead);
+        call.arg(id).arg(token).arg(&self.keys.meta_prefix).arg(&self.keys.history_prefix);
+        call.arg(err_result(&reason)?).arg(&reason).arg("");
+        let _: u8 = self.connection.invoke(&call).await?;
+        tracing::error!(queue = %self.queue, "{reason}: it is a dead letter now");
+        Ok(())
+    }
+}
+
+/// A claimed job as `claim.lua` returns it: id, payload, attempt, max_attempts, waited ms.
+type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64);
+
+#[async_trait]
+impl Broker for ApalisBroker {
+    fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Apalis
+    }
+
+    async fn wait(&self, limit: Duration) -> Result<(), BrokerError> {
+        self.waiter.wait(limit).await
+    }
+
+    async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let (keys, token) = (&self.keys, self.token(number));
+        let mut call = scripts::CLAIM.prepare_invoke();
+        call.key(&keys.active).key(&keys.scheduled).key(&self.inflight);
+        call.key(&keys.data).key(&keys.leases).key(&keys.paused);
+        call.arg(&self.worker).arg(&*token).arg(count.min(CHUNK)).arg(u8::from(number.is_resend()));
+        call.arg(&keys.meta_prefix).arg(DEFAULT_MAX_ATTEMPTS).arg(&keys.inflight_prefix);
+        let rows: Option<Vec<Row>> = self.connection.invoke(&call).await?;
+
+        let mut deliveries = Vec::new();
+        for (id, payload, attempt, max_attempts, waited) in rows.ok_or(BrokerError::Unleased)? {
+            match String::from_utf8(id) {
+                Ok(id) => deliveries.push(Delivery {
+                    lease: Lease { id: id.into(), token: token.clone() },
+                    payload: payload.map(Bytes::from),
+                    attempt,
+                    max_attempts,
+                    waited: Duration::from_millis(waited),
+                }),
+                Err(error) => self.bury(error.as_bytes(), &token).await?,
+            }
+        }
+        Ok(deliveries)
+    }
+
+    async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError> {
+        let mut lost = Vec::new();
+        let mut chunks = held.chunks(CHUNK);
+        loop {
+            let chunk = chunks.next().unwrap_or_default();
+            let mut call = scripts::RENEW.prepare_invoke();
+            call.key(&self.keys.leases).key(&self.keys.workers).key(&self.inflight);
+            call.arg(&self.worker).arg(millis(self.options.lease_ttl)).arg(&self.keys.meta_prefix);
+            for lease in chunk {
+                call.arg(&*lease.id).arg(&*lease.token);
+            }
+            let positions: Vec<usize> = self.connection.invoke(&call).await?;
+            lost.extend(positions.into_iter().filter_map(|i| chunk.get(i).cloned()));
+            if chunks.len() == 0 {
+                return Ok(lost);
+            }
+        }
+    }
+
+    async fn recover(&self) -> Result<Recovered, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::RECOVER.prepare_invoke();
+        call.key(&keys.leases).key(&keys.workers).key(&keys.active).key(&keys.dead).key(&keys.ended_dead);
+        call.arg(&self.worker).arg(&keys.inflight_prefix).arg(&keys.meta_prefix);
+        call.arg(MOVE_CHUNK).arg(self.options.max_lost);
+        let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
+        Ok(Recovered { requeued, poisoned, more })
+    }
+
+    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::COMPLETE.prepare_invoke();
+        call.key(&self.inflight).key(&keys.done).key(&keys.ended_done).key(&keys.data);
+        call.arg(&*lease.id).arg(&*lease.token).arg(&keys.meta_prefix).arg(&keys.history_prefix).arg(result);
+        call.arg(millis(self.options.keep_completed_for)).arg(self.options.keep_completed_count);
+        Ok(settled(self.connection.invoke(&call).await?))
+    }
+
+    async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+        let mut call = scripts::RETRY_AT.prepare_invoke();
+        call.key(&self.inflight).key(&self.keys.scheduled);
+        call.arg(&*lease.id).arg(&*lease.token).arg(&self.keys.meta_prefix).arg(&self.keys.history_prefix);
+        call.arg(millis(later.delay)).arg(u8::from(later.counts)).arg(later.reason).arg(line(later.note)?);
+        Ok(settled(self.connection.invoke(&call).await?))
+    }
+
+    async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::FAIL.prepare_invoke();
+        call.key(&self.inflight).key(&keys.dead).key(&keys.ended_dead);
+        call.arg(&*lease.id).arg(&*lease.token).arg(&keys.meta_prefix).arg(&keys.history_prefix);
+        call.arg(err_result(reason)?).arg(reason).arg(line(note)?);
+        Ok(settled(self.connection.invoke(&call).await?))
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<(), BrokerError> {
+        for chunk in leases.chunks(MOVE_CHUNK) {
+            let mut call = scripts::RELEASE.prepare_invoke();
+            call.key(&self.inflight).key(&self.keys.active).arg(&self.keys.meta_prefix);
+            for lease in chunk {
+                call.arg(&*lease.id).arg(&*lease.token);
+            }
+            let _: u64 = self.connection.invoke(&call).await?;
+        }
+        Ok(())
+    }
+
+    async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>) -> Result<Settled, BrokerError> {
+        let mut call = scripts::PROGRESS.prepare_invoke();
+        call.key(&self.inflight);
+        call.arg(&*lease.id).arg(&*lease.token).arg(&self.keys.meta_prefix).arg(&self.keys.history_prefix);
+        call.arg(percent).arg(line(note)?);
+        Ok(settled(self.connection.invoke(&call).await?))
+    }
+
+    async fn leave(&self) -> Result<(), BrokerError> {
+        let mut call = scripts::LEAVE.prepare_invoke();
+        call.key(&self.inflight).key(&self.keys.active).key(&self.keys.leases).key(&self.keys.workers);
+        call.arg(&self.worker).arg(&self.keys.meta_prefix).arg(MOVE_CHUNK);
+        while self.connection.invoke::<u64>(&call).await? > 0 {}
+        Ok(())
+    }
+
+    async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError> {
+        let envelope = Envelope { kind: job.kind.as_str().to_owned(), data: job.payload };
+        let mut call = scripts::ENQUEUE.prepare_invoke();
+        call.key(&self.keys.data).key(&self.keys.active).key(&self.keys.scheduled);
+        call.arg(job.id).arg(serde_json::to_vec(&envelope)?).arg(&self.keys.meta_prefix);
+        call.arg(job.max_attempts).arg(millis(job.delay));
+        Ok(self.connection.invoke(&call).await?)
+    }
+
+    async fn counts(&self) -> Result<Counts, BrokerError> {
+        self.count_jobs().await
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
+        self.find_job(id).await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {
+        let mut pipeline = redis::pipe();
+        if paused {
+            pipeline.set(&self.keys.paused, 1);
+        } else {
+            pipeline.del(&self.keys.paused);
+        }
+        Ok(self.connection.query(pipeline.ignore()).await?)
+    }
+}
+
+fn settled(applied: bool) -> Settled {
+    if applied { Settled::Applied } else { Settled::Lost }
+}
+
+/// Whole milliseconds, never cut to a time-out of zero by an absurd duration.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
+
+/// The failed result as `apalis_redis` reads it: `Result<_, String>`.
+fn err_result(reason: &str) -> Result<String, BrokerError> {
+    Ok(serde_json::to_string(&Err::<(), _>(reason))?)
+}
+
+fn line(note: Option<&Note>) -> Result<String, BrokerError> {
+    Ok(note.map(serde_json::to_string).transpose()?.unwrap_or_default())
+}

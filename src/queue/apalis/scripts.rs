@@ -1,0 +1,25 @@
+//! The scripts of the apalis layout: `common.lua` in front of each operation's file.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+macro_rules! script {
+    ($($name:ident = $file:literal;)*) => {$(
+        pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), include_str!($file))));
+    )*};
+}
+
+script! {
+    CLAIM = "claim.lua";
+    RENEW = "renew.lua";
+    RECOVER = "recover.lua";
+    COMPLETE = "complete.lua";
+    RETRY_AT = "retry_at.lua";
+    FAIL = "fail.lua";
+    RELEASE = "release.lua";
+    PROGRESS = "progress.lua";
+    LEAVE = "leave.lua";
+    ENQUEUE = "enqueue.lua";
+}

@@ -1,0 +1,132 @@
+//! Waiting for work without polling for it.
+//!
+//! The waiter reads the keys that say whether there is work, over a socket with client tracking on: Redis remembers
+//! that we read them, and pushes one message when any of them changes, whoever changes it. So a push by any producer
+//! is seen within a round trip, while an idle queue costs a handful of commands every ten seconds. Reading and
+//! arming are one step, so no change falls between them.
+
+use std::time::Duration;
+
+use redis::{PushInfo, PushKind, aio::MultiplexedConnection};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::{connection::Connection, keys::ApalisKeys, queue::BrokerError};
+
+/// How often a Redis (or a proxy) without client tracking is asked.
+const POLL: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    connection: Connection,
+    reading: redis::Pipeline,
+    mode: Mutex<Mode>,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Closed,
+    Tracking(Listener),
+    /// Redis knows no client tracking.
+    Polling,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: MultiplexedConnection,
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+}
+
+/// TIME, EXISTS active, EXISTS paused, the first of scheduled.
+type Reading = ((u64, u64), bool, bool, Vec<(redis::Value, f64)>);
+
+impl Waiter {
+    pub(super) fn new(connection: Connection, keys: &ApalisKeys) -> Self {
+        let mut reading = redis::pipe();
+        reading.cmd("TIME").exists(&keys.active).exists(&keys.paused);
+        reading.zrange_withscores(&keys.scheduled, 0, 0);
+        Self { connection, reading, mode: Mutex::new(Mode::Closed) }
+    }
+
+    /// Returns when there may be work, or after `limit`.
+    pub(super) async fn wait(&self, limit: Duration) -> Result<(), BrokerError> {
+        let mut mode = self.mode.lock().await;
+        if matches!(*mode, Mode::Closed) {
+            *mode = self.listen().await?;
+        }
+        let Mode::Tracking(listener) = &mut *mode else {
+            tokio::time::sleep(POLL.min(limit)).await;
+            return Ok(());
+        };
+        let outcome = listener.wait(&self.reading, limit).await;
+        if outcome.is_err() {
+            *mode = Mode::Closed;
+        }
+        outcome
+    }
+
+    async fn listen(&self) -> Result<Mode, BrokerError> {
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let mut socket = match self.connection.listener(sender).await {
+            Ok(socket) => socket,
+            Err(error) if !error.is_io_error() && !error.is_timeout() && is_unknown(&error) => {
+                return Ok(Self::poll(&error));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match redis::cmd("CLIENT").arg("TRACKING").arg("ON").query_async::<()>(&mut socket).await {
+            Ok(()) => Ok(Mode::Tracking(Listener { socket, pushes })),
+            Err(error) if is_unknown(&error) => Ok(Self::poll(&error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn poll(error: &redis::RedisError) -> Mode {
+        tracing::warn!(%error, "Redis offers no client tracking: new jobs are looked for once a second");
+        Mode::Polling
+    }
+}
+
+/// Whether Redis answered that it does not know or does not allow what it was asked.
+fn is_unknown(error: &redis::RedisError) -> bool {
+    use redis::{ErrorKind, ServerErrorKind};
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoPerm)
+            | ErrorKind::Extension
+            | ErrorKind::RESP3NotSupported
+    )
+}
+
+impl Listener {
+    async fn wait(&mut self, reading: &redis::Pipeline, limit: Duration) -> Result<(), BrokerError> {
+        // What was announced before is about what we are going to read now.
+        while let Ok(push) = self.pushes.try_recv() {
+            heed(&push)?;
+        }
+        let ((seconds, micros), active, paused, scheduled): Reading = reading.query_async(&mut self.socket).await?;
+        let pause = match scheduled.first() {
+            _ if paused => limit,
+            _ if active => return Ok(()),
+            Some((_, due)) => {
+                let now = seconds as f64 + micros as f64 / 1e6;
+                // Clamped first: a score can be any number, infinity too.
+                Duration::from_secs_f64((due - now).clamp(0.0, limit.as_secs_f64()))
+            }
+            None => limit,
+        };
+        match tokio::time::timeout(pause, self.pushes.recv()).await {
+            Ok(Some(push)) => heed(&push),
+            Ok(None) => Err(BrokerError::Redis(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into())),
+            Err(_elapsed) => Ok(()),
+        }
+    }
+}
+
+fn heed(push: &PushInfo) -> Result<(), BrokerError> {
+    match push.kind {
+        PushKind::Disconnection => {
+            Err(BrokerError::Redis(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()))
+        }
+        _ => Ok(()),
+    }
+}

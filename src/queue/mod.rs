@@ -1,0 +1,292 @@
+//! Queues: the trait [`Broker`], which knows how one queue is kept in Redis, and what travels through it.
+//!
+//! A broker is driven by the worker's claim, renew and ack loops. It holds no job state of its own: every operation
+//! is one atomic script, safe to send again after a lost answer, and fenced by the token of the claim, so that a
+//! replica that lost a job cannot write to it any more.
+
+pub mod apalis;
+mod claims;
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jobs::JobType;
+use redis::RedisError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use claims::ClaimNumber;
+
+/// How a queue is laid out in Redis, and so who else can read and write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// That of `apalis_redis::RedisStorage`.
+    Apalis,
+}
+
+impl Layout {
+    /// Its name in `QUEUES`, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Apalis => "apalis",
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no layout.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no queue layout (apalis)")]
+pub struct UnknownLayout(String);
+
+impl FromStr for Layout {
+    type Err = UnknownLayout;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Apalis].into_iter().find(|l| l.as_str() == name).ok_or_else(|| UnknownLayout(name.to_owned()))
+    }
+}
+
+/// One claim of one job: the job's id and the token that fences every later write.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The job's id, unique in its queue.
+    pub id: Arc<str>,
+    /// Unique to the claim.
+    pub token: Arc<str>,
+}
+
+/// A claimed job, as the queue handed it out. The payload is raw: whether it makes sense is the handler's question.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// What this replica holds.
+    pub lease: Lease,
+    /// The payload; `None` when the queue knows an id without one.
+    pub payload: Option<Bytes>,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// How many attempts the producer allows.
+    pub max_attempts: u32,
+    /// How long the job has been made to wait by limits and breakers so far.
+    pub waited: Duration,
+}
+
+/// What a write of an outcome came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The outcome stands, now or since an earlier send of the same call.
+    Applied,
+    /// The job is not ours any more: nothing was written.
+    Lost,
+}
+
+/// Puts a job off.
+#[derive(Debug, Clone)]
+pub struct Later<'a> {
+    /// From now, by Redis's clock.
+    pub delay: Duration,
+    /// Whether this delivery used up one of the job's attempts.
+    pub counts: bool,
+    /// Why, for whoever asks what the job waits for.
+    pub reason: &'a str,
+    /// What happened, for the job's history.
+    pub note: Option<&'a Note>,
+}
+
+/// One line of a job's history: an attempt that failed. Redis adds the time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// The delivery, from 1.
+    pub attempt: u32,
+    /// The try within the delivery, from 1; 0 when the job failed outside of a provider call.
+    pub r#try: u32,
+    /// [`jobs::Class`], by name.
+    pub class: String,
+    /// What went wrong.
+    pub cause: String,
+    /// Wait before the next try, ms; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub delay_ms: Option<u64>,
+    /// Which replica ran it.
+    pub replica: String,
+}
+
+/// What a sweep for orphaned jobs found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Put back, to be claimed again.
+    pub requeued: u64,
+    /// Failed, because too many deliveries ended without an outcome.
+    pub poisoned: u64,
+    /// Whether another sweep would find more.
+    pub more: bool,
+}
+
+/// How many jobs a queue holds in each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Ready to run.
+    pub waiting: u64,
+    /// Claimed.
+    pub active: u64,
+    /// Ended well, and still kept.
+    pub completed: u64,
+    /// Dead letters.
+    pub failed: u64,
+    /// Waiting for a time.
+    pub delayed: u64,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Ready to run.
+    Waiting,
+    /// Waiting for a time.
+    Delayed,
+    /// Claimed by a replica.
+    Active,
+    /// Ended well.
+    Completed,
+    /// Dead letter.
+    Failed,
+}
+
+/// A job as an onlooker sees it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobView {
+    /// The job's id.
+    pub id: String,
+    /// Where it stands.
+    pub state: State,
+    /// 0 to 100.
+    pub progress: u8,
+    /// Attempts used up.
+    pub attempts_made: u32,
+    /// The result of a completed job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// Why the job failed, or why it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Failed attempts so far, oldest first.
+    pub history: Vec<HistoryLine>,
+}
+
+/// A [`Note`] with its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryLine {
+    /// When, ms since 1970 by Redis's clock.
+    pub at: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub note: Note,
+}
+
+/// A job to enqueue.
+#[derive(Debug, Clone)]
+pub struct NewJob<'a> {
+    /// Unique in the queue; enqueueing it again does nothing.
+    pub id: &'a str,
+    /// Its type.
+    pub kind: JobType,
+    /// Its payload, JSON.
+    pub payload: &'a serde_json::value::RawValue,
+    /// Attempts before it becomes a dead letter.
+    pub max_attempts: u32,
+    /// Not before this long from now.
+    pub delay: Duration,
+}
+
+/// Why a broker could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Redis is away, or refused.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    /// This worker's lease has run out: renew before claiming.
+    #[error("this worker holds no lease on the queue")]
+    Unleased,
+    /// A job cannot be written down.
+    #[error("job: {0}")]
+    Job(#[from] serde_json::Error),
+}
+
+impl BrokerError {
+    /// Whether Redis itself answered with an error that will not go away by asking again: a key of a wrong type,
+    /// say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
+    pub fn is_refusal(&self) -> bool {
+        use redis::{ErrorKind, ServerErrorKind};
+        match self {
+            Self::Redis(error) => matches!(
+                error.kind(),
+                ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::UnexpectedReturnType
+            ),
+            Self::Unleased => false,
+            Self::Job(_) => true,
+        }
+    }
+}
+
+/// One queue in Redis, seen by one replica.
+///
+/// Every operation is one round trip unless it says otherwise, has a deadline, and may be sent again.
+#[async_trait]
+pub trait Broker: Send + Sync + fmt::Debug {
+    /// The queue's name.
+    fn queue(&self) -> &str;
+
+    /// How it is laid out.
+    fn layout(&self) -> Layout;
+
+    /// Returns when there may be something to claim, or after `limit`.
+    async fn wait(&self, limit: Duration) -> Result<(), BrokerError>;
+
+    /// Claims up to `count` jobs. The same `number` again returns the same jobs: nothing is claimed twice because an
+    /// answer was lost.
+    async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError>;
+
+    /// Renews this replica's lease on the queue, and returns those of `held` that it has lost.
+    async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError>;
+
+    /// Puts back a chunk of what dead replicas held.
+    async fn recover(&self) -> Result<Recovered, BrokerError>;
+
+    /// Ends a job well. `result` is JSON.
+    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError>;
+
+    /// Puts a job off.
+    async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;
+
+    /// Makes a job a dead letter.
+    async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError>;
+
+    /// Puts jobs back where they were, next in line, as if they had not been claimed.
+    async fn release(&self, leases: &[Lease]) -> Result<(), BrokerError>;
+
+    /// Reports progress in percent, and a failed attempt.
+    async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>) -> Result<Settled, BrokerError>;
+
+    /// Gives up this replica's lease, and puts back whatever it still holds.
+    async fn leave(&self) -> Result<(), BrokerError>;
+
+    /// Adds a job; `false` when its id is known already.
+    async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError>;
+
+    /// Counts the jobs in each state.
+    async fn counts(&self) -> Result<Counts, BrokerError>;
+
+    /// Looks up a job.
+    async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
+
+    /// Stops or resumes handing out jobs, for every replica.
+    async fn set_paused(&self, paused: bool) -> Result<(), BrokerError>;
+}

@@ -1,0 +1,280 @@
+//! A stand-in for the providers: OpenAI chat completions, Azure Speech pronunciation assessment, Azure Vision
+//! (Image Analysis 4.0 and Read 3.2). It checks requests as they do, answers in their shapes, goes wrong on demand
+//! and remembers what it was asked. Used by the demo, by `backend-worker simulate` and by the tests.
+//!
+//! Its answers are drawn from their requests, so that one job's answer can be told from another's, and are the
+//! same in each run. It is no secret and guards none: bind it to the loopback interface.
+//!
+//! # Layout
+//! - `server`: connections and the route table. `exchange`: the course of one request, the same for all providers.
+//! - `openai` with `schema`, `speech`, `vision`, and `azure` for what the latter two share: checks and answers.
+//! - [`Fault`]: what can go wrong; [`Faults`]: what will. [`Journal`]: what was asked. `control`: both over HTTP, under `/_sim/`.
+//! - `digest`: the hashes by which an answer is recognised.
+
+mod azure;
+mod control;
+mod digest;
+mod exchange;
+mod fault;
+mod faults;
+mod journal;
+mod openai;
+mod schema;
+mod server;
+mod speech;
+mod vision;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tracing::warn;
+
+pub use fault::{Fault, FaultError, Recognition};
+pub use faults::{Faults, MAX_PENDING};
+pub use journal::{Counts, Entry, Journal, KEPT};
+
+/// Whose part the simulator plays. The names are those of the job crate's providers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// OpenAI chat completions.
+    #[serde(rename = "openai")]
+    OpenAi,
+    /// Azure Speech.
+    AzureSpeech,
+    /// Azure Vision.
+    AzureVision,
+}
+
+impl Provider {
+    /// Every provider.
+    pub const ALL: [Self; 3] = [Self::OpenAi, Self::AzureSpeech, Self::AzureVision];
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenAi => "openai",
+            Self::AzureSpeech => "azure-speech",
+            Self::AzureVision => "azure-vision",
+        })
+    }
+}
+
+/// How the simulator behaves.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The keys that it accepts.
+    pub keys: Keys,
+    /// Time that each answer takes.
+    pub latency: Duration,
+    /// Seed of the random faults and of the ids.
+    pub seed: u64,
+    /// Share of requests that fail at random, 0 to 1: see [`Faults::set_random_share`].
+    pub random_faults: f64,
+}
+
+/// The keys that the simulator accepts.
+#[derive(Clone)]
+pub struct Keys {
+    /// Bearer key of OpenAI, by default `sim-openai-key`.
+    pub openai: String,
+    /// Subscription key of Azure Speech, by default `sim-speech-key`.
+    pub speech: String,
+    /// Subscription key of Azure Vision, by default `sim-vision-key`.
+    pub vision: String,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            openai: "sim-openai-key".to_owned(),
+            speech: "sim-speech-key".to_owned(),
+            vision: "sim-vision-key".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Someone may have put a real key here.
+        f.write_str("Keys(..)")
+    }
+}
+
+/// State of one simulator, shared by its connections.
+struct Shared {
+    addr: SocketAddr,
+    keys: Keys,
+    seed: u64,
+    latency_ms: AtomicU64,
+    journal: Journal,
+    faults: Faults,
+    operations: vision::Operations,
+}
+
+impl Shared {
+    fn latency(&self) -> Duration {
+        Duration::from_millis(self.latency_ms.load(Ordering::Relaxed))
+    }
+
+    fn set_latency(&self, latency: Duration) {
+        let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        self.latency_ms.store(ms, Ordering::Relaxed);
+    }
+}
+
+/// Where a simulator listens, what it was asked and what will go wrong. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// The address that it listens on.
+    pub fn addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+
+    /// Base URL of OpenAI, `http://…/v1`.
+    pub fn openai_base_url(&self) -> String {
+        format!("{}/v1", self.url())
+    }
+
+    /// Endpoint of Azure Speech, as a region's host: `/speech/recognition/…` follows. A resource's endpoint, with
+    /// `/stt` appended, works as well.
+    pub fn speech_endpoint(&self) -> String {
+        self.url()
+    }
+
+    /// Endpoint of Azure Vision.
+    pub fn vision_endpoint(&self) -> String {
+        self.url()
+    }
+
+    /// What was asked.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// What will go wrong.
+    pub fn faults(&self) -> &Faults {
+        &self.0.faults
+    }
+
+    /// Sets the time that each answer takes from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.0.set_latency(latency);
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.0.addr)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("addr", &self.0.addr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A simulator that listens, and does not answer until [`serve`](Simulator::serve) or
+/// [`spawn`](Simulator::spawn).
+#[derive(Debug)]
+pub struct Simulator {
+    listener: TcpListener,
+    handle: Handle,
+}
+
+impl Deref for Simulator {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Simulator {
+    /// Listens on the address; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// When the address cannot be bound; [`io::ErrorKind::InvalidInput`] when the share of random faults is not
+    /// between 0 and 1.
+    pub async fn bind(addr: SocketAddr, options: Options) -> io::Result<Self> {
+        let faults = Faults::new(options.seed, options.random_faults)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let listener = TcpListener::bind(addr).await?;
+        let shared = Shared {
+            addr: listener.local_addr()?,
+            keys: options.keys,
+            seed: options.seed,
+            latency_ms: AtomicU64::default(),
+            journal: Journal::new(),
+            faults,
+            operations: vision::Operations::default(),
+        };
+        shared.set_latency(options.latency);
+        Ok(Self {
+            listener,
+            handle: Handle(Arc::new(shared)),
+        })
+    }
+
+    /// Answers until `shutdown` resolves. Requests still in progress then are cut off, as when a provider's
+    /// machine goes away.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        server::run(self.listener, self.handle.0, shutdown).await;
+    }
+
+    /// Answers in a task of its own.
+    pub fn spawn(self) -> Running {
+        let handle = self.handle.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(self.serve(async {
+            // A dropped sender stops the simulator too.
+            let _ = stopped.await;
+        }));
+        Running { handle, stop, task }
+    }
+}
+
+/// A simulator at work. Stops when dropped.
+#[derive(Debug)]
+pub struct Running {
+    handle: Handle,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops, and returns once the port is closed.
+    pub async fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.task.await {
+            warn!(%error, "simulator: ended badly");
+        }
+    }
+}
+
+impl Deref for Running {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}

@@ -1,0 +1,258 @@
+//! OpenAI chat completions: an answer that satisfies the schema of its request, and the errors. The checks are in
+//! `check`.
+
+mod check;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::Uri;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Fault, digest,
+    exchange::{Answer, Ask},
+    schema,
+};
+
+/// Largest `max_completion_tokens`.
+const MAX_COMPLETION: u64 = 16_384;
+
+/// Requests and tokens a minute that the headers speak of. Not enforced: limits are a matter of faults.
+const LIMITS: (u64, u64) = (10_000, 2_000_000);
+
+/// POST /v1/chat/completions.
+pub(super) fn chat(ask: &Ask<'_>) -> Answer {
+    let answer = check::request(ask)
+        .map(|request| complete(ask, &request))
+        .unwrap_or_else(|refusal| refusal);
+    let spent = answer.body.len() as u64 / 4;
+    answer
+        .with("x-request-id", request_id(ask))
+        .with("openai-processing-ms", 1)
+        .with("openai-version", "2020-10-01")
+        .with("x-ratelimit-limit-requests", LIMITS.0)
+        .with("x-ratelimit-remaining-requests", LIMITS.0 - 1)
+        .with("x-ratelimit-reset-requests", "6ms")
+        .with("x-ratelimit-limit-tokens", LIMITS.1)
+        .with("x-ratelimit-remaining-tokens", LIMITS.1.saturating_sub(spent))
+        .with(
+            "x-ratelimit-reset-tokens",
+            format!("{}ms", spent * 60_000 / LIMITS.1),
+        )
+}
+
+/// GET /v1/models: free of charge, so clients use it to see whether the key is good.
+pub(super) fn models(ask: &Ask<'_>) -> Answer {
+    if let Err(refusal) = check::key(ask) {
+        return refusal;
+    }
+    let model = |id| json!({"id": id, "object": "model", "created": 1_721_172_741, "owned_by": "system"});
+    let data = ["gpt-4o-mini", "gpt-4o", "gpt-4.1-mini"].map(model);
+    Answer::json(200, &json!({"object": "list", "data": data})).with("x-request-id", request_id(ask))
+}
+
+/// The error that OpenAI sends with a status.
+pub(super) fn refuse(status: u16) -> Answer {
+    let (kind, code, message) = match status {
+        401 => (
+            "invalid_request_error",
+            Some("invalid_api_key"),
+            "Incorrect API key provided.",
+        ),
+        403 => (
+            "invalid_request_error",
+            Some("unsupported_country_region_territory"),
+            "Not supported.",
+        ),
+        404 => (
+            "invalid_request_error",
+            Some("model_not_found"),
+            "The model does not exist or you have no access.",
+        ),
+        429 => (
+            "requests",
+            Some("rate_limit_exceeded"),
+            "Rate limit reached for requests per min (RPM).",
+        ),
+        503 => (
+            "service_unavailable",
+            None,
+            "The engine is currently overloaded, please try again later.",
+        ),
+        500.. => (
+            "server_error",
+            None,
+            "The server had an error while processing your request. Sorry about that!",
+        ),
+        _ => ("invalid_request_error", None, "The request is not valid."),
+    };
+    error(status, kind, code, None, message)
+}
+
+/// 404 for a path that is not there.
+pub(super) fn unknown_url(uri: &Uri) -> Answer {
+    error(
+        404,
+        "invalid_request_error",
+        None,
+        None,
+        &format!("Invalid URL ({})", uri.path()),
+    )
+}
+
+/// 429, too fast.
+pub(super) fn rate_limited(retry_after: f64) -> Answer {
+    let message = format!(
+        "Rate limit reached for gpt-4o-mini in organization org-sim on requests per min (RPM): Limit {0}, Used \
+         {0}, Requested 1. Please try again in {retry_after}s.",
+        LIMITS.0
+    );
+    error(429, "requests", Some("rate_limit_exceeded"), None, &message)
+        .with("retry-after", retry_after)
+        .with("retry-after-ms", (retry_after * 1000.0).ceil())
+        .with("x-ratelimit-limit-requests", LIMITS.0)
+        .with("x-ratelimit-remaining-requests", 0)
+        .with("x-ratelimit-reset-requests", format!("{retry_after}s"))
+}
+
+/// 429, not paid.
+pub(super) fn out_of_quota() -> Answer {
+    let message = "You exceeded your current quota, please check your plan and billing details.";
+    error(
+        429,
+        "insufficient_quota",
+        Some("insufficient_quota"),
+        None,
+        message,
+    )
+}
+
+fn error(status: u16, kind: &str, code: Option<&str>, param: Option<&str>, message: &str) -> Answer {
+    let error = json!({"message": message, "type": kind, "param": param, "code": code});
+    Answer::json(status, &json!({"error": error}))
+}
+
+fn invalid(param: &str, code: Option<&str>, message: &str) -> Answer {
+    error(400, "invalid_request_error", code, Some(param), message)
+}
+
+fn request_id(ask: &Ask<'_>) -> String {
+    format!("req_{}", digest::hex(digest::mix(ask.shared.seed ^ ask.seq)))
+}
+
+fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
+    let user = last_user_message(request);
+    let seed = schema::Seed::new(&user, wanted_count(request));
+    let format = request.get("response_format").unwrap_or(&Value::Null);
+    let mut content = match format["type"].as_str() {
+        Some("json_schema") => schema::fill(&format["json_schema"]["schema"], &seed).to_string(),
+        Some("json_object") => json!({"text": seed.sentence()}).to_string(),
+        _ => seed.sentence(),
+    };
+    let mut finish = "stop";
+    let cap = ["max_completion_tokens", "max_tokens"]
+        .into_iter()
+        .find_map(|name| request.get(name)?.as_u64());
+    let mut room = cap.unwrap_or(MAX_COMPLETION);
+    if let Some(Fault::Length) = ask.fault {
+        room = room.min(tokens(&content) / 2);
+    }
+    if tokens(&content) > room {
+        finish = "length";
+        content = content
+            .chars()
+            .take(usize::try_from(room * 4).unwrap_or(usize::MAX))
+            .collect();
+    }
+    let (mut content, mut refusal) = (Value::String(content), Value::Null);
+    match ask.fault {
+        Some(Fault::Refusal) => {
+            (content, refusal) = (Value::Null, json!("I'm sorry, I can't assist with that request."));
+        }
+        Some(Fault::ContentFilter) => (content, finish) = (Value::Null, "content_filter"),
+        _ => {}
+    }
+    let prompt = prompt_tokens(request);
+    let completion = tokens(content.as_str().or(refusal.as_str()).unwrap_or_default());
+    let mut answer = json!({
+        "id": format!("chatcmpl-{}", digest::hex(digest::mix(ask.shared.seed ^ ask.seq))),
+        "object": "chat.completion",
+        "created": SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs(),
+        "model": request.get("model"),
+        "choices": [{
+            "index": 0,
+            "message": {"role": "assistant", "content": content, "refusal": refusal, "annotations": []},
+            "logprobs": null,
+            "finish_reason": finish,
+        }],
+        "service_tier": "default",
+        "system_fingerprint": "fp_simulator",
+    });
+    if !matches!(ask.fault, Some(Fault::NoUsage)) {
+        answer["usage"] = json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        });
+    }
+    Answer::json(200, &answer)
+}
+
+/// Four characters make a token, by and large.
+fn tokens(text: &str) -> u64 {
+    (text.chars().count() as u64).div_ceil(4)
+}
+
+fn prompt_tokens(request: &Map<String, Value>) -> u64 {
+    let schema = request
+        .get("response_format")
+        .map_or(0, |format| tokens(&format.to_string()));
+    messages(request)
+        .map(|message| tokens(&text_of(message)) + 4)
+        .sum::<u64>()
+        + schema
+}
+
+fn messages(request: &Map<String, Value>) -> impl DoubleEndedIterator<Item = &Value> {
+    request
+        .get("messages")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+/// The text of a message, whether plain or in parts.
+fn text_of(message: &Value) -> String {
+    match &message["content"] {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts
+            .iter()
+            .filter_map(|part| part["text"].as_str())
+            .collect::<Vec<_>>()
+            .join("\n"),
+        _ => String::new(),
+    }
+}
+
+fn last_user_message(request: &Map<String, Value>) -> String {
+    messages(request)
+        .rev()
+        .find(|message| message["role"] == "user")
+        .map(text_of)
+        .unwrap_or_default()
+}
+
+/// How many flashcards the prompt asks for, by its first "N flashcards": 20 unless it says so, at most 100.
+fn wanted_count(request: &Map<String, Value>) -> usize {
+    let asked = messages(request).find_map(|message| {
+        let text = text_of(message).to_lowercase();
+        text.match_indices("flashcard").find_map(|(at, _)| {
+            // The number may be followed by an adjective or two: "12 new flashcards".
+            let before = text[..at].split_whitespace().rev().take(3);
+            before
+                .map_while(|word| word.chars().all(|c| c.is_alphanumeric()).then_some(word))
+                .find_map(|w| w.parse().ok())
+        })
+    });
+    asked.unwrap_or(20).clamp(1, 100)
+}

@@ -1,0 +1,180 @@
+//! Azure Vision: answers and checks of both services.
+
+use super::*;
+
+const READ: &str = "/vision/v3.2/read/analyze";
+
+#[tokio::test]
+async fn analysis_reads_which_image_it_was() {
+    let bench = Bench::new().await;
+    let response = bench.analyze(png(640, 480, "one")).send().await.unwrap();
+    assert!(response.headers().contains_key("apim-request-id"));
+    let answer = json_of(response, 200).await;
+    assert_eq!(answer["metadata"], json!({"width": 640, "height": 480}));
+    let line = &answer["readResult"]["blocks"][0]["lines"][0];
+    let text = line["text"].as_str().unwrap();
+    assert!(text.starts_with("image ") && text.ends_with(" 640x480"), "{text}");
+    assert_eq!(line["boundingPolygon"].as_array().unwrap().len(), 4);
+    assert_eq!(line["words"].as_array().unwrap().len(), 3);
+    let other = send(bench.analyze(png(640, 480, "two")), 200).await;
+    assert_ne!(other["readResult"]["blocks"][0]["lines"][0]["text"], text);
+}
+
+#[tokio::test]
+async fn images_are_really_looked_at() {
+    let bench = Bench::new().await;
+    for path in [
+        READ,
+        "/computervision/imageanalysis:analyze?api-version=2024-02-01&features=read",
+    ] {
+        for (image, code) in [
+            (png(49, 100, ""), "InvalidImageSize"),
+            (png(100, 16_001, ""), "InvalidImageSize"),
+            (b"not an image".to_vec(), "InvalidImageFormat"),
+            (b"\x89PNG\r\n\x1a\n".to_vec(), "InvalidImageFormat"),
+            (Vec::new(), "InvalidImageFormat"),
+        ] {
+            let answer = send(bench.vision(path, image), 400).await;
+            assert_eq!(answer["error"]["innererror"]["code"], code);
+        }
+        let url = bench.vision(path, Vec::new()).build().unwrap();
+        let send_as = |kind: &'static str, body: Vec<u8>| {
+            let mut request = url.try_clone().unwrap();
+            request
+                .headers_mut()
+                .insert("content-type", kind.parse().unwrap());
+            *request.body_mut() = Some(body.into());
+            bench.http.execute(request)
+        };
+        assert_eq!(
+            send_as("text/plain", png(99, 99, "")).await.unwrap().status(),
+            415
+        );
+        let by_url = send_as(
+            "application/json",
+            b"{\"url\":\"https://example.org/a.png\"}".to_vec(),
+        )
+        .await;
+        assert_eq!(
+            json_of(by_url.unwrap(), 400).await["error"]["innererror"]["code"],
+            "InvalidImageUrl"
+        );
+    }
+    send(bench.vision(READ, png(12_000, 100, "")), 400).await;
+    send(bench.analyze(png(12_000, 100, "")), 200).await;
+}
+
+#[tokio::test]
+async fn wrong_queries_are_refused() {
+    let bench = Bench::new().await;
+    for query in [
+        "features=read",
+        "api-version=2019-01-01&features=read",
+        "api-version=2024-02-01",
+        "api-version=2024-02-01&features=tags",
+    ] {
+        let path = format!("/computervision/imageanalysis:analyze?{query}");
+        assert_eq!(
+            send(bench.vision(&path, png(99, 99, "")), 400).await["error"]["code"],
+            "InvalidRequest"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_refused() {
+    let bench = Bench::new().await;
+    let mut wrong = bench.analyze(png(99, 99, "")).build().unwrap();
+    wrong
+        .headers_mut()
+        .insert("Ocp-Apim-Subscription-Key", "wrong".parse().unwrap());
+    let answer = json_of(bench.http.execute(wrong).await.unwrap(), 401).await;
+    assert_eq!(answer["error"]["code"], "401");
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("invalid subscription key")
+    );
+    send(bench.http.post(bench.url(READ)), 401).await;
+    send(
+        bench.http.get(bench.url("/vision/v3.2/read/analyzeResults/x")),
+        401,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn read_runs_until_it_has_succeeded() {
+    let bench = Bench::new().await;
+    let accepted = bench
+        .vision(READ, png(300, 200, "job-read-7"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(accepted.status(), 202);
+    let place = accepted.headers()["operation-location"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        place.starts_with(&bench.url("/vision/v3.2/read/analyzeResults/")),
+        "{place}"
+    );
+    let poll = || {
+        bench
+            .http
+            .get(&place)
+            .header("Ocp-Apim-Subscription-Key", "sim-vision-key")
+    };
+    for status in ["notStarted", "running"] {
+        let answer = send(poll(), 200).await;
+        assert_eq!(answer["status"], status);
+        assert!(answer.get("analyzeResult").is_none());
+    }
+    for _ in 0..2 {
+        let answer = send(poll(), 200).await;
+        assert_eq!(answer["status"], "succeeded");
+        let page = &answer["analyzeResult"]["readResults"][0];
+        assert!(page["lines"][0]["text"].as_str().unwrap().ends_with(" 300x200"));
+    }
+    let markers: Vec<String> = bench
+        .sim
+        .journal()
+        .of(Provider::AzureVision)
+        .into_iter()
+        .map(|entry| entry.marker)
+        .collect();
+    assert_eq!(markers, ["job-read-7"; 5], "a poll goes by the name of its image");
+
+    let unknown = format!("{place}0");
+    let unknown = bench
+        .http
+        .get(unknown)
+        .header("Ocp-Apim-Subscription-Key", "sim-vision-key");
+    send(unknown, 404).await;
+}
+
+#[tokio::test]
+async fn an_image_above_twenty_mebibytes_is_too_large() {
+    let bench = Bench::new().await;
+    let mut image = png(99, 99, "");
+    image.resize(20_971_520, 0);
+    send(bench.analyze(image.clone()), 200).await;
+    image.push(0);
+    // The answer may come while the image is still being sent: the journal knows in any case.
+    let _ = bench.analyze(image).send().await;
+    let answered = |count| {
+        bench
+            .sim
+            .journal()
+            .wait_until(move |j| j.counts(Provider::AzureVision).statuses.len() == count)
+    };
+    tokio::time::timeout(Duration::from_secs(10), answered(2))
+        .await
+        .unwrap();
+    assert_eq!(
+        bench.sim.journal().counts(Provider::AzureVision).statuses[&413],
+        1
+    );
+}

@@ -1,0 +1,262 @@
+//! Azure Vision: Image Analysis 4.0 in one answer, Read 3.2 in an operation to be polled.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use axum::extract::Query;
+use imagesize::{ImageSize, ImageType};
+use serde_json::{Value, json};
+
+use super::{
+    azure, digest,
+    exchange::{Answer, Ask},
+};
+
+/// Versions of Image Analysis that read text.
+const VERSIONS: [&str; 3] = ["2023-10-01", "2024-02-01", "2024-02-01-preview"];
+
+/// Polls that find a Read operation unfinished: `notStarted` at the first, `running` at the second.
+const UNFINISHED: [&str; 2] = ["notStarted", "running"];
+
+/// Operations that are remembered.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// Where operations are polled.
+const RESULTS: &str = "/vision/v3.2/read/analyzeResults/";
+
+/// The Read operations.
+#[derive(Default)]
+pub(super) struct Operations(Mutex<VecDeque<Operation>>);
+
+struct Operation {
+    id: String,
+    marker: String,
+    lines: [String; 2],
+    size: ImageSize,
+    polls: usize,
+}
+
+impl Operations {
+    /// The journal's name for the image whose operation this path polls.
+    pub(super) fn marker(&self, path: &str) -> Option<String> {
+        let id = path.strip_prefix(RESULTS)?;
+        self.all()
+            .iter()
+            .find(|operation| operation.id == id)
+            .map(|operation| operation.marker.clone())
+    }
+
+    fn all(&self) -> MutexGuard<'_, VecDeque<Operation>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// 429. Vision names the time in the text alone.
+pub(super) fn rate_limited(retry_after: f64) -> Answer {
+    let message = format!(
+        "Requests to the ComputerVision API have exceeded the rate limit of your current pricing tier. Please \
+         retry after {} seconds.",
+        retry_after.ceil()
+    );
+    azure::error(429, "429", &message)
+}
+
+/// POST /computervision/imageanalysis:analyze.
+pub(super) fn analyze(ask: &Ask<'_>) -> Answer {
+    try_analyze(ask)
+        .unwrap_or_else(|refusal| refusal)
+        .with("apim-request-id", request_id(ask))
+}
+
+fn try_analyze(ask: &Ask<'_>) -> Result<Answer, Answer> {
+    azure::authorize(ask, &ask.shared.keys.vision)?;
+    let query: Query<HashMap<String, String>> = Query::try_from_uri(&ask.parts.uri)
+        .map_err(|_| azure::error(400, "InvalidRequest", "The query string is not valid."))?;
+    match query.get("api-version").map(String::as_str) {
+        Some(version) if VERSIONS.contains(&version) => {}
+        Some(_) => {
+            return Err(azure::error(
+                400,
+                "InvalidRequest",
+                "The api-version is not supported.",
+            ));
+        }
+        None => {
+            return Err(azure::error(
+                400,
+                "InvalidRequest",
+                "Missing query parameter: api-version.",
+            ));
+        }
+    }
+    if !query
+        .get("features")
+        .is_some_and(|features| features.split(',').any(|name| name == "read"))
+    {
+        let message = "The query parameter features must name read, the one feature that is simulated.";
+        return Err(azure::error(400, "InvalidRequest", message));
+    }
+    let size = check_image(ask, 16_000)?;
+    let lines: Vec<Value> = lines(ask, size)
+        .iter()
+        .enumerate()
+        .map(|(i, text)| line(i, text, size))
+        .collect();
+    Ok(Answer::json(
+        200,
+        &json!({
+            "modelVersion": "2023-10-01",
+            "metadata": {"width": size.width, "height": size.height},
+            "readResult": {"blocks": [{"lines": lines}]},
+        }),
+    ))
+}
+
+fn line(i: usize, text: &str, size: ImageSize) -> Value {
+    let (top, bottom) = (i * 20 + 5, i * 20 + 20);
+    let polygon = json!([
+        {"x": 5, "y": top}, {"x": size.width - 5, "y": top},
+        {"x": size.width - 5, "y": bottom}, {"x": 5, "y": bottom},
+    ]);
+    let words: Vec<Value> = text
+        .split_whitespace()
+        .map(|word| json!({"text": word, "boundingPolygon": polygon, "confidence": 0.99}))
+        .collect();
+    json!({"text": text, "boundingPolygon": polygon, "words": words})
+}
+
+/// POST /vision/v3.2/read/analyze.
+pub(super) fn submit(ask: &Ask<'_>) -> Answer {
+    try_submit(ask)
+        .unwrap_or_else(|refusal| refusal)
+        .with("apim-request-id", request_id(ask))
+}
+
+fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
+    azure::authorize(ask, &ask.shared.keys.vision)?;
+    let size = check_image(ask, 10_000)?;
+    let id = request_id(ask);
+    let place = format!("http://{}{RESULTS}{id}", ask.shared.addr);
+    let mut operations = ask.shared.operations.all();
+    if operations.len() == MAX_OPERATIONS {
+        operations.pop_front();
+    }
+    let (marker, lines) = (ask.marker.to_owned(), lines(ask, size));
+    operations.push_back(Operation {
+        id,
+        marker,
+        lines,
+        size,
+        polls: 0,
+    });
+    let accepted = Answer {
+        status: 202,
+        headers: Vec::new(),
+        body: Default::default(),
+    };
+    Ok(accepted.with("operation-location", place))
+}
+
+/// GET /vision/v3.2/read/analyzeResults/{id}.
+pub(super) fn poll(ask: &Ask<'_>) -> Answer {
+    try_poll(ask)
+        .unwrap_or_else(|refusal| refusal)
+        .with("apim-request-id", request_id(ask))
+}
+
+fn try_poll(ask: &Ask<'_>) -> Result<Answer, Answer> {
+    azure::authorize(ask, &ask.shared.keys.vision)?;
+    let id = ask.parts.uri.path().strip_prefix(RESULTS).unwrap_or_default();
+    let mut operations = ask.shared.operations.all();
+    let Some(operation) = operations.iter_mut().find(|operation| operation.id == id) else {
+        return Err(azure::error(
+            404,
+            "OperationNotFound",
+            "The operation does not exist or has expired.",
+        ));
+    };
+    let times =
+        json!({"createdDateTime": "2026-01-01T00:00:00Z", "lastUpdatedDateTime": "2026-01-01T00:00:01Z"});
+    let mut answer = times;
+    if let Some(status) = UNFINISHED.get(operation.polls) {
+        operation.polls += 1;
+        answer["status"] = json!(status);
+        return Ok(Answer::json(200, &answer));
+    }
+    let lines: Vec<Value> = operation
+        .lines
+        .iter()
+        .map(|text| {
+            let words: Vec<Value> = text
+                .split_whitespace()
+                .map(|word| json!({"text": word, "confidence": 0.99}))
+                .collect();
+            json!({"text": text, "words": words})
+        })
+        .collect();
+    answer["status"] = json!("succeeded");
+    answer["analyzeResult"] = json!({
+        "version": "3.2.0",
+        "modelVersion": "2022-04-30",
+        "readResults": [{
+            "page": 1, "angle": 0, "unit": "pixel", "lines": lines,
+            "width": operation.size.width, "height": operation.size.height,
+        }],
+    });
+    Ok(Answer::json(200, &answer))
+}
+
+fn request_id(ask: &Ask<'_>) -> String {
+    azure::guid(ask.shared.seed, ask.seq)
+}
+
+/// The text that the simulator reads in an image: which image it was.
+fn lines(ask: &Ask<'_>, size: ImageSize) -> [String; 2] {
+    let hash = digest::hex(digest::of(&[ask.body]));
+    [
+        format!("image {hash} {}x{}", size.width, size.height),
+        format!("{} bytes", ask.body.len()),
+    ]
+}
+
+/// Checks type, format and size of the image; `longest` is the longest side, pixels.
+fn check_image(ask: &Ask<'_>, longest: usize) -> Result<ImageSize, Answer> {
+    if ask.is_type("application/json") {
+        let message = "The simulator fetches no image URL: send the bytes.";
+        return Err(inner_error("InvalidImageUrl", message));
+    }
+    if !ask.is_type("application/octet-stream") {
+        return Err(azure::refuse(415));
+    }
+    let readable = imagesize::image_type(ask.body).is_ok_and(|kind| {
+        use ImageType::{Bmp, Gif, Ico, Jpeg, Png, Tiff, Webp};
+        matches!(kind, Jpeg | Png | Gif | Bmp | Webp | Ico | Tiff)
+    });
+    if !readable {
+        return Err(inner_error(
+            "InvalidImageFormat",
+            "Input data is not a valid image.",
+        ));
+    }
+    let size = imagesize::blob_size(ask.body)
+        .map_err(|_| inner_error("InvalidImageFormat", "Input data is not a valid image."))?;
+    if [size.width, size.height]
+        .iter()
+        .any(|side| !(50..=longest).contains(side))
+    {
+        let message = format!(
+            "The image size {}x{} is not allowed to be smaller than 50x50 or larger than {longest}x{longest}.",
+            size.width, size.height
+        );
+        return Err(inner_error("InvalidImageSize", &message));
+    }
+    Ok(size)
+}
+
+fn inner_error(code: &str, message: &str) -> Answer {
+    let inner = json!({"code": code, "message": message});
+    let error = json!({"code": "InvalidRequest", "message": message, "innererror": inner});
+    Answer::json(400, &json!({"error": error}))
+}

@@ -1,0 +1,170 @@
+//! The ack layer: runs each job in a task of its own, and writes its outcome, again and again until Redis answers.
+//!
+//! The task is spawned, so a job and its ack go on whatever becomes of the apalis worker that called it. The
+//! service never returns an error: to apalis an error would end the worker, and with it every job in flight.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use apalis::layers::catch_panic::PanicError;
+use apalis::prelude::{BoxDynError, Task};
+use futures_util::future::BoxFuture;
+use jobs::Failure;
+use tower::{Layer, Service};
+use tracing::{Instrument, debug, error, info, warn};
+
+use super::{
+    Assignment, Outcome,
+    loops::Pause,
+    runtime::QueueWorker,
+    vitals::Ending,
+};
+use crate::queue::{BrokerError, Later, Lease, Settled};
+
+/// Refusals by Redis after which an outcome is given up: the recovery will hand the job out again.
+const MAX_REFUSALS: u32 = 5;
+
+/// See the [module](self).
+#[derive(Debug, Clone)]
+pub struct AckLayer(pub(super) Arc<QueueWorker>);
+
+impl<S> Layer<S> for AckLayer {
+    type Service = Ack<S>;
+
+    fn layer(&self, inner: S) -> Ack<S> {
+        Ack { inner, worker: self.0.clone() }
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug, Clone)]
+pub struct Ack<S> {
+    inner: S,
+    worker: Arc<QueueWorker>,
+}
+
+impl<S> Service<Task<Assignment>> for Ack<S>
+where
+    S: Service<Task<Assignment>, Response = Outcome>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxDynError>,
+{
+    type Response = ();
+    type Error = BoxDynError;
+    type Future = BoxFuture<'static, Result<(), BoxDynError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, task: Task<Assignment>) -> Self::Future {
+        let Assignment { delivery, stops, .. } = task.args.clone();
+        let worker = self.worker.clone();
+        let span = tracing::info_span!("job", id = %delivery.lease.id, queue = worker.broker.queue(),
+            attempt = delivery.attempt, max_attempts = delivery.max_attempts);
+        let running = self.inner.call(task);
+        let job = async move {
+            let outcome = tokio::select! {
+                biased;
+                outcome = running => Some(outcome.map_err(Into::into).unwrap_or_else(|error| {
+                    worker.rules.of(&failure_of(&error), &delivery, 0)
+                })),
+                () = stops.now.cancelled() => None,
+            };
+            // A job is stopped at once because the drain time is over, or because it is not ours any more.
+            let outcome = outcome.or_else(|| worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released));
+            worker.settle(&delivery.lease, outcome).await;
+            worker.slots.vacate(&delivery.lease);
+        };
+        let task = tokio::spawn(job.instrument(span));
+        Box::pin(async move {
+            if let Err(error) = task.await {
+                error!(%error, "a job's task died");
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What the layers below say went wrong: the deadline, or a panic.
+fn failure_of(error: &BoxDynError) -> Failure {
+    let panic = error.downcast_ref::<PanicError>();
+    if let Some(PanicError(message)) = panic {
+        error!("the handler panicked: {message}");
+        return Failure::transient(format!("the handler panicked: {message}"));
+    }
+    if error.is::<tower::timeout::error::Elapsed>() {
+        return Failure::transient("the job's deadline passed");
+    }
+    Failure::transient(error.to_string())
+}
+
+impl QueueWorker {
+    /// Writes an outcome; `None` says that the job is not ours.
+    async fn settle(&self, lease: &Lease, outcome: Option<Outcome>) {
+        let Some(outcome) = outcome else {
+            warn!("the job was lost to another replica: its outcome is dropped");
+            self.vitals.ended(Ending::Lost);
+            return;
+        };
+        let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut refusals = 0;
+        loop {
+            match self.write(lease, &outcome).await {
+                Ok(Settled::Applied) => return self.report(&outcome),
+                Ok(Settled::Lost) => {
+                    warn!("the job was lost to another replica: its outcome is dropped");
+                    return self.vitals.ended(Ending::Lost);
+                }
+                Err(error) => {
+                    refusals += u32::from(error.is_refusal());
+                    if refusals >= MAX_REFUSALS || (self.shutdown.hasten.is_cancelled() && pause.is_longest()) {
+                        error!(%error, "the outcome cannot be written: the job will be recovered and run again");
+                        return self.vitals.ended(Ending::Lost);
+                    }
+                    warn!(%error, "the outcome is not written yet");
+                    pause.wait().await;
+                }
+            }
+        }
+    }
+
+    async fn write(&self, lease: &Lease, outcome: &Outcome) -> Result<Settled, BrokerError> {
+        match outcome {
+            Outcome::Completed(result) => self.broker.complete(lease, result).await,
+            Outcome::Later { delay, counts, reason, note } => {
+                let later = Later { delay: *delay, counts: *counts, reason, note: note.as_ref() };
+                self.broker.retry_at(lease, later).await
+            }
+            Outcome::Failed { reason, note } => self.broker.fail(lease, reason, note.as_ref()).await,
+            Outcome::Released => {
+                self.broker.release(std::slice::from_ref(lease)).await.map(|()| Settled::Applied)
+            }
+        }
+    }
+
+    fn report(&self, outcome: &Outcome) {
+        self.vitals.ended(match outcome {
+            Outcome::Completed(_) => {
+                debug!("completed");
+                Ending::Succeeded
+            }
+            Outcome::Later { delay, counts, reason, .. } => {
+                let delay_ms = delay.as_millis();
+                info!(delay_ms, counts, "the job comes again in {delay_ms}ms: {reason}");
+                Ending::PutOff
+            }
+            Outcome::Failed { reason, .. } => {
+                error!("the job failed: {reason}");
+                Ending::Failed
+            }
+            Outcome::Released => {
+                info!("given back to the queue");
+                Ending::Released
+            }
+        });
+    }
+}

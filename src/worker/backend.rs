@@ -1,0 +1,128 @@
+//! The apalis `Backend` over a broker. It yields what the claim loop has claimed and never fails: an error here
+//! would end the apalis worker and every job in flight with it.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use apalis::prelude::{Backend, Task, WorkerContext};
+use apalis_core::backend::{BackendConfig, finalize::Ephemeral};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tracing::warn;
+
+use super::{Assignment, ack::AckLayer, loops::supervise, runtime::QueueWorker, vitals::Ending};
+
+/// How long a closing worker tries to hand its lease back. After that it runs out by itself.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The jobs of one queue, as apalis sees them.
+pub struct QueueBackend {
+    worker: Arc<QueueWorker>,
+    claimed: Option<mpsc::UnboundedReceiver<Task<Assignment>>>,
+    loops: Vec<JoinHandle<()>>,
+    closing: Option<BoxFuture<'static, ()>>,
+}
+
+impl std::fmt::Debug for QueueBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueBackend").field("queue", &self.worker.broker.queue()).finish_non_exhaustive()
+    }
+}
+
+impl QueueBackend {
+    /// A backend that starts its loops when apalis first asks it for work.
+    pub fn new(worker: Arc<QueueWorker>) -> Self {
+        Self { worker, claimed: None, loops: Vec::new(), closing: None }
+    }
+
+    fn start(&mut self) -> &mut mpsc::UnboundedReceiver<Task<Assignment>> {
+        self.claimed.get_or_insert_with(|| {
+            // Unbounded, yet bounded: nothing enters it without a slot.
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let (claims, renews) = (self.worker.clone(), self.worker.clone());
+            self.loops.push(supervise("claim", move || claims.clone().claim_loop(sender.clone())));
+            self.loops.push(supervise("renew", move || renews.clone().renew_loop()));
+            receiver
+        })
+    }
+
+    /// Gives back what was claimed and not started, and leaves the queue.
+    fn close(&mut self) -> BoxFuture<'static, ()> {
+        let (worker, mut claimed) = (self.worker.clone(), self.claimed.take());
+        let mut loops = std::mem::take(&mut self.loops).into_iter();
+        async move {
+            worker.shutdown.closing.cancel();
+            if let Some(claims) = loops.next() {
+                // At most one call to Redis away from its end.
+                let _ = claims.await;
+            }
+            let mut unstarted = Vec::new();
+            while let Some(task) = claimed.as_mut().and_then(|tasks| tasks.try_recv().ok()) {
+                unstarted.push(task.args.delivery.lease);
+            }
+            let leave = async {
+                worker.broker.release(&unstarted).await?;
+                worker.broker.leave().await
+            };
+            match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(%error, "could not leave the queue: the lease will run out"),
+                Err(_elapsed) => warn!("could not leave the queue in time: the lease will run out"),
+            }
+            for lease in &unstarted {
+                worker.vitals.ended(Ending::Released);
+                worker.slots.vacate(lease);
+            }
+            worker.left.cancel();
+            for rest in loops {
+                let _ = rest.await;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Backend for QueueBackend {
+    type Task = Task<Assignment>;
+    type Error = Infallible;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        self.start();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Option<Result<Task<Assignment>, Infallible>>> {
+        self.start().poll_recv(cx).map(|task| task.map(Ok))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        if self.closing.is_none() {
+            self.closing = Some(self.close());
+        }
+        self.closing.as_mut().map_or(Poll::Ready(()), |closing| closing.poll_unpin(cx)).map(Ok)
+    }
+}
+
+impl BackendConfig for QueueBackend {
+    type Args = Assignment;
+    type Id = String;
+    type Kind = Ephemeral;
+    type Config = QueueWorker;
+    type Layer = AckLayer;
+
+    fn config(&self) -> &QueueWorker {
+        &self.worker
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> AckLayer {
+        AckLayer(self.worker.clone())
+    }
+}

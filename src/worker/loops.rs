@@ -1,0 +1,217 @@
+//! The loops that keep a queue's worker alive: claim, and renew. Each runs in a task of its own, bounded by
+//! back-offs, and is started again if it should ever panic.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use apalis::prelude::{Task, TaskBuilder, TaskId};
+use rand::RngExt;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tracing::{debug, error, info, warn};
+
+use super::{Assignment, runtime::QueueWorker};
+use crate::{
+    guard::Stops,
+    queue::{BrokerError, ClaimNumber, Delivery, Lease},
+};
+
+/// How long the claim loop sleeps at most when nothing announces work: a safety net, not the way work is found.
+const IDLE: Duration = Duration::from_secs(10);
+/// Sweeps in a row for the jobs of dead replicas, before the lease is renewed again.
+const MAX_SWEEPS: usize = 100;
+
+/// A task that its maker would send jobs to: a claimed job, ready for apalis.
+pub(super) type Claimed = mpsc::UnboundedSender<Task<Assignment>>;
+
+/// A wait that doubles each time up to a longest, with jitter.
+#[derive(Debug)]
+pub(super) struct Pause {
+    first: Duration,
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, next: first, longest }
+    }
+
+    pub(super) async fn wait(&mut self) {
+        let spread = rand::rng().random_range(0.75..=1.25);
+        tokio::time::sleep(self.next.mul_f64(spread)).await;
+        self.next = (self.next * 2).min(self.longest);
+    }
+
+    pub(super) const fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    pub(super) fn is_longest(&self) -> bool {
+        self.next >= self.longest
+    }
+}
+
+/// Runs a loop until it returns; one that panics is started again.
+pub(super) fn supervise<F>(name: &'static str, run: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(async move {
+        let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(5));
+        // A task of its own for each run: a panic ends that task alone, and comes back as an error.
+        while let Err(panic) = tokio::spawn(run()).await {
+            error!(%panic, "the {name} loop died, and is started again");
+            pause.wait().await;
+        }
+    })
+}
+
+impl QueueWorker {
+    /// Claims jobs into free slots until the worker closes.
+    pub(super) async fn claim_loop(self: Arc<Self>, claimed: Claimed) {
+        let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
+        // A loop that was started again does not know what became of its last claim.
+        let mut number = self.last_claim();
+        loop {
+            let mut slots = tokio::select! {
+                biased;
+                () = self.shutdown.closing.cancelled() => return,
+                slots = self.slots.free() => slots,
+            };
+            self.vitals.claim_stirs();
+            let answer = self.broker.claim(number, slots.count()).await;
+            self.vitals.redis_answered(!matches!(answer, Err(BrokerError::Redis(_))));
+            match answer {
+                Ok(deliveries) => {
+                    pause.reset();
+                    number = number.next();
+                    self.note_claim(number);
+                    let idle = deliveries.is_empty();
+                    for delivery in deliveries {
+                        if let Some(task) = self.assign(&mut slots, delivery)
+                            && claimed.send(task).is_err()
+                        {
+                            return; // The backend is gone: what is left goes back when the worker leaves.
+                        }
+                    }
+                    drop(slots);
+                    if idle {
+                        self.wait_for_work(&mut pause).await;
+                    }
+                }
+                Err(BrokerError::Unleased) => {
+                    if let Err(error) = self.broker.renew(&[]).await {
+                        warn!(%error, queue = self.broker.queue(), "the lease cannot be renewed");
+                        self.rest(&mut pause).await;
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, queue = self.broker.queue(), "claiming failed");
+                    number = number.again();
+                    self.rest(&mut pause).await;
+                }
+            }
+        }
+    }
+
+    /// Renews this replica's lease, and looks after the jobs of replicas that are dead, until `self` has left.
+    pub(super) async fn renew_loop(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.renew_every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for tick in 0u64.. {
+            tokio::select! {
+                biased;
+                () = self.left.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            // Before the lease is renewed: one that has run out says that Redis was away, and that the others need
+            // time to renew theirs.
+            if tick % 2 == 1 {
+                self.sweep().await;
+            }
+            match self.broker.renew(&self.slots.held()).await {
+                Ok(lost) => {
+                    self.vitals.redis_answered(true);
+                    for lease in lost.iter().filter(|lease| self.slots.holds(lease)) {
+                        warn!(id = %lease.id, "the job's lease is lost: it is stopped");
+                        self.slots.stop(lease);
+                    }
+                }
+                Err(error) => {
+                    self.vitals.redis_answered(false);
+                    warn!(%error, queue = self.broker.queue(), "the lease cannot be renewed");
+                }
+            }
+        }
+    }
+
+    async fn sweep(&self) {
+        for _ in 0..MAX_SWEEPS {
+            match self.broker.recover().await {
+                Ok(found) => {
+                    if found.requeued + found.poisoned > 0 {
+                        info!(queue = self.broker.queue(), requeued = found.requeued, poisoned = found.poisoned,
+                            "jobs of a dead replica recovered");
+                    }
+                    if !found.more {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    debug!(%error, "no sweep this time");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn wait_for_work(&self, pause: &mut Pause) {
+        let work = tokio::select! {
+            biased;
+            () = self.shutdown.closing.cancelled() => return,
+            work = self.broker.wait(IDLE) => work,
+        };
+        if let Err(error) = work {
+            debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
+            self.rest(pause).await;
+        }
+    }
+
+    async fn rest(&self, pause: &mut Pause) {
+        tokio::select! {
+            biased;
+            () = self.shutdown.closing.cancelled() => {}
+            () = pause.wait() => {}
+        }
+    }
+
+    /// Gives a claimed job its slot. `None` when it is running here already, after a claim was answered twice.
+    fn assign(&self, slots: &mut super::slots::FreeSlots, delivery: Delivery) -> Option<Task<Assignment>> {
+        let lease: Lease = delivery.lease.clone();
+        if self.slots.holds(&lease) {
+            return None;
+        }
+        let stop = self.shutdown.hasten.child_token();
+        self.slots.occupy(slots, lease, stop.clone());
+        let stops = Stops {
+            draining: self.shutdown.closing.clone(),
+            now: stop,
+            deadline: tokio::time::Instant::now() + self.deadline,
+        };
+        let (id, attempt) = (delivery.lease.id.to_string(), delivery.attempt);
+        let max_attempts = delivery.max_attempts;
+        let task = TaskBuilder::new(Assignment { delivery, broker: self.broker.clone(), stops })
+            // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
+            .task_id(TaskId::from_string(id))
+            .attempt(usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1))
+            .max_attempts(usize::try_from(max_attempts).unwrap_or(usize::MAX));
+        Some(task.build())
+    }
+
+    fn last_claim(&self) -> ClaimNumber {
+        *self.claim_number.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn note_claim(&self, number: ClaimNumber) {
+        *self.claim_number.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = number;
+    }
+}

@@ -1,0 +1,50 @@
+//! Running jobs: apalis workers over brokers.
+//!
+//! # Layout
+//! - [`runtime`]: builds a worker for each queue, runs them under the apalis Monitor, drains them.
+//! - [`backend`]: the apalis `Backend` over a [`Broker`](crate::queue::Broker).
+//! - `loops`: the claim and renew loops that feed it, supervised.
+//! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
+//! - [`outcome`]: what a delivery comes to, and the rules for it.
+//! - [`dispatch`]: from a raw payload to a handler, and back to an outcome.
+//! - [`slots`]: the jobs in flight, and the slots that bound them.
+//! - [`vitals`]: what health and the closing line report.
+
+pub mod ack;
+pub mod backend;
+pub mod dispatch;
+mod loops;
+pub mod outcome;
+pub mod runtime;
+pub mod slots;
+pub mod vitals;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use outcome::Outcome;
+pub use runtime::{Runtime, RuntimeOptions};
+
+use crate::{
+    guard::Stops,
+    queue::{Broker, Delivery},
+};
+
+/// A delivery on its way to a handler.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The job.
+    pub delivery: Delivery,
+    /// Where it came from, and where progress goes.
+    pub broker: Arc<dyn Broker>,
+    /// When to let go of it.
+    pub stops: Stops,
+}
+
+/// Runs deliveries.
+#[async_trait]
+pub trait Handle: Send + Sync + 'static {
+    /// Runs one delivery to its outcome. A panic counts as a failed attempt.
+    async fn handle(&self, assignment: &Assignment) -> Outcome;
+}

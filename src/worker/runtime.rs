@@ -1,0 +1,180 @@
+//! Builds an apalis worker for each queue, runs them all under one Monitor, and drains them when told to stop.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::Context;
+use apalis::{
+    layers::catch_panic::{CatchPanicLayer, PanicError},
+    prelude::{BoxDynError, Monitor, WorkerBuilder, WorkerBuilderExt, WorkerError},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Assignment, Handle,
+    backend::QueueBackend,
+    outcome::OutcomeRules,
+    slots::Slots,
+    vitals::{Tally, Vitals},
+};
+use crate::queue::{Broker, ClaimNumber};
+
+/// How all queues of a replica are run.
+#[derive(Debug, Clone)]
+pub struct RuntimeOptions {
+    /// What failures come to.
+    pub rules: OutcomeRules,
+    /// Longest run of one delivery.
+    pub deadline: Duration,
+    /// How long jobs in flight may go on after the stop signal.
+    pub drain: Duration,
+    /// How often leases are renewed: a third of how long they last.
+    pub renew_every: Duration,
+}
+
+/// The two steps of a stop.
+#[derive(Debug, Clone, Default)]
+pub struct ShutdownSteps {
+    /// Claim nothing more; what runs may finish.
+    pub closing: CancellationToken,
+    /// Let go of everything.
+    pub hasten: CancellationToken,
+}
+
+/// One queue and what keeps it running.
+#[derive(Debug)]
+pub struct QueueWorker {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) slots: Slots,
+    pub(super) vitals: Vitals,
+    pub(super) rules: OutcomeRules,
+    pub(super) deadline: Duration,
+    pub(super) renew_every: Duration,
+    pub(super) shutdown: ShutdownSteps,
+    /// Cancelled when the lease has been handed back.
+    pub(super) left: CancellationToken,
+    pub(super) claim_number: Mutex<ClaimNumber>,
+}
+
+impl QueueWorker {
+    /// The queue.
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.broker
+    }
+
+    /// Its jobs in flight.
+    pub const fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Its signs of life.
+    pub const fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+}
+
+/// All queues of a replica, ready to run.
+pub struct Runtime {
+    workers: Vec<Arc<QueueWorker>>,
+    handler: Arc<dyn Handle>,
+    drain: Duration,
+    shutdown: ShutdownSteps,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// A runtime over `queues`, each with its concurrency.
+    pub fn new(
+        queues: impl IntoIterator<Item = (Arc<dyn Broker>, usize)>,
+        handler: Arc<dyn Handle>,
+        options: &RuntimeOptions,
+    ) -> Self {
+        let shutdown = ShutdownSteps::default();
+        let workers = queues.into_iter().map(|(broker, concurrency)| {
+            Arc::new(QueueWorker {
+                broker,
+                slots: Slots::new(concurrency),
+                vitals: Vitals::default(),
+                rules: options.rules.clone(),
+                deadline: options.deadline,
+                renew_every: options.renew_every,
+                shutdown: shutdown.clone(),
+                left: CancellationToken::new(),
+                claim_number: Mutex::new(ClaimNumber::FIRST),
+            })
+        });
+        Self { workers: workers.collect(), handler, drain: options.drain, shutdown }
+    }
+
+    /// The queues' workers, for health and statistics.
+    pub fn workers(&self) -> &[Arc<QueueWorker>] {
+        &self.workers
+    }
+
+    /// Runs until `stop` resolves and everything has been drained, or `hasten` cuts the draining short.
+    ///
+    /// # Errors
+    /// When a worker ends by itself, which is a fault.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send,
+        hasten: impl Future<Output = ()> + Send,
+    ) -> anyhow::Result<Tally> {
+        let mut monitor = Monitor::new();
+        for worker in &self.workers {
+            let (worker, handler) = (worker.clone(), self.handler.clone());
+            monitor = monitor.register(move |_| {
+                let handler = handler.clone();
+                WorkerBuilder::new(format!("{}:{}", worker.broker.layout(), worker.broker.queue()))
+                    .backend(QueueBackend::new(worker.clone()))
+                    .timeout(worker.deadline)
+                    .layer(CatchPanicLayer::<_, PanicError>::with_panic_handler(describe_panic))
+                    .build(move |assignment: Assignment| {
+                        let handler = handler.clone();
+                        async move { Ok::<_, BoxDynError>(handler.handle(&assignment).await) }
+                    })
+            });
+        }
+        let control = monitor.context();
+        let monitor = monitor.should_restart(|worker, error: &WorkerError| {
+            // Nothing below returns an error. If one comes all the same, the process ends and is started afresh.
+            tracing::error!(worker = worker.name(), %error, "an apalis worker ended by itself");
+            false
+        });
+
+        let shutdown = self.shutdown.clone();
+        let drain = async {
+            stop.await;
+            let in_flight: usize = self.workers.iter().map(|w| w.slots.len()).sum();
+            info!(in_flight, drain_s = self.drain.as_secs(), "stopping: no more claims");
+            shutdown.closing.cancel();
+            if let Err(error) = control.shutdown() {
+                warn!(%error, "apalis does not take the shutdown");
+            }
+            tokio::select! {
+                () = hasten => warn!("told again to stop: handing back what is in flight"),
+                () = tokio::time::sleep(self.drain) => warn!("the drain time is over: handing back what is in flight"),
+            }
+            shutdown.hasten.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = monitor.run() => ended.context("the workers ended")?,
+            () = drain => {}
+        }
+        Ok(self.workers.iter().map(|w| w.vitals.tally()).fold(Tally::default(), Tally::plus))
+    }
+}
+
+fn describe_panic(panic: &Box<dyn std::any::Any + Send>) -> PanicError {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    PanicError(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned()))
+}

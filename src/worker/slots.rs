@@ -1,0 +1,116 @@
+//! The jobs in flight of one queue, and the slots that bound them: a job is claimed into a free slot only, and
+//! frees it when its outcome is written.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::queue::Lease;
+
+/// Free slots, taken for a claim. Those that the claim does not fill are free again when this is dropped.
+#[derive(Debug)]
+pub struct FreeSlots(OwnedSemaphorePermit);
+
+impl FreeSlots {
+    /// How many jobs fit.
+    pub fn count(&self) -> usize {
+        self.0.num_permits()
+    }
+
+    fn take_one(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.0.split(1)
+    }
+}
+
+/// The jobs in flight of one queue.
+#[derive(Debug)]
+pub struct Slots {
+    free: Arc<Semaphore>,
+    jobs: Mutex<HashMap<Lease, Job>>,
+    peak: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Job {
+    stop: CancellationToken,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Slots {
+    /// As many slots as `concurrency`.
+    pub fn new(concurrency: usize) -> Self {
+        let free = Arc::new(Semaphore::new(concurrency.min(Semaphore::MAX_PERMITS)));
+        Self { free, jobs: Mutex::default(), peak: AtomicUsize::new(0) }
+    }
+
+    /// Waits for a free slot, and takes every one that is free then.
+    pub async fn free(&self) -> FreeSlots {
+        // The semaphore is never closed, so the error cannot happen; waiting for ever is what it would mean.
+        let Ok(mut permit) = self.free.clone().acquire_owned().await else {
+            return std::future::pending().await;
+        };
+        let more = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
+        if more > 0
+            && let Ok(rest) = self.free.clone().try_acquire_many_owned(more)
+        {
+            permit.merge(rest);
+        }
+        FreeSlots(permit)
+    }
+
+    /// Notes a claimed job; `stop` is cancelled when it turns out to be lost.
+    pub fn occupy(&self, slots: &mut FreeSlots, lease: Lease, stop: CancellationToken) {
+        let mut jobs = self.jobs();
+        // A resent claim may bring one job more than is free by now: it runs, and the count is right again after it.
+        jobs.insert(lease, Job { stop, _slot: slots.take_one() });
+        self.peak.fetch_max(jobs.len(), Ordering::Relaxed);
+    }
+
+    /// Whether the job is in flight here already.
+    pub fn holds(&self, lease: &Lease) -> bool {
+        self.jobs().contains_key(lease)
+    }
+
+    /// Frees the slot of a job.
+    pub fn vacate(&self, lease: &Lease) {
+        self.jobs().remove(lease);
+    }
+
+    /// Tells a job that it is lost.
+    pub fn stop(&self, lease: &Lease) {
+        if let Some(job) = self.jobs().get(lease) {
+            job.stop.cancel();
+        }
+    }
+
+    /// Every job in flight.
+    pub fn held(&self) -> Vec<Lease> {
+        self.jobs().keys().cloned().collect()
+    }
+
+    /// How many jobs are in flight.
+    pub fn len(&self) -> usize {
+        self.jobs().len()
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most that have ever been in flight at a time.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashMap<Lease, Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,120 @@
+//! Signs of life and counts, written by the loops and the ack layer, read by health and the closing line.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Silence of a claim loop after which it counts as dead. It stirs at least every ten seconds by itself.
+const CLAIM_SILENCE: Duration = Duration::from_secs(45);
+/// Absence of Redis after which the replica counts as sick: a restart of Redis is no reason for alarm.
+const REDIS_ABSENCE: Duration = Duration::from_secs(5);
+
+/// How a delivery ended, for the counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Completed.
+    Succeeded,
+    /// Dead letter.
+    Failed,
+    /// Put off, to be tried again.
+    PutOff,
+    /// Given back untouched.
+    Released,
+    /// Lost to another replica.
+    Lost,
+}
+
+/// Signs of life of one queue's worker.
+#[derive(Debug)]
+pub struct Vitals {
+    claimed_at: Mutex<Instant>,
+    away_since: Mutex<Option<Instant>>,
+    endings: [AtomicU64; 5],
+}
+
+/// Counts of one or more workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Completed.
+    pub succeeded: u64,
+    /// Dead letters.
+    pub failed: u64,
+    /// Put off, to be tried again.
+    pub put_off: u64,
+    /// Given back untouched.
+    pub released: u64,
+    /// Lost to another replica.
+    pub lost: u64,
+}
+
+impl Tally {
+    /// Jobs that came to an end here, well or not.
+    pub const fn processed(&self) -> u64 {
+        self.succeeded + self.failed
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            succeeded: self.succeeded + other.succeeded,
+            failed: self.failed + other.failed,
+            put_off: self.put_off + other.put_off,
+            released: self.released + other.released,
+            lost: self.lost + other.lost,
+        }
+    }
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self {
+            claimed_at: Mutex::new(Instant::now()),
+            away_since: Mutex::new(None),
+            endings: Default::default(),
+        }
+    }
+}
+
+impl Vitals {
+    /// The claim loop stirs.
+    pub fn claim_stirs(&self) {
+        *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Redis answered, or did not.
+    pub fn redis_answered(&self, answered: bool) {
+        let mut since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            *since = None;
+        } else {
+            since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// A delivery ended.
+    pub fn ended(&self, ending: Ending) {
+        self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts so far.
+    pub fn tally(&self) -> Tally {
+        let [succeeded, failed, put_off, released, lost] =
+            self.endings.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Tally { succeeded, failed, put_off, released, lost }
+    }
+
+    /// Why this worker cannot be called healthy, if it cannot.
+    pub fn complaint(&self) -> Option<String> {
+        let away = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(away) = away.map(|since| since.elapsed()).filter(|away| *away > REDIS_ABSENCE) {
+            return Some(format!("Redis has been away for {} s", away.as_secs()));
+        }
+        let silence = self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        (silence > CLAIM_SILENCE).then(|| format!("the claim loop has been silent for {} s", silence.as_secs()))
+    }
+}
