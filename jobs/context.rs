@@ -24,7 +24,11 @@ pub struct Call {
 impl Call {
     /// A call that is not limited by tokens.
     pub fn new(provider: Provider, step: impl Into<Cow<'static, str>>) -> Self {
-        Self { provider, step: step.into(), estimated_tokens: 0 }
+        Self {
+            provider,
+            step: step.into(),
+            estimated_tokens: 0,
+        }
     }
 
     /// Sets the tokens that the call will use at most.

@@ -69,7 +69,14 @@ pub struct Failure {
 impl Failure {
     /// A failure of the given class.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), provider: None, status: None, retry_after: None, source: None }
+        Self {
+            class,
+            message: message.into(),
+            provider: None,
+            status: None,
+            retry_after: None,
+            source: None,
+        }
     }
 
     /// [`Class::Transient`]: worth another try.

@@ -29,7 +29,11 @@ pub struct UnknownJobType(pub String);
 
 impl JobType {
     /// Every type, in the order of the documentation.
-    pub const ALL: [Self; 3] = [Self::GenerateFlashcards, Self::AssessPronunciation, Self::ProcessImage];
+    pub const ALL: [Self; 3] = [
+        Self::GenerateFlashcards,
+        Self::AssessPronunciation,
+        Self::ProcessImage,
+    ];
 
     /// The name under which producers enqueue it.
     pub const fn as_str(self) -> &'static str {
@@ -69,7 +73,10 @@ impl FromStr for JobType {
     type Err = UnknownJobType;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|t| t.as_str() == name).ok_or_else(|| UnknownJobType(name.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|t| t.as_str() == name)
+            .ok_or_else(|| UnknownJobType(name.to_owned()))
     }
 }
 
@@ -149,7 +156,9 @@ impl Jobs {
     pub fn validate(kind: JobType, payload: &[u8]) -> Result<(), Failure> {
         match kind {
             JobType::GenerateFlashcards => decode::<crate::generate_flashcards::Payload>(payload)?.validate(),
-            JobType::AssessPronunciation => decode::<crate::assess_pronunciation::Payload>(payload)?.validate(),
+            JobType::AssessPronunciation => {
+                decode::<crate::assess_pronunciation::Payload>(payload)?.validate()
+            }
             JobType::ProcessImage => decode::<crate::process_image::Payload>(payload)?.validate(),
         }
     }
@@ -164,10 +173,12 @@ fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Failure> {
             _ => Failure::permanent("payload is not JSON").caused_by(error.into_inner()),
         }
     })?;
-    json.end().map_err(|error| Failure::permanent("payload is not JSON").caused_by(error))?;
+    json.end()
+        .map_err(|error| Failure::permanent("payload is not JSON").caused_by(error))?;
     Ok(value)
 }
 
 fn to_json<T: Serialize>(result: T) -> Result<Value, Failure> {
-    serde_json::to_value(result).map_err(|e| Failure::permanent("result cannot be written as JSON").caused_by(e))
+    serde_json::to_value(result)
+        .map_err(|e| Failure::permanent("result cannot be written as JSON").caused_by(e))
 }

@@ -51,7 +51,11 @@ impl Connection {
         let info = url.expose_secret().into_connection_info()?.set_tcp_settings(tcp);
         let client = Client::open(info)?;
         let manager = Mutex::new(new_manager(&client)?);
-        Ok(Self(Arc::new(Inner { client, manager, unanswered: AtomicU32::new(0) })))
+        Ok(Self(Arc::new(Inner {
+            client,
+            manager,
+            unanswered: AtomicU32::new(0),
+        })))
     }
 
     /// Runs a script: one round trip, two when Redis has forgotten the script.
@@ -90,7 +94,10 @@ impl Connection {
         pushes: tokio::sync::mpsc::UnboundedSender<redis::PushInfo>,
     ) -> Result<MultiplexedConnection, RedisError> {
         let info = self.0.client.get_connection_info();
-        let resp3 = info.redis_settings().clone().set_protocol(redis::ProtocolVersion::RESP3);
+        let resp3 = info
+            .redis_settings()
+            .clone()
+            .set_protocol(redis::ProtocolVersion::RESP3);
         let client = Client::open(info.clone().set_redis_settings(resp3))?;
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -100,7 +107,11 @@ impl Connection {
     }
 
     fn manager(&self) -> ConnectionManager {
-        self.0.manager.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .manager
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Watches the answers for a socket that has gone deaf, and opens another.

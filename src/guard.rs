@@ -45,7 +45,12 @@ pub struct JobGuard<'a> {
 impl<'a> JobGuard<'a> {
     /// A guard that retries by `policy`, until `stops` say otherwise.
     pub fn new(policy: RetryPolicy, stops: Stops, reporter: &'a dyn Reporter) -> Self {
-        Self { policy, stops, reporter, tries: AtomicU8::new(0) }
+        Self {
+            policy,
+            stops,
+            reporter,
+            tries: AtomicU8::new(0),
+        }
     }
 
     /// How often the last call has been tried.
@@ -106,8 +111,12 @@ impl Guard for JobGuard<'_> {
                 }
                 Verdict::Retry(_) | Verdict::HandBack | Verdict::Hopeless => return Err(failure),
             };
-            info!(delay_ms = delay.total().as_millis(), "Backoff delay: {delay} (attempt {nth}, base: {}ms, jitter: {}ms)",
-                delay.base().as_millis(), delay.jitter_ms());
+            info!(
+                delay_ms = delay.total().as_millis(),
+                "Backoff delay: {delay} (attempt {nth}, base: {}ms, jitter: {}ms)",
+                delay.base().as_millis(),
+                delay.jitter_ms()
+            );
             self.reporter.retrying(nth, &failure, delay).await;
             self.wait(call, delay.total()).await?;
             info!(%provider, nth = nth + 1, "Retrying {provider} call (attempt {}): {failure}", nth + 1);

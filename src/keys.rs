@@ -88,6 +88,73 @@ impl ApalisKeys {
     }
 }
 
+/// The keys of one provider's gate. The first five are a contract with the web API and with `redis-cli`.
+///
+/// A breaker may be shared by several providers; windows and leases are the provider's own. All names carry the
+/// breaker's: called `{azure}`, it keeps them in one slot of a Redis cluster.
+#[derive(Debug, Clone)]
+pub struct GateKeys {
+    /// String: `CLOSED`, `OPEN` or `HALF_OPEN`.
+    pub state: String,
+    /// String: failures that count, gone with their window.
+    pub failures: String,
+    /// String: successes, in `HALF_OPEN` only.
+    pub successes: String,
+    /// String: when it opened, ms.
+    pub opened_at: String,
+    /// String: probes and successes, in `HALF_OPEN` only.
+    pub attempts: String,
+    /// Hash: epoch, the state last written, the times of the last failures, high-water mark of the clock.
+    pub meta: String,
+    /// Zset: permit → when its probe ends, ms.
+    pub probes: String,
+    /// Hash: requests and tokens in buckets of 5 s, pace, throttle, high-water mark of the clock.
+    pub win: String,
+    /// Zset: permit → when its lease ends, ms.
+    pub leases: String,
+    /// Hash: permit → what it was charged.
+    pub lease_data: String,
+}
+
+impl GateKeys {
+    /// Zset: replica → when it counts as gone, ms.
+    pub const REPLICAS: &'static str = "gate:replicas";
+
+    /// The keys of `provider` behind `breaker`.
+    pub fn new(breaker: &str, provider: &str) -> Self {
+        let circuit = |key: &str| format!("circuit:{breaker}:{key}");
+        let gate = |key: &str| format!("gate:{breaker}:{provider}:{key}");
+        Self {
+            state: circuit("state"),
+            failures: circuit("failures"),
+            successes: circuit("successes"),
+            opened_at: circuit("opened_at"),
+            attempts: circuit("attempts"),
+            meta: circuit("meta"),
+            probes: circuit("probes"),
+            win: gate("win"),
+            leases: gate("leases"),
+            lease_data: gate("lease_data"),
+        }
+    }
+
+    /// All of them, in the order in which the scripts take them.
+    pub fn all(&self) -> [&str; 10] {
+        [
+            &self.state,
+            &self.failures,
+            &self.successes,
+            &self.opened_at,
+            &self.attempts,
+            &self.meta,
+            &self.probes,
+            &self.win,
+            &self.leases,
+            &self.lease_data,
+        ]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,7 +168,10 @@ mod tests {
         assert_eq!(keys.data, "ai-jobs:data");
         assert_eq!(keys.meta("007"), "ai-jobs:meta:007");
         assert_eq!(keys.inflight("w1"), "ai-jobs:inflight:w1");
-        assert_eq!((keys.done.as_str(), keys.dead.as_str()), ("ai-jobs:done", "ai-jobs:dead"));
+        assert_eq!(
+            (keys.done.as_str(), keys.dead.as_str()),
+            ("ai-jobs:done", "ai-jobs:dead")
+        );
         assert_eq!(keys.workers, "ai-jobs:workers");
     }
 }

@@ -11,12 +11,7 @@ use crate::{
     connection::Connection,
     ops::{Ops, Server},
     queue::{Broker, Layout, apalis::ApalisBroker},
-    worker::{
-        Runtime, RuntimeOptions,
-        dispatch::Dispatcher,
-        outcome::OutcomeRules,
-        vitals::Tally,
-    },
+    worker::{Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, vitals::Tally},
 };
 
 /// A replica that is ready to run.
@@ -33,21 +28,36 @@ impl Replica {
     /// # Errors
     /// When the port is taken, or an HTTP client cannot be built.
     pub async fn new(config: &Config) -> anyhow::Result<Self> {
-        info!(version = env!("CARGO_PKG_VERSION"), replica = config.replica, "backend-worker starts: {}",
-            config.effective());
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            replica = config.replica,
+            "backend-worker starts: {}",
+            config.effective()
+        );
         if let Some(drain) = config.platform_drain.filter(|drain| *drain < config.drain) {
-            warn!("RAILWAY_DEPLOYMENT_DRAINING_SECONDS is {} s, shorter than DRAIN_TIMEOUT ({} s): jobs in flight \
-                will be killed at a deployment", drain.as_secs(), config.drain.as_secs());
+            warn!(
+                "RAILWAY_DEPLOYMENT_DRAINING_SECONDS is {} s, shorter than DRAIN_TIMEOUT ({} s): jobs in flight \
+                will be killed at a deployment",
+                drain.as_secs(),
+                config.drain.as_secs()
+            );
         }
         let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
-        let rules = OutcomeRules { retry: config.retry, max_wait: config.max_wait, replica: config.replica.clone() };
+        let rules = OutcomeRules {
+            retry: config.retry,
+            max_wait: config.max_wait,
+            replica: config.replica.clone(),
+        };
         let dispatcher = Dispatcher {
             jobs: jobs::Jobs::new(&config.handlers).context("cannot build the providers' clients")?,
             retry: config.retry,
             rules: rules.clone(),
             unknown_types: config.unknown_types,
         };
-        let queues = config.queues.iter().map(|spec| (broker(spec, &connection, config), spec.concurrency));
+        let queues = config
+            .queues
+            .iter()
+            .map(|spec| (broker(spec, &connection, config), spec.concurrency));
         let options = RuntimeOptions {
             rules,
             deadline: config.deadline,
@@ -55,8 +65,14 @@ impl Replica {
             renew_every: config.apalis.lease_ttl / 3,
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
-        let server = Server::bind(config.port).await.with_context(|| format!("cannot bind PORT {}", config.port))?;
-        Ok(Self { runtime, server, name: config.replica.clone() })
+        let server = Server::bind(config.port)
+            .await
+            .with_context(|| format!("cannot bind PORT {}", config.port))?;
+        Ok(Self {
+            runtime,
+            server,
+            name: config.replica.clone(),
+        })
     }
 
     /// The port of its HTTP server.
@@ -78,14 +94,31 @@ impl Replica {
     ) -> anyhow::Result<Tally> {
         let port = self.port()?;
         let done = CancellationToken::new();
-        let server = tokio::spawn(self.server.serve(Ops::new(self.runtime.workers().to_vec()), done.clone()));
-        info!(port, replica = self.name, "ready: health at http://localhost:{port}/api/health");
+        let server = tokio::spawn(
+            self.server
+                .serve(Ops::new(self.runtime.workers().to_vec()), done.clone()),
+        );
+        info!(
+            port,
+            replica = self.name,
+            "ready: health at http://localhost:{port}/api/health"
+        );
         let tally = self.runtime.run(stop, hasten).await;
         done.cancel();
-        server.await.context("the HTTP server died")?.context("the HTTP server failed")?;
+        server
+            .await
+            .context("the HTTP server died")?
+            .context("the HTTP server failed")?;
         let tally = tally?;
-        info!(processed = tally.processed(), succeeded = tally.succeeded, failed = tally.failed,
-            put_off = tally.put_off, released = tally.released, lost = tally.lost, "stopped");
+        info!(
+            processed = tally.processed(),
+            succeeded = tally.succeeded,
+            failed = tally.failed,
+            put_off = tally.put_off,
+            released = tally.released,
+            lost = tally.lost,
+            "stopped"
+        );
         Ok(tally)
     }
 }
@@ -93,8 +126,11 @@ impl Replica {
 /// The broker of one queue.
 pub fn broker(spec: &QueueSpec, connection: &Connection, config: &Config) -> Arc<dyn Broker> {
     match spec.layout {
-        Layout::Apalis => {
-            Arc::new(ApalisBroker::new(connection.clone(), &spec.name, &config.replica, config.apalis))
-        }
+        Layout::Apalis => Arc::new(ApalisBroker::new(
+            connection.clone(),
+            &spec.name,
+            &config.replica,
+            config.apalis,
+        )),
     }
 }

@@ -39,8 +39,18 @@ pub fn init(format: LogFormat, filter: &str) {
     };
     // Err says that somebody logs already, as tests do.
     let _ = if json {
-        registry.with(fmt::layer().json().flatten_event(true).with_span_list(false).with_target(false)).try_init()
+        registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_span_list(false)
+                    .with_target(false),
+            )
+            .try_init()
     } else {
-        registry.with(fmt::layer().compact().with_target(false)).try_init()
+        registry
+            .with(fmt::layer().compact().with_target(false))
+            .try_init()
     };
 }

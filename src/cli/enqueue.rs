@@ -66,8 +66,17 @@ pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
 
     let mut ids = Vec::new();
     for _ in 0..args.count {
-        let id = args.id.clone().unwrap_or_else(|| ulid::Ulid::generate().to_string());
-        let job = NewJob { id: &id, kind: args.kind, payload: &payload, max_attempts: args.attempts, delay: args.delay };
+        let id = args
+            .id
+            .clone()
+            .unwrap_or_else(|| ulid::Ulid::generate().to_string());
+        let job = NewJob {
+            id: &id,
+            kind: args.kind,
+            payload: &payload,
+            max_attempts: args.attempts,
+            delay: args.delay,
+        };
         let added = broker.enqueue(&job).await.context("the job is not enqueued")?;
         if !added {
             eprintln!("job {id} is in {} already", spec.name);
@@ -94,7 +103,9 @@ fn read_payload(data: &str) -> anyhow::Result<Box<RawValue>> {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
         None if data == "-" => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
             text
         }
         None => data.to_owned(),
@@ -104,14 +115,25 @@ fn read_payload(data: &str) -> anyhow::Result<Box<RawValue>> {
 
 /// Follows a job to its end.
 async fn wait(broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(100) } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{prefix} [{bar:30}] {pos:>3} % {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::new(100)
+    } else {
+        ProgressBar::hidden()
+    };
+    bar.set_style(
+        ProgressStyle::with_template("{prefix} [{bar:30}] {pos:>3} % {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     bar.set_prefix(id.to_owned());
     loop {
         let view = broker.find(id).await.context("the job cannot be looked up")?;
-        let Some(view) = view else { bail!("job {id} is gone") };
+        let Some(view) = view else {
+            bail!("job {id} is gone")
+        };
         bar.set_position(u64::from(view.progress));
-        bar.set_message(format!("{:?} {}", view.state, view.error.as_deref().unwrap_or_default()).to_lowercase());
+        bar.set_message(
+            format!("{:?} {}", view.state, view.error.as_deref().unwrap_or_default()).to_lowercase(),
+        );
         if matches!(view.state, State::Completed | State::Failed) {
             bar.finish_and_clear();
             return Ok(view);

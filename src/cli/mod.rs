@@ -8,7 +8,12 @@ use std::{future::Future, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tracing::{error, info};
 
-use crate::{config::{self, Config}, demo, replica::Replica, telemetry};
+use crate::{
+    config::{self, Config},
+    demo,
+    replica::Replica,
+    telemetry,
+};
 
 /// Runs flashcard, speech and vision jobs from Redis queues.
 #[derive(Debug, Parser)]

@@ -29,8 +29,12 @@ pub(super) struct SimulateArgs {
 
 pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     telemetry::init(LogFormat::Auto, "info");
-    let options =
-        Options { latency: args.latency, random_faults: args.faults, seed: args.seed, ..Options::default() };
+    let options = Options {
+        latency: args.latency,
+        random_faults: args.faults,
+        seed: args.seed,
+        ..Options::default()
+    };
     let simulator = Simulator::bind(args.listen, options.clone())
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;

@@ -89,7 +89,9 @@ impl Config {
             Err(error) if error.not_found() => {}
             Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
         }
-        values.extend(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))));
+        values.extend(
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+        );
         Self::from_lookup(|name| values.get(name).cloned())
     }
 
@@ -109,10 +111,7 @@ impl Config {
             max_wait: env.duration(&vars::CIRCUIT_MAX_WAIT, Duration::ZERO, 24 * HOUR),
             deadline: env.duration(&vars::JOB_DEADLINE, Duration::from_secs(1), HOUR),
             drain: env.duration(&vars::DRAIN_TIMEOUT, Duration::ZERO, HOUR),
-            platform_drain: env
-                .optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
-                    text.parse().map(Duration::from_secs).map_err(|_| "a number of seconds".to_owned())
-                }),
+            platform_drain: platform_drain(&mut env),
             unknown_types: env.parse(&vars::UNKNOWN_JOB_TYPE, |text| match text {
                 "fail" => Ok(UnknownTypes::Fail),
                 "give-back" => Ok(UnknownTypes::GiveBack),
@@ -126,7 +125,9 @@ impl Config {
             },
             log_format: env.parse(&vars::LOG_FORMAT, |text| text.parse()),
             log_filter: env.parse(&vars::RUST_LOG, |text| {
-                tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+                tracing_subscriber::EnvFilter::try_new(text)
+                    .map(|_| text.to_owned())
+                    .map_err(|e| e.to_string())
             }),
             replica: replica(&mut env),
             effective: Vec::new(),
@@ -169,6 +170,16 @@ fn redis_url(env: &mut Reader<'_>) -> SecretString {
     env.parse(&vars::REDIS_URL, check)
 }
 
+/// Railway kills at once unless it is told to wait; elsewhere nothing is known.
+fn platform_drain(env: &mut Reader<'_>) -> Option<Duration> {
+    let seconds = env.optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
+        text.parse()
+            .map(Duration::from_secs)
+            .map_err(|_| "a number of seconds".to_owned())
+    });
+    seconds.or_else(|| env.is_set(&vars::RAILWAY_REPLICA_ID).then_some(Duration::ZERO))
+}
+
 /// `[layout:]name[=concurrency]`, separated by commas.
 fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSpec>, String> {
     let mut queues: Vec<QueueSpec> = Vec::new();
@@ -176,28 +187,46 @@ fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSpec>, String
         let (name, concurrency) = match entry.split_once('=') {
             Some((name, number)) => {
                 let number = number.trim().parse().ok().filter(|n| (1..=10_000).contains(n));
-                (name, number.ok_or_else(|| format!("{entry:?}: the concurrency must be from 1 to 10000"))?)
+                (
+                    name,
+                    number.ok_or_else(|| format!("{entry:?}: the concurrency must be from 1 to 10000"))?,
+                )
             }
             None => (entry, concurrency),
         };
         let (layout, name) = match name.split_once(':') {
-            Some((layout, name)) => (layout.parse().map_err(|e| format!("{entry:?}: {e}"))?, name.trim()),
+            Some((layout, name)) => (
+                layout.parse().map_err(|e| format!("{entry:?}: {e}"))?,
+                name.trim(),
+            ),
             None => (Layout::Apalis, name.trim()),
         };
         if name.is_empty() || name.contains(':') {
-            return Err(format!("{entry:?}: a queue's name is not empty and holds no colon"));
+            return Err(format!(
+                "{entry:?}: a queue's name is not empty and holds no colon"
+            ));
         }
         if queues.iter().any(|q| q.layout == layout && q.name == name) {
             return Err(format!("{entry:?} is there twice"));
         }
-        queues.push(QueueSpec { layout, name: name.to_owned(), concurrency });
+        queues.push(QueueSpec {
+            layout,
+            name: name.to_owned(),
+            concurrency,
+        });
     }
-    if queues.is_empty() { Err("at least one queue".to_owned()) } else { Ok(queues) }
+    if queues.is_empty() {
+        Err("at least one queue".to_owned())
+    } else {
+        Ok(queues)
+    }
 }
 
 /// The value of `QUEUES` where it is not set: the queue of each job type.
 pub(crate) fn default_queues() -> String {
-    JobType::ALL.map(|kind| format!("{}:{}", Layout::Apalis, kind.default_queue())).join(",")
+    JobType::ALL
+        .map(|kind| format!("{}:{}", Layout::Apalis, kind.default_queue()))
+        .join(",")
 }
 
 fn handlers(env: &mut Reader<'_>) -> Settings {
@@ -210,7 +239,11 @@ fn handlers(env: &mut Reader<'_>) -> Settings {
     };
     let region = env.optional(&vars::AZURE_SPEECH_REGION, |text| {
         let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if plain { Ok(text.to_owned()) } else { Err("a region such as westeurope".to_owned()) }
+        if plain {
+            Ok(text.to_owned())
+        } else {
+            Err("a region such as westeurope".to_owned())
+        }
     });
     let speech_endpoint = env.optional_url(&vars::AZURE_SPEECH_ENDPOINT).or_else(|| {
         region.and_then(|region| format!("https://{region}.stt.speech.microsoft.com").parse().ok())
@@ -224,21 +257,43 @@ fn handlers(env: &mut Reader<'_>) -> Settings {
         _ => Err("4.0 or 3.2".to_owned()),
     });
     Settings {
-        openai: env.secret(&vars::OPENAI_API_KEY).map(|key| OpenAiSettings { key, ..openai }),
-        speech: env.secret(&vars::AZURE_SPEECH_KEY).and_then(|key| match speech_endpoint {
-            Some(endpoint) => Some(SpeechSettings { endpoint, key, timeout: speech_timeout }),
-            None => env.complain(&vars::AZURE_SPEECH_REGION, "must be set (or AZURE_SPEECH_ENDPOINT): AZURE_SPEECH_KEY is"),
-        }),
-        vision: env.secret(&vars::AZURE_VISION_KEY).and_then(|key| match vision_endpoint {
-            Some(endpoint) => {
-                Some(VisionSettings { endpoint, key, api, timeout: vision_timeout, poll_interval })
-            }
-            None => env.complain(&vars::AZURE_VISION_ENDPOINT, "must be set: AZURE_VISION_KEY is"),
-        }),
+        openai: env
+            .secret(&vars::OPENAI_API_KEY)
+            .map(|key| OpenAiSettings { key, ..openai }),
+        speech: env
+            .secret(&vars::AZURE_SPEECH_KEY)
+            .and_then(|key| match speech_endpoint {
+                Some(endpoint) => Some(SpeechSettings {
+                    endpoint,
+                    key,
+                    timeout: speech_timeout,
+                }),
+                None => env.complain(
+                    &vars::AZURE_SPEECH_REGION,
+                    "must be set (or AZURE_SPEECH_ENDPOINT): AZURE_SPEECH_KEY is",
+                ),
+            }),
+        vision: env
+            .secret(&vars::AZURE_VISION_KEY)
+            .and_then(|key| match vision_endpoint {
+                Some(endpoint) => Some(VisionSettings {
+                    endpoint,
+                    key,
+                    api,
+                    timeout: vision_timeout,
+                    poll_interval,
+                }),
+                None => env.complain(&vars::AZURE_VISION_ENDPOINT, "must be set: AZURE_VISION_KEY is"),
+            }),
         media: MediaSettings {
             uploads_dir: env.optional(&vars::UPLOADS_DIR, |text| Ok(PathBuf::from(text))),
             allowed_hosts: env.parse(&vars::MEDIA_ALLOWED_HOSTS, |text| {
-                Ok(text.split(',').map(str::trim).filter(|h| !h.is_empty()).map(str::to_owned).collect())
+                Ok(text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|h| !h.is_empty())
+                    .map(str::to_owned)
+                    .collect())
             }),
             max_bytes: env.number(&vars::MEDIA_MAX_BYTES, 1..=1_000_000_000),
             timeout: env.duration(&vars::MEDIA_TIMEOUT, Duration::from_millis(100), HOUR),
@@ -250,19 +305,36 @@ fn retry(env: &mut Reader<'_>) -> RetryPolicy {
     let tries = env.number::<u8>(&vars::RETRY_MAX_ATTEMPTS, 1..=10);
     let base = env.duration(&vars::RETRY_BASE_DELAY, Duration::from_millis(1), HOUR);
     let max = env.duration(&vars::RETRY_MAX_DELAY, Duration::from_millis(1), HOUR);
-    let backoff = env.parse(&vars::RETRY_JITTER, |text| {
-        let jitter = text.parse().map_err(|_| "a share from 0 to 1".to_owned())?;
-        Backoff::new(base, 2.0, max, jitter).map_err(|e| format!("with the RETRY delays that are set: {e}"))
+    let jitter = env.parse(&vars::RETRY_JITTER, |text| {
+        text.parse().map_err(|_| "a share from 0 to 1".to_owned())
     });
-    RetryPolicy { tries: NonZeroU8::new(tries).unwrap_or(NonZeroU8::MIN), backoff }
+    let backoff = Backoff::new(base, 2.0, max, jitter).unwrap_or_else(|error| {
+        env.complain::<()>(
+            &vars::RETRY_BASE_DELAY,
+            &format!("with RETRY_MAX_DELAY and RETRY_JITTER: {error}"),
+        );
+        Backoff::default()
+    });
+    RetryPolicy {
+        tries: NonZeroU8::new(tries).unwrap_or(NonZeroU8::MIN),
+        backoff,
+    }
 }
 
 /// `<replica id or host name>-<nonce>`: two replicas never share a name, whatever the platform calls them.
 fn replica(env: &mut Reader<'_>) -> String {
     let host = env.optional(&vars::RAILWAY_REPLICA_ID, |text| Ok(text.to_owned()));
     let host = host.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned());
-    let short: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(40).collect();
-    format!("{}-{:08x}", if short.is_empty() { "replica" } else { &short }, rand::random::<u32>())
+    let short: String = host
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
+        .take(40)
+        .collect();
+    format!(
+        "{}-{:08x}",
+        if short.is_empty() { "replica" } else { &short },
+        rand::random::<u32>()
+    )
 }
 
 #[cfg(test)]

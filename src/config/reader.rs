@@ -15,12 +15,20 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { lookup, effective: Vec::new(), errors: Vec::new() }
+        Self {
+            lookup,
+            effective: Vec::new(),
+            errors: Vec::new(),
+        }
     }
 
     /// The values in force, or all that is wrong.
     pub(super) fn finish(self) -> Result<Vec<(&'static str, String)>, Vec<String>> {
-        if self.errors.is_empty() { Ok(self.effective) } else { Err(self.errors) }
+        if self.errors.is_empty() {
+            Ok(self.effective)
+        } else {
+            Err(self.errors)
+        }
     }
 
     pub(super) fn is_set(&self, var: &Var) -> bool {
@@ -63,7 +71,10 @@ impl<'a> Reader<'a> {
         }
         match parse(&default) {
             Ok(value) => value,
-            #[expect(clippy::panic, reason = "the defaults are ours, and a test reads every one of them")]
+            #[expect(
+                clippy::panic,
+                reason = "the defaults are ours, and a test reads every one of them"
+            )]
             Err(expected) => panic!("the default of {} is wrong: {expected}", var.name),
         }
     }
@@ -80,7 +91,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn duration(&mut self, var: &Var, min: Duration, max: Duration) -> Duration {
         self.parse(var, |text| {
-            let duration = if text == "0" { Some(Duration::ZERO) } else { humantime::parse_duration(text).ok() };
+            let duration = if text == "0" {
+                Some(Duration::ZERO)
+            } else {
+                humantime::parse_duration(text).ok()
+            };
             duration.filter(|d| (min..=max).contains(d)).ok_or_else(|| {
                 let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
                 format!("a time with its unit (250ms, 15s, 10m) from {min} to {max}")
@@ -100,7 +115,11 @@ impl<'a> Reader<'a> {
         self.optional(var, |text| {
             // It becomes a header: what cannot be one is better refused here than at each call.
             let plain = text.chars().all(|c| c.is_ascii_graphic());
-            if plain { Ok(SecretString::from(text)) } else { Err("printable ASCII without spaces".to_owned()) }
+            if plain {
+                Ok(SecretString::from(text))
+            } else {
+                Err("printable ASCII without spaces".to_owned())
+            }
         })
     }
 
@@ -109,13 +128,25 @@ impl<'a> Reader<'a> {
         if text.is_empty() {
             return None;
         }
-        self.effective.push((var.name, if var.secret { "(set)".to_owned() } else { text.clone() }));
+        self.effective.push((
+            var.name,
+            if var.secret {
+                "(set)".to_owned()
+            } else {
+                text.clone()
+            },
+        ));
         Some(text)
     }
 
     fn refuse(&mut self, var: &Var, text: &str, expected: &str) {
-        let shown = if var.secret { "the value".to_owned() } else { format!("{text:?}") };
-        self.errors.push(format!("{}: {shown} is refused: {expected}", var.name));
+        let shown = if var.secret {
+            "the value".to_owned()
+        } else {
+            format!("{text:?}")
+        };
+        self.errors
+            .push(format!("{}: {shown} is refused: {expected}", var.name));
     }
 }
 
@@ -124,7 +155,11 @@ fn parse_url(text: &str) -> Result<Url, String> {
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err("an http or https URL".to_owned());
     }
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
         return Err("a URL without credentials, query or fragment".to_owned());
     }
     Ok(url)

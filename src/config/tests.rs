@@ -3,7 +3,10 @@ use std::collections::HashMap;
 use super::*;
 
 fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let map: HashMap<_, _> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let map: HashMap<_, _> = pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
     Config::from_lookup(|name| map.get(name).cloned())
 }
 
@@ -15,9 +18,20 @@ fn fault(pairs: &[(&str, &str)]) -> String {
 fn an_empty_environment_is_a_configuration() {
     let config = read(&[]).unwrap();
     assert_eq!(config.port, 3002);
-    let names: Vec<_> = config.queues.iter().map(|q| (q.layout, q.name.as_str(), q.concurrency)).collect();
+    let names: Vec<_> = config
+        .queues
+        .iter()
+        .map(|q| (q.layout, q.name.as_str(), q.concurrency))
+        .collect();
     let apalis = Layout::Apalis;
-    assert_eq!(names, [(apalis, "ai-jobs", 20), (apalis, "audio-jobs", 20), (apalis, "vision-jobs", 20)]);
+    assert_eq!(
+        names,
+        [
+            (apalis, "ai-jobs", 20),
+            (apalis, "audio-jobs", 20),
+            (apalis, "vision-jobs", 20)
+        ]
+    );
     assert!(config.handlers.openai.is_none());
 }
 
@@ -55,10 +69,16 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("RUST_LOG", "info,=", "RUST_LOG"),
     ] {
         let message = fault(&[(name, value)]);
-        assert!(message.contains(name) && message.contains(part), "{name}={value}: {message}");
+        assert!(
+            message.contains(name) && message.contains(part),
+            "{name}={value}: {message}"
+        );
     }
     let message = fault(&[("PORT", "x"), ("LEASE_TTL", "y"), ("QUEUES", "")]);
-    assert!(message.contains("PORT") && message.contains("LEASE_TTL"), "{message}");
+    assert!(
+        message.contains("PORT") && message.contains("LEASE_TTL"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -71,16 +91,31 @@ fn a_key_without_its_endpoint_is_a_fault() {
 }
 
 #[test]
+fn railway_kills_at_once_unless_it_is_told_otherwise() {
+    let railway = ("RAILWAY_REPLICA_ID", "r1");
+    assert_eq!(read(&[]).unwrap().platform_drain, None);
+    assert_eq!(read(&[railway]).unwrap().platform_drain, Some(Duration::ZERO));
+    let told = read(&[railway, ("RAILWAY_DEPLOYMENT_DRAINING_SECONDS", "30")]).unwrap();
+    assert_eq!(told.platform_drain, Some(Duration::from_secs(30)));
+}
+
+#[test]
 fn delays_must_fit_each_other() {
     let message = fault(&[("RETRY_BASE_DELAY", "20s"), ("RETRY_MAX_DELAY", "10s")]);
-    assert!(message.contains("RETRY") && message.contains("shorter"), "{message}");
+    assert!(
+        message.contains("RETRY") && message.contains("shorter"),
+        "{message}"
+    );
 }
 
 #[test]
 fn the_public_redis_serves_only_without_a_private_one() {
     use secrecy::ExposeSecret;
     let public = ("REDIS_PUBLIC_URL", "redis://public:1");
-    assert_eq!(read(&[public]).unwrap().redis_url.expose_secret(), "redis://public:1");
+    assert_eq!(
+        read(&[public]).unwrap().redis_url.expose_secret(),
+        "redis://public:1"
+    );
     let both = read(&[public, ("REDIS_URL", "redis://private:1")]).unwrap();
     assert_eq!(both.redis_url.expose_secret(), "redis://private:1");
 }
@@ -109,5 +144,8 @@ fn the_readme_lists_every_variable() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let rows: Vec<String> = vars::ALL.iter().map(|var| var.row()).collect();
     let table = rows.join("\n");
-    assert!(readme.contains(&table), "the README's table of variables must read:\n{table}");
+    assert!(
+        readme.contains(&table),
+        "the README's table of variables must read:\n{table}"
+    );
 }

@@ -37,8 +37,12 @@ impl Var {
 }
 
 macro_rules! is_secret {
-    () => { false };
-    (secret) => { true };
+    () => {
+        false
+    };
+    (secret) => {
+        true
+    };
 }
 
 macro_rules! vars {

@@ -47,10 +47,19 @@ pub struct DemoArgs {
 /// # Errors
 /// When there is no redis-server, or it does not start.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    telemetry::init(LogFormat::Auto, if args.logs { "info" } else { "off" });
+    if args.logs {
+        telemetry::init(LogFormat::Auto, "info");
+    }
     let redis = PrivateRedis::start().await?;
-    let options = Options { latency: args.latency, random_faults: args.faults, seed: 7, ..Options::default() };
-    let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone()).await.context("the simulator")?;
+    let options = Options {
+        latency: args.latency,
+        random_faults: args.faults,
+        seed: 7,
+        ..Options::default()
+    };
+    let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
+        .await
+        .context("the simulator")?;
 
     let mut env: HashMap<&str, String> = point_to(&simulator, &options).into_iter().collect();
     env.insert("REDIS_URL", redis.url());
@@ -62,7 +71,10 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let simulator = simulator.spawn();
     let replica = Replica::new(&config).await?;
     let port = replica.port()?;
-    println!("private Redis on {}, simulated providers, health at http://localhost:{port}/api/health", redis.url());
+    println!(
+        "private Redis on {}, simulated providers, health at http://localhost:{port}/api/health",
+        redis.url()
+    );
 
     let stop = CancellationToken::new();
     let replica = tokio::spawn(replica.run(stop.clone().cancelled_owned(), std::future::pending()));
@@ -79,9 +91,15 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     replica.await.context("the replica died")??;
     simulator.stop().await;
     redis.stop().await;
-    let Some(shown) = shown else { return Ok(ExitCode::from(130)) };
+    let Some(shown) = shown else {
+        return Ok(ExitCode::from(130));
+    };
     println!("{}", shown.table());
-    Ok(if shown.all_done() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if shown.all_done() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The variables that point a worker to a simulator.
@@ -100,14 +118,24 @@ pub fn point_to(simulator: &Simulator, options: &Options) -> Vec<(&'static str, 
 async fn enqueue(config: &Config, count: u32) -> anyhow::Result<Vec<show::Followed>> {
     let connection = Connection::open(&config.redis_url)?;
     let brokers = JobType::ALL.map(|kind| {
-        let spec = QueueSpec { layout: Layout::Apalis, name: kind.default_queue().to_owned(), concurrency: 1 };
+        let spec = QueueSpec {
+            layout: Layout::Apalis,
+            name: kind.default_queue().to_owned(),
+            concurrency: 1,
+        };
         (kind, replica::broker(&spec, &connection, config))
     });
     let mut followed = Vec::new();
     for (n, (kind, broker)) in (0..count).zip(brokers.iter().cycle()) {
         let id = format!("demo-{n}");
         let payload = samples::payload(*kind, n)?;
-        let job = NewJob { id: &id, kind: *kind, payload: &payload, max_attempts: 3, delay: Duration::ZERO };
+        let job = NewJob {
+            id: &id,
+            kind: *kind,
+            payload: &payload,
+            max_attempts: 3,
+            delay: Duration::ZERO,
+        };
         broker.enqueue(&job).await.context("a demo job is not enqueued")?;
         followed.push(show::Followed::new(*kind, id, broker.clone()));
     }

@@ -40,7 +40,8 @@ impl PrivateRedis {
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
             let folder = std::env::temp_dir().join(format!("backend-worker-{}-{port}", std::process::id()));
-            std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
             let server = spawn(port, &folder, arguments)?;
             let mut redis = Self { server, port, folder };
             if redis.is_up().await? {
@@ -70,9 +71,16 @@ impl PrivateRedis {
     /// # Errors
     /// As [`Self::start`].
     pub async fn restart(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
-        self.server.kill().await.context("redis-server cannot be killed")?;
+        self.server
+            .kill()
+            .await
+            .context("redis-server cannot be killed")?;
         self.server = spawn(self.port, &self.folder, arguments)?;
-        if self.is_up().await? { Ok(()) } else { bail!("redis-server does not come back") }
+        if self.is_up().await? {
+            Ok(())
+        } else {
+            bail!("redis-server does not come back")
+        }
     }
 
     /// Stops the server, and removes its folder.
@@ -90,7 +98,10 @@ impl PrivateRedis {
                 return Ok(false);
             }
             if started.elapsed() > START_TIMEOUT {
-                bail!("redis-server does not answer on port {} within {START_TIMEOUT:?}", self.port);
+                bail!(
+                    "redis-server does not answer on port {} within {START_TIMEOUT:?}",
+                    self.port
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -107,7 +118,15 @@ impl Drop for PrivateRedis {
 
 fn spawn(port: u16, folder: &std::path::Path, arguments: &[&str]) -> anyhow::Result<Child> {
     let server = Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--dir"])
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--dir",
+        ])
         .arg(folder)
         .args(arguments)
         .stdin(Stdio::null())

@@ -4,13 +4,30 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use jobs::JobType;
 use serde_json::{json, value::RawValue};
 
-const SPEECH: &[&[u8]] =
-    &[include_bytes!("../../samples/good_morning.wav"), include_bytes!("../../samples/good_morning.ogg")];
-const IMAGES: &[&[u8]] = &[include_bytes!("../../samples/text.png"), include_bytes!("../../samples/text.jpg")];
+const SPEECH: &[&[u8]] = &[
+    include_bytes!("../../samples/good_morning.wav"),
+    include_bytes!("../../samples/good_morning.ogg"),
+];
+const IMAGES: &[&[u8]] = &[
+    include_bytes!("../../samples/text.png"),
+    include_bytes!("../../samples/text.jpg"),
+];
 const SUBJECTS: &[(&str, &str, &str)] = &[
-    ("Biology", "Photosynthesis", "Plants turn light, water and carbon dioxide into sugar and oxygen."),
-    ("History", "The printing press", "Movable type made books cheap, and ideas hard to stop."),
-    ("Spanish", "AI Selection", "A first week in Madrid: greetings, food, directions, numbers."),
+    (
+        "Biology",
+        "Photosynthesis",
+        "Plants turn light, water and carbon dioxide into sugar and oxygen.",
+    ),
+    (
+        "History",
+        "The printing press",
+        "Movable type made books cheap, and ideas hard to stop.",
+    ),
+    (
+        "Spanish",
+        "AI Selection",
+        "A first week in Madrid: greetings, food, directions, numbers.",
+    ),
 ];
 
 /// The payload of the `n`th job.
@@ -27,8 +44,10 @@ pub(super) fn payload(kind: JobType, n: u32) -> anyhow::Result<Box<RawValue>> {
         }
         JobType::ProcessImage => {
             let images: Vec<_> = IMAGES.iter().take(1 + pick % IMAGES.len()).collect();
-            let images: Vec<_> =
-                images.into_iter().map(|bytes| json!({ "imageBase64": BASE64_STANDARD.encode(bytes) })).collect();
+            let images: Vec<_> = images
+                .into_iter()
+                .map(|bytes| json!({ "imageBase64": BASE64_STANDARD.encode(bytes) }))
+                .collect();
             json!({ "images": images })
         }
     };

@@ -50,7 +50,9 @@ impl Shown {
 
     pub(super) fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_header(["type", "jobs", "done", "failed", "attempts", "time"]);
+        table
+            .load_style(UTF8_FULL_CONDENSED)
+            .set_header(["type", "jobs", "done", "failed", "attempts", "time"]);
         for (kind, row) in &self.0 {
             let numbers = [row.jobs, row.done, row.failed, row.calls].map(|n| n.to_string());
             let mut cells = vec![kind.to_string()];
@@ -69,12 +71,20 @@ impl Shown {
 pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Shown> {
     let started = Instant::now();
     let terminal = std::io::stderr().is_terminal() && !quiet;
-    let all = if terminal { MultiProgress::new() } else { MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()) };
+    let all = if terminal {
+        MultiProgress::new()
+    } else {
+        MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden())
+    };
     let mut shown = Shown::default();
     for job in jobs {
         shown.0.entry(job.kind).or_default().jobs += 1;
     }
-    let bars: BTreeMap<JobType, ProgressBar> = shown.0.iter().map(|(kind, row)| (*kind, bar(&all, *kind, row.jobs))).collect();
+    let bars: BTreeMap<JobType, ProgressBar> = shown
+        .0
+        .iter()
+        .map(|(kind, row)| (*kind, bar(&all, *kind, row.jobs)))
+        .collect();
 
     let mut ended: Vec<bool> = vec![false; jobs.len()];
     let mut told = 0;
@@ -83,7 +93,11 @@ pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Sho
         for (job, ended) in jobs.iter().zip(&mut ended) {
             let row = shown.0.entry(job.kind).or_default();
             if !*ended {
-                let view = job.broker.find(&job.id).await?.with_context(|| format!("job {} is gone", job.id))?;
+                let view = job
+                    .broker
+                    .find(&job.id)
+                    .await?
+                    .with_context(|| format!("job {} is gone", job.id))?;
                 *percents.entry(job.kind).or_default() += u64::from(view.progress);
                 if matches!(view.state, State::Completed | State::Failed) {
                     *ended = true;
@@ -99,10 +113,16 @@ pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Sho
         for (kind, bar) in &bars {
             let row = &shown.0[kind];
             bar.set_position(percents.get(kind).copied().unwrap_or_default());
-            bar.set_message(format!("{} of {} done, {} attempts", row.done, row.jobs, row.calls));
+            bar.set_message(format!(
+                "{} of {} done, {} attempts",
+                row.done, row.jobs, row.calls
+            ));
         }
         let done = ended.iter().filter(|ended| **ended).count();
-        if !terminal && !quiet && (done >= told + jobs.len().div_ceil(6) || (done == jobs.len() && told < done)) {
+        if !terminal
+            && !quiet
+            && (done >= told + jobs.len().div_ceil(6) || (done == jobs.len() && told < done))
+        {
             println!("{done} of {} jobs have ended", jobs.len());
             told = done;
         }
@@ -126,7 +146,11 @@ fn count(row: &mut Row, view: &JobView, took: Duration) {
 fn bar(all: &MultiProgress, kind: JobType, jobs: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:>22} [{bar:36}] {percent:>3} % {msg}");
     let bar = all.add(ProgressBar::new(jobs * 100));
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("█▉▊▋▌▍▎▏ "));
+    bar.set_style(
+        style
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("█▉▊▋▌▍▎▏ "),
+    );
     bar.set_prefix(kind.as_str());
     bar
 }

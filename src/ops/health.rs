@@ -43,14 +43,22 @@ pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health
         .iter()
         .filter_map(|worker| {
             let complaint = worker.vitals().complaint()?;
-            Some(format!("{}:{}: {complaint}", worker.broker().layout(), worker.broker().queue()))
+            Some(format!(
+                "{}:{}: {complaint}",
+                worker.broker().layout(),
+                worker.broker().queue()
+            ))
         })
         .collect();
     let (code, status) = match complaints.is_empty() {
         true => (StatusCode::OK, "healthy"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
     };
-    let tally = ops.workers.iter().map(|w| w.vitals().tally()).fold(Tally::default(), Tally::plus);
+    let tally = ops
+        .workers
+        .iter()
+        .map(|w| w.vitals().tally())
+        .fold(Tally::default(), Tally::plus);
     let uptime = ops.started.elapsed();
     let health = Health {
         status,
@@ -86,6 +94,13 @@ mod tests {
     #[test]
     fn the_success_rate_reads_as_before() {
         assert_eq!(success_rate(Tally::default()), "N/A");
-        assert_eq!(success_rate(Tally { succeeded: 2, failed: 1, ..Tally::default() }), "66.7%");
+        assert_eq!(
+            success_rate(Tally {
+                succeeded: 2,
+                failed: 1,
+                ..Tally::default()
+            }),
+            "66.7%"
+        );
     }
 }

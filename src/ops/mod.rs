@@ -30,7 +30,10 @@ pub struct Ops {
 impl Ops {
     /// Routes over the given workers.
     pub fn new(workers: Vec<Arc<QueueWorker>>) -> Self {
-        Self { workers, started: Instant::now() }
+        Self {
+            workers,
+            started: Instant::now(),
+        }
     }
 
     fn router(self) -> Router {

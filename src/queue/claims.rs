@@ -9,18 +9,27 @@ pub struct ClaimNumber {
 
 impl ClaimNumber {
     /// The first claim.
-    pub const FIRST: Self = Self { number: 1, resend: false };
+    pub const FIRST: Self = Self {
+        number: 1,
+        resend: false,
+    };
 
     /// The claim after this one, which has been answered.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self { number: self.number + 1, resend: false }
+        Self {
+            number: self.number + 1,
+            resend: false,
+        }
     }
 
     /// The same claim, whose answer was lost.
     #[must_use]
     pub const fn again(self) -> Self {
-        Self { number: self.number, resend: true }
+        Self {
+            number: self.number,
+            resend: true,
+        }
     }
 
     /// The number.

@@ -49,7 +49,10 @@ impl FromStr for Layout {
     type Err = UnknownLayout;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Self::Apalis].into_iter().find(|l| l.as_str() == name).ok_or_else(|| UnknownLayout(name.to_owned()))
+        [Self::Apalis]
+            .into_iter()
+            .find(|l| l.as_str() == name)
+            .ok_or_else(|| UnknownLayout(name.to_owned()))
     }
 }
 
@@ -247,8 +250,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// How it is laid out.
     fn layout(&self) -> Layout;
 
-    /// Returns when there may be something to claim, or after `limit`.
-    async fn wait(&self, limit: Duration) -> Result<(), BrokerError>;
+    /// Returns `true` when there may be something to claim, `false` after `limit`.
+    async fn wait(&self, limit: Duration) -> Result<bool, BrokerError>;
 
     /// Claims up to `count` jobs. The same `number` again returns the same jobs: nothing is claimed twice because an
     /// answer was lost.
@@ -273,7 +276,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn release(&self, leases: &[Lease]) -> Result<(), BrokerError>;
 
     /// Reports progress in percent, and a failed attempt.
-    async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>) -> Result<Settled, BrokerError>;
+    async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>)
+    -> Result<Settled, BrokerError>;
 
     /// Gives up this replica's lease, and puts back whatever it still holds.
     async fn leave(&self) -> Result<(), BrokerError>;

@@ -38,6 +38,18 @@ pub enum InvalidBackoff {
     Jitter(f64),
 }
 
+/// 2 s, 4 s, 8 s, 10 s, …, each ± 25 %.
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(2),
+            factor: 2.0,
+            max: Duration::from_secs(10),
+            jitter: 0.25,
+        }
+    }
+}
+
 impl Backoff {
     /// `base · factorⁿ⁻¹`, capped at `max`, then spread by ± `jitter` (a share of it).
     ///
@@ -59,14 +71,23 @@ impl Backoff {
         if !(0.0..=1.0).contains(&jitter) {
             return Err(InvalidBackoff::Jitter(jitter));
         }
-        Ok(Self { base, factor, max, jitter })
+        Ok(Self {
+            base,
+            factor,
+            max,
+            jitter,
+        })
     }
 
     /// Twice the base, the cap as it is (or the new base, if that is more).
     #[must_use]
     pub fn doubled(self) -> Self {
         let base = self.base * 2;
-        Self { base, max: self.max.max(base), ..self }
+        Self {
+            base,
+            max: self.max.max(base),
+            ..self
+        }
     }
 
     /// The wait after the `nth` failure, from 1.
@@ -74,7 +95,11 @@ impl Backoff {
         let exponent = i32::from(nth.max(1)) - 1;
         // In f64: the power may well exceed what a Duration holds, and infinity is capped like any other number.
         let grown = (self.base.as_secs_f64() * self.factor.powi(exponent)).min(self.max.as_secs_f64());
-        let spread = if self.jitter > 0.0 { rng.random_range(-self.jitter..=self.jitter) } else { 0.0 };
+        let spread = if self.jitter > 0.0 {
+            rng.random_range(-self.jitter..=self.jitter)
+        } else {
+            0.0
+        };
         Delay {
             base: Duration::from_secs_f64(grown),
             total: Duration::from_secs_f64((grown * (1.0 + spread)).max(0.0)),
@@ -108,7 +133,14 @@ impl Delay {
     /// This wait, or `floor` if that is longer: what a provider asks for is no subject to jitter.
     #[must_use]
     pub fn at_least(self, floor: Duration) -> Self {
-        if floor > self.total { Self { base: floor, total: floor } } else { self }
+        if floor > self.total {
+            Self {
+                base: floor,
+                total: floor,
+            }
+        } else {
+            self
+        }
     }
 }
 
@@ -131,7 +163,9 @@ mod tests {
     fn the_documented_waits() {
         let backoff = Backoff::new(2000 * MS, 2.0, 10_000 * MS, 0.0).unwrap();
         let rng = &mut rand::rngs::SmallRng::seed_from_u64(1);
-        let waits: Vec<u128> = (1..=5).map(|n| backoff.delay(n, rng).total().as_millis()).collect();
+        let waits: Vec<u128> = (1..=5)
+            .map(|n| backoff.delay(n, rng).total().as_millis())
+            .collect();
         assert_eq!(waits, [2000, 4000, 8000, 10_000, 10_000]);
     }
 
@@ -139,11 +173,20 @@ mod tests {
     fn nonsense_is_refused() {
         let new = |base, factor, max, jitter| Backoff::new(base, factor, max, jitter).unwrap_err();
         assert_eq!(new(Duration::ZERO, 2.0, MS, 0.0), InvalidBackoff::NoBase);
-        assert_eq!(new(2 * MS, 2.0, MS, 0.0), InvalidBackoff::MaxBelowBase { base: 2 * MS, max: MS });
+        assert_eq!(
+            new(2 * MS, 2.0, MS, 0.0),
+            InvalidBackoff::MaxBelowBase {
+                base: 2 * MS,
+                max: MS
+            }
+        );
         assert_eq!(new(MS, 0.5, MS, 0.0), InvalidBackoff::Factor(0.5));
         assert!(matches!(new(MS, f64::NAN, MS, 0.0), InvalidBackoff::Factor(_)));
         assert_eq!(new(MS, 2.0, MS, 1.5), InvalidBackoff::Jitter(1.5));
-        assert_eq!(new(MS, 2.0, Duration::MAX, 0.0), InvalidBackoff::MaxTooLong(Duration::MAX));
+        assert_eq!(
+            new(MS, 2.0, Duration::MAX, 0.0),
+            InvalidBackoff::MaxTooLong(Duration::MAX)
+        );
     }
 
     proptest! {

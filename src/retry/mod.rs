@@ -39,7 +39,10 @@ impl RetryPolicy {
         if !failure.class().is_retryable() {
             return Verdict::Hopeless;
         }
-        if failure.retry_after().is_some_and(|wait| wait > LONGEST_WAIT_IN_SLOT) {
+        if failure
+            .retry_after()
+            .is_some_and(|wait| wait > LONGEST_WAIT_IN_SLOT)
+        {
             return Verdict::HandBack;
         }
         if nth >= self.tries.get() {
@@ -54,7 +57,9 @@ impl RetryPolicy {
             Class::RateLimited => self.backoff.doubled(),
             _ => self.backoff,
         };
-        backoff.delay(nth, rng).at_least(failure.retry_after().unwrap_or_default())
+        backoff
+            .delay(nth, rng)
+            .at_least(failure.retry_after().unwrap_or_default())
     }
 }
 
@@ -66,7 +71,10 @@ mod tests {
 
     fn policy(tries: u8) -> RetryPolicy {
         let backoff = Backoff::new(Duration::from_secs(2), 2.0, Duration::from_secs(10), 0.25).unwrap();
-        RetryPolicy { tries: NonZeroU8::new(tries).unwrap(), backoff }
+        RetryPolicy {
+            tries: NonZeroU8::new(tries).unwrap(),
+            backoff,
+        }
     }
 
     fn rng() -> impl Rng {
@@ -75,13 +83,30 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_retried() {
-        for class in [Class::Permanent, Class::Deployment, Class::OutOfQuota, Class::Blocked, Class::Cancelled] {
-            assert_eq!(policy(3).judge(1, &Failure::new(class, "x"), &mut rng()), Verdict::Hopeless, "{class}");
+        for class in [
+            Class::Permanent,
+            Class::Deployment,
+            Class::OutOfQuota,
+            Class::Blocked,
+            Class::Cancelled,
+        ] {
+            assert_eq!(
+                policy(3).judge(1, &Failure::new(class, "x"), &mut rng()),
+                Verdict::Hopeless,
+                "{class}"
+            );
         }
         for class in [Class::Transient, Class::RateLimited] {
             let failure = Failure::new(class, "x");
-            assert!(matches!(policy(3).judge(2, &failure, &mut rng()), Verdict::Retry(_)), "{class}");
-            assert_eq!(policy(3).judge(3, &failure, &mut rng()), Verdict::Exhausted, "{class}");
+            assert!(
+                matches!(policy(3).judge(2, &failure, &mut rng()), Verdict::Retry(_)),
+                "{class}"
+            );
+            assert_eq!(
+                policy(3).judge(3, &failure, &mut rng()),
+                Verdict::Exhausted,
+                "{class}"
+            );
         }
     }
 
@@ -91,7 +116,10 @@ mod tests {
         let wait = policy(3).delay(1, &limited, &mut rng()).total();
         assert!((3000..=5000).contains(&wait.as_millis()), "{wait:?}");
         let told = limited.with_retry_after(Some(Duration::from_secs(9)));
-        assert_eq!(policy(3).delay(1, &told, &mut rng()).total(), Duration::from_secs(9));
+        assert_eq!(
+            policy(3).delay(1, &told, &mut rng()).total(),
+            Duration::from_secs(9)
+        );
     }
 
     #[test]

@@ -40,41 +40,13 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tracing::warn;
 
 pub use fault::{Fault, FaultError, Recognition};
 pub use faults::{Faults, MAX_PENDING};
+pub use jobs::Provider;
 pub use journal::{Counts, Entry, Journal, KEPT};
-
-/// Whose part the simulator plays. The names are those of the job crate's providers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Provider {
-    /// OpenAI chat completions.
-    #[serde(rename = "openai")]
-    OpenAi,
-    /// Azure Speech.
-    AzureSpeech,
-    /// Azure Vision.
-    AzureVision,
-}
-
-impl Provider {
-    /// Every provider.
-    pub const ALL: [Self; 3] = [Self::OpenAi, Self::AzureSpeech, Self::AzureVision];
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OpenAi => "openai",
-            Self::AzureSpeech => "azure-speech",
-            Self::AzureVision => "azure-vision",
-        })
-    }
-}
 
 /// How the simulator behaves.
 #[derive(Debug, Clone, Default)]

@@ -16,12 +16,7 @@ use jobs::Failure;
 use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
-use super::{
-    Assignment, Outcome,
-    loops::Pause,
-    runtime::QueueWorker,
-    vitals::Ending,
-};
+use super::{Assignment, Outcome, loops::Pause, runtime::QueueWorker, vitals::Ending};
 use crate::queue::{BrokerError, Later, Lease, Settled};
 
 /// Refusals by Redis after which an outcome is given up: the recovery will hand the job out again.
@@ -35,7 +30,10 @@ impl<S> Layer<S> for AckLayer {
     type Service = Ack<S>;
 
     fn layer(&self, inner: S) -> Ack<S> {
-        Ack { inner, worker: self.0.clone() }
+        Ack {
+            inner,
+            worker: self.0.clone(),
+        }
     }
 }
 
@@ -75,7 +73,8 @@ where
                 () = stops.now.cancelled() => None,
             };
             // A job is stopped at once because the drain time is over, or because it is not ours any more.
-            let outcome = outcome.or_else(|| worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released));
+            let outcome =
+                outcome.or_else(|| worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released));
             worker.settle(&delivery.lease, outcome).await;
             worker.slots.vacate(&delivery.lease);
         };
@@ -121,7 +120,8 @@ impl QueueWorker {
                 }
                 Err(error) => {
                     refusals += u32::from(error.is_refusal());
-                    if refusals >= MAX_REFUSALS || (self.shutdown.hasten.is_cancelled() && pause.is_longest()) {
+                    if refusals >= MAX_REFUSALS || (self.shutdown.hasten.is_cancelled() && pause.is_longest())
+                    {
                         error!(%error, "the outcome cannot be written: the job will be recovered and run again");
                         return self.vitals.ended(Ending::Lost);
                     }
@@ -135,14 +135,26 @@ impl QueueWorker {
     async fn write(&self, lease: &Lease, outcome: &Outcome) -> Result<Settled, BrokerError> {
         match outcome {
             Outcome::Completed(result) => self.broker.complete(lease, result).await,
-            Outcome::Later { delay, counts, reason, note } => {
-                let later = Later { delay: *delay, counts: *counts, reason, note: note.as_ref() };
+            Outcome::Later {
+                delay,
+                counts,
+                reason,
+                note,
+            } => {
+                let later = Later {
+                    delay: *delay,
+                    counts: *counts,
+                    reason,
+                    note: note.as_ref(),
+                };
                 self.broker.retry_at(lease, later).await
             }
             Outcome::Failed { reason, note } => self.broker.fail(lease, reason, note.as_ref()).await,
-            Outcome::Released => {
-                self.broker.release(std::slice::from_ref(lease)).await.map(|()| Settled::Applied)
-            }
+            Outcome::Released => self
+                .broker
+                .release(std::slice::from_ref(lease))
+                .await
+                .map(|()| Settled::Applied),
         }
     }
 
@@ -152,7 +164,12 @@ impl QueueWorker {
                 debug!("completed");
                 Ending::Succeeded
             }
-            Outcome::Later { delay, counts, reason, .. } => {
+            Outcome::Later {
+                delay,
+                counts,
+                reason,
+                ..
+            } => {
                 let delay_ms = delay.as_millis();
                 info!(delay_ms, counts, "the job comes again in {delay_ms}ms: {reason}");
                 Ending::PutOff

@@ -29,14 +29,21 @@ pub struct QueueBackend {
 
 impl std::fmt::Debug for QueueBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("QueueBackend").field("queue", &self.worker.broker.queue()).finish_non_exhaustive()
+        f.debug_struct("QueueBackend")
+            .field("queue", &self.worker.broker.queue())
+            .finish_non_exhaustive()
     }
 }
 
 impl QueueBackend {
     /// A backend that starts its loops when apalis first asks it for work.
     pub fn new(worker: Arc<QueueWorker>) -> Self {
-        Self { worker, claimed: None, loops: Vec::new(), closing: None }
+        Self {
+            worker,
+            claimed: None,
+            loops: Vec::new(),
+            closing: None,
+        }
     }
 
     fn start(&mut self) -> &mut mpsc::UnboundedReceiver<Task<Assignment>> {
@@ -44,8 +51,11 @@ impl QueueBackend {
             // Unbounded, yet bounded: nothing enters it without a slot.
             let (sender, receiver) = mpsc::unbounded_channel();
             let (claims, renews) = (self.worker.clone(), self.worker.clone());
-            self.loops.push(supervise("claim", move || claims.clone().claim_loop(sender.clone())));
-            self.loops.push(supervise("renew", move || renews.clone().renew_loop()));
+            self.loops.push(supervise("claim", move || {
+                claims.clone().claim_loop(sender.clone())
+            }));
+            self.loops
+                .push(supervise("renew", move || renews.clone().renew_loop()));
             receiver
         })
     }
@@ -107,7 +117,10 @@ impl Backend for QueueBackend {
         if self.closing.is_none() {
             self.closing = Some(self.close());
         }
-        self.closing.as_mut().map_or(Poll::Ready(()), |closing| closing.poll_unpin(cx)).map(Ok)
+        self.closing
+            .as_mut()
+            .map_or(Poll::Ready(()), |closing| closing.poll_unpin(cx))
+            .map(Ok)
     }
 }
 

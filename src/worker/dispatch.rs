@@ -39,7 +39,9 @@ pub struct Dispatcher {
 
 impl std::fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dispatcher").field("rules", &self.rules).finish_non_exhaustive()
+        f.debug_struct("Dispatcher")
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,10 +58,18 @@ impl Handle for Dispatcher {
             Err(Unopened::Unknown(failure)) => {
                 warn!("{failure}: given back for another worker");
                 let reason = failure.to_string();
-                return Outcome::Later { delay: GIVE_BACK_DELAY, counts: false, reason, note: None };
+                return Outcome::Later {
+                    delay: GIVE_BACK_DELAY,
+                    counts: false,
+                    reason,
+                    note: None,
+                };
             }
         };
-        let reporter = ProgressReporter { assignment, replica: &self.rules.replica };
+        let reporter = ProgressReporter {
+            assignment,
+            replica: &self.rules.replica,
+        };
         let guard = JobGuard::new(self.policy_for(delivery), assignment.stops.clone(), &reporter);
         debug!(%kind, "running");
         match self.jobs.run(kind, data, &guard).await {
@@ -75,7 +85,10 @@ impl Dispatcher {
     fn policy_for(&self, delivery: &Delivery) -> RetryPolicy {
         match delivery.attempt {
             ..=1 => self.retry,
-            _ => RetryPolicy { tries: NonZeroU8::MIN, ..self.retry },
+            _ => RetryPolicy {
+                tries: NonZeroU8::MIN,
+                ..self.retry
+            },
         }
     }
 }
@@ -88,15 +101,16 @@ enum Unopened {
 /// The job's type and data.
 fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), Unopened> {
     let Some(payload) = &delivery.payload else {
-        return Err(Unopened::Failure(Failure::permanent("the queue holds no payload for this job")));
+        return Err(Unopened::Failure(Failure::permanent(
+            "the queue holds no payload for this job",
+        )));
     };
     let envelope: Envelope<'_> = serde_json::from_slice(payload).map_err(|error| {
         Unopened::Failure(Failure::permanent("payload is no {\"type\": …, \"data\": …}").caused_by(error))
     })?;
-    let kind = envelope
-        .kind
-        .parse()
-        .map_err(|unknown: jobs::UnknownJobType| Unopened::Unknown(Failure::permanent(unknown.to_string())))?;
+    let kind = envelope.kind.parse().map_err(|unknown: jobs::UnknownJobType| {
+        Unopened::Unknown(Failure::permanent(unknown.to_string()))
+    })?;
     Ok((kind, envelope.data.get().as_bytes()))
 }
 
@@ -109,7 +123,11 @@ struct ProgressReporter<'a> {
 #[async_trait]
 impl Reporter for ProgressReporter<'_> {
     async fn retrying(&self, nth: u8, failure: &Failure, delay: Delay) {
-        let Assignment { delivery, broker, stops } = self.assignment;
+        let Assignment {
+            delivery,
+            broker,
+            stops,
+        } = self.assignment;
         let note = Note {
             attempt: delivery.attempt,
             r#try: u32::from(nth),
@@ -131,7 +149,6 @@ impl Reporter for ProgressReporter<'_> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +158,10 @@ mod tests {
 
     fn delivery(payload: Option<&str>) -> Delivery {
         Delivery {
-            lease: Lease { id: "1".into(), token: "t".into() },
+            lease: Lease {
+                id: "1".into(),
+                token: "t".into(),
+            },
             payload: payload.map(|p| p.to_owned().into()),
             attempt: 1,
             max_attempts: 3,
@@ -152,7 +172,10 @@ mod tests {
     #[test]
     fn a_payload_is_opened_or_says_what_is_wrong_with_it() {
         let good = delivery(Some(r#"{"type":"process-image","data":{"imageUrl":"x"}}"#));
-        assert!(matches!(open(&good), Ok((JobType::ProcessImage, br#"{"imageUrl":"x"}"#))));
+        assert!(matches!(
+            open(&good),
+            Ok((JobType::ProcessImage, br#"{"imageUrl":"x"}"#))
+        ));
         for (payload, part) in [
             (None, "no payload"),
             (Some(""), "EOF"),
@@ -161,7 +184,9 @@ mod tests {
             (Some(r#"{"type":7,"data":{}}"#), "invalid type"),
             (Some("\u{1}"), "line 1"),
         ] {
-            let Err(Unopened::Failure(failure)) = open(&delivery(payload)) else { panic!("{payload:?} opened") };
+            let Err(Unopened::Failure(failure)) = open(&delivery(payload)) else {
+                panic!("{payload:?} opened")
+            };
             assert_eq!(failure.class(), Class::Permanent);
             assert!(failure.to_string().contains(part), "{failure}");
         }

@@ -8,14 +8,14 @@ use rand::RngExt;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{debug, error, info, warn};
 
-use super::{Assignment, runtime::QueueWorker};
+use super::{Assignment, runtime::QueueWorker, slots::FreeSlots};
 use crate::{
     guard::Stops,
     queue::{BrokerError, ClaimNumber, Delivery, Lease},
 };
 
 /// How long the claim loop sleeps at most when nothing announces work: a safety net, not the way work is found.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(15);
 /// Sweeps in a row for the jobs of dead replicas, before the lease is renewed again.
 const MAX_SWEEPS: usize = 100;
 
@@ -32,7 +32,11 @@ pub(super) struct Pause {
 
 impl Pause {
     pub(super) const fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, next: first, longest }
+        Self {
+            first,
+            next: first,
+            longest,
+        }
     }
 
     pub(super) async fn wait(&mut self) {
@@ -72,14 +76,13 @@ impl QueueWorker {
         // A loop that was started again does not know what became of its last claim.
         let mut number = self.last_claim();
         loop {
-            let mut slots = tokio::select! {
-                biased;
-                () = self.shutdown.closing.cancelled() => return,
-                slots = self.slots.free() => slots,
+            let Some(mut slots) = self.free_slots().await else {
+                return;
             };
             self.vitals.claim_stirs();
             let answer = self.broker.claim(number, slots.count()).await;
-            self.vitals.redis_answered(!matches!(answer, Err(BrokerError::Redis(_))));
+            self.vitals
+                .redis_answered(!matches!(answer, Err(BrokerError::Redis(_))));
             match answer {
                 Ok(deliveries) => {
                     pause.reset();
@@ -149,8 +152,12 @@ impl QueueWorker {
             match self.broker.recover().await {
                 Ok(found) => {
                     if found.requeued + found.poisoned > 0 {
-                        info!(queue = self.broker.queue(), requeued = found.requeued, poisoned = found.poisoned,
-                            "jobs of a dead replica recovered");
+                        info!(
+                            queue = self.broker.queue(),
+                            requeued = found.requeued,
+                            poisoned = found.poisoned,
+                            "jobs of a dead replica recovered"
+                        );
                     }
                     if !found.more {
                         return;
@@ -164,15 +171,35 @@ impl QueueWorker {
         }
     }
 
+    /// Waits for free slots, stirring all the while; `None` when the worker closes.
+    async fn free_slots(&self) -> Option<FreeSlots> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.closing.cancelled() => return None,
+                slots = self.slots.free() => return Some(slots),
+                () = tokio::time::sleep(IDLE) => self.vitals.claim_stirs(),
+            }
+        }
+    }
+
+    /// Waits until there may be work, the worker closes, or Redis is away.
     async fn wait_for_work(&self, pause: &mut Pause) {
-        let work = tokio::select! {
-            biased;
-            () = self.shutdown.closing.cancelled() => return,
-            work = self.broker.wait(IDLE) => work,
-        };
-        if let Err(error) = work {
-            debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
-            self.rest(pause).await;
+        loop {
+            let work = tokio::select! {
+                biased;
+                () = self.shutdown.closing.cancelled() => return,
+                work = self.broker.wait(IDLE) => work,
+            };
+            self.vitals.claim_stirs();
+            match work {
+                Ok(false) => {}
+                Ok(true) => return,
+                Err(error) => {
+                    debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
+                    return self.rest(pause).await;
+                }
+            }
         }
     }
 
@@ -185,7 +212,7 @@ impl QueueWorker {
     }
 
     /// Gives a claimed job its slot. `None` when it is running here already, after a claim was answered twice.
-    fn assign(&self, slots: &mut super::slots::FreeSlots, delivery: Delivery) -> Option<Task<Assignment>> {
+    fn assign(&self, slots: &mut FreeSlots, delivery: Delivery) -> Option<Task<Assignment>> {
         let lease: Lease = delivery.lease.clone();
         if self.slots.holds(&lease) {
             return None;
@@ -199,19 +226,29 @@ impl QueueWorker {
         };
         let (id, attempt) = (delivery.lease.id.to_string(), delivery.attempt);
         let max_attempts = delivery.max_attempts;
-        let task = TaskBuilder::new(Assignment { delivery, broker: self.broker.clone(), stops })
-            // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
-            .task_id(TaskId::from_string(id))
-            .attempt(usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1))
-            .max_attempts(usize::try_from(max_attempts).unwrap_or(usize::MAX));
+        let task = TaskBuilder::new(Assignment {
+            delivery,
+            broker: self.broker.clone(),
+            stops,
+        })
+        // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
+        .task_id(TaskId::from_string(id))
+        .attempt(usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1))
+        .max_attempts(usize::try_from(max_attempts).unwrap_or(usize::MAX));
         Some(task.build())
     }
 
     fn last_claim(&self) -> ClaimNumber {
-        *self.claim_number.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self
+            .claim_number
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn note_claim(&self, number: ClaimNumber) {
-        *self.claim_number.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = number;
+        *self
+            .claim_number
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = number;
     }
 }

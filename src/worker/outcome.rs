@@ -59,16 +59,27 @@ impl OutcomeRules {
             }
             Class::Transient | Class::RateLimited if delivery.attempt < delivery.max_attempts => {
                 let nth = u8::try_from(delivery.attempt).unwrap_or(u8::MAX);
-                let delay = self.retry.delay(nth, failure, &mut rand::rng()).total().min(self.longest_delay());
+                let delay = self
+                    .retry
+                    .delay(nth, failure, &mut rand::rng())
+                    .total()
+                    .min(self.longest_delay());
                 let note = self.note(failure, delivery, tries, Some(delay));
-                Outcome::Later { delay, counts: true, reason: failure.to_string(), note: Some(note) }
-            }
-            Class::Transient | Class::RateLimited | Class::OutOfQuota | Class::Deployment | Class::Permanent => {
-                Outcome::Failed {
+                Outcome::Later {
+                    delay,
+                    counts: true,
                     reason: failure.to_string(),
-                    note: Some(self.note(failure, delivery, tries, None)),
+                    note: Some(note),
                 }
             }
+            Class::Transient
+            | Class::RateLimited
+            | Class::OutOfQuota
+            | Class::Deployment
+            | Class::Permanent => Outcome::Failed {
+                reason: failure.to_string(),
+                note: Some(self.note(failure, delivery, tries, None)),
+            },
         }
     }
 
@@ -80,12 +91,21 @@ impl OutcomeRules {
             } else {
                 format!("waited {} s in all: {failure}", delivery.waited.as_secs())
             };
-            return Outcome::Failed { reason, note: Some(self.note(failure, delivery, tries, None)) };
+            return Outcome::Failed {
+                reason,
+                note: Some(self.note(failure, delivery, tries, None)),
+            };
         }
         let delay = failure.retry_after().unwrap_or(LONGEST_WAIT_IN_SLOT).min(left);
         // What was never sent is no failed attempt, and leaves no line in the history.
-        let note = (failure.class() != Class::Blocked).then(|| self.note(failure, delivery, tries, Some(delay)));
-        Outcome::Later { delay, counts: false, reason: failure.to_string(), note }
+        let note =
+            (failure.class() != Class::Blocked).then(|| self.note(failure, delivery, tries, Some(delay)));
+        Outcome::Later {
+            delay,
+            counts: false,
+            reason: failure.to_string(),
+            note,
+        }
     }
 
     /// A provider that asks for a day does not get it: the job looks again after the longest wait that is allowed.

@@ -86,7 +86,9 @@ pub struct Runtime {
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime").field("workers", &self.workers).finish_non_exhaustive()
+        f.debug_struct("Runtime")
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,7 +113,12 @@ impl Runtime {
                 claim_number: Mutex::new(ClaimNumber::FIRST),
             })
         });
-        Self { workers: workers.collect(), handler, drain: options.drain, shutdown }
+        Self {
+            workers: workers.collect(),
+            handler,
+            drain: options.drain,
+            shutdown,
+        }
     }
 
     /// The queues' workers, for health and statistics.
@@ -136,7 +143,9 @@ impl Runtime {
                 WorkerBuilder::new(format!("{}:{}", worker.broker.layout(), worker.broker.queue()))
                     .backend(QueueBackend::new(worker.clone()))
                     .timeout(worker.deadline)
-                    .layer(CatchPanicLayer::<_, PanicError>::with_panic_handler(describe_panic))
+                    .layer(CatchPanicLayer::<_, PanicError>::with_panic_handler(
+                        describe_panic,
+                    ))
                     .build(move |assignment: Assignment| {
                         let handler = handler.clone();
                         async move { Ok::<_, BoxDynError>(handler.handle(&assignment).await) }
@@ -154,7 +163,11 @@ impl Runtime {
         let drain = async {
             stop.await;
             let in_flight: usize = self.workers.iter().map(|w| w.slots.len()).sum();
-            info!(in_flight, drain_s = self.drain.as_secs(), "stopping: no more claims");
+            info!(
+                in_flight,
+                drain_s = self.drain.as_secs(),
+                "stopping: no more claims"
+            );
             shutdown.closing.cancel();
             if let Err(error) = control.shutdown() {
                 warn!(%error, "apalis does not take the shutdown");
@@ -170,11 +183,18 @@ impl Runtime {
             ended = monitor.run() => ended.context("the workers ended")?,
             () = drain => {}
         }
-        Ok(self.workers.iter().map(|w| w.vitals.tally()).fold(Tally::default(), Tally::plus))
+        Ok(self
+            .workers
+            .iter()
+            .map(|w| w.vitals.tally())
+            .fold(Tally::default(), Tally::plus))
     }
 }
 
 fn describe_panic(panic: &Box<dyn std::any::Any + Send>) -> PanicError {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    PanicError(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned()))
+    PanicError(
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned()),
+    )
 }

@@ -47,7 +47,11 @@ impl Slots {
     /// As many slots as `concurrency`.
     pub fn new(concurrency: usize) -> Self {
         let free = Arc::new(Semaphore::new(concurrency.min(Semaphore::MAX_PERMITS)));
-        Self { free, jobs: Mutex::default(), peak: AtomicUsize::new(0) }
+        Self {
+            free,
+            jobs: Mutex::default(),
+            peak: AtomicUsize::new(0),
+        }
     }
 
     /// Waits for a free slot, and takes every one that is free then.
@@ -69,7 +73,13 @@ impl Slots {
     pub fn occupy(&self, slots: &mut FreeSlots, lease: Lease, stop: CancellationToken) {
         let mut jobs = self.jobs();
         // A resent claim may bring one job more than is free by now: it runs, and the count is right again after it.
-        jobs.insert(lease, Job { stop, _slot: slots.take_one() });
+        jobs.insert(
+            lease,
+            Job {
+                stop,
+                _slot: slots.take_one(),
+            },
+        );
         self.peak.fetch_max(jobs.len(), Ordering::Relaxed);
     }
 

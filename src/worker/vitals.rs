@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Silence of a claim loop after which it counts as dead. It stirs at least every ten seconds by itself.
+/// Silence of a claim loop after which it counts as dead. It stirs every fifteen seconds by itself.
 const CLAIM_SILENCE: Duration = Duration::from_secs(45);
 /// Absence of Redis after which the replica counts as sick: a restart of Redis is no reason for alarm.
 const REDIS_ABSENCE: Duration = Duration::from_secs(5);
@@ -105,16 +105,30 @@ impl Vitals {
     pub fn tally(&self) -> Tally {
         let [succeeded, failed, put_off, released, lost] =
             self.endings.each_ref().map(|count| count.load(Ordering::Relaxed));
-        Tally { succeeded, failed, put_off, released, lost }
+        Tally {
+            succeeded,
+            failed,
+            put_off,
+            released,
+            lost,
+        }
     }
 
     /// Why this worker cannot be called healthy, if it cannot.
     pub fn complaint(&self) -> Option<String> {
         let away = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(away) = away.map(|since| since.elapsed()).filter(|away| *away > REDIS_ABSENCE) {
+        if let Some(away) = away
+            .map(|since| since.elapsed())
+            .filter(|away| *away > REDIS_ABSENCE)
+        {
             return Some(format!("Redis has been away for {} s", away.as_secs()));
         }
-        let silence = self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        (silence > CLAIM_SILENCE).then(|| format!("the claim loop has been silent for {} s", silence.as_secs()))
+        let silence = self
+            .claimed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed();
+        (silence > CLAIM_SILENCE)
+            .then(|| format!("the claim loop has been silent for {} s", silence.as_secs()))
     }
 }

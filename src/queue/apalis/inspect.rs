@@ -11,7 +11,11 @@ impl ApalisBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
         let keys = &self.keys;
         let mut pipeline = redis::pipe();
-        pipeline.zrange(&keys.workers, 0, -1).llen(&keys.active).scard(&keys.done).scard(&keys.dead);
+        pipeline
+            .zrange(&keys.workers, 0, -1)
+            .llen(&keys.active)
+            .scard(&keys.done)
+            .scard(&keys.dead);
         pipeline.zcard(&keys.scheduled);
         let (workers, waiting, completed, failed, delayed): (Vec<String>, u64, u64, u64, u64) =
             self.connection.query(&pipeline).await?;
@@ -19,15 +23,27 @@ impl ApalisBroker {
         for worker in &workers {
             pipeline.scard(keys.inflight(worker));
         }
-        let held: Vec<u64> =
-            if workers.is_empty() { Vec::new() } else { self.connection.query(&pipeline).await? };
-        Ok(Counts { waiting, active: held.iter().sum(), completed, failed, delayed })
+        let held: Vec<u64> = if workers.is_empty() {
+            Vec::new()
+        } else {
+            self.connection.query(&pipeline).await?
+        };
+        Ok(Counts {
+            waiting,
+            active: held.iter().sum(),
+            completed,
+            failed,
+            delayed,
+        })
     }
 
     pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         let keys = &self.keys;
         let mut pipeline = redis::pipe();
-        pipeline.hexists(&keys.data, id).zscore(&keys.scheduled, id).hgetall(keys.meta(id));
+        pipeline
+            .hexists(&keys.data, id)
+            .zscore(&keys.scheduled, id)
+            .hgetall(keys.meta(id));
         pipeline.lrange(keys.history(id), 0, -1);
         let (known, scheduled, mut meta, history): (bool, Option<f64>, HashMap<String, String>, Vec<String>) =
             self.connection.query(&pipeline).await?;
@@ -41,19 +57,30 @@ impl ApalisBroker {
             _ if scheduled.is_some() => State::Delayed,
             _ => State::Waiting,
         };
-        let outcome = meta.remove("result").and_then(|text| serde_json::from_str::<Result<Value, String>>(&text).ok());
+        let outcome = meta
+            .remove("result")
+            .and_then(|text| serde_json::from_str::<Result<Value, String>>(&text).ok());
         let (result, failed) = match outcome {
             Some(Ok(result)) => (Some(result), None),
             Some(Err(reason)) => (None, Some(reason)),
             None => (None, None),
         };
         // A job that ended well keeps no word of what it once waited for.
-        let waiting_for = if state == State::Completed { None } else { meta.remove("error") };
+        let waiting_for = if state == State::Completed {
+            None
+        } else {
+            meta.remove("error")
+        };
         Ok(Some(JobView {
             id: id.to_owned(),
             state,
-            progress: number(&meta, "progress").and_then(|n| u8::try_from(n).ok()).unwrap_or(0).min(100),
-            attempts_made: number(&meta, "attempts").and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            progress: number(&meta, "progress")
+                .and_then(|n| u8::try_from(n).ok())
+                .unwrap_or(0)
+                .min(100),
+            attempts_made: number(&meta, "attempts")
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(0),
             result,
             error: failed.or(waiting_for),
             history: history.iter().filter_map(|line| parse_line(line)).collect(),
@@ -68,5 +95,8 @@ fn number(meta: &HashMap<String, String>, field: &str) -> Option<u64> {
 /// `<ms> <note as JSON>`, as `remember` in `common.lua` writes it.
 fn parse_line(line: &str) -> Option<HistoryLine> {
     let (at, note) = line.split_once(' ')?;
-    Some(HistoryLine { at: at.parse().ok()?, note: serde_json::from_str::<Note>(note).ok()? })
+    Some(HistoryLine {
+        at: at.parse().ok()?,
+        note: serde_json::from_str::<Note>(note).ok()?,
+    })
 }

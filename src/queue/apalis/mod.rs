@@ -23,8 +23,8 @@ use serde_json::value::RawValue;
 
 use self::wait::Waiter;
 use super::{
-    Broker, BrokerError, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Recovered,
-    Settled,
+    Broker, BrokerError, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note,
+    Recovered, Settled,
 };
 use crate::{connection::Connection, keys::ApalisKeys};
 
@@ -105,8 +105,13 @@ impl ApalisBroker {
     async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
         let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
         let mut call = scripts::FAIL.prepare_invoke();
-        call.key(&self.inflight).key(&self.keys.dead).key(&self.keys.ended_dead);
-        call.arg(id).arg(token).arg(&self.keys.meta_prefix).arg(&self.keys.history_prefix);
+        call.key(&self.inflight)
+            .key(&self.keys.dead)
+            .key(&self.keys.ended_dead);
+        call.arg(id)
+            .arg(token)
+            .arg(&self.keys.meta_prefix)
+            .arg(&self.keys.history_prefix);
         call.arg(err_result(&reason)?).arg(&reason).arg("");
         let _: u8 = self.connection.invoke(&call).await?;
         tracing::error!(queue = %self.queue, "{reason}: it is a dead letter now");
@@ -127,7 +132,7 @@ impl Broker for ApalisBroker {
         Layout::Apalis
     }
 
-    async fn wait(&self, limit: Duration) -> Result<(), BrokerError> {
+    async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
         self.waiter.wait(limit).await
     }
 
@@ -136,15 +141,23 @@ impl Broker for ApalisBroker {
         let mut call = scripts::CLAIM.prepare_invoke();
         call.key(&keys.active).key(&keys.scheduled).key(&self.inflight);
         call.key(&keys.data).key(&keys.leases).key(&keys.paused);
-        call.arg(&self.worker).arg(&*token).arg(count.min(CHUNK)).arg(u8::from(number.is_resend()));
-        call.arg(&keys.meta_prefix).arg(DEFAULT_MAX_ATTEMPTS).arg(&keys.inflight_prefix);
+        call.arg(&self.worker)
+            .arg(&*token)
+            .arg(count.min(CHUNK))
+            .arg(u8::from(number.is_resend()));
+        call.arg(&keys.meta_prefix)
+            .arg(DEFAULT_MAX_ATTEMPTS)
+            .arg(&keys.inflight_prefix);
         let rows: Option<Vec<Row>> = self.connection.invoke(&call).await?;
 
         let mut deliveries = Vec::new();
         for (id, payload, attempt, max_attempts, waited) in rows.ok_or(BrokerError::Unleased)? {
             match String::from_utf8(id) {
                 Ok(id) => deliveries.push(Delivery {
-                    lease: Lease { id: id.into(), token: token.clone() },
+                    lease: Lease {
+                        id: id.into(),
+                        token: token.clone(),
+                    },
                     payload: payload.map(Bytes::from),
                     attempt,
                     max_attempts,
@@ -162,8 +175,12 @@ impl Broker for ApalisBroker {
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let mut call = scripts::RENEW.prepare_invoke();
-            call.key(&self.keys.leases).key(&self.keys.workers).key(&self.inflight);
-            call.arg(&self.worker).arg(millis(self.options.lease_ttl)).arg(&self.keys.meta_prefix);
+            call.key(&self.keys.leases)
+                .key(&self.keys.workers)
+                .key(&self.inflight);
+            call.arg(&self.worker)
+                .arg(millis(self.options.lease_ttl))
+                .arg(&self.keys.meta_prefix);
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
             }
@@ -178,27 +195,51 @@ impl Broker for ApalisBroker {
     async fn recover(&self) -> Result<Recovered, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::RECOVER.prepare_invoke();
-        call.key(&keys.leases).key(&keys.workers).key(&keys.active).key(&keys.dead).key(&keys.ended_dead);
-        call.arg(&self.worker).arg(&keys.inflight_prefix).arg(&keys.meta_prefix);
+        call.key(&keys.leases)
+            .key(&keys.workers)
+            .key(&keys.active)
+            .key(&keys.dead)
+            .key(&keys.ended_dead);
+        call.arg(&self.worker)
+            .arg(&keys.inflight_prefix)
+            .arg(&keys.meta_prefix);
         call.arg(MOVE_CHUNK).arg(self.options.max_lost);
         let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
-        Ok(Recovered { requeued, poisoned, more })
+        Ok(Recovered {
+            requeued,
+            poisoned,
+            more,
+        })
     }
 
     async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::COMPLETE.prepare_invoke();
-        call.key(&self.inflight).key(&keys.done).key(&keys.ended_done).key(&keys.data);
-        call.arg(&*lease.id).arg(&*lease.token).arg(&keys.meta_prefix).arg(&keys.history_prefix).arg(result);
-        call.arg(millis(self.options.keep_completed_for)).arg(self.options.keep_completed_count);
+        call.key(&self.inflight)
+            .key(&keys.done)
+            .key(&keys.ended_done)
+            .key(&keys.data);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&keys.meta_prefix)
+            .arg(&keys.history_prefix)
+            .arg(result);
+        call.arg(millis(self.options.keep_completed_for))
+            .arg(self.options.keep_completed_count);
         Ok(settled(self.connection.invoke(&call).await?))
     }
 
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
         let mut call = scripts::RETRY_AT.prepare_invoke();
         call.key(&self.inflight).key(&self.keys.scheduled);
-        call.arg(&*lease.id).arg(&*lease.token).arg(&self.keys.meta_prefix).arg(&self.keys.history_prefix);
-        call.arg(millis(later.delay)).arg(u8::from(later.counts)).arg(later.reason).arg(line(later.note)?);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&self.keys.meta_prefix)
+            .arg(&self.keys.history_prefix);
+        call.arg(millis(later.delay))
+            .arg(u8::from(later.counts))
+            .arg(later.reason)
+            .arg(line(later.note)?);
         Ok(settled(self.connection.invoke(&call).await?))
     }
 
@@ -206,7 +247,10 @@ impl Broker for ApalisBroker {
         let keys = &self.keys;
         let mut call = scripts::FAIL.prepare_invoke();
         call.key(&self.inflight).key(&keys.dead).key(&keys.ended_dead);
-        call.arg(&*lease.id).arg(&*lease.token).arg(&keys.meta_prefix).arg(&keys.history_prefix);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&keys.meta_prefix)
+            .arg(&keys.history_prefix);
         call.arg(err_result(reason)?).arg(reason).arg(line(note)?);
         Ok(settled(self.connection.invoke(&call).await?))
     }
@@ -214,7 +258,9 @@ impl Broker for ApalisBroker {
     async fn release(&self, leases: &[Lease]) -> Result<(), BrokerError> {
         for chunk in leases.chunks(MOVE_CHUNK) {
             let mut call = scripts::RELEASE.prepare_invoke();
-            call.key(&self.inflight).key(&self.keys.active).arg(&self.keys.meta_prefix);
+            call.key(&self.inflight)
+                .key(&self.keys.active)
+                .arg(&self.keys.meta_prefix);
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
             }
@@ -223,27 +269,45 @@ impl Broker for ApalisBroker {
         Ok(())
     }
 
-    async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>) -> Result<Settled, BrokerError> {
+    async fn progress(
+        &self,
+        lease: &Lease,
+        percent: u8,
+        note: Option<&Note>,
+    ) -> Result<Settled, BrokerError> {
         let mut call = scripts::PROGRESS.prepare_invoke();
         call.key(&self.inflight);
-        call.arg(&*lease.id).arg(&*lease.token).arg(&self.keys.meta_prefix).arg(&self.keys.history_prefix);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&self.keys.meta_prefix)
+            .arg(&self.keys.history_prefix);
         call.arg(percent).arg(line(note)?);
         Ok(settled(self.connection.invoke(&call).await?))
     }
 
     async fn leave(&self) -> Result<(), BrokerError> {
         let mut call = scripts::LEAVE.prepare_invoke();
-        call.key(&self.inflight).key(&self.keys.active).key(&self.keys.leases).key(&self.keys.workers);
+        call.key(&self.inflight)
+            .key(&self.keys.active)
+            .key(&self.keys.leases)
+            .key(&self.keys.workers);
         call.arg(&self.worker).arg(&self.keys.meta_prefix).arg(MOVE_CHUNK);
         while self.connection.invoke::<u64>(&call).await? > 0 {}
         Ok(())
     }
 
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError> {
-        let envelope = Envelope { kind: job.kind.as_str().to_owned(), data: job.payload };
+        let envelope = Envelope {
+            kind: job.kind.as_str().to_owned(),
+            data: job.payload,
+        };
         let mut call = scripts::ENQUEUE.prepare_invoke();
-        call.key(&self.keys.data).key(&self.keys.active).key(&self.keys.scheduled);
-        call.arg(job.id).arg(serde_json::to_vec(&envelope)?).arg(&self.keys.meta_prefix);
+        call.key(&self.keys.data)
+            .key(&self.keys.active)
+            .key(&self.keys.scheduled);
+        call.arg(job.id)
+            .arg(serde_json::to_vec(&envelope)?)
+            .arg(&self.keys.meta_prefix);
         call.arg(job.max_attempts).arg(millis(job.delay));
         Ok(self.connection.invoke(&call).await?)
     }
@@ -273,7 +337,9 @@ fn settled(applied: bool) -> Settled {
 
 /// Whole milliseconds, never cut to a time-out of zero by an absurd duration.
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX / 4)
+        .min(u64::MAX / 4)
 }
 
 /// The failed result as `apalis_redis` reads it: `Result<_, String>`.

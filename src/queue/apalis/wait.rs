@@ -44,18 +44,22 @@ impl Waiter {
         let mut reading = redis::pipe();
         reading.cmd("TIME").exists(&keys.active).exists(&keys.paused);
         reading.zrange_withscores(&keys.scheduled, 0, 0);
-        Self { connection, reading, mode: Mutex::new(Mode::Closed) }
+        Self {
+            connection,
+            reading,
+            mode: Mutex::new(Mode::Closed),
+        }
     }
 
-    /// Returns when there may be work, or after `limit`.
-    pub(super) async fn wait(&self, limit: Duration) -> Result<(), BrokerError> {
+    /// Returns `true` when there may be work, `false` after `limit`.
+    pub(super) async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
         let mut mode = self.mode.lock().await;
         if matches!(*mode, Mode::Closed) {
             *mode = self.listen().await?;
         }
         let Mode::Tracking(listener) = &mut *mode else {
             tokio::time::sleep(POLL.min(limit)).await;
-            return Ok(());
+            return Ok(true);
         };
         let outcome = listener.wait(&self.reading, limit).await;
         if outcome.is_err() {
@@ -73,7 +77,12 @@ impl Waiter {
             }
             Err(error) => return Err(error.into()),
         };
-        match redis::cmd("CLIENT").arg("TRACKING").arg("ON").query_async::<()>(&mut socket).await {
+        match redis::cmd("CLIENT")
+            .arg("TRACKING")
+            .arg("ON")
+            .query_async::<()>(&mut socket)
+            .await
+        {
             Ok(()) => Ok(Mode::Tracking(Listener { socket, pushes })),
             Err(error) if is_unknown(&error) => Ok(Self::poll(&error)),
             Err(error) => Err(error.into()),
@@ -98,15 +107,16 @@ fn is_unknown(error: &redis::RedisError) -> bool {
 }
 
 impl Listener {
-    async fn wait(&mut self, reading: &redis::Pipeline, limit: Duration) -> Result<(), BrokerError> {
+    async fn wait(&mut self, reading: &redis::Pipeline, limit: Duration) -> Result<bool, BrokerError> {
         // What was announced before is about what we are going to read now.
         while let Ok(push) = self.pushes.try_recv() {
             heed(&push)?;
         }
-        let ((seconds, micros), active, paused, scheduled): Reading = reading.query_async(&mut self.socket).await?;
+        let ((seconds, micros), active, paused, scheduled): Reading =
+            reading.query_async(&mut self.socket).await?;
         let pause = match scheduled.first() {
             _ if paused => limit,
-            _ if active => return Ok(()),
+            _ if active => return Ok(true),
             Some((_, due)) => {
                 let now = seconds as f64 + micros as f64 / 1e6;
                 // Clamped first: a score can be any number, infinity too.
@@ -115,18 +125,20 @@ impl Listener {
             None => limit,
         };
         match tokio::time::timeout(pause, self.pushes.recv()).await {
-            Ok(Some(push)) => heed(&push),
-            Ok(None) => Err(BrokerError::Redis(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into())),
-            Err(_elapsed) => Ok(()),
+            Ok(Some(push)) => heed(&push).map(|()| true),
+            Ok(None) => Err(BrokerError::Redis(
+                std::io::Error::from(std::io::ErrorKind::BrokenPipe).into(),
+            )),
+            Err(_elapsed) => Ok(pause < limit), // Cut short by a job that is due now.
         }
     }
 }
 
 fn heed(push: &PushInfo) -> Result<(), BrokerError> {
     match push.kind {
-        PushKind::Disconnection => {
-            Err(BrokerError::Redis(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()))
-        }
+        PushKind::Disconnection => Err(BrokerError::Redis(
+            std::io::Error::from(std::io::ErrorKind::ConnectionReset).into(),
+        )),
         _ => Ok(()),
     }
 }

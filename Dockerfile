@@ -1,0 +1,14 @@
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN cargo build --release --locked --bin backend-worker
+
+FROM debian:bookworm-slim
+# Redis over TLS and the providers are checked against the system's certificates.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --no-create-home worker
+WORKDIR /app
+COPY --from=build /src/target/release/backend-worker ./bin/backend-worker
+USER worker
+EXPOSE 3002
+CMD ["./bin/backend-worker", "run"]

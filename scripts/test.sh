@@ -1,0 +1,9 @@
+#!/bin/sh
+# Runs every test: in parallel under nextest where it is installed, by cargo test elsewhere.
+set -eu
+cd "$(dirname "$0")/.."
+sh scripts/setup.sh
+if cargo nextest --version >/dev/null 2>&1; then
+  exec cargo nextest run --locked --no-fail-fast "$@"
+fi
+exec cargo test --locked --no-fail-fast "$@"

@@ -1,0 +1,203 @@
+//! The apalis-redis layout: what its producers push is consumed, and the faults of its own consumer are not ours.
+
+use std::time::Duration;
+
+use apalis::prelude::{TaskBuilder, TaskId, TaskSink, WaitForCompletion};
+use apalis_redis::{Config, RedisStorage};
+use backend_worker::queue::{Broker, ClaimNumber, State};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Script, TestRedis, enqueue, eventually, options, replica, view};
+
+fn storage(redis: &TestRedis, queue: &str) -> RedisStorage<Value> {
+    RedisStorage::new(redis.raw.clone()).with_config(Config::default().queue(queue))
+}
+
+async fn until_completed(broker: &dyn Broker, count: u64) {
+    eventually(&format!("{count} jobs completed"), async || {
+        (broker.counts().await.unwrap().completed >= count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_pushed_by_apalis_redis_is_consumed_and_its_result_read_back() {
+    let redis = TestRedis::start().await;
+    let running = replica(redis.apalis("q", "w"), 4, Script::echo(), &options());
+    let mut storage = storage(&redis, "q");
+    let payload = json!({"type": "process-image", "data": {"n": 1}});
+    let id = TaskId::from_string("task-1");
+    storage
+        .push_task(TaskBuilder::new(payload.clone()).task_id(id.clone()).build())
+        .await
+        .unwrap();
+    let result = eventually("apalis reads the result", async || {
+        let results: Vec<apalis::prelude::TaskResult<Value>> =
+            storage.clone().check_status([id.clone()]).await.unwrap();
+        results.into_iter().next()
+    })
+    .await;
+    assert_eq!(result.result.unwrap(), payload);
+    assert_eq!(result.attempt, 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_due_tasks_at_once_do_not_wedge_the_queue() {
+    let redis = TestRedis::start().await;
+    let script = "for i = 1, 10000 do redis.call('HSET', 'q:data', 'd' .. i, '1') \
+        redis.call('HSET', 'q:meta:d' .. i, 'attempts', 0, 'max_attempts', 3, 'status', 'Pending') \
+        redis.call('ZADD', 'q:scheduled', 1, 'd' .. i) end";
+    redis.ask::<()>(&["EVAL", script, "0"]).await;
+    let broker = redis.apalis("q", "w");
+    let running = replica(broker.clone(), 100, Script::echo(), &options());
+    until_completed(&*broker, 10_000).await;
+    assert_eq!(running.stop().await.succeeded, 10_000);
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_queued_jobs_do_not_slow_the_claim() {
+    let redis = TestRedis::start_with(&["--slowlog-log-slower-than", "20000"]).await;
+    let script = "for i = 1, 1000 do local id = ARGV[1] .. '-' .. i redis.call('HSET', 'q:data', id, '1') \
+        redis.call('HSET', 'q:meta:' .. id, 'attempts', 0, 'max_attempts', 3, 'status', 'Pending') \
+        redis.call('RPUSH', 'q:active', id) end";
+    for chunk in 0..100 {
+        redis.ask::<()>(&["EVAL", script, "0", &chunk.to_string()]).await;
+    }
+    redis
+        .ask::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "20000"])
+        .await;
+    redis.ask::<()>(&["SLOWLOG", "RESET"]).await;
+    let broker = redis.apalis("q", "w");
+    let running = replica(broker.clone(), 100, Script::echo(), &options());
+    until_completed(&*broker, 3000).await;
+    let tally = running.stop().await;
+    let counts = broker.counts().await.unwrap();
+    assert_eq!(
+        counts.waiting,
+        100_000 - tally.succeeded,
+        "what was not run is where it was"
+    );
+    assert_eq!(counts.active, 0);
+}
+
+#[tokio::test]
+async fn bad_tasks_fail_alone_and_keep_their_ids() {
+    let redis = TestRedis::start().await;
+    let broker = redis.apalis("q", "w");
+    let push = "redis.call('HSET', 'q:data', ARGV[1], ARGV[2]) redis.call('RPUSH', 'q:active', ARGV[1])";
+    redis.ask::<()>(&["EVAL", push, "0", "007", "\"bond\""]).await; // no meta at all
+    redis.ask::<()>(&["RPUSH", "q:active", "ghost"]).await; // no payload
+    redis.ask::<()>(&["EVAL", push, "0", "odd-meta", "2"]).await;
+    redis
+        .ask::<()>(&[
+            "HSET",
+            "q:meta:odd-meta",
+            "attempts",
+            "many",
+            "max_attempts",
+            "-1",
+            "status",
+            "?",
+        ])
+        .await;
+    redis.ask::<()>(&["EVAL", push, "0", "wrong-type", "3"]).await;
+    redis.ask::<()>(&["SET", "q:meta:wrong-type", "a string"]).await;
+    let mut not_utf8 = redis::cmd("RPUSH");
+    not_utf8.arg("q:active").arg(b"\xff\xfe");
+    not_utf8.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
+    enqueue(&*broker, "good").await;
+
+    let running = replica(broker.clone(), 4, Script::echo(), &options());
+    until_completed(&*broker, 5).await;
+    for (id, result) in [
+        ("007", json!("bond")),
+        ("odd-meta", json!(2)),
+        ("wrong-type", json!(3)),
+    ] {
+        let job = view(&*broker, id).await;
+        assert_eq!((job.state, job.result), (State::Completed, Some(result)), "{id}");
+    }
+    assert_eq!(view(&*broker, "good").await.state, State::Completed);
+    let aside: String = redis.ask(&["GET", "q:meta:wrong-type:corrupt"]).await;
+    assert_eq!(aside, "a string", "what is not ours is put aside, not lost");
+    assert!(
+        redis
+            .ask::<bool>(&[
+                "EVAL",
+                "return redis.call('SISMEMBER', 'q:dead', '\\255\\254')",
+                "0"
+            ])
+            .await
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_doubled_id_runs_once() {
+    let redis = TestRedis::start().await;
+    let broker = redis.apalis("q", "w");
+    let gate = CancellationToken::new();
+    let script = Script::behind(gate.clone());
+    enqueue(&*broker, "1").await;
+    redis.ask::<()>(&["RPUSH", "q:active", "1"]).await;
+    let running = replica(broker.clone(), 4, script.clone(), &options());
+    script.calls.until_started(1).await;
+    gate.cancel();
+    until_completed(&*broker, 1).await;
+    redis.ask::<()>(&["RPUSH", "q:active", "1"]).await; // after its completion, too
+    enqueue(&*broker, "2").await;
+    until_completed(&*broker, 2).await;
+    assert_eq!(script.calls.started(), ["1", "2"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_queue_costs_next_to_nothing() {
+    let redis = TestRedis::start().await;
+    let broker = redis.apalis("q", "w");
+    let running = replica(broker.clone(), 4, Script::echo(), &options());
+    enqueue(&*broker, "1").await;
+    until_completed(&*broker, 1).await;
+    let commands = async || {
+        let stats: String = redis.ask(&["INFO", "stats"]).await;
+        let line = stats
+            .lines()
+            .find_map(|l| l.strip_prefix("total_commands_processed:"))
+            .unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let (before, seconds) = (commands().await, 16);
+    tokio::time::sleep(Duration::from_secs(seconds)).await; // The length of the watch, not a hope.
+    let spent = commands().await - before - 1;
+    assert!(
+        spent <= 2 * seconds,
+        "{spent} commands in {seconds} s, those inside of scripts included"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn completed_jobs_are_forgotten_beyond_the_retention() {
+    use backend_worker::queue::apalis::{ApalisBroker, ApalisOptions};
+    let redis = TestRedis::start().await;
+    let options = ApalisOptions {
+        keep_completed_count: 3,
+        ..ApalisOptions::default()
+    };
+    let broker = ApalisBroker::new(redis.connection(), "q", "w", options);
+    broker.renew(&[]).await.unwrap();
+    let mut number = ClaimNumber::FIRST;
+    for n in 0..10 {
+        enqueue(&broker, &n.to_string()).await;
+        let claimed = broker.claim(number, 1).await.unwrap();
+        number = number.next();
+        broker.complete(&claimed[0].lease, "1").await.unwrap();
+    }
+    assert!(broker.counts().await.unwrap().completed <= 4);
+    assert!(broker.find("0").await.unwrap().is_none());
+    assert!(broker.find("9").await.unwrap().is_some());
+    let keys: Vec<String> = redis.ask(&["KEYS", "q:meta:*"]).await;
+    assert!(keys.len() <= 4, "{keys:?}");
+}

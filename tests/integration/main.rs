@@ -1,0 +1,12 @@
+//! The integration tests, one binary: real redis-servers, real sockets, real processes.
+//!
+//! Tests run in parallel, each with a Redis of its own, and wait for conditions. What takes time is bounded by
+//! [`support::PATIENCE`], never measured.
+
+mod apalis_layout;
+mod broker_contract;
+mod handlers;
+mod outages;
+mod process;
+mod runtime;
+mod support;

@@ -1,0 +1,154 @@
+//! Redis goes away and comes back, with jobs in flight: they go on, none is lost, none is done twice.
+
+use std::{sync::Arc, time::Duration};
+
+use backend_worker::queue::{Broker, State};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{RunningReplica, Script, TestRedis, enqueue, eventually, options, replica, view};
+
+const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Forty jobs: ten in flight behind a gate, thirty queued.
+struct Scene {
+    redis: TestRedis,
+    broker: Arc<dyn Broker>,
+    script: Arc<Script>,
+    gate: CancellationToken,
+    running: RunningReplica,
+}
+
+impl Scene {
+    async fn set(arguments: &[&str]) -> Self {
+        let redis = TestRedis::start_with(arguments).await;
+        let broker = redis.apalis("q", "w");
+        let gate = CancellationToken::new();
+        let script = Script::behind(gate.clone());
+        for n in 0..40 {
+            enqueue(&*broker, &n.to_string()).await;
+        }
+        let running = replica(broker.clone(), 10, script.clone(), &options());
+        script.calls.until_started(10).await;
+        Self {
+            redis,
+            broker,
+            script,
+            gate,
+            running,
+        }
+    }
+
+    /// Opens the gate and wants every job done once.
+    async fn ends_well(self) {
+        self.gate.cancel();
+        eventually("all forty are done", async || {
+            let counts = self.broker.counts().await.ok()?;
+            (counts.completed == 40).then_some(())
+        })
+        .await;
+        assert!(self.running.is_running(), "the worker has lived through it");
+        let tally = self.running.stop().await;
+        assert_eq!((tally.succeeded, tally.lost, tally.failed), (40, 0, 0));
+        let mut ids = self.script.calls.started();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(
+            (ids.len(), self.script.calls.count()),
+            (40, 40),
+            "none was run twice"
+        );
+        assert_eq!(view(&*self.broker, "39").await.state, State::Completed);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_of_redis() {
+    let mut scene = Scene::set(AOF).await;
+    scene.redis.server.restart(AOF).await.unwrap();
+    scene.ends_well().await;
+}
+
+#[tokio::test]
+async fn an_outage_while_outcomes_are_written() {
+    let mut scene = Scene::set(AOF).await;
+    let pid = nix::unistd::Pid::from_raw(scene.redis.server.pid().unwrap().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // The jobs in flight end now, and have nowhere to write it.
+    scene.gate.cancel();
+    scene.script.calls.until_finished(10).await;
+    scene.redis.server.restart(AOF).await.unwrap();
+    scene.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_storm_of_killed_connections() {
+    let scene = Scene::set(&[]).await;
+    scene.gate.cancel();
+    for _ in 0..50 {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL")
+            .arg("TYPE")
+            .arg("normal")
+            .arg("SKIPME")
+            .arg("yes");
+        kill.query_async::<()>(&mut scene.redis.raw.clone())
+            .await
+            .unwrap();
+    }
+    scene.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_pause_of_five_seconds() {
+    let scene = Scene::set(&[]).await;
+    scene.redis.ask::<()>(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
+    scene.ends_well().await;
+}
+
+#[tokio::test]
+async fn scripts_that_are_forgotten() {
+    let scene = Scene::set(&[]).await;
+    scene.redis.ask::<()>(&["SCRIPT", "FLUSH"]).await;
+    scene.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_at_first() {
+    let mut redis = TestRedis::start_with(AOF).await;
+    let pid = nix::unistd::Pid::from_raw(redis.server.pid().unwrap().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let broker = redis.apalis("q", "w");
+    let running = replica(broker.clone(), 2, Script::echo(), &options());
+    eventually("the replica notices", async || {
+        running.workers[0].vitals().complaint()
+    })
+    .await;
+    redis.server.restart(AOF).await.unwrap();
+    eventually("it recovers", async || {
+        running.workers[0].vitals().complaint().is_none().then_some(())
+    })
+    .await;
+    enqueue(&*broker, "1").await;
+    eventually("it works", async || {
+        (view(&*broker, "1").await.state == State::Completed).then_some(())
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_while_redis_is_away_does_not_hang() {
+    let redis = TestRedis::start().await;
+    let broker = redis.apalis("q", "w");
+    let running = replica(broker.clone(), 2, Script::echo(), &options());
+    enqueue(&*broker, "1").await;
+    eventually("it works", async || {
+        (view(&*broker, "1").await.state == State::Completed).then_some(())
+    })
+    .await;
+    redis.server.stop().await;
+    let tally = tokio::time::timeout(Duration::from_secs(30), running.stop())
+        .await
+        .expect("it stops");
+    assert_eq!(tally.succeeded, 1);
+}

@@ -1,0 +1,118 @@
+//! What the tests share: a Redis, brokers, a replica in process, and patience.
+
+mod replica;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use backend_worker::{
+    connection::Connection,
+    demo::PrivateRedis,
+    queue::{
+        Broker, JobView, NewJob,
+        apalis::{ApalisBroker, ApalisOptions},
+    },
+};
+use jobs::JobType;
+use serde_json::value::RawValue;
+
+pub(crate) use replica::{RunningReplica, Script, options, replica};
+
+/// How long a test waits for what must happen. Long, because the machines are slow and shared: a test that fails
+/// takes this long, one that passes never does.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` yields something.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    let waited = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited)
+        .await
+        .unwrap_or_else(|_| panic!("never happened: {what}"))
+}
+
+/// A Redis of the test's own, with the eyes of an onlooker.
+pub(crate) struct TestRedis {
+    pub(crate) server: PrivateRedis,
+    pub(crate) raw: redis::aio::ConnectionManager,
+}
+
+impl TestRedis {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(arguments: &[&str]) -> Self {
+        // Tests talk TLS to nobody, yet the HTTP clients want a provider of cryptography.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let server = PrivateRedis::start_with(arguments).await.unwrap();
+        let client = redis::Client::open(server.url()).unwrap();
+        let raw = client.get_connection_manager().await.unwrap();
+        Self { server, raw }
+    }
+
+    pub(crate) fn connection(&self) -> Connection {
+        Connection::open(&self.server.url().into()).unwrap()
+    }
+
+    /// A broker of the apalis layout whose lease lasts `lease_ttl`.
+    pub(crate) fn apalis_with(&self, queue: &str, worker: &str, lease_ttl: Duration) -> Arc<dyn Broker> {
+        let options = ApalisOptions {
+            lease_ttl,
+            ..ApalisOptions::default()
+        };
+        Arc::new(ApalisBroker::new(self.connection(), queue, worker, options))
+    }
+
+    pub(crate) fn apalis(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
+        self.apalis_with(queue, worker, Duration::from_secs(15))
+    }
+
+    /// Runs a command, and wants an answer of type `T`.
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut cmd = redis::cmd(command[0]);
+        for argument in &command[1..] {
+            cmd.arg(argument);
+        }
+        cmd.query_async(&mut self.raw.clone()).await.unwrap()
+    }
+}
+
+/// A payload that no handler minds in tests with a scripted one.
+pub(crate) fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap()
+}
+
+/// Enqueues a job with the id `id`.
+pub(crate) async fn enqueue(broker: &dyn Broker, id: &str) {
+    enqueue_with(broker, id, 3).await;
+}
+
+pub(crate) async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u32) {
+    let payload = raw(&format!(r#"{{"n":"{id}"}}"#));
+    let job = NewJob {
+        id,
+        kind: JobType::GenerateFlashcards,
+        payload: &payload,
+        max_attempts,
+        delay: Duration::ZERO,
+    };
+    assert!(broker.enqueue(&job).await.unwrap(), "{id} was there before");
+}
+
+/// The job as an onlooker sees it.
+pub(crate) async fn view(broker: &dyn Broker, id: &str) -> JobView {
+    broker
+        .find(id)
+        .await
+        .unwrap()
+        .unwrap_or_else(|| panic!("job {id} is gone"))
+}

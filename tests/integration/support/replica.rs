@@ -1,0 +1,177 @@
+//! A replica in the test's process, with a handler that the test writes.
+
+use std::{
+    num::NonZeroU8,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backend_worker::{
+    queue::Broker,
+    retry::{Backoff, RetryPolicy},
+    worker::{
+        Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules, runtime::QueueWorker,
+        vitals::Tally,
+    },
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::eventually;
+
+/// What a test's handler has been called with.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    started: Mutex<Vec<String>>,
+    finished: AtomicUsize,
+}
+
+impl Calls {
+    /// Ids of the jobs, in the order in which they were started.
+    pub(crate) fn started(&self) -> Vec<String> {
+        self.started.lock().unwrap().clone()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.started.lock().unwrap().len()
+    }
+
+    pub(crate) fn finished(&self) -> usize {
+        self.finished.load(Ordering::SeqCst)
+    }
+
+    pub(crate) async fn until_started(&self, count: usize) {
+        eventually(&format!("{count} jobs started"), async || {
+            (self.count() >= count).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_finished(&self, count: usize) {
+        eventually(&format!("{count} jobs finished"), async || {
+            (self.finished() >= count).then_some(())
+        })
+        .await;
+    }
+}
+
+type Act = dyn Fn(Assignment) -> futures_util::future::BoxFuture<'static, Outcome> + Send + Sync;
+
+/// A handler made of a closure.
+pub(crate) struct Script {
+    act: Box<Act>,
+    pub(crate) calls: Arc<Calls>,
+}
+
+impl Script {
+    pub(crate) fn new<F>(act: impl Fn(Assignment) -> F + Send + Sync + 'static) -> Arc<Self>
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        Arc::new(Self {
+            act: Box::new(move |assignment| Box::pin(act(assignment))),
+            calls: Arc::default(),
+        })
+    }
+
+    /// Completes every job at once, with its payload as the result.
+    pub(crate) fn echo() -> Arc<Self> {
+        Self::new(async |assignment| done(&assignment))
+    }
+
+    /// Completes each job after the gate has been opened.
+    pub(crate) fn behind(gate: CancellationToken) -> Arc<Self> {
+        Self::new(move |assignment| {
+            let gate = gate.clone();
+            async move {
+                gate.cancelled().await;
+                done(&assignment)
+            }
+        })
+    }
+}
+
+/// The job's payload as its result.
+fn done(assignment: &Assignment) -> Outcome {
+    let payload = assignment.delivery.payload.clone().unwrap_or_default();
+    Outcome::Completed(String::from_utf8(payload.to_vec()).unwrap_or_else(|_| "null".to_owned()))
+}
+
+#[async_trait]
+impl Handle for Script {
+    async fn handle(&self, assignment: &Assignment) -> Outcome {
+        self.calls
+            .started
+            .lock()
+            .unwrap()
+            .push(assignment.delivery.lease.id.to_string());
+        let outcome = (self.act)(assignment.clone()).await;
+        self.calls.finished.fetch_add(1, Ordering::SeqCst);
+        outcome
+    }
+}
+
+/// Short waits, so that tests are quick; everything else as in production.
+pub(crate) fn options() -> RuntimeOptions {
+    let backoff = Backoff::new(Duration::from_millis(20), 2.0, Duration::from_millis(100), 0.25).unwrap();
+    let retry = RetryPolicy {
+        tries: NonZeroU8::new(3).unwrap(),
+        backoff,
+    };
+    RuntimeOptions {
+        rules: OutcomeRules {
+            retry,
+            max_wait: Duration::from_secs(600),
+            replica: "test".to_owned(),
+        },
+        deadline: Duration::from_secs(300),
+        drain: Duration::from_secs(30),
+        renew_every: Duration::from_secs(5),
+    }
+}
+
+/// A replica that runs in a task.
+pub(crate) struct RunningReplica {
+    pub(crate) workers: Vec<Arc<QueueWorker>>,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<Tally>>,
+}
+
+impl RunningReplica {
+    /// Tells it to stop, without waiting for it.
+    pub(crate) fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops it, and returns its closing counts.
+    pub(crate) async fn stop(self) -> Tally {
+        self.stop.cancel();
+        tokio::time::timeout(super::PATIENCE, self.task)
+            .await
+            .expect("the replica stops")
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Whether it has not ended by itself.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+}
+
+/// Starts a replica over one queue.
+pub(crate) fn replica(
+    broker: Arc<dyn Broker>,
+    concurrency: usize,
+    handler: Arc<dyn Handle>,
+    options: &RuntimeOptions,
+) -> RunningReplica {
+    let runtime = Runtime::new([(broker, concurrency)], handler, options);
+    let (stop, workers) = (CancellationToken::new(), runtime.workers().to_vec());
+    let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
+    RunningReplica { workers, stop, task }
+}
