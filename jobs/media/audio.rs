@@ -100,8 +100,8 @@ pub(super) enum Reject {
 /// assessment); up to 0.2 s more, which encoders pad, are cut off.
 ///
 /// # Errors
-/// [`Class::Permanent`](crate::Class::Permanent), naming `field`, for audio that is not one, damaged, empty or too
-/// long; [`Class::Cancelled`](crate::Class::Cancelled) when the process is stopping.
+/// [`Class::Permanent`], naming `field`, for audio that is not one, damaged, empty or too
+/// long; [`Class::Cancelled`] when the process is stopping.
 pub async fn prepare(field: &str, bytes: Bytes, limit: Duration) -> Result<Audio, Failure> {
     match spawn_blocking(move || convert(bytes, limit)).await {
         Ok(outcome) => outcome.map_err(|why| Failure::invalid_field(field, why)),

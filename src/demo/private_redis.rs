@@ -14,7 +14,7 @@ use crate::connection::Connection;
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// See the [module](self).
+/// A redis-server of our own, gone when it is dropped.
 #[derive(Debug)]
 pub struct PrivateRedis {
     server: Child,

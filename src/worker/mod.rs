@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`runtime`]: builds a worker for each queue, runs them under the apalis Monitor, drains them.
-//! - [`backend`]: the apalis `Backend` over a [`Broker`](crate::queue::Broker).
+//! - [`backend`]: the apalis `Backend` over a [`Broker`].
 //! - `loops`: the claim and renew loops that feed it, supervised.
 //! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
 //! - [`outcome`]: what a delivery comes to, and the rules for it.

@@ -3,6 +3,13 @@
 //! Tests run in parallel, each with a Redis of its own, and wait for conditions. What takes time is bounded by
 //! [`support::PATIENCE`], never measured.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that is surprised shall end"
+)]
+
 mod apalis_layout;
 mod broker_contract;
 mod handlers;

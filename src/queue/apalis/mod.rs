@@ -4,7 +4,7 @@
 //! # Tour
 //! A job waits in `active` (or `scheduled`, until its time), is claimed into `inflight:<worker>`, and ends in `done`
 //! or `dead`. `apalis_redis` producers push into `scheduled` with a time of now; nothing announces that push, so
-//! [`wait`] lets Redis tell us of the change (client tracking) instead of polling for it.
+//! `wait` lets Redis tell us of the change (client tracking) instead of polling for it.
 //!
 //! A replica holds one lease a queue (`leases`, 15 s, renewed every 5 s). When it runs out, any other replica puts
 //! back what the dead one held. Each claim carries a token, `<worker>:<number>`; a job's meta names the token that
