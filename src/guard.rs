@@ -1,10 +1,13 @@
 //! The guard around every provider call: retry( admit → call → classify → settle ), on one screen.
 //!
-//! Today the middle is the call alone. The gate's `admit` belongs where the call is made and its `settle` right
-//! after, inside of one try: so a rejection costs no try, and each try is counted by the breaker once.
+//! The gate stands inside of the retry: each try is admitted and settled for itself, so a breaker that opens between
+//! two tries ends the loop, a rejection costs no try, and the breaker counts each request once.
 
 use std::{
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::retry::{Delay, RetryPolicy, Verdict};
+use crate::{
+    gate::{Admission, Gate, Gates, Permit, Settlement},
+    retry::{Delay, LONGEST_WAIT_IN_SLOT, RetryPolicy, Verdict},
+};
+
+/// A wait at the gate that is shorter than this is sat out in the slot: giving the job back would take as long.
+const LONGEST_WAIT_AT_THE_GATE: Duration = Duration::from_millis(250);
 
 /// Hears of each retry of a job.
 #[async_trait]
@@ -26,7 +35,7 @@ pub trait Reporter: Send + Sync {
 /// When a job has to let go.
 #[derive(Debug, Clone)]
 pub struct Stops {
-    /// The replica is stopping: a call in flight may finish, no other is begun.
+    /// The replica is stopping: what runs may finish, but nothing waits any more.
     pub draining: CancellationToken,
     /// The job is lost, or the drain time is over: stop at once.
     pub now: CancellationToken,
@@ -38,18 +47,28 @@ pub struct Stops {
 pub struct JobGuard<'a> {
     policy: RetryPolicy,
     stops: Stops,
+    gates: Option<&'a Gates>,
     reporter: &'a dyn Reporter,
     tries: AtomicU8,
+    /// A call of this delivery has been paid for: handing the job back would be to pay for it again.
+    paid: AtomicBool,
 }
 
 impl<'a> JobGuard<'a> {
-    /// A guard that retries by `policy`, until `stops` say otherwise.
-    pub fn new(policy: RetryPolicy, stops: Stops, reporter: &'a dyn Reporter) -> Self {
+    /// A guard that retries by `policy`, until `stops` say otherwise; each try passes its provider's gate, if any.
+    pub fn new(
+        policy: RetryPolicy,
+        gates: Option<&'a Gates>,
+        stops: Stops,
+        reporter: &'a dyn Reporter,
+    ) -> Self {
         Self {
             policy,
             stops,
+            gates,
             reporter,
             tries: AtomicU8::new(0),
+            paid: AtomicBool::new(false),
         }
     }
 
@@ -58,11 +77,57 @@ impl<'a> JobGuard<'a> {
         self.tries.load(Ordering::Relaxed)
     }
 
-    /// One try, cut short when the job has to let go.
-    async fn attempt(&self, call: &Call, attempt: &Attempt<'_>) -> Result<Reply, Failure> {
+    /// One try: through the gate, to the provider, and back.
+    async fn pass(&self, call: &Call, attempt: &Attempt<'_>) -> Result<Reply, Failure> {
+        let Some(gates) = self.gates else {
+            return self.attempt(call, attempt, std::future::pending()).await;
+        };
+        let mut permit = self.admit(gates.gate(call.provider), call).await?;
+        permit.sent();
+        let result = self.attempt(call, attempt, permit.lost()).await;
+        permit.settle(Settlement::of(&result)).await;
+        result
+    }
+
+    /// Asks the gate, and sits out the short waits. A longer one is for the queue: the slot is needed.
+    async fn admit(&self, gate: &Arc<Gate>, call: &Call) -> Result<Permit, Failure> {
+        let patience = self.patience();
+        loop {
+            match gate.admit(call.estimated_tokens).await {
+                Admission::Admitted(permit) => return Ok(permit),
+                Admission::Rejected(rejection) => match rejection.retry_after {
+                    Some(wait) if self.is_short(wait) && Instant::now() + wait < patience => {
+                        self.wait(call, wait).await?;
+                    }
+                    _ => return Err(rejection.into()),
+                },
+            }
+        }
+    }
+
+    /// Until when a job may wait in its slot: not for long, unless it would have to be paid for again.
+    fn patience(&self) -> Instant {
+        if self.paid.load(Ordering::Relaxed) {
+            return self.stops.deadline;
+        }
+        self.stops.deadline.min(Instant::now() + LONGEST_WAIT_IN_SLOT)
+    }
+
+    fn is_short(&self, wait: Duration) -> bool {
+        wait <= LONGEST_WAIT_AT_THE_GATE || self.paid.load(Ordering::Relaxed)
+    }
+
+    /// The call itself, cut short when the job has to let go or `lost` resolves.
+    async fn attempt(
+        &self,
+        call: &Call,
+        attempt: &Attempt<'_>,
+        lost: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
         tokio::select! {
             biased;
             () = self.stops.now.cancelled() => Err(cancelled(call)),
+            () = lost => Err(Failure::transient("the permit of the call ran out: Redis was away").by(call.provider)),
             () = tokio::time::sleep_until(self.stops.deadline) =>
                 Err(Failure::transient("the job's deadline passed during the call").by(call.provider)),
             result = attempt() => result,
@@ -88,8 +153,9 @@ impl Guard for JobGuard<'_> {
         loop {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
             self.tries.store(nth, Ordering::Relaxed);
-            let failure = match self.attempt(call, attempt).await {
+            let failure = match self.pass(call, attempt).await {
                 Ok(reply) => {
+                    self.paid.store(true, Ordering::Relaxed);
                     if nth > 1 {
                         info!(%provider, tries = nth, "Retry successful after {} attempt(s)", nth - 1);
                     }
@@ -109,6 +175,10 @@ impl Guard for JobGuard<'_> {
                     error!(%provider, %class, "Max attempts ({tries}) reached, giving up");
                     return Err(failure);
                 }
+                Verdict::HandBack if Instant::now() + told(&failure) < self.patience() => {
+                    self.wait(call, told(&failure)).await?;
+                    continue;
+                }
                 Verdict::Retry(_) | Verdict::HandBack | Verdict::Hopeless => return Err(failure),
             };
             info!(
@@ -122,6 +192,11 @@ impl Guard for JobGuard<'_> {
             info!(%provider, nth = nth + 1, "Retrying {provider} call (attempt {}): {failure}", nth + 1);
         }
     }
+}
+
+/// How long the provider asks to wait.
+fn told(failure: &Failure) -> Duration {
+    failure.retry_after().unwrap_or_default()
 }
 
 fn cancelled(call: &Call) -> Failure {

@@ -1,7 +1,7 @@
 //! Names of every Redis key that the worker touches, in one place.
 //!
 //! # The apalis-redis layout
-//! [`ApalisKeys`] holds what `apalis_redis::Config` names, with the queue's name in front, and four names of our
+//! [`ApalisKeys`] holds what `apalis_redis::Config` names, with the queue's name in front, and some names of our
 //! own (marked so):
 //!
 //! | key | type | content |
@@ -16,6 +16,7 @@
 //! | `<q>:leases` (ours) | zset | worker → when its lease ends, ms of Redis's clock |
 //! | `<q>:ended:done`, `<q>:ended:dead` (ours) | zset | id → when it ended, ms: what retention and lists go by |
 //! | `<q>:history:<id>` (ours) | list | one JSON line for each failed attempt |
+//! | `<q>:session:<worker>` (ours) | hash | since when its lease is unbroken, and its last claim |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
 
 use apalis_core::worker::context::WorkerContext;
@@ -49,6 +50,8 @@ pub struct ApalisKeys {
     pub history_prefix: String,
     /// Present while the queue is paused.
     pub paused: String,
+    /// Prefix of the workers' session hashes, with its colon.
+    pub session_prefix: String,
 }
 
 impl ApalisKeys {
@@ -69,12 +72,18 @@ impl ApalisKeys {
             ended_dead: format!("{queue}:ended:dead"),
             history_prefix: format!("{queue}:history:"),
             paused: format!("{queue}:paused"),
+            session_prefix: format!("{queue}:session:"),
         }
     }
 
     /// The in-flight set of one worker.
     pub fn inflight(&self, worker: &str) -> String {
         format!("{}{worker}", self.inflight_prefix)
+    }
+
+    /// The session hash of one worker.
+    pub fn session(&self, worker: &str) -> String {
+        format!("{}{worker}", self.session_prefix)
     }
 
     /// The meta hash of one job.

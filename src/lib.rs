@@ -9,7 +9,8 @@
 //! - [`queue`]: the trait `Broker` and the layouts behind it.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
 //! - [`guard`] and [`retry`]: what stands around every provider call.
-//! - [`ops`]: HTTP for operators.
+//! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
+//! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
 //! - [`connection`] and [`keys`]: Redis, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
@@ -17,10 +18,13 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod demo;
+pub mod gate;
 pub mod guard;
 pub mod keys;
+pub mod operator;
 pub mod ops;
 pub mod queue;
+pub mod ratelimit;
 pub mod replica;
 pub mod retry;
 pub mod simulator;

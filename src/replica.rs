@@ -1,6 +1,6 @@
-//! One replica, wired from its configuration: a broker and an apalis worker for each queue, and the HTTP server.
+//! One replica, wired from its configuration: brokers, gates, an apalis worker for each queue, the HTTP server.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -9,15 +9,22 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
+    gate::Gates,
+    operator::Operator,
     ops::{Ops, Server},
     queue::{Broker, Layout, apalis::ApalisBroker},
-    worker::{Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, vitals::Tally},
+    ratelimit::RateLimits,
+    worker::{
+        Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, supervise, vitals::Tally,
+    },
 };
 
 /// A replica that is ready to run.
 #[derive(Debug)]
 pub struct Replica {
     runtime: Runtime,
+    gates: Option<Arc<Gates>>,
+    ops: Ops,
     server: Server,
     name: String,
 }
@@ -36,13 +43,14 @@ impl Replica {
         );
         if let Some(drain) = config.platform_drain.filter(|drain| *drain < config.drain) {
             warn!(
-                "RAILWAY_DEPLOYMENT_DRAINING_SECONDS is {} s, shorter than DRAIN_TIMEOUT ({} s): jobs in flight \
-                will be killed at a deployment",
+                "RAILWAY_DEPLOYMENT_DRAINING_SECONDS is {} s, shorter than DRAIN_TIMEOUT ({} s): jobs in flight will \
+                 be killed at a deployment",
                 drain.as_secs(),
                 config.drain.as_secs()
             );
         }
         let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
+        let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);
         let rules = OutcomeRules {
             retry: config.retry,
             max_wait: config.max_wait,
@@ -50,14 +58,15 @@ impl Replica {
         };
         let dispatcher = Dispatcher {
             jobs: jobs::Jobs::new(&config.handlers).context("cannot build the providers' clients")?,
+            gates: gates.clone(),
             retry: config.retry,
             rules: rules.clone(),
             unknown_types: config.unknown_types,
         };
-        let queues = config
-            .queues
+        let queues = brokers
             .iter()
-            .map(|spec| (broker(spec, &connection, config), spec.concurrency));
+            .cloned()
+            .zip(config.queues.iter().map(|spec| spec.concurrency));
         let options = RuntimeOptions {
             rules,
             deadline: config.deadline,
@@ -65,11 +74,22 @@ impl Replica {
             renew_every: config.apalis.lease_ttl / 3,
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
+        let ops = Ops {
+            workers: runtime.workers().to_vec(),
+            operator: Operator::new(brokers, gates.clone()),
+            rate_limits: RateLimits::new(connection),
+            user_window: config.user_window,
+            ip_window: config.ip_window,
+            access: config.access.clone(),
+            started: Instant::now(),
+        };
         let server = Server::bind(config.port)
             .await
             .with_context(|| format!("cannot bind PORT {}", config.port))?;
         Ok(Self {
             runtime,
+            gates,
+            ops,
             server,
             name: config.replica.clone(),
         })
@@ -94,17 +114,25 @@ impl Replica {
     ) -> anyhow::Result<Tally> {
         let port = self.port()?;
         let done = CancellationToken::new();
-        let server = tokio::spawn(
-            self.server
-                .serve(Ops::new(self.runtime.workers().to_vec()), done.clone()),
-        );
+        let server = tokio::spawn(self.server.serve(self.ops, done.clone()));
+        let renewals = self.gates.map(|gates| {
+            let done = done.clone();
+            supervise("gate", move || {
+                let (gates, done) = (gates.clone(), done.clone());
+                async move { gates.run(done).await }
+            })
+        });
         info!(
             port,
             replica = self.name,
             "ready: health at http://localhost:{port}/api/health"
         );
         let tally = self.runtime.run(stop, hasten).await;
+        // After the last call has ended, its settlement may still wait: the gates deliver it before they stop.
         done.cancel();
+        if let Some(renewals) = renewals {
+            renewals.await.context("the gates' loop died")?;
+        }
         server
             .await
             .context("the HTTP server died")?
@@ -121,6 +149,34 @@ impl Replica {
         );
         Ok(tally)
     }
+}
+
+/// An operator's hands on what the configuration names.
+///
+/// # Errors
+/// When the URL of Redis is none, or the gates contradict each other.
+pub fn operator(config: &Config) -> anyhow::Result<Operator> {
+    let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
+    Ok(Operator::new(
+        brokers(config, &connection),
+        gates(config, &connection)?,
+    ))
+}
+
+fn brokers(config: &Config, connection: &Connection) -> Vec<Arc<dyn Broker>> {
+    config
+        .queues
+        .iter()
+        .map(|spec| broker(spec, connection, config))
+        .collect()
+}
+
+fn gates(config: &Config, connection: &Connection) -> anyhow::Result<Option<Arc<Gates>>> {
+    let gates = config
+        .gates
+        .as_ref()
+        .map(|settings| Gates::new(connection.clone(), &config.replica, settings));
+    Ok(gates.transpose().context("breakers and limits")?.map(Arc::new))
 }
 
 /// The broker of one queue.

@@ -3,7 +3,7 @@
 use std::{
     io::{IsTerminal, Read},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -13,9 +13,9 @@ use jobs::{JobType, Jobs};
 use serde_json::value::RawValue;
 
 use crate::{
-    config::{Config, QueueSpec},
+    config::{self, Config, QueueSpec},
     connection::Connection,
-    queue::{Broker, JobView, Layout, NewJob, State},
+    queue::{Broker, BrokerError, JobView, Layout, NewJob, State},
     replica,
 };
 
@@ -31,7 +31,7 @@ pub(super) struct EnqueueArgs {
     #[arg(long)]
     data: String,
     /// Queue; each type has one of its own.
-    #[arg(long)]
+    #[arg(long, value_parser = config::check_queue_name)]
     queue: Option<String>,
     /// Unique id; a new one where none is given. A known id is not enqueued again.
     #[arg(long)]
@@ -77,7 +77,9 @@ pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
             max_attempts: args.attempts,
             delay: args.delay,
         };
-        let added = broker.enqueue(&job).await.context("the job is not enqueued")?;
+        let added = retried(async || broker.enqueue(&job).await)
+            .await
+            .with_context(|| format!("job {id} may not be enqueued: try again with --id {id}"))?;
         if !added {
             eprintln!("job {id} is in {} already", spec.name);
         }
@@ -113,6 +115,20 @@ fn read_payload(data: &str) -> anyhow::Result<Box<RawValue>> {
     serde_json::from_str(&text).context("--data is not JSON")
 }
 
+/// Asks Redis again for half a minute before it gives up. What is asked here may be asked twice.
+async fn retried<T>(ask: impl AsyncFn() -> Result<T, BrokerError>) -> Result<T, BrokerError> {
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        match ask().await {
+            Err(BrokerError::Redis(error)) if Instant::now() < patience => {
+                eprintln!("Redis: {error}; trying again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// Follows a job to its end.
 async fn wait(broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
     let bar = if std::io::stderr().is_terminal() {
@@ -126,7 +142,9 @@ async fn wait(broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
     );
     bar.set_prefix(id.to_owned());
     loop {
-        let view = broker.find(id).await.context("the job cannot be looked up")?;
+        let view = retried(async || broker.find(id).await)
+            .await
+            .context("the job cannot be looked up")?;
         let Some(view) = view else {
             bail!("job {id} is gone")
         };

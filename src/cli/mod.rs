@@ -1,9 +1,10 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration.
 
 mod enqueue;
+mod operate;
 mod simulate;
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use tracing::{error, info};
@@ -31,6 +32,12 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Add a job to a queue.
     Enqueue(enqueue::EnqueueArgs),
+    /// Show, close or open circuit breakers.
+    Breaker(operate::BreakerArgs),
+    /// Count, pause or resume queues.
+    Queue(operate::QueueArgs),
+    /// Show a job.
+    Job(operate::JobArgs),
     /// Serve the providers' protocols without the providers.
     Simulate(simulate::SimulateArgs),
 }
@@ -49,9 +56,14 @@ pub fn main() -> ExitCode {
             Command::Run => run().await,
             Command::Demo(args) => demo::run(args).await,
             Command::Enqueue(args) => enqueue::run(args).await,
+            Command::Breaker(args) => operate::breaker(args).await,
+            Command::Queue(args) => operate::queue(args).await,
+            Command::Job(args) => operate::job(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     });
+    // Work on blocking threads (decoding, name look-ups) that nobody waits for any more must not hold up the exit.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     match done {
         Ok(code) => code,
         Err(error) => fail(&error),

@@ -3,6 +3,7 @@
 //! Every variable is declared once, in [`vars`]; everything is read and checked before a socket opens, and all that
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
+mod gates;
 mod reader;
 pub mod vars;
 
@@ -13,8 +14,11 @@ use secrecy::SecretString;
 
 use self::reader::Reader;
 use crate::{
+    gate::GatesSettings,
+    ops::Access,
     queue::{Layout, apalis::ApalisOptions},
-    retry::{Backoff, RetryPolicy},
+    ratelimit::Window,
+    retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
     telemetry::LogFormat,
     worker::dispatch::UnknownTypes,
 };
@@ -46,6 +50,14 @@ pub struct Config {
     pub handlers: Settings,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
+    /// Breakers and limits; `None` with both switched off.
+    pub gates: Option<GatesSettings>,
+    /// Who may call the HTTP routes.
+    pub access: Access,
+    /// How often one user may enqueue over HTTP.
+    pub user_window: Window,
+    /// How often one address may enqueue over HTTP.
+    pub ip_window: Window,
     /// How long a job may be made to wait by limits and breakers in all.
     pub max_wait: Duration,
     /// Longest run of one delivery.
@@ -82,12 +94,12 @@ impl Config {
         match dotenvy::dotenv_iter() {
             Ok(lines) => {
                 for line in lines {
-                    let (name, value) = line.map_err(|e| ConfigError(vec![format!(".env: {e}")]))?;
+                    let (name, value) = line.map_err(|e| ConfigError(vec![dotenv_fault(&e)]))?;
                     values.insert(name, value);
                 }
             }
             Err(error) if error.not_found() => {}
-            Err(error) => return Err(ConfigError(vec![format!(".env: {error}")])),
+            Err(error) => return Err(ConfigError(vec![dotenv_fault(&error)])),
         }
         values.extend(
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
@@ -102,12 +114,27 @@ impl Config {
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut env = Reader::new(&lookup);
         let concurrency = env.number(&vars::CONCURRENCY, 1..=10_000);
+        let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
         let config = Self {
             redis_url: redis_url(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers(&mut env),
             retry: retry(&mut env),
+            gates: gates::read(&mut env),
+            access: Access {
+                admin: env.secret(&vars::ADMIN_TOKEN),
+                read: env.secret(&vars::READ_TOKEN),
+                trust_proxy: env.switch(&vars::TRUST_PROXY),
+            },
+            user_window: Window {
+                limit: env.number(&vars::USER_RATE_LIMIT, 0..=1_000_000),
+                length: window,
+            },
+            ip_window: Window {
+                limit: env.number(&vars::IP_RATE_LIMIT, 0..=1_000_000),
+                length: window,
+            },
             max_wait: env.duration(&vars::CIRCUIT_MAX_WAIT, Duration::ZERO, 24 * HOUR),
             deadline: env.duration(&vars::JOB_DEADLINE, Duration::from_secs(1), HOUR),
             drain: env.duration(&vars::DRAIN_TIMEOUT, Duration::ZERO, HOUR),
@@ -118,7 +145,8 @@ impl Config {
                 _ => Err("fail or give-back".to_owned()),
             }),
             apalis: ApalisOptions {
-                lease_ttl: env.duration(&vars::LEASE_TTL, Duration::from_secs(1), 10 * MINUTE),
+                // A call to Redis may take two seconds, and a lease has to outlast a few of them.
+                lease_ttl: env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE),
                 keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
                 keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
                 ..ApalisOptions::default()
@@ -148,6 +176,14 @@ impl Config {
             }
         }
         Pairs(self.effective.clone())
+    }
+}
+
+/// Where the file is wrong, and not what stands there: it may be a secret.
+fn dotenv_fault(error: &dotenvy::Error) -> String {
+    match error {
+        dotenvy::Error::LineParse(_, at) => format!(".env: a line cannot be read, at its byte {at}"),
+        other => format!(".env: {other}"),
     }
 }
 
@@ -201,17 +237,13 @@ fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSpec>, String
             ),
             None => (Layout::Apalis, name.trim()),
         };
-        if name.is_empty() || name.contains(':') {
-            return Err(format!(
-                "{entry:?}: a queue's name is not empty and holds no colon"
-            ));
-        }
+        let name = check_queue_name(name).map_err(|fault| format!("{entry:?}: {fault}"))?;
         if queues.iter().any(|q| q.layout == layout && q.name == name) {
             return Err(format!("{entry:?} is there twice"));
         }
         queues.push(QueueSpec {
             layout,
-            name: name.to_owned(),
+            name,
             concurrency,
         });
     }
@@ -219,6 +251,14 @@ fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSpec>, String
         Err("at least one queue".to_owned())
     } else {
         Ok(queues)
+    }
+}
+
+/// Checks the name of a queue.
+pub(crate) fn check_queue_name(name: &str) -> Result<String, String> {
+    match name.is_empty() || name.contains(':') {
+        true => Err("a queue's name is not empty and holds no colon".to_owned()),
+        false => Ok(name.to_owned()),
     }
 }
 
@@ -304,7 +344,12 @@ fn handlers(env: &mut Reader<'_>) -> Settings {
 fn retry(env: &mut Reader<'_>) -> RetryPolicy {
     let tries = env.number::<u8>(&vars::RETRY_MAX_ATTEMPTS, 1..=10);
     let base = env.duration(&vars::RETRY_BASE_DELAY, Duration::from_millis(1), HOUR);
-    let max = env.duration(&vars::RETRY_MAX_DELAY, Duration::from_millis(1), HOUR);
+    // A longer wait would not be sat out in the slot.
+    let max = env.duration(
+        &vars::RETRY_MAX_DELAY,
+        Duration::from_millis(1),
+        LONGEST_WAIT_IN_SLOT,
+    );
     let jitter = env.parse(&vars::RETRY_JITTER, |text| {
         text.parse().map_err(|_| "a share from 0 to 1".to_owned())
     });

@@ -103,6 +103,14 @@ impl<'a> Reader<'a> {
         })
     }
 
+    pub(super) fn switch(&mut self, var: &Var) -> bool {
+        self.parse(var, |text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err("on or off".to_owned()),
+        })
+    }
+
     pub(super) fn url(&mut self, var: &Var) -> Url {
         self.parse(var, parse_url)
     }

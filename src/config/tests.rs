@@ -101,7 +101,7 @@ fn railway_kills_at_once_unless_it_is_told_otherwise() {
 
 #[test]
 fn delays_must_fit_each_other() {
-    let message = fault(&[("RETRY_BASE_DELAY", "20s"), ("RETRY_MAX_DELAY", "10s")]);
+    let message = fault(&[("RETRY_BASE_DELAY", "12s"), ("RETRY_MAX_DELAY", "10s")]);
     assert!(
         message.contains("RETRY") && message.contains("shorter"),
         "{message}"

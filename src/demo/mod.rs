@@ -2,13 +2,14 @@
 //! simulator and a replica are started, a few dozen jobs of every type run through them, and nothing is left running.
 //! What runs is the real code; only the providers are played.
 
+mod outage;
 mod private_redis;
 mod samples;
 mod show;
 
 use std::{collections::HashMap, process::ExitCode, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use jobs::JobType;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,11 @@ pub struct DemoArgs {
     logs: bool,
 }
 
+/// Jobs below which OpenAI's share is too small to open its breaker.
+const ENOUGH_FOR_AN_OUTAGE: u32 = 9;
+/// What takes longer than this will not end.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Runs the demo.
 ///
 /// # Errors
@@ -50,6 +56,8 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     if args.logs {
         telemetry::init(LogFormat::Auto, "info");
     }
+    // Before anything is started that would have to be stopped.
+    let (interrupted, hasten) = cli::stop_signals()?;
     let redis = PrivateRedis::start().await?;
     let options = Options {
         latency: args.latency,
@@ -60,14 +68,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
         .await
         .context("the simulator")?;
-
-    let mut env: HashMap<&str, String> = point_to(&simulator, &options).into_iter().collect();
-    env.insert("REDIS_URL", redis.url());
-    env.insert("PORT", "0".to_owned());
-    env.insert("RETRY_BASE_DELAY", "300ms".to_owned()); // A show, so that nobody waits for long.
-    env.insert("RETRY_MAX_DELAY", "2s".to_owned());
-    env.insert("CONCURRENCY", "6".to_owned());
-    let config = Config::from_lookup(|name| env.get(name).cloned())?;
+    let config = config(&redis, &simulator, &options)?;
     let simulator = simulator.spawn();
     let replica = Replica::new(&config).await?;
     let port = replica.port()?;
@@ -77,14 +78,22 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     );
 
     let stop = CancellationToken::new();
-    let replica = tokio::spawn(replica.run(stop.clone().cancelled_owned(), std::future::pending()));
+    let replica = tokio::spawn(replica.run(stop.clone().cancelled_owned(), hasten));
+    let stage = show::Stage::new(args.logs);
+    let operator = replica::operator(&config)?;
     let shown = async {
+        if args.jobs >= ENOUGH_FOR_AN_OUTAGE {
+            outage::begin(&simulator, &stage)?;
+        }
         let jobs = enqueue(&config, args.jobs).await?;
-        show::follow(&jobs, args.logs).await
+        tokio::select! {
+            shown = show::follow(&jobs, &stage) => shown,
+            told = outage::narrate(&operator, &simulator, &stage) => Err(told.err().unwrap_or_else(|| anyhow!("silence"))),
+            () = tokio::time::sleep(PATIENCE) => Err(anyhow!("the jobs have not ended within {PATIENCE:?}")),
+        }
     };
-    let (interrupted, _) = cli::stop_signals()?;
     let shown = tokio::select! {
-        shown = shown => Some(shown?),
+        shown = shown => Some(shown),
         () = interrupted => None,
     };
     stop.cancel();
@@ -94,12 +103,32 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let Some(shown) = shown else {
         return Ok(ExitCode::from(130));
     };
+    let shown = shown?;
     println!("{}", shown.table());
     Ok(if shown.all_done() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Waits are short and limits wide: it is a show, and nobody shall wait for long.
+fn config(redis: &PrivateRedis, simulator: &Simulator, options: &Options) -> anyhow::Result<Config> {
+    let mut env: HashMap<&str, String> = point_to(simulator, options).into_iter().collect();
+    env.insert("REDIS_URL", redis.url());
+    for (name, value) in [
+        ("PORT", "0"),
+        ("RETRY_BASE_DELAY", "300ms"),
+        ("RETRY_MAX_DELAY", "2s"),
+        ("CONCURRENCY", "6"),
+        ("OPENAI_RATE_LIMIT_RPM", "0"),
+        ("AZURE_VISION_RATE_LIMIT_RPM", "0"),
+        ("OPENAI_BREAKER_OPEN_FOR", "3s"),
+        ("AZURE_BREAKER_OPEN_FOR", "3s"),
+    ] {
+        env.insert(name, value.to_owned());
+    }
+    Ok(Config::from_lookup(|name| env.get(name).cloned())?)
 }
 
 /// The variables that point a worker to a simulator.

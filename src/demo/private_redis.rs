@@ -93,9 +93,18 @@ impl PrivateRedis {
     async fn is_up(&mut self) -> anyhow::Result<bool> {
         let connection = Connection::open(&self.url().into())?;
         let started = Instant::now();
-        while connection.ping().await.is_err() {
+        let mut server = redis::pipe();
+        server.cmd("INFO").arg("server");
+        loop {
             if self.server.try_wait()?.is_some() {
                 return Ok(false);
+            }
+            // Another process may have taken the port, and answer in its stead.
+            let ours = self.server.id().map(|pid| format!("process_id:{pid}\r"));
+            if let (Ok((info,)), Some(ours)) = (connection.query::<(String,)>(&server).await, ours)
+                && info.contains(&ours)
+            {
+                break;
             }
             if started.elapsed() > START_TIMEOUT {
                 bail!(
@@ -132,6 +141,8 @@ fn spawn(port: u16, folder: &std::path::Path, arguments: &[&str]) -> anyhow::Res
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // Not in the terminal's group: Ctrl-C is for us, who stop it when its jobs are back in their queues.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn();
     match server {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jobs::JobType;
 
 use crate::queue::{Broker, JobView, State};
@@ -67,15 +67,43 @@ impl Shown {
     }
 }
 
+/// Where the show is shown: bars on a terminal, lines elsewhere, and nothing at all where the log is shown.
+#[derive(Debug)]
+pub(super) struct Stage {
+    bars: MultiProgress,
+    terminal: bool,
+    quiet: bool,
+}
+
+impl Stage {
+    pub(super) fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !quiet;
+        let bars = if terminal {
+            MultiProgress::new()
+        } else {
+            MultiProgress::with_draw_target(ProgressDrawTarget::hidden())
+        };
+        Self {
+            bars,
+            terminal,
+            quiet,
+        }
+    }
+
+    /// Says something, above the bars.
+    pub(super) fn say(&self, text: &str) {
+        if self.terminal {
+            // An error says that the terminal is gone: then nobody listens.
+            let _ = self.bars.println(text);
+        } else if !self.quiet {
+            println!("{text}");
+        }
+    }
+}
+
 /// Looks at the jobs until each has ended.
-pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Shown> {
+pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<Shown> {
     let started = Instant::now();
-    let terminal = std::io::stderr().is_terminal() && !quiet;
-    let all = if terminal {
-        MultiProgress::new()
-    } else {
-        MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden())
-    };
     let mut shown = Shown::default();
     for job in jobs {
         shown.0.entry(job.kind).or_default().jobs += 1;
@@ -83,7 +111,7 @@ pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Sho
     let bars: BTreeMap<JobType, ProgressBar> = shown
         .0
         .iter()
-        .map(|(kind, row)| (*kind, bar(&all, *kind, row.jobs)))
+        .map(|(kind, row)| (*kind, bar(&stage.bars, *kind, row.jobs)))
         .collect();
 
     let mut ended: Vec<bool> = vec![false; jobs.len()];
@@ -102,8 +130,8 @@ pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Sho
                 if matches!(view.state, State::Completed | State::Failed) {
                     *ended = true;
                     count(row, &view, started.elapsed());
-                    if view.state == State::Failed && !quiet {
-                        all.println(format!("{} failed: {}", job.id, view.error.unwrap_or_default()))?;
+                    if view.state == State::Failed {
+                        stage.say(&format!("{} failed: {}", job.id, view.error.unwrap_or_default()));
                     }
                 }
             } else {
@@ -119,11 +147,9 @@ pub(super) async fn follow(jobs: &[Followed], quiet: bool) -> anyhow::Result<Sho
             ));
         }
         let done = ended.iter().filter(|ended| **ended).count();
-        if !terminal
-            && !quiet
-            && (done >= told + jobs.len().div_ceil(6) || (done == jobs.len() && told < done))
-        {
-            println!("{done} of {} jobs have ended", jobs.len());
+        let due = done >= told + jobs.len().div_ceil(6) || (done == jobs.len() && told < done);
+        if !stage.terminal && due {
+            stage.say(&format!("{done} of {} jobs have ended", jobs.len()));
             told = done;
         }
         tokio::time::sleep(LOOK_EVERY).await;

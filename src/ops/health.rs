@@ -74,7 +74,7 @@ pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health
             peak_concurrency: ops.workers.iter().map(|w| w.slots().peak()).sum(),
             success_rate: success_rate(tally),
         },
-        timestamp: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
+        timestamp: super::reply::timestamp(),
         pid: std::process::id(),
     };
     (code, Json(health))

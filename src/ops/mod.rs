@@ -1,86 +1,81 @@
-//! HTTP for operators.
+//! HTTP for operators, and an intake for jobs.
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /api/health`, `/health`, `/` | [`health::Health`]; 503 with the reason when Redis is away or a claim loop is dead |
+//! | `GET /api/health`, `/health`, `/` | [`Health`]; 503 with the reason when Redis is away or a claim loop is dead |
+//! | `GET /api/circuit-breakers/status` | `{success, circuitBreakers: {<name>: …}, timestamp}` |
+//! | `POST /api/circuit-breakers/reset/{name}` | `{success, message, timestamp}`; unknown: 400 with `available` |
+//! | `GET /api/queue/stats` | `{success, stats, queues, timestamp}` |
+//! | `GET /api/job-status/{id}` | `{success, status, jobId, …, waitingFor?, history}`; 404 `not_found` |
+//! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
+//! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
+//!
+//! Health is open to all; who may call the rest is the business of [`Access`].
 
+mod auth;
+mod breakers;
 mod health;
+mod intake;
+mod queues;
+mod reply;
+mod server;
 
-use std::{
-    net::{Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{get, post},
 };
 
-use axum::{Router, routing::get};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-
+pub use auth::Access;
 pub use health::Health;
+pub(crate) use reply::iso;
+pub use server::Server;
 
-use crate::worker::runtime::QueueWorker;
+use crate::{
+    operator::Operator,
+    ratelimit::{RateLimits, Window},
+    worker::runtime::QueueWorker,
+};
 
-/// What the routes read.
+/// Largest body of a request: five images of the largest size that a provider takes are more than anyone sends.
+const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// What the routes work with.
 #[derive(Debug)]
 pub struct Ops {
-    pub(crate) workers: Vec<Arc<QueueWorker>>,
-    pub(crate) started: Instant,
+    /// The workers of this replica, for health.
+    pub workers: Vec<Arc<QueueWorker>>,
+    /// Queues and gates.
+    pub operator: Operator,
+    /// The windows of users and addresses.
+    pub rate_limits: RateLimits,
+    /// How often one user may enqueue.
+    pub user_window: Window,
+    /// How often one address may enqueue.
+    pub ip_window: Window,
+    /// Who may call.
+    pub access: Access,
+    /// When this replica started.
+    pub started: Instant,
 }
 
 impl Ops {
-    /// Routes over the given workers.
-    pub fn new(workers: Vec<Arc<QueueWorker>>) -> Self {
-        Self {
-            workers,
-            started: Instant::now(),
-        }
-    }
-
     fn router(self) -> Router {
         let health = get(health::get);
         Router::new()
             .route("/", health.clone())
             .route("/health", health.clone())
             .route("/api/health", health)
+            .route("/api/circuit-breakers/status", get(breakers::status))
+            .route("/api/circuit-breakers/reset/{name}", post(breakers::reset))
+            .route("/api/rate-limits/status", get(breakers::limits))
+            .route("/api/queue/stats", get(queues::stats))
+            .route("/api/job-status/{id}", get(queues::job_status))
+            .route("/api/ai/generate-flashcards", post(intake::flashcards))
+            .route("/api/jobs/{kind}", post(intake::job))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(Arc::new(self))
-    }
-}
-
-/// The HTTP server, bound but not yet serving.
-#[derive(Debug)]
-pub struct Server(TcpListener);
-
-impl Server {
-    /// Binds `port` on every address, IPv6 and IPv4; on IPv4 alone where the host knows no IPv6.
-    ///
-    /// # Errors
-    /// When the port is taken.
-    pub async fn bind(port: u16) -> std::io::Result<Self> {
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        match TcpListener::bind(any).await {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
-            Err(_) => Ok(Self(TcpListener::bind(("0.0.0.0", port)).await?)),
-            Ok(listener) => Ok(Self(listener)),
-        }
-    }
-
-    /// The port it is bound to.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn port(&self) -> std::io::Result<u16> {
-        Ok(self.0.local_addr()?.port())
-    }
-
-    /// Serves until `stop` is cancelled; requests in flight get a second to end.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub async fn serve(self, ops: Ops, stop: CancellationToken) -> std::io::Result<()> {
-        let server = axum::serve(self.0, ops.router()).with_graceful_shutdown(stop.clone().cancelled_owned());
-        tokio::select! {
-            served = server => served,
-            () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(1)).await } => Ok(()),
-        }
     }
 }

@@ -98,6 +98,8 @@ pub struct Later<'a> {
     pub counts: bool,
     /// Why, for whoever asks what the job waits for.
     pub reason: &'a str,
+    /// The gate that it waits for, by its provider's name.
+    pub gate: Option<&'a str>,
     /// What happened, for the job's history.
     pub note: Option<&'a Note>,
 }
@@ -177,11 +179,27 @@ pub struct JobView {
     /// The result of a completed job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// Why the job failed, or why it waits.
+    /// Why the job failed, or went wrong the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What a delayed job waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<WaitingFor>,
     /// Failed attempts so far, oldest first.
     pub history: Vec<HistoryLine>,
+}
+
+/// What a delayed job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WaitingFor {
+    /// The gate, by its provider's name; absent for a retry, or a job that is not due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when, ms since 1970 by Redis's clock.
+    pub until: u64,
 }
 
 /// A [`Note`] with its time.
@@ -229,6 +247,7 @@ impl BrokerError {
     pub fn is_refusal(&self) -> bool {
         use redis::{ErrorKind, ServerErrorKind};
         match self {
+            Self::Redis(error) if error.code() == Some("WRONGTYPE") => true,
             Self::Redis(error) => matches!(
                 error.kind(),
                 ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::UnexpectedReturnType
@@ -253,11 +272,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Returns `true` when there may be something to claim, `false` after `limit`.
     async fn wait(&self, limit: Duration) -> Result<bool, BrokerError>;
 
-    /// Claims up to `count` jobs. The same `number` again returns the same jobs: nothing is claimed twice because an
-    /// answer was lost.
+    /// Claims up to `count` jobs. The same `number` again, or an older one, returns what is left of that claim and
+    /// claims nothing more: no job is stranded because an answer was lost or a request was late.
     async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError>;
 
-    /// Renews this replica's lease on the queue, and returns those of `held` that it has lost.
+    /// Renews this replica's lease on the queue, and returns those of `held` that it has lost. What the queue counts
+    /// as this replica's while it is not among `held` goes back, unless it was claimed a moment ago.
     async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError>;
 
     /// Puts back a chunk of what dead replicas held.
@@ -272,8 +292,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Makes a job a dead letter.
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError>;
 
-    /// Puts jobs back where they were, next in line, as if they had not been claimed.
-    async fn release(&self, leases: &[Lease]) -> Result<(), BrokerError>;
+    /// Puts jobs back where they were, next in line, as if they had not been claimed. Returns how many were still ours.
+    async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError>;
 
     /// Reports progress in percent, and a failed attempt.
     async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>)

@@ -12,7 +12,7 @@ use std::{
 use apalis::layers::catch_panic::PanicError;
 use apalis::prelude::{BoxDynError, Task};
 use futures_util::future::BoxFuture;
-use jobs::Failure;
+use jobs::{Failure, Provider};
 use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
@@ -65,6 +65,7 @@ where
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
         let running = self.inner.call(task);
         let job = async move {
+            let _vacate = Vacate(&worker, &delivery.lease);
             let outcome = tokio::select! {
                 biased;
                 outcome = running => Some(outcome.map_err(Into::into).unwrap_or_else(|error| {
@@ -72,11 +73,23 @@ where
                 })),
                 () = stops.now.cancelled() => None,
             };
-            // A job is stopped at once because the drain time is over, or because it is not ours any more.
-            let outcome =
-                outcome.or_else(|| worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released));
+            // A job is stopped at once because the drain time is over, or because it is not ours any more. The
+            // handler may have noticed by itself.
+            let outcome = match outcome {
+                None | Some(Outcome::Released) if stops.now.is_cancelled() => {
+                    worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released)
+                }
+                outcome => outcome,
+            };
+            if let Some(Outcome::Later {
+                delay,
+                waits_for: Some(provider),
+                ..
+            }) = &outcome
+            {
+                worker.holds.block(*provider, *delay);
+            }
             worker.settle(&delivery.lease, outcome).await;
-            worker.slots.vacate(&delivery.lease);
         };
         let task = tokio::spawn(job.instrument(span));
         Box::pin(async move {
@@ -85,6 +98,15 @@ where
             }
             Ok(())
         })
+    }
+}
+
+/// Frees a job's slot when its task ends, however it ends.
+struct Vacate<'a>(&'a QueueWorker, &'a Lease);
+
+impl Drop for Vacate<'_> {
+    fn drop(&mut self) {
+        self.0.slots.vacate(self.1);
     }
 }
 
@@ -139,22 +161,23 @@ impl QueueWorker {
                 delay,
                 counts,
                 reason,
+                waits_for,
                 note,
             } => {
                 let later = Later {
                     delay: *delay,
                     counts: *counts,
                     reason,
+                    gate: waits_for.map(Provider::as_str),
                     note: note.as_ref(),
                 };
                 self.broker.retry_at(lease, later).await
             }
             Outcome::Failed { reason, note } => self.broker.fail(lease, reason, note.as_ref()).await,
-            Outcome::Released => self
-                .broker
-                .release(std::slice::from_ref(lease))
-                .await
-                .map(|()| Settled::Applied),
+            Outcome::Released => {
+                let ours = self.broker.release(std::slice::from_ref(lease)).await? > 0;
+                Ok(if ours { Settled::Applied } else { Settled::Lost })
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! From a raw payload to its handler, and from the handler's verdict to an outcome.
 
-use std::{num::NonZeroU8, time::Duration};
+use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jobs::{Failure, JobType, Jobs};
@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 
 use super::{Assignment, Handle, Outcome, outcome::OutcomeRules};
 use crate::{
+    gate::Gates,
     guard::{JobGuard, Reporter},
     queue::{Delivery, Note, Settled, apalis::Envelope},
     retry::{Delay, RetryPolicy},
@@ -22,13 +23,16 @@ pub enum UnknownTypes {
     GiveBack,
 }
 
-/// How long a job of another worker's type stays away.
+/// How long a job of another worker's type stays away, the first time and at most.
 const GIVE_BACK_DELAY: Duration = Duration::from_secs(2);
+const LONGEST_GIVE_BACK: Duration = Duration::from_secs(60);
 
 /// Runs deliveries with the handlers of the `jobs` crate.
 pub struct Dispatcher {
     /// The handlers.
     pub jobs: Jobs,
+    /// The gates before the providers; `None` with the breakers and limits switched off.
+    pub gates: Option<Arc<Gates>>,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
     /// What failures come to.
@@ -55,22 +59,15 @@ impl Handle for Dispatcher {
             Err(Unopened::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
                 return self.rules.of(&failure, delivery, 0);
             }
-            Err(Unopened::Unknown(failure)) => {
-                warn!("{failure}: given back for another worker");
-                let reason = failure.to_string();
-                return Outcome::Later {
-                    delay: GIVE_BACK_DELAY,
-                    counts: false,
-                    reason,
-                    note: None,
-                };
-            }
+            Err(Unopened::Unknown(failure)) => return give_back(&failure, delivery),
         };
         let reporter = ProgressReporter {
             assignment,
             replica: &self.rules.replica,
         };
-        let guard = JobGuard::new(self.policy_for(delivery), assignment.stops.clone(), &reporter);
+        assignment.holds.saw(kind.provider());
+        let stops = assignment.stops.clone();
+        let guard = JobGuard::new(self.policy_for(delivery), self.gates.as_deref(), stops, &reporter);
         debug!(%kind, "running");
         match self.jobs.run(kind, data, &guard).await {
             Ok(result) => Outcome::Completed(result.to_string()),
@@ -93,8 +90,25 @@ impl Dispatcher {
     }
 }
 
+/// Back to the queue, for longer each time: nobody may be there to take it.
+fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
+    if delivery.waited.is_zero() {
+        warn!("{failure}: given back for another worker");
+    }
+    let delay = delivery.waited.clamp(GIVE_BACK_DELAY, LONGEST_GIVE_BACK);
+    Outcome::Later {
+        delay,
+        counts: false,
+        reason: failure.to_string(),
+        waits_for: None,
+        note: None,
+    }
+}
+
 enum Unopened {
+    /// Another worker may know what to do with it.
     Unknown(Failure),
+    /// Nobody can.
     Failure(Failure),
 }
 
@@ -106,7 +120,14 @@ fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), Unopened> {
         )));
     };
     let envelope: Envelope<'_> = serde_json::from_slice(payload).map_err(|error| {
-        Unopened::Failure(Failure::permanent("payload is no {\"type\": …, \"data\": …}").caused_by(error))
+        // Where, and not what: the parser's own words would repeat the payload.
+        let place = format!("line {}, column {}", error.line(), error.column());
+        let fault = Failure::permanent(format!("payload is no {{\"type\": …, \"data\": …}} ({place})"));
+        if error.is_data() {
+            Unopened::Unknown(fault)
+        } else {
+            Unopened::Failure(fault)
+        }
     })?;
     let kind = envelope.kind.parse().map_err(|unknown: jobs::UnknownJobType| {
         Unopened::Unknown(Failure::permanent(unknown.to_string()))
@@ -127,6 +148,7 @@ impl Reporter for ProgressReporter<'_> {
             delivery,
             broker,
             stops,
+            ..
         } = self.assignment;
         let note = Note {
             attempt: delivery.attempt,
@@ -176,19 +198,24 @@ mod tests {
             open(&good),
             Ok((JobType::ProcessImage, br#"{"imageUrl":"x"}"#))
         ));
-        for (payload, part) in [
-            (None, "no payload"),
-            (Some(""), "EOF"),
-            (Some("{"), "EOF"),
-            (Some(r#"{"type":"process-image"}"#), "missing field `data`"),
-            (Some(r#"{"type":7,"data":{}}"#), "invalid type"),
-            (Some("\u{1}"), "line 1"),
-        ] {
+        for payload in [None, Some(""), Some("{"), Some("\u{1}")] {
             let Err(Unopened::Failure(failure)) = open(&delivery(payload)) else {
                 panic!("{payload:?} opened")
             };
             assert_eq!(failure.class(), Class::Permanent);
-            assert!(failure.to_string().contains(part), "{failure}");
+        }
+        // Well-formed, but not ours: another worker's, perhaps. What stands in it stays out of the message.
+        for payload in [
+            r#"{"type":"process-image"}"#,
+            r#"{"type":7,"data":{}}"#,
+            r#""hunter2""#,
+            "[]",
+        ] {
+            let Err(Unopened::Unknown(failure)) = open(&delivery(Some(payload))) else {
+                panic!("{payload:?} opened")
+            };
+            assert!(failure.to_string().contains("line 1, column"), "{failure}");
+            assert!(!failure.to_string().contains("hunter2"));
         }
         let Err(Unopened::Unknown(failure)) = open(&delivery(Some(r#"{"type":"x","data":{}}"#))) else {
             panic!("an unknown type opened")

@@ -55,7 +55,7 @@ impl Pause {
 }
 
 /// Runs a loop until it returns; one that panics is started again.
-pub(super) fn supervise<F>(name: &'static str, run: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
+pub(crate) fn supervise<F>(name: &'static str, run: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -73,9 +73,12 @@ impl QueueWorker {
     /// Claims jobs into free slots until the worker closes.
     pub(super) async fn claim_loop(self: Arc<Self>, claimed: Claimed) {
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
-        // A loop that was started again does not know what became of its last claim.
+        // A loop that was started again asks for its last claim again.
         let mut number = self.last_claim();
         loop {
+            if !self.hold_is_over().await {
+                return;
+            }
             let Some(mut slots) = self.free_slots().await else {
                 return;
             };
@@ -87,7 +90,6 @@ impl QueueWorker {
                 Ok(deliveries) => {
                     pause.reset();
                     number = number.next();
-                    self.note_claim(number);
                     let idle = deliveries.is_empty();
                     for delivery in deliveries {
                         if let Some(task) = self.assign(&mut slots, delivery)
@@ -96,20 +98,19 @@ impl QueueWorker {
                             return; // The backend is gone: what is left goes back when the worker leaves.
                         }
                     }
+                    self.note_claim(number);
                     drop(slots);
                     if idle {
                         self.wait_for_work(&mut pause).await;
                     }
                 }
                 Err(BrokerError::Unleased) => {
-                    if let Err(error) = self.broker.renew(&[]).await {
-                        warn!(%error, queue = self.broker.queue(), "the lease cannot be renewed");
+                    if !self.renew().await {
                         self.rest(&mut pause).await;
                     }
                 }
                 Err(error) => {
                     warn!(%error, queue = self.broker.queue(), "claiming failed");
-                    number = number.again();
                     self.rest(&mut pause).await;
                 }
             }
@@ -131,18 +132,25 @@ impl QueueWorker {
             if tick % 2 == 1 {
                 self.sweep().await;
             }
-            match self.broker.renew(&self.slots.held()).await {
-                Ok(lost) => {
-                    self.vitals.redis_answered(true);
-                    for lease in lost.iter().filter(|lease| self.slots.holds(lease)) {
-                        warn!(id = %lease.id, "the job's lease is lost: it is stopped");
-                        self.slots.stop(lease);
-                    }
+            self.renew().await;
+        }
+    }
+
+    /// Renews the lease, and stops the jobs that are lost. Says whether Redis took it.
+    async fn renew(&self) -> bool {
+        let renewed = self.broker.renew(&self.slots.held()).await;
+        self.vitals.redis_answered(renewed.is_ok());
+        match renewed {
+            Ok(lost) => {
+                for lease in lost.iter().filter(|lease| self.slots.holds(lease)) {
+                    warn!(id = %lease.id, "the job's lease is lost: it is stopped");
+                    self.slots.stop(lease);
                 }
-                Err(error) => {
-                    self.vitals.redis_answered(false);
-                    warn!(%error, queue = self.broker.queue(), "the lease cannot be renewed");
-                }
+                true
+            }
+            Err(error) => {
+                warn!(%error, queue = self.broker.queue(), "the lease cannot be renewed");
+                false
             }
         }
     }
@@ -169,6 +177,19 @@ impl QueueWorker {
                 }
             }
         }
+    }
+
+    /// Waits until no gate holds the queue, stirring all the while; `false` when the worker closes.
+    async fn hold_is_over(&self) -> bool {
+        while let Some(until) = self.holds.until() {
+            tokio::select! {
+                biased;
+                () = self.shutdown.closing.cancelled() => return false,
+                () = tokio::time::sleep_until(until) => {}
+                () = tokio::time::sleep(IDLE) => self.vitals.claim_stirs(),
+            }
+        }
+        true
     }
 
     /// Waits for free slots, stirring all the while; `None` when the worker closes.
@@ -230,6 +251,7 @@ impl QueueWorker {
             delivery,
             broker: self.broker.clone(),
             stops,
+            holds: self.holds.clone(),
         })
         // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
         .task_id(TaskId::from_string(id))

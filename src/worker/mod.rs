@@ -7,12 +7,14 @@
 //! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
 //! - [`outcome`]: what a delivery comes to, and the rules for it.
 //! - [`dispatch`]: from a raw payload to a handler, and back to an outcome.
+//! - [`holds`]: when a queue is left alone, because a gate says so.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
 //! - [`vitals`]: what health and the closing line report.
 
 pub mod ack;
 pub mod backend;
 pub mod dispatch;
+pub mod holds;
 mod loops;
 pub mod outcome;
 pub mod runtime;
@@ -23,6 +25,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use holds::Holds;
+pub(crate) use loops::supervise;
 pub use outcome::Outcome;
 pub use runtime::{Runtime, RuntimeOptions};
 
@@ -40,6 +44,8 @@ pub struct Assignment {
     pub broker: Arc<dyn Broker>,
     /// When to let go of it.
     pub stops: Stops,
+    /// Told which provider the job uses.
+    pub holds: Arc<Holds>,
 }
 
 /// Runs deliveries.

@@ -2,12 +2,20 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Failure};
+use jobs::{Class, Failure, Provider};
 
 use crate::{
     queue::{Delivery, Note},
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
 };
+
+/// A provider that asks for a day does not get it: the job looks again after this.
+const LONGEST_DELAY: Duration = Duration::from_secs(600);
+/// What is kept of a failure's text, characters: it goes into Redis and the log, and may quote what others sent.
+const LONGEST_REASON: usize = 1000;
+
+/// How soon a job asks again whose provider has no credit left.
+const QUOTA_WAIT: Duration = Duration::from_secs(60);
 
 /// What a delivery comes to, and so what is written to the queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +30,8 @@ pub enum Outcome {
         counts: bool,
         /// Why.
         reason: String,
+        /// Whose gate said so.
+        waits_for: Option<Provider>,
         /// For the history.
         note: Option<Note>,
     },
@@ -52,65 +62,92 @@ impl OutcomeRules {
     pub fn of(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
         match failure.class() {
             Class::Cancelled => Outcome::Released,
-            Class::Blocked => self.wait_for_gate(failure, delivery, tries),
+            // Out of quota: the job is good, and runs once someone has paid. Until then it waits behind the breaker
+            // that such failures open.
+            Class::Blocked | Class::OutOfQuota => self
+                .wait(failure, delivery, tries)
+                .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
             // The provider names a time: the job waits for it like for a gate, without losing an attempt.
-            Class::RateLimited if failure.retry_after().is_some_and(|t| t > LONGEST_WAIT_IN_SLOT) => {
-                self.wait_for_gate(failure, delivery, tries)
+            Class::Transient | Class::RateLimited
+                if failure.retry_after().is_some_and(|t| t > LONGEST_WAIT_IN_SLOT) =>
+            {
+                self.wait(failure, delivery, tries)
+                    .unwrap_or_else(|| self.again(failure, delivery, tries))
             }
-            Class::Transient | Class::RateLimited if delivery.attempt < delivery.max_attempts => {
-                let nth = u8::try_from(delivery.attempt).unwrap_or(u8::MAX);
-                let delay = self
-                    .retry
-                    .delay(nth, failure, &mut rand::rng())
-                    .total()
-                    .min(self.longest_delay());
-                let note = self.note(failure, delivery, tries, Some(delay));
-                Outcome::Later {
-                    delay,
-                    counts: true,
-                    reason: failure.to_string(),
-                    note: Some(note),
-                }
+            Class::Transient | Class::RateLimited => self.again(failure, delivery, tries),
+            Class::Deployment | Class::Permanent => {
+                self.dead_letter(excerpt(failure), failure, delivery, tries)
             }
-            Class::Transient
-            | Class::RateLimited
-            | Class::OutOfQuota
-            | Class::Deployment
-            | Class::Permanent => Outcome::Failed {
-                reason: failure.to_string(),
-                note: Some(self.note(failure, delivery, tries, None)),
-            },
         }
     }
 
-    fn wait_for_gate(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
-        let left = self.max_wait.saturating_sub(delivery.waited);
-        if left.is_zero() {
-            let reason = if self.max_wait.is_zero() {
-                failure.to_string()
-            } else {
-                format!("waited {} s in all: {failure}", delivery.waited.as_secs())
-            };
-            return Outcome::Failed {
-                reason,
-                note: Some(self.note(failure, delivery, tries, None)),
-            };
+    /// The queue's next attempt, while they last.
+    fn again(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
+        if delivery.attempt >= delivery.max_attempts {
+            return self.dead_letter(excerpt(failure), failure, delivery, tries);
         }
-        let delay = failure.retry_after().unwrap_or(LONGEST_WAIT_IN_SLOT).min(left);
-        // What was never sent is no failed attempt, and leaves no line in the history.
-        let note =
-            (failure.class() != Class::Blocked).then(|| self.note(failure, delivery, tries, Some(delay)));
+        let nth = u8::try_from(delivery.attempt).unwrap_or(u8::MAX);
+        let delay = self
+            .retry
+            .delay(nth, failure, &mut rand::rng())
+            .total()
+            .min(LONGEST_DELAY);
+        let note = self.note(failure, delivery, tries, Some(delay));
         Outcome::Later {
             delay,
-            counts: false,
-            reason: failure.to_string(),
-            note,
+            counts: true,
+            reason: excerpt(failure),
+            waits_for: None,
+            note: Some(note),
         }
     }
 
-    /// A provider that asks for a day does not get it: the job looks again after the longest wait that is allowed.
-    fn longest_delay(&self) -> Duration {
-        self.max_wait.max(Duration::from_secs(600))
+    /// A wait that costs no attempt, unless the job would wait for longer than it may in all.
+    fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<Outcome> {
+        let unknown = if failure.class() == Class::OutOfQuota {
+            QUOTA_WAIT
+        } else {
+            LONGEST_WAIT_IN_SLOT
+        };
+        let left = self.max_wait.saturating_sub(delivery.waited);
+        let delay = match (failure.retry_after().unwrap_or(unknown), failure.class()) {
+            // A gate may open sooner than it says, when someone resets it: the last wait is cut, not skipped.
+            (wait, Class::Blocked | Class::OutOfQuota) => wait.min(left),
+            (wait, _) => wait,
+        };
+        if left.is_zero() || delay > left {
+            return None;
+        }
+        // What was never sent is no failed attempt, and leaves no line in the history.
+        let sent = failure.class() != Class::Blocked;
+        let note = sent.then(|| self.note(failure, delivery, tries, Some(delay)));
+        let reason = excerpt(failure);
+        Some(Outcome::Later {
+            delay,
+            counts: false,
+            reason,
+            waits_for: failure.provider(),
+            note,
+        })
+    }
+
+    fn waited_long_enough(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
+        let reason = match self.max_wait.is_zero() {
+            true => excerpt(failure),
+            false => format!(
+                "waited {} s in all: {}",
+                delivery.waited.as_secs(),
+                excerpt(failure)
+            ),
+        };
+        self.dead_letter(reason, failure, delivery, tries)
+    }
+
+    fn dead_letter(&self, reason: String, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
+        Outcome::Failed {
+            reason,
+            note: Some(self.note(failure, delivery, tries, None)),
+        }
     }
 
     fn note(&self, failure: &Failure, delivery: &Delivery, tries: u8, delay: Option<Duration>) -> Note {
@@ -118,9 +155,21 @@ impl OutcomeRules {
             attempt: delivery.attempt,
             r#try: u32::from(tries),
             class: failure.class().as_str().to_owned(),
-            cause: failure.to_string(),
+            cause: excerpt(failure),
             delay_ms: delay.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             replica: self.replica.clone(),
         }
     }
 }
+
+/// The failure's text, cut to what may be kept of it.
+pub(super) fn excerpt(failure: &Failure) -> String {
+    let text = failure.to_string();
+    match text.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,22 +5,28 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use apalis::{
     layers::catch_panic::{CatchPanicLayer, PanicError},
     prelude::{BoxDynError, Monitor, WorkerBuilder, WorkerBuilderExt, WorkerError},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
-    Assignment, Handle,
+    Assignment, Handle, Holds,
     backend::QueueBackend,
     outcome::OutcomeRules,
     slots::Slots,
     vitals::{Tally, Vitals},
 };
 use crate::queue::{Broker, ClaimNumber};
+
+/// What is still in flight this long after the drain time was over will not end.
+const LAST_GRACE: Duration = Duration::from_secs(5);
+/// A claim loop that is silent for so long ends the process: the platform looks at health at deployments only.
+const WEDGED: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How all queues of a replica are run.
 #[derive(Debug, Clone)]
@@ -50,6 +56,7 @@ pub struct QueueWorker {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) slots: Slots,
     pub(super) vitals: Vitals,
+    pub(super) holds: Arc<Holds>,
     pub(super) rules: OutcomeRules,
     pub(super) deadline: Duration,
     pub(super) renew_every: Duration,
@@ -105,6 +112,7 @@ impl Runtime {
                 broker,
                 slots: Slots::new(concurrency),
                 vitals: Vitals::default(),
+                holds: Arc::default(),
                 rules: options.rules.clone(),
                 deadline: options.deadline,
                 renew_every: options.renew_every,
@@ -153,9 +161,13 @@ impl Runtime {
             });
         }
         let control = monitor.context();
-        let monitor = monitor.should_restart(|worker, error: &WorkerError| {
-            // Nothing below returns an error. If one comes all the same, the process ends and is started afresh.
-            tracing::error!(worker = worker.name(), %error, "an apalis worker ended by itself");
+        let fault = CancellationToken::new();
+        let faulty = fault.clone();
+        let monitor = monitor.should_restart(move |worker, error: &WorkerError| {
+            // Nothing below returns an error. If one comes all the same, the process ends and is started afresh: the
+            // monitor by itself would go on with the other queues.
+            error!(worker = worker.name(), %error, "an apalis worker ended by itself");
+            faulty.cancel();
             false
         });
 
@@ -177,17 +189,39 @@ impl Runtime {
                 () = tokio::time::sleep(self.drain) => warn!("the drain time is over: handing back what is in flight"),
             }
             shutdown.hasten.cancel();
-            std::future::pending::<()>().await;
+            tokio::time::sleep(LAST_GRACE).await;
+            let in_flight: usize = self.workers.iter().map(|w| w.slots.len()).sum();
+            error!(
+                in_flight,
+                "leaving without them: their leases run out, and others take them over"
+            );
         };
         tokio::select! {
             ended = monitor.run() => ended.context("the workers ended")?,
             () = drain => {}
+            () = fault.cancelled() => bail!("an apalis worker ended by itself"),
+            queue = self.wedged() => bail!("the claim loop of {queue} is wedged"),
         }
         Ok(self
             .workers
             .iter()
             .map(|w| w.vitals.tally())
             .fold(Tally::default(), Tally::plus))
+    }
+
+    /// Resolves when a claim loop has not stirred for so long that only a new process will help.
+    async fn wedged(&self) -> String {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let closing = self.shutdown.closing.is_cancelled();
+            let wedged = self
+                .workers
+                .iter()
+                .find(|w| !closing && w.vitals.claim_silence() > WEDGED);
+            if let Some(worker) = wedged {
+                return worker.broker.queue().to_owned();
+            }
+        }
     }
 }
 

@@ -114,6 +114,14 @@ impl Vitals {
         }
     }
 
+    /// How long the claim loop has been silent.
+    pub fn claim_silence(&self) -> Duration {
+        self.claimed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
     /// Why this worker cannot be called healthy, if it cannot.
     pub fn complaint(&self) -> Option<String> {
         let away = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,11 +131,7 @@ impl Vitals {
         {
             return Some(format!("Redis has been away for {} s", away.as_secs()));
         }
-        let silence = self
-            .claimed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed();
+        let silence = self.claim_silence();
         (silence > CLAIM_SILENCE)
             .then(|| format!("the claim loop has been silent for {} s", silence.as_secs()))
     }

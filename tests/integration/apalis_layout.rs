@@ -57,18 +57,14 @@ async fn ten_thousand_due_tasks_at_once_do_not_wedge_the_queue() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_queued_jobs_do_not_slow_the_claim() {
-    let redis = TestRedis::start_with(&["--slowlog-log-slower-than", "20000"]).await;
+async fn a_hundred_thousand_queued_jobs_are_no_obstacle() {
+    let redis = TestRedis::start().await;
     let script = "for i = 1, 1000 do local id = ARGV[1] .. '-' .. i redis.call('HSET', 'q:data', id, '1') \
         redis.call('HSET', 'q:meta:' .. id, 'attempts', 0, 'max_attempts', 3, 'status', 'Pending') \
         redis.call('RPUSH', 'q:active', id) end";
     for chunk in 0..100 {
         redis.ask::<()>(&["EVAL", script, "0", &chunk.to_string()]).await;
     }
-    redis
-        .ask::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "20000"])
-        .await;
-    redis.ask::<()>(&["SLOWLOG", "RESET"]).await;
     let broker = redis.apalis("q", "w");
     let running = replica(broker.clone(), 100, Script::echo(), &options());
     until_completed(&*broker, 3000).await;
@@ -200,4 +196,74 @@ async fn completed_jobs_are_forgotten_beyond_the_retention() {
     assert!(broker.find("9").await.unwrap().is_some());
     let keys: Vec<String> = redis.ask(&["KEYS", "q:meta:*"]).await;
     assert!(keys.len() <= 4, "{keys:?}");
+}
+
+/// A key of a wrong type ends a script before it has changed anything: the job is still there afterwards.
+#[tokio::test]
+async fn foreign_keys_in_the_way_cost_no_job() {
+    let redis = TestRedis::start().await;
+    let broker = redis.apalis("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ["1", "2"] {
+        enqueue(&*broker, id).await;
+    }
+    let claimed = broker.claim(ClaimNumber::FIRST, 1).await.unwrap();
+    let lease = &claimed[0].lease;
+    for key in ["q:ended:done", "q:ended:dead", "q:scheduled", "q:history:1"] {
+        redis.ask::<()>(&["SET", key, "in the way"]).await;
+    }
+    let note = backend_worker::queue::Note {
+        attempt: 1,
+        r#try: 1,
+        class: "transient".to_owned(),
+        cause: "x".to_owned(),
+        delay_ms: None,
+        replica: "w".to_owned(),
+    };
+    let later = backend_worker::queue::Later {
+        delay: Duration::ZERO,
+        counts: true,
+        reason: "x",
+        gate: None,
+        note: Some(&note),
+    };
+    assert!(broker.complete(lease, "1").await.unwrap_err().is_refusal());
+    assert!(broker.fail(lease, "x", None).await.unwrap_err().is_refusal());
+    assert!(broker.retry_at(lease, later).await.unwrap_err().is_refusal());
+    assert!(
+        broker
+            .progress(lease, 50, Some(&note))
+            .await
+            .unwrap_err()
+            .is_refusal()
+    );
+    assert!(
+        broker
+            .claim(ClaimNumber::FIRST.next(), 1)
+            .await
+            .unwrap_err()
+            .is_refusal()
+    );
+    assert_eq!(
+        redis.ask::<i64>(&["LLEN", "q:active"]).await,
+        1,
+        "the other job still waits"
+    );
+    redis
+        .ask::<()>(&[
+            "DEL",
+            "q:ended:done",
+            "q:ended:dead",
+            "q:scheduled",
+            "q:history:1",
+        ])
+        .await;
+    // `done` as a sorted set is not in the way: some of apalis's own readers expect it so.
+    redis.ask::<()>(&["ZADD", "q:done", "1", "older"]).await;
+    assert_eq!(
+        broker.complete(lease, "1").await.unwrap(),
+        backend_worker::queue::Settled::Applied
+    );
+    assert_eq!(view(&*broker, "1").await.state, State::Completed);
+    assert_eq!(broker.claim(ClaimNumber::FIRST.next(), 1).await.unwrap().len(), 1);
 }

@@ -12,6 +12,7 @@
 
 mod apalis_layout;
 mod broker_contract;
+mod gate;
 mod handlers;
 mod outages;
 mod process;

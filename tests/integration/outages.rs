@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backend_worker::queue::{Broker, State};
+use backend_worker::{
+    queue::{Broker, State},
+    worker::RuntimeOptions,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{RunningReplica, Script, TestRedis, enqueue, eventually, options, replica, view};
@@ -151,4 +154,43 @@ async fn a_stop_while_redis_is_away_does_not_hang() {
         .await
         .expect("it stops");
     assert_eq!(tally.succeeded, 1);
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another() {
+    let mut redis = TestRedis::start_with(AOF).await;
+    let ttl = Duration::from_millis(600);
+    let (a, b) = (redis.apalis_with("q", "a", ttl), redis.apalis_with("q", "b", ttl));
+    let gate = CancellationToken::new();
+    let script = Script::behind(gate.clone());
+    for n in 0..30 {
+        enqueue(&*a, &n.to_string()).await;
+    }
+    // Every slot is taken, so that each replica learns of the outage at a time of its own.
+    let quick = RuntimeOptions {
+        renew_every: ttl / 3,
+        ..options()
+    };
+    let (first, second) = (
+        replica(a.clone(), 10, script.clone(), &quick),
+        replica(b, 10, script.clone(), &quick),
+    );
+    script.calls.until_started(20).await;
+    let pid = nix::unistd::Pid::from_raw(redis.server.pid().unwrap().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    tokio::time::sleep(ttl * 3).await; // The length of the outage.
+    redis.server.restart(AOF).await.unwrap();
+    eventually("both are well again", async || {
+        let well = |r: &RunningReplica| r.workers[0].vitals().complaint().is_none();
+        (well(&first) && well(&second)).then_some(())
+    })
+    .await;
+    gate.cancel();
+    eventually("all are done", async || {
+        (a.counts().await.ok()?.completed == 30).then_some(())
+    })
+    .await;
+    let (x, y) = (first.stop().await, second.stop().await);
+    assert_eq!((x.succeeded + y.succeeded, x.lost + y.lost), (30, 0));
+    assert_eq!(script.calls.count(), 30, "none was run twice");
 }

@@ -1,6 +1,10 @@
 //! The binary as an operator runs it: processes, signals, exit codes, HTTP.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use backend_worker::{
     demo::point_to,
@@ -20,14 +24,14 @@ use tokio::{
 use crate::support::{PATIENCE, TestRedis, eventually};
 
 /// A Redis, a simulator, and the variables that point a worker to both.
-struct Scene {
-    redis: TestRedis,
-    simulator: Running,
+pub(crate) struct Scene {
+    pub(crate) redis: TestRedis,
+    pub(crate) simulator: Running,
     env: Vec<(&'static str, String)>,
 }
 
 impl Scene {
-    async fn set(latency: Duration) -> Self {
+    pub(crate) async fn set(latency: Duration) -> Self {
         let redis = TestRedis::start().await;
         let options = Options {
             latency,
@@ -41,6 +45,9 @@ impl Scene {
         env.push(("PORT", "0".to_owned()));
         env.push(("LOG_FORMAT", "json".to_owned()));
         env.push(("RETRY_BASE_DELAY", "20ms".to_owned()));
+        env.push(("OPENAI_RATE_LIMIT_RPM", "0".to_owned()));
+        env.push(("OPENAI_MAX_CONCURRENT", "0".to_owned()));
+        env.push(("AZURE_VISION_RATE_LIMIT_RPM", "0".to_owned()));
         Self {
             redis,
             simulator: simulator.spawn(),
@@ -48,7 +55,7 @@ impl Scene {
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backend-worker"));
         // A clean environment, and a folder without a .env.
         command
@@ -64,7 +71,7 @@ impl Scene {
         command
     }
 
-    async fn worker(&self, variables: &[(&str, &str)]) -> Worker {
+    pub(crate) async fn worker(&self, variables: &[(&str, &str)]) -> Worker {
         let mut process = self
             .command(&["run"])
             .envs(variables.iter().copied())
@@ -81,18 +88,25 @@ impl Scene {
             panic!("the worker ended before it was ready");
         });
         let port = port.await.expect("the worker gets ready");
-        let log = tokio::spawn(async move {
-            let mut log = Vec::new();
-            while let Some(line) = lines.next_line().await.unwrap() {
-                log.push(line);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let reader = tokio::spawn({
+            let log = log.clone();
+            async move {
+                while let Some(line) = lines.next_line().await.unwrap() {
+                    log.lock().unwrap().push(line);
+                }
             }
-            log
         });
-        Worker { process, port, log }
+        Worker {
+            process,
+            port,
+            log,
+            reader,
+        }
     }
 
     /// `enqueue` with these arguments: its standard output, by lines.
-    async fn enqueue(&self, arguments: &[&str]) -> Vec<String> {
+    pub(crate) async fn enqueue(&self, arguments: &[&str]) -> Vec<String> {
         let output = self
             .command(&[&["enqueue"], arguments].concat())
             .output()
@@ -111,24 +125,27 @@ impl Scene {
     }
 }
 
-struct Worker {
+pub(crate) struct Worker {
     process: Child,
-    port: u64,
-    log: tokio::task::JoinHandle<Vec<String>>,
+    pub(crate) port: u64,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: tokio::task::JoinHandle<()>,
 }
 
 impl Worker {
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.process.id().unwrap().cast_signed()), signal).unwrap();
     }
 
     /// The exit code, and what it logged since it was ready.
-    async fn ended(mut self) -> (Option<i32>, Vec<String>) {
+    pub(crate) async fn ended(mut self) -> (Option<i32>, Vec<String>) {
         let status = tokio::time::timeout(PATIENCE, self.process.wait())
             .await
             .expect("the worker ends")
             .unwrap();
-        (status.code(), self.log.await.unwrap())
+        self.reader.await.unwrap();
+        let log = self.log.lock().unwrap().clone();
+        (status.code(), log)
     }
 
     async fn health(&self) -> Option<(u16, Value)> {
@@ -236,7 +253,7 @@ async fn a_killed_replica_loses_no_job() {
     let ids = scene
         .enqueue(&["generate-flashcards", "--data", &data, "--count", "30"])
         .await;
-    let lease = [("LEASE_TTL", "1s"), ("CONCURRENCY", "10")];
+    let lease = [("LEASE_TTL", "5s"), ("CONCURRENCY", "10")];
     let first = scene.worker(&lease).await;
     scene
         .simulator
@@ -310,7 +327,14 @@ async fn a_second_sigterm_hands_back_at_once() {
         .await;
     worker.signal(Signal::SIGTERM);
     let broker = scene.redis.apalis("ai-jobs", "onlooker");
-    tokio::time::sleep(Duration::from_millis(50)).await; // Two signals at once would count as one.
+    // Two signals at once would count as one.
+    eventually("the first is heard", async || {
+        let log = worker.log.lock().unwrap();
+        log.iter()
+            .any(|line| line.contains("SIGTERM received"))
+            .then_some(())
+    })
+    .await;
     worker.signal(Signal::SIGTERM);
     let (code, log) = worker.ended().await;
     assert_eq!(code, Some(0));
@@ -418,7 +442,10 @@ async fn the_log_shows_the_configuration_and_no_secret() {
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let mut text = String::new();
     for _ in 0..4 {
-        text.push_str(&lines.next_line().await.unwrap().unwrap());
+        let line = tokio::time::timeout(PATIENCE, lines.next_line())
+            .await
+            .expect("a log line");
+        text.push_str(&line.unwrap().unwrap());
     }
     assert!(
         text.contains("OPENAI_API_KEY=(set)") && text.contains("DRAIN_TIMEOUT=25s"),

@@ -57,7 +57,7 @@ async fn max_attempts_are_respected() {
 #[tokio::test]
 async fn what_cannot_succeed_is_not_tried_again() {
     let redis = TestRedis::start().await;
-    for class in [Class::Permanent, Class::Deployment, Class::OutOfQuota] {
+    for class in [Class::Permanent, Class::Deployment] {
         let broker = redis.apalis(class.as_str(), "w");
         let script = failing(class);
         let running = replica(broker.clone(), 1, script.clone(), &options());
@@ -77,6 +77,7 @@ async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever() {
     let rules = options.rules.clone();
     let script = Script::new(move |assignment| {
         let blocked = Failure::new(Class::Blocked, "Circuit breaker is OPEN for openai. Retry in 1s")
+            .by(jobs::Provider::OpenAi)
             .with_retry_after(Some(Duration::from_millis(100)));
         let outcome = rules.of(&blocked, &assignment.delivery, 0);
         async move { outcome }

@@ -1,6 +1,9 @@
 -- Prelude of every script of the apalis layout: put in front of it, so that each is still one EVALSHA.
+--
+-- Redis does not roll back: a script first reads every key that it is going to write, so that one of a wrong type
+-- ends it before anything has changed.
 local call, pcall = redis.call, redis.pcall
-local floor = math.floor
+local floor, max = math.floor, math.max
 
 -- Redis's clock, in milliseconds: the only one that decides anything.
 local function now_ms()
@@ -24,6 +27,27 @@ local function count(text, default)
   local n = tonumber(text or nil)
   if not n or n ~= n or n < 0 or n > 1e9 then return default end
   return floor(n)
+end
+
+-- A meta key that is no hash is foreign: it is put aside, not lost, and the job goes on with defaults.
+local function read_meta(meta, ...)
+  local m = pcall('HMGET', meta, ...)
+  if m.err then
+    call('RENAME', meta, meta .. ':corrupt')
+    return {}
+  end
+  return m
+end
+
+-- `done` and `dead` are sets to apalis's writer and sorted sets to some of its readers: we go with what is there.
+local function is_zset(key)
+  local kind = call('TYPE', key).ok
+  if kind == 'zset' then return true end
+  call('SCARD', key)
+  return false
+end
+local function add_ended(key, zset, id, now)
+  if zset then call('ZADD', key, floor(now / 1000), id) else call('SADD', key, id) end
 end
 
 -- Appends to a job's history, which keeps the last 100 lines.

@@ -4,16 +4,19 @@
 --      7 note for the history, or ''
 -- Returns 1 applied (now or before), 0 lost.
 local inflight, dead, ended = KEYS[1], KEYS[2], KEYS[3]
-local id, token, meta = ARGV[1], ARGV[2], ARGV[3] .. ARGV[1]
+local id, token, meta, history = ARGV[1], ARGV[2], ARGV[3] .. ARGV[1], ARGV[4] .. ARGV[1]
 
 local held = standing(meta, inflight, id, token)
 if held ~= 'held' then return held == 'settled' and 1 or 0 end
+local dead_is_zset = is_zset(dead)
+call('ZCARD', ended)
+call('LLEN', history)
 
 local now = now_ms()
 call('SREM', inflight, id)
-call('SADD', dead, id)
+add_ended(dead, dead_is_zset, id, now)
 call('ZADD', ended, now, id)
 call('HSET', meta, 'status', 'Failed', 'claim', '', 'settled', token, 'done_at', floor(now / 1000),
   'result', ARGV[5], 'error', ARGV[6])
-remember(ARGV[4] .. id, now, ARGV[7])
+remember(history, now, ARGV[7])
 return 1

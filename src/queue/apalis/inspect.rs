@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::ApalisBroker;
-use crate::queue::{BrokerError, Counts, HistoryLine, JobView, Note, State};
+use crate::queue::{BrokerError, Counts, HistoryLine, JobView, Note, State, WaitingFor};
 
 impl ApalisBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
@@ -65,12 +65,19 @@ impl ApalisBroker {
             Some(Err(reason)) => (None, Some(reason)),
             None => (None, None),
         };
-        // A job that ended well keeps no word of what it once waited for.
-        let waiting_for = if state == State::Completed {
+        // A job that ended well keeps no word of what once went wrong.
+        let last_error = if state == State::Completed {
             None
         } else {
             meta.remove("error")
         };
+        let waiting_for = scheduled
+            .filter(|_| state == State::Delayed)
+            .map(|due| WaitingFor {
+                gate: meta.remove("gate").filter(|gate| !gate.is_empty()),
+                reason: last_error.clone(),
+                until: (due.max(0.0) * 1000.0) as u64,
+            });
         Ok(Some(JobView {
             id: id.to_owned(),
             state,
@@ -82,7 +89,8 @@ impl ApalisBroker {
                 .and_then(|n| u32::try_from(n).ok())
                 .unwrap_or(0),
             result,
-            error: failed.or(waiting_for),
+            error: failed.or(last_error),
+            waiting_for,
             history: history.iter().filter_map(|line| parse_line(line)).collect(),
         }))
     }

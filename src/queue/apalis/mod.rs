@@ -32,6 +32,10 @@ use crate::{connection::Connection, keys::ApalisKeys};
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// Ids that one script handles at most: it blocks Redis for everyone.
 const CHUNK: usize = 1000;
+/// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// A larger payload is dropped once its job is done: it is media, and nobody asks for it again.
+const WORTH_KEEPING: usize = 16 * 1024;
 /// As [`CHUNK`], for the scripts that move each job with several commands.
 const MOVE_CHUNK: usize = 200;
 
@@ -78,6 +82,7 @@ pub struct ApalisBroker {
     worker: String,
     keys: ApalisKeys,
     inflight: String,
+    session: String,
     options: ApalisOptions,
     waiter: Waiter,
 }
@@ -89,6 +94,7 @@ impl ApalisBroker {
         Self {
             waiter: Waiter::new(connection.clone(), &keys),
             inflight: keys.inflight(worker),
+            session: keys.session(worker),
             keys,
             connection,
             queue: queue.to_owned(),
@@ -97,8 +103,26 @@ impl ApalisBroker {
         }
     }
 
-    fn token(&self, number: ClaimNumber) -> Arc<str> {
-        format!("{}:{}", self.worker, number.number()).into()
+    /// Puts back what the queue counts as ours and we do not know of.
+    async fn put_back_strays(&self, held: &[Lease]) -> Result<(), BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::STRAYS.prepare_invoke();
+        call.key(&self.inflight)
+            .key(&keys.active)
+            .key(&keys.dead)
+            .key(&keys.ended_dead);
+        call.arg(&self.worker)
+            .arg(&keys.meta_prefix)
+            .arg(self.options.max_lost);
+        call.arg(millis(self.options.lease_ttl));
+        for lease in held {
+            call.arg(&*lease.id);
+        }
+        let (requeued, poisoned): (u64, u64) = self.connection.invoke(&call).await?;
+        if requeued + poisoned > 0 {
+            tracing::warn!(queue = %self.queue, requeued, poisoned, "stray jobs of this replica put back");
+        }
+        Ok(())
     }
 
     /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
@@ -137,19 +161,23 @@ impl Broker for ApalisBroker {
     }
 
     async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let (keys, token) = (&self.keys, self.token(number));
+        let keys = &self.keys;
         let mut call = scripts::CLAIM.prepare_invoke();
         call.key(&keys.active).key(&keys.scheduled).key(&self.inflight);
-        call.key(&keys.data).key(&keys.leases).key(&keys.paused);
+        call.key(&keys.data)
+            .key(&keys.leases)
+            .key(&keys.paused)
+            .key(&self.session);
         call.arg(&self.worker)
-            .arg(&*token)
+            .arg(number.number())
             .arg(count.min(CHUNK))
-            .arg(u8::from(number.is_resend()));
+            .arg(MOST_BYTES);
         call.arg(&keys.meta_prefix)
             .arg(DEFAULT_MAX_ATTEMPTS)
             .arg(&keys.inflight_prefix);
         let rows: Option<Vec<Row>> = self.connection.invoke(&call).await?;
 
+        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
         for (id, payload, attempt, max_attempts, waited) in rows.ok_or(BrokerError::Unleased)? {
             match String::from_utf8(id) {
@@ -177,16 +205,20 @@ impl Broker for ApalisBroker {
             let mut call = scripts::RENEW.prepare_invoke();
             call.key(&self.keys.leases)
                 .key(&self.keys.workers)
-                .key(&self.inflight);
+                .key(&self.inflight)
+                .key(&self.session);
             call.arg(&self.worker)
                 .arg(millis(self.options.lease_ttl))
                 .arg(&self.keys.meta_prefix);
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
             }
-            let positions: Vec<usize> = self.connection.invoke(&call).await?;
+            let (ours, positions): (usize, Vec<usize>) = self.connection.invoke(&call).await?;
             lost.extend(positions.into_iter().filter_map(|i| chunk.get(i).cloned()));
             if chunks.len() == 0 {
+                if ours > held.len() - lost.len() {
+                    self.put_back_strays(held).await?;
+                }
                 return Ok(lost);
             }
         }
@@ -199,11 +231,13 @@ impl Broker for ApalisBroker {
             .key(&keys.workers)
             .key(&keys.active)
             .key(&keys.dead)
-            .key(&keys.ended_dead);
+            .key(&keys.ended_dead)
+            .key(&self.session);
         call.arg(&self.worker)
             .arg(&keys.inflight_prefix)
             .arg(&keys.meta_prefix);
         call.arg(MOVE_CHUNK).arg(self.options.max_lost);
+        call.arg(millis(self.options.lease_ttl)).arg(&keys.session_prefix);
         let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
         Ok(Recovered {
             requeued,
@@ -225,7 +259,8 @@ impl Broker for ApalisBroker {
             .arg(&keys.history_prefix)
             .arg(result);
         call.arg(millis(self.options.keep_completed_for))
-            .arg(self.options.keep_completed_count);
+            .arg(self.options.keep_completed_count)
+            .arg(WORTH_KEEPING);
         Ok(settled(self.connection.invoke(&call).await?))
     }
 
@@ -239,7 +274,8 @@ impl Broker for ApalisBroker {
         call.arg(millis(later.delay))
             .arg(u8::from(later.counts))
             .arg(later.reason)
-            .arg(line(later.note)?);
+            .arg(line(later.note)?)
+            .arg(later.gate.unwrap_or_default());
         Ok(settled(self.connection.invoke(&call).await?))
     }
 
@@ -255,7 +291,8 @@ impl Broker for ApalisBroker {
         Ok(settled(self.connection.invoke(&call).await?))
     }
 
-    async fn release(&self, leases: &[Lease]) -> Result<(), BrokerError> {
+    async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError> {
+        let mut released = 0;
         for chunk in leases.chunks(MOVE_CHUNK) {
             let mut call = scripts::RELEASE.prepare_invoke();
             call.key(&self.inflight)
@@ -264,9 +301,9 @@ impl Broker for ApalisBroker {
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
             }
-            let _: u64 = self.connection.invoke(&call).await?;
+            released += self.connection.invoke::<usize>(&call).await?;
         }
-        Ok(())
+        Ok(released)
     }
 
     async fn progress(
@@ -290,7 +327,8 @@ impl Broker for ApalisBroker {
         call.key(&self.inflight)
             .key(&self.keys.active)
             .key(&self.keys.leases)
-            .key(&self.keys.workers);
+            .key(&self.keys.workers)
+            .key(&self.session);
         call.arg(&self.worker).arg(&self.keys.meta_prefix).arg(MOVE_CHUNK);
         while self.connection.invoke::<u64>(&call).await? > 0 {}
         Ok(())

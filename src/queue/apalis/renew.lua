@@ -1,12 +1,14 @@
 -- Renews a replica's lease on the queue, and says which of its jobs it has lost.
--- KEYS 1 leases  2 workers  3 inflight of this worker
+-- KEYS 1 leases  2 workers  3 inflight of this worker  4 session of this worker
 -- ARGV 1 worker  2 lease ttl ms  3 meta prefix  4… pairs of job id, claim token
--- Returns the positions (0, 1, …) of the lost pairs.
+-- Returns {how many jobs the queue counts as this worker's, positions (0, 1, …) of the lost pairs}.
 local now = now_ms()
+-- Since when the lease is unbroken: after an outage, nobody judges others before they had time to renew.
+if tonumber(call('ZSCORE', KEYS[1], ARGV[1]) or 0) <= now then call('HSET', KEYS[4], 'since', now) end
 call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 call('ZADD', KEYS[2], floor(now / 1000), ARGV[1])
 local lost = {}
 for i = 4, #ARGV, 2 do
   if standing(ARGV[3] .. ARGV[i], KEYS[3], ARGV[i], ARGV[i + 1]) == 'lost' then lost[#lost + 1] = (i - 4) / 2 end
 end
-return lost
+return { call('SCARD', KEYS[3]), lost }

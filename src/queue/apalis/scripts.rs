@@ -5,16 +5,17 @@ use std::sync::LazyLock;
 use redis::Script;
 
 macro_rules! script {
-    ($($name:ident = $file:literal;)*) => {$(
+    ($($name:ident = $($file:literal),+;)*) => {$(
         pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), include_str!($file))));
+            LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+)));
     )*};
 }
 
 script! {
     CLAIM = "claim.lua";
     RENEW = "renew.lua";
-    RECOVER = "recover.lua";
+    RECOVER = "orphan.lua", "recover.lua";
+    STRAYS = "orphan.lua", "strays.lua";
     COMPLETE = "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "fail.lua";

@@ -5,7 +5,7 @@
 //! is seen within a round trip, while an idle queue costs a handful of commands every ten seconds. Reading and
 //! arming are one step, so no change falls between them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{PushInfo, PushKind, aio::MultiplexedConnection};
 use tokio::sync::{Mutex, mpsc};
@@ -14,6 +14,8 @@ use crate::{connection::Connection, keys::ApalisKeys, queue::BrokerError};
 
 /// How often a Redis (or a proxy) without client tracking is asked.
 const POLL: Duration = Duration::from_secs(1);
+/// What looks like a lack of client tracking may have been a passing fault.
+const POLL_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Waiter {
@@ -26,8 +28,8 @@ pub(super) struct Waiter {
 enum Mode {
     Closed,
     Tracking(Listener),
-    /// Redis knows no client tracking.
-    Polling,
+    /// Redis knows no client tracking, or said so: until then it is asked again and again.
+    Polling(Instant),
 }
 
 #[derive(Debug)]
@@ -54,7 +56,7 @@ impl Waiter {
     /// Returns `true` when there may be work, `false` after `limit`.
     pub(super) async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
         let mut mode = self.mode.lock().await;
-        if matches!(*mode, Mode::Closed) {
+        if matches!(*mode, Mode::Closed) || matches!(*mode, Mode::Polling(until) if until < Instant::now()) {
             *mode = self.listen().await?;
         }
         let Mode::Tracking(listener) = &mut *mode else {
@@ -91,7 +93,7 @@ impl Waiter {
 
     fn poll(error: &redis::RedisError) -> Mode {
         tracing::warn!(%error, "Redis offers no client tracking: new jobs are looked for once a second");
-        Mode::Polling
+        Mode::Polling(Instant::now() + POLL_FOR)
     }
 }
 
@@ -101,7 +103,6 @@ fn is_unknown(error: &redis::RedisError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoPerm)
-            | ErrorKind::Extension
             | ErrorKind::RESP3NotSupported
     )
 }

@@ -1,0 +1,172 @@
+//! `breaker`, `queue`, `job`: an operator's questions and orders, in a shell. They call what the HTTP routes call.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+
+use crate::{
+    config::Config,
+    gate::BreakerStatus,
+    operator::{BreakerError, Operator},
+    replica,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct BreakerArgs {
+    #[command(subcommand)]
+    order: BreakerOrder,
+}
+
+#[derive(Debug, Subcommand)]
+enum BreakerOrder {
+    /// Show every breaker.
+    Status,
+    /// Close a breaker: calls pass again.
+    Reset {
+        /// The breaker, such as openai.
+        name: String,
+    },
+    /// Open a breaker: no call passes for its usual time.
+    Open {
+        /// The breaker, such as openai.
+        name: String,
+    },
+}
+
+pub(super) async fn breaker(args: BreakerArgs) -> anyhow::Result<ExitCode> {
+    let operator = operator()?;
+    let breakers = match args.order {
+        BreakerOrder::Status => operator.breakers().await.context("Redis")?,
+        BreakerOrder::Reset { name } => vec![operator.reset_breaker(&name).await.map_err(explain)?],
+        BreakerOrder::Open { name } => vec![operator.open_breaker(&name).await.map_err(explain)?],
+    };
+    let rows = breakers.iter().map(|b: &BreakerStatus| {
+        let next = b.next_retry_at.map(crate::ops::iso).unwrap_or_default();
+        vec![
+            b.name.clone(),
+            b.state.to_string(),
+            format!("{} of {}", b.failures, b.failure_threshold),
+            format!("{} of {}", b.successes, b.success_threshold),
+            next,
+        ]
+    });
+    println!(
+        "{}",
+        table(&["breaker", "state", "failures", "successes", "next retry"], rows)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(error: BreakerError) -> anyhow::Error {
+    match &error {
+        BreakerError::Unknown { available, .. } => {
+            let available = available.join(", ");
+            anyhow::Error::new(error).context(format!("the breakers are: {available}"))
+        }
+        BreakerError::Redis(_) => error.into(),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QueueArgs {
+    #[command(subcommand)]
+    order: QueueOrder,
+}
+
+#[derive(Debug, Subcommand)]
+enum QueueOrder {
+    /// Count the jobs of every queue.
+    Stats,
+    /// Stop handing out a queue's jobs, on every replica.
+    Pause {
+        /// The queue.
+        queue: String,
+    },
+    /// Hand them out again.
+    Resume {
+        /// The queue.
+        queue: String,
+    },
+}
+
+pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
+    let operator = operator()?;
+    match args.order {
+        QueueOrder::Stats => {
+            let stats = operator.queue_stats().await?;
+            let rows = stats.iter().map(|s| {
+                let c = &s.counts;
+                let mut row = vec![s.queue.clone(), s.layout.to_owned()];
+                row.extend([c.waiting, c.active, c.delayed, c.completed, c.failed].map(|n| n.to_string()));
+                row
+            });
+            let header = [
+                "queue",
+                "layout",
+                "waiting",
+                "active",
+                "delayed",
+                "completed",
+                "failed",
+            ];
+            println!("{}", table(&header, rows));
+        }
+        QueueOrder::Pause { queue } => set_paused(&operator, &queue, true).await?,
+        QueueOrder::Resume { queue } => set_paused(&operator, &queue, false).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn set_paused(operator: &Operator, name: &str, paused: bool) -> anyhow::Result<()> {
+    let mut found = false;
+    for broker in operator.queues().iter().filter(|broker| broker.queue() == name) {
+        broker.set_paused(paused).await?;
+        found = true;
+        println!(
+            "{}:{name} {}",
+            broker.layout(),
+            if paused { "is paused" } else { "runs" }
+        );
+    }
+    if !found {
+        bail!("QUEUES names no queue {name:?}");
+    }
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JobArgs {
+    #[command(subcommand)]
+    order: JobOrder,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobOrder {
+    /// Show a job as JSON: state, progress, result, what it waits for, every failed attempt.
+    Show {
+        /// The job's id.
+        id: String,
+    },
+}
+
+pub(super) async fn job(args: JobArgs) -> anyhow::Result<ExitCode> {
+    let JobOrder::Show { id } = args.order;
+    let Some(found) = operator()?.job(&id).await? else {
+        bail!("no queue knows job {id}")
+    };
+    println!("{}", serde_json::to_string_pretty(&found.job)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn operator() -> anyhow::Result<Operator> {
+    replica::operator(&Config::from_env()?)
+}
+
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header.to_vec());
+    table.add_rows(rows);
+    table
+}

@@ -1,0 +1,124 @@
+//! The variables of breakers and limits.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use super::{HOUR, Reader, vars, vars::Var};
+use crate::gate::{BreakerSettings, GateSettings, GatesSettings, LimitSettings};
+
+/// The variables of one kind of breaker.
+struct BreakerVars {
+    failures: &'static Var,
+    successes: &'static Var,
+    open_for: &'static Var,
+    window: &'static Var,
+    half_open: &'static Var,
+}
+
+const OPENAI: BreakerVars = BreakerVars {
+    failures: &vars::OPENAI_BREAKER_FAILURES,
+    successes: &vars::OPENAI_BREAKER_SUCCESSES,
+    open_for: &vars::OPENAI_BREAKER_OPEN_FOR,
+    window: &vars::OPENAI_BREAKER_WINDOW,
+    half_open: &vars::OPENAI_BREAKER_HALF_OPEN,
+};
+
+const AZURE: BreakerVars = BreakerVars {
+    failures: &vars::AZURE_BREAKER_FAILURES,
+    successes: &vars::AZURE_BREAKER_SUCCESSES,
+    open_for: &vars::AZURE_BREAKER_OPEN_FOR,
+    window: &vars::AZURE_BREAKER_WINDOW,
+    half_open: &vars::AZURE_BREAKER_HALF_OPEN,
+};
+
+/// All gates, or `None` when they are switched off. What is wrong is noted in `env` all the same.
+pub(super) fn read(env: &mut Reader<'_>) -> Option<GatesSettings> {
+    let (openai, azure) = (numbers(env, &OPENAI), numbers(env, &AZURE));
+    let settings = GatesSettings {
+        openai: GateSettings {
+            breaker: breaker(env, &vars::OPENAI_BREAKER, openai),
+            limits: limits(
+                env,
+                &vars::OPENAI_RATE_LIMIT_RPM,
+                Some(&vars::OPENAI_RATE_LIMIT_TPM),
+                &vars::OPENAI_MAX_CONCURRENT,
+            ),
+        },
+        azure_speech: GateSettings {
+            breaker: breaker(env, &vars::AZURE_SPEECH_BREAKER, azure),
+            limits: limits(
+                env,
+                &vars::AZURE_SPEECH_RATE_LIMIT_RPM,
+                None,
+                &vars::AZURE_SPEECH_MAX_CONCURRENT,
+            ),
+        },
+        azure_vision: GateSettings {
+            breaker: breaker(env, &vars::AZURE_VISION_BREAKER, azure),
+            limits: limits(
+                env,
+                &vars::AZURE_VISION_RATE_LIMIT_RPM,
+                None,
+                &vars::AZURE_VISION_MAX_CONCURRENT,
+            ),
+        },
+        lease_ttl: Duration::from_secs(15),
+    };
+    if let Err(error) = settings.check() {
+        env.complain::<()>(&vars::OPENAI_BREAKER, &error.to_string());
+    }
+    env.switch(&vars::CIRCUIT_BREAKER).then_some(settings)
+}
+
+#[derive(Clone, Copy)]
+struct Numbers {
+    failures: u32,
+    successes: u32,
+    open_for: Duration,
+    window: Duration,
+    half_open: u32,
+}
+
+fn numbers(env: &mut Reader<'_>, vars: &BreakerVars) -> Numbers {
+    let least = Duration::from_millis(1);
+    let numbers = Numbers {
+        failures: env.number(vars.failures, 1..=1000),
+        successes: env.number(vars.successes, 1..=1000),
+        open_for: env.duration(vars.open_for, least, 24 * HOUR),
+        window: env.duration(vars.window, least, 24 * HOUR),
+        half_open: env.number(vars.half_open, 1..=1000),
+    };
+    if numbers.half_open < numbers.successes {
+        let fault = format!(
+            "must not be less than {}: the breaker could never close",
+            vars.successes.name
+        );
+        env.complain::<()>(vars.half_open, &fault);
+    }
+    numbers
+}
+
+fn breaker(env: &mut Reader<'_>, name: &Var, numbers: Numbers) -> BreakerSettings {
+    let Numbers {
+        failures,
+        successes,
+        open_for,
+        window,
+        half_open,
+    } = numbers;
+    // The other faults have been noted by their own variables: only the name is left.
+    let half_open = half_open.max(successes);
+    env.parse(name, |text| {
+        BreakerSettings::new(text, failures, successes, open_for, window, half_open)
+            .map_err(|e| e.to_string())
+    })
+}
+
+fn limits(env: &mut Reader<'_>, rpm: &Var, tpm: Option<&Var>, concurrent: &Var) -> LimitSettings {
+    let mut limit = |var: &Var| NonZeroU32::new(env.number(var, 0..=1_000_000_000));
+    LimitSettings {
+        requests_per_minute: limit(rpm),
+        tokens_per_minute: tpm.and_then(&mut limit),
+        max_concurrent: limit(concurrent),
+        pace: None,
+    }
+}

@@ -1,0 +1,124 @@
+//! What a gate goes by while Redis is away: a breaker of the replica's own, and its share of the limits. Pure: time
+//! comes in.
+//!
+//! It is kept while Redis answers, too: so an outage finds it knowing what is in flight, what the last minute has
+//! cost and that the breaker is open. Only while Redis is away does it decide.
+
+mod breaker;
+mod limits;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+pub(super) use self::{
+    breaker::{Breaker, Ticket},
+    limits::{Charge, Limits},
+};
+use super::{permit::Settlement, verdict::Reason, wire::Settled};
+
+/// Not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    /// `None`: never.
+    pub(super) wait: Option<Duration>,
+}
+
+/// What was put down for a call, to be settled at its end.
+#[derive(Debug)]
+pub(super) struct Account {
+    ticket: Ticket,
+    charge: Charge,
+}
+
+/// A call that the replica has granted by itself.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) account: Account,
+    /// The breaker became HALF_OPEN by it.
+    pub(super) half_opened: bool,
+}
+
+/// One provider's limits, and the breaker that it may share with another.
+#[derive(Debug)]
+pub(super) struct Local {
+    breaker: Arc<Mutex<Breaker>>,
+    limits: Mutex<Limits>,
+}
+
+impl Local {
+    pub(super) fn new(breaker: Arc<Mutex<Breaker>>, limits: Limits) -> Self {
+        Self {
+            breaker,
+            limits: Mutex::new(limits),
+        }
+    }
+
+    /// Decides in Redis's place, as one of `replicas`. A refusal consumes nothing.
+    pub(super) fn admit(&self, now: Instant, tokens: u64, replicas: u32) -> Result<Grant, Refusal> {
+        let (mut breaker, mut limits) = (lock(&self.breaker), lock(&self.limits));
+        breaker.check(now)?;
+        limits.check(now, tokens, replicas)?;
+        let (ticket, half_opened) = breaker.admit(now);
+        Ok(Grant {
+            account: Account {
+                ticket,
+                charge: limits.charge(now, tokens, replicas),
+            },
+            half_opened,
+        })
+    }
+
+    /// Redis has granted a call. One that is no probe says that the breaker is closed.
+    pub(super) fn granted(&self, now: Instant, tokens: u64, replicas: u32, probe: bool) -> Account {
+        let mut breaker = lock(&self.breaker);
+        if !probe {
+            breaker.is_closed();
+        }
+        Account {
+            ticket: breaker.ticket(),
+            charge: lock(&self.limits).charge(now, tokens, replicas),
+        }
+    }
+
+    /// Redis has refused a call.
+    pub(super) fn refused(&self, now: Instant, refusal: Refusal) {
+        match refusal {
+            Refusal {
+                reason: Reason::Open,
+                wait: Some(wait),
+            } => lock(&self.breaker).is_open(now + wait),
+            Refusal {
+                reason: Reason::Throttled,
+                wait: Some(wait),
+            } => lock(&self.limits).throttle(now + wait),
+            _ => {}
+        }
+    }
+
+    /// A call has ended. The breaker hears of it only where Redis's did not decide.
+    pub(super) fn end(
+        &self,
+        now: Instant,
+        account: Account,
+        settlement: Settlement,
+        tell_breaker: bool,
+    ) -> Option<Settled> {
+        lock(&self.limits).release(now, account.charge, settlement);
+        let mut breaker = lock(&self.breaker);
+        if tell_breaker {
+            return Some(breaker.settle(now, account.ticket, settlement.outcome));
+        }
+        breaker.give_back(account.ticket);
+        None
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! The gate before every provider call: a breaker and limits that all replicas share through Redis.
+//!
+//! A call passes twice: [`Gate::admit`] before it, [`Permit::settle`] after it; one round trip each, one atomic
+//! script each, and no clock but Redis's. Limits are kept per provider, the breaker per breaker name: providers that
+//! name the same breaker share it.
+//!
+//! # Layout
+//! - `common.lua` (prelude: keys, clock, breaker), `admit.lua`, `settle.lua`, `renew.lua`, `control.lua`: one
+//!   operation a file; `presence.lua` counts the replicas. The keys are [`GateKeys`](crate::keys::GateKeys).
+//! - `wire`, `scripts`: the scripts, typed; deadlines and resends.
+//! - `provider`, `permit`, `verdict`: the face that callers see.
+//! - `local`: what decides while Redis is away. `outbox`: what Redis is told when it is back.
+//! - `settings`, `status`, `report`: configuration, operator's view, log lines.
+//!
+//! # Rules
+//! - A permit's id is made here, so a request that is sent again is the same request. Its lease is renewed by
+//!   [`Gates::run`]; the slots of a replica that was killed come back when its leases run out.
+//! - A permit cannot leak: dropped, it is settled like any other, through the outbox.
+//! - An outcome counts in the epoch in which its call was admitted, or not at all. Each change of state starts a new
+//!   epoch.
+//! - A gate never fails. While Redis is away (no answer within 250 ms, or any error) the replica goes by a breaker
+//!   of its own and by its share of the limits, and keeps settlements for one lease.
+
+mod local;
+mod outbox;
+mod permit;
+mod provider;
+mod report;
+mod scripts;
+mod settings;
+mod status;
+mod verdict;
+mod wire;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use jobs::Provider;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    local::{Breaker, Limits, Local},
+    provider::Shared,
+    scripts::Scripts,
+    settings::millis,
+    wire::Wire,
+};
+pub use self::{
+    permit::{Outcome, Permit, Settlement},
+    provider::{Admission, Gate},
+    settings::{BreakerSettings, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace},
+    status::{BreakerStatus, Status},
+    verdict::{Effect, Reason, Rejection, State},
+};
+use crate::{connection::Connection, keys::GateKeys};
+
+/// How long a call waits for its gate, at most: then Redis counts as away.
+const DEADLINE: Duration = Duration::from_millis(250);
+/// How soon a delivery that failed is tried again.
+const DELIVER_AGAIN: Duration = Duration::from_millis(500);
+
+/// The gates of all providers, as one replica holds them.
+#[derive(Debug)]
+pub struct Gates {
+    connection: Connection,
+    scripts: Arc<Scripts>,
+    shared: Arc<Shared>,
+    lease_ttl: Duration,
+    openai: Arc<Gate>,
+    azure_speech: Arc<Gate>,
+    azure_vision: Arc<Gate>,
+}
+
+impl Gates {
+    /// Gates for the replica `replica`, whose name no other one bears, nor has borne before. Opens no connection.
+    ///
+    /// # Errors
+    /// When the settings contradict each other, naming what.
+    pub fn new(connection: Connection, replica: &str, settings: &GatesSettings) -> Result<Self, InvalidGate> {
+        Self::with(connection, replica, settings, Scripts::new(), DEADLINE)
+    }
+
+    fn with(
+        connection: Connection,
+        replica: &str,
+        all: &GatesSettings,
+        scripts: Scripts,
+        deadline: Duration,
+    ) -> Result<Self, InvalidGate> {
+        all.check()?;
+        let (shared, scripts, started) = (Arc::new(Shared::new(replica)), Arc::new(scripts), Instant::now());
+        let mut breakers: HashMap<&str, Arc<Mutex<Breaker>>> = HashMap::new();
+        let mut gate = |provider: Provider| {
+            let settings = all.of(provider);
+            let breaker = breakers
+                .entry(settings.breaker.name())
+                .or_insert_with(|| Arc::new(Mutex::new(Breaker::new(settings.breaker.clone()))));
+            let local = Local::new(breaker.clone(), Limits::new(settings.limits, started));
+            let wire = Wire {
+                connection: connection.clone(),
+                scripts: scripts.clone(),
+                keys: GateKeys::new(settings.breaker.name(), provider.as_str()),
+                settings: settings.clone(),
+                lease_ttl: all.lease_ttl,
+                deadline,
+            };
+            Arc::new(Gate::new(provider, shared.clone(), wire, local))
+        };
+        Ok(Self {
+            openai: gate(Provider::OpenAi),
+            azure_speech: gate(Provider::AzureSpeech),
+            azure_vision: gate(Provider::AzureVision),
+            connection,
+            scripts,
+            shared,
+            lease_ttl: all.lease_ttl,
+        })
+    }
+
+    /// The gate of one provider.
+    pub const fn gate(&self, provider: Provider) -> &Arc<Gate> {
+        match provider {
+            Provider::OpenAi => &self.openai,
+            Provider::AzureSpeech => &self.azure_speech,
+            Provider::AzureVision => &self.azure_vision,
+        }
+    }
+
+    /// All gates.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Gate>> {
+        Provider::ALL.into_iter().map(|provider| self.gate(provider))
+    }
+
+    /// A gate with the breaker of that name: any will do to read or move the breaker.
+    pub fn with_breaker(&self, name: &str) -> Option<&Arc<Gate>> {
+        self.all().find(|gate| gate.breaker() == name)
+    }
+
+    /// Whether Redis gave no verdict when it was last asked for one.
+    pub fn is_redis_away(&self) -> bool {
+        self.shared.redis_away.load(Ordering::Relaxed)
+    }
+
+    /// Renews the leases of calls in flight and delivers what the outbox holds, until `stop`. Without it, calls lose
+    /// their permits after one lease. Stop it after the last call has ended.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.lease_ttl / 3);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {
+                    tokio::join!(
+                        self.openai.renew(),
+                        self.azure_speech.renew(),
+                        self.azure_vision.renew(),
+                        self.appear(self.lease_ttl),
+                    );
+                }
+                () = self.shared.letters.notified() => self.deliver_waiting().await,
+                () = tokio::time::sleep(DELIVER_AGAIN), if self.all().any(|gate| gate.has_letters()) => {
+                    self.deliver_waiting().await;
+                }
+            }
+        }
+        self.deliver_waiting().await;
+        self.appear(Duration::ZERO).await;
+    }
+
+    async fn deliver_waiting(&self) {
+        for gate in self.all() {
+            gate.deliver_waiting().await;
+        }
+    }
+
+    /// Tells the other replicas that this one is there for so long, and learns how many there are.
+    async fn appear(&self, ttl: Duration) {
+        let mut call = self.scripts.presence.prepare_invoke();
+        call.key(GateKeys::REPLICAS)
+            .arg(&self.shared.replica)
+            .arg(millis(ttl));
+        if let Ok(replicas) = self.shared.heed(self.connection.invoke::<u32>(&call).await) {
+            self.shared.replicas.store(replicas.max(1), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! Settlements that Redis has not heard yet. Kept for one lease, for as long as the permit's lease itself could have
+//! lasted: then an outcome would no longer count.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::permit::Settlement;
+
+/// Bounds the memory of an outage with thousands of short calls a second.
+const MOST: usize = 10_000;
+
+/// A settlement that waits.
+#[derive(Debug, Clone)]
+pub(super) struct Letter {
+    pub(super) id: Arc<str>,
+    pub(super) settlement: Settlement,
+    expires: Instant,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Outbox {
+    letters: VecDeque<Letter>,
+    keep_for: Duration,
+}
+
+impl Outbox {
+    pub(super) const fn new(keep_for: Duration) -> Self {
+        Self {
+            letters: VecDeque::new(),
+            keep_for,
+        }
+    }
+
+    /// Adds a settlement; in a full outbox, in place of the oldest.
+    pub(super) fn push(&mut self, now: Instant, id: Arc<str>, settlement: Settlement) {
+        if self.letters.len() >= MOST {
+            self.letters.pop_front();
+        }
+        self.letters.push_back(Letter {
+            id,
+            settlement,
+            expires: now + self.keep_for,
+        });
+    }
+
+    /// Takes up to `most` that are still worth telling, the oldest first.
+    pub(super) fn take(&mut self, now: Instant, most: usize) -> Vec<Letter> {
+        while self.letters.front().is_some_and(|letter| letter.expires <= now) {
+            self.letters.pop_front();
+        }
+        self.letters.drain(..most.min(self.letters.len())).collect()
+    }
+
+    /// Puts back what could not be told, in front and as old as it is.
+    pub(super) fn put_back(&mut self, letters: Vec<Letter>) {
+        for letter in letters.into_iter().rev() {
+            if self.letters.len() < MOST {
+                self.letters.push_front(letter);
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.letters.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::permit::Outcome;
+
+    const TTL: Duration = Duration::from_secs(15);
+
+    fn push(outbox: &mut Outbox, now: Instant, id: &str) {
+        outbox.push(now, id.into(), Settlement::new(Outcome::Success));
+    }
+
+    fn ids(letters: &[Letter]) -> Vec<&str> {
+        letters.iter().map(|letter| &*letter.id).collect()
+    }
+
+    #[test]
+    fn keeps_the_order_and_drops_what_is_older_than_a_lease() {
+        let (mut outbox, start) = (Outbox::new(TTL), Instant::now());
+        push(&mut outbox, start, "a");
+        push(&mut outbox, start + TTL / 2, "b");
+        push(&mut outbox, start + TTL / 2, "c");
+        let taken = outbox.take(start, 2);
+        assert_eq!(ids(&taken), ["a", "b"]);
+        outbox.put_back(taken);
+        assert_eq!(ids(&outbox.take(start + TTL, 9)), ["b", "c"]);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn is_bounded_and_prefers_the_newest() {
+        let (mut outbox, now) = (Outbox::new(TTL), Instant::now());
+        for n in 0..=MOST {
+            push(&mut outbox, now, &n.to_string());
+        }
+        let taken = outbox.take(now, usize::MAX);
+        assert_eq!((taken.len(), &*taken[0].id), (MOST, "1"));
+        push(&mut outbox, now, "newer");
+        outbox.put_back(taken);
+        assert_eq!(
+            outbox.take(now, usize::MAX).last().map(|l| l.id.to_string()),
+            Some("newer".to_owned())
+        );
+    }
+}

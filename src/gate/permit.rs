@@ -1,0 +1,195 @@
+//! The right to make one call, and how the call's end is reported.
+
+use std::{sync::Arc, time::Duration};
+
+use jobs::{Class, Failure, Reply};
+use tokio_util::sync::CancellationToken;
+
+use super::{local::Account, provider::Gate, verdict::Effect};
+
+/// How long a provider is left alone that asks to slow down without saying for how long.
+const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
+/// A provider that asks for a day does not get it: the fleet looks again after this.
+const LONGEST_THROTTLE: Duration = Duration::from_secs(600);
+
+/// How a call ended, as the breaker sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A usable answer.
+    Success,
+    /// The provider failed.
+    Failure,
+    /// The request was sent; how it ended says nothing about the provider.
+    Ignored,
+    /// The request was never sent: all it was charged is refunded.
+    Cancelled,
+}
+
+/// What a gate is told of a call's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settlement {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Tokens that it really used; unknown, the estimate stands.
+    pub tokens: Option<u64>,
+    /// How long the whole fleet shall leave the provider alone.
+    pub throttle: Option<Duration>,
+}
+
+impl Settlement {
+    /// Only an outcome: no tokens, no throttle.
+    pub const fn new(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            tokens: None,
+            throttle: None,
+        }
+    }
+
+    /// What a call's result means to its gate: the table "Outcomes" of the documentation.
+    pub fn of(result: &Result<Reply, Failure>) -> Self {
+        let failure = match result {
+            Ok(reply) => {
+                return Self {
+                    tokens: reply.tokens,
+                    ..Self::new(Outcome::Success)
+                };
+            }
+            Err(failure) => failure,
+        };
+        match failure.class() {
+            Class::Transient | Class::OutOfQuota | Class::Deployment => Self::new(Outcome::Failure),
+            Class::RateLimited => {
+                let throttle = failure
+                    .retry_after()
+                    .unwrap_or(DEFAULT_THROTTLE)
+                    .min(LONGEST_THROTTLE);
+                Self {
+                    throttle: Some(throttle),
+                    ..Self::new(Outcome::Ignored)
+                }
+            }
+            // The job is wrong, or was taken away: the provider did nothing amiss.
+            Class::Permanent | Class::Cancelled => Self::new(Outcome::Ignored),
+            Class::Blocked => Self::new(Outcome::Cancelled),
+        }
+    }
+}
+
+impl Outcome {
+    /// Its word in the scripts.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Ignored => "ignored",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The right to make one call. Its lease is renewed while it lives.
+///
+/// [`Self::settle`] reports how the call ended. A permit that is dropped instead is settled as well, by
+/// [`Gates::run`](super::Gates::run): as cancelled when the request was never [sent](Self::sent), else as a failure.
+#[derive(Debug)]
+#[must_use = "a permit that is dropped counts as cancelled"]
+pub struct Permit {
+    gate: Arc<Gate>,
+    id: Arc<str>,
+    lost: CancellationToken,
+    sent: bool,
+    settlement: Option<Settlement>,
+    /// What this replica has put down for the call; nothing before it is granted.
+    account: Option<Account>,
+    /// Granted by this replica itself: its own breaker has to hear of the end.
+    local: bool,
+    /// Nothing is left to tell Redis: it has refused the call, or settled it.
+    over: bool,
+}
+
+impl Permit {
+    /// A permit that Redis is about to be asked for. Redis may grant it without our knowing: from here on it is
+    /// settled, whoever drops it.
+    pub(super) fn asked(gate: Arc<Gate>, id: Arc<str>) -> Self {
+        let lost = CancellationToken::new();
+        Self {
+            gate,
+            id,
+            lost,
+            sent: false,
+            settlement: None,
+            account: None,
+            local: false,
+            over: false,
+        }
+    }
+
+    pub(super) fn granted(mut self, account: Account) -> Self {
+        self.gate.keep_alive(&self.id, &self.lost);
+        self.account = Some(account);
+        self
+    }
+
+    pub(super) fn granted_locally(mut self, account: Account) -> Self {
+        self.local = true;
+        self.account = Some(account);
+        self
+    }
+
+    pub(super) fn refused(mut self) {
+        self.over = true;
+    }
+
+    /// Its id, unique over all replicas.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Notes that the request leaves now: from here on it costs, and its end says something about the provider.
+    pub fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// Resolves when the lease is lost: the slot may be another call's by now, and this one has to stop.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// Reports how the call ended. Never fails: with Redis away, the report is kept and delivered later.
+    pub async fn settle(mut self, settlement: Settlement) -> Effect {
+        let never_sent = !self.sent && settlement.outcome == Outcome::Ignored;
+        let outcome = if never_sent {
+            Outcome::Cancelled
+        } else {
+            settlement.outcome
+        };
+        let settlement = Settlement {
+            outcome,
+            ..settlement
+        };
+        // Noted first: whoever drops this future midway leaves the right report behind.
+        self.settlement = Some(settlement);
+        let effect = self.gate.deliver(&self.id, settlement).await.ok();
+        self.over = effect.is_some();
+        effect.unwrap_or(Effect::Queued)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let otherwise = Settlement::new(if self.sent {
+            Outcome::Failure
+        } else {
+            Outcome::Cancelled
+        });
+        let settlement = self.settlement.unwrap_or(otherwise);
+        if !self.over {
+            self.gate.deliver_later(self.id.clone(), settlement);
+        }
+        if let Some(account) = self.account.take() {
+            self.gate
+                .end(&self.id, account, settlement, self.local || !self.over);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! One provider's gate: asks Redis, and decides by itself while Redis is away.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use jobs::Provider;
+use redis::RedisError;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    local::{Account, Local, Refusal},
+    outbox::Outbox,
+    permit::{Permit, Settlement},
+    report::{self, Scope},
+    status::Status,
+    verdict::{Effect, Rejection, State},
+    wire::{Control, Verdict, Wire},
+};
+
+/// Ids that one renewal carries at most: its script blocks Redis for everyone.
+const RENEW_CHUNK: usize = 1000;
+/// Settlements that are delivered side by side.
+const DELIVER_CHUNK: usize = 64;
+
+/// What the gates of one replica share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Unique over all replicas and restarts: permit ids start with it.
+    pub(super) replica: String,
+    pub(super) next_permit: AtomicU64,
+    /// How many replicas there were when Redis was last asked.
+    pub(super) replicas: AtomicU32,
+    pub(super) redis_away: AtomicBool,
+    /// An outbox has something in it.
+    pub(super) letters: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(replica: &str) -> Self {
+        Self {
+            replica: replica.to_owned(),
+            next_permit: AtomicU64::new(1),
+            replicas: AtomicU32::new(1),
+            redis_away: AtomicBool::new(false),
+            letters: Notify::new(),
+        }
+    }
+
+    /// Notes whether Redis answered; says so once when that has changed. Whatever Redis answers instead of a verdict
+    /// (LOADING, READONLY, OOM, silence) makes it away.
+    pub(super) fn heed<T>(&self, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+        match &answer {
+            Ok(_) => {
+                if self.redis_away.swap(false, Ordering::Relaxed) {
+                    info!("Redis is back: the fleet's breakers and limits apply again");
+                }
+            }
+            Err(error) => {
+                if !self.redis_away.swap(true, Ordering::Relaxed) {
+                    warn!(%error, "Redis is away: each replica keeps breakers and limits of its own");
+                }
+            }
+        }
+        answer
+    }
+}
+
+/// One provider's gate, as one replica holds it.
+#[derive(Debug)]
+pub struct Gate {
+    provider: Provider,
+    shared: Arc<Shared>,
+    wire: Wire,
+    local: Local,
+    /// Permits that Redis has granted and that are in use: their leases are renewed.
+    live: Mutex<HashMap<Arc<str>, CancellationToken>>,
+    outbox: Mutex<Outbox>,
+}
+
+/// The gate's verdict on a call.
+#[derive(Debug)]
+pub enum Admission {
+    /// It may be made.
+    Admitted(Permit),
+    /// Not now. Nothing was consumed.
+    Rejected(Rejection),
+}
+
+impl Gate {
+    pub(super) fn new(provider: Provider, shared: Arc<Shared>, wire: Wire, local: Local) -> Self {
+        let outbox = Mutex::new(Outbox::new(wire.lease_ttl));
+        Self {
+            provider,
+            shared,
+            wire,
+            local,
+            live: Mutex::default(),
+            outbox,
+        }
+    }
+
+    /// Whose gate.
+    pub const fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// The name of its breaker.
+    pub fn breaker(&self) -> &str {
+        self.wire.settings.breaker.name()
+    }
+
+    /// Asks for a permit for one call that will use about so many tokens (0: they are not limited).
+    ///
+    /// Answers within 250 ms, whatever has become of Redis, and may be dropped at any time.
+    pub async fn admit(self: &Arc<Self>, estimated_tokens: u64) -> Admission {
+        let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit::asked(self.clone(), format!("{}:{number}", self.shared.replica).into());
+        let answer = self
+            .shared
+            .heed(self.wire.admit(permit.id(), estimated_tokens).await);
+        let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
+        let refusal = match answer {
+            Ok(answer) => {
+                if let Some(state) = answer.moved_to {
+                    report::moved(&self.wire.settings.breaker, Scope::Fleet, state);
+                }
+                match answer.verdict {
+                    Verdict::Granted { probe, .. } => {
+                        let account = self.local.granted(now, estimated_tokens, replicas, probe);
+                        return Admission::Admitted(permit.granted(account));
+                    }
+                    Verdict::Refused { reason, wait } => {
+                        let refusal = Refusal { reason, wait };
+                        self.local.refused(now, refusal);
+                        permit.refused();
+                        refusal
+                    }
+                }
+            }
+            Err(_) => match self.local.admit(now, estimated_tokens, replicas) {
+                Ok(grant) => {
+                    if grant.half_opened {
+                        report::moved(&self.wire.settings.breaker, Scope::Replica, State::HalfOpen);
+                    }
+                    return Admission::Admitted(permit.granted_locally(grant.account));
+                }
+                Err(refusal) => refusal,
+            },
+        };
+        Admission::Rejected(Rejection {
+            provider: self.provider,
+            breaker: self.breaker().to_owned(),
+            reason: refusal.reason,
+            retry_after: refusal.wait,
+        })
+    }
+
+    /// Reads the gate.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn status(&self) -> Result<Status, RedisError> {
+        self.control(Control::Status).await
+    }
+
+    /// Closes the breaker, by hand. Outcomes of calls in flight no longer count.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn reset(&self) -> Result<Status, RedisError> {
+        self.control(Control::Close).await
+    }
+
+    /// Opens the breaker, by hand, for its usual time.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn open(&self) -> Result<Status, RedisError> {
+        self.control(Control::Open).await
+    }
+
+    async fn control(&self, control: Control) -> Result<Status, RedisError> {
+        let reading = self.wire.control(control).await?;
+        if reading.before != reading.state {
+            report::moved_by_hand(&self.wire.settings.breaker, reading.before, reading.state);
+        }
+        Ok(Status::new(self.provider, &self.wire.settings, &reading))
+    }
+
+    /// Keeps a permit's lease alive until it [ends](Self::end).
+    pub(super) fn keep_alive(&self, id: &Arc<str>, lost: &CancellationToken) {
+        lock(&self.live).insert(id.clone(), lost.clone());
+    }
+
+    /// A call is over: nothing of it stays with this replica.
+    pub(super) fn end(&self, id: &Arc<str>, account: Account, settlement: Settlement, tell_breaker: bool) {
+        lock(&self.live).remove(id);
+        if let Some(settled) = self.local.end(Instant::now(), account, settlement, tell_breaker) {
+            report::settled(
+                &self.wire.settings.breaker,
+                Scope::Replica,
+                settlement.outcome,
+                settled,
+            );
+        }
+    }
+
+    /// Tells Redis how a call ended.
+    pub(super) async fn deliver(&self, id: &Arc<str>, settlement: Settlement) -> Result<Effect, RedisError> {
+        let settled = self.shared.heed(self.wire.settle(id, settlement).await)?;
+        report::settled(
+            &self.wire.settings.breaker,
+            Scope::Fleet,
+            settlement.outcome,
+            settled,
+        );
+        Ok(settled.effect)
+    }
+
+    /// Leaves it to [`Gates::run`](super::Gates::run) to tell Redis how a call ended.
+    pub(super) fn deliver_later(&self, id: Arc<str>, settlement: Settlement) {
+        lock(&self.outbox).push(Instant::now(), id, settlement);
+        self.shared.letters.notify_one();
+    }
+
+    pub(super) fn has_letters(&self) -> bool {
+        !lock(&self.outbox).is_empty()
+    }
+
+    /// Delivers what waits; stops when Redis is away.
+    pub(super) async fn deliver_waiting(&self) {
+        loop {
+            let letters = lock(&self.outbox).take(Instant::now(), DELIVER_CHUNK);
+            if letters.is_empty() {
+                return;
+            }
+            let deliveries = letters
+                .iter()
+                .map(|letter| self.deliver(&letter.id, letter.settlement));
+            let answers = futures_util::future::join_all(deliveries).await;
+            let undelivered: Vec<_> = letters
+                .into_iter()
+                .zip(answers)
+                .filter(|(_, a)| a.is_err())
+                .map(|(letter, _)| letter)
+                .collect();
+            if !undelivered.is_empty() {
+                lock(&self.outbox).put_back(undelivered);
+                return;
+            }
+        }
+    }
+
+    /// Renews the leases of all permits in use, and stops the calls whose lease is lost.
+    pub(super) async fn renew(&self) {
+        let ids: Vec<Arc<str>> = lock(&self.live).keys().cloned().collect();
+        for chunk in ids.chunks(RENEW_CHUNK) {
+            let Ok(lost) = self.shared.heed(self.wire.renew(chunk).await) else {
+                return;
+            };
+            for id in lost {
+                // A permit that was settled in the meantime is no longer there.
+                if let Some(lost) = lock(&self.live).remove(&*id) {
+                    warn!(provider = %self.provider, permit = id, "the permit's lease is lost: its call is stopped");
+                    lost.cancel();
+                }
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,90 @@
+//! What the log says of a breaker. Each line is written once, by the caller that Redis told of the change.
+
+use tracing::{info, warn};
+
+use super::{
+    permit::Outcome,
+    settings::BreakerSettings,
+    verdict::{Effect, State},
+    wire::Settled,
+};
+
+/// Which breaker speaks: the fleet's, or the replica's own while Redis is away.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Scope {
+    Fleet,
+    Replica,
+}
+
+impl Scope {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+/// An admission has moved the breaker.
+pub(super) fn moved(breaker: &BreakerSettings, scope: Scope, to: State) {
+    let (name, scope) = (&*breaker.name, scope.as_str());
+    match to {
+        State::HalfOpen => {
+            info!(breaker = name, scope, from = %State::Open, %to,
+                "Circuit breaker {name}: OPEN → HALF_OPEN (timeout passed)");
+        }
+        State::Open | State::Closed => {
+            info!(breaker = name, scope, from = %State::HalfOpen, %to, "Circuit breaker {name}: HALF_OPEN → {to}");
+        }
+    }
+}
+
+/// An outcome was counted.
+pub(super) fn settled(breaker: &BreakerSettings, scope: Scope, outcome: Outcome, settled: Settled) {
+    let (name, scope) = (&*breaker.name, scope.as_str());
+    let Settled { effect, state, count } = settled;
+    let (failure_threshold, success_threshold) = (breaker.failure_threshold, breaker.success_threshold);
+    let failure = || {
+        warn!(
+            breaker = name,
+            scope,
+            failures = count,
+            threshold = failure_threshold,
+            "Circuit breaker {name}: Failure {count}/{failure_threshold}"
+        );
+    };
+    let success = || {
+        info!(
+            breaker = name,
+            scope,
+            successes = count,
+            threshold = success_threshold,
+            "Circuit breaker {name}: HALF_OPEN success {count}/{success_threshold}"
+        );
+    };
+    match effect {
+        Effect::Recorded if outcome == Outcome::Failure && state == State::Closed => failure(),
+        Effect::Recorded if outcome == Outcome::Success && state == State::HalfOpen => success(),
+        Effect::Opened => {
+            failure();
+            warn!(breaker = name, scope, failures = count, from = %State::Closed, to = %state,
+                "Circuit breaker {name}: CLOSED → OPEN ({count} failures)");
+        }
+        Effect::Reopened => {
+            warn!(breaker = name, scope, from = %State::HalfOpen, to = %state,
+                "Circuit breaker {name}: HALF_OPEN → OPEN");
+        }
+        Effect::Closed => {
+            success();
+            info!(breaker = name, scope, from = %State::HalfOpen, to = %state,
+                "Circuit breaker {name}: HALF_OPEN → CLOSED");
+        }
+        _ => {}
+    }
+}
+
+/// An operator has moved the breaker.
+pub(super) fn moved_by_hand(breaker: &BreakerSettings, from: State, to: State) {
+    let name = &*breaker.name;
+    warn!(breaker = name, scope = Scope::Fleet.as_str(), %from, %to, "Circuit breaker {name}: {from} → {to} (by hand)");
+}

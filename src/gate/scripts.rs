@@ -1,0 +1,32 @@
+//! The scripts of the gate: `common.lua` in front of each operation's file.
+
+use redis::Script;
+
+/// One script an operation.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) admit: Script,
+    pub(super) settle: Script,
+    pub(super) renew: Script,
+    pub(super) control: Script,
+    pub(super) presence: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self::edited(|_, source| source.to_owned())
+    }
+
+    /// The scripts after an edit of each source file, by its name: tests bring a clock of their own, and faults.
+    pub(super) fn edited(edit: impl Fn(&str, &str) -> String) -> Self {
+        let common = edit("common", include_str!("common.lua"));
+        let operation = |name, source| Script::new(&format!("{common}{}", edit(name, source)));
+        Self {
+            admit: operation("admit", include_str!("admit.lua")),
+            settle: operation("settle", include_str!("settle.lua")),
+            renew: operation("renew", include_str!("renew.lua")),
+            control: operation("control", include_str!("control.lua")),
+            presence: Script::new(&edit("presence", include_str!("presence.lua"))),
+        }
+    }
+}

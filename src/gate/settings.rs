@@ -1,0 +1,266 @@
+//! What can be configured of the gates, checked: a breaker that could never close cannot be built.
+
+use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
+
+use jobs::Provider;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const COUNTS: RangeInclusive<u32> = 1..=1000;
+
+/// A breaker: one for each name, shared by every provider that names it, and by all replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerSettings {
+    pub(super) name: String,
+    pub(super) failure_threshold: u32,
+    pub(super) success_threshold: u32,
+    pub(super) open_for: Duration,
+    pub(super) window: Duration,
+    pub(super) half_open_max: u32,
+}
+
+/// Calls evenly spread in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    pub(super) interval: Duration,
+    pub(super) burst: NonZeroU32,
+}
+
+/// The limits of one provider, over all replicas. `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Requests in any minute.
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// Tokens in any minute: estimated when a call is admitted, corrected when it is settled.
+    pub tokens_per_minute: Option<NonZeroU32>,
+    /// Calls in flight.
+    pub max_concurrent: Option<NonZeroU32>,
+    /// Time between calls.
+    pub pace: Option<Pace>,
+}
+
+/// One provider's gate: its own limits, and the breaker that it may share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateSettings {
+    /// The breaker.
+    pub breaker: BreakerSettings,
+    /// The limits.
+    pub limits: LimitSettings,
+}
+
+/// The gates of all providers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatesSettings {
+    /// OpenAI's.
+    pub openai: GateSettings,
+    /// Azure Speech's.
+    pub azure_speech: GateSettings,
+    /// Azure Vision's.
+    pub azure_vision: GateSettings,
+    /// How long a replica may be silent before the slots of its calls are given to others.
+    pub lease_ttl: Duration,
+}
+
+/// Why gates cannot be what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidGate {
+    /// The name stands in key names.
+    #[error("a breaker's name ({0:?}) has 1 to 64 letters, digits, - _ . or braces")]
+    Name(String),
+    /// A count that makes no sense.
+    #[error("breaker {breaker}: the {what} ({count}) must be from 1 to 1000")]
+    Count {
+        /// Its name.
+        breaker: String,
+        /// Which.
+        what: &'static str,
+        /// The count.
+        count: u32,
+    },
+    /// A time that makes no sense.
+    #[error("{of}: the {what} ({time:?}) must be from {least:?} to one day")]
+    Time {
+        /// Whose.
+        of: String,
+        /// Which.
+        what: &'static str,
+        /// The time.
+        time: Duration,
+        /// The shortest.
+        least: Duration,
+    },
+    /// It could never close.
+    #[error(
+        "breaker {breaker}: half-open attempts ({attempts}) must not be fewer than the successes that close it ({successes})"
+    )]
+    NeverCloses {
+        /// Its name.
+        breaker: String,
+        /// The most probes.
+        attempts: u32,
+        /// The threshold.
+        successes: u32,
+    },
+    /// Two providers share a breaker, and each says otherwise.
+    #[error("breaker {0} is set up in two ways")]
+    TwoWays(String),
+}
+
+impl BreakerSettings {
+    /// Opens after `failure_threshold` failures within `window`, for `open_for`; then up to `half_open_max` probes
+    /// pass, and `success_threshold` successes close it.
+    ///
+    /// # Errors
+    /// When the numbers make no sense, naming which.
+    pub fn new(
+        name: &str,
+        failure_threshold: u32,
+        success_threshold: u32,
+        open_for: Duration,
+        window: Duration,
+        half_open_max: u32,
+    ) -> Result<Self, InvalidGate> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.{}".contains(c);
+        if !(1..=64).contains(&name.len()) || !name.chars().all(is_plain) {
+            return Err(InvalidGate::Name(name.to_owned()));
+        }
+        let counts = [
+            ("failure threshold", failure_threshold),
+            ("success threshold", success_threshold),
+            ("half-open attempts", half_open_max),
+        ];
+        for (what, count) in counts {
+            if !COUNTS.contains(&count) {
+                return Err(InvalidGate::Count {
+                    breaker: name.to_owned(),
+                    what,
+                    count,
+                });
+            }
+        }
+        if half_open_max < success_threshold {
+            return Err(InvalidGate::NeverCloses {
+                breaker: name.to_owned(),
+                attempts: half_open_max,
+                successes: success_threshold,
+            });
+        }
+        for (what, time) in [("open time", open_for), ("failure window", window)] {
+            check_time(format!("breaker {name}"), what, time, Duration::from_millis(1))?;
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            failure_threshold,
+            success_threshold,
+            open_for,
+            window,
+            half_open_max,
+        })
+    }
+
+    /// `openai`: 5 failures, 2 successes, 60 s, window 60 s, 3 half-open.
+    pub fn openai() -> Self {
+        Self {
+            name: "openai".to_owned(),
+            failure_threshold: 5,
+            success_threshold: 2,
+            open_for: Duration::from_secs(60),
+            window: Duration::from_secs(60),
+            half_open_max: 3,
+        }
+    }
+
+    /// `azure`: 3 failures, 2 successes, 30 s; the rest as [`Self::openai`].
+    pub fn azure() -> Self {
+        Self {
+            name: "azure".to_owned(),
+            failure_threshold: 3,
+            open_for: Duration::from_secs(30),
+            ..Self::openai()
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Pace {
+    /// One call in each `interval`, of which `burst` may come at once.
+    ///
+    /// # Errors
+    /// When the interval is shorter than 1 ms, or longer than a day.
+    pub fn new(interval: Duration, burst: NonZeroU32) -> Result<Self, InvalidGate> {
+        check_time("pace".to_owned(), "interval", interval, Duration::from_millis(1))?;
+        Ok(Self { interval, burst })
+    }
+}
+
+impl Default for GatesSettings {
+    /// openai 50 requests a minute, 5 concurrent; azure-speech 20 concurrent; azure-vision 20 a minute, 5 concurrent;
+    /// the Azure services share a breaker.
+    fn default() -> Self {
+        let gate = |breaker, requests, concurrent| GateSettings {
+            breaker,
+            limits: LimitSettings {
+                requests_per_minute: NonZeroU32::new(requests),
+                max_concurrent: NonZeroU32::new(concurrent),
+                ..LimitSettings::default()
+            },
+        };
+        Self {
+            openai: gate(BreakerSettings::openai(), 50, 5),
+            azure_speech: gate(BreakerSettings::azure(), 0, 20),
+            azure_vision: gate(BreakerSettings::azure(), 20, 5),
+            lease_ttl: Duration::from_secs(15),
+        }
+    }
+}
+
+impl GatesSettings {
+    /// The settings of one provider.
+    pub const fn of(&self, provider: Provider) -> &GateSettings {
+        match provider {
+            Provider::OpenAi => &self.openai,
+            Provider::AzureSpeech => &self.azure_speech,
+            Provider::AzureVision => &self.azure_vision,
+        }
+    }
+
+    /// Checks what no part can check for itself.
+    pub(crate) fn check(&self) -> Result<(), InvalidGate> {
+        check_time(
+            "gates".to_owned(),
+            "lease",
+            self.lease_ttl,
+            Duration::from_secs(1),
+        )?;
+        for (i, one) in Provider::ALL.into_iter().enumerate() {
+            for other in Provider::ALL.into_iter().skip(i + 1) {
+                let (one, other) = (&self.of(one).breaker, &self.of(other).breaker);
+                if one.name == other.name && one != other {
+                    return Err(InvalidGate::TwoWays(one.name.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_time(of: String, what: &'static str, time: Duration, least: Duration) -> Result<(), InvalidGate> {
+    if (least..=DAY).contains(&time) {
+        Ok(())
+    } else {
+        Err(InvalidGate::Time {
+            of,
+            what,
+            time,
+            least,
+        })
+    }
+}
+
+/// Whole milliseconds. What is configured is at most a day, so nothing is cut.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,82 @@
+//! A gate as an operator sees it.
+
+use jobs::Provider;
+
+use super::{
+    settings::{GateSettings, LimitSettings, millis},
+    verdict::State,
+    wire::Reading,
+};
+
+/// One provider's gate. Times are of Redis's clock, ms since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The breaker.
+    pub breaker: BreakerStatus,
+    /// Whose limits.
+    pub provider: Provider,
+    /// The limits.
+    pub limits: LimitSettings,
+    /// Calls in flight.
+    pub in_flight: u64,
+    /// Requests that count now.
+    pub requests: u64,
+    /// Tokens that count now.
+    pub tokens: u64,
+    /// Until when the fleet leaves the provider alone, if it does.
+    pub throttled_until: Option<u64>,
+    /// When this was read.
+    pub now: u64,
+}
+
+/// A breaker, which several providers may share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its state. OPEN becomes HALF_OPEN with the first call after `next_retry_at`.
+    pub state: State,
+    /// Failures that count.
+    pub failures: u32,
+    /// Successes in HALF_OPEN.
+    pub successes: u32,
+    /// Probes and successes in HALF_OPEN.
+    pub attempts: u32,
+    /// Failures that open it.
+    pub failure_threshold: u32,
+    /// Successes that close it.
+    pub success_threshold: u32,
+    /// When it opened, unless it is closed.
+    pub opened_at: Option<u64>,
+    /// When an open one lets a probe pass.
+    pub next_retry_at: Option<u64>,
+}
+
+impl Status {
+    pub(super) fn new(provider: Provider, settings: &GateSettings, reading: &Reading) -> Self {
+        let breaker = &settings.breaker;
+        let opened_at = reading.opened_at.filter(|_| reading.state != State::Closed);
+        Self {
+            breaker: BreakerStatus {
+                name: breaker.name.clone(),
+                state: reading.state,
+                failures: reading.failures,
+                successes: reading.successes,
+                attempts: reading.attempts,
+                failure_threshold: breaker.failure_threshold,
+                success_threshold: breaker.success_threshold,
+                opened_at,
+                next_retry_at: opened_at
+                    .filter(|_| reading.state == State::Open)
+                    .map(|at| at.saturating_add(millis(breaker.open_for))),
+            },
+            provider,
+            limits: settings.limits,
+            in_flight: reading.in_flight,
+            requests: reading.requests,
+            tokens: reading.tokens,
+            throttled_until: Some(reading.throttled_until).filter(|until| *until > reading.now),
+            now: reading.now,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What callers see of the gates while Redis is away, and when it is back.
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use jobs::Provider;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::{
+    face::{end, eventually, patient_for, permit, rejection, replica, run, sent},
+    rig::ms,
+};
+use crate::{
+    demo::PrivateRedis,
+    gate::{DEADLINE, Effect, Gate, GatesSettings, Outcome, Reason, Settlement},
+};
+
+const OPENAI: Provider = Provider::OpenAi;
+
+fn signal(redis: &PrivateRedis, signal: Signal) {
+    let pid = i32::try_from(redis.pid().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+async fn die(redis: &PrivateRedis, gate: &Gate) {
+    signal(redis, Signal::SIGKILL);
+    eventually("dead", async || gate.status().await.is_err()).await;
+}
+
+/// Redis hangs at the end of calls that were paid for: nothing waits long, nothing is lost, nothing counts twice.
+#[tokio::test]
+async fn what_ends_while_redis_is_silent_is_settled_when_it_is_back() {
+    let redis = PrivateRedis::start().await.unwrap();
+    // Other tests keep the machine busy: only silence may look like silence.
+    let gates = patient_for(ms(1500), &redis.url(), "r1", &GatesSettings::default());
+    let gate = gates.gate(OPENAI);
+    let _running = run(&gates);
+    let (paid, failed) = (sent(gate).await, sent(gate).await);
+    signal(&redis, Signal::SIGSTOP);
+
+    let started = Instant::now();
+    let used = Settlement {
+        tokens: Some(77),
+        ..Settlement::new(Outcome::Success)
+    };
+    let (one, other) = tokio::join!(paid.settle(used), end(failed, Outcome::Failure));
+    assert_eq!((one, other), (Effect::Queued, Effect::Queued));
+    // Granted here; Redis will find the request when it wakes up, and its settlement after it.
+    let local = sent(gate).await;
+    assert_eq!(end(local, Outcome::Failure).await, Effect::Queued);
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(gates.is_redis_away());
+
+    signal(&redis, Signal::SIGCONT);
+    eventually("all is settled", async || {
+        let Ok(status) = gate.status().await else {
+            return false;
+        };
+        (
+            status.in_flight,
+            status.requests,
+            status.tokens,
+            status.breaker.failures,
+        ) == (0, 3, 77, 2)
+    })
+    .await;
+    assert_eq!(end(permit(gate).await, Outcome::Success).await, Effect::Recorded);
+    assert!(!gates.is_redis_away());
+}
+
+#[tokio::test]
+async fn a_silent_redis_costs_a_call_no_more_than_the_deadline() {
+    let redis = PrivateRedis::start().await.unwrap();
+    let gates = patient_for(DEADLINE, &redis.url(), "r1", &GatesSettings::default());
+    eventually("connected", async || gates.gate(OPENAI).status().await.is_ok()).await;
+    signal(&redis, Signal::SIGSTOP);
+    let started = Instant::now();
+    let permit = permit(gates.gate(OPENAI)).await;
+    let took = started.elapsed();
+    signal(&redis, Signal::SIGCONT);
+    // Redis itself would be waited for two seconds.
+    assert!((ms(250)..ms(1500)).contains(&took), "{took:?}");
+    drop(permit);
+}
+
+#[tokio::test]
+async fn without_redis_the_replica_goes_by_its_own_limits_and_its_own_breaker() {
+    let mut redis = PrivateRedis::start().await.unwrap();
+    let gates = replica(&redis.url(), "r1", &GatesSettings::default());
+    let (gate, vision) = (gates.gate(OPENAI), gates.gate(Provider::AzureVision));
+    let _running = run(&gates);
+    let before = sent(gate).await;
+    die(&redis, gate).await;
+
+    // Of five slots four are this replica's, and one is taken since before.
+    let mut held = vec![before];
+    for _ in 0..3 {
+        held.push(sent(gate).await);
+    }
+    let full = rejection(gate).await;
+    assert_eq!(
+        (full.reason, full.retry_after),
+        (Reason::Concurrency, Some(ms(250)))
+    );
+    assert!(gates.is_redis_away());
+    for permit in held {
+        assert_eq!(end(permit, Outcome::Failure).await, Effect::Queued);
+    }
+    assert_eq!(end(sent(gate).await, Outcome::Failure).await, Effect::Queued);
+    let open = rejection(gate).await;
+    assert_eq!(
+        open.to_string(),
+        "Circuit breaker is OPEN for openai. Retry in 60s"
+    );
+    drop(permit(vision).await);
+
+    redis.restart(&[]).await.unwrap();
+    eventually("the fleet's breaker applies", async || {
+        gate.status().await.is_ok() && matches!(gate.admit(0).await, crate::gate::Admission::Admitted(_))
+    })
+    .await;
+    eventually("Redis is back", async || !gates.is_redis_away()).await;
+}
+
+/// An open breaker stays open when Redis goes away, and a provider that wants a pause gets it.
+#[tokio::test]
+async fn what_redis_said_last_is_remembered() {
+    let redis = PrivateRedis::start().await.unwrap();
+    let gates = replica(&redis.url(), "r1", &GatesSettings::default());
+    let (gate, vision) = (gates.gate(OPENAI), gates.gate(Provider::AzureVision));
+    gate.open().await.unwrap();
+    assert_eq!(rejection(gate).await.reason, Reason::Open);
+    let pause = Settlement {
+        throttle: Some(ms(60_000)),
+        ..Settlement::new(Outcome::Ignored)
+    };
+    sent(vision).await.settle(pause).await;
+    die(&redis, gate).await;
+    assert_eq!(rejection(gate).await.reason, Reason::Open);
+    assert_eq!(rejection(vision).await.reason, Reason::Throttled);
+    assert!(gates.is_redis_away());
+}
+
+#[tokio::test]
+async fn readonly_and_oom_are_away() {
+    let redis = PrivateRedis::start().await.unwrap();
+    let mut direct = redis::Client::open(redis.url())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    let mut tell = async |words: &[&str]| {
+        let _: () = redis::cmd(words[0])
+            .arg(&words[1..])
+            .query_async(&mut direct)
+            .await
+            .unwrap();
+    };
+    let gates = replica(&redis.url(), "r1", &GatesSettings::default());
+    let gate = gates.gate(OPENAI);
+    // Out of memory, what only frees some is still done.
+    let troubles: [(&[&str], &[&str], Effect); 2] = [
+        (
+            &["CONFIG", "SET", "maxmemory", "1"],
+            &["CONFIG", "SET", "maxmemory", "0"],
+            Effect::Recorded,
+        ),
+        (
+            &["REPLICAOF", "127.0.0.1", "1"],
+            &["REPLICAOF", "NO", "ONE"],
+            Effect::Queued,
+        ),
+    ];
+    for (trouble, remedy, effect) in troubles {
+        let before = sent(gate).await;
+        assert!(!gates.is_redis_away());
+        tell(trouble).await;
+        assert_eq!(end(before, Outcome::Success).await, effect, "{trouble:?}");
+        let local = permit(gate).await;
+        assert!(gates.is_redis_away(), "{trouble:?}");
+        tell(remedy).await;
+        assert_eq!(end(local, Outcome::Success).await, Effect::Unknown, "{trouble:?}");
+        assert!(!gates.is_redis_away());
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_loading_is_away() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut bytes = [0; 65_536];
+                while let Ok(n) = client.read(&mut bytes).await
+                    && n > 0
+                {
+                    // One answer to each command: each is an array.
+                    for _ in bytes[..n].iter().filter(|byte| **byte == b'*') {
+                        let _ = client
+                            .write_all(b"-LOADING Redis is loading the dataset in memory\r\n")
+                            .await;
+                    }
+                }
+            });
+        }
+    });
+    let gates = replica(
+        &format!("redis://127.0.0.1:{port}"),
+        "r1",
+        &GatesSettings::default(),
+    );
+    let permit = permit(gates.gate(OPENAI)).await;
+    assert!(gates.is_redis_away());
+    assert_eq!(end(permit, Outcome::Success).await, Effect::Queued);
+}

@@ -1,0 +1,172 @@
+//! Faults put into the scripts, one at a time: each must be found by the scenarios, or by a few sequences against the
+//! model. A fault that nobody finds means that the tests do not test.
+
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+
+use super::{
+    breaking, limiting, model,
+    rig::{Rig, T0},
+};
+
+/// Script, text, what is put in its place.
+const MUTATIONS: &[(&str, &str, &str)] = &[
+    ("common", "call('DEL', PROBES)", ""),
+    ("common", "epoch = max(epoch + 1, now)", ""),
+    (
+        "common",
+        "if meta[2] ~= state or epoch == 0 then",
+        "if epoch == 0 then",
+    ),
+    ("common", "or epoch == 0 then", "then"),
+    (
+        "common",
+        "if not ahead.breaker then now = max(now, breaker_mark) end",
+        "",
+    ),
+    (
+        "common",
+        "if not ahead.limits then now = max(now, limits_mark) end",
+        "",
+    ),
+    ("common", "breaker_mark - now > BIG_STEP", "false"),
+    ("common", "limits_mark - now > BIG_STEP", "false"),
+    ("common", "  draw_back(LEASES)\n", ""),
+    ("common", "call('DEL', SUCCESSES)", ""),
+    ("common", "n >= 0 and n < 1e15", "true"),
+    ("admit", "if lease_epoch and expires > now then", "if false then"),
+    (
+        "admit",
+        "half_open_max = max(half_open_max, success_threshold)",
+        "",
+    ),
+    (
+        "admit",
+        "if state == 'HALF_OPEN' and successes >= success_threshold then",
+        "if false then",
+    ),
+    (
+        "admit",
+        "if not opened_at or opened_at > now then",
+        "opened_at = opened_at or 0\n  if false then",
+    ),
+    ("admit", "if left > 0", "if left >= 0"),
+    ("admit", "call('ZREMRANGEBYSCORE', PROBES, '-inf', now)", "0"),
+    (
+        "admit",
+        "live_probes + successes >= half_open_max",
+        "live_probes >= half_open_max",
+    ),
+    (
+        "admit",
+        "if wait > longest then",
+        "if why == nil and wait > 0 then",
+    ),
+    (
+        "admit",
+        "call('ZCOUNT', LEASES, '(' .. now, '+inf')",
+        "call('ZCARD', LEASES)",
+    ),
+    (
+        "admit",
+        "local first_counted = bucket - BUCKETS",
+        "local first_counted = bucket - BUCKETS + 1",
+    ),
+    (
+        "admit",
+        "(oldest + i - 1 + BUCKETS + 1) * BUCKET",
+        "(oldest + i - 1 + BUCKETS) * BUCKET",
+    ),
+    ("admit", "max(due, now) + pace", "now + pace"),
+    ("admit", "(burst - 1) * pace", "burst * pace"),
+    ("admit", "if estimate > tpm then", "if false then"),
+    ("settle", "call('HEXISTS', WIN, 'r' .. bucket) == 1", "true"),
+    ("settle", "call('HINCRBY', WIN, 'requests', -1)", ""),
+    (
+        "settle",
+        "now + throttle > (whole(call('HGET', WIN, 'throttled')) or 0)",
+        "true",
+    ),
+    (
+        "settle",
+        "local was_probe = call('ZREM', PROBES, id) == 1",
+        "local was_probe = false",
+    ),
+    (
+        "settle",
+        "if was_probe and state == 'HALF_OPEN' then",
+        "if false then",
+    ),
+    (
+        "settle",
+        "if tonumber(lease_epoch) ~= epoch then",
+        "if false then",
+    ),
+    ("settle", "elseif expires <= now then", "elseif false then"),
+    ("settle", "call('EXISTS', FAILURES) == 1", "true"),
+    ("settle", "at > now - window", "true"),
+    (
+        "settle",
+        "if count >= failure_threshold then",
+        "if count > failure_threshold then",
+    ),
+    (
+        "settle",
+        "if count >= success_threshold then",
+        "if count > success_threshold then",
+    ),
+    (
+        "renew",
+        "(whole(call('ZSCORE', LEASES, id)) or 0) > now",
+        "(whole(call('ZSCORE', LEASES, id)) or 0) > 0",
+    ),
+    ("renew", "call('ZADD', PROBES, now + lease_ttl, id)", ""),
+];
+
+#[test]
+fn every_fault_in_the_scripts_is_found() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let rig = runtime.block_on(Rig::start());
+    assert_eq!(first_failure(&rig, &runtime), None, "the scripts as they are");
+    let mut survivors = Vec::new();
+    for (script, text, fault) in MUTATIONS {
+        let found_text = std::cell::Cell::new(false);
+        let faulty = rig.with_scripts(|name, source| {
+            if name != *script {
+                return source.to_owned();
+            }
+            found_text.set(source.contains(text));
+            source.replacen(text, fault, 1)
+        });
+        assert!(found_text.get(), "{script}.lua has no {text:?}");
+        if first_failure(&faulty, &runtime).is_none() {
+            survivors.push(*text);
+        }
+    }
+    assert_eq!(survivors, [""; 0], "nobody found these");
+    assert_eq!(
+        first_failure(&rig, &runtime),
+        None,
+        "the scripts as they are, at the end"
+    );
+}
+
+fn first_failure(faulty: &Rig, runtime: &tokio::runtime::Runtime) -> Option<String> {
+    let scenarios = async {
+        faulty.set_clock(T0).await;
+        breaking::all(faulty).await?;
+        limiting::all(faulty).await
+    };
+    if let Err(failure) = runtime.block_on(scenarios) {
+        return Some(format!("{failure:#}"));
+    }
+    // Shrinking would take longer than finding.
+    let config = proptest::test_runner::Config {
+        max_shrink_iters: 0,
+        ..model::config(15)
+    };
+    let runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    model::check(faulty, runtime, runner, 250).err()
+}

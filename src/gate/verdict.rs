@@ -1,0 +1,156 @@
+//! What the gate says: the states of a breaker, why a call may not be made now, what became of an outcome.
+
+use std::{fmt, time::Duration};
+
+use jobs::{Class, Failure, Provider};
+use redis::{FromRedisValue, ParsingError, Value};
+
+/// Words that the scripts say and the logs repeat: an enum, its words, and the way back from Redis.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$about])* $variant,)*
+        }
+
+        impl $name {
+            /// Its word, in the scripts, in logs and metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromRedisValue for $name {
+            fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+                match String::from_redis_value(value)?.as_str() {
+                    $($word => Ok(Self::$variant),)*
+                    other => Err(format!("{other:?} is no {}", stringify!($name)).into()),
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// The state of a breaker.
+    State {
+        /// Calls pass.
+        Closed = "CLOSED",
+        /// No call passes.
+        Open = "OPEN",
+        /// A few probes pass: they decide.
+        HalfOpen = "HALF_OPEN",
+    }
+}
+
+words! {
+    /// What stands in the way of a call.
+    Reason {
+        /// The breaker is open.
+        Open = "open",
+        /// The breaker is half open, and enough probes are out.
+        HalfOpen = "half_open",
+        /// The provider has asked the fleet to slow down (429).
+        Throttled = "throttled",
+        /// As many calls as allowed are in flight.
+        Concurrency = "concurrency",
+        /// As many requests as allowed were made in the last minute.
+        Rpm = "rpm",
+        /// As many tokens as allowed were used in the last minute.
+        Tpm = "tpm",
+        /// The last call was too short a time ago.
+        Pace = "pace",
+        /// The call needs more tokens than a minute may ever use.
+        TooLarge = "too_large",
+    }
+}
+
+words! {
+    /// What a settlement did.
+    Effect {
+        /// The breaker has counted it, and stays as it is.
+        Recorded = "recorded",
+        /// It opened the breaker: CLOSED → OPEN.
+        Opened = "opened",
+        /// It opened the breaker again: HALF_OPEN → OPEN.
+        Reopened = "reopened",
+        /// It closed the breaker: HALF_OPEN → CLOSED.
+        Closed = "closed",
+        /// It says nothing about the provider.
+        Ignored = "ignored",
+        /// The breaker has moved on since the call was admitted.
+        Stale = "stale",
+        /// The permit's lease had run out.
+        Expired = "expired",
+        /// It was settled before, or given up: nothing was done.
+        Unknown = "unknown",
+        /// Redis is away: it is delivered later.
+        Queued = "queued",
+    }
+}
+
+/// A call that may not be made now. Nothing was consumed.
+///
+/// Its text is what the job's owner reads; the breaker's is that of the earlier Node worker, to the letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Whose gate.
+    pub provider: Provider,
+    /// Its breaker.
+    pub breaker: String,
+    /// What stands in the way.
+    pub reason: Reason,
+    /// When to ask again; `None` when it is never going to pass.
+    pub retry_after: Option<Duration>,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            provider, breaker, ..
+        } = self;
+        match self.reason {
+            Reason::Open => write!(f, "Circuit breaker is OPEN for {breaker}"),
+            Reason::HalfOpen => write!(
+                f,
+                "Circuit breaker is HALF_OPEN for {breaker}: enough probes are out"
+            ),
+            Reason::Throttled => write!(f, "{provider} has asked for a pause"),
+            Reason::Concurrency => write!(f, "Limit of concurrent calls reached for {provider}"),
+            Reason::Rpm => write!(f, "Limit of requests a minute reached for {provider}"),
+            Reason::Tpm => write!(f, "Limit of tokens a minute reached for {provider}"),
+            Reason::Pace => write!(f, "Calls to {provider} are spread in time"),
+            Reason::TooLarge => write!(
+                f,
+                "The call needs more tokens than the limit of a minute for {provider}"
+            ),
+        }?;
+        match self.retry_after {
+            Some(wait) => write!(f, ". Retry in {}s", wait.as_millis().div_ceil(1000)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<Rejection> for Failure {
+    /// Blocked until its time; for a call that can never pass, the job is wrong.
+    fn from(rejection: Rejection) -> Self {
+        let class = if rejection.retry_after.is_some() {
+            Class::Blocked
+        } else {
+            Class::Permanent
+        };
+        Self::new(class, rejection.to_string())
+            .by(rejection.provider)
+            .with_retry_after(rejection.retry_after)
+    }
+}

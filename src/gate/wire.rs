@@ -1,0 +1,218 @@
+//! The scripts, typed: what goes into them, and what comes out.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
+
+use super::{
+    permit::Settlement,
+    scripts::Scripts,
+    settings::{GateSettings, LimitSettings, millis},
+    verdict::{Effect, Reason, State},
+};
+use crate::{connection::Connection, keys::GateKeys};
+
+/// Beyond what any model takes; and what the scripts can count with.
+const MOST_TOKENS: u64 = 1_000_000_000;
+
+/// One gate's scripts, keys and numbers.
+#[derive(Clone)]
+pub(super) struct Wire {
+    pub(super) connection: Connection,
+    pub(super) scripts: Arc<Scripts>,
+    pub(super) keys: GateKeys,
+    pub(super) settings: GateSettings,
+    pub(super) lease_ttl: Duration,
+    /// How long a call waits for its gate, at most: then Redis counts as away.
+    pub(super) deadline: Duration,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire")
+            .field("keys", &self.keys)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `admit.lua` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) verdict: Verdict,
+    /// The state of the breaker now.
+    pub(super) state: State,
+    pub(super) epoch: u64,
+    /// Redis's clock, ms.
+    pub(super) now: u64,
+    /// The state that the breaker was moved to by this call.
+    pub(super) moved_to: Option<State>,
+}
+
+/// May it pass?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It may.
+    Granted {
+        /// Its outcome decides about a half-open breaker.
+        probe: bool,
+        /// When its lease ends, ms of Redis's clock.
+        expires: u64,
+    },
+    /// It may not.
+    Refused {
+        reason: Reason,
+        /// `None`: never.
+        wait: Option<Duration>,
+    },
+}
+
+/// What settling did, here or in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub(super) effect: Effect,
+    /// The state of the breaker now.
+    pub(super) state: State,
+    /// Failures or successes that count now, if this outcome was counted.
+    pub(super) count: u32,
+}
+
+/// What `control.lua` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) before: State,
+    pub(super) state: State,
+    pub(super) failures: u32,
+    pub(super) successes: u32,
+    pub(super) opened_at: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) in_flight: u64,
+    pub(super) requests: u64,
+    pub(super) tokens: u64,
+    pub(super) throttled_until: u64,
+    pub(super) now: u64,
+}
+
+/// What an operator wants of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Control {
+    Status,
+    Close,
+    Open,
+}
+
+impl Wire {
+    /// Asks for a permit, within the deadline.
+    pub(super) async fn admit(&self, id: &str, estimated_tokens: u64) -> Result<Answer, RedisError> {
+        let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
+        let LimitSettings {
+            requests_per_minute,
+            tokens_per_minute,
+            max_concurrent,
+            pace,
+        } = limits;
+        let mut call = self.call(&self.scripts.admit);
+        call.arg(id)
+            .arg(millis(breaker.open_for))
+            .arg(breaker.half_open_max)
+            .arg(breaker.success_threshold);
+        for limit in [requests_per_minute, tokens_per_minute, max_concurrent] {
+            call.arg(limit.map_or(0, |n| n.get()));
+        }
+        call.arg(pace.map_or(0, |p| millis(p.interval)))
+            .arg(pace.map_or(1, |p| p.burst.get()));
+        call.arg(estimated_tokens.min(MOST_TOKENS));
+        let (state, epoch, now, moved_to, refused, granted) = self.in_time(&call).await?;
+        let verdict = match (refused, granted) {
+            (Some((reason, wait)), _) => {
+                let wait: i64 = wait; // -1: never
+                Verdict::Refused {
+                    reason,
+                    wait: u64::try_from(wait).ok().map(Duration::from_millis),
+                }
+            }
+            (None, Some((probe, expires))) => Verdict::Granted { probe, expires },
+            (None, None) => return Err((ErrorKind::Parse, "admit.lua neither grants nor refuses").into()),
+        };
+        Ok(Answer {
+            verdict,
+            state,
+            epoch,
+            now,
+            moved_to,
+        })
+    }
+
+    /// Settles a permit, within the deadline.
+    pub(super) async fn settle(&self, id: &str, settlement: Settlement) -> Result<Settled, RedisError> {
+        let breaker = &self.settings.breaker;
+        let used = settlement.tokens.map_or(-1, |n| n.min(MOST_TOKENS).cast_signed());
+        let mut call = self.call(&self.scripts.settle);
+        call.arg(id).arg(settlement.outcome.as_str()).arg(used);
+        call.arg(settlement.throttle.map_or(0, millis));
+        call.arg(breaker.failure_threshold)
+            .arg(breaker.success_threshold)
+            .arg(millis(breaker.window));
+        let (effect, state, count) = self.in_time(&call).await?;
+        Ok(Settled { effect, state, count })
+    }
+
+    /// Renews leases, and returns the ids of those that are lost.
+    pub(super) async fn renew(&self, ids: &[Arc<str>]) -> Result<Vec<String>, RedisError> {
+        let mut call = self.call(&self.scripts.renew);
+        for id in ids {
+            call.arg(&**id);
+        }
+        self.connection.invoke(&call).await
+    }
+
+    /// Reads the gate, or moves its breaker.
+    pub(super) async fn control(&self, control: Control) -> Result<Reading, RedisError> {
+        let mut call = self.call(&self.scripts.control);
+        call.arg(match control {
+            Control::Status => "status",
+            Control::Close => "close",
+            Control::Open => "open",
+        });
+        let (
+            (before, state, failures, successes, opened_at, attempts),
+            (in_flight, requests, tokens, throttled_until, now),
+        ) = self.connection.invoke(&call).await?;
+        Ok(Reading {
+            before,
+            state,
+            failures,
+            successes,
+            opened_at,
+            attempts,
+            in_flight,
+            requests,
+            tokens,
+            throttled_until,
+            now,
+        })
+    }
+
+    fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+        let mut call = script.prepare_invoke();
+        for key in self.keys.all() {
+            call.key(key);
+        }
+        call.arg(millis(self.lease_ttl));
+        call
+    }
+
+    /// One call with a deadline; sent again once when the connection breaks under it. Both scripts that are called
+    /// so do nothing the second time.
+    async fn in_time<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        let tries = async {
+            match self.connection.invoke(call).await {
+                Err(error) if error.is_io_error() => self.connection.invoke(call).await,
+                answer => answer,
+            }
+        };
+        tokio::time::timeout(self.deadline, tries)
+            .await
+            .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer in time").into()))
+    }
+}

@@ -1,0 +1,180 @@
+//! What an operator can ask and do. The HTTP routes and the command line call the same methods.
+
+use std::sync::Arc;
+
+use jobs::JobType;
+use serde::Serialize;
+
+use crate::{
+    gate::{BreakerStatus, Gates, Status},
+    queue::{Broker, BrokerError, Counts, JobView, Layout},
+};
+
+/// The queues and gates of a deployment, in an operator's hands.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    brokers: Vec<Arc<dyn Broker>>,
+    gates: Option<Arc<Gates>>,
+}
+
+/// A queue and how many jobs it holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueStats {
+    /// The queue's name.
+    pub queue: String,
+    /// How it is laid out.
+    pub layout: &'static str,
+    /// Its jobs by state.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// All of them.
+    pub total: u64,
+}
+
+/// A job, and the queue that it was found in.
+#[derive(Debug)]
+pub struct Found {
+    /// The queue's name.
+    pub queue: String,
+    /// The job.
+    pub job: JobView,
+}
+
+/// Why a breaker could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum BreakerError {
+    /// There is none of that name.
+    #[error("unknown circuit breaker: {name}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        available: Vec<String>,
+    },
+    /// Redis is away.
+    #[error("Redis: {0}")]
+    Redis(#[from] redis::RedisError),
+}
+
+impl Operator {
+    /// An operator of these queues and gates.
+    pub const fn new(brokers: Vec<Arc<dyn Broker>>, gates: Option<Arc<Gates>>) -> Self {
+        Self { brokers, gates }
+    }
+
+    /// The queue of that name; with two of them in different layouts, the first that is served.
+    pub fn queue(&self, name: &str) -> Option<&Arc<dyn Broker>> {
+        self.brokers.iter().find(|broker| broker.queue() == name)
+    }
+
+    /// Every queue.
+    pub fn queues(&self) -> &[Arc<dyn Broker>] {
+        &self.brokers
+    }
+
+    /// The queue that takes new jobs of a type: its own, or the first of the apalis layout.
+    pub fn queue_for(&self, kind: JobType) -> Option<&Arc<dyn Broker>> {
+        let ours = || {
+            self.brokers
+                .iter()
+                .filter(|broker| broker.layout() == Layout::Apalis)
+        };
+        ours()
+            .find(|broker| broker.queue() == kind.default_queue())
+            .or_else(|| ours().next())
+    }
+
+    /// Looks for a job in every queue.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn job(&self, id: &str) -> Result<Option<Found>, BrokerError> {
+        for broker in &self.brokers {
+            if let Some(job) = broker.find(id).await? {
+                return Ok(Some(Found {
+                    queue: broker.queue().to_owned(),
+                    job,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts the jobs of every queue.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn queue_stats(&self) -> Result<Vec<QueueStats>, BrokerError> {
+        let mut all = Vec::new();
+        for broker in &self.brokers {
+            let counts = broker.counts().await?;
+            let total = counts.waiting + counts.active + counts.completed + counts.failed + counts.delayed;
+            let (queue, layout) = (broker.queue().to_owned(), broker.layout().as_str());
+            all.push(QueueStats {
+                queue,
+                layout,
+                counts,
+                total,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Every breaker, once.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn breakers(&self) -> Result<Vec<BreakerStatus>, redis::RedisError> {
+        let mut breakers: Vec<BreakerStatus> = Vec::new();
+        for gate in self.gates.iter().flat_map(|gates| gates.all()) {
+            if breakers.iter().all(|known| known.name != gate.breaker()) {
+                breakers.push(gate.status().await?.breaker);
+            }
+        }
+        Ok(breakers)
+    }
+
+    /// Every provider's limits, and how much of them is used.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn limits(&self) -> Result<Vec<Status>, redis::RedisError> {
+        let mut limits = Vec::new();
+        for gate in self.gates.iter().flat_map(|gates| gates.all()) {
+            limits.push(gate.status().await?);
+        }
+        Ok(limits)
+    }
+
+    /// Closes a breaker.
+    ///
+    /// # Errors
+    /// When there is none of that name, or Redis is away.
+    pub async fn reset_breaker(&self, name: &str) -> Result<BreakerStatus, BreakerError> {
+        Ok(self.gate(name)?.reset().await?.breaker)
+    }
+
+    /// Opens a breaker.
+    ///
+    /// # Errors
+    /// When there is none of that name, or Redis is away.
+    pub async fn open_breaker(&self, name: &str) -> Result<BreakerStatus, BreakerError> {
+        Ok(self.gate(name)?.open().await?.breaker)
+    }
+
+    fn gate(&self, name: &str) -> Result<&Arc<crate::gate::Gate>, BreakerError> {
+        let gates = self.gates.as_ref();
+        gates.and_then(|gates| gates.with_breaker(name)).ok_or_else(|| {
+            let mut available: Vec<String> = gates
+                .iter()
+                .flat_map(|gates| gates.all())
+                .map(|gate| gate.breaker().to_owned())
+                .collect();
+            available.dedup();
+            BreakerError::Unknown {
+                name: name.to_owned(),
+                available,
+            }
+        })
+    }
+}

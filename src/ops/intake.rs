@@ -1,0 +1,153 @@
+//! The intake: jobs over HTTP, checked before they are queued, and limited for each user and address.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{ConnectInfo, Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
+use jobs::{JobType, Jobs};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use tracing::info;
+
+use super::{
+    Ops,
+    reply::{Refusal, timestamp},
+};
+use crate::{
+    queue::NewJob,
+    ratelimit::{Allowance, Subject},
+};
+
+/// What the windows of the intake count, as the web API names it.
+pub(super) const ACTION: &str = "ai";
+/// Attempts of a job that came in over HTTP, as the web API asks for them.
+const ATTEMPTS: u32 = 3;
+
+pub(super) async fn flashcards(
+    ops: State<Arc<Ops>>,
+    peer: ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    take(&ops, peer.0, &headers, JobType::GenerateFlashcards, &body).await
+}
+
+pub(super) async fn job(
+    ops: State<Arc<Ops>>,
+    peer: ConnectInfo<SocketAddr>,
+    Path(kind): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let kind = kind
+        .parse()
+        .map_err(|unknown: jobs::UnknownJobType| Refusal::Bad(unknown.to_string()))?;
+    take(&ops, peer.0, &headers, kind, &body).await
+}
+
+/// The user, whether the app sends it as text or as a number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum UserId {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Who {
+    user_id: Option<UserId>,
+}
+
+async fn take(
+    ops: &Ops,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    kind: JobType,
+    body: &[u8],
+) -> Result<Response, Refusal> {
+    ops.access.to_change(headers, peer)?;
+    let payload: Box<RawValue> = serde_json::from_slice(body)
+        .map_err(|error| Refusal::Bad(format!("the body is not JSON: {error}")))?;
+    Jobs::validate(kind, body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
+
+    let id = ulid::Ulid::generate().to_string();
+    let ip = Subject::Ip(ops.access.caller(headers, peer));
+    let user = user(headers, body);
+    let mut allowance = ops.rate_limits.take(&ip, ACTION, ops.ip_window, &id).await?;
+    if allowance.is_none_or(|a| a.allowed)
+        && let Some(user) = &user
+    {
+        allowance = ops
+            .rate_limits
+            .take(&Subject::User(user), ACTION, ops.user_window, &id)
+            .await?
+            .or(allowance);
+    }
+    if let Some(allowance) = allowance.filter(|a| !a.allowed) {
+        let seconds = seconds(allowance.reset_after);
+        let error = format!(
+            "Rate limit exceeded: {} requests. Retry in {seconds}s",
+            allowance.limit
+        );
+        let body = json!({ "success": false, "error": error, "retryAfter": seconds });
+        let mut response = (StatusCode::TOO_MANY_REQUESTS, Json(body)).into_response();
+        response
+            .headers_mut()
+            .insert("retry-after", HeaderValue::from(seconds));
+        return Ok(limited(response, allowance));
+    }
+
+    let queue = ops.operator.queue_for(kind);
+    let queue = queue.ok_or_else(|| Refusal::Bad(format!("this replica serves no queue for {kind}")))?;
+    let new = NewJob {
+        id: &id,
+        kind,
+        payload: &payload,
+        max_attempts: ATTEMPTS,
+        delay: Duration::ZERO,
+    };
+    queue.enqueue(&new).await?;
+    info!(id, %kind, queue = queue.queue(), "job accepted over HTTP");
+    let status_url = format!("/api/job-status/{id}");
+    let body = json!({
+        "success": true, "jobId": id, "status": "queued", "statusUrl": status_url, "timestamp": timestamp(),
+    });
+    let response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    Ok(match allowance {
+        Some(allowance) => limited(response, allowance),
+        None => response,
+    })
+}
+
+/// From the payload, or the header that the web app sends.
+fn user(headers: &HeaderMap, body: &[u8]) -> Option<String> {
+    let who: Option<Who> = serde_json::from_slice(body).ok();
+    let user = who.and_then(|who| who.user_id).map(|id| match id {
+        UserId::Text(text) => text,
+        UserId::Number(number) => number.to_string(),
+    });
+    user.or_else(|| headers.get("user-id")?.to_str().ok().map(str::to_owned))
+        .filter(|user| !user.is_empty())
+}
+
+fn limited(mut response: Response, allowance: Allowance) -> Response {
+    let headers = response.headers_mut();
+    headers.insert("x-ratelimit-limit", HeaderValue::from(allowance.limit));
+    headers.insert("x-ratelimit-remaining", HeaderValue::from(allowance.remaining));
+    headers.insert(
+        "x-ratelimit-reset",
+        HeaderValue::from(seconds(allowance.reset_after)),
+    );
+    response
+}
+
+/// Whole seconds, not fewer than the time takes.
+fn seconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,77 @@
+//! Queues and jobs, read.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Ops,
+    reply::{Refusal, iso, timestamp},
+};
+use crate::{operator::Found, queue::HistoryLine};
+
+pub(super) async fn stats(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
+    ops.access.to_read(&headers)?;
+    let queues = ops.operator.queue_stats().await?;
+    Ok(Json(
+        json!({ "success": true, "stats": queues.first(), "queues": queues, "timestamp": timestamp() }),
+    ))
+}
+
+pub(super) async fn job_status(
+    State(ops): State<Arc<Ops>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    ops.access.to_read(&headers)?;
+    Ok(match ops.operator.job(&id).await? {
+        Some(found) => (StatusCode::OK, Json(job(&found))),
+        None => {
+            let body =
+                json!({ "success": false, "status": "not_found", "jobId": id, "timestamp": timestamp() });
+            (StatusCode::NOT_FOUND, Json(body))
+        }
+    })
+}
+
+fn job(Found { queue, job }: &Found) -> Value {
+    let mut body = json!({
+        "success": true,
+        "status": job.state,
+        "jobId": job.id,
+        "queue": queue,
+        "timestamp": timestamp(),
+        "progress": job.progress,
+        "attemptsMade": job.attempts_made,
+        "history": job.history.iter().map(line).collect::<Vec<_>>(),
+    });
+    if let Some(result) = &job.result {
+        body["result"] = result.clone();
+    }
+    if let Some(error) = &job.error {
+        body["error"] = json!(error);
+    }
+    if let Some(waiting) = &job.waiting_for {
+        body["waitingFor"] =
+            json!({ "gate": waiting.gate, "reason": waiting.reason, "until": iso(waiting.until) });
+    }
+    body
+}
+
+fn line(line: &HistoryLine) -> Value {
+    let note = &line.note;
+    json!({
+        "at": iso(line.at),
+        "attempt": note.attempt,
+        "try": note.r#try,
+        "class": note.class,
+        "cause": note.cause,
+        "delayMs": note.delay_ms,
+        "replica": note.replica,
+    })
+}

@@ -1,0 +1,87 @@
+//! What the routes answer with: times as the web API writes them, and errors as JSON.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::auth::Denied;
+use crate::{operator::BreakerError, queue::BrokerError};
+
+/// Now, ISO 8601, by this replica's clock.
+pub(super) fn timestamp() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// A time of Redis's clock, ms since 1970, in ISO 8601.
+pub(crate) fn iso(ms: u64) -> String {
+    // What no calendar holds is cut to its end: a key may say anything.
+    let ms = ms.min(253_402_300_799_000);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}
+
+/// Why a route cannot answer.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Who asks may not.
+    Denied(Denied),
+    /// The request is wrong.
+    Bad(String),
+    /// There is no such breaker.
+    UnknownBreaker(String, Vec<String>),
+    /// Redis is away.
+    Away(String),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (code, body) = match self {
+            Self::Denied(denied) => return denied.into_response(),
+            Self::Bad(error) => (
+                StatusCode::BAD_REQUEST,
+                json!({ "success": false, "error": error }),
+            ),
+            Self::UnknownBreaker(error, available) => {
+                let body = json!({ "success": false, "error": error, "available": available });
+                (StatusCode::BAD_REQUEST, body)
+            }
+            Self::Away(error) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                json!({ "success": false, "error": error }),
+            ),
+        };
+        (code, Json(body)).into_response()
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+impl From<BrokerError> for Refusal {
+    fn from(error: BrokerError) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+impl From<redis::RedisError> for Refusal {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Away(format!("Redis: {error}"))
+    }
+}
+
+impl From<BreakerError> for Refusal {
+    fn from(error: BreakerError) -> Self {
+        let text = error.to_string();
+        match error {
+            BreakerError::Unknown { available, .. } => Self::UnknownBreaker(text, available),
+            BreakerError::Redis(_) => Self::Away(text),
+        }
+    }
+}

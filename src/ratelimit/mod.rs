@@ -1,0 +1,257 @@
+//! How often one user, or one address, may ask: sliding windows in the web API's own format, shared with it.
+//!
+//! `ratelimit:user:<id>:<action>` and `ratelimit:ip:<ip>:<action>` are sorted sets of ms timestamps. One script looks
+//! and takes, so two requests at a time cannot both have the last place.
+
+use std::{net::IpAddr, sync::LazyLock, time::Duration};
+
+use redis::{RedisError, Script};
+use serde::Serialize;
+
+use crate::connection::Connection;
+
+static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take.lua")));
+static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("peek.lua")));
+
+/// Whose window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// A user of the app.
+    User(&'a str),
+    /// An address.
+    Ip(IpAddr),
+}
+
+impl Subject<'_> {
+    /// The window's key.
+    pub fn key(&self, action: &str) -> String {
+        match self {
+            Self::User(id) => format!("ratelimit:user:{id}:{action}"),
+            Self::Ip(ip) => format!("ratelimit:ip:{}:{action}", ip.to_canonical()),
+        }
+    }
+}
+
+/// So many requests in any stretch of so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Window {
+    /// The most requests; 0 is no limit.
+    pub limit: u32,
+    /// The length of the window.
+    pub length: Duration,
+}
+
+/// What a window says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Whether the request may pass.
+    pub allowed: bool,
+    /// The most requests in the window.
+    pub limit: u32,
+    /// How many more may pass now.
+    pub remaining: u32,
+    /// Until the window frees a place.
+    pub reset_after: Duration,
+}
+
+/// The windows of users and addresses.
+#[derive(Debug, Clone)]
+pub struct RateLimits {
+    connection: Connection,
+}
+
+impl RateLimits {
+    /// Windows in the given Redis.
+    pub const fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Takes one request. `request` is unique to it: sent again it is not counted twice. `None` without a limit.
+    ///
+    /// # Errors
+    /// Redis's own: nothing is known then.
+    pub async fn take(
+        &self,
+        subject: &Subject<'_>,
+        action: &str,
+        window: Window,
+        request: &str,
+    ) -> Result<Option<Allowance>, RedisError> {
+        let mut call = TAKE.prepare_invoke();
+        call.key(subject.key(action))
+            .arg(window.limit)
+            .arg(millis(window.length))
+            .arg(request);
+        self.ask(window, &call).await
+    }
+
+    /// What the window would say, without taking anything.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub async fn peek(
+        &self,
+        subject: &Subject<'_>,
+        action: &str,
+        window: Window,
+    ) -> Result<Option<Allowance>, RedisError> {
+        let mut call = PEEK.prepare_invoke();
+        call.key(subject.key(action))
+            .arg(window.limit)
+            .arg(millis(window.length));
+        self.ask(window, &call).await
+    }
+
+    async fn ask(
+        &self,
+        window: Window,
+        call: &redis::ScriptInvocation<'_>,
+    ) -> Result<Option<Allowance>, RedisError> {
+        if window.limit == 0 {
+            return Ok(None);
+        }
+        let (allowed, remaining, reset_ms): (bool, u32, u64) = self.connection.invoke(call).await?;
+        let reset_after = Duration::from_millis(reset_ms);
+        Ok(Some(Allowance {
+            allowed,
+            limit: window.limit,
+            remaining,
+            reset_after,
+        }))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::PrivateRedis;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn keys_are_those_of_the_web_api() {
+        assert_eq!(Subject::User("123").key("ai"), "ratelimit:user:123:ai");
+        let mapped: IpAddr = "::ffff:192.168.1.1".parse().unwrap();
+        assert_eq!(
+            Subject::Ip(mapped).key("general"),
+            "ratelimit:ip:192.168.1.1:general"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_window_lets_its_limit_pass_and_no_more_even_at_once() {
+        let redis = PrivateRedis::start().await.unwrap();
+        let limits = RateLimits::new(Connection::open(&redis.url().into()).unwrap());
+        let window = Window {
+            limit: 5,
+            length: HOUR,
+        };
+        let takes = (0..20).map(|n| {
+            let limits = limits.clone();
+            async move {
+                limits
+                    .take(&Subject::User("u"), "ai", window, &n.to_string())
+                    .await
+                    .unwrap()
+                    .unwrap()
+            }
+        });
+        let answers = futures_util::future::join_all(takes).await;
+        assert_eq!(answers.iter().filter(|a| a.allowed).count(), 5);
+        let last = limits
+            .peek(&Subject::User("u"), "ai", window)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((last.allowed, last.remaining, last.limit), (false, 0, 5));
+        assert!(last.reset_after <= HOUR && last.reset_after > HOUR - Duration::from_secs(120));
+        // The same request again was let through before: it takes nothing more, and is not refused now.
+        let passed = answers.iter().position(|a| a.allowed).unwrap().to_string();
+        assert!(
+            limits
+                .take(&Subject::User("u"), "ai", window, &passed)
+                .await
+                .unwrap()
+                .unwrap()
+                .allowed
+        );
+        // Another user, another action: other windows.
+        assert!(
+            limits
+                .take(&Subject::User("v"), "ai", window, "x")
+                .await
+                .unwrap()
+                .unwrap()
+                .allowed
+        );
+        assert!(
+            limits
+                .take(&Subject::User("u"), "other", window, "x")
+                .await
+                .unwrap()
+                .unwrap()
+                .allowed
+        );
+        assert_eq!(
+            limits
+                .take(
+                    &Subject::User("u"),
+                    "ai",
+                    Window {
+                        limit: 0,
+                        length: HOUR
+                    },
+                    "x"
+                )
+                .await
+                .unwrap(),
+            None
+        );
+    }
+
+    #[tokio::test]
+    async fn what_the_web_api_counted_counts() {
+        let redis = PrivateRedis::start().await.unwrap();
+        let connection = Connection::open(&redis.url().into()).unwrap();
+        let (seconds, _): (u64, u64) = {
+            let mut pipe = redis::pipe();
+            pipe.cmd("TIME");
+            let ((s, m),): ((u64, u64),) = connection.query(&pipe).await.unwrap();
+            (s, m)
+        };
+        let (now, window) = (
+            seconds * 1000,
+            Window {
+                limit: 3,
+                length: HOUR,
+            },
+        );
+        let mut pipe = redis::pipe();
+        // Two of its requests, and one that is out of the window.
+        for (at, member) in [(now, "a-0.1"), (now - 1000, "b-0.2"), (now - 3_700_000, "c-0.3")] {
+            pipe.zadd("ratelimit:user:u:ai", member, at).ignore();
+        }
+        connection.query::<()>(&pipe).await.unwrap();
+        let limits = RateLimits::new(connection);
+        assert!(
+            limits
+                .take(&Subject::User("u"), "ai", window, "1")
+                .await
+                .unwrap()
+                .unwrap()
+                .allowed
+        );
+        assert!(
+            !limits
+                .take(&Subject::User("u"), "ai", window, "2")
+                .await
+                .unwrap()
+                .unwrap()
+                .allowed
+        );
+    }
+}

@@ -1,0 +1,119 @@
+use std::num::NonZeroU8;
+
+use super::*;
+use crate::{queue::Lease, retry::Backoff};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn rules(max_wait: Duration) -> OutcomeRules {
+    let retry = RetryPolicy {
+        tries: NonZeroU8::MIN,
+        backoff: Backoff::default(),
+    };
+    OutcomeRules {
+        retry,
+        max_wait,
+        replica: "r".to_owned(),
+    }
+}
+
+fn delivery(attempt: u32, waited: Duration) -> Delivery {
+    let lease = Lease {
+        id: "1".into(),
+        token: "t".into(),
+    };
+    Delivery {
+        lease,
+        payload: None,
+        attempt,
+        max_attempts: 3,
+        waited,
+    }
+}
+
+fn failure(class: Class, retry_after: Option<Duration>) -> Failure {
+    Failure::new(class, "it went wrong")
+        .by(Provider::OpenAi)
+        .with_retry_after(retry_after)
+}
+
+/// delay in seconds, counts, gate; or why it failed.
+fn of(
+    class: Class,
+    retry_after: u64,
+    attempt: u32,
+    waited: u64,
+    max_wait: u64,
+) -> Result<(u64, bool), String> {
+    let retry_after = (retry_after > 0).then_some(retry_after as u32 * SECOND);
+    let delivery = delivery(attempt, waited as u32 * SECOND);
+    match rules(max_wait as u32 * SECOND).of(&failure(class, retry_after), &delivery, 1) {
+        Outcome::Later {
+            delay,
+            counts,
+            waits_for,
+            ..
+        } => {
+            assert_eq!(
+                waits_for.is_some(),
+                !counts,
+                "who waits without losing an attempt waits for a gate"
+            );
+            Ok((delay.as_secs(), counts))
+        }
+        Outcome::Failed { reason, .. } => Err(reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn blocked_jobs_wait_for_free_up_to_the_limit() {
+    assert_eq!(of(Class::Blocked, 54, 3, 0, 600), Ok((54, false)));
+    assert_eq!(
+        of(Class::Blocked, 54, 1, 590, 600),
+        Ok((10, false)),
+        "the last wait is cut"
+    );
+    assert!(
+        of(Class::Blocked, 54, 1, 600, 600)
+            .unwrap_err()
+            .starts_with("waited 600 s in all")
+    );
+    assert_eq!(
+        of(Class::Blocked, 54, 1, 0, 0).unwrap_err(),
+        "it went wrong",
+        "0 fails at once"
+    );
+}
+
+#[test]
+fn a_long_retry_after_costs_no_attempt_whoever_asks_for_it() {
+    for class in [Class::RateLimited, Class::Transient] {
+        assert_eq!(of(class, 30, 3, 0, 600), Ok((30, false)), "{class}");
+        // It does not fit any more: an attempt is spent on it, while there is one.
+        assert_eq!(of(class, 30, 1, 580, 600), Ok((30, true)), "{class}");
+        assert_eq!(of(class, 30, 1, 0, 0), Ok((30, true)), "{class}");
+        assert!(of(class, 30, 3, 0, 0).is_err(), "{class}");
+    }
+    assert_eq!(
+        of(Class::RateLimited, 86_400, 1, 0, 600),
+        Ok((600, true)),
+        "a day is not granted"
+    );
+}
+
+#[test]
+fn without_credit_a_job_waits_for_someone_to_pay() {
+    assert_eq!(of(Class::OutOfQuota, 0, 1, 0, 600), Ok((60, false)));
+    assert!(of(Class::OutOfQuota, 0, 1, 600, 600).is_err());
+}
+
+#[test]
+fn what_is_kept_of_a_failure_is_bounded() {
+    let long = Failure::permanent("ü".repeat(5000));
+    let Outcome::Failed { reason, note } = rules(SECOND).of(&long, &delivery(1, Duration::ZERO), 0) else {
+        panic!("it failed")
+    };
+    assert_eq!(reason.chars().count(), LONGEST_REASON + 1);
+    assert_eq!(note.unwrap().cause, reason);
+}
