@@ -88,7 +88,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         let jobs = enqueue(&config, args.jobs).await?;
         tokio::select! {
             shown = show::follow(&jobs, &stage) => shown,
-            told = outage::narrate(&operator, &simulator, &stage) => Err(told.err().unwrap_or_else(|| anyhow!("silence"))),
+            never = outage::narrate(&operator, &simulator, &stage) => match never {},
             () = tokio::time::sleep(PATIENCE) => Err(anyhow!("the jobs have not ended within {PATIENCE:?}")),
         }
     };

@@ -121,11 +121,11 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
         for (job, ended) in jobs.iter().zip(&mut ended) {
             let row = shown.0.entry(job.kind).or_default();
             if !*ended {
-                let view = job
-                    .broker
-                    .find(&job.id)
-                    .await?
-                    .with_context(|| format!("job {} is gone", job.id))?;
+                // A look that fails is made again, in the next round.
+                let Ok(view) = job.broker.find(&job.id).await else {
+                    continue;
+                };
+                let view = view.with_context(|| format!("job {} is gone", job.id))?;
                 *percents.entry(job.kind).or_default() += u64::from(view.progress);
                 if matches!(view.state, State::Completed | State::Failed) {
                     *ended = true;

@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //! - `common.lua` (prelude: keys, clock, breaker), `admit.lua`, `settle.lua`, `renew.lua`, `control.lua`: one
-//!   operation a file; `presence.lua` counts the replicas. The keys are [`GateKeys`](crate::keys::GateKeys).
+//!   operation a file; `presence.lua` counts the replicas. The keys are [`crate::keys::GateKeys`].
 //! - `wire`, `scripts`: the scripts, typed; deadlines and resends.
 //! - `provider`, `permit`, `verdict`: the face that callers see.
 //! - `local`: what decides while Redis is away. `outbox`: what Redis is told when it is back.
@@ -184,8 +184,12 @@ impl Gates {
         call.key(GateKeys::REPLICAS)
             .arg(&self.shared.replica)
             .arg(millis(ttl));
-        if let Ok(replicas) = self.shared.heed(self.connection.invoke::<u32>(&call).await) {
-            self.shared.replicas.store(replicas.max(1), Ordering::Relaxed);
+        match self.connection.invoke::<u32>(&call).await {
+            Ok(replicas) => {
+                self.shared.redis_works();
+                self.shared.replicas.store(replicas.max(1), Ordering::Relaxed);
+            }
+            Err(error) => self.shared.redis_failed(&error),
         }
     }
 }

@@ -54,22 +54,19 @@ impl Shared {
         }
     }
 
-    /// Notes whether Redis answered; says so once when that has changed. Whatever Redis answers instead of a verdict
-    /// (LOADING, READONLY, OOM, silence) makes it away.
-    pub(super) fn heed<T>(&self, answer: Result<T, RedisError>) -> Result<T, RedisError> {
-        match &answer {
-            Ok(_) => {
-                if self.redis_away.swap(false, Ordering::Relaxed) {
-                    info!("Redis is back: the fleet's breakers and limits apply again");
-                }
-            }
-            Err(error) => {
-                if !self.redis_away.swap(true, Ordering::Relaxed) {
-                    warn!(%error, "Redis is away: each replica keeps breakers and limits of its own");
-                }
-            }
+    /// Redis has not done what it was asked; said once an outage. Whatever it answers instead (LOADING, READONLY, OOM)
+    /// is as good as silence.
+    pub(super) fn redis_failed(&self, error: &RedisError) {
+        if !self.redis_away.swap(true, Ordering::Relaxed) {
+            warn!(%error, "Redis is away: each replica keeps breakers and limits of its own");
         }
-        answer
+    }
+
+    /// Redis has done what needs it whole: it answers, writes and has room.
+    pub(super) fn redis_works(&self) {
+        if self.redis_away.swap(false, Ordering::Relaxed) {
+            info!("Redis is back: the fleet's breakers and limits apply again");
+        }
     }
 }
 
@@ -123,12 +120,11 @@ impl Gate {
     pub async fn admit(self: &Arc<Self>, estimated_tokens: u64) -> Admission {
         let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
         let permit = Permit::asked(self.clone(), format!("{}:{number}", self.shared.replica).into());
-        let answer = self
-            .shared
-            .heed(self.wire.admit(permit.id(), estimated_tokens).await);
+        let answer = self.wire.admit(permit.id(), estimated_tokens).await;
         let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
         let refusal = match answer {
             Ok(answer) => {
+                self.shared.redis_works();
                 if let Some(state) = answer.moved_to {
                     report::moved(&self.wire.settings.breaker, Scope::Fleet, state);
                 }
@@ -145,15 +141,18 @@ impl Gate {
                     }
                 }
             }
-            Err(_) => match self.local.admit(now, estimated_tokens, replicas) {
-                Ok(grant) => {
-                    if grant.half_opened {
-                        report::moved(&self.wire.settings.breaker, Scope::Replica, State::HalfOpen);
+            Err(error) => {
+                self.shared.redis_failed(&error);
+                match self.local.admit(now, estimated_tokens, replicas) {
+                    Ok(grant) => {
+                        if grant.half_opened {
+                            report::moved(&self.wire.settings.breaker, Scope::Replica, State::HalfOpen);
+                        }
+                        return Admission::Admitted(permit.granted_locally(grant.account));
                     }
-                    return Admission::Admitted(permit.granted_locally(grant.account));
+                    Err(refusal) => refusal,
                 }
-                Err(refusal) => refusal,
-            },
+            }
         };
         Admission::Rejected(Rejection {
             provider: self.provider,
@@ -215,7 +214,8 @@ impl Gate {
 
     /// Tells Redis how a call ended.
     pub(super) async fn deliver(&self, id: &Arc<str>, settlement: Settlement) -> Result<Effect, RedisError> {
-        let settled = self.shared.heed(self.wire.settle(id, settlement).await)?;
+        let settled = self.wire.settle(id, settlement).await;
+        let settled = settled.inspect_err(|error| self.shared.redis_failed(error))?;
         report::settled(
             &self.wire.settings.breaker,
             Scope::Fleet,
@@ -263,8 +263,9 @@ impl Gate {
     pub(super) async fn renew(&self) {
         let ids: Vec<Arc<str>> = lock(&self.live).keys().cloned().collect();
         for chunk in ids.chunks(RENEW_CHUNK) {
-            let Ok(lost) = self.shared.heed(self.wire.renew(chunk).await) else {
-                return;
+            let lost = match self.wire.renew(chunk).await {
+                Ok(lost) => lost,
+                Err(error) => return self.shared.redis_failed(&error),
             };
             for id in lost {
                 // A permit that was settled in the meantime is no longer there.

@@ -413,3 +413,180 @@ async fn an_abandoned_half_open_probe_does_not_wedge_the_breaker() {
     second.signal(Signal::SIGTERM);
     second.ended().await;
 }
+
+/// Each queue has its own slots and its own hold: 600 jobs that have to wait hold nobody else up.
+#[tokio::test]
+async fn six_hundred_limited_jobs_starve_no_unlimited_ones() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let env = [
+        ("OPENAI_RATE_LIMIT_RPM", "12"),
+        ("QUEUES", "ai-jobs=20,vision-jobs=20"),
+    ];
+    let worker = scene.worker(&env).await;
+    let png = base64::Engine::encode(
+        &base64::prelude::BASE64_STANDARD,
+        include_bytes!("../../samples/text.png"),
+    );
+    scene
+        .enqueue(&[
+            "generate-flashcards",
+            "--data",
+            &cards(0).to_string(),
+            "--count",
+            "600",
+        ])
+        .await;
+    let image = json!({ "imageBase64": png }).to_string();
+    scene
+        .enqueue(&["process-image", "--data", &image, "--count", "600"])
+        .await;
+    let (limited, free) = (
+        scene.redis.apalis("ai-jobs", "onlooker"),
+        scene.redis.apalis("vision-jobs", "onlooker"),
+    );
+    eventually("every unlimited job is done", async || {
+        (free.counts().await.unwrap().completed == 600).then_some(())
+    })
+    .await;
+    let counts = limited.counts().await.unwrap();
+    assert_eq!(counts.failed, 0);
+    assert!(
+        counts.completed <= 24,
+        "{} of the limited ones in at most two windows",
+        counts.completed
+    );
+    // Held back in the queue, not handed out and given back again and again.
+    assert!(counts.waiting > 300, "{counts:?}");
+    worker.signal(Signal::SIGTERM);
+    worker.ended().await;
+}
+
+#[tokio::test]
+async fn no_herd_rushes_a_half_open_breaker() {
+    let scene = Scene::set(Duration::from_millis(400)).await;
+    let env = [("OPENAI_BREAKER_OPEN_FOR", "2s"), ("QUEUES", "ai-jobs=10")];
+    scene
+        .redis
+        .ask::<()>(&["SET", "circuit:openai:state", "OPEN"])
+        .await;
+    scene
+        .enqueue(&[
+            "generate-flashcards",
+            "--data",
+            &cards(0).to_string(),
+            "--count",
+            "30",
+        ])
+        .await;
+    let (a, b) = (scene.worker(&env).await, scene.worker(&env).await);
+    let journal = scene.simulator.journal();
+    journal
+        .wait_until(|journal| journal.of(Provider::OpenAi).iter().any(|e| e.status.is_some()))
+        .await;
+    let entries = journal.of(Provider::OpenAi);
+    let first_answer = entries
+        .iter()
+        .filter_map(|e| Some(e.at_ms + e.took_ms?))
+        .fold(f64::INFINITY, f64::min);
+    let probes = entries.iter().filter(|e| e.at_ms < first_answer).count();
+    assert!(
+        (1..=3).contains(&probes),
+        "{probes} probes were out before the first answer"
+    );
+    let broker = scene.redis.apalis("ai-jobs", "onlooker");
+    eventually("all are done", async || {
+        (broker.counts().await.unwrap().completed == 30).then_some(())
+    })
+    .await;
+    for worker in [a, b] {
+        worker.signal(Signal::SIGTERM);
+        worker.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn a_paid_answer_survives_redis_being_away_at_its_end() {
+    let scene = Scene::set(Duration::from_millis(300)).await;
+    let worker = scene.worker(&[("QUEUES", "ai-jobs=5")]).await;
+    let ids = scene
+        .enqueue(&[
+            "generate-flashcards",
+            "--data",
+            &cards(0).to_string(),
+            "--count",
+            "5",
+        ])
+        .await;
+    scene
+        .simulator
+        .journal()
+        .wait_until(|journal| journal.counts(Provider::OpenAi).current == 5)
+        .await;
+    scene.redis.ask::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]).await;
+    let broker = scene.redis.apalis("ai-jobs", "onlooker");
+    for id in &ids {
+        eventually("completed", async || {
+            broker
+                .find(id)
+                .await
+                .ok()?
+                .filter(|view| view.state == State::Completed)
+        })
+        .await;
+    }
+    assert_eq!(
+        scene.simulator.journal().of(Provider::OpenAi).len(),
+        5,
+        "each was paid for once"
+    );
+    assert_eq!(
+        scene.redis.ask::<i64>(&["ZCARD", "gate:openai:leases"]).await,
+        0,
+        "no slot has leaked"
+    );
+    worker.signal(Signal::SIGTERM);
+    worker.ended().await;
+}
+
+#[tokio::test]
+async fn an_operator_sees_and_pauses_queues_from_a_shell() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let run = async |arguments: &[&str]| {
+        let output = scene.command(arguments).output().await.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let ids = scene
+        .enqueue(&["generate-flashcards", "--data", &cards(0).to_string()])
+        .await;
+    assert!(
+        run(&["queue", "pause", "ai-jobs"])
+            .await
+            .1
+            .contains("ai-jobs is paused")
+    );
+    let worker = scene.worker(&[]).await;
+    let (_, stats) = run(&["queue", "stats"]).await;
+    assert!(
+        stats.contains("vision-jobs") && stats.contains("waiting"),
+        "{stats}"
+    );
+    assert!(
+        run(&["job", "show", &ids[0]])
+            .await
+            .1
+            .contains("\"state\": \"waiting\"")
+    );
+    run(&["queue", "resume", "ai-jobs"]).await;
+    let shown = eventually("done", async || {
+        Some(run(&["job", "show", &ids[0]]).await.1).filter(|shown| shown.contains("\"completed\""))
+    })
+    .await;
+    assert!(shown.contains("flashcards"));
+    assert_eq!(run(&["job", "show", "nobody"]).await.0, Some(1));
+    assert_eq!(run(&["queue", "pause", "nobody"]).await.0, Some(1));
+    worker.signal(Signal::SIGTERM);
+    worker.ended().await;
+}

@@ -536,3 +536,73 @@ async fn an_unknown_type_fails_or_goes_back() {
     assert_eq!(view.attempts_made, 0);
     scene.end().await;
 }
+
+/// Pins the order of the layers: the gate stands inside of the retry. Were it outside, the breaker would count a job
+/// once whatever its tries; were the queue's attempt inside, the job would lose one.
+#[tokio::test]
+async fn a_breaker_that_opens_between_two_tries_ends_the_loop() {
+    let scene = Scene::set_with(&[("OPENAI_BREAKER_FAILURES", "2"), ("RETRY_MAX_ATTEMPTS", "5")]).await;
+    scene
+        .simulator
+        .faults()
+        .on_match(Provider::OpenAi, "", Fault::status(503), None)
+        .unwrap();
+    scene
+        .enqueue("1", JobType::GenerateFlashcards, cards("x"), 1)
+        .await;
+    let view = eventually("blocked", async || {
+        scene
+            .broker
+            .find("1")
+            .await
+            .unwrap()
+            .filter(|view| view.state == State::Delayed)
+    })
+    .await;
+    assert_eq!(
+        scene.requests(Provider::OpenAi),
+        2,
+        "each try was counted, and the third was not made"
+    );
+    assert_eq!(
+        (view.attempts_made, view.history.len()),
+        (0, 2),
+        "a rejection is no try, and costs no attempt"
+    );
+    assert_eq!(view.waiting_for.unwrap().gate.as_deref(), Some("openai"));
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn with_no_patience_for_breakers_a_job_fails_as_it_used_to() {
+    let scene = Scene::set_with(&[("CIRCUIT_MAX_WAIT", "0"), ("OPENAI_BREAKER_FAILURES", "1")]).await;
+    scene
+        .simulator
+        .faults()
+        .script(Provider::OpenAi, [Fault::status(401)])
+        .unwrap();
+    failed(&scene.run("1", JobType::GenerateFlashcards, cards("x")).await);
+    let view = scene.run("2", JobType::GenerateFlashcards, cards("x")).await;
+    let reason = failed(&view);
+    assert!(
+        reason.starts_with("Circuit breaker is OPEN for openai. Retry in "),
+        "{reason}"
+    );
+    assert_eq!(scene.requests(Provider::OpenAi), 1);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn with_the_breaker_switched_off_every_call_is_made() {
+    let scene = Scene::set_with(&[("CIRCUIT_BREAKER", "off"), ("OPENAI_BREAKER_FAILURES", "1")]).await;
+    scene
+        .simulator
+        .faults()
+        .on_match(Provider::OpenAi, "", Fault::status(401), None)
+        .unwrap();
+    for id in ["1", "2", "3"] {
+        failed(&scene.run(id, JobType::GenerateFlashcards, cards("x")).await);
+    }
+    assert_eq!(scene.requests(Provider::OpenAi), 3);
+    scene.end().await;
+}

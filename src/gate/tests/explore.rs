@@ -7,6 +7,7 @@ use redis::FromRedisValue;
 
 use super::{
     is_long_run,
+    places::{Call, Event, MOST_IN_FLIGHT, MOST_PROBES, Place, Stored},
     rig::{Rig, T0, breaker, concurrent, ms},
 };
 use crate::{

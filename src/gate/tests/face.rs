@@ -1,25 +1,18 @@
 //! What callers see of the gates while Redis answers: real time, a real Redis, several replicas.
 
-use std::{
-    sync::{Arc, Mutex, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::atomic::Ordering;
 
 use jobs::{Class, Failure, Provider};
 use redis::AsyncCommands;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     proxy::Proxy,
+    replica::{OPENAI, end, eventually, in_use, permit, quick, rejection, replica, run, sent},
     rig::{limit, ms},
 };
 use crate::{
-    connection::Connection,
     demo::PrivateRedis,
-    gate::{
-        Admission, BreakerSettings, Effect, Gate, Gates, GatesSettings, Outcome, Permit, Reason, Rejection,
-        Settlement, State, Status, scripts::Scripts,
-    },
+    gate::{Admission, Effect, Gates, GatesSettings, Outcome, Reason, Settlement, State},
     keys::GateKeys,
 };
 

@@ -4,8 +4,9 @@
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::{
-    breaking, limiting, model,
+    breaking, limiting,
     rig::{Rig, T0},
+    sequences,
 };
 
 /// Script, text, what is put in its place.
@@ -165,8 +166,8 @@ fn first_failure(faulty: &Rig, runtime: &tokio::runtime::Runtime) -> Option<Stri
     // Shrinking would take longer than finding.
     let config = proptest::test_runner::Config {
         max_shrink_iters: 0,
-        ..model::config(15)
+        ..sequences::config(15)
     };
     let runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
-    model::check(faulty, runtime, runner, 250).err()
+    sequences::check(faulty, runtime, runner, 250).err()
 }

@@ -9,8 +9,8 @@ use super::rig::ms;
 use crate::{
     connection::Connection,
     gate::{
-        Admission, BreakerSettings, Effect, Gate, Gates, GatesSettings, Outcome, Permit, Rejection, Settlement, Status,
-        scripts::Scripts,
+        Admission, BreakerSettings, Effect, Gate, Gates, GatesSettings, Outcome, Permit, Rejection,
+        Settlement, Status, scripts::Scripts,
     },
 };
 
