@@ -102,11 +102,11 @@ vars! {
     OPENAI_BREAKER_OPEN_FOR = Value("60s"), "time until a probe may pass";
     OPENAI_BREAKER_WINDOW = Value("60s"), "how long a failure counts";
     OPENAI_BREAKER_HALF_OPEN = Value("3"), "probes at most, not fewer than the successes";
-    AZURE_BREAKER_FAILURES = Value("3"), "the same for the Azure breakers";
-    AZURE_BREAKER_SUCCESSES = Value("2"), "";
-    AZURE_BREAKER_OPEN_FOR = Value("30s"), "";
-    AZURE_BREAKER_WINDOW = Value("60s"), "";
-    AZURE_BREAKER_HALF_OPEN = Value("3"), "";
+    AZURE_BREAKER_FAILURES = Value("3"), "failures within the window that open an Azure breaker";
+    AZURE_BREAKER_SUCCESSES = Value("2"), "successful probes that close it";
+    AZURE_BREAKER_OPEN_FOR = Value("30s"), "time until a probe may pass";
+    AZURE_BREAKER_WINDOW = Value("60s"), "how long a failure counts";
+    AZURE_BREAKER_HALF_OPEN = Value("3"), "probes at most, not fewer than the successes";
     CIRCUIT_MAX_WAIT = Value("10m"), "how long limits and breakers may hold a job up in all; `0` fails it at once";
     JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
     DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";

@@ -28,7 +28,7 @@ use axum::{
     routing::{get, post},
 };
 
-pub use auth::Access;
+pub use auth::{Access, Denied};
 pub use health::Health;
 pub(crate) use reply::iso;
 pub use server::Server;
