@@ -28,7 +28,7 @@ pub struct OpenAiSettings {
     pub key: SecretString,
     /// Model name, `gpt-4o-mini`.
     pub model: String,
-    /// Longest silence while the answer is read.
+    /// Longest wait for an answer, which comes whole.
     pub timeout: Duration,
 }
 
