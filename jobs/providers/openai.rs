@@ -15,7 +15,7 @@ use super::{
     answer::{ErrorBody, class_of, refusal, retry_after},
     http::{Peer, join, key_header},
 };
-use crate::{Class, Failure, OpenAiSettings, Provider, Reply};
+use crate::{Class, Failure, OpenAiSettings, Provider, Reply, media::Shown};
 
 /// Codes and types of a 429 that no waiting mends. Any `…_spend_limit_exceeded` is another.
 const NO_CREDIT: [&str; 3] = [
@@ -51,9 +51,8 @@ pub struct OpenAi {
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.client.config().base.host_str();
         f.debug_struct("OpenAi")
-            .field("host", &host)
+            .field("base", &format_args!("{}", Shown(&self.client.config().base)))
             .field("model", &self.model)
             .finish_non_exhaustive()
     }

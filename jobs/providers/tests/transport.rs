@@ -8,12 +8,12 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::{
-    OPENAI_KEY, PATIENT, SPEECH_KEY, VISION_KEY, audio, clients,
-    server::{Play, Server, head},
-    settings,
+use super::{OPENAI_KEY, PATIENT, SPEECH_KEY, VISION_KEY, audio, clients, settings};
+use crate::{
+    Class, Failure, Provider, Reply,
+    providers::Clients,
+    testing::server::{Play, Server, head},
 };
-use crate::{Class, Failure, Provider, Reply, providers::Clients};
 
 /// Every kind of call, by name.
 const CALLS: [&str; 5] = ["chat", "assess", "analyze", "submit", "poll"];
@@ -224,6 +224,28 @@ async fn no_key_shows() {
     );
     for key in keys {
         assert!(!debug.contains(key), "{debug}");
+    }
+}
+
+#[test]
+fn no_user_name_or_password_of_a_url_shows() {
+    let base = Url::parse("https://alice:hunter2@proxy.example:8443/openai?token=t0ken").unwrap();
+    let settings = settings(&base, PATIENT);
+    let clients = clients(&base, PATIENT);
+    // Each by itself: one that shows must not hide behind the others.
+    let shown = [
+        format!("{:?}", settings.openai.unwrap()),
+        format!("{:?}", settings.speech.unwrap()),
+        format!("{:?}", settings.vision.unwrap()),
+        format!("{:?}", clients.openai.unwrap()),
+        format!("{:?}", clients.speech.unwrap()),
+        format!("{:?}", clients.vision.unwrap()),
+    ];
+    for text in shown {
+        assert!(text.contains("https://proxy.example:8443/openai"), "{text}");
+        for secret in ["alice", "hunter2", "t0ken"] {
+            assert!(!text.contains(secret), "{text}");
+        }
     }
 }
 
