@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{Failure, Provider};
 
-/// One paid request to a provider, as the guard sees it.
+/// One request to a provider, as the guard sees it.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// Whose limits and breaker apply.
@@ -19,15 +19,19 @@ pub struct Call {
     pub step: Cow<'static, str>,
     /// Tokens that the call will use at most, for providers that limit tokens; 0 elsewhere.
     pub estimated_tokens: u64,
+    /// Whether its reply costs money, and so is worth keeping. What is not paid is asked for anew: a kept reply
+    /// would only be old.
+    pub paid: bool,
 }
 
 impl Call {
-    /// A call that is not limited by tokens.
+    /// A paid call that is not limited by tokens.
     pub fn new(provider: Provider, step: impl Into<Cow<'static, str>>) -> Self {
         Self {
             provider,
             step: step.into(),
             estimated_tokens: 0,
+            paid: true,
         }
     }
 
@@ -35,6 +39,13 @@ impl Call {
     #[must_use]
     pub fn with_estimated_tokens(mut self, tokens: u64) -> Self {
         self.estimated_tokens = tokens;
+        self
+    }
+
+    /// Says that its reply costs nothing.
+    #[must_use]
+    pub fn unpaid(mut self) -> Self {
+        self.paid = false;
         self
     }
 }

@@ -23,6 +23,8 @@ const FEWEST_CARDS: usize = 10;
 const MOST_CARDS: usize = 40;
 /// Cards to ask for when the payload names no count.
 const USUAL_CARDS: usize = 20;
+/// Cards to ask for beyond those that are wanted: a duplicate or an odd one is paid for, and must not cost the deck.
+const SPARE_CARDS: usize = 3;
 /// The `topic` that lets the model choose topics.
 const AI_SELECTION: &str = "AI Selection";
 
@@ -94,9 +96,14 @@ impl Payload {
         }
     }
 
-    /// How many cards to ask for.
+    /// How many cards the deck should have.
     fn wanted(&self) -> usize {
         self.asked_for().unwrap_or(USUAL_CARDS)
+    }
+
+    /// How many cards to ask the model for.
+    fn to_write(&self) -> usize {
+        self.wanted() + SPARE_CARDS
     }
 
     /// How many cards to keep.
@@ -255,7 +262,7 @@ async fn generate(
     let cap = prompt::token_cap(payload);
     let mut token_usage = TokenUsage::default();
     // An answer that was cut off is asked for once more with twice the room. It has its own step, because the
-    // cut answer was paid for and is kept under the first.
+    // cut answer was paid for: where replies are kept, it is kept under the first.
     for (step, cap) in [("chat", cap), ("chat:larger", 2 * cap)] {
         let request = prompt::request(payload, model, cap);
         let call = Call::new(Provider::OpenAi, step).with_estimated_tokens(request.estimated_tokens);

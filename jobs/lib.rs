@@ -25,5 +25,6 @@ mod testing;
 
 pub use context::{Attempt, Call, Guard, Reply};
 pub use failure::{Class, Failure};
+pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

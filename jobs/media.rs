@@ -13,13 +13,14 @@ use std::{
     io::Error,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
-use tokio::{fs, io::AsyncReadExt};
+use tokio::{fs, io::AsyncReadExt, time::sleep};
 
-use crate::{Failure, MediaSettings};
+use crate::{Class, Failure, MediaSettings};
 
 mod address;
 pub mod audio;
@@ -31,6 +32,10 @@ mod tests;
 mod vorbis;
 
 use fetch::Fetcher;
+pub(crate) use fetch::Shown;
+
+/// Pauses before a download is tried again. A medium is small and free, a job that goes back to its queue is not.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
 
 /// Where the bytes of one payload field are. Not `Debug`: a URL can be signed, and a payload can be long.
 #[derive(Clone, Copy)]
@@ -49,6 +54,8 @@ pub struct Media {
     fetcher: Fetcher,
     uploads_dir: Option<Arc<Path>>,
     max_bytes: u64,
+    /// Pauses before a download is tried again; tests do without.
+    pub(crate) pauses: [Duration; 2],
 }
 
 impl Media {
@@ -64,19 +71,20 @@ impl Media {
             fetcher: Fetcher::new(settings)?,
             uploads_dir: settings.uploads_dir.as_ref().map(|dir| Arc::from(dir.as_path())),
             max_bytes: settings.max_bytes,
+            pauses: PAUSES,
         })
     }
 
-    /// Bytes of one source; never none. `field` is the payload field's name for errors (`audioUrl`,
+    /// Bytes of one source; never none. A download that stumbles is tried twice more, after short pauses. `field` is the payload field's name for errors (`audioUrl`,
     /// `images[2].imageBase64`).
     ///
     /// # Errors
-    /// [`Class::Permanent`](crate::Class::Permanent) for a source that is malformed, forbidden, missing, empty or
-    /// too large; [`Class::Transient`](crate::Class::Transient) when it could not be reached or read this time;
-    /// [`Class::Deployment`](crate::Class::Deployment) when the uploads folder itself cannot be opened.
+    /// [`Class::Permanent`] for a source that is malformed, forbidden, missing, empty or
+    /// too large; [`Class::Transient`] when it could not be reached or read this time;
+    /// [`Class::Deployment`] when the uploads folder itself cannot be opened.
     pub async fn load(&self, field: &str, source: Source<'_>) -> Result<Bytes, Failure> {
         let bytes = match source {
-            Source::Url(url) => self.fetcher.get(field, url).await?,
+            Source::Url(url) => self.download(field, url).await?,
             Source::Base64(text) => self.decode(field, text)?,
             Source::FilePath(path) => self.read(field, path).await?,
         };
@@ -84,6 +92,16 @@ impl Media {
             return Err(Failure::invalid_field(field, "is empty"));
         }
         Ok(bytes)
+    }
+
+    async fn download(&self, field: &str, url: &str) -> Result<Bytes, Failure> {
+        for pause in self.pauses {
+            match self.fetcher.get(field, url).await {
+                Err(failure) if failure.class() == Class::Transient => sleep(pause).await,
+                settled => return settled,
+            }
+        }
+        self.fetcher.get(field, url).await
     }
 
     fn decode(&self, field: &str, text: &str) -> Result<Bytes, Failure> {

@@ -6,6 +6,20 @@ use crate::{Failure, media::Source};
 #[cfg(test)]
 mod tests;
 
+/// Longest text of a decoding error, characters.
+const LONGEST_ERROR: usize = 200;
+
+/// What serde says of JSON that it cannot decode, without the value that it found: that can be a signed URL, a whole
+/// file, or what a model wrote. Names of fields stay, they stand in backticks.
+pub fn without_values(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let text = match (text.find('"'), text.rfind('"')) {
+        (Some(first), Some(last)) => format!("{}…{}", &text[..first], &text[last + 1..]),
+        _ => text,
+    };
+    text.chars().take(LONGEST_ERROR).collect()
+}
+
 /// Refuses blank fields, all of them in one message: a producer mends them in one go.
 pub(crate) fn required(fields: &[(&str, &str)]) -> Result<(), Failure> {
     let blank: Vec<&str> = fields

@@ -3,12 +3,12 @@
 //! - `recognise`: one image through the provider, in one request or by submit and poll.
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Class, Failure, Guard, Provider,
+    Class, Failure, Guard, Provider, VisionApi,
     media::{Media, Source, image},
     payload,
     providers::AzureVision,
@@ -164,12 +164,14 @@ impl ProcessImage {
         Self { vision, media }
     }
 
-    /// Runs one job. The images are read one after the other: the provider's limits are tight, and one image at a
-    /// time is all the memory that a job needs.
+    /// Runs one job. All images are loaded and checked before the first is paid for, then read one after the other:
+    /// the provider's limits are tight. So a job holds up to five files in memory. An image that cannot be had costs
+    /// only its own page.
     ///
     /// # Errors
-    /// [`Class::Permanent`] for a bad payload, and when no image could be read; [`Class::Deployment`] without a
-    /// key; else what the media or the guard say.
+    /// [`Class::Permanent`] for a bad payload, and when no image could be read; [`Class::Transient`] when none
+    /// could, but one of them may be had another time; [`Class::Deployment`] without a key; else what the guard
+    /// says.
     pub async fn run(&self, payload: Payload, guard: &dyn Guard) -> Result<Output, Failure> {
         let sources = payload.sources()?;
         let vision = self.vision.as_ref().ok_or_else(|| {
@@ -193,21 +195,23 @@ impl ProcessImage {
             poll_interval: vision.poll_interval(),
         };
 
+        let loads = sources
+            .iter()
+            .map(|(field, source)| self.load(field, *source, vision.api()));
+        let images = join_all(loads).await;
         let mut gathered = Gathered::default();
-        for (index, (field, source)) in sources.into_iter().enumerate() {
-            let number = index + 1;
-            let lines = match self.load(&field, source).await {
-                Ok(image) => recogniser.lines(number, image).await,
-                Err(failure) => Err(failure),
-            };
-            gathered.add(lines)?;
+        for (index, image) in images.into_iter().enumerate() {
+            match image {
+                Ok(image) => gathered.add(recogniser.lines(index + 1, image).await)?,
+                Err(failure) => gathered.miss(failure)?,
+            }
         }
         gathered.output()
     }
 
-    async fn load(&self, field: &str, source: Source<'_>) -> Result<Bytes, Failure> {
+    async fn load(&self, field: &str, source: Source<'_>, api: VisionApi) -> Result<Bytes, Failure> {
         let bytes = self.media.load(field, source).await?;
-        image::check(field, &bytes)?;
+        image::check(field, &bytes, api)?;
         Ok(bytes)
     }
 }
@@ -220,7 +224,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// Adds the next image. A bad one costs only its own page; any other failure is the job's.
+    /// Adds the next image, as it was read. A bad one costs only its own page; any other failure is the job's.
     fn add(&mut self, lines: Result<Vec<String>, Failure>) -> Result<(), Failure> {
         let page = self.pages.len() + 1;
         match lines {
@@ -230,16 +234,24 @@ impl Gathered {
                 lines,
                 error: None,
             }),
-            Err(failure) if failure.class() == Class::Permanent => {
-                self.pages.push(Page {
-                    page,
-                    error: Some(failure.to_string()),
-                    ..Page::default()
-                });
-                self.failures.push(failure);
-            }
+            Err(failure) if failure.class() == Class::Permanent => self.miss(failure)?,
             Err(failure) => return Err(failure),
         }
+        Ok(())
+    }
+
+    /// Adds the next image, which is not to be had. Its reason is its page's, whatever its class: the other images
+    /// are not lost with it. Only a job that has to let go does so.
+    fn miss(&mut self, failure: Failure) -> Result<(), Failure> {
+        if failure.class() == Class::Cancelled {
+            return Err(failure);
+        }
+        self.pages.push(Page {
+            page: self.pages.len() + 1,
+            error: Some(failure.to_string()),
+            ..Page::default()
+        });
+        self.failures.push(failure);
         Ok(())
     }
 
@@ -247,9 +259,11 @@ impl Gathered {
         let total_images = self.pages.len();
         let images_processed = total_images - self.failures.len();
         if images_processed == 0 {
-            return Err(match self.failures.pop() {
-                Some(only) if self.failures.is_empty() => only,
-                _ => no_image(&self.pages),
+            let transient = self.failures.iter().position(|f| f.class() == Class::Transient);
+            return Err(match transient {
+                Some(at) => self.failures.swap_remove(at),
+                None if self.failures.len() == 1 => self.failures.swap_remove(0),
+                None => no_image(&self.pages),
             });
         }
         let texts: Vec<&str> = self

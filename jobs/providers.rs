@@ -56,29 +56,34 @@ impl Clients {
     /// When the HTTP client cannot be built (no TLS roots, say), or a key holds characters that no header may
     /// carry.
     pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
-        // The Azure services share connections. OpenAI's limit on silence belongs to a client, not to a request.
-        let azure = http_client().build()?;
+        let http = http_client().build()?;
         Ok(Self {
-            openai: settings.openai.as_ref().map(OpenAi::new).transpose()?,
+            openai: settings
+                .openai
+                .as_ref()
+                .map(|s| OpenAi::new(http.clone(), s))
+                .transpose()?,
             speech: settings
                 .speech
                 .as_ref()
-                .map(|s| AzureSpeech::new(azure.clone(), s))
+                .map(|s| AzureSpeech::new(http.clone(), s))
                 .transpose()?,
             vision: settings
                 .vision
                 .as_ref()
-                .map(|s| AzureVision::new(azure, s))
+                .map(|s| AzureVision::new(http, s))
                 .transpose()?,
         })
     }
 }
 
-/// One attempt a request: no retries below ours, and no redirect, which could carry a key to another host.
+/// One attempt a request: no retries below ours, and no redirect, which could carry a key to another host. No proxy
+/// either: reqwest would take one from the environment, which only the worker's configuration reads.
 fn http_client() -> ClientBuilder {
     Client::builder()
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(redirect::Policy::none())
+        .no_proxy()
         .retry(retry::never())
 }

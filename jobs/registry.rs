@@ -7,8 +7,12 @@ use serde_json::Value;
 
 use crate::{
     Failure, Guard, Settings, assess_pronunciation::AssessPronunciation,
-    generate_flashcards::GenerateFlashcards, media::Media, process_image::ProcessImage, providers::Clients,
+    generate_flashcards::GenerateFlashcards, media::Media, payload::without_values,
+    process_image::ProcessImage, providers::Clients,
 };
+
+/// Of an unknown type's name, so many characters are shown: it comes from outside.
+const LONGEST_NAME: usize = 100;
 
 /// The types of job that the worker knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,7 +26,8 @@ pub enum JobType {
     ProcessImage,
 }
 
-/// The job's type is none that this worker knows. Its text is what the web API has always shown.
+/// The job's type is none that this worker knows: the beginning of its name. Its text is what the web API has always
+/// shown.
 #[derive(Debug, thiserror::Error)]
 #[error("Unknown job type: {0}")]
 pub struct UnknownJobType(pub String);
@@ -76,7 +81,7 @@ impl FromStr for JobType {
         Self::ALL
             .into_iter()
             .find(|t| t.as_str() == name)
-            .ok_or_else(|| UnknownJobType(name.to_owned()))
+            .ok_or_else(|| UnknownJobType(name.chars().take(LONGEST_NAME).collect()))
     }
 }
 
@@ -169,12 +174,12 @@ fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Failure> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
         match error.inner().classify() {
-            serde_json::error::Category::Data => Failure::invalid_field(field, error.into_inner()),
-            _ => Failure::permanent("payload is not JSON").caused_by(error.into_inner()),
+            serde_json::error::Category::Data => Failure::invalid_field(field, without_values(error.inner())),
+            _ => Failure::permanent("payload is not JSON").caused_by(without_values(error.inner())),
         }
     })?;
     json.end()
-        .map_err(|error| Failure::permanent("payload is not JSON").caused_by(error))?;
+        .map_err(|error| Failure::permanent("payload is not JSON").caused_by(without_values(&error)))?;
     Ok(value)
 }
 
@@ -182,3 +187,6 @@ fn to_json<T: Serialize>(result: T) -> Result<Value, Failure> {
     serde_json::to_value(result)
         .map_err(|e| Failure::permanent("result cannot be written as JSON").caused_by(e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,12 @@
 //! What the handlers need to know of the deployment. Filled by the worker's `config`, the only reader of the
 //! environment; every base URL can point to a stand-in.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 use url::Url;
+
+use crate::media::Shown;
 
 /// Settings of all handlers. A provider without settings fails its jobs as a deployment fault that says so.
 #[derive(Debug, Clone)]
@@ -20,7 +22,7 @@ pub struct Settings {
 }
 
 /// OpenAI chat completions.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct OpenAiSettings {
     /// `https://api.openai.com/v1`, without a trailing slash.
     pub base_url: Url,
@@ -28,12 +30,22 @@ pub struct OpenAiSettings {
     pub key: SecretString,
     /// Model name, `gpt-4o-mini`.
     pub model: String,
-    /// Longest silence while the answer is read.
+    /// Longest wait for an answer, which comes whole.
     pub timeout: Duration,
 }
 
+impl fmt::Debug for OpenAiSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenAiSettings")
+            .field("base_url", &format_args!("{}", Shown(&self.base_url)))
+            .field("model", &self.model)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Azure Speech, pronunciation assessment.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SpeechSettings {
     /// `https://{region}.stt.speech.microsoft.com`, or the endpoint of a resource followed by `/stt`.
     pub endpoint: Url,
@@ -43,8 +55,17 @@ pub struct SpeechSettings {
     pub timeout: Duration,
 }
 
+impl fmt::Debug for SpeechSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpeechSettings")
+            .field("endpoint", &format_args!("{}", Shown(&self.endpoint)))
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Azure Vision, text recognition.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct VisionSettings {
     /// `https://{resource}.cognitiveservices.azure.com`.
     pub endpoint: Url,
@@ -56,6 +77,17 @@ pub struct VisionSettings {
     pub timeout: Duration,
     /// Pause between two polls of a Read 3.2 operation.
     pub poll_interval: Duration,
+}
+
+impl fmt::Debug for VisionSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VisionSettings")
+            .field("endpoint", &format_args!("{}", Shown(&self.endpoint)))
+            .field("api", &self.api)
+            .field("timeout", &self.timeout)
+            .field("poll_interval", &self.poll_interval)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The two services that read text from images.

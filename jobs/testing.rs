@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::{Attempt, Call, Class, Failure, Guard, Reply};
 
+pub(crate) mod server;
+
 /// Makes up to three attempts, like the real guard, but at once. Replays the replies that it was given.
 #[derive(Default)]
 pub(crate) struct FakeGuard {
@@ -48,6 +50,13 @@ impl FakeGuard {
             .iter()
             .map(|call| call.step.to_string())
             .collect()
+    }
+
+    /// The steps that are not paid for, in order.
+    pub(crate) fn unpaid_steps(&self) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        let unpaid = calls.iter().filter(|call| !call.paid);
+        unpaid.map(|call| call.step.to_string()).collect()
     }
 
     /// The tokens that each call announced, in order.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Difficulty, FEWEST_CARDS, Flashcard, Payload};
-use crate::{Failure, Provider};
+use crate::{Failure, Provider, payload::without_values};
 
 /// A topic that the model chose needs this many cards to stand on its own.
 const FEWEST_OF_A_TOPIC: usize = 5;
@@ -47,7 +47,7 @@ pub(super) fn read(body: &Value, payload: &Payload) -> Result<Answer, Failure> {
         .as_str()
         .ok_or_else(|| unusable("no content"))?;
     let deck: Deck = serde_json::from_str(content)
-        .map_err(|e| unusable("the content is not the agreed JSON").caused_by(e))?;
+        .map_err(|e| unusable("the content is not the agreed JSON").caused_by(without_values(&e)))?;
     let cards = cards(deck, payload);
     if cards.len() < FEWEST_CARDS {
         return Err(unusable(&format!("only {} usable flashcards", cards.len())));

@@ -7,7 +7,7 @@ use super::Payload;
 use crate::payload::given;
 
 /// Room for one card in the answer, tokens: generous, for scripts that take several tokens a character.
-const TOKENS_PER_CARD: u64 = 200;
+const TOKENS_PER_CARD: u64 = 190;
 
 /// A request that is ready to be sent.
 pub(super) struct Request {
@@ -17,16 +17,18 @@ pub(super) struct Request {
     pub(super) estimated_tokens: u64,
 }
 
-/// Room for the answer, tokens. Twice the most, 16,000, still fits the 16,384 that the usual model can write.
+/// Room for the answer, tokens. Twice the most, 16,340, still fits the 16,384 that the usual model can write.
 pub(super) fn token_cap(payload: &Payload) -> u64 {
-    TOKENS_PER_CARD * payload.wanted() as u64
+    TOKENS_PER_CARD * payload.to_write() as u64
 }
 
-/// Asks `model` for the cards, in at most `cap` tokens.
+/// Asks `model` for the cards, in at most `cap` tokens. Names no temperature: reasoning models refuse any.
 pub(super) fn request(payload: &Payload, model: &str, cap: u64) -> Request {
     let system = instructions(payload);
     let user = material(payload);
-    let characters = (system.chars().count() + user.chars().count()) as u64;
+    let schema = schema();
+    let estimated_tokens =
+        tokens_at_most(&system) + tokens_at_most(&user) + tokens_at_most(&schema.to_string()) + cap;
     let body = json!({
         "model": model,
         "messages": [
@@ -34,20 +36,26 @@ pub(super) fn request(payload: &Payload, model: &str, cap: u64) -> Request {
             { "role": "user", "content": user },
         ],
         "max_completion_tokens": cap,
-        "temperature": 0.7,
         "response_format": {
             "type": "json_schema",
-            "json_schema": { "name": "flashcards", "strict": true, "schema": schema() },
+            "json_schema": { "name": "flashcards", "strict": true, "schema": schema },
         },
     });
     Request {
         body,
-        estimated_tokens: characters / 3 + cap,
+        estimated_tokens,
     }
 }
 
+/// An upper estimate: three ASCII characters make a token or less, and other scripts can take one for each.
+fn tokens_at_most(text: &str) -> u64 {
+    let ascii = text.chars().filter(char::is_ascii).count();
+    let others = text.chars().count() - ascii;
+    (ascii.div_ceil(3) + others) as u64
+}
+
 fn instructions(payload: &Payload) -> String {
-    let count = payload.wanted();
+    let count = payload.to_write();
     let topics = match payload.fixed_topic() {
         Some(_) => {
             "Every card belongs to the topic in \"topic\": leave out what has nothing to do with it, and \
@@ -57,7 +65,7 @@ fn instructions(payload: &Payload) -> String {
         None => format!(
             "Choose the topics yourself: one to {} of them, the most important in the material, each with a short \
              name and at least five cards. Spell a topic's name the same on all of its cards.",
-            (count / 5).min(5)
+            (payload.wanted() / 5).min(5)
         ),
     };
     let pronunciation = match given(payload.native_language.as_ref()) {

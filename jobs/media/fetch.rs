@@ -195,7 +195,7 @@ fn transient(field: &str, why: impl fmt::Display) -> Failure {
 }
 
 /// A URL as it may be shown: without user name, password and query, which can be secrets, and not endless.
-struct Shown<'a>(&'a Url);
+pub(crate) struct Shown<'a>(pub(crate) &'a Url);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use super::*;
-use crate::Class;
+use crate::testing::server::{Play, Server};
 
 /// Media with the given uploads folder and a limit of ten bytes.
 fn media(uploads_dir: Option<&Path>) -> Media {
@@ -193,4 +193,35 @@ async fn without_an_uploads_folder_there_are_no_files() {
     let gone = media(Some(Path::new("/no/such/folder")));
     let failure = gone.load("f", Source::FilePath("a")).await.unwrap_err();
     assert_eq!(failure.class(), Class::Deployment, "{failure}");
+}
+
+#[tokio::test]
+async fn a_download_that_stumbles_is_tried_twice_more() {
+    for (statuses, class, requests) in [
+        (&[503, 503, 200][..], None, 3),
+        (&[503, 503, 503, 200], Some(Class::Transient), 3),
+        (&[503, 404, 200], Some(Class::Permanent), 2),
+        (&[200], None, 1),
+    ] {
+        let left = std::sync::Mutex::new(statuses.iter());
+        let server = Server::answering(move |_| {
+            Play::answer(*left.lock().unwrap().next().unwrap_or(&500), "", "bytes")
+        })
+        .await;
+        let mut media = media(None);
+        media.fetcher = Fetcher::new(&MediaSettings {
+            uploads_dir: None,
+            allowed_hosts: vec!["127.0.0.1".to_owned()],
+            max_bytes: 10,
+            timeout: Duration::from_secs(20),
+        })
+        .unwrap();
+        media.pauses = [Duration::from_millis(20), Duration::from_millis(40)];
+        let started = std::time::Instant::now();
+        let loaded = media.load("f", Source::Url(server.url.as_str())).await;
+        assert_eq!(loaded.err().map(|failure| failure.class()), class, "{statuses:?}");
+        assert_eq!(server.requests().len(), requests, "{statuses:?}");
+        let pauses: Duration = media.pauses[..requests - 1].iter().sum();
+        assert!(started.elapsed() >= pauses, "{statuses:?}");
+    }
 }

@@ -1,18 +1,19 @@
 //! One image through the provider, to its lines of text.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::{Call, Failure, Guard, Provider, Reply, VisionApi};
+use crate::{
+    Call, Class, Failure, Guard, Provider, Reply, VisionApi,
+    providers::azure_vision::{EXPIRED, operation_failure},
+};
 
-/// An operation that is not done by then is left to the job's next attempt, which goes on polling it.
+/// An operation that is not done by then is left to the job's next attempt, which goes on polling it where replies
+/// are kept, and submits anew where they are not.
 const LONGEST_OPERATION: Duration = Duration::from_secs(120);
 
 /// One request to the provider.
@@ -41,45 +42,58 @@ impl Recogniser<'_> {
     pub(super) async fn lines(&self, number: usize, image: Bytes) -> Result<Vec<String>, Failure> {
         match self.api {
             VisionApi::ImageAnalysis40 => {
-                let analyze = || Ask::Analyze(image.clone());
-                self.call(format!("image:{number}"), &analyze, &analyzed)
-                    .await
-                    .map(|(lines, _)| lines)
+                let call = Call::new(Provider::AzureVision, format!("image:{number}"));
+                self.call(&call, &|| Ask::Analyze(image.clone()), &analyzed).await
             }
-            VisionApi::Read32 => self.operation(number, image, LONGEST_OPERATION).await,
+            VisionApi::Read32 => self.read(number, &image).await,
         }
     }
 
-    /// Submits an image and polls until its lines are there. The submit has a step of its own, so that a later
-    /// delivery of the job goes on polling what was paid for.
+    /// Reads an image by an operation. One that ends without text, for a reason that need not be the image's, is
+    /// not asked again, as its end is final: the image is submitted once more, and no more than that, for each
+    /// submit is paid.
+    async fn read(&self, number: usize, image: &Bytes) -> Result<Vec<String>, Failure> {
+        match self.operation(number, "", image, LONGEST_OPERATION).await? {
+            Err(failure) if failure.class() == Class::Transient => {}
+            ended => return ended,
+        }
+        let again = self.operation(number, ":2", image, LONGEST_OPERATION).await?;
+        again.map_err(|failure| {
+            Failure::permanent(format!(
+                "azure-vision: image {number} was submitted twice in vain"
+            ))
+            .by(Provider::AzureVision)
+            .caused_by(failure)
+        })
+    }
+
+    /// Submits an image and polls until the operation has ended. The submit has a step of its own: where replies
+    /// are kept, a later delivery of the job goes on polling what was paid for. Polls are free, and never kept.
     pub(super) async fn operation(
         &self,
         number: usize,
-        image: Bytes,
+        round: &str,
+        image: &Bytes,
         limit: Duration,
-    ) -> Result<Vec<String>, Failure> {
-        let submit = || Ask::Submit(image.clone());
-        let (operation, _) = self
-            .call(format!("image:{number}:submit"), &submit, &submitted)
+    ) -> Result<End, Failure> {
+        let submit = Call::new(Provider::AzureVision, format!("image:{number}:submit{round}"));
+        let operation = self
+            .call(&submit, &|| Ask::Submit(image.clone()), &submitted)
             .await?;
 
-        let poll = || Ask::Poll(operation.clone());
+        let poll = Call::new(Provider::AzureVision, format!("image:{number}:poll{round}")).unpaid();
         let deadline = Instant::now() + limit;
-        for n in 1_u32.. {
-            let (state, sent) = self
-                .call(format!("image:{number}:poll:{n}"), &poll, &polled)
+        loop {
+            let state = self
+                .call(&poll, &|| Ask::Poll(operation.clone()), &polled)
                 .await?;
-            if let State::Done(lines) = state {
-                return Ok(lines);
+            if let State::Ended(end) = state {
+                return Ok(end);
             }
-            // An answer that the guard kept from an earlier delivery took no time: the operation is asked anew
-            // at once.
-            if sent {
-                if Instant::now() + self.poll_interval > deadline {
-                    break;
-                }
-                sleep(self.poll_interval).await;
+            if Instant::now() + self.poll_interval > deadline {
+                break;
             }
+            sleep(self.poll_interval).await;
         }
         let message = format!(
             "azure-vision: image {number} was not read within {} s",
@@ -88,19 +102,17 @@ impl Recogniser<'_> {
         Err(Failure::transient(message).by(Provider::AzureVision))
     }
 
-    /// Makes one guarded call. Tells what its answer says, and whether it was sent or came from the guard's store.
+    /// Makes one guarded call, and tells what its answer says.
     async fn call<T>(
         &self,
-        step: String,
+        call: &Call,
         question: &(dyn Fn() -> Ask + Sync),
         read: &(dyn Fn(&Value) -> Result<T, Failure> + Sync),
-    ) -> Result<(T, bool), Failure> {
-        let sent = AtomicBool::new(false);
+    ) -> Result<T, Failure> {
         let reply = self
             .guard
-            .call(&Call::new(Provider::AzureVision, step), &|| {
+            .call(call, &|| {
                 Box::pin(async {
-                    sent.store(true, Ordering::Relaxed);
                     let reply = (self.ask)(question()).await?;
                     // Read here too, so that an answer nobody can use is tried again like any other stumble.
                     read(&reply.body)?;
@@ -108,15 +120,18 @@ impl Recogniser<'_> {
                 })
             })
             .await?;
-        Ok((read(&reply.body)?, sent.into_inner()))
+        read(&reply.body)
     }
 }
 
+/// How an operation ended: the lines, or why there are none. Either way it will not change any more.
+pub(super) type End = Result<Vec<String>, Failure>;
+
 /// How an operation stands.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) enum State {
     Running,
-    Done(Vec<String>),
+    Ended(End),
 }
 
 /// The lines in an answer of Image Analysis 4.0. An image without text has no blocks.
@@ -140,11 +155,16 @@ pub(super) fn polled(body: &Value) -> Result<State, Failure> {
     match body["status"].as_str() {
         Some("notStarted" | "running") => Ok(State::Running),
         Some("succeeded") => {
-            let pages = body["analyzeResult"]["readResults"]
-                .as_array()
-                .ok_or_else(|| unusable("no analyzeResult.readResults"))?;
-            Ok(State::Done(lines(pages)))
+            let pages = body["analyzeResult"]["readResults"].as_array();
+            let end = pages
+                .map(|pages| lines(pages))
+                .ok_or_else(|| unusable("no analyzeResult.readResults"));
+            Ok(State::Ended(end))
         }
+        Some("failed") => Ok(State::Ended(Err(operation_failure(body)))),
+        Some(EXPIRED) => Ok(State::Ended(Err(unusable(
+            "the operation is not known, or not any more",
+        )))),
         _ => Err(unusable("no known status")),
     }
 }

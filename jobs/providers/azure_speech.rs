@@ -1,6 +1,6 @@
 //! Azure Speech: pronunciation assessment through the REST interface for short audio.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{
@@ -15,15 +15,26 @@ use super::{
     answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
     http::{Peer, join, key_header},
 };
-use crate::{Class, Failure, Provider, Reply, SpeechSettings, media::audio::Audio};
+use crate::{
+    Class, Failure, Provider, Reply, SpeechSettings,
+    media::{Shown, audio::Audio},
+};
 
 /// Azure Speech, pronunciation assessment.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AzureSpeech {
     peer: Arc<Peer>,
     url: Url,
     key: HeaderMap,
     timeout: Duration,
+}
+
+impl fmt::Debug for AzureSpeech {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AzureSpeech")
+            .field("url", &format_args!("{}", Shown(&self.url)))
+            .finish_non_exhaustive()
+    }
 }
 
 impl AzureSpeech {

@@ -1,6 +1,6 @@
 //! Azure Vision: text in images, by Image Analysis 4.0 (one request) or Read 3.2 (submit, then poll).
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
@@ -15,10 +15,13 @@ use super::{
     answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
     http::{Answer, Peer, join, key_header},
 };
-use crate::{Class, Failure, Provider, Reply, VisionApi, VisionSettings};
+use crate::{Class, Failure, Provider, Reply, VisionApi, VisionSettings, media::Shown};
 
 /// Longest wait for the answer to one poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a poll calls an operation that the service does not know, or not any more.
+pub(crate) const EXPIRED: &str = "expired";
 
 /// Longest operation id that is believed. They are GUIDs.
 const MAX_OPERATION_ID: usize = 128;
@@ -32,7 +35,7 @@ const STUMBLED: [&str; 4] = [
 ];
 
 /// Azure Vision, text recognition.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AzureVision {
     peer: Arc<Peer>,
     endpoint: Url,
@@ -40,6 +43,14 @@ pub struct AzureVision {
     api: VisionApi,
     timeout: Duration,
     poll_interval: Duration,
+}
+
+impl fmt::Debug for AzureVision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AzureVision")
+            .field("endpoint", &format_args!("{}", Shown(&self.endpoint)))
+            .finish_non_exhaustive()
+    }
 }
 
 impl AzureVision {
@@ -86,7 +97,7 @@ impl AzureVision {
     }
 
     /// Makes one attempt at submitting an image to Read 3.2. The reply is `{"operationId": "…"}`, for
-    /// [`poll`](Self::poll). It is paid from here on: a retry should poll again, not submit again.
+    /// [`poll`](Self::poll). It is paid from here on: another submit pays again.
     ///
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that names no operation.
@@ -110,11 +121,12 @@ impl AzureVision {
     }
 
     /// Asks once how a Read 3.2 operation stands. The reply is the answer as received, its `status` one of
-    /// `notStarted`, `running` and `succeeded`.
+    /// `notStarted`, `running`, `succeeded` and `failed`; or `{"status": "expired"}` for an operation that the
+    /// service does not know. The last three are final: asking again changes nothing, so none is an error to retry.
     ///
     /// # Errors
-    /// What the status of the answer means; when the operation failed, what its error code means; permanent for
-    /// an id that can be none.
+    /// What the status of the answer means; transient for one that names no known status; permanent for an id that
+    /// can be none.
     pub async fn poll(&self, operation_id: &str) -> Result<Reply, Failure> {
         if !is_operation_id(operation_id) {
             return Err(Failure::permanent("azure-vision: this is no operation id").by(Provider::AzureVision));
@@ -124,11 +136,19 @@ impl AzureVision {
             &self.endpoint,
             format_args!("/vision/v3.2/read/analyzeResults/{operation_id}"),
         );
-        let answer = self.send(self.peer.http.get(url).timeout(POLL_TIMEOUT)).await?;
+        let answer = match self.send(self.peer.http.get(url).timeout(POLL_TIMEOUT)).await {
+            // This endpoint took the image: what it does not know is the operation.
+            Err(failure) if failure.status() == Some(404) => {
+                return Ok(Reply {
+                    body: json!({ "status": EXPIRED }),
+                    tokens: None,
+                });
+            }
+            answer => answer?,
+        };
         let body = self.peer.json(&answer.body)?;
         match body["status"].as_str() {
-            Some("notStarted" | "running" | "succeeded") => Ok(Reply { body, tokens: None }),
-            Some("failed") => Err(failed(&body)),
+            Some("notStarted" | "running" | "succeeded" | "failed") => Ok(Reply { body, tokens: None }),
             status => {
                 let status = excerpt(status.unwrap_or("missing"));
                 Err(
@@ -169,8 +189,8 @@ fn is_operation_id(id: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-/// An operation that failed: by its code, and worth another try without one, as `FailedToProcess` is.
-fn failed(answer: &Value) -> Failure {
+/// What a failed operation means: by its code, and worth another submit without one, as `FailedToProcess` is.
+pub(crate) fn operation_failure(answer: &Value) -> Failure {
     let body = ["/error", "/analyzeResult/errors/0", "/errors/0"]
         .iter()
         .find_map(|place| ErrorBody::of(answer.pointer(place)?))

@@ -24,7 +24,6 @@ const MAX_REFUSAL: usize = 64 * 1024;
 pub(super) type Classify = fn(u16, &HeaderMap, &[u8]) -> Failure;
 
 /// The way to one provider.
-#[derive(Debug)]
 pub(super) struct Peer {
     /// Who it is.
     pub(super) provider: Provider,

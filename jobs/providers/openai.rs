@@ -2,7 +2,7 @@
 //! reading of errors, which loses the status, the headers, and bodies that are not JSON: a service of ours below
 //! it makes the one attempt.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpRequestFactory};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
@@ -15,7 +15,7 @@ use super::{
     answer::{ErrorBody, class_of, refusal, retry_after},
     http::{Peer, join, key_header},
 };
-use crate::{Class, Failure, OpenAiSettings, Provider, Reply};
+use crate::{Class, Failure, OpenAiSettings, Provider, Reply, media::Shown};
 
 /// Codes and types of a 429 that no waiting mends. Any `…_spend_limit_exceeded` is another.
 const NO_CREDIT: [&str; 3] = [
@@ -51,17 +51,15 @@ pub struct OpenAi {
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.client.config().base.host_str();
         f.debug_struct("OpenAi")
-            .field("host", &host)
+            .field("base", &format_args!("{}", Shown(&self.client.config().base)))
             .field("model", &self.model)
             .finish_non_exhaustive()
     }
 }
 
 impl OpenAi {
-    pub(super) fn new(settings: &OpenAiSettings) -> Result<Self, reqwest::Error> {
-        let http = super::http_client().read_timeout(settings.timeout).build()?;
+    pub(super) fn new(http: reqwest::Client, settings: &OpenAiSettings) -> Result<Self, reqwest::Error> {
         let endpoint = Endpoint::new(&http, settings)?;
         let peer = Arc::new(Peer {
             provider: Provider::OpenAi,
@@ -69,10 +67,11 @@ impl OpenAi {
             key: settings.key.clone(),
             classify,
         });
+        let timeout = settings.timeout;
         // `build`, not `with_config`: that one makes a reqwest client of its own, and panics when it cannot.
         let client = Client::build(http, endpoint).with_http_service(service_fn(move |request| {
             let peer = Arc::clone(&peer);
-            async move { attempt(&peer, request).await }
+            async move { attempt(&peer, request, timeout).await }
         }));
         Ok(Self {
             client: Arc::new(client),
@@ -109,8 +108,15 @@ fn unsent(error: tower::BoxError) -> Failure {
         .caused_by(error)
 }
 
-async fn attempt(peer: &Peer, request: HttpRequestFactory) -> Result<reqwest::Response, OpenAIError> {
-    let request = request.build().await?;
+/// The time-out covers the whole exchange: the answer comes in one piece once the model has written all of it, and
+/// until then the connection is silent.
+async fn attempt(
+    peer: &Peer,
+    request: HttpRequestFactory,
+    timeout: Duration,
+) -> Result<reqwest::Response, OpenAIError> {
+    let mut request = request.build().await?;
+    *request.timeout_mut() = Some(timeout);
     let checked = async {
         let answer = peer.exchange(request).await?;
         // Checked here, for async-openai would log the whole of an answer that it cannot read.

@@ -15,7 +15,6 @@ use crate::{
 
 mod answer;
 mod openai;
-mod server;
 mod speech;
 mod transport;
 mod vision;

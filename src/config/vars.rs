@@ -72,7 +72,7 @@ vars! {
     OPENAI_API_KEY: secret = None, "without it flashcard jobs fail";
     OPENAI_BASE_URL = Value("https://api.openai.com/v1"), "OpenAI, or a proxy that speaks like it";
     OPENAI_MODEL = Value("gpt-4o-mini"), "the model that writes flashcards";
-    OPENAI_TIMEOUT = Value("60s"), "longest silence while an answer is read";
+    OPENAI_TIMEOUT = Value("180s"), "longest wait for an answer, which comes whole";
     AZURE_SPEECH_KEY: secret = None, "without it pronunciation jobs fail";
     AZURE_SPEECH_REGION = None, "such as `westeurope`";
     AZURE_SPEECH_ENDPOINT = None, "instead of the region: the base URL of speech to text";

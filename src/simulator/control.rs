@@ -5,7 +5,7 @@
 //! |---|---|
 //! | GET /_sim/journal?since=N | `{entries, next}`: up to 10,000 requests from number N on; ask again from `next` |
 //! | GET /_sim/stats | `{uptime_ms, providers: {openai: {…, pending_faults}, azure-speech, azure-vision}}` |
-//! | POST /_sim/faults?provider=openai | body: array of faults; with `&match=TEXT` (and `&times=N`) for requests that contain it |
+//! | POST /_sim/faults?provider=openai | body: array of faults, of which all are set or none; with `&match=TEXT` (and `&times=N`) for requests that contain it |
 //! | DELETE /_sim/faults | forgets scripts and matches |
 //! | POST /_sim/options | `{latency_ms?, random_faults?}` |
 
@@ -86,13 +86,9 @@ async fn add_faults(
     match (target.text, target.times) {
         (None, None) => shared.faults.script(target.provider, faults)?,
         (None, Some(_)) => return Err(Refused("times needs match".to_owned())),
-        (Some(text), times) => {
-            for fault in faults {
-                shared
-                    .faults
-                    .on_match(target.provider, text.clone(), fault, times)?;
-            }
-        }
+        (Some(text), times) => shared
+            .faults
+            .on_match_each(target.provider, &text, faults, times)?,
     }
     Ok(StatusCode::NO_CONTENT)
 }

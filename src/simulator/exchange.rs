@@ -161,9 +161,7 @@ pub(super) async fn run(
         tokio::time::sleep(wait).await;
     }
     if let Some(Fault::Reset) = fault {
-        let mut response = Response::new(Body::empty());
-        response.extensions_mut().insert(Reset);
-        return response;
+        return reset();
     }
     let answer = fault
         .as_ref()
@@ -179,11 +177,24 @@ pub(super) async fn run(
                 fault,
             })
         });
-    visit.answer(answer.status);
     match fault {
-        Some(Fault::CutBody) => answer.cut(),
-        _ => answer.into(),
+        // Of nothing there is no half: the answer is lost as a whole.
+        Some(Fault::CutBody) if answer.body.is_empty() => reset(),
+        Some(Fault::CutBody) => {
+            visit.answer(answer.status);
+            answer.cut()
+        }
+        _ => {
+            visit.answer(answer.status);
+            answer.into()
+        }
     }
+}
+
+fn reset() -> Response {
+    let mut response = Response::new(Body::empty());
+    response.extensions_mut().insert(Reset);
+    response
 }
 
 /// What a request says outside its body.
@@ -243,7 +254,9 @@ fn instead(provider: Provider, fault: &Fault) -> Option<Answer> {
         | Fault::ContentFilter
         | Fault::Length
         | Fault::NoUsage
-        | Fault::Speech { .. } => return None,
+        | Fault::Speech { .. }
+        | Fault::OperationFailed { .. }
+        | Fault::OperationUnknown => return None,
     })
 }
 

@@ -59,6 +59,16 @@ pub enum Fault {
         /// The status.
         status: Recognition,
     },
+    /// Vision, Read 3.2: the operation that this request starts or polls fails, now and whenever it is polled. An
+    /// image analysis goes well.
+    OperationFailed {
+        /// Code of the error; by default there is no error.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+    },
+    /// Vision, Read 3.2: the operation that this request starts or polls is not known, now and whenever it is
+    /// polled. An image analysis goes well.
+    OperationUnknown,
 }
 
 /// The ways in which Speech answers 200 without a recognition.
@@ -114,6 +124,8 @@ impl Fault {
             Self::Length => "length",
             Self::NoUsage => "no_usage",
             Self::Speech { .. } => "speech",
+            Self::OperationFailed { .. } => "operation_failed",
+            Self::OperationUnknown => "operation_unknown",
         }
     }
 
@@ -122,6 +134,7 @@ impl Fault {
         let only = match self {
             Self::Refusal | Self::ContentFilter | Self::Length | Self::NoUsage => Provider::OpenAi,
             Self::Speech { .. } => Provider::AzureSpeech,
+            Self::OperationFailed { .. } | Self::OperationUnknown => Provider::AzureVision,
             _ => provider,
         };
         if only != provider {

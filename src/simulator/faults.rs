@@ -78,13 +78,26 @@ impl Faults {
         fault: Fault,
         times: Option<u32>,
     ) -> Result<(), FaultError> {
-        let mut plan = self.rules_for(provider, std::slice::from_ref(&fault))?;
+        self.on_match_each(provider, &text.into(), vec![fault], times)
+    }
+
+    /// The same for several faults, in this order: all of them are added, or none.
+    pub(super) fn on_match_each(
+        &self,
+        provider: Provider,
+        text: &str,
+        faults: Vec<Fault>,
+        times: Option<u32>,
+    ) -> Result<(), FaultError> {
+        let mut plan = self.rules_for(provider, &faults)?;
         if times != Some(0) {
-            plan.rules[provider as usize].matching.push(Match {
-                text: text.into(),
-                fault,
-                left: times,
-            });
+            plan.rules[provider as usize]
+                .matching
+                .extend(faults.into_iter().map(|fault| Match {
+                    text: text.to_owned(),
+                    fault,
+                    left: times,
+                }));
         }
         Ok(())
     }

@@ -219,11 +219,11 @@ struct Filler<'a> {
 impl Filler<'_> {
     /// The value of property `name` in item `i` of the list around it.
     fn value(&mut self, schema: &Value, name: &str, i: usize, depth: usize) -> Value {
-        self.left = self.left.saturating_sub(1);
-        // A schema may refer to itself without end.
-        if depth > 4 * MAX_DEPTH {
+        // A schema may refer to itself without end, and more than once at each level.
+        if self.left == 0 || depth > 4 * MAX_DEPTH {
             return Value::Null;
         }
+        self.left -= 1;
         if let Some(target) = schema["$ref"].as_str() {
             let target = target
                 .strip_prefix('#')
@@ -293,4 +293,26 @@ impl Filler<'_> {
 /// Every third optional value is left out.
 fn left_out(i: usize) -> bool {
     i % 3 == 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_that_doubles_at_each_level_is_filled_to_the_bound() {
+        fn count(value: &Value) -> usize {
+            1 + value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(_, inner)| count(inner))
+                .sum::<usize>()
+        }
+        let schema = json!({
+            "type": "object", "properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}},
+        });
+        let values = count(&fill(&schema, &Seed::new("prompt", 20)));
+        assert!((100..=2 * MAX_VALUES).contains(&values), "{values}");
+    }
 }

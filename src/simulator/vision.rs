@@ -10,7 +10,7 @@ use imagesize::{ImageSize, ImageType};
 use serde_json::{Value, json};
 
 use super::{
-    azure, digest,
+    Fault, azure, digest,
     exchange::{Answer, Ask},
 };
 
@@ -36,6 +36,27 @@ struct Operation {
     lines: [String; 2],
     size: ImageSize,
     polls: usize,
+    fate: Fate,
+}
+
+/// How an operation ends.
+enum Fate {
+    Succeeds,
+    /// With this code, if any.
+    Fails(Option<String>),
+    /// As if it had never been.
+    Unknown,
+}
+
+impl Fate {
+    /// What the fault makes of an operation, if it is of that sort.
+    fn of(fault: Option<&Fault>) -> Option<Self> {
+        match fault? {
+            Fault::OperationFailed { code } => Some(Self::Fails(code.clone())),
+            Fault::OperationUnknown => Some(Self::Unknown),
+            _ => None,
+        }
+    }
 }
 
 impl Operations {
@@ -98,7 +119,7 @@ fn try_analyze(ask: &Ask<'_>) -> Result<Answer, Answer> {
         let message = "The query parameter features must name read, the one feature that is simulated.";
         return Err(azure::error(400, "InvalidRequest", message));
     }
-    let size = check_image(ask, 16_000)?;
+    let size = check_image(ask, &ANALYSIS)?;
     let lines: Vec<Value> = lines(ask, size)
         .iter()
         .enumerate()
@@ -136,7 +157,7 @@ pub(super) fn submit(ask: &Ask<'_>) -> Answer {
 
 fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
     azure::authorize(ask, &ask.shared.keys.vision)?;
-    let size = check_image(ask, 10_000)?;
+    let size = check_image(ask, &READ)?;
     let id = request_id(ask);
     let place = format!("http://{}{RESULTS}{id}", ask.shared.addr);
     let mut operations = ask.shared.operations.all();
@@ -150,6 +171,7 @@ fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
         lines,
         size,
         polls: 0,
+        fate: Fate::of(ask.fault).unwrap_or(Fate::Succeeds),
     });
     let accepted = Answer {
         status: 202,
@@ -170,16 +192,27 @@ fn try_poll(ask: &Ask<'_>) -> Result<Answer, Answer> {
     azure::authorize(ask, &ask.shared.keys.vision)?;
     let id = ask.parts.uri.path().strip_prefix(RESULTS).unwrap_or_default();
     let mut operations = ask.shared.operations.all();
-    let Some(operation) = operations.iter_mut().find(|operation| operation.id == id) else {
-        return Err(azure::error(
-            404,
-            "OperationNotFound",
-            "The operation does not exist or has expired.",
-        ));
-    };
+    let operation = operations
+        .iter_mut()
+        .find(|operation| operation.id == id)
+        .ok_or_else(unknown_operation)?;
+    if let Some(fate) = Fate::of(ask.fault) {
+        operation.fate = fate;
+    }
     let times =
         json!({"createdDateTime": "2026-01-01T00:00:00Z", "lastUpdatedDateTime": "2026-01-01T00:00:01Z"});
     let mut answer = times;
+    match &operation.fate {
+        Fate::Unknown => return Err(unknown_operation()),
+        Fate::Fails(code) => {
+            answer["status"] = json!("failed");
+            if let Some(code) = code {
+                answer["error"] = json!({"code": code, "message": "The operation failed."});
+            }
+            return Ok(Answer::json(200, &answer));
+        }
+        Fate::Succeeds => {}
+    }
     if let Some(status) = UNFINISHED.get(operation.polls) {
         operation.polls += 1;
         answer["status"] = json!(status);
@@ -208,6 +241,11 @@ fn try_poll(ask: &Ask<'_>) -> Result<Answer, Answer> {
     Ok(Answer::json(200, &answer))
 }
 
+fn unknown_operation() -> Answer {
+    let message = "The operation does not exist or has expired.";
+    azure::error(404, "OperationNotFound", message)
+}
+
 fn request_id(ask: &Ask<'_>) -> String {
     azure::guid(ask.shared.seed, ask.seq)
 }
@@ -221,8 +259,33 @@ fn lines(ask: &Ask<'_>, size: ImageSize) -> [String; 2] {
     ]
 }
 
-/// Checks type, format and size of the image; `longest` is the longest side, pixels.
-fn check_image(ask: &Ask<'_>, longest: usize) -> Result<ImageSize, Answer> {
+/// The images that a service takes.
+struct Takes {
+    formats: &'static [ImageType],
+    /// Longest side, pixels.
+    longest: usize,
+}
+
+const ANALYSIS: Takes = Takes {
+    formats: &[
+        ImageType::Jpeg,
+        ImageType::Png,
+        ImageType::Gif,
+        ImageType::Bmp,
+        ImageType::Webp,
+        ImageType::Ico,
+        ImageType::Tiff,
+    ],
+    longest: 16_000,
+};
+
+const READ: Takes = Takes {
+    formats: &[ImageType::Jpeg, ImageType::Png, ImageType::Bmp, ImageType::Tiff],
+    longest: 10_000,
+};
+
+/// Checks type, format and size of the image.
+fn check_image(ask: &Ask<'_>, takes: &Takes) -> Result<ImageSize, Answer> {
     if ask.is_type("application/json") {
         let message = "The simulator fetches no image URL: send the bytes.";
         return Err(inner_error("InvalidImageUrl", message));
@@ -230,10 +293,8 @@ fn check_image(ask: &Ask<'_>, longest: usize) -> Result<ImageSize, Answer> {
     if !ask.is_type("application/octet-stream") {
         return Err(azure::refuse(415));
     }
-    let readable = imagesize::image_type(ask.body).is_ok_and(|kind| {
-        use ImageType::{Bmp, Gif, Ico, Jpeg, Png, Tiff, Webp};
-        matches!(kind, Jpeg | Png | Gif | Bmp | Webp | Ico | Tiff)
-    });
+    let longest = takes.longest;
+    let readable = imagesize::image_type(ask.body).is_ok_and(|kind| takes.formats.contains(&kind));
     if !readable {
         return Err(inner_error(
             "InvalidImageFormat",

@@ -28,7 +28,7 @@ async fn silence_completes_the_job() {
 }
 
 #[tokio::test]
-async fn a_kept_answer_is_not_paid_again() {
+async fn where_replies_are_kept_none_is_paid_again() {
     let (guard, script) = (FakeGuard::keeping([("assess", nested())]), Script::new([]));
     assert!(run(&guard, &script).await.unwrap().success);
     assert!(script.asked().is_empty());

@@ -94,6 +94,17 @@ fn refusals_and_filters_are_permanent() {
 }
 
 #[test]
+fn nothing_that_the_model_wrote_shows_in_a_failure() {
+    let wrote = json!({ "flashcards": format!("the learner's own {}", "words ".repeat(500)) });
+    let failure = refused(&json!({
+        "choices": [{ "message": { "content": wrote.to_string() }, "finish_reason": "stop" }],
+    }));
+    let text = failure.to_string();
+    assert!(text.contains("expected a sequence") && text.len() < 300, "{text}");
+    assert!(!text.contains("words"), "{text}");
+}
+
+#[test]
 fn unusable_answers_are_transient() {
     let finished = |content: Value| {
         json!({

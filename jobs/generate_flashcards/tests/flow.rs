@@ -33,23 +33,41 @@ async fn a_cut_answer_gets_twice_the_room_once() {
         .iter()
         .map(|request| request["max_completion_tokens"].clone())
         .collect();
-    assert_eq!(caps, [4000, 8000]);
+    assert_eq!(caps, [23 * 190, 2 * 23 * 190]);
     assert_eq!(guard.steps(), ["chat", "chat:larger"]);
-    assert_eq!(guard.estimates()[1], guard.estimates()[0] + 4000);
+    assert_eq!(guard.estimates()[1], guard.estimates()[0] + 23 * 190);
 
     let (guard, script) = (FakeGuard::default(), Script::new([Ok(cut_off()), Ok(cut_off())]));
     let failure = run(&guard, &script).await.unwrap_err();
     assert_eq!(failure.class(), Class::Permanent);
-    assert!(failure.message().contains("8000"), "{failure}");
+    assert!(failure.message().contains("8740"), "{failure}");
     assert_eq!(script.asked().len(), 2);
 }
 
 #[tokio::test]
-async fn a_kept_answer_is_not_paid_again() {
+async fn where_replies_are_kept_none_is_paid_again() {
     let guard = FakeGuard::keeping([("chat", cut_off()), ("chat:larger", deck(&numbered(10)))]);
     let script = Script::new([]);
     assert_eq!(run(&guard, &script).await.unwrap().flashcards.len(), 10);
     assert!(script.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_duplicate_does_not_cost_the_smallest_deck() {
+    let payload = payload(json!({ "count": 10 }));
+    // A model that writes as many cards as it is told to, the first of them twice.
+    let obedient = |request: Value| {
+        let system = request["messages"][0]["content"].as_str().unwrap();
+        let told = system.split_once("Write ").unwrap().1;
+        let told: usize = told.split_once(' ').unwrap().0.parse().unwrap();
+        let mut cards = numbered(told);
+        cards[1] = cards[0].clone();
+        Script::new([Ok(deck(&cards))]).answer(request)
+    };
+    let output = generate(&payload, "m", &FakeGuard::default(), &obedient)
+        .await
+        .unwrap();
+    assert_eq!(output.flashcards.len(), 10);
 }
 
 #[tokio::test]

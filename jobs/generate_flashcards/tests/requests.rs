@@ -29,31 +29,44 @@ fn asks_for_the_count_and_for_whole_topics() {
         let request = prompt::request(&payload(change), "m", 1).body;
         request["messages"][0]["content"].as_str().unwrap().to_owned()
     };
-    assert!(system(json!({ "count": 35 })).contains("Write 35 flashcards"));
-    assert!(system(json!({})).contains("Write 20 flashcards"));
+    assert!(system(json!({ "count": 35 })).contains("Write 38 flashcards"));
+    assert!(system(json!({})).contains("Write 23 flashcards"));
     assert!(system(json!({ "topic": " ai selection " })).contains("at least five cards"));
     assert!(!system(json!({ "topic": "Cells" })).contains("at least five cards"));
 }
 
 #[test]
-fn announces_prompt_and_answer_tokens() {
-    let payload = payload(json!({ "content": "x".repeat(3_000), "count": 40 }));
+fn leaves_room_for_the_most_cards_twice() {
+    let payload = payload(json!({ "count": 40 }));
     let cap = prompt::token_cap(&payload);
     assert!(2 * cap <= 16_384, "the model refuses to write more");
-    let request = prompt::request(&payload, "m", cap);
-    assert_eq!(request.body["max_completion_tokens"], cap);
-    assert_eq!(request.body["model"], "m");
-    let characters: usize = [0, 1]
-        .map(|n| {
-            request.body["messages"][n]["content"]
-                .as_str()
-                .unwrap()
-                .chars()
-                .count()
-        })
-        .iter()
-        .sum();
-    assert_eq!(request.estimated_tokens, characters as u64 / 3 + cap);
+    let body = prompt::request(&payload, "m", cap).body;
+    assert_eq!(body["max_completion_tokens"], cap);
+    assert_eq!(body["model"], "m");
+    assert!(body.get("temperature").is_none(), "reasoning models refuse it");
+}
+
+#[test]
+fn announces_the_most_tokens_that_it_can_cost() {
+    let estimate = |content: String, cap| {
+        let payload = payload(json!({ "content": content }));
+        prompt::request(&payload, "m", cap).estimated_tokens
+    };
+    let (bare, cap) = (estimate("x".repeat(3), 0), 4000);
+    let body = prompt::request(&payload(json!({ "content": "xxx" })), "m", 0).body;
+    let sent = [
+        &body["messages"][0]["content"],
+        &body["messages"][1]["content"],
+        &body["response_format"]["json_schema"]["schema"],
+    ]
+    .map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned));
+    let thirds: usize = sent.iter().map(|part| part.len().div_ceil(3)).sum();
+    assert_eq!(bare, thirds as u64, "the schema is read as well");
+    assert_eq!(estimate("x".repeat(3_003), cap), bare + 1_000 + cap);
+    assert_eq!(
+        estimate(format!("xxx{}", "語".repeat(1_000)), cap),
+        bare + 1_000 + cap
+    );
 }
 
 /// Strict mode refuses a schema with an object that is open, or that has an optional key.

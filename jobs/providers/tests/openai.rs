@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    OPENAI_KEY, PATIENT, check_table, clients,
-    server::{Play, Server},
+use super::{OPENAI_KEY, PATIENT, check_table, clients};
+use crate::{
+    Class::*,
+    providers::openai::classify,
+    testing::server::{Play, Server},
 };
-use crate::{Class::*, providers::openai::classify};
 
 #[test]
 fn refusals() {

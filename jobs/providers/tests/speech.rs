@@ -3,14 +3,12 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::json;
 
-use super::{
-    PATIENT, SPEECH_KEY, audio, check_table, clients,
-    server::{Play, Server},
-};
+use super::{PATIENT, SPEECH_KEY, audio, check_table, clients};
 use crate::{
     Class::{self, *},
     media::audio::AudioFormat,
     providers::azure_speech::classify,
+    testing::server::{Play, Server},
 };
 
 #[test]

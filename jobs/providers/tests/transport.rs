@@ -8,12 +8,12 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::{
-    OPENAI_KEY, PATIENT, SPEECH_KEY, VISION_KEY, audio, clients,
-    server::{Play, Server, head},
-    settings,
+use super::{OPENAI_KEY, PATIENT, SPEECH_KEY, VISION_KEY, audio, clients, settings};
+use crate::{
+    Class, Failure, Provider, Reply,
+    providers::Clients,
+    testing::server::{Play, Server, head},
 };
-use crate::{Class, Failure, Provider, Reply, providers::Clients};
 
 /// Every kind of call, by name.
 const CALLS: [&str; 5] = ["chat", "assess", "analyze", "submit", "poll"];
@@ -123,14 +123,16 @@ async fn silence_ends_in_a_time_out() {
 }
 
 #[tokio::test]
-async fn openai_may_take_longer_than_its_time_out_while_it_talks() {
+async fn openai_gets_its_time_for_the_whole_answer() {
     let body = ["{\"id\"", ":", " \"ch", "at", "-1", "\"}"];
     let mut parts = vec![head(200, "", body.concat().len())];
     parts.extend(body.map(Vec::from));
     let server = Server::start(Play::Drip(parts, Duration::from_millis(300))).await;
-    let reply = call(&clients(&server.url, Duration::from_millis(1_500)), "chat")
-        .await
-        .unwrap();
+    // Never silent for as long as this, and not done by then either.
+    let failure = refused(&server, "chat", Duration::from_secs(1)).await;
+    assert_eq!(failure.class(), Class::Transient, "{failure}");
+    assert!(failure.message().contains("in time"), "{failure}");
+    let reply = call(&clients(&server.url, PATIENT), "chat").await.unwrap();
     assert_eq!(reply.body, json!({ "id": "chat-1" }));
 }
 
@@ -226,6 +228,28 @@ async fn no_key_shows() {
 }
 
 #[test]
+fn no_user_name_or_password_of_a_url_shows() {
+    let base = Url::parse("https://alice:hunter2@proxy.example:8443/openai?token=t0ken").unwrap();
+    let settings = settings(&base, PATIENT);
+    let clients = clients(&base, PATIENT);
+    // Each by itself: one that shows must not hide behind the others.
+    let shown = [
+        format!("{:?}", settings.openai.unwrap()),
+        format!("{:?}", settings.speech.unwrap()),
+        format!("{:?}", settings.vision.unwrap()),
+        format!("{:?}", clients.openai.unwrap()),
+        format!("{:?}", clients.speech.unwrap()),
+        format!("{:?}", clients.vision.unwrap()),
+    ];
+    for text in shown {
+        assert!(text.contains("https://proxy.example:8443/openai"), "{text}");
+        for secret in ["alice", "hunter2", "t0ken"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_key_that_no_header_can_carry_is_refused_at_the_start() {
     let base = Url::parse("http://127.0.0.1:1").unwrap();
     let good = clients(&base, PATIENT);
@@ -249,4 +273,23 @@ fn a_provider_without_settings_has_no_client() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let clients = Clients::new(&settings).unwrap();
     assert!(clients.openai.is_none() && clients.speech.is_none() && clients.vision.is_none());
+}
+
+#[test]
+fn no_proxy_of_the_environment_is_used() {
+    // A process's environment cannot be changed safely while tests run: another one runs with a proxy that is not
+    // there.
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "providers::tests::openai::a_completion"])
+        .env("http_proxy", "http://127.0.0.1:1")
+        .env_remove("no_proxy")
+        .env_remove("NO_PROXY")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(
+        run.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
 }

@@ -5,14 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{
-    PATIENT, VISION_KEY, check_table, clients,
-    server::{Play, Server},
-};
+use super::{PATIENT, VISION_KEY, check_table, clients};
 use crate::{
     Class::{self, *},
     VisionApi,
     providers::azure_vision::classify,
+    testing::server::{Play, Server},
 };
 
 const ID: &str = "49a36324-fc4b-4387-aa06-090cfbf0064f";
@@ -121,33 +119,18 @@ async fn a_submit_without_a_usable_id_is_transient() {
 
 #[tokio::test]
 async fn a_poll() {
-    let rows: [(&str, Option<(Class, &str)>); 12] = [
+    let rows: [(&str, Option<(Class, &str)>); 8] = [
         (r#"{"status":"notStarted"}"#, None),
         (r#"{"status":"running"}"#, None),
         (
             r#"{"status":"succeeded","analyzeResult":{"readResults":[]}}"#,
             None,
         ),
-        (r#"{"status":"failed"}"#, Some((Transient, "no code"))),
+        // Its end is final, and no failure that a retry of the poll could mend.
+        (r#"{"status":"failed"}"#, None),
         (
-            r#"{"status":"failed","error":{"code":"FailedToProcess","message":"m"}}"#,
-            Some((Transient, "FailedToProcess")),
-        ),
-        (
-            r#"{"status":"failed","error":{"code":"InvalidImageSize","message":"m"}}"#,
-            Some((Permanent, "InvalidImageSize")),
-        ),
-        (
-            r#"{"status":"failed","analyzeResult":{"errors":[{"code":"InvalidImage","message":"m"}]}}"#,
-            Some((Permanent, "InvalidImage")),
-        ),
-        (
-            r#"{"status":"failed","errors":[{"code":"Timeout"}]}"#,
-            Some((Transient, "Timeout")),
-        ),
-        (
-            r#"{"status":"failed","error":{"code":"InvalidRequest","innererror":{"code":"StorageException"}}}"#,
-            Some((Transient, "StorageException")),
+            r#"{"status":"failed","error":{"code":"Timeout","message":"m"}}"#,
+            None,
         ),
         (
             r#"{"status":"fromTheFuture"}"#,
@@ -176,6 +159,20 @@ async fn a_poll() {
         );
         assert_eq!(seen.header("ocp-apim-subscription-key"), Some(VISION_KEY));
     }
+}
+
+#[tokio::test]
+async fn an_operation_that_is_not_known_has_expired() {
+    let body = r#"{"error":{"code":"OperationNotFound","message":"m"}}"#;
+    let server = Server::start(Play::answer(404, "", body)).await;
+    let vision = clients(&server.url, PATIENT).vision.unwrap();
+    assert_eq!(
+        vision.poll(ID).await.unwrap().body,
+        json!({ "status": "expired" })
+    );
+    // Elsewhere it is the endpoint that is not known.
+    let failure = vision.submit(Bytes::from_static(IMAGE)).await.unwrap_err();
+    assert_eq!(failure.class(), Deployment, "{failure}");
 }
 
 #[tokio::test]

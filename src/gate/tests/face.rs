@@ -96,7 +96,12 @@ async fn an_admission_or_a_settlement_that_is_dropped_midway_leaks_nothing() {
 #[tokio::test]
 async fn leases_are_renewed_and_a_lost_one_stops_its_call() {
     let redis = PrivateRedis::start().await.unwrap();
-    let gates = replica(&redis.url(), "r1", &quick(ms(60_000)));
+    // Long enough for a busy machine to renew in time.
+    let settings = GatesSettings {
+        lease_ttl: ms(5000),
+        ..quick(ms(60_000))
+    };
+    let gates = replica(&redis.url(), "r1", &settings);
     let gate = gates.gate(OPENAI);
     let (kept, taken) = (sent(gate).await, sent(gate).await);
     let mut direct = redis::Client::open(redis.url())
@@ -107,7 +112,6 @@ async fn leases_are_renewed_and_a_lost_one_stops_its_call() {
     let leases = GateKeys::new("openai", "openai").leases;
     let granted: u64 = direct.zscore(&leases, kept.id()).await.unwrap();
     let _running = run(&gates);
-    // Three times the lease: without renewal it would have run out.
     eventually("renewed", async || {
         direct.zscore::<_, _, u64>(&leases, kept.id()).await.unwrap() > granted + 3000
     })

@@ -8,18 +8,19 @@ local leases, workers = KEYS[1], KEYS[2]
 local inflight_prefix, meta_prefix, chunk, max_lost = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = now_ms()
 
--- Whose own lease was broken within the last ttl has just lived through an outage, and so have the others: they get
--- time to renew theirs.
-local since = tonumber(call('HGET', KEYS[6], 'since') or now)
-if tonumber(call('ZSCORE', leases, ARGV[1]) or 0) <= now or now - since < tonumber(ARGV[6]) then return { 0, 0, 0 } end
-
 local gone = call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1)[1]
-if not gone then
+-- Stock workers are looked for now and then: they get five minutes anyway.
+if not gone and floor(now / 1000) % 60 < 15 then
   for _, worker in ipairs(call('ZRANGEBYSCORE', workers, '-inf', floor(now / 1000) - 300, 'LIMIT', 0, 10)) do
     if not call('ZSCORE', leases, worker) then gone = worker break end
   end
 end
 if not gone then return { 0, 0, 0 } end
+
+-- Whose own lease was broken within the last ttl has just lived through an outage, and so have the others: they get
+-- time to renew theirs.
+local since = tonumber(call('HGET', KEYS[6], 'since') or now)
+if tonumber(call('ZSCORE', leases, ARGV[1]) or 0) <= now or now - since < tonumber(ARGV[6]) then return { 0, 0, 0 } end
 
 local inflight, tally = inflight_prefix .. gone, { requeued = 0, poisoned = 0, left = 0 }
 local ids = call('SRANDMEMBER', inflight, chunk)

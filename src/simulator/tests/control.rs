@@ -84,6 +84,14 @@ async fn faults_are_set_and_forgotten() {
         ("provider=openai", json!({"kind": "reset"})),
         ("provider=openai", json!([{"kind": "earthquake"}])),
         ("provider=azure-vision", json!([{"kind": "refusal"}])),
+        (
+            "provider=azure-vision&match=x",
+            json!([{"kind": "quota"}, {"kind": "refusal"}]),
+        ),
+        (
+            "provider=openai&match=x",
+            json!(vec![json!({"kind": "reset"}); crate::simulator::MAX_PENDING + 1]),
+        ),
     ] {
         let status = post(query, faults).await.unwrap().status();
         assert!(status.is_client_error(), "{query}: {status}");

@@ -103,11 +103,8 @@ async fn a_delay_is_waited_out_and_then_answered() {
     assert!(started.elapsed() >= Duration::from_millis(150));
 }
 
-#[tokio::test]
-async fn a_reset_is_a_real_one() {
-    let bench = Bench::new().await;
-    bench.script(Provider::OpenAi, Fault::Reset);
-    let error = bench.chat(&prompt("hello")).send().await.unwrap_err();
+async fn assert_reset(request: RequestBuilder) {
+    let error = request.send().await.unwrap_err();
     let mut cause = error.source();
     let io = loop {
         let error = cause.expect("an I/O error underneath");
@@ -117,6 +114,13 @@ async fn a_reset_is_a_real_one() {
         }
     };
     assert_eq!(io.kind(), std::io::ErrorKind::ConnectionReset, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_reset_is_a_real_one() {
+    let bench = Bench::new().await;
+    bench.script(Provider::OpenAi, Fault::Reset);
+    assert_reset(bench.chat(&prompt("hello"))).await;
     let counts = bench.sim.journal().counts(Provider::OpenAi);
     assert_eq!(
         (counts.unanswered, counts.current, counts.faults["reset"]),
@@ -142,6 +146,15 @@ async fn a_cut_body_has_its_headers_and_half_its_length() {
     };
     assert!(cut, "the body must not end well");
     assert_eq!(received, promised / 2);
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_is_cut_as_a_whole() {
+    let bench = Bench::new().await;
+    bench.script(Provider::AzureVision, Fault::CutBody);
+    assert_reset(bench.vision("/vision/v3.2/read/analyze", png(99, 99, ""))).await;
+    let counts = bench.sim.journal().counts(Provider::AzureVision);
+    assert_eq!((counts.unanswered, counts.faults["cut_body"]), (1, 1));
 }
 
 #[tokio::test]
@@ -290,6 +303,8 @@ async fn misfits_are_refused() {
         Provider::AzureVision,
         r#"{"kind":"speech","status":"NoMatch"}"#
     ));
+    assert!(refused(Provider::OpenAi, r#"{"kind":"operation_failed"}"#));
+    assert!(refused(Provider::AzureSpeech, r#"{"kind":"operation_unknown"}"#));
     assert!(refused(Provider::OpenAi, r#"{"kind":"status","status":100}"#));
     assert!(refused(
         Provider::OpenAi,
@@ -326,6 +341,11 @@ fn every_kind_reads_as_it_is_named() {
         Fault::Speech {
             status: crate::simulator::Recognition::NoMatch,
         },
+        Fault::OperationFailed { code: None },
+        Fault::OperationFailed {
+            code: Some("Timeout".to_owned()),
+        },
+        Fault::OperationUnknown,
     ];
     for fault in faults {
         let text = json!(fault);

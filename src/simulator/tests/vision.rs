@@ -62,6 +62,11 @@ async fn images_are_really_looked_at() {
     }
     send(bench.vision(READ, png(12_000, 100, "")), 400).await;
     send(bench.analyze(png(12_000, 100, "")), 200).await;
+    // Image Analysis reads formats that Read does not.
+    let gif = [b"GIF89a".as_slice(), &[100, 0, 100, 0], &[0; 8]].concat();
+    let answer = send(bench.vision(READ, gif.clone()), 400).await;
+    assert_eq!(answer["error"]["innererror"]["code"], "InvalidImageFormat");
+    send(bench.analyze(gif), 200).await;
 }
 
 #[tokio::test]
@@ -153,6 +158,102 @@ async fn read_runs_until_it_has_succeeded() {
         .get(unknown)
         .header("Ocp-Apim-Subscription-Key", "sim-vision-key");
     send(unknown, 404).await;
+}
+
+#[tokio::test]
+async fn an_operation_fails_or_is_forgotten_for_good() {
+    let timeout = Fault::OperationFailed {
+        code: Some("Timeout".to_owned()),
+    };
+    let failed = Fault::OperationFailed { code: None };
+    for (fault, status, wanted) in [
+        (timeout, 200, json!({"status": "failed", "code": "Timeout"})),
+        (failed, 200, json!({"status": "failed", "code": null})),
+        (
+            Fault::OperationUnknown,
+            404,
+            json!({"status": null, "code": "OperationNotFound"}),
+        ),
+    ] {
+        // The fault falls on the submit, or on the first poll.
+        for script in [vec![fault.clone()], vec![Fault::Delay { ms: 0 }, fault.clone()]] {
+            let bench = Bench::new().await;
+            bench.sim.faults().script(Provider::AzureVision, script).unwrap();
+            let accepted = bench.vision(READ, png(300, 200, "")).send().await.unwrap();
+            assert_eq!(accepted.status(), 202);
+            let place = accepted.headers()["operation-location"].to_str().unwrap();
+            for _ in 0..3 {
+                let poll = bench
+                    .http
+                    .get(place)
+                    .header("Ocp-Apim-Subscription-Key", "sim-vision-key");
+                let answer = send(poll, status).await;
+                let found = json!({"status": answer["status"], "code": answer["error"]["code"]});
+                assert_eq!(found, wanted);
+            }
+            send(bench.analyze(png(99, 99, "")), 200).await;
+        }
+    }
+}
+
+/// Makes one attempt at each call.
+struct OneAttempt;
+
+#[async_trait::async_trait]
+impl jobs::Guard for OneAttempt {
+    async fn call<'a>(
+        &'a self,
+        _: &'a jobs::Call,
+        attempt: &'a jobs::Attempt<'a>,
+    ) -> Result<jobs::Reply, jobs::Failure> {
+        attempt().await
+    }
+}
+
+#[tokio::test]
+async fn the_worker_submits_an_operation_that_was_lost_once_more() {
+    for fault in [Fault::OperationFailed { code: None }, Fault::OperationUnknown] {
+        let bench = Bench::new().await;
+        let settings = jobs::Settings {
+            openai: None,
+            speech: None,
+            vision: Some(jobs::VisionSettings {
+                endpoint: bench.sim.vision_endpoint().parse().unwrap(),
+                key: "sim-vision-key".into(),
+                api: jobs::VisionApi::Read32,
+                timeout: Duration::from_secs(20),
+                poll_interval: Duration::from_millis(1),
+            }),
+            media: jobs::MediaSettings {
+                uploads_dir: None,
+                allowed_hosts: Vec::new(),
+                max_bytes: 1_000_000,
+                timeout: Duration::from_secs(1),
+            },
+        };
+        let worker = jobs::Jobs::new(&settings).unwrap();
+        let image = BASE64_STANDARD.encode(png(300, 200, ""));
+        let payload = json!({ "imageBase64": image }).to_string();
+        let run = || worker.run(jobs::JobType::ProcessImage, payload.as_bytes(), &OneAttempt);
+        let requests = || {
+            let entries = bench.sim.journal().of(Provider::AzureVision);
+            let posts = entries.iter().filter(|entry| entry.method == "POST").count();
+            (posts, entries.len() - posts)
+        };
+
+        bench.script(Provider::AzureVision, fault.clone());
+        let result = run().await.unwrap();
+        assert_eq!(result["result"]["imagesProcessed"], 1, "{result}");
+        // One poll found the first operation ended, three followed the second to its end.
+        assert_eq!(requests(), (2, 4), "{fault:?}");
+
+        // The fault falls on both submits, so nothing is left to a third.
+        let faults = [fault.clone(), Fault::Delay { ms: 0 }, fault.clone()];
+        bench.sim.faults().script(Provider::AzureVision, faults).unwrap();
+        let failure = run().await.unwrap_err();
+        assert_eq!(failure.class(), jobs::Class::Permanent, "{failure}");
+        assert_eq!(requests(), (4, 6), "{fault:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! A provider's stand-in on a real socket: plays one part for each connection, and keeps what it was sent.
+//! A stand-in for a provider or a media host on a real socket: plays a part for each connection, and keeps what it
+//! was sent.
 
 use std::{
     io,
@@ -15,7 +16,7 @@ use url::Url;
 
 /// What to do with a request, once it is read.
 #[derive(Clone)]
-pub(super) enum Play {
+pub(crate) enum Play {
     /// Write this and close.
     Write(Vec<u8>),
     /// Write these, with a pause before each, and close.
@@ -28,7 +29,7 @@ pub(super) enum Play {
 
 impl Play {
     /// A whole answer.
-    pub(super) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
         let mut bytes = head(status, headers, body.len());
         bytes.extend_from_slice(body);
@@ -37,24 +38,24 @@ impl Play {
 }
 
 /// The head of an answer of so many bytes; `headers` are whole lines, each with its end.
-pub(super) fn head(status: u16, headers: &str, length: usize) -> Vec<u8> {
+pub(crate) fn head(status: u16, headers: &str, length: usize) -> Vec<u8> {
     format!("HTTP/1.1 {status} Status\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n")
         .into()
 }
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// Method and target.
-    pub(super) line: String,
+    pub(crate) line: String,
     /// Request line and headers.
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
     /// The value of a header.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head
             .lines()
             .filter_map(|line| line.split_once(": "))
@@ -63,15 +64,21 @@ impl Request {
 }
 
 /// Runs until it is dropped.
-pub(super) struct Server {
-    pub(super) url: Url,
+pub(crate) struct Server {
+    pub(crate) url: Url,
     requests: Arc<Mutex<Vec<Request>>>,
     task: JoinHandle<()>,
 }
 
 impl Server {
     /// Plays the same part for every connection.
-    pub(super) async fn start(play: Play) -> Self {
+    pub(crate) async fn start(play: Play) -> Self {
+        Self::answering(move |_| play.clone()).await
+    }
+
+    /// Plays the part that is chosen by the request.
+    pub(crate) async fn answering(choose: impl Fn(&Request) -> Play + Send + Sync + 'static) -> Self {
+        let choose: Arc<Choose> = Arc::new(choose);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -80,19 +87,19 @@ impl Server {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 // The client may leave at any point: that is what some of the tests are about.
-                tokio::spawn(serve(stream, play.clone(), Arc::clone(&seen)));
+                tokio::spawn(serve(stream, Arc::clone(&choose), Arc::clone(&seen)));
             }
         });
         Self { url, requests, task }
     }
 
     /// The requests so far.
-    pub(super) fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 
     /// The one request that there must have been.
-    pub(super) fn only_request(&self) -> Request {
+    pub(crate) fn only_request(&self) -> Request {
         let requests = self.requests();
         assert_eq!(requests.len(), 1, "{requests:?}");
         requests[0].clone()
@@ -105,8 +112,15 @@ impl Drop for Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, play: Play, requests: Arc<Mutex<Vec<Request>>>) -> io::Result<()> {
+type Choose = dyn Fn(&Request) -> Play + Send + Sync;
+
+async fn serve(
+    mut stream: TcpStream,
+    choose: Arc<Choose>,
+    requests: Arc<Mutex<Vec<Request>>>,
+) -> io::Result<()> {
     let request = read(&mut stream).await?;
+    let play = choose(&request);
     requests.lock().unwrap().push(request);
     match play {
         Play::Write(bytes) => stream.write_all(&bytes).await?,

@@ -1,0 +1,166 @@
+//! Every format from its header, the limits, and what is no image at all.
+
+use proptest::prelude::*;
+
+use super::*;
+use VisionApi::{ImageAnalysis40, Read32};
+
+fn sample(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/../samples/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    let failure = check("imageUrl", bytes, ImageAnalysis40).unwrap_err();
+    assert_eq!(failure.class(), crate::Class::Permanent);
+    failure
+        .to_string()
+        .strip_prefix("payload field \"imageUrl\": ")
+        .unwrap()
+        .to_owned()
+}
+
+/// A PNG header with the given size.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    [
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(),
+        &width.to_be_bytes(),
+        &height.to_be_bytes(),
+    ]
+    .concat()
+}
+
+#[test]
+fn every_format_that_a_service_reads_is_told_with_its_size() {
+    let (side, big): ([u8; 2], [u8; 2]) = (100_u16.to_le_bytes(), 200_u16.to_be_bytes());
+    let gif = [b"GIF89a".as_slice(), &side, &side, &[0; 8]].concat();
+    let bmp = |height: i32| {
+        [
+            b"BM".as_slice(),
+            &[0; 16],
+            &100_u32.to_le_bytes(),
+            &height.to_le_bytes(),
+            &[0; 8],
+        ]
+        .concat()
+    };
+    let webp = [b"RIFF\0\0\0\0WEBPVP8 ".as_slice(), &[0; 10], &side, &side].concat();
+    let lossless = [b"RIFF\0\0\0\0WEBPVP8L".as_slice(), &[0; 5], &[99, 192, 24, 0]].concat();
+    let ico = [b"\0\0\x01\0\x01\0".as_slice(), &[100, 100], &[0; 14]].concat();
+    let entry = |tag: u16| [tag.to_be_bytes(), [0, 3], [0, 0], [0, 1], big, [0, 0]].concat();
+    let tiff = [b"MM\0*\0\0\0\x08\0\x02".as_slice(), &entry(0x100), &entry(0x101)].concat();
+    for (bytes, format, width, height) in [
+        (sample("text.png"), "PNG", 800, 240),
+        (sample("text.jpg"), "JPEG", 800, 240),
+        (gif, "GIF", 100, 100),
+        (bmp(100), "BMP", 100, 100),
+        (bmp(-100), "BMP", 100, 100),
+        (webp, "WEBP", 100, 100),
+        (lossless, "WEBP", 100, 100),
+        (ico, "ICO", 100, 100),
+        (tiff, "TIFF", 200, 200),
+    ] {
+        let info = ImageInfo {
+            format,
+            width,
+            height,
+        };
+        assert_eq!(check("f", &bytes, ImageAnalysis40).unwrap(), info);
+        match format {
+            "JPEG" | "PNG" | "BMP" | "TIFF" => assert_eq!(check("f", &bytes, Read32).unwrap(), info),
+            _ => {
+                let failure = check("f", &bytes, Read32).unwrap_err();
+                assert!(
+                    failure.message().ends_with("is none of JPEG, PNG, BMP, TIFF"),
+                    "{failure}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn sides_have_limits() {
+    for (width, height) in [(50, 50), (16_000, 50), (50, 16_000)] {
+        check("f", &png(width, height), ImageAnalysis40).unwrap();
+    }
+    for (width, height) in [
+        (49, 50),
+        (50, 49),
+        (16_001, 50),
+        (50, 16_001),
+        (0, 50),
+        (50, u32::MAX),
+    ] {
+        let why = refusal(&png(width, height));
+        let expected = format!("image is {width} × {height} pixels, each side must have 50 to 16000");
+        assert_eq!(why, expected);
+    }
+    for (width, height) in [(50, 50), (10_000, 50), (50, 10_000)] {
+        check("f", &png(width, height), Read32).unwrap();
+    }
+    for (width, height) in [(49, 50), (10_001, 50), (50, 10_001)] {
+        let failure = check("f", &png(width, height), Read32).unwrap_err();
+        assert!(
+            failure.message().ends_with("each side must have 50 to 10000"),
+            "{failure}"
+        );
+    }
+    assert!(refusal(&sample("tiny49.png")).starts_with("image is 49 × 49 pixels"));
+}
+
+#[test]
+fn what_is_no_such_image_is_refused() {
+    for bytes in [
+        &sample("bad.png")[..],
+        &sample("good_morning.wav"),
+        b"",
+        b"\x89PNG",
+        b"qoif\0\0\0\x64\0\0\0\x64\0\0",
+    ] {
+        assert_eq!(refusal(bytes), "is none of JPEG, PNG, GIF, BMP, WEBP, ICO, TIFF");
+    }
+    assert!(refusal(&png(100, 100)[..20]).starts_with("PNG image is damaged"));
+    let mut large = png(100, 100);
+    large.resize(MAX_BYTES, 0);
+    check("f", &large, ImageAnalysis40).unwrap();
+    large.push(0);
+    assert_eq!(
+        refusal(&large),
+        "image has 20971521 bytes, at most 20971520 are allowed"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn noise_is_survived(
+        start in prop::sample::select(vec![
+            b"".as_slice(), b"\xff\xd8\xff\xe0", b"\x89PNG", b"GIF8", b"BM", b"RIFF\0\0\0\0WEBPVP8 ",
+            b"RIFF\0\0\0\0WEBPVP8X", b"\0\0\x01\0", b"II*\0\x08\0\0\0", b"MM\0+\0\x08\0\0",
+        ]),
+        noise in prop::collection::vec(any::<u8>(), 0..512),
+        api in prop::sample::select(vec![ImageAnalysis40, Read32]),
+    ) {
+        if let Ok(info) = check("f", &[start, &noise].concat(), api) {
+            prop_assert!(side(api).contains(&info.width) && side(api).contains(&info.height));
+        }
+    }
+
+    #[test]
+    fn cut_and_flipped_images_are_survived(
+        name in prop::sample::select(vec!["text.png", "text.jpg"]),
+        cut in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((0_usize..64, any::<u8>()), 0..8),
+        api in prop::sample::select(vec![ImageAnalysis40, Read32]),
+    ) {
+        let mut file = sample(name);
+        file.truncate(cut.index(file.len()).max(64));
+        for (at, value) in flips {
+            file[at] ^= value;
+        }
+        if let Ok(info) = check("f", &file, api) {
+            prop_assert!(side(api).contains(&info.width) && side(api).contains(&info.height));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+use super::*;
+use recognise::{analyzed, polled, submitted};
+
+/// How an operation ended.
+fn ended(body: &Value) -> recognise::End {
+    match polled(body).unwrap() {
+        State::Ended(end) => end,
+        State::Running => panic!("{body} is still running"),
+    }
+}
+
+#[test]
+fn reads_both_services() {
+    let analysis = json!({ "readResult": { "blocks": [part(&["one", "two"])] }, "metadata": {} });
+    assert_eq!(analyzed(&analysis).unwrap(), ["one", "two"]);
+    assert!(
+        analyzed(&json!({ "readResult": { "blocks": [] } }))
+            .unwrap()
+            .is_empty()
+    );
+
+    let read = json!({
+        "status": "succeeded", "analyzeResult": { "readResults": [part(&["one"]), part(&["two"]), {}] },
+    });
+    assert_eq!(ended(&read).unwrap(), ["one", "two"]);
+    for status in ["notStarted", "running"] {
+        assert!(matches!(
+            polled(&json!({ "status": status })).unwrap(),
+            State::Running
+        ));
+    }
+    assert_eq!(submitted(&json!({ "operationId": "op-1" })).unwrap(), "op-1");
+}
+
+#[test]
+fn unusable_answers_are_transient() {
+    let failures = [
+        analyzed(&json!(null)).unwrap_err(),
+        analyzed(&json!({ "readResult": [] })).unwrap_err(),
+        submitted(&json!({ "operationId": 7 })).unwrap_err(),
+        polled(&json!({ "status": "dreaming" })).unwrap_err(),
+        ended(&json!({ "status": "succeeded" })).unwrap_err(),
+        ended(&json!({ "status": "failed" })).unwrap_err(),
+        ended(&json!({ "status": "expired" })).unwrap_err(),
+    ];
+    for failure in failures {
+        assert_eq!(
+            (failure.class(), failure.provider()),
+            (Class::Transient, Some(Provider::AzureVision))
+        );
+    }
+}
+
+#[test]
+fn a_failed_operation_is_read_by_its_code() {
+    for (body, class, words) in [
+        (json!({ "status": "failed" }), Class::Transient, "no code"),
+        (
+            json!({ "status": "failed", "error": { "code": "FailedToProcess", "message": "m" } }),
+            Class::Transient,
+            "FailedToProcess",
+        ),
+        (
+            json!({ "status": "failed", "error": { "code": "InvalidImageSize", "message": "m" } }),
+            Class::Permanent,
+            "InvalidImageSize",
+        ),
+        (
+            json!({ "status": "failed", "analyzeResult": { "errors": [{ "code": "InvalidImage" }] } }),
+            Class::Permanent,
+            "InvalidImage",
+        ),
+        (
+            json!({ "status": "failed", "errors": [{ "code": "Timeout" }] }),
+            Class::Transient,
+            "Timeout",
+        ),
+        (
+            json!({ "status": "failed", "error": { "code": "X", "innererror": { "code": "StorageException" } } }),
+            Class::Transient,
+            "StorageException",
+        ),
+    ] {
+        let failure = ended(&body).unwrap_err();
+        assert_eq!(failure.class(), class, "{body}: {failure}");
+        assert!(failure.message().contains(words), "{body}: {failure}");
+    }
+}

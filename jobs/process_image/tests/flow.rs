@@ -1,0 +1,179 @@
+use super::*;
+
+const IMAGE: Bytes = Bytes::from_static(b"image");
+
+fn recogniser<'a>(
+    guard: &'a FakeGuard,
+    ask: &'a (dyn Fn(Ask) -> BoxFuture<'a, Result<crate::Reply, Failure>> + Send + Sync + 'a),
+    api: VisionApi,
+) -> Recogniser<'a> {
+    Recogniser {
+        guard,
+        ask,
+        api,
+        poll_interval: Duration::from_millis(1),
+    }
+}
+
+fn submitted() -> Value {
+    json!({ "operationId": "op-1" })
+}
+
+fn running() -> Value {
+    json!({ "status": "running" })
+}
+
+fn succeeded() -> Value {
+    json!({ "status": "succeeded", "analyzeResult": { "readResults": [part(&["text"])] } })
+}
+
+#[tokio::test]
+async fn image_analysis_is_one_call() {
+    let analysis = json!({ "readResult": { "blocks": [part(&["text"])] } });
+    let (guard, script) = (FakeGuard::default(), Script::new([Ok(json!({})), Ok(analysis)]));
+    let ask = |ask| script.answer(ask);
+    let lines = recogniser(&guard, &ask, VisionApi::ImageAnalysis40)
+        .lines(2, IMAGE)
+        .await
+        .unwrap();
+    assert_eq!(lines, ["text"]);
+    assert_eq!(guard.steps(), ["image:2"]);
+    assert_eq!(script.asked(), [Ask::Analyze(IMAGE), Ask::Analyze(IMAGE)]);
+}
+
+#[tokio::test]
+async fn read_submits_once_and_polls_until_done() {
+    let answers = [
+        Ok(submitted()),
+        Ok(json!({ "status": "notStarted" })),
+        Err(Class::Transient),
+        Ok(running()),
+        Ok(succeeded()),
+    ];
+    let (guard, script) = (FakeGuard::default(), Script::new(answers));
+    let ask = |ask| script.answer(ask);
+    assert_eq!(
+        recogniser(&guard, &ask, VisionApi::Read32)
+            .lines(1, IMAGE)
+            .await
+            .unwrap(),
+        ["text"]
+    );
+    assert_eq!(
+        guard.steps(),
+        ["image:1:submit", "image:1:poll", "image:1:poll", "image:1:poll"]
+    );
+    assert_eq!(guard.unpaid_steps(), vec!["image:1:poll"; 3]);
+    let mut asked = script.asked();
+    assert_eq!(asked.remove(0), Ask::Submit(IMAGE));
+    assert_eq!(asked, vec![Ask::Poll("op-1".into()); 4]);
+}
+
+#[tokio::test]
+async fn where_replies_are_kept_a_later_delivery_goes_on_polling() {
+    let guard = FakeGuard::keeping([("image:1:submit", submitted())]);
+    let script = Script::new([Ok(running()), Ok(succeeded())]);
+    let ask = |ask| script.answer(ask);
+    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    assert_eq!(lines.unwrap(), ["text"]);
+    assert_eq!(script.asked(), vec![Ask::Poll("op-1".into()); 2]);
+}
+
+#[tokio::test]
+async fn an_operation_that_ended_in_vain_is_submitted_once_more() {
+    for end in [
+        json!({ "status": "failed" }),
+        json!({ "status": "failed", "error": { "code": "FailedToProcess" } }),
+        json!({ "status": "expired" }),
+        json!({ "status": "succeeded" }),
+    ] {
+        let again = json!({ "operationId": "op-2" });
+        let (guard, script) = (
+            FakeGuard::default(),
+            Script::new([
+                Ok(submitted()),
+                Ok(end.clone()),
+                Ok(again.clone()),
+                Ok(succeeded()),
+            ]),
+        );
+        let ask = |ask| script.answer(ask);
+        let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+        assert_eq!(lines.unwrap(), ["text"], "{end}");
+        assert_eq!(
+            guard.steps(),
+            [
+                "image:1:submit",
+                "image:1:poll",
+                "image:1:submit:2",
+                "image:1:poll:2"
+            ]
+        );
+        // Its end is final: it is asked for once.
+        let poll = |id: &str| Ask::Poll(id.into());
+        assert_eq!(
+            script.asked(),
+            [Ask::Submit(IMAGE), poll("op-1"), Ask::Submit(IMAGE), poll("op-2")],
+            "{end}"
+        );
+
+        let script = Script::new([Ok(submitted()), Ok(end.clone()), Ok(again), Ok(end.clone())]);
+        let ask = |ask| script.answer(ask);
+        let guard = FakeGuard::default();
+        let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+        let failure = lines.unwrap_err();
+        assert_eq!(
+            (failure.class(), failure.provider()),
+            (Class::Permanent, Some(Provider::AzureVision)),
+            "{end}: {failure}"
+        );
+        assert!(failure.message().contains("submitted twice"), "{failure}");
+        assert_eq!(script.asked().len(), 4, "{end}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_read_is_submitted_once() {
+    let end = json!({ "status": "failed", "error": { "code": "InvalidImage" } });
+    let (guard, script) = (FakeGuard::default(), Script::new([Ok(submitted()), Ok(end)]));
+    let ask = |ask| script.answer(ask);
+    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    assert_eq!(lines.unwrap_err().class(), Class::Permanent);
+    assert_eq!(script.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn an_operation_that_is_not_done_in_time_is_transient() {
+    let (guard, script) = (
+        FakeGuard::default(),
+        Script::new([Ok(submitted()), Ok(running())]),
+    );
+    let ask = |ask| script.answer(ask);
+    let failure = recogniser(&guard, &ask, VisionApi::Read32)
+        .operation(1, "", &IMAGE, Duration::ZERO)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (failure.class(), failure.provider()),
+        (Class::Transient, Some(Provider::AzureVision))
+    );
+    assert_eq!(script.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn verdicts_pass_unchanged() {
+    for class in [Class::Blocked, Class::Cancelled, Class::RateLimited] {
+        for api in [VisionApi::ImageAnalysis40, VisionApi::Read32] {
+            let (guard, script) = (FakeGuard::refusing(class), Script::new([]));
+            let ask = |ask| script.answer(ask);
+            assert_eq!(
+                recogniser(&guard, &ask, api)
+                    .lines(1, IMAGE)
+                    .await
+                    .unwrap_err()
+                    .class(),
+                class
+            );
+        }
+    }
+}
