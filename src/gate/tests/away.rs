@@ -1,6 +1,6 @@
 //! What callers see of the gates while Redis is away, and when it is back.
 
-use std::{net::Ipv4Addr, time::Instant};
+use std::net::Ipv4Addr;
 
 use jobs::Provider;
 use nix::{
