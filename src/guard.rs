@@ -155,7 +155,7 @@ impl Guard for JobGuard<'_> {
             self.tries.store(nth, Ordering::Relaxed);
             let failure = match self.pass(call, attempt).await {
                 Ok(reply) => {
-                    self.paid.store(true, Ordering::Relaxed);
+                    self.paid.fetch_or(call.paid, Ordering::Relaxed);
                     if nth > 1 {
                         info!(%provider, tries = nth, "Retry successful after {} attempt(s)", nth - 1);
                     }
