@@ -16,10 +16,7 @@ use async_trait::async_trait;
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    queue::{
-        Broker, NewJob,
-        apalis::{ApalisBroker, ApalisOptions},
-    },
+    queue::{Broker, BrokerOptions, NewJob, apalis::ApalisBroker},
     retry::{Backoff, RetryPolicy},
     worker::{Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules},
 };
@@ -66,7 +63,7 @@ impl Bench {
             connection,
             queue,
             "bench",
-            ApalisOptions::default(),
+            BrokerOptions::default(),
         )))
     }
 

@@ -81,8 +81,13 @@ impl QueueWorker {
             };
             self.vitals.claim_stirs();
             let answer = self.broker.claim(number, slots.count()).await;
-            self.vitals
-                .redis_answered(!matches!(answer, Err(BrokerError::Redis(_))));
+            match &answer {
+                // Not a word from Redis, perhaps: the broker can know that by itself.
+                Err(BrokerError::Unleased) => {}
+                answer => self
+                    .vitals
+                    .redis_answered(!matches!(answer, Err(BrokerError::Redis(_)))),
+            }
             match answer {
                 Ok(deliveries) => {
                     pause.reset();
@@ -102,7 +107,9 @@ impl QueueWorker {
                     }
                 }
                 Err(BrokerError::Unleased) => {
-                    if let Err(error) = self.broker.renew(&[]).await {
+                    let renewed = self.broker.renew(&[]).await;
+                    self.vitals.redis_answered(renewed.is_ok());
+                    if let Err(error) = renewed {
                         warn!(%error, queue = self.broker.queue(), "the lease cannot be renewed");
                         self.rest(&mut pause).await;
                     }

@@ -58,12 +58,7 @@ impl OutcomeRules {
                 self.wait_for_gate(failure, delivery, tries)
             }
             Class::Transient | Class::RateLimited if delivery.attempt < delivery.max_attempts => {
-                let nth = u8::try_from(delivery.attempt).unwrap_or(u8::MAX);
-                let delay = self
-                    .retry
-                    .delay(nth, failure, &mut rand::rng())
-                    .total()
-                    .min(self.longest_delay());
+                let delay = self.delay(failure, delivery);
                 let note = self.note(failure, delivery, tries, Some(delay));
                 Outcome::Later {
                     delay,
@@ -81,6 +76,18 @@ impl OutcomeRules {
                 note: Some(self.note(failure, delivery, tries, None)),
             },
         }
+    }
+
+    /// The wait before the queue's next attempt: the producer's where it names one, but never less than what the
+    /// provider asks for.
+    fn delay(&self, failure: &Failure, delivery: &Delivery) -> Duration {
+        if let Some(backoff) = &delivery.backoff {
+            let asked = failure.retry_after().unwrap_or_default();
+            return backoff.delay(delivery.attempt, &mut rand::rng()).max(asked);
+        }
+        let nth = u8::try_from(delivery.attempt).unwrap_or(u8::MAX);
+        let delay = self.retry.delay(nth, failure, &mut rand::rng()).total();
+        delay.min(self.longest_delay())
     }
 
     fn wait_for_gate(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
