@@ -8,6 +8,7 @@ pub mod apalis;
 mod backoff;
 pub mod bullmq;
 mod claims;
+mod view;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -16,10 +17,10 @@ use bytes::Bytes;
 use jobs::JobType;
 use redis::RedisError;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use backoff::QueueBackoff;
 pub use claims::ClaimNumber;
+pub use view::{Counts, HistoryLine, JobView, State};
 
 /// How a queue is laid out in Redis, and so who else can read and write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -168,69 +169,6 @@ pub struct Recovered {
     pub more: bool,
 }
 
-/// How many jobs a queue holds in each state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Ready to run.
-    pub waiting: u64,
-    /// Claimed.
-    pub active: u64,
-    /// Ended well, and still kept.
-    pub completed: u64,
-    /// Dead letters.
-    pub failed: u64,
-    /// Waiting for a time.
-    pub delayed: u64,
-}
-
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Ready to run.
-    Waiting,
-    /// Waiting for a time.
-    Delayed,
-    /// Claimed by a replica.
-    Active,
-    /// Ended well.
-    Completed,
-    /// Dead letter.
-    Failed,
-}
-
-/// A job as an onlooker sees it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct JobView {
-    /// The job's id.
-    pub id: String,
-    /// Where it stands.
-    pub state: State,
-    /// 0 to 100.
-    pub progress: u8,
-    /// Attempts used up.
-    pub attempts_made: u32,
-    /// The result of a completed job.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
-    /// Why the job failed, or why it waits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Failed attempts so far, oldest first.
-    pub history: Vec<HistoryLine>,
-}
-
-/// A [`Note`] with its time.
-#[derive(Debug, Clone, Serialize)]
-pub struct HistoryLine {
-    /// When, ms since 1970 by Redis's clock.
-    pub at: u64,
-    /// What happened.
-    #[serde(flatten)]
-    pub note: Note,
-}
-
 /// A job to enqueue.
 #[derive(Debug, Clone)]
 pub struct NewJob<'a> {
@@ -289,18 +227,6 @@ fn millis(duration: Duration) -> u64 {
 /// A note as it is written into a history, after the time that Redis puts in front; empty for none.
 fn line(note: Option<&Note>) -> Result<String, BrokerError> {
     Ok(note.map(serde_json::to_string).transpose()?.unwrap_or_default())
-}
-
-/// Reads a history back: `<ms> <note as JSON>`. Lines of another make are left out.
-fn read_history(lines: &[String]) -> Vec<HistoryLine> {
-    let read = |line: &String| {
-        let (at, note) = line.split_once(' ')?;
-        Some(HistoryLine {
-            at: at.parse().ok()?,
-            note: serde_json::from_str::<Note>(note).ok()?,
-        })
-    };
-    lines.iter().filter_map(read).collect()
 }
 
 /// One queue in Redis, seen by one replica.

@@ -79,7 +79,7 @@ fn note() -> Note {
 }
 
 both_layouts! {
-    layout => Fixture::of(layout).await;
+    [Fixture]
     claims_in_order_and_no_more_than_asked
     a_claim_without_a_lease_is_refused
     a_resent_claim_returns_the_same_jobs

@@ -12,7 +12,6 @@ use crate::support::{
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 both_layouts! {
-    layout => layout;
     a_restart_of_redis
     an_outage_while_outcomes_are_written
     a_storm_of_killed_connections

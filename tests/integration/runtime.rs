@@ -20,7 +20,6 @@ use crate::support::{
 };
 
 both_layouts! {
-    layout => layout;
     max_attempts_are_respected
     what_cannot_succeed_is_not_tried_again
     a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::ApalisBroker;
-use crate::queue::{BrokerError, Counts, JobView, State, read_history};
+use crate::queue::{BrokerError, Counts, JobView, State, view::read_history};
 
 impl ApalisBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
-use crate::queue::{BrokerError, Counts, JobView, State, read_history};
+use crate::queue::{BrokerError, Counts, JobView, State, view::read_history};
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, log.
 type Row = (

@@ -18,6 +18,7 @@
 mod inspect;
 mod neighbours;
 mod options;
+mod renewal;
 mod scripts;
 mod wait;
 
@@ -30,7 +31,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use redis::ScriptInvocation;
 
-use self::{neighbours::Neighbours, options::JobOptions, wait::Waiter};
+use self::{neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
     Note, Recovered, Settled, line, millis,
@@ -55,33 +56,6 @@ pub struct BullmqBroker {
     waiter: Waiter,
     neighbours: Neighbours,
     renewal: Mutex<Renewal>,
-}
-
-/// When this replica last renewed. The layout knows no lease of a worker, only locks of jobs: this is what keeps a
-/// replica that does not renew from claiming, and one that has lived through an outage from robbing the others.
-#[derive(Debug, Default)]
-struct Renewal {
-    /// How long the last one holds; `None` before the first.
-    until: Option<Instant>,
-    /// Before this, locks that have run out are their owners' to renew.
-    sweep_from: Option<Instant>,
-}
-
-impl Renewal {
-    fn holds(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn renew(&mut self, sent: Instant, ttl: Duration) {
-        if self.until.is_some() && !self.holds() {
-            self.sweep_from = sent.checked_add(ttl / 2);
-        }
-        self.until = sent.checked_add(ttl);
-    }
-
-    fn may_sweep(&self) -> bool {
-        self.holds() && self.sweep_from.is_none_or(|from| from <= Instant::now())
-    }
 }
 
 /// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms.

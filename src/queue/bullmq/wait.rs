@@ -17,8 +17,8 @@ use crate::{connection::Connection, keys::BullKeys, queue::BrokerError};
 const LONGEST: Duration = Duration::from_secs(10);
 /// Shorter calls can end before their time, or never, with Redis before 7.0.8.
 const SHORTEST: Duration = Duration::from_millis(2);
-/// How much later than asked an answer may come.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How much later than asked an answer may come: as late as that of any other call.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Waiter {
@@ -43,16 +43,16 @@ impl Waiter {
         let started = Instant::now();
         let mut socket = self.socket.lock().await;
         loop {
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Ok(false);
+            }
             let mut look = scripts::LOOK.prepare_invoke();
             look.key(&self.prefix);
             let nap = match self.connection.invoke::<i64>(&look).await? {
                 0 => return Ok(true),
                 ms => u64::try_from(ms).map_or(LONGEST, Duration::from_millis),
             };
-            let left = limit.saturating_sub(started.elapsed());
-            if left.is_zero() {
-                return Ok(false);
-            }
             // `1` only says that the next due time has changed: it is looked up anew.
             if self
                 .pop(&mut socket, nap.min(LONGEST).min(left).max(SHORTEST))

@@ -1,5 +1,6 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
+mod node;
 mod replica;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -12,25 +13,26 @@ use backend_worker::{
 use jobs::JobType;
 use serde_json::value::RawValue;
 
+pub(crate) use node::Node;
 pub(crate) use replica::{RunningReplica, Script, options, replica};
 
-/// Makes a test of each named function for each layout of queues, over what is made from the layout.
+/// Makes a test of each named function for each layout of queues; it is given the layout, or what `Setup::of` makes
+/// of it.
 macro_rules! both_layouts {
-    ($layout:ident => $given:expr; $($name:ident)*) => {
-        both_layouts!(@ apalis Apalis $layout => $given; $($name)*);
-        both_layouts!(@ bullmq Bullmq $layout => $given; $($name)*);
+    (@given $layout:ident []) => { $layout };
+    (@given $layout:ident [$setup:ident]) => { super::$setup::of($layout).await };
+    ($([$setup:ident])? $($name:ident)*) => {
+        both_layouts!(@ apalis Apalis [$($setup)?] $($name)*);
+        both_layouts!(@ bullmq Bullmq [$($setup)?] $($name)*);
     };
-    (@ $module:ident $variant:ident $layout:ident => $given:expr; $($name:ident)*) => {
-        mod $module {
-            use super::*;
-            $(
-                #[tokio::test]
-                async fn $name() {
-                    let $layout = backend_worker::queue::Layout::$variant;
-                    super::$name($given).await;
-                }
-            )*
-        }
+    (@ $module:ident $layout:ident $setup:tt $($name:ident)*) => {
+        mod $module {$(
+            #[tokio::test]
+            async fn $name() {
+                let layout = backend_worker::queue::Layout::$layout;
+                super::$name(crate::support::both_layouts!(@given layout $setup)).await;
+            }
+        )*}
     };
 }
 pub(crate) use both_layouts;
@@ -101,6 +103,10 @@ impl TestRedis {
 
     pub(crate) fn broker(&self, layout: Layout, queue: &str, worker: &str) -> Arc<dyn Broker> {
         self.broker_with(layout, queue, worker, Duration::from_secs(15))
+    }
+
+    pub(crate) fn bullmq(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
+        self.broker(Layout::Bullmq, queue, worker)
     }
 
     pub(crate) fn apalis(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
