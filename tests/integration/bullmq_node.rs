@@ -439,6 +439,33 @@ async fn kept_as_the_producer_says() {
 }
 
 #[tokio::test]
+async fn the_last_of_the_deduplicated_runs_after_the_first() {
+    let scene = Scene::set().await;
+    let add = async |n: u32| {
+        let opts = json!({"deduplication": {"id": "d", "keepLastIfActive": true}});
+        let job = json!({"name": "process-image", "data": {"n": n}, "opts": opts});
+        scene.node.ask("add", job).await
+    };
+    add(1).await;
+    let first = scene.claim(FIRST).await;
+    add(2).await;
+    add(3).await;
+    assert!(scene.broker.claim(FIRST.next(), 9).await.unwrap().is_empty());
+    scene.broker.complete(&first.lease, "1").await.unwrap();
+    let second = scene.claim(FIRST.next().next()).await;
+    assert_eq!(second.payload.as_deref(), Some(&br#"{"n":3}"#[..]));
+    scene.broker.complete(&second.lease, "1").await.unwrap();
+    let held: Vec<String> = scene.redis.ask(&["KEYS", "bull:q:d?:*"]).await;
+    assert!(held.is_empty(), "{held:?}");
+    // The id is free again.
+    add(4).await;
+    assert_eq!(
+        scene.claim(FIRST.next().next().next()).await.payload.as_deref(),
+        Some(&br#"{"n":4}"#[..])
+    );
+}
+
+#[tokio::test]
 async fn the_queues_own_limits_hold() {
     let scene = Scene::set().await;
     scene.node.ask("concurrency", json!({"count": 2})).await;

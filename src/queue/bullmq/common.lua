@@ -97,6 +97,20 @@ local function put_off(p, id, due)
   wake_when_due(p)
 end
 
+-- Adds a job the way BullMQ's Queue does. What belongs to a parent or a scheduler is the caller's.
+local function add_job(id, name, data, opts_json, now)
+  local opts = decode(opts_json)
+  local delay, priority = count(opts.delay, 0), count(opts.priority, 0)
+  call('HSET', P .. id, 'name', name, 'data', data, 'opts', opts_json, 'timestamp', now, 'delay', delay,
+    'priority', priority)
+  emit(P, 'added', 'jobId', id, 'name', name)
+  if delay > 0 then
+    put_off(P, id, now + delay)
+  else
+    make_ready(P, id, opts.lifo == true and priority == 0)
+  end
+end
+
 -- Makes a chunk of the delayed jobs that are due ready to run. While the queue is paused they are put with the paused
 -- ones: a resume moves that list over whatever waits.
 local function promote(now)

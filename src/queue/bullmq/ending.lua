@@ -77,12 +77,28 @@ local function trim(set, now, keep_count, keep_ms)
   end
 end
 
--- Frees the deduplication id that a job holds; one with a time to live stays until then.
-local function free_deduplication(id, deduplication)
+-- Frees the deduplication id that a job holds (one with a time to live stays until then), and adds the job that was
+-- put aside while this one held it.
+local function free_deduplication(id, deduplication, now)
   if not deduplication then return end
-  local key = P .. 'de:' .. deduplication
-  local ttl = call('PTTL', key)
-  if ttl == 0 or (ttl == -1 and call('GET', key) == id) then call('DEL', key) end
+  local holder, aside = P .. 'de:' .. deduplication, P .. 'dn:' .. deduplication
+  local ttl = call('PTTL', holder)
+  if ttl == 0 or (ttl == -1 and call('GET', holder) == id) then call('DEL', holder) end
+
+  local m = call('HMGET', aside, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'pdk', 'rjk')
+  if not m[1] then return end
+  local next_id = tostring(call('INCR', P .. 'id'))
+  if m[4] and call('EXISTS', P .. m[4]) == 0 then next_id = m[4] end
+  local rule = decode(m[3]).de
+  local live = type(rule) == 'table' and not rule.keepLastIfActive and count(rule.ttl, 0) or 0
+  call('SET', holder, next_id)
+  if live > 0 then call('PEXPIRE', holder, live) end
+  add_job(next_id, m[1], m[2] or '{}', m[3] or '{}', now)
+  call('HSET', P .. next_id, 'deid', deduplication)
+  if m[5] then call('HSET', P .. next_id, 'parentKey', m[5], 'parent', m[6] or '') end
+  if m[7] then call('SADD', m[7], P .. next_id) end
+  if m[8] then call('HSET', P .. next_id, 'rjk', m[8]) end
+  call('DEL', aside)
 end
 
 -- Ends an active job. `state` is completed or failed, `value` its result or the reason.
@@ -91,7 +107,7 @@ local function finish(id, token, state, value, now, default_count, default_ms)
   local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid')
   local opts = decode(m[1])
   tell_parent(id, m[2], m[3], done, value, now)
-  free_deduplication(id, m[4])
+  free_deduplication(id, m[4], now)
   local attempts = bump(key, 'atm')
 
   local rule = opts.removeOnFail

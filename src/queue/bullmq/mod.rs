@@ -264,15 +264,14 @@ impl Broker for BullmqBroker {
         if !BullKeys::is_job_id(job.id) {
             return Err(BrokerError::Id(job.id.to_owned()));
         }
-        let delay = millis(job.delay.min(LONGEST_DELAY));
         let options = serde_json::json!({
             "attempts": job.max_attempts,
             "backoff": {"type": "exponential", "delay": 2000, "jitter": 0.25},
-            "delay": delay,
+            "delay": millis(job.delay.min(LONGEST_DELAY)),
         });
         let mut call = self.prepare(&scripts::ENQUEUE);
         call.arg(job.id).arg(job.kind.as_str()).arg(job.payload.get());
-        call.arg(options.to_string()).arg(delay);
+        call.arg(options.to_string());
         Ok(self.connection.invoke(&call).await?)
     }
 
