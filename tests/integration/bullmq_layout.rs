@@ -137,7 +137,7 @@ async fn a_claim_that_another_worker_has_followed_is_lost() {
     redis.ask::<()>(&["DEL", "bull:q:1:lock"]).await;
     assert_eq!(
         broker.renew(std::slice::from_ref(&lease)).await.unwrap(),
-        [lease.clone()]
+        std::slice::from_ref(&lease)
     );
     assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Lost);
     assert!(
