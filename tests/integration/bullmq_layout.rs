@@ -78,6 +78,48 @@ async fn bad_jobs_fail_alone_and_keep_their_ids() {
 }
 
 #[tokio::test]
+async fn what_belongs_to_others_and_is_broken_keeps_no_job_from_ending() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    redis
+        .ask::<()>(&["SET", "bull:q:parent:dependencies", "no set"])
+        .await;
+    redis.ask::<()>(&["SET", "bull:q:dn:d", "no hash"]).await;
+    redis.ask::<()>(&["SET", "bull:q:repeat", "no zset"]).await;
+    let parent = r#"{"id":"parent","queueKey":"bull:q"}"#;
+    redis
+        .ask::<()>(&[
+            "HSET", "bull:q:1", "name", "x", "data", "1", "parent", parent, "deid", "d",
+        ])
+        .await;
+    let mut bytes = redis::cmd("HSET");
+    bytes.arg("bull:q:1").arg("parentKey").arg("bull:q:parent");
+    bytes
+        .arg("failedReason")
+        .arg(b"\xff")
+        .arg("progress")
+        .arg(b"\xfe");
+    bytes.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
+    let mut version = redis::cmd("HSET");
+    version.arg("bull:q:meta").arg("version").arg(b"\xff");
+    version.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
+    redis.ask::<()>(&["LPUSH", "bull:q:wait", "1"]).await;
+
+    assert_eq!(view(&*broker, "1").await.error.as_deref(), Some("\u{fffd}"));
+    let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    assert!(
+        broker
+            .renew(std::slice::from_ref(&lease))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Applied);
+    assert_eq!(view(&*broker, "1").await.state, State::Completed);
+}
+
+#[tokio::test]
 async fn an_id_that_names_a_key_of_the_queue_is_refused() {
     let redis = TestRedis::start().await;
     let broker = redis.bullmq("q", "w");

@@ -106,8 +106,13 @@ local function finish(id, token, state, value, now, default_count, default_ms)
   local key, set, done = P .. id, P .. state, state == 'completed'
   local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid')
   local opts = decode(m[1])
-  tell_parent(id, m[2], m[3], done, value, now)
-  free_deduplication(id, m[4], now)
+  -- Neighbours whose keys are not what they should be must not keep a job from ending.
+  local told, problem = pcall(tell_parent, id, m[2], m[3], done, value, now)
+  local freed, trouble = pcall(free_deduplication, id, m[4], now)
+  if not (told and freed) then
+    redis.log(redis.LOG_WARNING, 'bullmq: ' .. key .. ' ended, its parent or successor was not told: '
+      .. cjson.encode({ problem or trouble }))
+  end
   local attempts = bump(key, 'atm')
 
   local rule = opts.removeOnFail

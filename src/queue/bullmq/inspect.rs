@@ -6,15 +6,9 @@ use super::{BullmqBroker, scripts};
 use crate::queue::{BrokerError, Counts, JobView, State, view::read_history};
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, log.
-type Row = (
-    String,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Vec<String>,
-);
+type Row = (String, Text, Text, Text, Text, Text, Vec<Vec<u8>>);
+/// What anybody may have written.
+type Text = Option<Vec<u8>>;
 
 impl BullmqBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
@@ -55,6 +49,8 @@ impl BullmqBroker {
         else {
             return Ok(None);
         };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let (failed, waits) = (failed.map(text), waits.map(text));
         let state = match state.as_str() {
             "completed" => State::Completed,
             "failed" => State::Failed,
@@ -63,25 +59,25 @@ impl BullmqBroker {
             _ => State::Waiting,
         };
         let (result, error) = match state {
-            State::Completed => (result.and_then(|text| serde_json::from_str(&text).ok()), None),
+            State::Completed => (result.and_then(|json| serde_json::from_slice(&json).ok()), None),
             State::Failed => (None, failed),
             _ => (None, waits.or(failed)),
         };
         Ok(Some(JobView {
             id: id.to_owned(),
             state,
-            progress: progress.map_or(0, |text| percent(&text)),
-            attempts_made: attempts.and_then(|n| n.parse().ok()).unwrap_or(0),
+            progress: progress.map_or(0, |json| percent(&json)),
+            attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),
             result,
             error,
-            history: read_history(&log),
+            history: read_history(&log.into_iter().map(text).collect::<Vec<_>>()),
         }))
     }
 }
 
 /// Progress is JSON of any kind in this layout: what is no percentage reads as none.
-fn percent(text: &str) -> u8 {
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
+fn percent(json: &[u8]) -> u8 {
+    let value: Value = serde_json::from_slice(json).unwrap_or_default();
     // A float to u8 saturates.
     (value.as_f64().unwrap_or(0.0).clamp(0.0, 100.0)) as u8
 }

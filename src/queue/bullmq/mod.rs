@@ -61,7 +61,7 @@ pub struct BullmqBroker {
 /// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms.
 type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64);
 /// An id that is not served, and why.
-type Refused = (Vec<u8>, String);
+type Refused = (Vec<u8>, Vec<u8>);
 
 impl BullmqBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
@@ -136,7 +136,7 @@ impl Broker for BullmqBroker {
             tracing::error!(queue = %self.queue, %id, "an id without a job was queued: dropped");
         }
         for (id, reason) in &refused {
-            let id = String::from_utf8_lossy(id);
+            let (id, reason) = (String::from_utf8_lossy(id), String::from_utf8_lossy(reason));
             tracing::error!(queue = %self.queue, %id, "the job failed unrun: {reason}");
         }
         let mut deliveries = Vec::new();
@@ -172,11 +172,12 @@ impl Broker for BullmqBroker {
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
             }
-            let (positions, version, schedulers): (Vec<usize>, String, u64) =
+            let (positions, version, schedulers): (Vec<usize>, Vec<u8>, u64) =
                 self.connection.invoke(&call).await?;
             lost.extend(positions.into_iter().filter_map(|i| chunk.get(i).cloned()));
             if chunks.len() == 0 {
-                self.neighbours.heed(&self.queue, &version, schedulers);
+                self.neighbours
+                    .heed(&self.queue, &String::from_utf8_lossy(&version), schedulers);
                 self.renewal().renew(sent, self.options.lease_ttl);
                 return Ok(lost);
             }

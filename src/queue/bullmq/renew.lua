@@ -10,4 +10,5 @@ for i = 2, #ARGV, 2 do
   if held == 'held' then lock(id, token, ARGV[1]) end
   if held == 'lost' or held == 'gone' then lost[#lost + 1] = (i - 2) / 2 end
 end
-return { lost, call('HGET', P .. 'meta', 'version') or '', call('ZCARD', P .. 'repeat') }
+local schedulers = protected('ZCARD', P .. 'repeat')
+return { lost, call('HGET', P .. 'meta', 'version') or '', type(schedulers) == 'number' and schedulers or 0 }
