@@ -1,5 +1,5 @@
 -- Claims jobs into free slots: promotes what is due, takes what waits, then what is prioritized, within the queue's own
--- limits. Nobody asks for a job whose parent's failure or scheduler forbids to run it: it ends here.
+-- limits. A job that must not run, because a child of it has failed or because a scheduler made it, ends here.
 -- KEYS 1 prefix
 -- ARGV 1 worker  2 claim token  3 how many  4 resend 0|1  5 lock ms
 -- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms}…, ids without a job…,
