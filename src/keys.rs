@@ -22,7 +22,7 @@
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`.
+//! `bw:waited` (ms), `bw:why`, `bw:gate`; and one string a replica, `bw:session:<worker>`, with its last claim's number.
 //!
 //! | key | type | content |
 //! |---|---|---|
