@@ -16,10 +16,7 @@ use async_trait::async_trait;
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    queue::{
-        Broker, NewJob,
-        apalis::{ApalisBroker, ApalisOptions},
-    },
+    queue::{Broker, BrokerOptions, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
     retry::{Backoff, RetryPolicy},
     worker::{Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules},
 };
@@ -60,20 +57,28 @@ impl Bench {
         Ok(Self { redis, raw })
     }
 
-    fn broker(&self, queue: &str) -> Result<Arc<dyn Broker>> {
+    fn broker(&self, layout: Layout, queue: &str) -> Result<Arc<dyn Broker>> {
         let connection = Connection::open(&self.redis.url().into())?;
-        Ok(Arc::new(ApalisBroker::new(
-            connection,
-            queue,
-            "bench",
-            ApalisOptions::default(),
-        )))
+        let options = BrokerOptions::default();
+        Ok(match layout {
+            Layout::Bullmq => Arc::new(BullmqBroker::new(connection, queue, "bench", options)),
+            Layout::Apalis => Arc::new(ApalisBroker::new(connection, queue, "bench", options)),
+        })
     }
 
-    async fn prefill(&self, queue: &str, count: u64) -> Result {
-        let script = "for i = ARGV[2], ARGV[3] do redis.call('HSET', ARGV[1] .. ':data', i, '{}') \
-            redis.call('HSET', ARGV[1] .. ':meta:' .. i, 'attempts', 0, 'max_attempts', 3, 'status', 'Pending') \
-            redis.call('RPUSH', ARGV[1] .. ':active', i) end";
+    async fn prefill(&self, layout: Layout, queue: &str, count: u64) -> Result {
+        let script = match layout {
+            Layout::Bullmq => {
+                "for i = ARGV[2], ARGV[3] do local q = 'bull:' .. ARGV[1] .. ':' \
+                redis.call('HSET', q .. i, 'name', 'process-image', 'data', '{}', 'opts', '{\"attempts\":3}') \
+                redis.call('LPUSH', q .. 'wait', i) end"
+            }
+            Layout::Apalis => {
+                "for i = ARGV[2], ARGV[3] do redis.call('HSET', ARGV[1] .. ':data', i, '{}') \
+                redis.call('HSET', ARGV[1] .. ':meta:' .. i, 'attempts', 0, 'max_attempts', 3, 'status', 'Pending') \
+                redis.call('RPUSH', ARGV[1] .. ':active', i) end"
+            }
+        };
         for first in (0..count).step_by(1000) {
             let script = redis::Script::new(script);
             let mut call = script.prepare_invoke();
@@ -113,12 +118,12 @@ impl Bench {
         Ok((calls, cpu("used_cpu_sys:") + cpu("used_cpu_user:")))
     }
 
-    async fn throughput(&self, concurrency: usize, jobs: u64) -> Result {
+    async fn throughput(&self, layout: Layout, concurrency: usize, jobs: u64) -> Result {
         let queue = format!("c{concurrency}");
-        self.prefill(&queue, jobs).await?;
+        self.prefill(layout, &queue, jobs).await?;
         let handler = Arc::new(NoOp::default());
         let runtime = Runtime::new(
-            [(self.broker(&queue)?, concurrency)],
+            [(self.broker(layout, &queue)?, concurrency)],
             handler.clone(),
             &options()?,
         );
@@ -136,7 +141,7 @@ impl Bench {
         task.await??;
         let per_job = |x: f64| x / jobs as f64;
         println!(
-            "no-op, concurrency {concurrency:>3}: {:>6.0} jobs/s, {:.2} Redis calls a job, CPU a job: worker {:.0} µs, Redis {:.0} µs",
+            "{layout}, no-op, concurrency {concurrency:>3}: {:>6.0} jobs/s, {:.2} Redis calls a job, CPU a job: worker {:.0} µs, Redis {:.0} µs",
             jobs as f64 / took,
             per_job((after.0 - before.0) as f64),
             per_job(own_after - own_before) * 1e6,
@@ -146,9 +151,9 @@ impl Bench {
     }
 
     /// From the push of a job to an idle queue until its handler starts.
-    async fn pickup(&self, samples: usize) -> Result {
+    async fn pickup(&self, layout: Layout, samples: usize) -> Result {
         let handler = Arc::new(NoOp::default());
-        let broker = self.broker("pickup")?;
+        let broker = self.broker(layout, "pickup")?;
         let runtime = Runtime::new([(broker.clone(), 20)], handler.clone(), &options()?);
         let stop = CancellationToken::new();
         let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
@@ -176,7 +181,7 @@ impl Bench {
         task.await??;
         delays.sort_by(f64::total_cmp);
         println!(
-            "pickup when idle, from before the push to the handler: p50 {:.2} ms, p99 {:.2} ms ({samples} samples)",
+            "{layout}, pickup when idle, from before the push to the handler: p50 {:.2} ms, p99 {:.2} ms ({samples} samples)",
             delays[samples / 2],
             delays[samples * 99 / 100],
         );
@@ -222,9 +227,9 @@ impl Bench {
         let spent = total().await? - before - 1;
         let rss = memory(child.id().ok_or("it is gone")?)?;
         println!(
-            "process with three idle queues: ready in {:.0} ms, RSS {rss:.1} MB, {:.2} commands/s a queue (those inside of scripts included)",
+            "process with six idle queues: ready in {:.0} ms, RSS {rss:.1} MB, {:.2} commands/s a queue (those inside of scripts included)",
             ready.as_secs_f64() * 1000.0,
-            spent as f64 / 30.0 / 3.0,
+            spent as f64 / 30.0 / 6.0,
         );
         child.kill().await?;
         Ok(())
@@ -269,13 +274,17 @@ fn own_cpu() -> Result<f64> {
 async fn main() -> Result {
     let bench = Bench::start().await?;
     let idle = memory(std::process::id())?;
-    for (concurrency, jobs) in [(1, 10_000), (20, 60_000), (100, 100_000)] {
-        bench.throughput(concurrency, jobs).await?;
+    for layout in Layout::ALL {
+        for (concurrency, jobs) in [(1, 10_000), (20, 60_000), (100, 100_000)] {
+            bench.throughput(layout, concurrency, jobs).await?;
+        }
     }
     println!(
-        "RSS of the bench: {idle:.1} MB before, {:.1} MB after 170,000 jobs",
+        "RSS of the bench: {idle:.1} MB before, {:.1} MB after 340,000 jobs",
         memory(std::process::id())?
     );
-    bench.pickup(500).await?;
+    for layout in Layout::ALL {
+        bench.pickup(layout, 500).await?;
+    }
     bench.process().await
 }

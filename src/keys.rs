@@ -18,6 +18,32 @@
 //! | `<q>:history:<id>` (ours) | list | one JSON line for each failed attempt |
 //! | `<q>:session:<worker>` (ours) | hash | since when its lease is unbroken, and its last claim |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
+//!
+//! # The BullMQ layout
+//! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
+//! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
+//! `bw:waited` (ms), `bw:why`, `bw:gate`; and one string a replica, `bw:session:<worker>`, with its last claim's number.
+//!
+//! | key | type | content |
+//! |---|---|---|
+//! | `wait`, `paused` | list | ids that wait, taken from the right |
+//! | `prioritized`, `pc` | zset, string | ids that wait, by priority and then by that counter |
+//! | `delayed` | zset | ids that wait for a time, score ms · 4096 + n |
+//! | `waiting-children` | zset | parents that wait for children |
+//! | `active` | list | claimed ids, pushed left |
+//! | `completed`, `failed` | zset | id → when it ended, ms |
+//! | `stalled` | set | suspects of BullMQ's own sweep |
+//! | `marker` | zset | `0`: look now; `1`: when the next delayed job is due |
+//! | `limiter` | string | claims of the current period |
+//! | `meta` | hash | paused, concurrency, max, duration, opts.maxLenEvents, version |
+//! | `events` | stream | what QueueEvents prints |
+//! | `id` | string | counter of jobs |
+//! | `repeat`, `repeat:<s>` | zset, hash | schedulers |
+//! | `de:<d>`, `dn:<d>` | string, hash | who holds a deduplication id, and who follows |
+//! | `<id>` | hash | the job |
+//! | `<id>:lock` | string | the claim's token, for as long as it is renewed |
+//! | `<id>:logs` | list | its log |
+//! | `<id>:dependencies`, `:processed`, `:failed`, `:unsuccessful` | set, hash, hash, zset | its children |
 
 use apalis_core::worker::context::WorkerContext;
 
@@ -94,6 +120,68 @@ impl ApalisKeys {
     /// The attempt history of one job.
     pub fn history(&self, id: &str) -> String {
         format!("{}{id}", self.history_prefix)
+    }
+}
+
+/// The keys of one queue in the BullMQ layout.
+#[derive(Debug, Clone)]
+pub struct BullKeys {
+    /// What all of them begin with, colon and all.
+    pub prefix: String,
+    /// Zset that tells of work.
+    pub marker: String,
+    /// Ids that wait: the lists `wait` and `paused`, and the zset `prioritized`.
+    pub waiting: [String; 3],
+    /// List of claimed ids.
+    pub active: String,
+    /// Zset of completed ids.
+    pub completed: String,
+    /// Zset of dead letters.
+    pub failed: String,
+    /// Ids that wait for a time or for children: two zsets.
+    pub delayed: [String; 2],
+}
+
+impl BullKeys {
+    /// Names behind the prefix that are not a job's.
+    const RESERVED: &'static [&'static str] = &[
+        "wait",
+        "paused",
+        "prioritized",
+        "pc",
+        "delayed",
+        "waiting-children",
+        "active",
+        "completed",
+        "failed",
+        "stalled",
+        "stalled-check",
+        "marker",
+        "limiter",
+        "meta",
+        "events",
+        "id",
+        "repeat",
+    ];
+
+    /// The keys of `queue`.
+    pub fn new(queue: &str) -> Self {
+        let prefix = format!("bull:{queue}:");
+        let key = |name: &str| format!("{prefix}{name}");
+        Self {
+            marker: key("marker"),
+            waiting: ["wait", "paused", "prioritized"].map(key),
+            active: key("active"),
+            completed: key("completed"),
+            failed: key("failed"),
+            delayed: ["delayed", "waiting-children"].map(key),
+            prefix,
+        }
+    }
+
+    /// Whether a job may be called so: its keys would otherwise be the queue's, or another job's.
+    pub fn is_job_id(id: &str) -> bool {
+        !id.is_empty() && !id.contains(':') && !Self::RESERVED.contains(&id)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     gate::Gates,
     operator::Operator,
     ops::{Ops, Server},
-    queue::{Broker, Layout, apalis::ApalisBroker},
+    queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
     worker::{
         Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, supervise, vitals::Tally,
@@ -71,7 +71,7 @@ impl Replica {
             rules,
             deadline: config.deadline,
             drain: config.drain,
-            renew_every: config.apalis.lease_ttl / 3,
+            renew_every: config.broker.lease_ttl / 3,
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
         let ops = Ops {
@@ -181,12 +181,9 @@ fn gates(config: &Config, connection: &Connection) -> anyhow::Result<Option<Arc<
 
 /// The broker of one queue.
 pub fn broker(spec: &QueueSpec, connection: &Connection, config: &Config) -> Arc<dyn Broker> {
+    let (connection, name, replica) = (connection.clone(), &spec.name, &config.replica);
     match spec.layout {
-        Layout::Apalis => Arc::new(ApalisBroker::new(
-            connection.clone(),
-            &spec.name,
-            &config.replica,
-            config.apalis,
-        )),
+        Layout::Bullmq => Arc::new(BullmqBroker::new(connection, name, replica, config.broker)),
+        Layout::Apalis => Arc::new(ApalisBroker::new(connection, name, replica, config.broker)),
     }
 }

@@ -16,7 +16,7 @@ use self::reader::Reader;
 use crate::{
     gate::GatesSettings,
     ops::Access,
-    queue::{Layout, apalis::ApalisOptions},
+    queue::{BrokerOptions, Layout},
     ratelimit::Window,
     retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
     telemetry::LogFormat,
@@ -68,8 +68,8 @@ pub struct Config {
     pub platform_drain: Option<Duration>,
     /// What becomes of jobs of unknown types.
     pub unknown_types: UnknownTypes,
-    /// How queues of the apalis layout are kept.
-    pub apalis: ApalisOptions,
+    /// How queues are kept.
+    pub broker: BrokerOptions,
     /// How logs are written.
     pub log_format: LogFormat,
     /// Which logs are written.
@@ -144,12 +144,12 @@ impl Config {
                 "give-back" => Ok(UnknownTypes::GiveBack),
                 _ => Err("fail or give-back".to_owned()),
             }),
-            apalis: ApalisOptions {
+            broker: BrokerOptions {
                 // A call to Redis may take two seconds, and a lease has to outlast a few of them.
                 lease_ttl: env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE),
                 keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
                 keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
-                ..ApalisOptions::default()
+                ..BrokerOptions::default()
             },
             log_format: env.parse(&vars::LOG_FORMAT, |text| text.parse()),
             log_filter: env.parse(&vars::RUST_LOG, |text| {
@@ -262,11 +262,10 @@ pub(crate) fn check_queue_name(name: &str) -> Result<String, String> {
     }
 }
 
-/// The value of `QUEUES` where it is not set: the queue of each job type.
+/// The value of `QUEUES` where it is not set: the queue of each job type, in every layout.
 pub(crate) fn default_queues() -> String {
-    JobType::ALL
-        .map(|kind| format!("{}:{}", Layout::Apalis, kind.default_queue()))
-        .join(",")
+    let queues = |layout| JobType::ALL.map(|kind| format!("{layout}:{}", kind.default_queue()));
+    Layout::ALL.map(queues).concat().join(",")
 }
 
 fn handlers(env: &mut Reader<'_>) -> Settings {

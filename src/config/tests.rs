@@ -23,10 +23,13 @@ fn an_empty_environment_is_a_configuration() {
         .iter()
         .map(|q| (q.layout, q.name.as_str(), q.concurrency))
         .collect();
-    let apalis = Layout::Apalis;
+    let (bullmq, apalis) = (Layout::Bullmq, Layout::Apalis);
     assert_eq!(
         names,
         [
+            (bullmq, "ai-jobs", 20),
+            (bullmq, "audio-jobs", 20),
+            (bullmq, "vision-jobs", 20),
             (apalis, "ai-jobs", 20),
             (apalis, "audio-jobs", 20),
             (apalis, "vision-jobs", 20)

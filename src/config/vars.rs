@@ -67,7 +67,7 @@ vars! {
     REDIS_URL: secret = Value("redis://127.0.0.1:6379"), "Redis, `redis://` or `rediss://` (TLS)";
     REDIS_PUBLIC_URL: secret = None, "used only when `REDIS_URL` is not set";
     PORT = Value("3002"), "port of the HTTP server, on every address (`[::]`)";
-    QUEUES = Computed(super::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `apalis`";
+    QUEUES = Computed(super::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
     CONCURRENCY = Value("20"), "jobs at a time in each queue that names no concurrency";
     OPENAI_API_KEY: secret = None, "without it flashcard jobs fail";
     OPENAI_BASE_URL = Value("https://api.openai.com/v1"), "OpenAI, or a proxy that speaks like it";

@@ -5,7 +5,10 @@
 //! replica that lost a job cannot write to it any more.
 
 pub mod apalis;
+mod backoff;
+pub mod bullmq;
 mod claims;
+mod view;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -14,21 +17,28 @@ use bytes::Bytes;
 use jobs::JobType;
 use redis::RedisError;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+pub use backoff::QueueBackoff;
 pub use claims::ClaimNumber;
+pub use view::{Counts, HistoryLine, JobView, State, WaitingFor};
 
 /// How a queue is laid out in Redis, and so who else can read and write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
+    /// That of BullMQ v5.
+    Bullmq,
     /// That of `apalis_redis::RedisStorage`.
     Apalis,
 }
 
 impl Layout {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Bullmq, Self::Apalis];
+
     /// Its name in `QUEUES`, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Bullmq => "bullmq",
             Self::Apalis => "apalis",
         }
     }
@@ -42,17 +52,41 @@ impl fmt::Display for Layout {
 
 /// The text names no layout.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no queue layout (apalis)")]
+#[error("{0:?} is no queue layout (bullmq, apalis)")]
 pub struct UnknownLayout(String);
 
 impl FromStr for Layout {
     type Err = UnknownLayout;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Self::Apalis]
+        Self::ALL
             .into_iter()
             .find(|l| l.as_str() == name)
             .ok_or_else(|| UnknownLayout(name.to_owned()))
+    }
+}
+
+/// How queues are kept, whatever their layout.
+#[derive(Debug, Clone, Copy)]
+pub struct BrokerOptions {
+    /// How long a replica may be silent before its jobs are given to others.
+    pub lease_ttl: Duration,
+    /// Deliveries without an outcome after which a job fails as poison.
+    pub max_lost: u32,
+    /// How long completed jobs are kept, where their producer says nothing.
+    pub keep_completed_for: Duration,
+    /// How many completed jobs are kept, where their producer says nothing.
+    pub keep_completed_count: u64,
+}
+
+impl Default for BrokerOptions {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(15),
+            max_lost: 3,
+            keep_completed_for: Duration::from_secs(24 * 3600),
+            keep_completed_count: 10_000,
+        }
     }
 }
 
@@ -70,12 +104,16 @@ pub struct Lease {
 pub struct Delivery {
     /// What this replica holds.
     pub lease: Lease,
+    /// The job's type, where the layout keeps it beside the payload.
+    pub kind: Option<String>,
     /// The payload; `None` when the queue knows an id without one.
     pub payload: Option<Bytes>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
     /// How many attempts the producer allows.
     pub max_attempts: u32,
+    /// How the producer wants the attempts spaced; `None` leaves it to the worker.
+    pub backoff: Option<QueueBackoff>,
     /// How long the job has been made to wait by limits and breakers so far.
     pub waited: Duration,
 }
@@ -133,85 +171,6 @@ pub struct Recovered {
     pub more: bool,
 }
 
-/// How many jobs a queue holds in each state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Ready to run.
-    pub waiting: u64,
-    /// Claimed.
-    pub active: u64,
-    /// Ended well, and still kept.
-    pub completed: u64,
-    /// Dead letters.
-    pub failed: u64,
-    /// Waiting for a time.
-    pub delayed: u64,
-}
-
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Ready to run.
-    Waiting,
-    /// Waiting for a time.
-    Delayed,
-    /// Claimed by a replica.
-    Active,
-    /// Ended well.
-    Completed,
-    /// Dead letter.
-    Failed,
-}
-
-/// A job as an onlooker sees it.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct JobView {
-    /// The job's id.
-    pub id: String,
-    /// Where it stands.
-    pub state: State,
-    /// 0 to 100.
-    pub progress: u8,
-    /// Attempts used up.
-    pub attempts_made: u32,
-    /// The result of a completed job.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
-    /// Why the job failed, or went wrong the last time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// What a delayed job waits for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub waiting_for: Option<WaitingFor>,
-    /// Failed attempts so far, oldest first.
-    pub history: Vec<HistoryLine>,
-}
-
-/// What a delayed job waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WaitingFor {
-    /// The gate, by its provider's name; absent for a retry, or a job that is not due.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gate: Option<String>,
-    /// Why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Until when, ms since 1970 by Redis's clock.
-    pub until: u64,
-}
-
-/// A [`Note`] with its time.
-#[derive(Debug, Clone, Serialize)]
-pub struct HistoryLine {
-    /// When, ms since 1970 by Redis's clock.
-    pub at: u64,
-    /// What happened.
-    #[serde(flatten)]
-    pub note: Note,
-}
-
 /// A job to enqueue.
 #[derive(Debug, Clone)]
 pub struct NewJob<'a> {
@@ -236,6 +195,9 @@ pub enum BrokerError {
     /// This worker's lease has run out: renew before claiming.
     #[error("this worker holds no lease on the queue")]
     Unleased,
+    /// A job must not be called so.
+    #[error("job id {0:?} cannot be used: it is empty, holds a colon, or names a key of the queue")]
+    Id(String),
     /// A job cannot be written down.
     #[error("job: {0}")]
     Job(#[from] serde_json::Error),
@@ -253,9 +215,21 @@ impl BrokerError {
                 ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::UnexpectedReturnType
             ),
             Self::Unleased => false,
-            Self::Job(_) => true,
+            Self::Id(_) | Self::Job(_) => true,
         }
     }
+}
+
+/// Whole milliseconds, never cut to a time-out of zero by an absurd duration.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX / 4)
+        .min(u64::MAX / 4)
+}
+
+/// A note as it is written into a history, after the time that Redis puts in front; empty for none.
+fn line(note: Option<&Note>) -> Result<String, BrokerError> {
+    Ok(note.map(serde_json::to_string).transpose()?.unwrap_or_default())
 }
 
 /// One queue in Redis, seen by one replica.

@@ -84,8 +84,13 @@ impl QueueWorker {
             };
             self.vitals.claim_stirs();
             let answer = self.broker.claim(number, slots.count()).await;
-            self.vitals
-                .redis_answered(!matches!(answer, Err(BrokerError::Redis(_))));
+            match &answer {
+                // Not a word from Redis, perhaps: the broker can know that by itself.
+                Err(BrokerError::Unleased) => {}
+                answer => self
+                    .vitals
+                    .redis_answered(!matches!(answer, Err(BrokerError::Redis(_)))),
+            }
             match answer {
                 Ok(deliveries) => {
                     pause.reset();

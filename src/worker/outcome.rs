@@ -86,12 +86,7 @@ impl OutcomeRules {
         if delivery.attempt >= delivery.max_attempts {
             return self.dead_letter(excerpt(failure), failure, delivery, tries);
         }
-        let nth = u8::try_from(delivery.attempt).unwrap_or(u8::MAX);
-        let delay = self
-            .retry
-            .delay(nth, failure, &mut rand::rng())
-            .total()
-            .min(LONGEST_DELAY);
+        let delay = self.delay(failure, delivery);
         let note = self.note(failure, delivery, tries, Some(delay));
         Outcome::Later {
             delay,
@@ -100,6 +95,18 @@ impl OutcomeRules {
             waits_for: None,
             note: Some(note),
         }
+    }
+
+    /// The wait before the queue's next attempt: the producer's where it names one, but never less than what the
+    /// provider asks for.
+    fn delay(&self, failure: &Failure, delivery: &Delivery) -> Duration {
+        if let Some(backoff) = &delivery.backoff {
+            let asked = failure.retry_after().unwrap_or_default().min(LONGEST_DELAY);
+            return backoff.delay(delivery.attempt, &mut rand::rng()).max(asked);
+        }
+        let nth = u8::try_from(delivery.attempt).unwrap_or(u8::MAX);
+        let delay = self.retry.delay(nth, failure, &mut rand::rng()).total();
+        delay.min(LONGEST_DELAY)
     }
 
     /// A wait that costs no attempt, unless the job would wait for longer than it may in all.

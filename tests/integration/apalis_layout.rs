@@ -176,11 +176,11 @@ async fn an_idle_queue_costs_next_to_nothing() {
 
 #[tokio::test]
 async fn completed_jobs_are_forgotten_beyond_the_retention() {
-    use backend_worker::queue::apalis::{ApalisBroker, ApalisOptions};
+    use backend_worker::queue::{BrokerOptions, apalis::ApalisBroker};
     let redis = TestRedis::start().await;
-    let options = ApalisOptions {
+    let options = BrokerOptions {
         keep_completed_count: 3,
-        ..ApalisOptions::default()
+        ..BrokerOptions::default()
     };
     let broker = ApalisBroker::new(redis.connection(), "q", "w", options);
     broker.renew(&[]).await.unwrap();

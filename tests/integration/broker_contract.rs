@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::queue::{
-    Broker, BrokerError, ClaimNumber, Later, Lease, Note, Recovered, Settled, State,
+    Broker, BrokerError, ClaimNumber, Later, Layout, Lease, Note, Recovered, Settled, State,
 };
 
-use crate::support::{TestRedis, enqueue, enqueue_with, eventually, view};
+use crate::support::{TestRedis, both_layouts, enqueue, enqueue_with, eventually, view};
 
 const FIRST: ClaimNumber = ClaimNumber::FIRST;
 
@@ -20,12 +20,12 @@ struct Fixture {
 }
 
 impl Fixture {
-    async fn apalis() -> Self {
+    async fn of(layout: Layout) -> Self {
         let redis = TestRedis::start().await;
-        let (a, b) = (redis.apalis("q", "a"), redis.apalis("q", "b"));
-        let brief = redis.apalis_with("q", "brief", Duration::from_millis(50));
+        let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
+        let brief = redis.broker_with(layout, "q", "brief", Duration::from_millis(50));
         // Whose lease is unbroken for a ttl may judge others: this one's is short, and kept alive by `recovered`.
-        let sweeper = redis.apalis_with("q", "sweeper", Duration::from_millis(300));
+        let sweeper = redis.broker_with(layout, "q", "sweeper", Duration::from_millis(300));
         a.renew(&[]).await.unwrap();
         b.renew(&[]).await.unwrap();
         Self {
@@ -69,6 +69,15 @@ impl Fixture {
             .then_some(())
         })
         .await;
+        // The BullMQ layout locks each job for itself, from its claim on. No such key exists in the other.
+        eventually("the lock ran out", async || {
+            let locked: bool = self
+                .redis
+                .ask(&["EXISTS", &format!("bull:q:{}:lock", lease.id)])
+                .await;
+            (!locked).then_some(())
+        })
+        .await;
         lease
     }
 }
@@ -100,18 +109,8 @@ fn note() -> Note {
     }
 }
 
-macro_rules! contract {
-    ($($name:ident)*) => {
-        mod apalis {$(
-            #[tokio::test]
-            async fn $name() {
-                super::$name(super::Fixture::apalis().await).await;
-            }
-        )*}
-    };
-}
-
-contract! {
+both_layouts! {
+    [Fixture]
     claims_in_order_and_no_more_than_asked
     a_claim_without_a_lease_is_refused
     a_resent_claim_returns_the_same_jobs
@@ -398,10 +397,8 @@ async fn waiting_ends_when_work_arrives(f: Fixture) {
     // Once a listener is connected, it is armed before it sleeps.
     eventually("the waiter listens", async || {
         let clients: String = f.redis.ask(&["CLIENT", "LIST"]).await;
-        clients
-            .lines()
-            .any(|c| c.contains("flags=t") && c.contains("cmd=z"))
-            .then_some(())
+        let listens = |c: &str| c.contains("flags=t") && c.contains("cmd=z") || c.contains("cmd=bzpopmin");
+        clients.lines().any(listens).then_some(())
     })
     .await;
     enqueue(&*f.b, "1").await;

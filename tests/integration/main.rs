@@ -12,6 +12,9 @@
 
 mod apalis_layout;
 mod broker_contract;
+mod bullmq_flows;
+mod bullmq_layout;
+mod bullmq_node;
 mod gate;
 mod handlers;
 mod outages;

@@ -3,14 +3,27 @@
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
-    queue::{Broker, State},
+    queue::{Broker, Layout, State},
     worker::RuntimeOptions,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{RunningReplica, Script, TestRedis, enqueue, eventually, options, replica, view};
+use crate::support::{
+    RunningReplica, Script, TestRedis, both_layouts, enqueue, eventually, options, replica, view,
+};
 
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+both_layouts! {
+    a_restart_of_redis
+    an_outage_while_outcomes_are_written
+    a_storm_of_killed_connections
+    a_pause_of_five_seconds
+    scripts_that_are_forgotten
+    a_redis_that_is_not_there_at_first
+    a_stop_while_redis_is_away_does_not_hang
+    an_outage_longer_than_the_leases_makes_no_replica_rob_another
+}
 
 /// Forty jobs: ten in flight behind a gate, thirty queued.
 struct Scene {
@@ -22,9 +35,9 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set(arguments: &[&str]) -> Self {
+    async fn set(layout: Layout, arguments: &[&str]) -> Self {
         let redis = TestRedis::start_with(arguments).await;
-        let broker = redis.apalis("q", "w");
+        let broker = redis.broker(layout, "q", "w");
         let gate = CancellationToken::new();
         let script = Script::behind(gate.clone());
         for n in 0..40 {
@@ -64,16 +77,14 @@ impl Scene {
     }
 }
 
-#[tokio::test]
-async fn a_restart_of_redis() {
-    let mut scene = Scene::set(AOF).await;
+async fn a_restart_of_redis(layout: Layout) {
+    let mut scene = Scene::set(layout, AOF).await;
     scene.redis.server.restart(AOF).await.unwrap();
     scene.ends_well().await;
 }
 
-#[tokio::test]
-async fn an_outage_while_outcomes_are_written() {
-    let mut scene = Scene::set(AOF).await;
+async fn an_outage_while_outcomes_are_written(layout: Layout) {
+    let mut scene = Scene::set(layout, AOF).await;
     let pid = nix::unistd::Pid::from_raw(scene.redis.server.pid().unwrap().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     // The jobs in flight end now, and have nowhere to write it.
@@ -83,9 +94,8 @@ async fn an_outage_while_outcomes_are_written() {
     scene.ends_well().await;
 }
 
-#[tokio::test]
-async fn a_storm_of_killed_connections() {
-    let scene = Scene::set(&[]).await;
+async fn a_storm_of_killed_connections(layout: Layout) {
+    let scene = Scene::set(layout, &[]).await;
     scene.gate.cancel();
     for _ in 0..50 {
         let mut kill = redis::cmd("CLIENT");
@@ -101,26 +111,23 @@ async fn a_storm_of_killed_connections() {
     scene.ends_well().await;
 }
 
-#[tokio::test]
-async fn a_pause_of_five_seconds() {
-    let scene = Scene::set(&[]).await;
+async fn a_pause_of_five_seconds(layout: Layout) {
+    let scene = Scene::set(layout, &[]).await;
     scene.redis.ask::<()>(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
     scene.ends_well().await;
 }
 
-#[tokio::test]
-async fn scripts_that_are_forgotten() {
-    let scene = Scene::set(&[]).await;
+async fn scripts_that_are_forgotten(layout: Layout) {
+    let scene = Scene::set(layout, &[]).await;
     scene.redis.ask::<()>(&["SCRIPT", "FLUSH"]).await;
     scene.ends_well().await;
 }
 
-#[tokio::test]
-async fn a_redis_that_is_not_there_at_first() {
+async fn a_redis_that_is_not_there_at_first(layout: Layout) {
     let mut redis = TestRedis::start_with(AOF).await;
     let pid = nix::unistd::Pid::from_raw(redis.server.pid().unwrap().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     let running = replica(broker.clone(), 2, Script::echo(), &options());
     eventually("the replica notices", async || {
         running.workers[0].vitals().complaint()
@@ -139,10 +146,9 @@ async fn a_redis_that_is_not_there_at_first() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn a_stop_while_redis_is_away_does_not_hang() {
+async fn a_stop_while_redis_is_away_does_not_hang(layout: Layout) {
     let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     let running = replica(broker.clone(), 2, Script::echo(), &options());
     enqueue(&*broker, "1").await;
     eventually("it works", async || {
@@ -156,11 +162,13 @@ async fn a_stop_while_redis_is_away_does_not_hang() {
     assert_eq!(tally.succeeded, 1);
 }
 
-#[tokio::test]
-async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another() {
+async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another(layout: Layout) {
     let mut redis = TestRedis::start_with(AOF).await;
     let ttl = Duration::from_millis(600);
-    let (a, b) = (redis.apalis_with("q", "a", ttl), redis.apalis_with("q", "b", ttl));
+    let (a, b) = (
+        redis.broker_with(layout, "q", "a", ttl),
+        redis.broker_with(layout, "q", "b", ttl),
+    );
     let gate = CancellationToken::new();
     let script = Script::behind(gate.clone());
     for n in 0..30 {

@@ -21,7 +21,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::support::{PATIENCE, TestRedis, eventually};
+use crate::support::{Node, PATIENCE, TestRedis, eventually};
 
 /// A Redis, a simulator, and the variables that point a worker to both.
 pub(crate) struct Scene {
@@ -367,6 +367,26 @@ async fn enqueue_waits_and_prints_the_result() {
         String::from_utf8_lossy(&bad.stderr).contains("content"),
         "{bad:?}"
     );
+    worker.signal(Signal::SIGTERM);
+    worker.ended().await;
+}
+
+#[tokio::test]
+async fn both_layouts_are_served_at_once() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let node = Node::start(&scene.redis, "ai-jobs").await;
+    let worker = scene.worker(&[]).await;
+    let data = json!({"content": "cells", "subject": "s", "topic": "t", "userId": "u"});
+    let opts = json!({"jobId": "from-node", "attempts": 3});
+    let job = json!({"name": "generate-flashcards", "data": data, "opts": opts});
+    node.ask("add", job).await;
+    let lines = scene
+        .enqueue(&["generate-flashcards", "--data", &data.to_string(), "--wait"])
+        .await;
+    let view: Value = serde_json::from_str(&lines[0]).unwrap();
+    assert_eq!(view["state"], "completed", "{view}");
+    let job = node.until("from-node", "completed").await;
+    assert!(job["returnvalue"]["flashcards"].is_array(), "{job}");
     worker.signal(Signal::SIGTERM);
     worker.ended().await;
 }

@@ -9,13 +9,27 @@ use std::{
 };
 
 use backend_worker::{
-    queue::State,
+    queue::{Layout, State},
     worker::{Outcome, RuntimeOptions},
 };
 use jobs::{Class, Failure};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Script, TestRedis, enqueue, enqueue_with, eventually, options, replica, view};
+use crate::support::{
+    Script, TestRedis, both_layouts, enqueue, enqueue_with, eventually, options, replica, view,
+};
+
+both_layouts! {
+    max_attempts_are_respected
+    what_cannot_succeed_is_not_tried_again
+    a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever
+    a_panic_fails_the_attempt_and_nothing_else
+    a_deadline_ends_a_job_that_hangs
+    a_hundred_jobs_in_flight_are_drained
+    what_outlasts_the_drain_goes_back_unharmed
+    two_replicas_share_a_queue_and_run_each_job_once
+    no_more_jobs_run_at_a_time_than_there_are_slots
+}
 
 async fn until(broker: &dyn backend_worker::queue::Broker, id: &str, state: State) {
     eventually(&format!("{id} is {state:?}"), async || {
@@ -35,10 +49,9 @@ fn failing(class: Class) -> Arc<Script> {
     })
 }
 
-#[tokio::test]
-async fn max_attempts_are_respected() {
+async fn max_attempts_are_respected(layout: Layout) {
     let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     let script = failing(Class::Transient);
     let running = replica(broker.clone(), 4, script.clone(), &options());
     enqueue_with(&*broker, "two", 2).await;
@@ -54,11 +67,10 @@ async fn max_attempts_are_respected() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn what_cannot_succeed_is_not_tried_again() {
+async fn what_cannot_succeed_is_not_tried_again(layout: Layout) {
     let redis = TestRedis::start().await;
     for class in [Class::Permanent, Class::Deployment] {
-        let broker = redis.apalis(class.as_str(), "w");
+        let broker = redis.broker(layout, class.as_str(), "w");
         let script = failing(class);
         let running = replica(broker.clone(), 1, script.clone(), &options());
         enqueue(&*broker, "1").await;
@@ -68,10 +80,9 @@ async fn what_cannot_succeed_is_not_tried_again() {
     }
 }
 
-#[tokio::test]
-async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever() {
+async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever(layout: Layout) {
     let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     let mut options = options();
     options.rules.max_wait = Duration::from_millis(250);
     let rules = options.rules.clone();
@@ -91,10 +102,9 @@ async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn a_panic_fails_the_attempt_and_nothing_else() {
+async fn a_panic_fails_the_attempt_and_nothing_else(layout: Layout) {
     let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     let script = Script::new(|assignment| async move {
         if assignment.delivery.lease.id.as_ref() == "bad" {
             panic!("out of order");
@@ -119,10 +129,9 @@ async fn a_panic_fails_the_attempt_and_nothing_else() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn a_deadline_ends_a_job_that_hangs() {
+async fn a_deadline_ends_a_job_that_hangs(layout: Layout) {
     let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     let script = Script::new(|_| std::future::pending());
     let brief = RuntimeOptions {
         deadline: Duration::from_millis(50),
@@ -135,10 +144,9 @@ async fn a_deadline_ends_a_job_that_hangs() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn a_hundred_jobs_in_flight_are_drained() {
+async fn a_hundred_jobs_in_flight_are_drained(layout: Layout) {
     let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     for n in 0..150 {
         enqueue(&*broker, &n.to_string()).await;
     }
@@ -158,10 +166,9 @@ async fn a_hundred_jobs_in_flight_are_drained() {
     assert_eq!((counts.completed, counts.active, counts.waiting), (100, 0, 50));
 }
 
-#[tokio::test]
-async fn what_outlasts_the_drain_goes_back_unharmed() {
+async fn what_outlasts_the_drain_goes_back_unharmed(layout: Layout) {
     let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
+    let broker = redis.broker(layout, "q", "w");
     for n in 0..10 {
         enqueue(&*broker, &n.to_string()).await;
     }
@@ -177,16 +184,15 @@ async fn what_outlasts_the_drain_goes_back_unharmed() {
     assert_eq!((counts.waiting, counts.active), (10, 0));
     assert_eq!(view(&*broker, "3").await.attempts_made, 0);
     // Another replica runs them.
-    let second = redis.apalis("q", "w2");
+    let second = redis.broker(layout, "q", "w2");
     let running = replica(second.clone(), 10, Script::echo(), &options());
     until(&*second, "9", State::Completed).await;
     running.stop().await;
 }
 
-#[tokio::test]
-async fn two_replicas_share_a_queue_and_run_each_job_once() {
+async fn two_replicas_share_a_queue_and_run_each_job_once(layout: Layout) {
     let redis = TestRedis::start().await;
-    let (a, b) = (redis.apalis("q", "a"), redis.apalis("q", "b"));
+    let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
     let script = Script::echo();
     let (first, second) = (
         replica(a.clone(), 8, script.clone(), &options()),
@@ -205,6 +211,32 @@ async fn two_replicas_share_a_queue_and_run_each_job_once() {
     started.sort();
     started.dedup();
     assert_eq!((started.len(), script.calls.count()), (400, 400));
+}
+
+async fn no_more_jobs_run_at_a_time_than_there_are_slots(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    let (now, peak) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (n, p) = (now.clone(), peak.clone());
+    let script = Script::new(move |_| {
+        let (now, peak) = (n.clone(), p.clone());
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            Outcome::Completed("1".to_owned())
+        }
+    });
+    for n in 0..500 {
+        enqueue(&*broker, &n.to_string()).await;
+    }
+    let running = replica(broker.clone(), 7, script, &options());
+    eventually("all completed", async || {
+        (broker.counts().await.unwrap().completed == 500).then_some(())
+    })
+    .await;
+    assert!(peak.load(Ordering::SeqCst) <= 7);
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -228,32 +260,5 @@ async fn a_job_that_was_lost_is_stopped_and_writes_nothing() {
     let token: String = redis.ask(&["HGET", "q:meta:1", "claim"]).await;
     assert_eq!(token, "other:1");
     assert_eq!(running.workers[0].vitals().tally().lost, 1);
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn no_more_jobs_run_at_a_time_than_there_are_slots() {
-    let redis = TestRedis::start().await;
-    let broker = redis.apalis("q", "w");
-    let (now, peak) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let (n, p) = (now.clone(), peak.clone());
-    let script = Script::new(move |_| {
-        let (now, peak) = (n.clone(), p.clone());
-        async move {
-            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            tokio::task::yield_now().await;
-            now.fetch_sub(1, Ordering::SeqCst);
-            Outcome::Completed("1".to_owned())
-        }
-    });
-    for n in 0..500 {
-        enqueue(&*broker, &n.to_string()).await;
-    }
-    let running = replica(broker.clone(), 7, script, &options());
-    eventually("all completed", async || {
-        (broker.counts().await.unwrap().completed == 500).then_some(())
-    })
-    .await;
-    assert!(peak.load(Ordering::SeqCst) <= 7);
     running.stop().await;
 }

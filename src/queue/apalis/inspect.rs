@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::ApalisBroker;
-use crate::queue::{BrokerError, Counts, HistoryLine, JobView, Note, State, WaitingFor};
+use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
 
 impl ApalisBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
@@ -91,20 +91,11 @@ impl ApalisBroker {
             result,
             error: failed.or(last_error),
             waiting_for,
-            history: history.iter().filter_map(|line| parse_line(line)).collect(),
+            history: read_history(&history),
         }))
     }
 }
 
 fn number(meta: &HashMap<String, String>, field: &str) -> Option<u64> {
     meta.get(field)?.parse().ok()
-}
-
-/// `<ms> <note as JSON>`, as `remember` in `common.lua` writes it.
-fn parse_line(line: &str) -> Option<HistoryLine> {
-    let (at, note) = line.split_once(' ')?;
-    Some(HistoryLine {
-        at: at.parse().ok()?,
-        note: serde_json::from_str::<Note>(note).ok()?,
-    })
 }

@@ -23,8 +23,8 @@ use serde_json::value::RawValue;
 
 use self::wait::Waiter;
 use super::{
-    Broker, BrokerError, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note,
-    Recovered, Settled,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
+    Note, Recovered, Settled, line, millis,
 };
 use crate::{connection::Connection, keys::ApalisKeys};
 
@@ -38,30 +38,6 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 const WORTH_KEEPING: usize = 16 * 1024;
 /// As [`CHUNK`], for the scripts that move each job with several commands.
 const MOVE_CHUNK: usize = 200;
-
-/// How a queue of this layout is kept.
-#[derive(Debug, Clone, Copy)]
-pub struct ApalisOptions {
-    /// How long a replica may be silent before its jobs are given to others.
-    pub lease_ttl: Duration,
-    /// Deliveries without an outcome after which a job fails as poison.
-    pub max_lost: u32,
-    /// How long completed jobs are kept.
-    pub keep_completed_for: Duration,
-    /// How many completed jobs are kept.
-    pub keep_completed_count: u64,
-}
-
-impl Default for ApalisOptions {
-    fn default() -> Self {
-        Self {
-            lease_ttl: Duration::from_secs(15),
-            max_lost: 3,
-            keep_completed_for: Duration::from_secs(24 * 3600),
-            keep_completed_count: 10_000,
-        }
-    }
-}
 
 /// The payload of a job in this layout: its type and its data, as one JSON object.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,13 +59,13 @@ pub struct ApalisBroker {
     keys: ApalisKeys,
     inflight: String,
     session: String,
-    options: ApalisOptions,
+    options: BrokerOptions,
     waiter: Waiter,
 }
 
 impl ApalisBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
-    pub fn new(connection: Connection, queue: &str, worker: &str, options: ApalisOptions) -> Self {
+    pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = ApalisKeys::new(queue);
         Self {
             waiter: Waiter::new(connection.clone(), &keys),
@@ -186,9 +162,11 @@ impl Broker for ApalisBroker {
                         id: id.into(),
                         token: token.clone(),
                     },
+                    kind: None,
                     payload: payload.map(Bytes::from),
                     attempt,
                     max_attempts,
+                    backoff: None,
                     waited: Duration::from_millis(waited),
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
@@ -373,18 +351,7 @@ fn settled(applied: bool) -> Settled {
     if applied { Settled::Applied } else { Settled::Lost }
 }
 
-/// Whole milliseconds, never cut to a time-out of zero by an absurd duration.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX / 4)
-        .min(u64::MAX / 4)
-}
-
 /// The failed result as `apalis_redis` reads it: `Result<_, String>`.
 fn err_result(reason: &str) -> Result<String, BrokerError> {
     Ok(serde_json::to_string(&Err::<(), _>(reason))?)
-}
-
-fn line(note: Option<&Note>) -> Result<String, BrokerError> {
-    Ok(note.map(serde_json::to_string).transpose()?.unwrap_or_default())
 }

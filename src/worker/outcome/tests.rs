@@ -24,9 +24,11 @@ fn delivery(attempt: u32, waited: Duration) -> Delivery {
     };
     Delivery {
         lease,
+        kind: None,
         payload: None,
         attempt,
         max_attempts: 3,
+        backoff: None,
         waited,
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
+mod node;
 mod replica;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -7,15 +8,34 @@ use std::{future::Future, sync::Arc, time::Duration};
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    queue::{
-        Broker, JobView, NewJob,
-        apalis::{ApalisBroker, ApalisOptions},
-    },
+    queue::{Broker, BrokerOptions, JobView, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
 };
 use jobs::JobType;
 use serde_json::value::RawValue;
 
+pub(crate) use node::Node;
 pub(crate) use replica::{RunningReplica, Script, options, replica};
+
+/// Makes a test of each named function for each layout of queues; it is given the layout, or what `Setup::of` makes
+/// of it.
+macro_rules! both_layouts {
+    (@given $layout:ident []) => { $layout };
+    (@given $layout:ident [$setup:ident]) => { super::$setup::of($layout).await };
+    ($([$setup:ident])? $($name:ident)*) => {
+        both_layouts!(@ apalis Apalis [$($setup)?] $($name)*);
+        both_layouts!(@ bullmq Bullmq [$($setup)?] $($name)*);
+    };
+    (@ $module:ident $layout:ident $setup:tt $($name:ident)*) => {
+        mod $module {$(
+            #[tokio::test]
+            async fn $name() {
+                let layout = backend_worker::queue::Layout::$layout;
+                super::$name(crate::support::both_layouts!(@given layout $setup)).await;
+            }
+        )*}
+    };
+}
+pub(crate) use both_layouts;
 
 /// How long a test waits for what must happen. Long, because the machines are slow and shared: a test that fails
 /// takes this long, one that passes never does.
@@ -63,17 +83,34 @@ impl TestRedis {
         Connection::open(&self.server.url().into()).unwrap()
     }
 
-    /// A broker of the apalis layout whose lease lasts `lease_ttl`.
-    pub(crate) fn apalis_with(&self, queue: &str, worker: &str, lease_ttl: Duration) -> Arc<dyn Broker> {
-        let options = ApalisOptions {
+    /// A broker whose lease lasts `lease_ttl`.
+    pub(crate) fn broker_with(
+        &self,
+        layout: Layout,
+        queue: &str,
+        worker: &str,
+        lease_ttl: Duration,
+    ) -> Arc<dyn Broker> {
+        let options = BrokerOptions {
             lease_ttl,
-            ..ApalisOptions::default()
+            ..BrokerOptions::default()
         };
-        Arc::new(ApalisBroker::new(self.connection(), queue, worker, options))
+        match layout {
+            Layout::Bullmq => Arc::new(BullmqBroker::new(self.connection(), queue, worker, options)),
+            Layout::Apalis => Arc::new(ApalisBroker::new(self.connection(), queue, worker, options)),
+        }
+    }
+
+    pub(crate) fn broker(&self, layout: Layout, queue: &str, worker: &str) -> Arc<dyn Broker> {
+        self.broker_with(layout, queue, worker, Duration::from_secs(15))
+    }
+
+    pub(crate) fn bullmq(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
+        self.broker(Layout::Bullmq, queue, worker)
     }
 
     pub(crate) fn apalis(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
-        self.apalis_with(queue, worker, Duration::from_secs(15))
+        self.broker(Layout::Apalis, queue, worker)
     }
 
     /// Runs a command, and wants an answer of type `T`.

@@ -1,0 +1,98 @@
+-- Claims jobs into free slots: promotes what is due, takes what waits, then what is prioritized, within the queue's own
+-- limits. A job that must not run, because a child of it has failed or because a scheduler made it, ends here.
+-- KEYS 1 prefix
+-- ARGV 1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken  5 lock ms
+--      6 s for which the number is remembered
+-- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms}…, ids without a job…,
+-- {id, reason}…
+-- A number that was carried out before returns what is left of it, and claims nothing more.
+local worker, number, want, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
+local now, bytes = now_ms(), 0
+local rows, ghosts, refused = {}, {}, {}
+local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'bw:claim', 'ats', 'defa', 'rjk' }
+
+-- The job's fields; nil when there is none, or its key is something else.
+local function read(id)
+  local m = protected('HMGET', P .. id, unpack(FIELDS))
+  if not m.err and (m[1] or m[2] or m[3]) then return m end
+end
+
+local function row(id, m)
+  bytes = bytes + (m[2] and #m[2] or 0)
+  return { id, m[1] or '', m[2], m[3] or '', count(m[4], 0) + 1, count(m[5], 0) }
+end
+
+expect_ends('limiter', 'failed')
+
+if number <= count(call('GET', session), 0) then
+  for _, id in ipairs(call('LRANGE', P .. 'active', 0, -1)) do
+    local m = read(id)
+    if m and m[6] == mark(token, m[7]) then
+      lock(id, token, lock_ms)
+      rows[#rows + 1] = row(id, m)
+    end
+  end
+  return { rows, ghosts, refused }
+end
+call('SET', session, ARGV[2], 'EX', ARGV[6])
+
+promote(now)
+
+local meta = call('HMGET', P .. 'meta', 'paused', 'concurrency', 'max', 'duration')
+local room, rate = meta[1] and 0 or want, tonumber(meta[3] or nil)
+local places = tonumber(meta[2] or nil)
+if places then room = min(room, places - call('LLEN', P .. 'active')) end
+if rate then
+  local taken = tonumber(call('GET', P .. 'limiter') or nil) or 0
+  if taken >= rate and call('PTTL', P .. 'limiter') <= 0 then
+    call('DEL', P .. 'limiter')
+    taken = 0
+  end
+  room = min(room, rate - taken)
+end
+
+local function take()
+  local id = call('LMOVE', P .. 'wait', P .. 'active', 'RIGHT', 'LEFT')
+  if id then return id end
+  id = call('ZPOPMIN', P .. 'prioritized')[1]
+  if id then call('LPUSH', P .. 'active', id) else call('DEL', P .. 'pc') end
+  return id
+end
+
+local function unsupported(m)
+  if m[8] then return m[8] end
+  if m[9] or decode(m[3])['repeat'] then
+    return 'made by a job scheduler, whose next run only a BullMQ worker would create: retry it there'
+  end
+end
+
+while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
+  local id = take()
+  if not id then break end
+  local m = read(id)
+  if not m then
+    call('LREM', P .. 'active', 1, id)
+    ghosts[#ghosts + 1] = id
+  else
+    local ats = bump(P .. id, 'ats')
+    lock(id, token, lock_ms)
+    call('HSET', P .. id, 'processedOn', now, 'pb', worker, 'progress', 10, 'bw:claim', mark(token, ats))
+    emit(P, 'active', 'jobId', id, 'prev', 'waiting')
+    if rate and call('INCR', P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
+    local reason = unsupported(m)
+    if reason then
+      blame(id, reason)
+      finish(id, token, 'failed', reason, now)
+      refused[#refused + 1] = { id, reason }
+    else
+      rows[#rows + 1] = row(id, m)
+    end
+  end
+end
+
+if room > 0 and has_work(P) then
+  local _, free = target(P)
+  if free then wake(P) end
+end
+return { rows, ghosts, refused }

@@ -1,0 +1,218 @@
+-- Prelude of every script of the BullMQ layout. KEYS 1 is always the queue's prefix, `bull:<queue>:`; the names behind
+-- it stand in keys.rs. Functions that a parent in another queue needs take a prefix, the others work on KEYS 1.
+--
+-- Redis does not roll back: a script first reads every key that it is going to write, so that one of a wrong type
+-- ends it before anything has changed.
+local call, protected = redis.call, redis.pcall
+local floor, min, max = math.floor, math.min, math.max
+local P = KEYS[1]
+
+-- How to read a key of the queue so that one of a wrong type raises an error.
+local READ = {
+  wait = 'LLEN', paused = 'LLEN', active = 'LLEN', prioritized = 'ZCARD', delayed = 'ZCARD', completed = 'ZCARD',
+  failed = 'ZCARD', ['waiting-children'] = 'ZCARD', marker = 'ZCARD', stalled = 'SCARD', meta = 'HLEN',
+  events = 'XLEN', pc = 'STRLEN', limiter = 'STRLEN',
+}
+local function expect(p, ...)
+  for _, name in ipairs({ ... }) do call(READ[name], p .. name) end
+end
+
+-- What is written when a job is put where it waits, and when a claim ends.
+local function expect_lines(p)
+  expect(p, 'meta', 'wait', 'paused', 'prioritized', 'pc', 'delayed', 'marker', 'events')
+end
+local function expect_claims()
+  expect_lines(P)
+  expect(P, 'active', 'stalled')
+end
+
+-- Redis's clock, in milliseconds: producers use theirs, we never use ours.
+local function now_ms()
+  local t = call('TIME')
+  return tonumber(t[1]) * 1000 + floor(tonumber(t[2]) / 1000)
+end
+
+-- A count that a producer wrote: anything but a sensible number reads as `default`.
+local function count(text, default)
+  local n = tonumber(text or nil)
+  if not n or n ~= n or n < 0 or n > 1e15 then return default end
+  return floor(n)
+end
+
+-- JSON that a producer wrote, as a table without nulls: anything else reads as an empty one.
+local function decode(json)
+  local fine, value = pcall(cjson.decode, json or '')
+  if not fine or type(value) ~= 'table' then return {} end
+  for name, field in pairs(value) do
+    if field == cjson.null then value[name] = nil end
+  end
+  return value
+end
+
+-- Counts one more in a job's field, whatever stood there.
+local function bump(key, field)
+  local n = count(call('HGET', key, field), 0) + 1
+  call('HSET', key, field, n)
+  return n
+end
+
+local function emit(p, ...)
+  local length = count(call('HGET', p .. 'meta', 'opts.maxLenEvents'), 10000)
+  call('XADD', p .. 'events', 'MAXLEN', '~', length, '*', 'event', ...)
+end
+
+-- Where a job that may run goes, and whether a worker may take it from there now.
+local function target(p)
+  local m = call('HMGET', p .. 'meta', 'paused', 'concurrency')
+  if m[1] then return p .. 'paused', false end
+  local limit = tonumber(m[2] or nil)
+  return p .. 'wait', not limit or call('LLEN', p .. 'active') < limit
+end
+
+local function has_work(p)
+  return call('LLEN', p .. 'wait') > 0 or call('ZCARD', p .. 'prioritized') > 0
+end
+
+-- Markers: "0" says look now, "1" says when the next delayed job is due.
+local function wake(p) call('ZADD', p .. 'marker', 0, '0') end
+
+local function next_due(p)
+  local first = call('ZRANGE', p .. 'delayed', 0, 0, 'WITHSCORES')
+  return first[2] and floor(tonumber(first[2]) / 4096)
+end
+
+local function wake_when_due(p)
+  local due = next_due(p)
+  if due then call('ZADD', p .. 'marker', due, '1') end
+end
+
+-- Queues a job by its priority: behind its equals, or in front of them.
+local function line_up(p, list, id, in_front)
+  local priority = count(call('HGET', p .. id, 'priority'), 0)
+  if priority > 0 then
+    local nth = in_front and 0 or call('INCR', p .. 'pc') % 4294967296
+    call('ZADD', p .. 'prioritized', priority * 4294967296 + nth, id)
+  else
+    call(in_front and 'RPUSH' or 'LPUSH', list, id)
+  end
+end
+
+-- Says that a job is ready to run.
+local function announce(p, id, from)
+  local _, free = target(p)
+  if free then wake(p) end
+  if from then emit(p, 'waiting', 'jobId', id, 'prev', from) else emit(p, 'waiting', 'jobId', id) end
+end
+
+-- Makes a job ready to run.
+local function make_ready(p, id, in_front, from)
+  line_up(p, (target(p)), id, in_front)
+  announce(p, id, from)
+end
+
+-- Makes a job wait for a time. Jobs that are due in the same millisecond stay in order, up to 4096 of them.
+local function put_off(p, id, due)
+  local first, last = due * 4096, due * 4096 + 4095
+  local taken = call('ZREVRANGEBYSCORE', p .. 'delayed', last, first, 'WITHSCORES', 'LIMIT', 0, 1)
+  call('ZADD', p .. 'delayed', taken[2] and min(tonumber(taken[2]) + 1, last) or first, id)
+  emit(p, 'delayed', 'jobId', id, 'delay', string.format('%.0f', due))
+  wake_when_due(p)
+end
+
+-- Adds a job the way BullMQ's Queue does. What belongs to a parent or a scheduler is the caller's.
+local function add_job(id, name, data, opts_json, now)
+  local opts = decode(opts_json)
+  local delay, priority = count(opts.delay, 0), count(opts.priority, 0)
+  call('HSET', P .. id, 'name', name, 'data', data, 'opts', opts_json, 'timestamp', now, 'delay', delay,
+    'priority', priority)
+  emit(P, 'added', 'jobId', id, 'name', name)
+  if delay > 0 then
+    put_off(P, id, now + delay)
+  else
+    make_ready(P, id, opts.lifo == true and priority == 0)
+  end
+end
+
+-- Makes a chunk of the delayed jobs that are due ready to run. While the queue is paused they are put with the paused
+-- ones: a resume moves that list over whatever waits.
+local function promote(now)
+  local due = call('ZRANGEBYSCORE', P .. 'delayed', '-inf', (now + 1) * 4096 - 1, 'LIMIT', 0, 200)
+  if #due == 0 then return end
+  local list, free = target(P)
+  for _, id in ipairs(due) do
+    line_up(P, list, id, false)
+    call('ZREM', P .. 'delayed', id)
+    if call('EXISTS', P .. id) == 1 then call('HSET', P .. id, 'delay', 0) end
+    emit(P, 'waiting', 'jobId', id, 'prev', 'delayed')
+  end
+  if free then wake(P) end
+end
+
+-- What a claim writes into the job to know it again. `ats` counts claims by anybody, so that a claim that another
+-- worker has followed is never taken for ours, even when the lock that says so has run out.
+local function mark(token, ats) return token .. ' ' .. (ats or '0') end
+
+-- What a claim still has to do with a job.
+--   'held'     the job is this claim's: its outcome may be written
+--   'settled'  this claim has written its outcome before: a resend
+--   'gone'     the job is no more: ended by this claim and not kept, or removed by somebody
+--   'lost'     the job is somebody else's
+local function standing(id, token)
+  local m = call('HMGET', P .. id, 'bw:claim', 'bw:settled', 'ats')
+  if m[1] == mark(token, m[3])
+    and (call('GET', P .. id .. ':lock') == token or call('LPOS', P .. 'active', id)) then return 'held' end
+  if m[2] == token then return 'settled' end
+  return call('EXISTS', P .. id) == 1 and 'lost' or 'gone'
+end
+
+-- What a script answers for a job that is not held. A job that is gone was ended and not kept: by this claim, as far
+-- as anybody can tell.
+local function refusal(held) return held == 'lost' and 0 or 1 end
+
+local function lock(id, token, ms)
+  call('SET', P .. id .. ':lock', token, 'PX', ms)
+  call('SREM', P .. 'stalled', id)
+end
+
+-- Ends a claim, after its job has been put where it goes.
+local function let_go(id, token)
+  call('LREM', P .. 'active', -1, id)
+  call('DEL', P .. id .. ':lock')
+  call('SREM', P .. 'stalled', id)
+  call('HDEL', P .. id, 'bw:claim')
+  call('HSET', P .. id, 'bw:settled', token)
+  -- A queue with a limit of its own has a free place now, which nothing else announces.
+  if call('HEXISTS', P .. 'meta', 'concurrency') == 1 and has_work(P) then
+    local _, free = target(P)
+    if free then wake(P) end
+  end
+end
+
+-- Puts a job back as if it had not been claimed.
+local function give_back(id, token)
+  call('HSET', P .. id, 'progress', 0)
+  line_up(P, (target(P)), id, true)
+  let_go(id, token)
+  announce(P, id, 'active')
+end
+
+local function expect_log(id) call('LLEN', P .. id .. ':logs') end
+
+-- Appends to a job's log, which keeps the last 100 rows where the producer names no other number.
+local function remember(id, now, note)
+  if note == '' then return end
+  local keep = count(decode(call('HGET', P .. id, 'opts')).kl, 0)
+  call('RPUSH', P .. id .. ':logs', string.format('%.0f', now) .. ' ' .. note)
+  call('LTRIM', P .. id .. ':logs', -(keep > 0 and keep or 100), -1)
+end
+
+-- Notes why an attempt failed, in the way that Node reads it back: the reason, and a stack for each attempt.
+local function blame(id, reason)
+  local m = call('HMGET', P .. id, 'stacktrace', 'opts')
+  local stacks, kept = decode(m[1]), {}
+  local limit = count(decode(m[2]).stackTraceLimit, 100)
+  stacks[#stacks + 1] = 'Error: ' .. reason
+  for i = max(1, #stacks - limit + 1), #stacks do kept[#kept + 1] = stacks[i] end
+  call('HSET', P .. id, 'failedReason', reason, 'stacktrace', #kept > 0 and cjson.encode(kept) or '[]')
+end
+

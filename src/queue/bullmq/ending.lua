@@ -1,0 +1,169 @@
+-- Second prelude, of the scripts that can end a job.
+
+-- How many ended jobs to keep, and for how many ms: the job's word, else the worker's. nil is all, or for ever.
+local function retention(rule, default_count, default_ms)
+  if rule == nil then return default_count, default_ms end
+  if rule == true then return 0 end
+  if type(rule) ~= 'table' then return count(rule, nil) end
+  local seconds = tonumber(rule.age)
+  return count(rule.count, nil), seconds and seconds * 1000
+end
+
+-- What is written when a job ends.
+local function expect_ends(...)
+  expect_claims()
+  expect(P, ...)
+end
+
+-- What is written when a parent is told.
+local function expect_parent(p)
+  expect_lines(p)
+  expect(p, 'waiting-children', 'failed')
+end
+
+local function complain(about, problem)
+  redis.log(redis.LOG_WARNING, 'bullmq: ' .. about .. ': ' .. cjson.encode({ problem }))
+end
+
+-- A parent runs when no child is left to wait for.
+local function release_parent(queue, id, now)
+  local p, key = queue .. ':', queue .. ':' .. id
+  if call('EXISTS', key) == 0 or call('ZREM', p .. 'waiting-children', id) == 0 then return end
+  local delay = count(call('HGET', key, 'delay'), 0)
+  if delay > 0 then
+    put_off(p, id, now + delay)
+  else
+    -- In front among the waiting, behind its equals among the prioritized, as Node does it.
+    make_ready(p, id, count(call('HGET', key, 'priority'), 0) == 0, 'waiting-children')
+  end
+end
+
+-- Tells a job's parent how the job ended.
+local function tell_parent(id, parent_json, parent_key, done, value, now)
+  if not parent_key and not parent_json then return end
+  local parent, child = decode(parent_json), P .. id
+  local queue, parent_id = parent.queueKey, parent.id
+  if not queue or not parent_id then queue, parent_id = (parent_key or ''):match('^(.*):([^:]*)$') end
+  if not queue then return end
+  local key = queue .. ':' .. parent_id
+  if not done and not (parent.fpof or parent.cpof or parent.idof or parent.rdof) then return end
+  expect_parent(queue .. ':')
+  call('HLEN', key)
+  call('HLEN', key .. ':processed')
+  call('HLEN', key .. ':failed')
+  call('ZCARD', key .. ':unsuccessful')
+  if call('SREM', key .. ':dependencies', child) == 0 then return end
+
+  local ready = call('SCARD', key .. ':dependencies') == 0
+  if done then
+    call('HSET', key .. ':processed', child, value)
+  elseif parent.fpof then
+    call('ZADD', key .. ':unsuccessful', now, child)
+    if call('EXISTS', key) == 1 and not call('ZSCORE', queue .. ':failed', parent_id) then
+      call('HSET', key, 'defa', 'child ' .. child .. ' failed')
+      if call('ZREM', queue .. ':delayed', parent_id) == 1 then
+        call('ZADD', queue .. ':waiting-children', now, parent_id)
+        call('HSET', key, 'delay', 0)
+      end
+    end
+    ready = true
+  elseif parent.cpof or parent.idof then
+    call('HSET', key .. ':failed', child, value)
+    ready = ready or parent.cpof
+  end
+  if ready then release_parent(queue, parent_id, now) end
+end
+
+-- A parent that still waits for a job need not any more.
+local function untie(key, now)
+  local parent = call('HGET', key, 'parentKey') or ''
+  local queue, parent_id = parent:match('^(.*):([^:]*)$')
+  if not queue then return end
+  expect_parent(queue .. ':')
+  call('HLEN', parent)
+  if call('SREM', parent .. ':dependencies', key) == 1 and call('SCARD', parent .. ':dependencies') == 0 then
+    release_parent(queue, parent_id, now)
+  end
+end
+
+-- Removes what is kept of a job.
+local function forget(id, now)
+  local key = P .. id
+  local untied, problem = pcall(untie, key, now)
+  if not untied then complain(key .. ' is removed, its parent was not told', problem) end
+  call('DEL', key, key .. ':logs', key .. ':dependencies', key .. ':processed', key .. ':failed',
+    key .. ':unsuccessful')
+end
+
+-- Forgets a chunk of the oldest ended jobs beyond the retention.
+local function trim(set, now, keep_count, keep_ms)
+  local old = {}
+  if keep_ms then old = call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', 0, 200) end
+  local excess = keep_count and min(call('ZCARD', set) - keep_count, 200) or 0
+  if #old < excess then old = call('ZRANGE', set, 0, excess - 1) end
+  for _, id in ipairs(old) do
+    call('ZREM', set, id)
+    forget(id, now)
+  end
+end
+
+-- Frees the deduplication id that a job holds (one with a time to live stays until then), and adds the job that was
+-- put aside while this one held it.
+local function free_deduplication(id, deduplication, now)
+  if not deduplication then return end
+  local holder, aside = P .. 'de:' .. deduplication, P .. 'dn:' .. deduplication
+  local ttl, held_by = call('PTTL', holder), call('GET', holder)
+  local m = call('HMGET', aside, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'pdk', 'rjk')
+  if m[7] then call('SCARD', m[7]) end
+  if ttl == 0 or (ttl == -1 and held_by == id) then call('DEL', holder) end
+  if not m[1] then return end
+  local next_id = tostring(call('INCR', P .. 'id'))
+  if m[4] and call('EXISTS', P .. m[4]) == 0 then next_id = m[4] end
+  local rule = decode(m[3]).de
+  local live = type(rule) == 'table' and not rule.keepLastIfActive and count(rule.ttl, 0) or 0
+  call('SET', holder, next_id)
+  if live > 0 then call('PEXPIRE', holder, live) end
+  add_job(next_id, m[1], m[2] or '{}', m[3] or '{}', now)
+  call('HSET', P .. next_id, 'deid', deduplication)
+  if m[5] then call('HSET', P .. next_id, 'parentKey', m[5], 'parent', m[6] or '') end
+  if m[7] then call('SADD', m[7], P .. next_id) end
+  if m[8] then call('HSET', P .. next_id, 'rjk', m[8]) end
+  call('DEL', aside)
+end
+
+-- Ends an active job. `state` is completed or failed, `value` its result or the reason.
+local function finish(id, token, state, value, now, default_count, default_ms)
+  local key, set, done = P .. id, P .. state, state == 'completed'
+  local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid')
+  local opts = decode(m[1])
+  -- Neighbours whose keys are not what they should be must not keep a job from ending.
+  local told, problem = pcall(tell_parent, id, m[2], m[3], done, value, now)
+  local freed, trouble = pcall(free_deduplication, id, m[4], now)
+  if not (told and freed) then
+    complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
+  end
+  local attempts = bump(key, 'atm')
+
+  local rule = opts.removeOnFail
+  if done then rule = opts.removeOnComplete end
+  local keep_count, keep_ms = retention(rule, default_count, default_ms)
+  local value_field = done and 'returnvalue' or 'failedReason'
+  if keep_count == 0 then
+    let_go(id, token)
+    forget(id, now)
+  else
+    call('ZADD', set, now, id)
+    call('HSET', key, value_field, value, 'finishedOn', now)
+    call('HDEL', key, 'defa')
+    let_go(id, token)
+    trim(set, now, keep_count, keep_ms)
+  end
+
+  emit(P, state, 'jobId', id, value_field, value, 'prev', 'active')
+  if not done and attempts >= count(opts.attempts, 0) then
+    emit(P, 'retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
+  end
+  if call('LLEN', P .. 'active') + call('ZCARD', P .. 'delayed') == 0 and not has_work(P)
+    and call('HEXISTS', P .. 'meta', 'paused') == 0 then emit(P, 'drained') end
+end
+

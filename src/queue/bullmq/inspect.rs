@@ -1,0 +1,100 @@
+//! What onlookers read: counts, and one job.
+
+use serde_json::Value;
+
+use super::{BullmqBroker, scripts};
+use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
+
+/// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
+/// until when, log.
+type Row = (
+    String,
+    Text,
+    Text,
+    Text,
+    Text,
+    Text,
+    Text,
+    Option<u64>,
+    Vec<Vec<u8>>,
+);
+/// What anybody may have written.
+type Text = Option<Vec<u8>>;
+
+impl BullmqBroker {
+    pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
+        let keys = &self.keys;
+        let [wait, paused, prioritized] = &keys.waiting;
+        let [delayed, parents] = &keys.delayed;
+        let mut pipeline = redis::pipe();
+        pipeline.llen(wait).llen(paused).zcard(prioritized);
+        pipeline
+            .llen(&keys.active)
+            .zcard(&keys.completed)
+            .zcard(&keys.failed);
+        pipeline.zcard(delayed).zcard(parents);
+        let (wait, paused, prioritized, active, completed, failed, delayed, parents): (
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+        ) = self.connection.query(&pipeline).await?;
+        Ok(Counts {
+            waiting: wait + paused + prioritized,
+            active,
+            completed,
+            failed,
+            delayed: delayed + parents,
+        })
+    }
+
+    pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
+        let mut call = scripts::FIND.prepare_invoke();
+        call.key(&self.keys.prefix).arg(id);
+        let Some((state, progress, attempts, result, failed, waits, gate, due, log)) =
+            self.connection.invoke::<Option<Row>>(&call).await?
+        else {
+            return Ok(None);
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let (failed, waits) = (failed.map(text), waits.map(text));
+        let state = match state.as_str() {
+            "completed" => State::Completed,
+            "failed" => State::Failed,
+            "delayed" => State::Delayed,
+            "active" => State::Active,
+            _ => State::Waiting,
+        };
+        let (result, error) = match state {
+            State::Completed => (result.and_then(|json| serde_json::from_slice(&json).ok()), None),
+            State::Failed => (None, failed),
+            _ => (None, waits.or(failed)),
+        };
+        let waiting_for = due.filter(|_| state == State::Delayed).map(|until| WaitingFor {
+            gate: gate.map(text).filter(|gate| !gate.is_empty()),
+            reason: error.clone(),
+            until,
+        });
+        Ok(Some(JobView {
+            id: id.to_owned(),
+            state,
+            progress: progress.map_or(0, |json| percent(&json)),
+            attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),
+            result,
+            error,
+            waiting_for,
+            history: read_history(&log.into_iter().map(text).collect::<Vec<_>>()),
+        }))
+    }
+}
+
+/// Progress is JSON of any kind in this layout: what is no percentage reads as none.
+fn percent(json: &[u8]) -> u8 {
+    let value: Value = serde_json::from_slice(json).unwrap_or_default();
+    // A float to u8 saturates.
+    (value.as_f64().unwrap_or(0.0).clamp(0.0, 100.0)) as u8
+}

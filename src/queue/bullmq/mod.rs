@@ -1,0 +1,318 @@
+//! The BullMQ v5 layout, consumed with scripts of our own (`*.lua`, one operation a file; the keys are in
+//! [`crate::keys`]). Node's `Queue`, `Job` and `QueueEvents` write and read it unchanged, and Node workers may serve
+//! the same queue.
+//!
+//! # Tour
+//! A job waits in `wait`, `paused` or `prioritized` (or in `delayed`, until its time), is claimed into `active`, and
+//! ends in `completed` or `failed`, or is removed. Who adds a job sets the marker, which `wait` blocks on.
+//!
+//! Each claimed job has a lock that holds the claim's token, `<worker>:<number>`, and runs out unless it is renewed;
+//! then any other replica puts the job back. The claim also leaves a mark in the job's hash, made of the token and of
+//! the count of claims by anybody: it tells a resend from a late outcome, finds the jobs of a claim whose answer was
+//! lost, and lets a lock that ran out while Redis was away be set again if nobody has touched the job since.
+//!
+//! # Not as Node does it
+//! A claim takes many jobs in one script, so an outcome fetches none. Job schedulers are not served: only a BullMQ
+//! worker could create their next run, so their jobs fail and say so. Metrics are not kept.
+
+mod inspect;
+mod neighbours;
+mod options;
+mod renewal;
+mod scripts;
+mod wait;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::ScriptInvocation;
+
+use self::{neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter};
+use super::{
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
+    Note, Recovered, Settled, line, millis,
+};
+use crate::{connection::Connection, keys::BullKeys};
+
+/// Ids that one script handles at most: it blocks Redis for everyone.
+const CHUNK: usize = 1000;
+/// As [`CHUNK`], for the scripts that move each job with many commands.
+const MOVE_CHUNK: usize = 200;
+/// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// How long the number of a replica's last claim is remembered: no request is late by more.
+const SESSION: Duration = Duration::from_secs(3600);
+/// Longest delay: its time still fits the score of a delayed job.
+const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// One queue in the BullMQ layout, seen by one replica.
+#[derive(Debug)]
+pub struct BullmqBroker {
+    connection: Connection,
+    queue: String,
+    worker: String,
+    keys: BullKeys,
+    options: BrokerOptions,
+    waiter: Waiter,
+    neighbours: Neighbours,
+    renewal: Mutex<Renewal>,
+}
+
+/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms.
+type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64);
+/// An id that is not served, and why.
+type Refused = (Vec<u8>, Vec<u8>);
+
+impl BullmqBroker {
+    /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
+    pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
+        let keys = BullKeys::new(queue);
+        Self {
+            waiter: Waiter::new(connection.clone(), &keys),
+            keys,
+            connection,
+            queue: queue.to_owned(),
+            worker: worker.to_owned(),
+            options,
+            neighbours: Neighbours::default(),
+            renewal: Mutex::default(),
+        }
+    }
+
+    fn prepare<'a>(&self, script: &'a redis::Script) -> ScriptInvocation<'a> {
+        let mut call = script.prepare_invoke();
+        call.key(&self.keys.prefix);
+        call
+    }
+
+    async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<Settled, BrokerError> {
+        let applied: bool = self.connection.invoke(call).await?;
+        Ok(if applied { Settled::Applied } else { Settled::Lost })
+    }
+
+    fn renewal(&self) -> MutexGuard<'_, Renewal> {
+        self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts back what the queue counts as ours and we do not know of.
+    async fn put_back_strays(&self, held: &[Lease]) -> Result<(), BrokerError> {
+        let mut call = self.prepare(&scripts::STRAYS);
+        call.arg(&self.worker).arg(self.options.max_lost);
+        call.arg(millis(self.options.lease_ttl)).arg(MOVE_CHUNK);
+        for lease in held {
+            call.arg(&*lease.id);
+        }
+        let (requeued, poisoned): (u64, u64) = self.connection.invoke(&call).await?;
+        if requeued + poisoned > 0 {
+            tracing::warn!(queue = %self.queue, requeued, poisoned, "stray jobs of this replica put back");
+        }
+        Ok(())
+    }
+
+    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
+    async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
+        let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
+        let mut call = self.prepare(&scripts::FAIL);
+        call.arg(id).arg(token).arg(&reason).arg("");
+        self.settle(&call).await?;
+        tracing::error!(queue = %self.queue, "{reason}: it is a dead letter now");
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Broker for BullmqBroker {
+    fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Bullmq
+    }
+
+    async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
+        self.waiter.wait(limit).await
+    }
+
+    async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError> {
+        if !self.renewal().holds() {
+            return Err(BrokerError::Unleased);
+        }
+        let mut call = self.prepare(&scripts::CLAIM);
+        call.arg(&self.worker)
+            .arg(number.number())
+            .arg(count.min(CHUNK))
+            .arg(MOST_BYTES);
+        call.arg(millis(self.options.lease_ttl)).arg(SESSION.as_secs());
+        let (rows, ghosts, refused): (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>) =
+            self.connection.invoke(&call).await?;
+
+        for id in &ghosts {
+            let id = String::from_utf8_lossy(id);
+            tracing::error!(queue = %self.queue, %id, "an id without a job was queued: dropped");
+        }
+        for (id, reason) in &refused {
+            let (id, reason) = (String::from_utf8_lossy(id), String::from_utf8_lossy(reason));
+            tracing::error!(queue = %self.queue, %id, "the job failed unrun: {reason}");
+        }
+        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
+        let mut deliveries = Vec::new();
+        for (id, name, payload, opts, attempt, waited) in rows {
+            let options = JobOptions::read(&opts);
+            match String::from_utf8(id) {
+                Ok(id) => deliveries.push(Delivery {
+                    lease: Lease {
+                        id: id.into(),
+                        token: token.clone(),
+                    },
+                    kind: Some(String::from_utf8_lossy(&name).into_owned()),
+                    payload: payload.map(Bytes::from),
+                    attempt,
+                    max_attempts: options.max_attempts,
+                    backoff: Some(options.backoff),
+                    waited: Duration::from_millis(waited),
+                }),
+                Err(error) => self.bury(error.as_bytes(), &token).await?,
+            }
+        }
+        Ok(deliveries)
+    }
+
+    async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError> {
+        let sent = Instant::now();
+        let mut lost = Vec::new();
+        let mut chunks = held.chunks(CHUNK);
+        loop {
+            let chunk = chunks.next().unwrap_or_default();
+            let mut call = self.prepare(&scripts::RENEW);
+            call.arg(millis(self.options.lease_ttl));
+            for lease in chunk {
+                call.arg(&*lease.id).arg(&*lease.token);
+            }
+            let (claimed, positions, version, schedulers): (usize, Vec<usize>, Vec<u8>, u64) =
+                self.connection.invoke(&call).await?;
+            lost.extend(positions.into_iter().filter_map(|i| chunk.get(i).cloned()));
+            if chunks.len() == 0 {
+                self.neighbours
+                    .heed(&self.queue, &String::from_utf8_lossy(&version), schedulers);
+                self.renewal().renew(sent, self.options.lease_ttl);
+                if claimed > held.len() - lost.len() {
+                    self.put_back_strays(held).await?;
+                }
+                return Ok(lost);
+            }
+        }
+    }
+
+    async fn recover(&self) -> Result<Recovered, BrokerError> {
+        // Whose own renewals were interrupted has lived through an outage, and so have the others: they get time.
+        if !self.renewal().may_sweep(self.options.lease_ttl) {
+            return Ok(Recovered::default());
+        }
+        let mut call = self.prepare(&scripts::RECOVER);
+        call.arg(MOVE_CHUNK).arg(self.options.max_lost);
+        let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
+        Ok(Recovered {
+            requeued,
+            poisoned,
+            more,
+        })
+    }
+
+    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::COMPLETE);
+        call.arg(&*lease.id).arg(&*lease.token).arg(result);
+        call.arg(millis(self.options.keep_completed_for))
+            .arg(self.options.keep_completed_count);
+        self.settle(&call).await
+    }
+
+    async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::RETRY_AT);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(millis(later.delay.min(LONGEST_DELAY)));
+        call.arg(u8::from(later.counts))
+            .arg(later.reason)
+            .arg(line(later.note)?)
+            .arg(later.gate.unwrap_or_default());
+        self.settle(&call).await
+    }
+
+    async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::FAIL);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(reason)
+            .arg(line(note)?);
+        self.settle(&call).await
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError> {
+        let mut released = 0;
+        // The last chunk first: what was claimed first is next in line in the end.
+        for chunk in leases.rchunks(MOVE_CHUNK) {
+            let mut call = self.prepare(&scripts::RELEASE);
+            for lease in chunk {
+                call.arg(&*lease.id).arg(&*lease.token);
+            }
+            released += self.connection.invoke::<usize>(&call).await?;
+        }
+        Ok(released)
+    }
+
+    async fn progress(
+        &self,
+        lease: &Lease,
+        percent: u8,
+        note: Option<&Note>,
+    ) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::PROGRESS);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(percent)
+            .arg(line(note)?);
+        self.settle(&call).await
+    }
+
+    async fn leave(&self) -> Result<(), BrokerError> {
+        *self.renewal() = Renewal::default();
+        let mut call = self.prepare(&scripts::LEAVE);
+        call.arg(&self.worker).arg(MOVE_CHUNK);
+        while self.connection.invoke::<usize>(&call).await? == MOVE_CHUNK {}
+        Ok(())
+    }
+
+    async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError> {
+        if !BullKeys::is_job_id(job.id) {
+            return Err(BrokerError::Id(job.id.to_owned()));
+        }
+        let options = serde_json::json!({
+            "attempts": job.max_attempts,
+            "backoff": {"type": "exponential", "delay": 2000, "jitter": 0.25},
+            "delay": millis(job.delay.min(LONGEST_DELAY)),
+        });
+        let mut call = self.prepare(&scripts::ENQUEUE);
+        call.arg(job.id).arg(job.kind.as_str()).arg(job.payload.get());
+        call.arg(options.to_string());
+        Ok(self.connection.invoke(&call).await?)
+    }
+
+    async fn counts(&self) -> Result<Counts, BrokerError> {
+        self.count_jobs().await
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
+        self.find_job(id).await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {
+        let mut call = self.prepare(&scripts::PAUSE);
+        call.arg(if paused { "paused" } else { "resumed" });
+        Ok(self.connection.invoke(&call).await?)
+    }
+}

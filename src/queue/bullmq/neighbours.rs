@@ -1,0 +1,105 @@
+//! Who else writes to a queue: what a look at it says about its producers.
+//!
+//! A worker of BullMQ v6 must not meet a producer of v5: it knows no list of paused jobs, and a resume by v5 erases
+//! what it has put back meanwhile. This worker speaks v5 to both, which loses nothing under either; but it cannot keep
+//! the two from each other.
+
+use std::sync::{Mutex, PoisonError};
+
+/// What has been seen of a queue so far, so that each finding is told once.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    major: Option<u32>,
+    schedulers: bool,
+}
+
+/// What is worth telling.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    Newer(u32),
+    Mixed(u32, u32),
+    Schedulers,
+}
+
+impl Neighbours {
+    /// Takes note of the version that a producer has left (`bullmq:5.81.5`), and of the number of schedulers.
+    pub(super) fn heed(&self, queue: &str, version: &str, schedulers: u64) {
+        let findings = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .update(version, schedulers);
+        for finding in findings {
+            match finding {
+                Finding::Newer(major) => tracing::warn!(
+                    queue,
+                    version,
+                    "the queue's producer is BullMQ v{major}: served as v5, which loses nothing"
+                ),
+                Finding::Mixed(one, other) => tracing::error!(
+                    queue,
+                    version,
+                    "producers of BullMQ v{one} and v{other} share the queue: a job added by the newer while the \
+                    older has paused it is lost when the older resumes it; use one of them"
+                ),
+                Finding::Schedulers => tracing::error!(
+                    queue,
+                    schedulers,
+                    "the queue has job schedulers: their jobs fail here, because only a BullMQ worker creates the \
+                    next run; move them to a queue of their own"
+                ),
+            }
+        }
+    }
+}
+
+impl Seen {
+    fn update(&mut self, version: &str, schedulers: u64) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let major = version
+            .split_once(':')
+            .and_then(|(_, number)| number.split('.').next()?.parse().ok());
+        if let Some(major) = major
+            && self.major != Some(major)
+        {
+            match self.major.replace(major) {
+                Some(before) => findings.push(Finding::Mixed(before.min(major), before.max(major))),
+                None if major > 5 => findings.push(Finding::Newer(major)),
+                None => {}
+            }
+        }
+        if schedulers > 0 && !self.schedulers {
+            findings.push(Finding::Schedulers);
+        }
+        self.schedulers = schedulers > 0;
+        findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_finding_is_told_once() {
+        let mut seen = Seen::default();
+        for version in [
+            "",
+            "bullmq",
+            "bullmq:",
+            "bullmq:x.y",
+            "bullmq:5.81.5",
+            "bullmq:5.1.0",
+        ] {
+            assert_eq!(seen.update(version, 0), [], "{version}");
+        }
+        assert_eq!(seen.update("bullmq:6.7.0", 0), [Finding::Mixed(5, 6)]);
+        assert_eq!(seen.update("bullmq:6.7.0", 2), [Finding::Schedulers]);
+        assert_eq!(seen.update("bullmq:6.7.1", 3), []);
+        assert_eq!(seen.update("bullmq:5.81.5", 0), [Finding::Mixed(5, 6)]);
+        assert_eq!(Seen::default().update("bullmq:6.0.0", 0), [Finding::Newer(6)]);
+    }
+}

@@ -1,0 +1,105 @@
+//! What a producer has written into a job's `opts`. Anything may stand there: what makes no sense reads as if it were
+//! not there, what is unknown is left alone.
+
+use serde_json::Value;
+
+use crate::queue::QueueBackoff;
+
+/// The options that the worker goes by. The scripts read further ones themselves: retention, log length, order.
+#[derive(Debug, PartialEq)]
+pub(super) struct JobOptions {
+    /// How often the job may be tried, from 1.
+    pub(super) max_attempts: u32,
+    /// How the tries are spaced.
+    pub(super) backoff: QueueBackoff,
+}
+
+impl JobOptions {
+    pub(super) fn read(json: &[u8]) -> Self {
+        let options: Value = serde_json::from_slice(json).unwrap_or_default();
+        Self {
+            // A float to u32 saturates: a billion attempts are as good as any number.
+            max_attempts: number(&options["attempts"]).map_or(1, |n| n.max(1.0) as u32),
+            backoff: backoff(&options["backoff"]),
+        }
+    }
+}
+
+/// Any type that is not `exponential` waits the same each time: a strategy of the producer's own cannot be known here.
+fn backoff(value: &Value) -> QueueBackoff {
+    let (exponential, jitter, delay) = match value {
+        Value::Object(fields) => (
+            fields.get("type").is_some_and(|kind| kind == "exponential"),
+            fields.get("jitter"),
+            fields.get("delay"),
+        ),
+        plain => (false, None, Some(plain)),
+    };
+    QueueBackoff {
+        delay_ms: delay.and_then(number).unwrap_or(0.0),
+        exponential,
+        jitter: jitter.and_then(number).unwrap_or(0.0),
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+    .filter(|n: &f64| n.is_finite() && *n >= 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> JobOptions {
+        JobOptions::read(json.as_bytes())
+    }
+
+    fn backoff_of(json: &str) -> QueueBackoff {
+        read(json).backoff
+    }
+
+    #[test]
+    fn options_are_what_the_producer_wrote() {
+        assert_eq!(read(r#"{"attempts":3}"#).max_attempts, 3);
+        let backoff = backoff_of(
+            r#"{"attempts":5,"backoff":{"type":"exponential","delay":1000.5,"jitter":0.25},"idempotencyKey":"x"}"#,
+        );
+        assert_eq!(
+            (backoff.delay_ms, backoff.exponential, backoff.jitter),
+            (1000.5, true, 0.25)
+        );
+        let backoff = backoff_of(r#"{"backoff":{"type":"fixed","delay":70}}"#);
+        assert_eq!((backoff.delay_ms, backoff.exponential), (70.0, false));
+        assert_eq!(backoff_of(r#"{"backoff":500}"#).delay_ms, 500.0);
+        assert!(!backoff_of(r#"{"backoff":{"type":"my-own","delay":7}}"#).exponential);
+    }
+
+    #[test]
+    fn nonsense_reads_as_nothing() {
+        let nothing = JobOptions {
+            max_attempts: 1,
+            backoff: QueueBackoff::NONE,
+        };
+        for json in [
+            "",
+            "{",
+            "[]",
+            "7",
+            "{}",
+            r#"{"attempts":0}"#,
+            r#"{"attempts":-4,"backoff":-1}"#,
+            r#"{"attempts":null,"backoff":null}"#,
+            r#"{"attempts":{},"backoff":{}}"#,
+            r#"{"attempts":"many","backoff":{"delay":"long","type":3,"jitter":[]}}"#,
+        ] {
+            assert_eq!(read(json), nothing, "{json}");
+        }
+        assert_eq!(read(r#"{"attempts":2.9}"#).max_attempts, 2);
+        assert_eq!(read(r#"{"attempts":1e300}"#).max_attempts, u32::MAX);
+    }
+}

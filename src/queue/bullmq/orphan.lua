@@ -1,0 +1,24 @@
+-- Third prelude, of the scripts that look after jobs which nobody runs any more.
+--
+-- The job goes back to the head of the queue, and the lost delivery is counted; too many of them make it poison.
+-- Returns 'requeued' or 'poisoned'.
+local function has_scheduler(id)
+  local scheduler = call('HGET', P .. id, 'rjk')
+  return scheduler and (call('EXISTS', P .. 'repeat:' .. scheduler) == 1 or call('ZSCORE', P .. 'repeat', scheduler))
+end
+
+local function orphan(id, max_lost, now)
+  local spared = has_scheduler(id)
+  local lost = bump(P .. id, 'stc')
+  if lost >= max_lost and not spared then
+    local reason = 'poison: ' .. lost .. ' deliveries ended without an outcome (job stalled more than allowable limit)'
+    blame(id, reason)
+    finish(id, '', 'failed', reason, now)
+    return 'poisoned'
+  end
+  call('RPUSH', (target(P)), id) -- Prioritized ones too: they have waited.
+  let_go(id, '')
+  announce(P, id, 'active')
+  emit(P, 'stalled', 'jobId', id)
+  return 'requeued'
+end

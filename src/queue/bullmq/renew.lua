@@ -1,0 +1,16 @@
+-- Renews the locks of a replica's jobs, and says which of them it has lost. A lock that ran out during an outage is set
+-- again as long as nobody has touched its job since.
+-- KEYS 1 prefix
+-- ARGV 1 lock ms  2… pairs of job id, claim token
+-- Returns {how many jobs are claimed by anybody, positions (0, 1, …) of the lost pairs, version of the producers'
+-- BullMQ, number of schedulers}.
+if #ARGV > 1 then expect(P, 'stalled', 'meta') end
+local lost = {}
+for i = 2, #ARGV, 2 do
+  local id, token = ARGV[i], ARGV[i + 1]
+  local held = standing(id, token)
+  if held == 'held' then lock(id, token, ARGV[1]) end
+  if held == 'lost' or held == 'gone' then lost[#lost + 1] = (i - 2) / 2 end
+end
+local schedulers = protected('ZCARD', P .. 'repeat')
+return { call('LLEN', P .. 'active'), lost, call('HGET', P .. 'meta', 'version') or '', type(schedulers) == 'number' and schedulers or 0 }

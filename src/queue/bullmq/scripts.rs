@@ -1,0 +1,30 @@
+//! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
+//! can end, and `orphan.lua` where it can be put back because nobody runs it.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+macro_rules! script {
+    ($($name:ident = $($file:literal),+;)*) => {$(
+        pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+)));
+    )*};
+}
+
+script! {
+    CLAIM = "ending.lua", "claim.lua";
+    LOOK = "look.lua";
+    RENEW = "renew.lua";
+    RECOVER = "ending.lua", "orphan.lua", "recover.lua";
+    STRAYS = "ending.lua", "orphan.lua", "strays.lua";
+    COMPLETE = "ending.lua", "complete.lua";
+    RETRY_AT = "retry_at.lua";
+    FAIL = "ending.lua", "fail.lua";
+    RELEASE = "release.lua";
+    PROGRESS = "progress.lua";
+    LEAVE = "leave.lua";
+    ENQUEUE = "enqueue.lua";
+    PAUSE = "pause.lua";
+    FIND = "find.lua";
+}

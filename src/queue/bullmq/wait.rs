@@ -1,0 +1,87 @@
+//! Waiting for work on BullMQ's marker.
+//!
+//! Producers put `0` into the marker when they add a job; whoever pops it goes to claim. The call that pops blocks, so
+//! it has a socket of its own. Nothing may ever give up on that call and leave it running: it would eat the marker of
+//! a job that nobody looks for then. So the socket goes with the call: it is closed when the call is dropped, and when
+//! Redis does not answer in time.
+
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
+use tokio::{sync::Mutex, time::Instant};
+
+use super::scripts;
+use crate::{connection::Connection, keys::BullKeys, queue::BrokerError};
+
+/// Longest call: whoever died with a marker in its hands delays a job by no more.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Shorter calls can end before their time, or never, with Redis before 7.0.8.
+const SHORTEST: Duration = Duration::from_millis(2);
+/// How much later than asked an answer may come: as late as that of any other call.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    connection: Connection,
+    prefix: String,
+    marker: String,
+    socket: Mutex<Option<MultiplexedConnection>>,
+}
+
+impl Waiter {
+    pub(super) fn new(connection: Connection, keys: &BullKeys) -> Self {
+        Self {
+            connection,
+            prefix: keys.prefix.clone(),
+            marker: keys.marker.clone(),
+            socket: Mutex::default(),
+        }
+    }
+
+    /// Returns `true` when there may be work, `false` after `limit`.
+    pub(super) async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
+        let started = Instant::now();
+        let mut socket = self.socket.lock().await;
+        loop {
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let mut look = scripts::LOOK.prepare_invoke();
+            look.key(&self.prefix);
+            let nap = match self.connection.invoke::<i64>(&look).await? {
+                0 => return Ok(true),
+                ms => u64::try_from(ms).map_or(LONGEST, Duration::from_millis),
+            };
+            // `1` only says that the next due time has changed: it is looked up anew.
+            if self
+                .pop(&mut socket, nap.min(LONGEST).min(left).max(SHORTEST))
+                .await?
+                == Some("0".to_owned())
+            {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Pops a marker, or waits for one.
+    async fn pop(
+        &self,
+        slot: &mut Option<MultiplexedConnection>,
+        nap: Duration,
+    ) -> Result<Option<String>, RedisError> {
+        // Out of the slot while the call is on its way: it comes back only with an answer.
+        let mut socket = match slot.take() {
+            Some(socket) => socket,
+            None => self.connection.blocking().await?,
+        };
+        let mut call = redis::cmd("BZPOPMIN");
+        call.arg(&self.marker).arg(nap.as_secs_f64());
+        let answer = call.query_async::<Option<(String, String, f64)>>(&mut socket);
+        let popped = tokio::time::timeout(nap + PATIENCE, answer)
+            .await
+            .map_err(|_elapsed| RedisError::from((ErrorKind::Io, "no answer to BZPOPMIN")))??;
+        *slot = Some(socket);
+        Ok(popped.map(|(_, marker, _)| marker))
+    }
+}

@@ -1,0 +1,97 @@
+//! What onlookers see of a queue: counts, and single jobs.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Note;
+
+/// How many jobs a queue holds in each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Ready to run.
+    pub waiting: u64,
+    /// Claimed.
+    pub active: u64,
+    /// Ended well, and still kept.
+    pub completed: u64,
+    /// Dead letters.
+    pub failed: u64,
+    /// Waiting for a time.
+    pub delayed: u64,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Ready to run.
+    Waiting,
+    /// Waiting for a time.
+    Delayed,
+    /// Claimed by a replica.
+    Active,
+    /// Ended well.
+    Completed,
+    /// Dead letter.
+    Failed,
+}
+
+/// A job as an onlooker sees it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobView {
+    /// The job's id.
+    pub id: String,
+    /// Where it stands.
+    pub state: State,
+    /// 0 to 100.
+    pub progress: u8,
+    /// Attempts used up.
+    pub attempts_made: u32,
+    /// The result of a completed job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// Why the job failed, or went wrong the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What a delayed job waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<WaitingFor>,
+    /// Failed attempts so far, oldest first.
+    pub history: Vec<HistoryLine>,
+}
+
+/// What a delayed job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WaitingFor {
+    /// The gate, by its provider's name; absent for a retry, or a job that is not due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when, ms since 1970 by Redis's clock.
+    pub until: u64,
+}
+
+/// A [`Note`] with its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryLine {
+    /// When, ms since 1970 by Redis's clock.
+    pub at: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub note: Note,
+}
+
+/// Reads a history back: `<ms> <note as JSON>`. Lines of another make are left out.
+pub(super) fn read_history(lines: &[String]) -> Vec<HistoryLine> {
+    let read = |line: &String| {
+        let (at, note) = line.split_once(' ')?;
+        Some(HistoryLine {
+            at: at.parse().ok()?,
+            note: serde_json::from_str::<Note>(note).ok()?,
+        })
+    };
+    lines.iter().filter_map(read).collect()
+}

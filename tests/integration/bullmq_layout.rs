@@ -1,0 +1,431 @@
+//! The BullMQ layout where it is not as its producers should have left it, and where Redis has been away.
+
+use std::time::Duration;
+
+use backend_worker::queue::{BrokerError, ClaimNumber, Later, NewJob, Settled, State};
+use serde_json::json;
+
+use crate::support::{Script, TestRedis, enqueue, eventually, options, raw, replica, view};
+
+const FIRST: ClaimNumber = ClaimNumber::FIRST;
+
+async fn until_completed(broker: &dyn backend_worker::queue::Broker, count: u64) {
+    eventually(&format!("{count} jobs completed"), async || {
+        (broker.counts().await.unwrap().completed >= count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bad_jobs_fail_alone_and_keep_their_ids() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    let put = async |id: &str, fields: &[&str]| {
+        redis
+            .ask::<()>(&[&["HSET", &format!("bull:q:{id}")], fields].concat())
+            .await;
+        redis.ask::<()>(&["LPUSH", "bull:q:wait", id]).await;
+    };
+    redis.ask::<()>(&["LPUSH", "bull:q:wait", "ghost"]).await;
+    redis.ask::<()>(&["SET", "bull:q:string", "not a job"]).await;
+    redis.ask::<()>(&["LPUSH", "bull:q:wait", "string", "0:7"]).await;
+    put("007", &["name", "x", "data", "\"bond\"", "opts", "{"]).await;
+    put(
+        "odd",
+        &[
+            "name", "x", "data", "2", "opts", "[1,", "ats", "many", "atm", "-3", "stc", "{}", "priority",
+            "high",
+        ],
+    )
+    .await;
+    put(
+        "nulls",
+        &[
+            "name",
+            "x",
+            "data",
+            "3",
+            "opts",
+            r#"{"removeOnComplete":null,"repeat":null,"kl":null,"attempts":1e400}"#,
+        ],
+    )
+    .await;
+    let mut not_utf8 = redis::cmd("EVAL");
+    not_utf8
+        .arg("redis.call('HSET', 'bull:q:' .. ARGV[1], 'name', 'x', 'data', '1') redis.call('LPUSH', 'bull:q:wait', ARGV[1])")
+        .arg(0)
+        .arg(b"\xff\xfe");
+    not_utf8.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
+    enqueue(&*broker, "good").await;
+
+    let running = replica(broker.clone(), 4, Script::echo(), &options());
+    until_completed(&*broker, 4).await;
+    for (id, result) in [("007", json!("bond")), ("odd", json!(2)), ("nulls", json!(3))] {
+        let job = view(&*broker, id).await;
+        assert_eq!(
+            (job.state, job.result, job.attempts_made),
+            (State::Completed, Some(result), 1),
+            "{id}"
+        );
+    }
+    let counts = broker.counts().await.unwrap();
+    assert_eq!((counts.active, counts.waiting, counts.failed), (0, 0, 1));
+    assert!(broker.find("string").await.unwrap().is_none());
+    assert!(broker.find("ghost").await.unwrap().is_none());
+    let foreign: String = redis.ask(&["GET", "bull:q:string"]).await;
+    assert_eq!(foreign, "not a job", "what is not ours is left alone");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_belongs_to_others_and_is_broken_keeps_no_job_from_ending() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    redis
+        .ask::<()>(&["SET", "bull:q:parent:dependencies", "no set"])
+        .await;
+    redis.ask::<()>(&["SET", "bull:q:dn:d", "no hash"]).await;
+    redis.ask::<()>(&["SET", "bull:q:repeat", "no zset"]).await;
+    let parent = r#"{"id":"parent","queueKey":"bull:q"}"#;
+    redis
+        .ask::<()>(&[
+            "HSET", "bull:q:1", "name", "x", "data", "1", "parent", parent, "deid", "d",
+        ])
+        .await;
+    let mut bytes = redis::cmd("HSET");
+    bytes.arg("bull:q:1").arg("parentKey").arg("bull:q:parent");
+    bytes
+        .arg("failedReason")
+        .arg(b"\xff")
+        .arg("progress")
+        .arg(b"\xfe");
+    bytes.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
+    let mut version = redis::cmd("HSET");
+    version.arg("bull:q:meta").arg("version").arg(b"\xff");
+    version.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
+    redis.ask::<()>(&["LPUSH", "bull:q:wait", "1"]).await;
+
+    assert_eq!(view(&*broker, "1").await.error.as_deref(), Some("\u{fffd}"));
+    let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    assert!(
+        broker
+            .renew(std::slice::from_ref(&lease))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Applied);
+    assert_eq!(view(&*broker, "1").await.state, State::Completed);
+}
+
+#[tokio::test]
+async fn an_id_that_names_a_key_of_the_queue_is_refused() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    for id in ["", "meta", "stalled", "a:lock", "1:2"] {
+        let payload = raw("{}");
+        let job = NewJob {
+            id,
+            kind: jobs::JobType::ProcessImage,
+            payload: &payload,
+            max_attempts: 1,
+            delay: Duration::ZERO,
+        };
+        assert!(
+            matches!(broker.enqueue(&job).await, Err(BrokerError::Id(_))),
+            "{id:?}"
+        );
+    }
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await;
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[tokio::test]
+async fn locks_that_ran_out_while_redis_was_away_are_set_again() {
+    let redis = TestRedis::start().await;
+    let layout = backend_worker::queue::Layout::Bullmq;
+    // Both have lived through it: neither has renewed since long before.
+    let (mine, other) = (
+        redis.broker_with(layout, "q", "mine", Duration::from_millis(200)),
+        redis.broker_with(layout, "q", "other", Duration::from_millis(200)),
+    );
+    enqueue(&*mine, "1").await;
+    mine.renew(&[]).await.unwrap();
+    other.renew(&[]).await.unwrap();
+    let lease = mine.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    eventually("the lock ran out", async || {
+        let locked: bool = redis.ask(&["EXISTS", "bull:q:1:lock"]).await;
+        (!locked && matches!(other.claim(FIRST, 0).await, Err(BrokerError::Unleased))).then_some(())
+    })
+    .await;
+    other.renew(&[]).await.unwrap();
+    assert_eq!(other.recover().await.unwrap().requeued, 0, "its owner gets time");
+    assert!(mine.renew(std::slice::from_ref(&lease)).await.unwrap().is_empty());
+    let locked: bool = redis.ask(&["EXISTS", "bull:q:1:lock"]).await;
+    assert!(locked, "nobody has touched the job since");
+    assert_eq!(mine.complete(&lease, "1").await.unwrap(), Settled::Applied);
+}
+
+#[tokio::test]
+async fn a_claim_that_another_worker_has_followed_is_lost() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    enqueue(&*broker, "1").await;
+    broker.renew(&[]).await.unwrap();
+    let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    // A worker of BullMQ's own had it meanwhile, and has lost its lock too: the job is in `active`, as ours was.
+    redis.ask::<()>(&["HINCRBY", "bull:q:1", "ats", "1"]).await;
+    redis.ask::<()>(&["DEL", "bull:q:1:lock"]).await;
+    assert_eq!(
+        broker.renew(std::slice::from_ref(&lease)).await.unwrap(),
+        std::slice::from_ref(&lease)
+    );
+    assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Lost);
+    assert!(
+        broker.claim(FIRST, 1).await.unwrap().is_empty(),
+        "nor is it adopted"
+    );
+}
+
+#[tokio::test]
+async fn an_outcome_that_removed_its_job_may_be_sent_again() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    redis
+        .ask::<()>(&[
+            "HSET",
+            "bull:q:1",
+            "name",
+            "x",
+            "data",
+            "1",
+            "opts",
+            r#"{"removeOnComplete":true}"#,
+        ])
+        .await;
+    redis.ask::<()>(&["LPUSH", "bull:q:wait", "1"]).await;
+    broker.renew(&[]).await.unwrap();
+    let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    for _ in 0..2 {
+        assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Applied);
+    }
+    let keys: Vec<String> = redis.ask(&["KEYS", "bull:q:1*"]).await;
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_resume_keeps_what_was_added_behind_the_pauses_back() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ["1", "2"] {
+        enqueue(&*broker, id).await;
+    }
+    broker.set_paused(true).await.unwrap();
+    enqueue(&*broker, "3").await;
+    // As a producer of v6 does it, which knows one list only.
+    redis
+        .ask::<()>(&["HSET", "bull:q:4", "name", "x", "data", "4"])
+        .await;
+    redis.ask::<()>(&["LPUSH", "bull:q:wait", "4"]).await;
+    broker.set_paused(false).await.unwrap();
+    let claimed = broker.claim(FIRST, 9).await.unwrap();
+    let order: Vec<_> = claimed.iter().map(|d| d.lease.id.as_ref()).collect();
+    assert_eq!(order, ["1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn ten_thousand_due_jobs_at_once_do_not_wedge_the_queue() {
+    let redis = TestRedis::start().await;
+    let script = "for i = 1, 10000 do redis.call('HSET', 'bull:q:d' .. i, 'name', 'x', 'data', '1') \
+        redis.call('ZADD', 'bull:q:delayed', i, 'd' .. i) end";
+    redis.ask::<()>(&["EVAL", script, "0"]).await;
+    let broker = redis.bullmq("q", "w");
+    let running = replica(broker.clone(), 100, Script::echo(), &options());
+    until_completed(&*broker, 10_000).await;
+    assert_eq!(running.stop().await.succeeded, 10_000);
+}
+
+#[tokio::test]
+async fn an_idle_queue_costs_next_to_nothing() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    let running = replica(broker.clone(), 4, Script::echo(), &options());
+    enqueue(&*broker, "1").await;
+    until_completed(&*broker, 1).await;
+    let commands = async || {
+        let stats: String = redis.ask(&["INFO", "stats"]).await;
+        let line = stats
+            .lines()
+            .find_map(|l| l.strip_prefix("total_commands_processed:"))
+            .unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let (before, seconds) = (commands().await, 16);
+    tokio::time::sleep(Duration::from_secs(seconds)).await; // The length of the watch, not a hope.
+    let spent = commands().await - before - 1;
+    assert!(
+        spent <= 2 * seconds,
+        "{spent} commands in {seconds} s, those inside of scripts included"
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_wait_that_is_given_up_eats_no_marker() {
+    let redis = TestRedis::start().await;
+    let (a, b) = (redis.bullmq("q", "a"), redis.bullmq("q", "b"));
+    let listeners = async || {
+        let clients: String = redis.ask(&["CLIENT", "LIST"]).await;
+        clients.lines().filter(|c| c.contains("cmd=bzpopmin")).count()
+    };
+    let given_up = tokio::spawn(async move { a.wait(Duration::from_secs(3600)).await });
+    eventually("the waiter listens", async || {
+        (listeners().await == 1).then_some(())
+    })
+    .await;
+    given_up.abort();
+    eventually("its call is off", async || (listeners().await == 0).then_some(())).await;
+    enqueue(&*b, "1").await;
+    let marker: u64 = redis.ask(&["ZCARD", "bull:q:marker"]).await;
+    assert_eq!(marker, 1);
+}
+
+#[tokio::test]
+async fn an_absurd_delay_is_cut_and_the_job_still_there() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    enqueue(&*broker, "1").await;
+    let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    let later = Later {
+        delay: Duration::MAX,
+        counts: false,
+        reason: "for ever",
+        gate: Some("openai"),
+        note: None,
+    };
+    assert_eq!(broker.retry_at(&lease, later).await.unwrap(), Settled::Applied);
+    let score: f64 = redis.ask(&["ZSCORE", "bull:q:delayed", "1"]).await;
+    assert!(score < 2f64.powi(53), "{score}: the score is exact");
+    let job = view(&*broker, "1").await;
+    assert_eq!(job.error.as_deref(), Some("for ever"));
+    assert_eq!(job.waiting_for.unwrap().gate.as_deref(), Some("openai"));
+}
+
+/// A key of a wrong type ends a script before it has changed anything: the job is still there afterwards.
+#[tokio::test]
+async fn foreign_keys_in_the_way_cost_no_job() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ["1", "2"] {
+        enqueue(&*broker, id).await;
+    }
+    let claimed = broker.claim(FIRST, 1).await.unwrap();
+    let lease = &claimed[0].lease;
+    let note = backend_worker::queue::Note {
+        attempt: 1,
+        r#try: 1,
+        class: "transient".to_owned(),
+        cause: "x".to_owned(),
+        delay_ms: None,
+        replica: "w".to_owned(),
+    };
+    let later = || Later {
+        delay: Duration::ZERO,
+        counts: true,
+        reason: "x",
+        gate: None,
+        note: Some(&note),
+    };
+    let dump = async || {
+        let mut all = Vec::new();
+        let mut keys: Vec<String> = redis.ask(&["KEYS", "bull:q:*"]).await;
+        keys.sort();
+        for key in keys {
+            // The order of a hash's fields is nobody's.
+            let kind: String = redis.ask(&["TYPE", &key]).await;
+            let value = if kind == "hash" {
+                let fields: std::collections::BTreeMap<String, String> = redis.ask(&["HGETALL", &key]).await;
+                format!("{fields:?}")
+            } else {
+                format!("{:?}", redis.ask::<redis::Value>(&["DUMP", &key]).await)
+            };
+            all.push((key, value));
+        }
+        all
+    };
+    // Each key alone, so that none hides behind another.
+    for key in [
+        "events",
+        "meta",
+        "delayed",
+        "prioritized",
+        "stalled",
+        "marker",
+        "paused",
+        "wait",
+        "active",
+    ] {
+        let key = format!("bull:q:{key}");
+        let aside = format!("aside:{key}");
+        let there: bool = redis.ask(&["EXISTS", &key]).await;
+        if there {
+            redis.ask::<()>(&["RENAME", &key, &aside]).await;
+        }
+        redis.ask::<()>(&["SET", &key, "in the way"]).await;
+        let before = dump().await;
+        assert!(
+            broker.complete(lease, "1").await.unwrap_err().is_refusal(),
+            "{key}"
+        );
+        assert!(
+            broker.fail(lease, "x", None).await.unwrap_err().is_refusal(),
+            "{key}"
+        );
+        assert!(
+            broker.retry_at(lease, later()).await.unwrap_err().is_refusal(),
+            "{key}"
+        );
+        assert!(
+            broker
+                .release(std::slice::from_ref(lease))
+                .await
+                .unwrap_err()
+                .is_refusal(),
+            "{key}"
+        );
+        assert!(
+            broker.claim(FIRST.next(), 1).await.unwrap_err().is_refusal(),
+            "{key}"
+        );
+        assert_eq!(dump().await, before, "{key}: nothing was written");
+        redis.ask::<()>(&["DEL", &key]).await;
+        if there {
+            redis.ask::<()>(&["RENAME", &aside, &key]).await;
+        }
+    }
+    for key in ["bull:q:completed", "bull:q:failed", "bull:q:1:logs"] {
+        redis.ask::<()>(&["SET", key, "in the way"]).await;
+    }
+    let before = dump().await;
+    assert!(broker.complete(lease, "1").await.unwrap_err().is_refusal());
+    assert!(broker.fail(lease, "x", None).await.unwrap_err().is_refusal());
+    assert!(broker.retry_at(lease, later()).await.unwrap_err().is_refusal());
+    assert!(
+        broker
+            .progress(lease, 50, Some(&note))
+            .await
+            .unwrap_err()
+            .is_refusal()
+    );
+    assert_eq!(dump().await, before, "nothing was written");
+    redis
+        .ask::<()>(&["DEL", "bull:q:completed", "bull:q:failed", "bull:q:1:logs"])
+        .await;
+    assert_eq!(broker.complete(lease, "1").await.unwrap(), Settled::Applied);
+    assert_eq!(view(&*broker, "1").await.state, State::Completed);
+    assert_eq!(broker.claim(FIRST.next(), 1).await.unwrap().len(), 1);
+}
