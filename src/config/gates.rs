@@ -31,7 +31,7 @@ const AZURE: BreakerVars = BreakerVars {
 };
 
 /// All gates, or `None` when they are switched off. What is wrong is noted in `env` all the same.
-pub(super) fn read(env: &mut Reader<'_>) -> Option<GatesSettings> {
+pub(super) fn read(env: &mut Reader<'_>, lease_ttl: Duration) -> Option<GatesSettings> {
     let (openai, azure) = (numbers(env, &OPENAI), numbers(env, &AZURE));
     let settings = GatesSettings {
         openai: GateSettings {
@@ -61,7 +61,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<GatesSettings> {
                 &vars::AZURE_VISION_MAX_CONCURRENT,
             ),
         },
-        lease_ttl: Duration::from_secs(15),
+        lease_ttl,
     };
     if let Err(error) = settings.check() {
         env.complain::<()>(&vars::OPENAI_BREAKER, &error.to_string());

@@ -114,6 +114,8 @@ impl Config {
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut env = Reader::new(&lookup);
         let concurrency = env.number(&vars::CONCURRENCY, 1..=10_000);
+        // A call to Redis may take two seconds, and a lease has to outlast a few of them.
+        let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
         let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
         let config = Self {
             redis_url: redis_url(&mut env),
@@ -121,7 +123,7 @@ impl Config {
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers(&mut env),
             retry: retry(&mut env),
-            gates: gates::read(&mut env),
+            gates: gates::read(&mut env, lease_ttl),
             access: Access {
                 admin: env.secret(&vars::ADMIN_TOKEN),
                 read: env.secret(&vars::READ_TOKEN),
@@ -145,8 +147,7 @@ impl Config {
                 _ => Err("fail or give-back".to_owned()),
             }),
             broker: BrokerOptions {
-                // A call to Redis may take two seconds, and a lease has to outlast a few of them.
-                lease_ttl: env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE),
+                lease_ttl,
                 keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
                 keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
                 ..BrokerOptions::default()

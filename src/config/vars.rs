@@ -110,7 +110,7 @@ vars! {
     CIRCUIT_MAX_WAIT = Value("10m"), "how long limits and breakers may hold a job up in all; `0` fails it at once";
     JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
     DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";
-    LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs";
+    LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs, and the slots of its calls come free";
     KEEP_COMPLETED_FOR = Value("24h"), "how long completed jobs stay readable";
     KEEP_COMPLETED_COUNT = Value("10000"), "how many completed jobs stay readable, in each queue";
     UNKNOWN_JOB_TYPE = Value("fail"), "`fail`, or `give-back` where another worker serves the queue too";

@@ -15,7 +15,7 @@ use crate::{
     support::eventually,
 };
 
-fn cards(n: usize) -> Value {
+pub(crate) fn cards(n: usize) -> Value {
     json!({ "content": format!("job-{n}"), "subject": "test", "topic": "test", "userId": "test" })
 }
 
@@ -322,58 +322,6 @@ async fn a_429_throttles_the_fleet_and_nobody_else() {
     }
 }
 
-/// Four replicas, killed and confused; what the provider counts is what was allowed.
-#[tokio::test]
-async fn limits_hold_as_the_provider_counts_them() {
-    let scene = Scene::set(Duration::from_millis(40)).await;
-    let env = [
-        ("OPENAI_RATE_LIMIT_RPM", "120"),
-        ("OPENAI_MAX_CONCURRENT", "6"),
-        ("QUEUES", "ai-jobs=20"),
-        ("LEASE_TTL", "5s"),
-    ];
-    let mut workers = Vec::new();
-    for _ in 0..4 {
-        workers.push(scene.worker(&env).await);
-    }
-    scene
-        .enqueue(&[
-            "generate-flashcards",
-            "--data",
-            &cards(0).to_string(),
-            "--count",
-            "200",
-        ])
-        .await;
-    let journal = scene.simulator.journal();
-    for killed in 0..2 {
-        journal
-            .wait_until(|journal| journal.of(Provider::OpenAi).len() >= 30 * (killed + 1))
-            .await;
-        workers.remove(0).signal(Signal::SIGKILL);
-        scene.redis.ask::<()>(&["SCRIPT", "FLUSH"]).await;
-        workers.push(scene.worker(&env).await);
-    }
-    // The window is used up: what is left waits for it.
-    journal
-        .wait_until(|journal| journal.of(Provider::OpenAi).len() >= 110)
-        .await;
-    let broker = scene.redis.apalis("ai-jobs", "onlooker");
-    eventually("jobs wait for the limit", async || {
-        let counts = broker.counts().await.unwrap();
-        (counts.delayed > 0 && counts.completed >= 100).then_some(())
-    })
-    .await;
-    let counts = journal.counts(Provider::OpenAi);
-    assert!(counts.peak <= 6, "{} at a time", counts.peak);
-    let most = journal.peak_in_window(Provider::OpenAi, Duration::from_secs(60));
-    assert!((100..=120).contains(&most), "{most} requests in a minute");
-    for worker in workers {
-        worker.signal(Signal::SIGTERM);
-        worker.ended().await;
-    }
-}
-
 #[tokio::test]
 async fn an_abandoned_half_open_probe_does_not_wedge_the_breaker() {
     let scene = Scene::set(Duration::from_secs(3600)).await;
@@ -412,53 +360,6 @@ async fn an_abandoned_half_open_probe_does_not_wedge_the_breaker() {
     .await;
     second.signal(Signal::SIGTERM);
     second.ended().await;
-}
-
-/// Each queue has its own slots and its own hold: 600 jobs that have to wait hold nobody else up.
-#[tokio::test]
-async fn six_hundred_limited_jobs_starve_no_unlimited_ones() {
-    let scene = Scene::set(Duration::ZERO).await;
-    let env = [
-        ("OPENAI_RATE_LIMIT_RPM", "12"),
-        ("QUEUES", "ai-jobs=20,vision-jobs=20"),
-    ];
-    let worker = scene.worker(&env).await;
-    let png = base64::Engine::encode(
-        &base64::prelude::BASE64_STANDARD,
-        include_bytes!("../../samples/text.png"),
-    );
-    scene
-        .enqueue(&[
-            "generate-flashcards",
-            "--data",
-            &cards(0).to_string(),
-            "--count",
-            "600",
-        ])
-        .await;
-    let image = json!({ "imageBase64": png }).to_string();
-    scene
-        .enqueue(&["process-image", "--data", &image, "--count", "600"])
-        .await;
-    let (limited, free) = (
-        scene.redis.apalis("ai-jobs", "onlooker"),
-        scene.redis.apalis("vision-jobs", "onlooker"),
-    );
-    eventually("every unlimited job is done", async || {
-        (free.counts().await.unwrap().completed == 600).then_some(())
-    })
-    .await;
-    let counts = limited.counts().await.unwrap();
-    assert_eq!(counts.failed, 0);
-    assert!(
-        counts.completed <= 24,
-        "{} of the limited ones in at most two windows",
-        counts.completed
-    );
-    // Held back in the queue, not handed out and given back again and again.
-    assert!(counts.waiting > 300, "{counts:?}");
-    worker.signal(Signal::SIGTERM);
-    worker.ended().await;
 }
 
 #[tokio::test]
@@ -502,50 +403,6 @@ async fn no_herd_rushes_a_half_open_breaker() {
         worker.signal(Signal::SIGTERM);
         worker.ended().await;
     }
-}
-
-#[tokio::test]
-async fn a_paid_answer_survives_redis_being_away_at_its_end() {
-    let scene = Scene::set(Duration::from_millis(300)).await;
-    let worker = scene.worker(&[("QUEUES", "ai-jobs=5")]).await;
-    let ids = scene
-        .enqueue(&[
-            "generate-flashcards",
-            "--data",
-            &cards(0).to_string(),
-            "--count",
-            "5",
-        ])
-        .await;
-    scene
-        .simulator
-        .journal()
-        .wait_until(|journal| journal.counts(Provider::OpenAi).current == 5)
-        .await;
-    scene.redis.ask::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]).await;
-    let broker = scene.redis.apalis("ai-jobs", "onlooker");
-    for id in &ids {
-        eventually("completed", async || {
-            broker
-                .find(id)
-                .await
-                .ok()?
-                .filter(|view| view.state == State::Completed)
-        })
-        .await;
-    }
-    assert_eq!(
-        scene.simulator.journal().of(Provider::OpenAi).len(),
-        5,
-        "each was paid for once"
-    );
-    assert_eq!(
-        scene.redis.ask::<i64>(&["ZCARD", "gate:openai:leases"]).await,
-        0,
-        "no slot has leaked"
-    );
-    worker.signal(Signal::SIGTERM);
-    worker.ended().await;
 }
 
 #[tokio::test]

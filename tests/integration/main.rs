@@ -16,6 +16,7 @@ mod bullmq_flows;
 mod bullmq_layout;
 mod bullmq_node;
 mod gate;
+mod gate_limits;
 mod handlers;
 mod outages;
 mod process;
