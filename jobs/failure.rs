@@ -63,6 +63,7 @@ pub struct Failure {
     provider: Option<Provider>,
     status: Option<u16>,
     retry_after: Option<Duration>,
+    answer_lost: bool,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -75,6 +76,7 @@ impl Failure {
             provider: None,
             status: None,
             retry_after: None,
+            answer_lost: false,
             source: None,
         }
     }
@@ -120,6 +122,13 @@ impl Failure {
         self
     }
 
+    /// Says that the request was sent, and that nobody knows what became of it: it may have been billed.
+    #[must_use]
+    pub fn with_answer_lost(mut self) -> Self {
+        self.answer_lost = true;
+        self
+    }
+
     /// The error underneath.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -145,6 +154,11 @@ impl Failure {
     /// The HTTP status, if there was an answer.
     pub const fn status(&self) -> Option<u16> {
         self.status
+    }
+
+    /// Whether the request was sent, and nobody knows what became of it.
+    pub const fn is_answer_lost(&self) -> bool {
+        self.answer_lost
     }
 
     /// How long the provider (or the gate) asks to wait.

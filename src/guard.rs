@@ -1,4 +1,4 @@
-//! The guard around every provider call: retry( admit → call → classify → settle ), on one screen.
+//! The guard around every provider call: retry( admit → record → call → classify → settle ), on one screen.
 //!
 //! The gate stands inside of the retry: each try is admitted and settled for itself, so a breaker that opens between
 //! two tries ends the loop, a rejection costs no try, and the breaker counts each request once.
@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::OptionFuture;
 use jobs::{Attempt, Call, Class, Failure, Guard, Reply};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     gate::{Admission, Gate, Gates, Permit, Settlement},
+    ledger::{Opened, Page},
     retry::{Delay, LONGEST_WAIT_IN_SLOT, RetryPolicy, Verdict},
 };
 
@@ -48,6 +50,7 @@ pub struct JobGuard<'a> {
     policy: RetryPolicy,
     stops: Stops,
     gates: Option<&'a Gates>,
+    page: Option<Page>,
     reporter: &'a dyn Reporter,
     tries: AtomicU8,
     /// A call of this delivery has been paid for: handing the job back would be to pay for it again.
@@ -55,10 +58,12 @@ pub struct JobGuard<'a> {
 }
 
 impl<'a> JobGuard<'a> {
-    /// A guard that retries by `policy`, until `stops` say otherwise; each try passes its provider's gate, if any.
+    /// A guard that retries by `policy`, until `stops` say otherwise; each try passes its provider's gate, if any, and
+    /// is written down in the job's page of the ledger, if any.
     pub fn new(
         policy: RetryPolicy,
         gates: Option<&'a Gates>,
+        page: Option<Page>,
         stops: Stops,
         reporter: &'a dyn Reporter,
     ) -> Self {
@@ -66,6 +71,7 @@ impl<'a> JobGuard<'a> {
             policy,
             stops,
             gates,
+            page,
             reporter,
             tries: AtomicU8::new(0),
             paid: AtomicBool::new(false),
@@ -77,16 +83,36 @@ impl<'a> JobGuard<'a> {
         self.tries.load(Ordering::Relaxed)
     }
 
-    /// One try: through the gate, to the provider, and back.
+    /// One try: through the gate, to the provider, and back; written down before and after.
     async fn pass(&self, call: &Call, attempt: &Attempt<'_>) -> Result<Reply, Failure> {
-        let Some(gates) = self.gates else {
-            return self.attempt(call, attempt, std::future::pending()).await;
+        let mut permit = match self.gates {
+            Some(gates) => Some(self.admit(gates.gate(call.provider), call).await?),
+            None => None,
         };
-        let mut permit = self.admit(gates.gate(call.provider), call).await?;
-        permit.sent();
-        let result = self.attempt(call, attempt, permit.lost()).await;
-        permit.settle(Settlement::of(&result)).await;
+        let entry = match self.open(call).await? {
+            Some(Opened::Kept(reply)) => return Ok(reply), // The permit, dropped unsent, is refunded.
+            Some(Opened::Send(entry)) => Some(entry),
+            None => None,
+        };
+        let result = match &mut permit {
+            Some(permit) => {
+                permit.sent();
+                self.attempt(call, attempt, permit.lost()).await
+            }
+            None => self.attempt(call, attempt, std::future::pending()).await,
+        };
+        let settle = OptionFuture::from(permit.map(|permit| permit.settle(Settlement::of(&result))));
+        let close = OptionFuture::from(entry.map(|entry| entry.close(&result)));
+        tokio::join!(close, settle);
         result
+    }
+
+    /// Opens the call's entry in the ledger. What costs nothing has none.
+    async fn open(&self, call: &Call) -> Result<Option<Opened<'_>>, Failure> {
+        match &self.page {
+            Some(page) if call.paid => page.open(call).await.map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Asks the gate, and sits out the short waits. A longer one is for the queue: the slot is needed.
@@ -127,9 +153,9 @@ impl<'a> JobGuard<'a> {
         tokio::select! {
             biased;
             () = self.stops.now.cancelled() => Err(cancelled(call)),
-            () = lost => Err(Failure::transient("the permit of the call ran out: Redis was away").by(call.provider)),
+            () = lost => Err(unanswered(call, "the permit of the call ran out: Redis was away")),
             () = tokio::time::sleep_until(self.stops.deadline) =>
-                Err(Failure::transient("the job's deadline passed during the call").by(call.provider)),
+                Err(unanswered(call, "the job's deadline passed during the call")),
             result = attempt() => result,
         }
     }
@@ -149,6 +175,12 @@ impl<'a> JobGuard<'a> {
 impl Guard for JobGuard<'_> {
     async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure> {
         let (provider, tries) = (call.provider, self.policy.tries);
+        if let Some(page) = &self.page
+            && let Some(reply) = page.kept(call).await
+        {
+            self.paid.fetch_or(call.paid, Ordering::Relaxed);
+            return Ok(reply);
+        }
         let mut nth = 0u8;
         loop {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
@@ -197,6 +229,11 @@ impl Guard for JobGuard<'_> {
 /// How long the provider asks to wait.
 fn told(failure: &Failure) -> Duration {
     failure.retry_after().unwrap_or_default()
+}
+
+/// The call was broken off after it was sent.
+fn unanswered(call: &Call, why: &str) -> Failure {
+    Failure::transient(why).by(call.provider).with_answer_lost()
 }
 
 fn cancelled(call: &Call) -> Failure {

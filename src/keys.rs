@@ -185,6 +185,12 @@ impl BullKeys {
     }
 }
 
+/// Hash: the page of a job in the [ledger](crate::ledger). `job` is the key of the job's own hash. Entry → `?<mark>` of a
+/// call that was sent, or `=<tokens> <answer>`.
+pub fn ledger_key(job: &str) -> String {
+    format!("ledger:{job}")
+}
+
 /// The keys of one provider's gate. The first five are a contract with the web API and with `redis-cli`.
 ///
 /// A breaker may be shared by several providers; windows and leases are the provider's own. All names carry the

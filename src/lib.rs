@@ -21,6 +21,7 @@ pub mod demo;
 pub mod gate;
 pub mod guard;
 pub mod keys;
+pub mod ledger;
 pub mod operator;
 pub mod ops;
 pub mod queue;

@@ -10,6 +10,7 @@ use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
     gate::Gates,
+    ledger::Ledger,
     operator::Operator,
     ops::{Ops, Server},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
@@ -24,6 +25,7 @@ use crate::{
 pub struct Replica {
     runtime: Runtime,
     gates: Option<Arc<Gates>>,
+    ledger: Option<Arc<Ledger>>,
     ops: Ops,
     server: Server,
     name: String,
@@ -56,9 +58,13 @@ impl Replica {
             max_wait: config.max_wait,
             replica: config.replica.clone(),
         };
+        let ledger = config
+            .ledger_ttl
+            .map(|ttl| Arc::new(Ledger::new(connection.clone(), ttl, config.unknown_calls)));
         let dispatcher = Dispatcher {
             jobs: jobs::Jobs::new(&config.handlers).context("cannot build the providers' clients")?,
             gates: gates.clone(),
+            ledger: ledger.clone(),
             retry: config.retry,
             rules: rules.clone(),
             unknown_types: config.unknown_types,
@@ -89,6 +95,7 @@ impl Replica {
         Ok(Self {
             runtime,
             gates,
+            ledger,
             ops,
             server,
             name: config.replica.clone(),
@@ -138,6 +145,11 @@ impl Replica {
             .context("the HTTP server died")?
             .context("the HTTP server failed")?;
         let tally = tally?;
+        let spending = self
+            .ledger
+            .as_ref()
+            .map(|ledger| ledger.spending())
+            .unwrap_or_default();
         info!(
             processed = tally.processed(),
             succeeded = tally.succeeded,
@@ -145,6 +157,9 @@ impl Replica {
             put_off = tally.put_off,
             released = tally.released,
             lost = tally.lost,
+            paid_calls = spending.sent,
+            answers_reused = spending.reused,
+            unknown_calls = spending.unknown,
             "stopped"
         );
         Ok(tally)

@@ -86,6 +86,7 @@ impl Peer {
                 self.provider
             ))
             .by(self.provider)
+            .with_answer_lost()
             .caused_by(e)
         })
     }
@@ -103,6 +104,7 @@ impl Peer {
             None => Failure::transient(format!("{} sent more than {MAX_ANSWER} bytes", self.provider)),
         }
         .by(self.provider)
+        .with_answer_lost()
         .with_status(status)
     }
 
@@ -112,10 +114,12 @@ impl Peer {
         } else {
             what
         };
+        let sent = !error.is_connect();
         // The URL may hold what a proxy wants as its secret; the provider's name says enough.
-        Failure::transient(format!("{} {what}", self.provider))
+        let failure = Failure::transient(format!("{} {what}", self.provider))
             .by(self.provider)
-            .caused_by(error.without_url())
+            .caused_by(error.without_url());
+        if sent { failure.with_answer_lost() } else { failure }
     }
 }
 

@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use self::reader::Reader;
 use crate::{
     gate::GatesSettings,
+    ledger::UnknownCalls,
     ops::Access,
     queue::{BrokerOptions, Layout},
     ratelimit::Window,
@@ -66,6 +67,10 @@ pub struct Config {
     pub drain: Duration,
     /// How long after the stop signal the platform kills, where it says so.
     pub platform_drain: Option<Duration>,
+    /// How long the answers of paid calls are kept; `None` with the ledger switched off.
+    pub ledger_ttl: Option<Duration>,
+    /// What becomes of a paid call whose answer was lost.
+    pub unknown_calls: UnknownCalls,
     /// What becomes of jobs of unknown types.
     pub unknown_types: UnknownTypes,
     /// How queues are kept.
@@ -141,6 +146,13 @@ impl Config {
             deadline: env.duration(&vars::JOB_DEADLINE, Duration::from_secs(1), HOUR),
             drain: env.duration(&vars::DRAIN_TIMEOUT, Duration::ZERO, HOUR),
             platform_drain: platform_drain(&mut env),
+            ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))
+                .filter(|ttl| !ttl.is_zero()),
+            unknown_calls: env.parse(&vars::UNKNOWN_CALL, |text| match text {
+                "retry" => Ok(UnknownCalls::Retry),
+                "fail" => Ok(UnknownCalls::Fail),
+                _ => Err("retry or fail".to_owned()),
+            }),
             unknown_types: env.parse(&vars::UNKNOWN_JOB_TYPE, |text| match text {
                 "fail" => Ok(UnknownTypes::Fail),
                 "give-back" => Ok(UnknownTypes::GiveBack),

@@ -113,6 +113,8 @@ vars! {
     LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs, and the slots of its calls come free";
     KEEP_COMPLETED_FOR = Value("24h"), "how long completed jobs stay readable";
     KEEP_COMPLETED_COUNT = Value("10000"), "how many completed jobs stay readable, in each queue";
+    LEDGER_TTL = Value("24h"), "how long the answers of paid calls are kept for jobs that are not completed; `0s`: not at all";
+    UNKNOWN_CALL = Value("retry"), "a paid call whose answer was lost: `retry` makes it again, `fail` fails the job";
     UNKNOWN_JOB_TYPE = Value("fail"), "`fail`, or `give-back` where another worker serves the queue too";
     UPLOADS_DIR = None, "folder below which the files of `audioFilePath` and `imageFilePath` lie; without it they are refused";
     MEDIA_ALLOWED_HOSTS = Value(""), "hosts (`host` or `host:port`) that media may be fetched from over http and at private addresses, for development";

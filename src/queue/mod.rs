@@ -116,6 +116,8 @@ pub struct Delivery {
     pub backoff: Option<QueueBackoff>,
     /// How long the job has been made to wait by limits and breakers so far.
     pub waited: Duration,
+    /// Whether nobody has been handed this job before.
+    pub first: bool,
 }
 
 /// What a write of an outcome came to.
@@ -242,6 +244,9 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// How it is laid out.
     fn layout(&self) -> Layout;
+
+    /// The key of a job's page in the [ledger](crate::ledger).
+    fn ledger_key(&self, id: &str) -> String;
 
     /// Returns `true` when there may be something to claim, `false` after `limit`.
     async fn wait(&self, limit: Duration) -> Result<bool, BrokerError>;

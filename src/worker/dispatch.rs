@@ -10,6 +10,7 @@ use super::{Assignment, Handle, Outcome, outcome::OutcomeRules};
 use crate::{
     gate::Gates,
     guard::{JobGuard, Reporter},
+    ledger::Ledger,
     queue::{Delivery, Note, Settled, apalis::Envelope},
     retry::{Delay, RetryPolicy},
 };
@@ -33,6 +34,8 @@ pub struct Dispatcher {
     pub jobs: Jobs,
     /// The gates before the providers; `None` with the breakers and limits switched off.
     pub gates: Option<Arc<Gates>>,
+    /// What was paid for; `None` with the ledger switched off.
+    pub ledger: Option<Arc<Ledger>>,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
     /// What failures come to.
@@ -67,7 +70,12 @@ impl Handle for Dispatcher {
         };
         assignment.holds.saw(kind.provider());
         let stops = assignment.stops.clone();
-        let guard = JobGuard::new(self.policy_for(delivery), self.gates.as_deref(), stops, &reporter);
+        let page = self.ledger.as_ref().map(|ledger| {
+            let key = assignment.broker.ledger_key(&delivery.lease.id);
+            ledger.page(key, delivery)
+        });
+        let (policy, gates) = (self.policy_for(delivery), self.gates.as_deref());
+        let guard = JobGuard::new(policy, gates, page, stops, &reporter);
         debug!(%kind, "running");
         match self.jobs.run(kind, data, &guard).await {
             Ok(result) => Outcome::Completed(result.to_string()),
@@ -194,6 +202,7 @@ mod tests {
             max_attempts: 3,
             backoff: None,
             waited: Duration::ZERO,
+            first: true,
         }
     }
 

@@ -18,6 +18,7 @@ mod bullmq_node;
 mod gate;
 mod gate_limits;
 mod handlers;
+mod ledger;
 mod outages;
 mod process;
 mod runtime;

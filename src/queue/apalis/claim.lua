@@ -2,7 +2,8 @@
 -- KEYS 1 active  2 scheduled  3 inflight of this worker  4 data  5 leases  6 paused  7 session of this worker
 -- ARGV 1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken
 --      5 meta prefix  6 attempts where the producer named none  7 inflight prefix
--- Returns false without a lease (renew first), else a list of {id, payload|false, attempt, max_attempts, waited_ms}.
+-- Returns false without a lease (renew first), else a list of {id, payload|false, attempt, max_attempts, waited_ms,
+-- 1 for a first claim}.
 -- A number that was carried out before returns what is left of it, and claims nothing more.
 local active, scheduled, inflight, data, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, number, want, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -24,7 +25,7 @@ local rows, bytes = {}, 0
 local function add_row(id, attempt, m)
   local payload = call('HGET', data, id)
   bytes = bytes + (payload and #payload or 0)
-  rows[#rows + 1] = { id, payload, attempt, max(1, count(m[2], default_max)), count(m[3], 0) }
+  rows[#rows + 1] = { id, payload, attempt, max(1, count(m[2], default_max)), count(m[3], 0), m[4] and 0 or 1 }
 end
 
 local last = tonumber(call('HGET', KEYS[7], 'claim') or 0)

@@ -20,6 +20,7 @@ call('ZADD', ended, now, id)
 call('HSET', meta, 'status', 'Done', 'claim', '', 'settled', token, 'progress', 100, 'done_at', floor(now / 1000),
   'result', '{"Ok":' .. ARGV[5] .. '}')
 if large then call('HDEL', data, id) end
+call('DEL', 'ledger:' .. meta)
 
 local old = call('ZRANGEBYSCORE', ended, '-inf', now - tonumber(ARGV[6]), 'LIMIT', 0, 2)
 if #old == 0 and call('ZCARD', ended) > tonumber(ARGV[7]) then old = call('ZRANGE', ended, 0, 1) end

@@ -26,7 +26,10 @@ use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
     Note, Recovered, Settled, line, millis,
 };
-use crate::{connection::Connection, keys::ApalisKeys};
+use crate::{
+    connection::Connection,
+    keys::{ApalisKeys, ledger_key},
+};
 
 /// Attempts of a job whose producer named none, or nonsense.
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
@@ -119,8 +122,9 @@ impl ApalisBroker {
     }
 }
 
-/// A claimed job as `claim.lua` returns it: id, payload, attempt, max_attempts, waited ms.
-type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64);
+/// A claimed job as `claim.lua` returns it: id, payload, attempt, max_attempts, waited ms, whether it is the first
+/// claim.
+type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool);
 
 #[async_trait]
 impl Broker for ApalisBroker {
@@ -130,6 +134,10 @@ impl Broker for ApalisBroker {
 
     fn layout(&self) -> Layout {
         Layout::Apalis
+    }
+
+    fn ledger_key(&self, id: &str) -> String {
+        ledger_key(&self.keys.meta(id))
     }
 
     async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
@@ -155,7 +163,7 @@ impl Broker for ApalisBroker {
 
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
-        for (id, payload, attempt, max_attempts, waited) in rows.ok_or(BrokerError::Unleased)? {
+        for (id, payload, attempt, max_attempts, waited, first) in rows.ok_or(BrokerError::Unleased)? {
             match String::from_utf8(id) {
                 Ok(id) => deliveries.push(Delivery {
                     lease: Lease {
@@ -168,6 +176,7 @@ impl Broker for ApalisBroker {
                     max_attempts,
                     backoff: None,
                     waited: Duration::from_millis(waited),
+                    first,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
             }

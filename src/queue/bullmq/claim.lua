@@ -3,7 +3,7 @@
 -- KEYS 1 prefix
 -- ARGV 1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken  5 lock ms
 --      6 s for which the number is remembered
--- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms}…, ids without a job…,
+-- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim}…, ids without a job…,
 -- {id, reason}…
 -- A number that was carried out before returns what is left of it, and claims nothing more.
 local worker, number, want, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
@@ -18,9 +18,9 @@ local function read(id)
   if not m.err and (m[1] or m[2] or m[3]) then return m end
 end
 
-local function row(id, m)
+local function row(id, m, claims)
   bytes = bytes + (m[2] and #m[2] or 0)
-  return { id, m[1] or '', m[2], m[3] or '', count(m[4], 0) + 1, count(m[5], 0) }
+  return { id, m[1] or '', m[2], m[3] or '', count(m[4], 0) + 1, count(m[5], 0), claims == 1 and 1 or 0 }
 end
 
 expect_ends('limiter', 'failed')
@@ -30,7 +30,7 @@ if number <= count(call('GET', session), 0) then
     local m = read(id)
     if m and m[6] == mark(token, m[7]) then
       lock(id, token, lock_ms)
-      rows[#rows + 1] = row(id, m)
+      rows[#rows + 1] = row(id, m, count(m[7], 1))
     end
   end
   return { rows, ghosts, refused }
@@ -86,7 +86,7 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
       finish(id, token, 'failed', reason, now)
       refused[#refused + 1] = { id, reason }
     else
-      rows[#rows + 1] = row(id, m)
+      rows[#rows + 1] = row(id, m, ats)
     end
   end
 end

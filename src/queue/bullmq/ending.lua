@@ -92,7 +92,7 @@ local function forget(id, now)
   local untied, problem = pcall(untie, key, now)
   if not untied then complain(key .. ' is removed, its parent was not told', problem) end
   call('DEL', key, key .. ':logs', key .. ':dependencies', key .. ':processed', key .. ':failed',
-    key .. ':unsuccessful')
+    key .. ':unsuccessful', 'ledger:' .. key)
 end
 
 -- Forgets a chunk of the oldest ended jobs beyond the retention.
@@ -131,6 +131,14 @@ local function free_deduplication(id, deduplication, now)
   call('DEL', aside)
 end
 
+-- Where the web API looks before it enqueues the same work again: under the key that it has put into the job's options
+-- itself. Any other key is none of its business.
+local function cache(key, id, result, now)
+  if type(key) ~= 'string' or key:sub(1, 12) ~= 'idempotency:' then return end
+  local entry = '{"jobId":' .. cjson.encode(id) .. ',"result":' .. result .. ',"cachedAt":' .. string.format('%.0f', now) .. '}'
+  call('SET', key, entry, 'EX', 86400)
+end
+
 -- Ends an active job. `state` is completed or failed, `value` its result or the reason.
 local function finish(id, token, state, value, now, default_count, default_ms)
   local key, set, done = P .. id, P .. state, state == 'completed'
@@ -143,6 +151,10 @@ local function finish(id, token, state, value, now, default_count, default_ms)
     complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
   end
   local attempts = bump(key, 'atm')
+  if done then
+    cache(opts.idempotencyKey, id, value, now)
+    call('DEL', 'ledger:' .. key)
+  end
 
   local rule = opts.removeOnFail
   if done then rule = opts.removeOnComplete end

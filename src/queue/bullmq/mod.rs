@@ -36,7 +36,10 @@ use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
     Note, Recovered, Settled, line, millis,
 };
-use crate::{connection::Connection, keys::BullKeys};
+use crate::{
+    connection::Connection,
+    keys::{BullKeys, ledger_key},
+};
 
 /// Ids that one script handles at most: it blocks Redis for everyone.
 const CHUNK: usize = 1000;
@@ -62,8 +65,8 @@ pub struct BullmqBroker {
     renewal: Mutex<Renewal>,
 }
 
-/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms.
-type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64);
+/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim.
+type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64, bool);
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
 
@@ -134,6 +137,10 @@ impl Broker for BullmqBroker {
         Layout::Bullmq
     }
 
+    fn ledger_key(&self, id: &str) -> String {
+        ledger_key(&format!("{}{id}", self.keys.prefix))
+    }
+
     async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
         self.waiter.wait(limit).await
     }
@@ -161,7 +168,7 @@ impl Broker for BullmqBroker {
         }
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
-        for (id, name, payload, opts, attempt, waited) in rows {
+        for (id, name, payload, opts, attempt, waited, first) in rows {
             let options = JobOptions::read(&opts);
             match String::from_utf8(id) {
                 Ok(id) => deliveries.push(Delivery {
@@ -175,6 +182,7 @@ impl Broker for BullmqBroker {
                     max_attempts: options.max_attempts,
                     backoff: Some(options.backoff),
                     waited: Duration::from_millis(waited),
+                    first,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
             }

@@ -1,0 +1,297 @@
+//! The spend ledger: what was paid for is not paid for again.
+//!
+//! Each job has a page, a hash that is gone when the job has been completed or after the time to live. Before a paid
+//! call is sent, a mark says so; its answer takes the mark's place before anything else becomes of the job. A job that
+//! is delivered again (its replica was killed, its ack was lost) goes on from the answers that it finds. A mark without
+//! an answer is a call of which nobody knows whether it was billed: [`UnknownCalls`] says what then.
+//!
+//! An entry carries a digest of the payload, so that another job under the same id finds nothing. While Redis is away
+//! calls are made without the ledger: the answer is in the replica's memory, and lost only if that dies too.
+//!
+//! One round trip a paid call, after the gate's; the answer travels beside the permit's settlement.
+
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jobs::{Call, Class, Failure, Reply};
+use redis::{FromRedisValue, Script, ScriptInvocation};
+use serde_json::Value;
+use tracing::{info, warn};
+
+use crate::{connection::Connection, queue::Delivery};
+
+static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
+static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
+static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
+
+/// How long a call waits for its ledger, at most: then it is made without.
+const DEADLINE: Duration = Duration::from_millis(250);
+/// Longer answers are not kept, bytes: they would crowd Redis.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+
+/// What becomes of a job that finds a call of its own that was sent and never answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownCalls {
+    /// The call is made again, and perhaps paid for twice.
+    Retry,
+    /// The job fails: somebody has to look.
+    Fail,
+}
+
+/// Counts of a replica since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spending {
+    /// Paid calls sent.
+    pub sent: u64,
+    /// Answers that were found in the ledger: calls that were not made again.
+    pub reused: u64,
+    /// Calls found whose answer was lost.
+    pub unknown: u64,
+    /// Of these, calls that were made again: each may have been paid for twice.
+    pub resent: u64,
+    /// Calls or answers that could not be written down, with Redis away or the answer too long.
+    pub unrecorded: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    sent: AtomicU64,
+    reused: AtomicU64,
+    unknown: AtomicU64,
+    resent: AtomicU64,
+    unrecorded: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The ledger, as one replica holds it.
+#[derive(Debug)]
+pub struct Ledger {
+    connection: Connection,
+    keep_for: Duration,
+    unknown: UnknownCalls,
+    counters: Counters,
+}
+
+impl Ledger {
+    /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before.
+    pub fn new(connection: Connection, keep_for: Duration, unknown: UnknownCalls) -> Self {
+        Self {
+            connection,
+            keep_for,
+            unknown,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What was sent, and what was not sent again.
+    pub fn spending(&self) -> Spending {
+        let Counters {
+            sent,
+            reused,
+            unknown,
+            resent,
+            unrecorded,
+        } = &self.counters;
+        let [sent, reused, unknown, resent, unrecorded] =
+            [sent, reused, unknown, resent, unrecorded].map(|counter| counter.load(Ordering::Relaxed));
+        Spending {
+            sent,
+            reused,
+            unknown,
+            resent,
+            unrecorded,
+        }
+    }
+
+    /// The page of the job that was delivered, under this key.
+    pub fn page(self: &Arc<Self>, key: String, delivery: &Delivery) -> Page {
+        let payload = delivery.payload.as_deref().unwrap_or_default();
+        let digest = ring::digest::digest(&ring::digest::SHA256, payload);
+        Page {
+            ledger: self.clone(),
+            key,
+            payload: digest
+                .as_ref()
+                .iter()
+                .take(8)
+                .map(|b| format!("{b:02x}"))
+                .collect(),
+            token: delivery.lease.token.clone(),
+            fresh: delivery.first,
+            sendings: AtomicU32::new(0),
+        }
+    }
+
+    async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Option<T> {
+        match tokio::time::timeout(DEADLINE, self.connection.invoke(call)).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                warn!(%error, "the ledger is not written");
+                None
+            }
+            Err(_elapsed) => {
+                warn!("the ledger is not written: no answer in time");
+                None
+            }
+        }
+    }
+}
+
+/// The entries of one delivery of one job.
+#[derive(Debug)]
+pub struct Page {
+    ledger: Arc<Ledger>,
+    key: String,
+    payload: String,
+    token: Arc<str>,
+    /// Nobody has been handed this job before: there can be no entries but ours.
+    fresh: bool,
+    sendings: AtomicU32,
+}
+
+/// What the ledger says to a call.
+#[derive(Debug)]
+pub enum Opened<'a> {
+    /// It may be sent: the mark is set.
+    Send(Entry<'a>),
+    /// It was made before, and this is its answer.
+    Kept(Reply),
+}
+
+/// The mark of a call that is being sent.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    page: &'a Page,
+    field: String,
+    mark: String,
+}
+
+impl Page {
+    fn field(&self, call: &Call) -> String {
+        format!("{}:{}", self.payload, call.step)
+    }
+
+    fn script<'a>(&self, script: &'a Script, field: &str) -> ScriptInvocation<'a> {
+        let mut call = script.prepare_invoke();
+        call.key(&self.key).arg(field);
+        call
+    }
+
+    /// The answer that an earlier delivery has paid for. It needs no gate: nothing is sent.
+    pub async fn kept(&self, call: &Call) -> Option<Reply> {
+        if self.fresh || !call.paid {
+            return None;
+        }
+        let mut look = redis::pipe();
+        look.hget(&self.key, self.field(call));
+        let found = tokio::time::timeout(DEADLINE, self.ledger.connection.query::<(Option<String>,)>(&look));
+        let reply = read(&found.await.ok()?.ok()?.0?)?;
+        Some(self.reuse(call, reply))
+    }
+
+    fn reuse(&self, call: &Call, reply: Reply) -> Reply {
+        count(&self.ledger.counters.reused);
+        info!(step = %call.step, "paid for before: the kept answer is used, nothing is sent");
+        reply
+    }
+
+    /// Marks a call that is about to be sent.
+    ///
+    /// # Errors
+    /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again.
+    pub async fn open(&self, call: &Call) -> Result<Opened<'_>, Failure> {
+        let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
+        let entry = Entry {
+            page: self,
+            field: self.field(call),
+            mark: format!("?{}:{sending}", self.token),
+        };
+        let mut script = self.script(&OPEN, &entry.field);
+        script.arg(&entry.mark).arg(self.keep_ms());
+        let counters = &self.ledger.counters;
+        match self.ledger.run::<String>(&script).await.as_deref() {
+            None => count(&counters.unrecorded),
+            Some("") => {}
+            Some(found) => {
+                if let Some(reply) = read(found) {
+                    return Ok(Opened::Kept(self.reuse(call, reply)));
+                }
+                count(&counters.unknown);
+                if self.ledger.unknown == UnknownCalls::Fail {
+                    let message = format!(
+                        "a paid call ({}) was sent before and its answer is not known: not sent again (UNKNOWN_CALL=fail)",
+                        call.step
+                    );
+                    return Err(Failure::permanent(message).by(call.provider));
+                }
+                count(&counters.resent);
+                warn!(step = %call.step, "a paid call was sent before and its answer is not known: it is sent again");
+            }
+        }
+        count(&counters.sent);
+        Ok(Opened::Send(entry))
+    }
+
+    fn keep_ms(&self) -> u64 {
+        u64::try_from(self.ledger.keep_for.as_millis()).unwrap_or(u64::MAX / 4)
+    }
+}
+
+impl Entry<'_> {
+    /// Writes down how the call ended: its answer; nothing, when it was refused; or the mark stays, when nobody knows.
+    pub async fn close(self, result: &Result<Reply, Failure>) {
+        let Self { page, field, mark } = self;
+        let counters = &page.ledger.counters;
+        match result {
+            Ok(reply) => {
+                let answer = written(reply);
+                if answer.len() > LONGEST_ANSWER {
+                    return count(&counters.unrecorded);
+                }
+                let mut script = page.script(&KEEP, &field);
+                script.arg(answer).arg(page.keep_ms());
+                if page.ledger.run::<()>(&script).await.is_none() {
+                    count(&counters.unrecorded);
+                }
+            }
+            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => {}
+            Err(_) => {
+                let mut script = page.script(&CLOSE, &field);
+                script.arg(mark);
+                // What cannot be taken back counts as unknown later: the safe side.
+                let _ = page.ledger.run::<()>(&script).await;
+            }
+        }
+    }
+}
+
+/// `=<tokens or -> <body>`
+fn written(reply: &Reply) -> String {
+    match reply.tokens {
+        Some(tokens) => format!("={tokens} {}", reply.body),
+        None => format!("=- {}", reply.body),
+    }
+}
+
+/// The answer in an entry; `None` for a mark, or for what we did not write.
+fn read(entry: &str) -> Option<Reply> {
+    let (tokens, body) = entry.strip_prefix('=')?.split_once(' ')?;
+    Some(Reply {
+        body: serde_json::from_str::<Value>(body).ok()?,
+        tokens: match tokens {
+            "-" => None,
+            number => Some(number.parse().ok()?),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;

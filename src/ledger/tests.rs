@@ -1,0 +1,26 @@
+use serde_json::json;
+
+use super::*;
+
+fn reply(tokens: Option<u64>) -> Reply {
+    Reply {
+        body: json!({ "text": "zwölf = 12 \u{1F600}", "n": [1, 2.5, null] }),
+        tokens,
+    }
+}
+
+#[test]
+fn an_answer_reads_as_it_was_written() {
+    for tokens in [None, Some(0), Some(u64::MAX)] {
+        assert_eq!(read(&written(&reply(tokens))), Some(reply(tokens)));
+    }
+}
+
+#[test]
+fn what_is_no_answer_reads_as_none() {
+    for entry in [
+        "", "=", "?w:1:0", "=- ", "=- {", "=x {}", "=-1 {}", "12 {}", "= {}",
+    ] {
+        assert_eq!(read(entry), None, "{entry:?}");
+    }
+}

@@ -1,0 +1,309 @@
+//! What was paid for is not paid for again: the ledger by itself, then replicas that are killed between the steps of a job;
+//! and the cache that the web API asks before it enqueues the same work again.
+
+use std::{sync::Arc, time::Duration};
+
+use backend_worker::{
+    ledger::{Ledger, Opened, Page, Spending, UnknownCalls},
+    queue::{Broker, Delivery, Layout, Lease, NewJob, State},
+    simulator::{Fault, Provider},
+};
+use jobs::{Call, Class, Failure, JobType, Reply};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    process::{Scene, Worker},
+    support::{Node, Script, TestRedis, both_layouts, eventually, options, raw, replica},
+};
+
+const KEY: &str = "ledger:bull:q:1";
+
+fn ledger(redis: &TestRedis, unknown: UnknownCalls) -> Arc<Ledger> {
+    Arc::new(Ledger::new(redis.connection(), Duration::from_secs(60), unknown))
+}
+
+/// The page of the job 1 as the `nth` delivery sees it.
+fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> Page {
+    let delivery = Delivery {
+        lease: Lease {
+            id: "1".into(),
+            token: format!("w:{nth}").into(),
+        },
+        kind: None,
+        payload: Some(payload.to_owned().into()),
+        attempt: 1,
+        max_attempts: 3,
+        backoff: None,
+        waited: Duration::ZERO,
+        first: nth == 1,
+    };
+    ledger.page(KEY.to_owned(), &delivery)
+}
+
+fn call(step: &'static str) -> Call {
+    Call::new(jobs::Provider::OpenAi, step)
+}
+
+fn reply() -> Reply {
+    Reply {
+        body: json!({"cards": ["ä", 1]}),
+        tokens: Some(7),
+    }
+}
+
+/// Opens an entry that nothing stands in the way of, and closes it.
+async fn make(page: &Page, step: &'static str, result: Result<Reply, Failure>) {
+    match page.open(&call(step)).await.unwrap() {
+        Opened::Send(entry) => entry.close(&result).await,
+        Opened::Kept(reply) => panic!("{step} was kept: {reply:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_found_by_later_deliveries_of_the_same_work_only() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, UnknownCalls::Retry);
+    make(&page(&ledger, "a", 1), "chat", Ok(reply())).await;
+
+    let again = page(&ledger, "a", 2);
+    assert_eq!(again.kept(&call("chat")).await, Some(reply()));
+    assert!(matches!(again.open(&call("chat")).await.unwrap(), Opened::Kept(kept) if kept == reply()));
+    assert_eq!(again.kept(&call("chat:larger")).await, None);
+    assert_eq!(again.kept(&call("chat").unpaid()).await, None);
+    // Another job that was given the same id.
+    assert_eq!(page(&ledger, "b", 2).kept(&call("chat")).await, None);
+    make(&page(&ledger, "b", 2), "chat", Ok(reply())).await;
+
+    let ttl: i64 = redis.ask(&["PTTL", KEY]).await;
+    assert!((1..=60_000).contains(&ttl), "{ttl}");
+    let spending = Spending {
+        sent: 2,
+        reused: 2,
+        ..Spending::default()
+    };
+    assert_eq!(ledger.spending(), spending);
+}
+
+#[tokio::test]
+async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, UnknownCalls::Retry);
+    let first = page(&ledger, "a", 1);
+    let refused = Failure::transient("503").with_status(503);
+    make(&first, "chat", Err(refused)).await;
+    make(
+        &first,
+        "chat",
+        Err(Failure::transient("timeout").with_answer_lost()),
+    )
+    .await;
+    assert_eq!(ledger.spending().unknown, 0, "the refusal was no secret");
+    make(&first, "chat", Err(Failure::new(Class::Cancelled, "stopping"))).await;
+    assert_eq!(ledger.spending().unknown, 1);
+    // The late refusal of a call that somebody else has made again does not take that one's answer away.
+    let Opened::Send(late) = first.open(&call("chat")).await.unwrap() else {
+        panic!("kept")
+    };
+    make(&page(&ledger, "a", 2), "chat", Ok(reply())).await;
+    late.close(&Err(Failure::transient("503"))).await;
+    assert_eq!(page(&ledger, "a", 3).kept(&call("chat")).await, Some(reply()));
+    assert_eq!((ledger.spending().unknown, ledger.spending().resent), (3, 3));
+}
+
+#[tokio::test]
+async fn lost_answers_are_not_paid_for_again_where_that_is_wanted() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, UnknownCalls::Fail);
+    let lost = Failure::transient("reset").with_answer_lost();
+    make(&page(&ledger, "a", 1), "chat", Err(lost)).await;
+    let failure = page(&ledger, "a", 2).open(&call("chat")).await.unwrap_err();
+    assert_eq!(failure.class(), Class::Permanent);
+    assert!(failure.to_string().contains("UNKNOWN_CALL=fail"), "{failure}");
+    assert_eq!((ledger.spending().sent, ledger.spending().resent), (1, 0));
+}
+
+#[tokio::test]
+async fn calls_go_on_without_a_ledger_that_can_be_written() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, UnknownCalls::Fail);
+    let delivery = page(&ledger, "a", 2);
+    redis.ask::<()>(&["SET", KEY, "somebody else's"]).await;
+    make(&delivery, "chat", Ok(reply())).await;
+    assert_eq!(delivery.kept(&call("chat")).await, None);
+    assert_eq!(redis.ask::<String>(&["GET", KEY]).await, "somebody else's");
+    redis.ask::<()>(&["DEL", KEY]).await;
+
+    redis.ask::<()>(&["CLIENT", "PAUSE", "1000", "ALL"]).await;
+    make(&delivery, "chat", Ok(reply())).await;
+    let spending = ledger.spending();
+    assert_eq!((spending.sent, spending.unrecorded, spending.unknown), (2, 4, 0));
+
+    eventually("what was late is written after all", async || {
+        delivery.kept(&call("chat")).await
+    })
+    .await;
+
+    let long = Reply {
+        body: json!("x".repeat(2_000_000)),
+        tokens: None,
+    };
+    make(&page(&ledger, "long", 1), "chat", Ok(long)).await;
+    assert_eq!(page(&ledger, "long", 2).kept(&call("chat")).await, None);
+}
+
+/// A job of two images, of which the second is being read when its replica is killed.
+struct Interrupted {
+    scene: Scene,
+    broker: Arc<dyn Broker>,
+}
+
+const ENV: &[(&str, &str)] = &[
+    ("LEASE_TTL", "5s"),
+    ("AZURE_BREAKER_OPEN_FOR", "1h"),
+    ("CIRCUIT_MAX_WAIT", "5s"),
+];
+
+impl Interrupted {
+    async fn job(layout: Layout) -> Self {
+        let scene = Scene::set(Duration::ZERO).await;
+        let broker = scene.redis.broker(layout, "vision-jobs", "onlooker");
+        let b64 = |bytes: &[u8]| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, bytes);
+        let payload = json!({ "images": [
+            { "imageBase64": b64(include_bytes!("../../samples/text.png")) },
+            { "imageBase64": b64(include_bytes!("../../samples/text.jpg")) },
+        ]});
+        let payload = raw(&payload.to_string());
+        let job = NewJob {
+            id: "two-images",
+            kind: JobType::ProcessImage,
+            payload: &payload,
+            max_attempts: 3,
+            delay: Duration::ZERO,
+        };
+        assert!(broker.enqueue(&job).await.unwrap());
+        let (at_once, never) = (Fault::Delay { ms: 0 }, Fault::Delay { ms: 3_600_000 });
+        let faults = scene.simulator.faults();
+        faults.script(Provider::AzureVision, [at_once, never]).unwrap();
+        let first = scene.worker(ENV).await;
+        scene
+            .simulator
+            .journal()
+            .wait_until(|journal| journal.of(Provider::AzureVision).len() == 2)
+            .await;
+        first.signal(Signal::SIGKILL);
+        first.ended().await;
+        Self { scene, broker }
+    }
+
+    async fn until(&self, state: State) -> backend_worker::queue::JobView {
+        eventually(&format!("the job is {state:?}"), async || {
+            let view = self.broker.find("two-images").await.unwrap().unwrap();
+            (view.state == state).then_some(view)
+        })
+        .await
+    }
+
+    fn calls(&self) -> usize {
+        self.scene.simulator.journal().of(Provider::AzureVision).len()
+    }
+}
+
+/// Stops a worker; its closing line.
+async fn closing_line(worker: Worker) -> Value {
+    worker.signal(Signal::SIGTERM);
+    let (code, log) = worker.ended().await;
+    assert_eq!(code, Some(0));
+    serde_json::from_str(log.last().unwrap()).unwrap()
+}
+
+async fn a_killed_replica_has_paid_once_for_each_answer_that_arrived(layout: Layout) {
+    let interrupted = Interrupted::job(layout).await;
+    let scene = &interrupted.scene;
+    // What was paid for needs no gate; what is left of the job does.
+    scene
+        .redis
+        .ask::<()>(&["SET", "circuit:azure:state", "OPEN"])
+        .await;
+    let second = scene.worker(ENV).await;
+    let view = interrupted.until(State::Delayed).await;
+    assert_eq!(view.waiting_for.unwrap().gate.as_deref(), Some("azure-vision"));
+    let line = closing_line(second).await;
+    assert_eq!(
+        (&line["answers_reused"], &line["paid_calls"]),
+        (&json!(1), &json!(0)),
+        "{line}"
+    );
+
+    scene
+        .redis
+        .ask::<()>(&["SET", "circuit:azure:state", "CLOSED"])
+        .await;
+    let third = scene.worker(ENV).await;
+    let view = interrupted.until(State::Completed).await;
+    assert_eq!(view.result.unwrap()["result"]["imagesProcessed"], json!(2));
+    assert_eq!(interrupted.calls(), 3, "the first image once, the second again");
+    let line = closing_line(third).await;
+    assert_eq!(
+        (&line["answers_reused"], &line["unknown_calls"]),
+        (&json!(1), &json!(1)),
+        "{line}"
+    );
+    let pages: Vec<String> = scene.redis.ask(&["KEYS", "ledger:*"]).await;
+    assert_eq!(pages, [""; 0], "a completed job needs no page");
+}
+
+/// Of several images it fails the one: the others are paid for.
+async fn a_lost_answer_fails_its_image_where_that_is_wanted(layout: Layout) {
+    let interrupted = Interrupted::job(layout).await;
+    let mut env = ENV.to_vec();
+    env.push(("UNKNOWN_CALL", "fail"));
+    let second = interrupted.scene.worker(&env).await;
+    let view = interrupted.until(State::Completed).await;
+    let pages = &view.result.unwrap()["result"]["pages"];
+    let error = pages[1]["error"].as_str().unwrap();
+    assert!(error.contains("UNKNOWN_CALL=fail"), "{pages}");
+    assert!(pages[0]["error"].is_null(), "{pages}");
+    assert_eq!(interrupted.calls(), 2, "nothing was sent again");
+    closing_line(second).await;
+}
+
+both_layouts!(
+    a_killed_replica_has_paid_once_for_each_answer_that_arrived
+    a_lost_answer_fails_its_image_where_that_is_wanted
+);
+
+/// The web API names the key itself, in the job's options, and reads it before it enqueues.
+#[tokio::test]
+async fn a_result_is_cached_under_the_key_that_the_producer_names() {
+    let redis = TestRedis::start().await;
+    let node = Node::start(&redis, "ai-jobs").await;
+    let key = "idempotency:generate-flashcards:9f86d081884c7d65";
+    node.add("with", json!({ "idempotencyKey": key })).await;
+    node.add("foreign", json!({ "idempotencyKey": "circuit:openai:state" }))
+        .await;
+    node.add(
+        "odd",
+        json!({ "idempotencyKey": {"a": 1}, "removeOnComplete": true }),
+    )
+    .await;
+    let broker = redis.bullmq("ai-jobs", "w");
+    let running = replica(broker, 3, Script::echo(), &options());
+    node.until("with", "completed").await;
+    node.until("foreign", "completed").await;
+    let entry: String = redis.ask(&["GET", key]).await;
+    let entry: Value = serde_json::from_str(&entry).unwrap();
+    assert_eq!(entry["jobId"], "with");
+    assert_eq!(entry["result"], json!({"n": "with"}));
+    let now: Vec<u64> = redis.ask(&["TIME"]).await;
+    let cached_at = entry["cachedAt"].as_u64().unwrap();
+    assert!(
+        cached_at / 1000 <= now[0] && cached_at / 1000 + 60 > now[0],
+        "{entry}"
+    );
+    let ttl: i64 = redis.ask(&["TTL", key]).await;
+    assert!((86_000..=86_400).contains(&ttl), "{ttl}");
+    let foreign: Option<String> = redis.ask(&["GET", "circuit:openai:state"]).await;
+    assert_eq!(foreign, None, "a producer names no key but its own");
+    running.stop().await;
+}
