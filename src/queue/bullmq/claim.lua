@@ -26,9 +26,10 @@ end
 expect_ends('limiter', 'failed')
 
 if number <= count(call('GET', session), 0) then
-  for _, id in ipairs(call('LRANGE', P .. 'active', 0, -1)) do
-    local m = read(id)
-    if m and m[6] == mark(token, m[7]) then
+  -- The newest are in front. What lies deeper by now comes back as a stray.
+  for _, id in ipairs(call('LRANGE', P .. 'active', 0, 999)) do
+    local m = claim_of(id, token, math.huge) == token and read(id)
+    if m then
       lock(id, token, lock_ms)
       rows[#rows + 1] = row(id, m, count(m[7], 1))
     end

@@ -152,6 +152,15 @@ end
 -- worker has followed is never taken for ours, even when the lock that says so has run out.
 local function mark(token, ats) return token .. ' ' .. (ats or '0') end
 
+-- The token of a worker's claim of a job, if that is the last claim by anybody and no later than `latest`. `tokens` is
+-- what the worker's tokens begin with.
+local function claim_of(id, tokens, latest)
+  local m = protected('HMGET', P .. id, 'bw:claim', 'ats', 'processedOn')
+  if m.err or not m[1] or m[1]:sub(1, #tokens) ~= tokens or count(m[3], 0) >= latest then return end
+  local token = m[1]:match('^(.*) %d+$')
+  return token and m[1] == mark(token, m[2]) and token
+end
+
 -- What a claim still has to do with a job.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend

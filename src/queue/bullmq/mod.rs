@@ -20,10 +20,11 @@ mod neighbours;
 mod options;
 mod renewal;
 mod scripts;
+mod sweep;
 mod wait;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -63,6 +64,8 @@ pub struct BullmqBroker {
     waiter: Waiter,
     neighbours: Neighbours,
     renewal: Mutex<Renewal>,
+    /// Where the sweep for jobs without a lock goes on.
+    swept: AtomicUsize,
 }
 
 /// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim.
@@ -83,6 +86,7 @@ impl BullmqBroker {
             options,
             neighbours: Neighbours::default(),
             renewal: Mutex::default(),
+            swept: AtomicUsize::new(0),
         }
     }
 
@@ -99,21 +103,6 @@ impl BullmqBroker {
 
     fn renewal(&self) -> MutexGuard<'_, Renewal> {
         self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts back what the queue counts as ours and we do not know of.
-    async fn put_back_strays(&self, held: &[Lease]) -> Result<(), BrokerError> {
-        let mut call = self.prepare(&scripts::STRAYS);
-        call.arg(&self.worker).arg(self.options.max_lost);
-        call.arg(millis(self.options.lease_ttl)).arg(MOVE_CHUNK);
-        for lease in held {
-            call.arg(&*lease.id);
-        }
-        let (requeued, poisoned): (u64, u64) = self.connection.invoke(&call).await?;
-        if requeued + poisoned > 0 {
-            tracing::warn!(queue = %self.queue, requeued, poisoned, "stray jobs of this replica put back");
-        }
-        Ok(())
     }
 
     /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
@@ -221,14 +210,7 @@ impl Broker for BullmqBroker {
         if !self.renewal().may_sweep(self.options.lease_ttl) {
             return Ok(Recovered::default());
         }
-        let mut call = self.prepare(&scripts::RECOVER);
-        call.arg(MOVE_CHUNK).arg(self.options.max_lost);
-        let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
-        Ok(Recovered {
-            requeued,
-            poisoned,
-            more,
-        })
+        self.sweep().await
     }
 
     async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
@@ -289,10 +271,7 @@ impl Broker for BullmqBroker {
 
     async fn leave(&self) -> Result<(), BrokerError> {
         *self.renewal() = Renewal::default();
-        let mut call = self.prepare(&scripts::LEAVE);
-        call.arg(&self.worker).arg(MOVE_CHUNK);
-        while self.connection.invoke::<usize>(&call).await? == MOVE_CHUNK {}
-        Ok(())
+        self.put_back_all().await
     }
 
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError> {

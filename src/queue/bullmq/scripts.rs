@@ -17,6 +17,7 @@ script! {
     LOOK = "look.lua";
     RENEW = "renew.lua";
     RECOVER = "ending.lua", "orphan.lua", "recover.lua";
+    MINE = "mine.lua";
     STRAYS = "ending.lua", "orphan.lua", "strays.lua";
     COMPLETE = "ending.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
