@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs what the tests against BullMQ's own library need and the machine lacks: node, and the locked packages.
+# Installs what the tests against BullMQ's own library need and the machine lacks: node, and the locked packages of
+# tests/node, or of the folder that is named.
 set -eu
-cd "$(dirname "$0")/../tests/node"
+cd "$(dirname "$0")/../${1:-tests/node}"
 if ! command -v npm >/dev/null 2>&1; then
   if ! command -v apt-get >/dev/null 2>&1; then
     echo "node is missing: install Node 18 or later with npm" >&2

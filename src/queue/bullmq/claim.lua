@@ -63,7 +63,8 @@ end
 
 local function unsupported(m)
   if m[8] then return m[8] end
-  if m[9] or decode(m[3])['repeat'] then
+  -- Looked for as text first, which spares decoding the options of every job.
+  if m[9] or (string.find(m[3] or '', '"repeat"', 1, true) and decode(m[3])['repeat']) then
     return 'made by a job scheduler, whose next run only a BullMQ worker would create: retry it there'
   end
 end
@@ -76,9 +77,9 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
     call('LREM', P .. 'active', 1, id)
     ghosts[#ghosts + 1] = id
   else
-    local ats = bump(P .. id, 'ats')
+    local ats = count(m[7], 0) + 1
     lock(id, token, lock_ms)
-    call('HSET', P .. id, 'processedOn', now, 'pb', worker, 'progress', 10, 'bw:claim', mark(token, ats))
+    call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'progress', 10, 'bw:claim', mark(token, ats))
     emit(P, 'active', 'jobId', id, 'prev', 'waiting')
     if rate and call('INCR', P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
     local reason = unsupported(m)

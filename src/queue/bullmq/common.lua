@@ -56,9 +56,10 @@ local function bump(key, field)
   return n
 end
 
+local most_events = {}
 local function emit(p, ...)
-  local length = count(call('HGET', p .. 'meta', 'opts.maxLenEvents'), 10000)
-  call('XADD', p .. 'events', 'MAXLEN', '~', length, '*', 'event', ...)
+  most_events[p] = most_events[p] or count(call('HGET', p .. 'meta', 'opts.maxLenEvents'), 10000)
+  call('XADD', p .. 'events', 'MAXLEN', '~', most_events[p], '*', 'event', ...)
 end
 
 -- Where a job that may run goes, and whether a worker may take it from there now.

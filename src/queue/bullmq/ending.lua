@@ -97,13 +97,16 @@ end
 
 -- Forgets a chunk of the oldest ended jobs beyond the retention.
 local function trim(set, now, keep_count, keep_ms)
-  local old = {}
-  if keep_ms then old = call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', 0, 200) end
   local excess = keep_count and min(call('ZCARD', set) - keep_count, 200) or 0
-  if #old < excess then old = call('ZRANGE', set, 0, excess - 1) end
-  for _, id in ipairs(old) do
-    call('ZREM', set, id)
-    forget(id, now)
+  if excess > 0 then
+    local popped = call('ZPOPMIN', set, excess)
+    for i = 1, #popped, 2 do forget(popped[i], now) end
+  end
+  if keep_ms then
+    for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', 0, 200)) do
+      call('ZREM', set, id)
+      forget(id, now)
+    end
   end
 end
 
@@ -142,7 +145,7 @@ end
 -- Ends an active job. `state` is completed or failed, `value` its result or the reason.
 local function finish(id, token, state, value, now, default_count, default_ms)
   local key, set, done = P .. id, P .. state, state == 'completed'
-  local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid')
+  local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid', 'atm', 'defa')
   local opts = decode(m[1])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
   local told, problem = pcall(tell_parent, id, m[2], m[3], done, value, now)
@@ -150,7 +153,7 @@ local function finish(id, token, state, value, now, default_count, default_ms)
   if not (told and freed) then
     complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
   end
-  local attempts = bump(key, 'atm')
+  local attempts = count(m[5], 0) + 1
   if done then
     cache(opts.idempotencyKey, id, value, now)
     call('DEL', 'ledger:' .. key)
@@ -165,8 +168,8 @@ local function finish(id, token, state, value, now, default_count, default_ms)
     forget(id, now)
   else
     call('ZADD', set, now, id)
-    call('HSET', key, value_field, value, 'finishedOn', now)
-    call('HDEL', key, 'defa')
+    call('HSET', key, value_field, value, 'finishedOn', now, 'atm', attempts)
+    if m[6] then call('HDEL', key, 'defa') end
     let_go(id, token)
     trim(set, now, keep_count, keep_ms)
   end
@@ -175,7 +178,7 @@ local function finish(id, token, state, value, now, default_count, default_ms)
   if not done and attempts >= count(opts.attempts, 0) then
     emit(P, 'retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
   end
-  if call('LLEN', P .. 'active') + call('ZCARD', P .. 'delayed') == 0 and not has_work(P)
+  if call('LLEN', P .. 'active') == 0 and call('ZCARD', P .. 'delayed') == 0 and not has_work(P)
     and call('HEXISTS', P .. 'meta', 'paused') == 0 then emit(P, 'drained') end
 end
 

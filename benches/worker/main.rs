@@ -3,6 +3,8 @@
 //!
 //! Compare figures of one run only: machines differ, and so do their moods.
 
+mod serve;
+
 use std::{
     process::Stdio,
     sync::{
@@ -272,6 +274,10 @@ fn own_cpu() -> Result<f64> {
 
 #[tokio::main]
 async fn main() -> Result {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "serve") {
+        return serve::serve(&arguments[1..]).await;
+    }
     let bench = Bench::start().await?;
     let idle = memory(std::process::id())?;
     for layout in Layout::ALL {
