@@ -34,8 +34,8 @@ pub struct QueueStats {
 /// A job, and the queue that it was found in.
 #[derive(Debug)]
 pub struct Found {
-    /// The queue's name.
-    pub queue: String,
+    /// The queue.
+    pub broker: Arc<dyn Broker>,
     /// The job.
     pub job: JobView,
 }
@@ -92,7 +92,7 @@ impl Operator {
         for broker in &self.brokers {
             if let Some(job) = broker.find(id).await? {
                 return Ok(Some(Found {
-                    queue: broker.queue().to_owned(),
+                    broker: broker.clone(),
                     job,
                 }));
             }

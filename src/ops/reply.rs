@@ -33,6 +33,8 @@ pub(super) enum Refusal {
     Bad(String),
     /// There is no such breaker.
     UnknownBreaker(String, Vec<String>),
+    /// There is no room for another.
+    Busy(String),
     /// Redis is away.
     Away(String),
 }
@@ -48,6 +50,10 @@ impl IntoResponse for Refusal {
             Self::UnknownBreaker(error, available) => {
                 let body = json!({ "success": false, "error": error, "available": available });
                 (StatusCode::BAD_REQUEST, body)
+            }
+            Self::Busy(error) => {
+                let body = Json(json!({ "success": false, "error": error }));
+                return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")], body).into_response();
             }
             Self::Away(error) => (
                 StatusCode::SERVICE_UNAVAILABLE,

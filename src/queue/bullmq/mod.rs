@@ -15,6 +15,7 @@
 //! A claim takes many jobs in one script, so an outcome fetches none. Job schedulers are not served: only a BullMQ
 //! worker could create their next run, so their jobs fail and say so. Metrics are not kept.
 
+mod follow;
 mod inspect;
 mod neighbours;
 mod options;
@@ -23,6 +24,7 @@ mod scripts;
 mod wait;
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -34,7 +36,7 @@ use redis::ScriptInvocation;
 use self::{neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Recovered, Settled, line, millis,
+    Note, Recovered, Settled, Watchers, line, millis,
 };
 use crate::{connection::Connection, keys::BullKeys};
 
@@ -60,6 +62,7 @@ pub struct BullmqBroker {
     waiter: Waiter,
     neighbours: Neighbours,
     renewal: Mutex<Renewal>,
+    watchers: Watchers,
 }
 
 /// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms.
@@ -80,6 +83,7 @@ impl BullmqBroker {
             options,
             neighbours: Neighbours::default(),
             renewal: Mutex::default(),
+            watchers: Watchers::default(),
         }
     }
 
@@ -308,6 +312,14 @@ impl Broker for BullmqBroker {
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         self.find_job(id).await
+    }
+
+    fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError> {
+        self.follow_events(position).await
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

@@ -2,6 +2,7 @@
 
 mod node;
 mod replica;
+mod sse;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use serde_json::value::RawValue;
 
 pub(crate) use node::Node;
 pub(crate) use replica::{RunningReplica, Script, options, replica};
+pub(crate) use sse::Sse;
 
 /// Makes a test of each named function for each layout of queues; it is given the layout, or what `Setup::of` makes
 /// of it.
