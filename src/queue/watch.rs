@@ -173,31 +173,35 @@ impl Watchers {
             .keep(id, |(_, sender)| sender.try_send(update.clone()).is_ok());
     }
 
-    /// Looks at a job, and tells how it stands. One that cannot be read is nobody's to wait for.
+    /// Looks at a job, and tells how it stands; `if_gone` where the queue knows it no more. One that cannot be read is
+    /// nobody's to wait for.
     pub(super) async fn look(
         &self,
         broker: &dyn Broker,
         id: &str,
-        ending: Option<Ending>,
+        if_gone: Option<&Update>,
     ) -> Result<(), BrokerError> {
-        let update = match broker.find(id).await {
-            Ok(Some(view)) => Update::Stands(Arc::new(view)),
-            Ok(None) => Update::Gone(ending),
+        match broker.find(id).await {
+            Ok(Some(view)) => self.tell(id, &Update::Stands(Arc::new(view))),
+            Ok(None) => if_gone.into_iter().for_each(|gone| self.tell(id, gone)),
             Err(error) if error.is_refusal() => {
                 tracing::warn!(queue = broker.queue(), id, %error, "the watched job cannot be read");
                 self.lock().jobs.remove(id);
-                return Ok(());
             }
             Err(error) => return Err(error),
-        };
-        self.tell(id, &update);
+        }
         Ok(())
     }
 
     /// Looks at many jobs.
-    pub(super) async fn look_at(&self, broker: &dyn Broker, ids: &[Arc<str>]) -> Result<(), BrokerError> {
+    pub(super) async fn look_at(
+        &self,
+        broker: &dyn Broker,
+        ids: &[Arc<str>],
+        if_gone: Option<&Update>,
+    ) -> Result<(), BrokerError> {
         for chunk in ids.chunks(SIDE_BY_SIDE) {
-            let looks = chunk.iter().map(|id| self.look(broker, id, None));
+            let looks = chunk.iter().map(|id| self.look(broker, id, if_gone));
             for looked in futures_util::future::join_all(looks).await {
                 looked?;
             }

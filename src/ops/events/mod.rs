@@ -122,6 +122,7 @@ pub(super) async fn get(
         heartbeat,
         until: Instant::now() + LONGEST,
         closing: ops.streams.closing.clone(),
+        missed: false,
         leaving: false,
         _place: place,
     };
@@ -143,17 +144,26 @@ struct Telling {
     heartbeat: Interval,
     until: Instant,
     closing: CancellationToken,
+    /// The queue did not know the job at the last heartbeat.
+    missed: bool,
     leaving: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Telling {
     async fn look(&mut self) {
-        // With Redis away there is nothing to tell.
-        if let Ok(found) = self.broker.find(&self.id).await {
-            let update = found.map_or(Update::Gone(None), |view| Update::Stands(Arc::new(view)));
-            self.told.extend(self.story.hear(&update));
-        }
+        let update = match self.broker.find(&self.id).await {
+            Ok(Some(view)) => Update::Stands(Arc::new(view)),
+            // Missed a second time: how it ended would have been announced meanwhile.
+            Ok(None) if self.missed => Update::Gone(None),
+            Ok(None) => {
+                self.missed = true;
+                return;
+            }
+            // With Redis away there is nothing to tell.
+            Err(_) => return,
+        };
+        self.told.extend(self.story.hear(&update));
     }
 
     async fn next(&mut self) -> Option<Event> {

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use super::ApalisBroker;
-use crate::queue::BrokerError;
+use crate::queue::{BrokerError, watch::Update};
 
 /// How often.
 const EVERY: Duration = Duration::from_millis(250);
@@ -23,7 +23,9 @@ impl ApalisBroker {
             let next = ids.partition_point(|id| position.as_deref().is_some_and(|last| **id <= *last));
             ids.rotate_left(next);
             ids.truncate(AT_A_TIME);
-            self.watchers.look_at(self, &ids).await?;
+            self.watchers
+                .look_at(self, &ids, Some(&Update::Gone(None)))
+                .await?;
             *position = ids.last().map(|id| id.to_string());
             tokio::time::sleep(EVERY).await;
         }

@@ -42,8 +42,9 @@ impl BullmqBroker {
                 (seconds * 1000 + micros / 1000).saturating_sub(1)
             ));
         }
-        // Whatever happened before there was a position, or while nobody could read on.
-        self.watchers.look_at(self, &self.watchers.ids()).await?;
+        // Whatever happened before there was a position, or while nobody could read on. How a job ended that is gone
+        // already, an event tells that is still to be read.
+        self.watchers.look_at(self, &self.watchers.ids(), None).await?;
         loop {
             let from = position.clone().unwrap_or_default();
             for (id, fields) in self.read(&mut socket, &from).await? {
@@ -77,7 +78,7 @@ impl BullmqBroker {
         let Some(id) = text("jobId").filter(|id| self.watchers.of(id)) else {
             return Ok(());
         };
-        let mut ending = None;
+        let mut if_gone = None;
         match text("event").as_deref() {
             Some("active") => self.watchers.tell(&id, &Update::Active),
             Some("progress") => {
@@ -87,15 +88,17 @@ impl BullmqBroker {
             Some("completed") => {
                 let result = fields.get("returnvalue");
                 let result = result.and_then(|json| serde_json::from_slice(json).ok());
-                ending = Some(Ending::Completed(Arc::new(result.unwrap_or_default())));
+                let result = Arc::new(result.unwrap_or_default());
+                if_gone = Some(Update::Gone(Some(Ending::Completed(result))));
             }
             Some("failed") => {
                 let reason = text("failedReason").unwrap_or_default();
-                ending = Some(Ending::Failed(reason.as_ref().into()));
+                if_gone = Some(Update::Gone(Some(Ending::Failed(reason.as_ref().into()))));
             }
+            Some("removed") => if_gone = Some(Update::Gone(None)),
             _ => {}
         }
-        self.watchers.look(self, &id, ending).await
+        self.watchers.look(self, &id, if_gone.as_ref()).await
     }
 }
 
