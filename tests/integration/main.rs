@@ -22,3 +22,4 @@ mod outages;
 mod process;
 mod runtime;
 mod support;
+mod web_api;
