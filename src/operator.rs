@@ -165,12 +165,13 @@ impl Operator {
     fn gate(&self, name: &str) -> Result<&Arc<crate::gate::Gate>, BreakerError> {
         let gates = self.gates.as_ref();
         gates.and_then(|gates| gates.with_breaker(name)).ok_or_else(|| {
-            let mut available: Vec<String> = gates
-                .iter()
-                .flat_map(|gates| gates.all())
-                .map(|gate| gate.breaker().to_owned())
-                .collect();
-            available.dedup();
+            // A breaker may stand before several providers, in any order.
+            let mut available: Vec<String> = Vec::new();
+            for gate in gates.iter().flat_map(|gates| gates.all()) {
+                if available.iter().all(|known| known != gate.breaker()) {
+                    available.push(gate.breaker().to_owned());
+                }
+            }
             BreakerError::Unknown {
                 name: name.to_owned(),
                 available,

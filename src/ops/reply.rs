@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{
     Json,
+    extract::rejection::BytesRejection,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -31,6 +32,8 @@ pub(super) enum Refusal {
     Denied(Denied),
     /// The request is wrong.
     Bad(String),
+    /// The body is too large, or does not arrive.
+    Body(BytesRejection),
     /// There is no such breaker.
     UnknownBreaker(String, Vec<String>),
     /// There is no room for another.
@@ -46,6 +49,10 @@ impl IntoResponse for Refusal {
             Self::Bad(error) => (
                 StatusCode::BAD_REQUEST,
                 json!({ "success": false, "error": error }),
+            ),
+            Self::Body(rejection) => (
+                rejection.status(),
+                json!({ "success": false, "error": rejection.body_text() }),
             ),
             Self::UnknownBreaker(error, available) => {
                 let body = json!({ "success": false, "error": error, "available": available });
