@@ -140,6 +140,8 @@ pub struct BullKeys {
     pub failed: String,
     /// Ids that wait for a time or for children: two zsets.
     pub delayed: [String; 2],
+    /// Stream of what happens.
+    pub events: String,
 }
 
 impl BullKeys {
@@ -175,6 +177,7 @@ impl BullKeys {
             completed: key("completed"),
             failed: key("failed"),
             delayed: ["delayed", "waiting-children"].map(key),
+            events: key("events"),
             prefix,
         }
     }

@@ -34,8 +34,8 @@ pub struct QueueStats {
 /// A job, and the queue that it was found in.
 #[derive(Debug)]
 pub struct Found {
-    /// The queue's name.
-    pub queue: String,
+    /// The queue.
+    pub broker: Arc<dyn Broker>,
     /// The job.
     pub job: JobView,
 }
@@ -92,7 +92,7 @@ impl Operator {
         for broker in &self.brokers {
             if let Some(job) = broker.find(id).await? {
                 return Ok(Some(Found {
-                    queue: broker.queue().to_owned(),
+                    broker: broker.clone(),
                     job,
                 }));
             }
@@ -165,12 +165,13 @@ impl Operator {
     fn gate(&self, name: &str) -> Result<&Arc<crate::gate::Gate>, BreakerError> {
         let gates = self.gates.as_ref();
         gates.and_then(|gates| gates.with_breaker(name)).ok_or_else(|| {
-            let mut available: Vec<String> = gates
-                .iter()
-                .flat_map(|gates| gates.all())
-                .map(|gate| gate.breaker().to_owned())
-                .collect();
-            available.dedup();
+            // A breaker may stand before several providers, in any order.
+            let mut available: Vec<String> = Vec::new();
+            for gate in gates.iter().flat_map(|gates| gates.all()) {
+                if available.iter().all(|known| known != gate.breaker()) {
+                    available.push(gate.breaker().to_owned());
+                }
+            }
             BreakerError::Unknown {
                 name: name.to_owned(),
                 available,

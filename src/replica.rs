@@ -12,7 +12,7 @@ use crate::{
     gate::Gates,
     ledger::Ledger,
     operator::Operator,
-    ops::{Ops, Server},
+    ops::{Ops, Server, Streams},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
     worker::{
@@ -86,6 +86,7 @@ impl Replica {
             rate_limits: RateLimits::new(connection),
             user_window: config.user_window,
             ip_window: config.ip_window,
+            streams: Streams::default(),
             access: config.access.clone(),
             started: Instant::now(),
         };

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Json,
     body::Bytes,
-    extract::{ConnectInfo, Path, State},
+    extract::{ConnectInfo, FromRequest, Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -31,23 +31,21 @@ const ATTEMPTS: u32 = 3;
 pub(super) async fn flashcards(
     ops: State<Arc<Ops>>,
     peer: ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    take(&ops, peer.0, &headers, JobType::GenerateFlashcards, &body).await
+    take(&ops, peer.0, JobType::GenerateFlashcards, request).await
 }
 
 pub(super) async fn job(
     ops: State<Arc<Ops>>,
     peer: ConnectInfo<SocketAddr>,
     Path(kind): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response, Refusal> {
     let kind = kind
         .parse()
         .map_err(|unknown: jobs::UnknownJobType| Refusal::Bad(unknown.to_string()))?;
-    take(&ops, peer.0, &headers, kind, &body).await
+    take(&ops, peer.0, kind, request).await
 }
 
 /// The user, whether the app sends it as text or as a number.
@@ -64,14 +62,11 @@ struct Who {
     user_id: Option<UserId>,
 }
 
-async fn take(
-    ops: &Ops,
-    peer: SocketAddr,
-    headers: &HeaderMap,
-    kind: JobType,
-    body: &[u8],
-) -> Result<Response, Refusal> {
-    ops.access.to_change(headers, peer)?;
+async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> Result<Response, Refusal> {
+    ops.access.to_change(request.headers(), peer)?;
+    // Read only now: who may not call makes this replica hold nothing.
+    let headers = &request.headers().clone();
+    let body = &Bytes::from_request(request, &()).await.map_err(Refusal::Body)?;
     let payload: Box<RawValue> = serde_json::from_slice(body)
         .map_err(|error| Refusal::Bad(format!("the body is not JSON: {error}")))?;
     Jobs::validate(kind, body).map_err(|failure| Refusal::Bad(failure.to_string()))?;

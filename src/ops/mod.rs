@@ -7,6 +7,7 @@
 //! | `POST /api/circuit-breakers/reset/{name}` | `{success, message, timestamp}`; unknown: 400 with `available` |
 //! | `GET /api/queue/stats` | `{success, stats, queues, timestamp}` |
 //! | `GET /api/job-status/{id}` | `{success, status, jobId, …, waitingFor?, history}`; 404 `not_found` |
+//! | `GET /api/job-events?jobId=` | [`events`]: a job's life as Server-Sent Events; 404 `not_found`; 503 when too many are open |
 //! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
 //! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
 //!
@@ -14,6 +15,7 @@
 
 mod auth;
 mod breakers;
+mod events;
 mod health;
 mod intake;
 mod queues;
@@ -29,6 +31,7 @@ use axum::{
 };
 
 pub use auth::{Access, Denied};
+pub use events::Streams;
 pub use health::Health;
 pub(crate) use reply::iso;
 pub use server::Server;
@@ -55,6 +58,8 @@ pub struct Ops {
     pub user_window: Window,
     /// How often one address may enqueue.
     pub ip_window: Window,
+    /// The open streams of job events.
+    pub streams: Streams,
     /// Who may call.
     pub access: Access,
     /// When this replica started.
@@ -73,6 +78,7 @@ impl Ops {
             .route("/api/rate-limits/status", get(breakers::limits))
             .route("/api/queue/stats", get(queues::stats))
             .route("/api/job-status/{id}", get(queues::job_status))
+            .route("/api/job-events", get(events::get))
             .route("/api/ai/generate-flashcards", post(intake::flashcards))
             .route("/api/jobs/{kind}", post(intake::job))
             .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -6,6 +6,7 @@ use axum::{
     Json,
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 
@@ -27,24 +28,26 @@ pub(super) async fn job_status(
     State(ops): State<Arc<Ops>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-) -> Result<(StatusCode, Json<Value>), Refusal> {
+) -> Result<Response, Refusal> {
     ops.access.to_read(&headers)?;
     Ok(match ops.operator.job(&id).await? {
-        Some(found) => (StatusCode::OK, Json(job(&found))),
-        None => {
-            let body =
-                json!({ "success": false, "status": "not_found", "jobId": id, "timestamp": timestamp() });
-            (StatusCode::NOT_FOUND, Json(body))
-        }
+        Some(found) => Json(job(&found)).into_response(),
+        None => not_found(&id),
     })
 }
 
-fn job(Found { queue, job }: &Found) -> Value {
+/// No queue knows the job.
+pub(super) fn not_found(id: &str) -> Response {
+    let body = json!({ "success": false, "status": "not_found", "jobId": id, "timestamp": timestamp() });
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+fn job(Found { broker, job }: &Found) -> Value {
     let mut body = json!({
         "success": true,
         "status": job.state,
         "jobId": job.id,
-        "queue": queue,
+        "queue": broker.queue(),
         "timestamp": timestamp(),
         "progress": job.progress,
         "attemptsMade": job.attempts_made,

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::{
     Json,
+    extract::rejection::BytesRejection,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -31,8 +32,12 @@ pub(super) enum Refusal {
     Denied(Denied),
     /// The request is wrong.
     Bad(String),
+    /// The body is too large, or does not arrive.
+    Body(BytesRejection),
     /// There is no such breaker.
     UnknownBreaker(String, Vec<String>),
+    /// There is no room for another.
+    Busy(String),
     /// Redis is away.
     Away(String),
 }
@@ -45,9 +50,17 @@ impl IntoResponse for Refusal {
                 StatusCode::BAD_REQUEST,
                 json!({ "success": false, "error": error }),
             ),
+            Self::Body(rejection) => (
+                rejection.status(),
+                json!({ "success": false, "error": rejection.body_text() }),
+            ),
             Self::UnknownBreaker(error, available) => {
                 let body = json!({ "success": false, "error": error, "available": available });
                 (StatusCode::BAD_REQUEST, body)
+            }
+            Self::Busy(error) => {
+                let body = Json(json!({ "success": false, "error": error }));
+                return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")], body).into_response();
             }
             Self::Away(error) => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -36,13 +36,20 @@ impl Server {
         Ok(self.0.local_addr()?.port())
     }
 
-    /// Serves until `stop` is cancelled; requests in flight get a second to end.
+    /// Serves until `stop` is cancelled; streams end then, and requests in flight get a second to end.
     ///
     /// # Errors
     /// The operating system's.
     pub async fn serve(self, ops: Ops, stop: CancellationToken) -> std::io::Result<()> {
+        let streams = ops.streams.clone();
         let routes = ops.router().into_make_service_with_connect_info::<SocketAddr>();
-        let server = axum::serve(self.0, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let server = axum::serve(self.0, routes).with_graceful_shutdown({
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                streams.close();
+            }
+        });
         tokio::select! {
             served = server => served,
             () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(1)).await } => Ok(()),

@@ -9,8 +9,9 @@ mod backoff;
 pub mod bullmq;
 mod claims;
 mod view;
+pub mod watch;
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use backoff::QueueBackoff;
 pub use claims::ClaimNumber;
 pub use view::{Counts, HistoryLine, JobView, State, WaitingFor};
+pub use watch::Watchers;
 
 /// How a queue is laid out in Redis, and so who else can read and write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -289,6 +291,13 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// Looks up a job.
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
+
+    /// Who watches jobs of this queue.
+    fn watchers(&self) -> &Watchers;
+
+    /// Tells the [`Watchers`] what becomes of their jobs; returns only when it cannot. Called again with the
+    /// `position` that it has left behind, it goes on from there.
+    async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError>;
 
     /// Stops or resumes handing out jobs, for every replica.
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError>;

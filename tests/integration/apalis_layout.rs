@@ -265,5 +265,6 @@ async fn foreign_keys_in_the_way_cost_no_job() {
         backend_worker::queue::Settled::Applied
     );
     assert_eq!(view(&*broker, "1").await.state, State::Completed);
+    assert_eq!(broker.counts().await.unwrap().completed, 2);
     assert_eq!(broker.claim(ClaimNumber::FIRST.next(), 1).await.unwrap().len(), 1);
 }

@@ -447,3 +447,23 @@ async fn an_operator_sees_and_pauses_queues_from_a_shell() {
     worker.signal(Signal::SIGTERM);
     worker.ended().await;
 }
+
+#[tokio::test]
+async fn who_may_not_enqueue_is_told_before_the_body_is_read() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let scene = Scene::set(Duration::ZERO).await;
+    let worker = scene.worker(GATED).await;
+    let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", u16::try_from(worker.port).unwrap()))
+        .await
+        .unwrap();
+    let request = "POST /api/jobs/process-image HTTP/1.1\r\nhost: w\r\ncontent-length: 30000000\r\n\r\n";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    tokio::time::timeout(crate::support::PATIENCE, socket.read_exact(&mut status))
+        .await
+        .expect("an answer without a body")
+        .unwrap();
+    assert_eq!(&status, b"HTTP/1.1 401");
+    worker.signal(Signal::SIGTERM);
+    worker.ended().await;
+}

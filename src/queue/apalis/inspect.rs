@@ -4,33 +4,21 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::ApalisBroker;
+use super::{ApalisBroker, scripts};
 use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
 
 impl ApalisBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
         let keys = &self.keys;
-        let mut pipeline = redis::pipe();
-        pipeline
-            .zrange(&keys.workers, 0, -1)
-            .llen(&keys.active)
-            .scard(&keys.done)
-            .scard(&keys.dead);
-        pipeline.zcard(&keys.scheduled);
-        let (workers, waiting, completed, failed, delayed): (Vec<String>, u64, u64, u64, u64) =
-            self.connection.query(&pipeline).await?;
-        let mut pipeline = redis::pipe();
-        for worker in &workers {
-            pipeline.scard(keys.inflight(worker));
-        }
-        let held: Vec<u64> = if workers.is_empty() {
-            Vec::new()
-        } else {
-            self.connection.query(&pipeline).await?
-        };
+        let mut call = scripts::COUNTS.prepare_invoke();
+        call.key(&keys.workers).key(&keys.active).key(&keys.done);
+        call.key(&keys.dead).key(&keys.scheduled);
+        call.arg(&keys.inflight_prefix);
+        let (waiting, active, completed, failed, delayed): (u64, u64, u64, u64, u64) =
+            self.connection.invoke(&call).await?;
         Ok(Counts {
             waiting,
-            active: held.iter().sum(),
+            active,
             completed,
             failed,
             delayed,

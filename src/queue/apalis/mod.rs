@@ -10,11 +10,12 @@
 //! back what the dead one held. Each claim carries a token, `<worker>:<number>`; a job's meta names the token that
 //! may write to it, so a replica that wakes up late writes nothing.
 
+mod follow;
 mod inspect;
 mod scripts;
 mod wait;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use serde_json::value::RawValue;
 use self::wait::Waiter;
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Recovered, Settled, line, millis,
+    Note, Recovered, Settled, Watchers, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -64,6 +65,7 @@ pub struct ApalisBroker {
     session: String,
     options: BrokerOptions,
     waiter: Waiter,
+    watchers: Watchers,
 }
 
 impl ApalisBroker {
@@ -79,6 +81,7 @@ impl ApalisBroker {
             queue: queue.to_owned(),
             worker: worker.to_owned(),
             options,
+            watchers: Watchers::default(),
         }
     }
 
@@ -343,6 +346,14 @@ impl Broker for ApalisBroker {
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         self.find_job(id).await
+    }
+
+    fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError> {
+        self.poll_watched(position).await
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

@@ -23,4 +23,5 @@ script! {
     PROGRESS = "progress.lua";
     LEAVE = "leave.lua";
     ENQUEUE = "enqueue.lua";
+    COUNTS = "counts.lua";
 }

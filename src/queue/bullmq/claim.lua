@@ -79,7 +79,7 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
   else
     local ats = count(m[7], 0) + 1
     lock(id, token, lock_ms)
-    call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'progress', 10, 'bw:claim', mark(token, ats))
+    call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'bw:claim', mark(token, ats))
     emit(P, 'active', 'jobId', id, 'prev', 'waiting')
     if rate and call('INCR', P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
     local reason = unsupported(m)
@@ -88,6 +88,7 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
       finish(id, token, 'failed', reason, now)
       refused[#refused + 1] = { id, reason }
     else
+      report(id, 10)
       rows[#rows + 1] = row(id, m, ats)
     end
   end

@@ -62,6 +62,12 @@ local function emit(p, ...)
   call('XADD', p .. 'events', 'MAXLEN', '~', most_events[p], '*', 'event', ...)
 end
 
+-- Reports progress in percent, as Node's `updateProgress` does.
+local function report(id, percent)
+  call('HSET', P .. id, 'progress', percent)
+  emit(P, 'progress', 'jobId', id, 'data', percent)
+end
+
 -- Where a job that may run goes, and whether a worker may take it from there now.
 local function target(p)
   local m = call('HMGET', p .. 'meta', 'paused', 'concurrency')

@@ -93,7 +93,7 @@ impl BullmqBroker {
 }
 
 /// Progress is JSON of any kind in this layout: what is no percentage reads as none.
-fn percent(json: &[u8]) -> u8 {
+pub(super) fn percent(json: &[u8]) -> u8 {
     let value: Value = serde_json::from_slice(json).unwrap_or_default();
     // A float to u8 saturates.
     (value.as_f64().unwrap_or(0.0).clamp(0.0, 100.0)) as u8

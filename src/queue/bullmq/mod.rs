@@ -15,6 +15,7 @@
 //! A claim takes many jobs in one script, so an outcome fetches none. Job schedulers are not served: only a BullMQ
 //! worker could create their next run, so their jobs fail and say so. Metrics are not kept.
 
+mod follow;
 mod inspect;
 mod neighbours;
 mod options;
@@ -24,6 +25,7 @@ mod sweep;
 mod wait;
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
@@ -35,7 +37,7 @@ use redis::ScriptInvocation;
 use self::{neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Recovered, Settled, line, millis,
+    Note, Recovered, Settled, Watchers, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -66,6 +68,7 @@ pub struct BullmqBroker {
     renewal: Mutex<Renewal>,
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
+    watchers: Watchers,
 }
 
 /// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim.
@@ -87,6 +90,7 @@ impl BullmqBroker {
             neighbours: Neighbours::default(),
             renewal: Mutex::default(),
             swept: AtomicUsize::new(0),
+            watchers: Watchers::default(),
         }
     }
 
@@ -295,6 +299,14 @@ impl Broker for BullmqBroker {
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         self.find_job(id).await
+    }
+
+    fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError> {
+        self.follow_events(position).await
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

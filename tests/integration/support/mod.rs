@@ -2,6 +2,8 @@
 
 mod node;
 mod replica;
+mod sse;
+mod web_api;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,6 +17,8 @@ use serde_json::value::RawValue;
 
 pub(crate) use node::Node;
 pub(crate) use replica::{RunningReplica, Script, options, replica};
+pub(crate) use sse::Sse;
+pub(crate) use web_api::WebApi;
 
 /// Makes a test of each named function for each layout of queues; it is given the layout, or what `Setup::of` makes
 /// of it.

@@ -1,6 +1,9 @@
 //! BullMQ's own library as producer and onlooker: a Node process that does as it is told, see `tests/node/driver.mjs`.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -17,15 +20,20 @@ pub(crate) struct Node {
     _process: Child,
 }
 
+/// Where the scripts and their packages are.
+pub(super) fn folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+    assert!(
+        folder.join("node_modules").exists(),
+        "tests/node has no node_modules: run sh scripts/setup-node.sh"
+    );
+    folder
+}
+
 impl Node {
     pub(crate) async fn start(redis: &TestRedis, queue: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
-        assert!(
-            folder.join("node_modules").exists(),
-            "tests/node has no node_modules: run sh scripts/setup-node.sh"
-        );
         let mut process = Command::new("node")
-            .arg(folder.join("driver.mjs"))
+            .arg(folder().join("driver.mjs"))
             .arg(redis.server.port().to_string())
             .arg(queue)
             .stdin(Stdio::piped())
@@ -77,12 +85,13 @@ impl Node {
         .await
     }
 
-    /// Waits until the job's events so far are these, in this order.
+    /// Waits until the job's events so far are these, in this order, apart from those of its progress.
     pub(crate) async fn expect_events(&self, id: &str, expected: &[&str]) {
         let mut seen = Vec::new();
         let wait = eventually("the events arrive", async || {
             let all = self.ask("events", json!({})).await;
-            let of_job = all.as_array().unwrap().iter().filter(|e| e["jobId"] == id);
+            let of_job = all.as_array().unwrap().iter();
+            let of_job = of_job.filter(|e| e["jobId"] == id && e["event"] != "progress");
             let names: Vec<String> = of_job.map(|e| e["event"].as_str().unwrap().to_owned()).collect();
             (names.len() >= expected.len()).then_some(names)
         });

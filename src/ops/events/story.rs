@@ -1,0 +1,310 @@
+//! What a client is told of a job: each step once, from looks at the job and from what its queue announces.
+
+use serde_json::{Value, json};
+
+use crate::{
+    ops::reply::{iso, timestamp},
+    queue::{
+        HistoryLine, JobView, State, WaitingFor,
+        watch::{Ending, Update},
+    },
+};
+
+/// The name of an event, and its body.
+pub(super) type Told = (&'static str, Value);
+
+/// What has been told of a job so far.
+#[derive(Debug)]
+pub(super) struct Story {
+    id: String,
+    state: State,
+    progress: u8,
+    /// The last line of its history.
+    told: Option<Place>,
+    ended: bool,
+}
+
+/// Where a line stands in a history, which forgets its first ones.
+type Place = (u64, u32, u32);
+
+fn place(line: &HistoryLine) -> Place {
+    (line.at, line.note.attempt, line.note.r#try)
+}
+
+impl Story {
+    /// Begins with the job as it stands.
+    pub(super) fn begin(queue: &str, view: &JobView) -> (Self, Vec<Told>) {
+        let mut story = Self {
+            id: view.id.clone(),
+            state: State::Waiting,
+            progress: 0,
+            told: view.history.last().map(place),
+            ended: false,
+        };
+        let mut connected = json!({
+            "queue": queue, "status": view.state, "progress": view.progress, "attemptsMade": view.attempts_made,
+        });
+        add_waiting(&mut connected, view.waiting_for.as_ref());
+        let mut told = vec![story.event("connected", connected)];
+        told.extend(story.see(view));
+        (story, told)
+    }
+
+    /// Whether there is nothing more to tell.
+    pub(super) const fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What an update adds.
+    pub(super) fn hear(&mut self, update: &Update) -> Vec<Told> {
+        if self.ended {
+            return Vec::new();
+        }
+        match update {
+            Update::Active => self.activate().into_iter().collect(),
+            Update::Progress(percent) => self.advance(*percent).into_iter().collect(),
+            Update::Stands(view) => self.see(view),
+            Update::Gone(ending) => {
+                self.ended = true;
+                vec![match ending {
+                    Some(Ending::Completed(result)) => self.event("completed", json!({ "result": result })),
+                    Some(Ending::Failed(reason)) => self.event("failed", json!({ "error": reason })),
+                    None => self.event("failed", json!({ "error": "the job was removed" })),
+                }]
+            }
+        }
+    }
+
+    fn see(&mut self, view: &JobView) -> Vec<Told> {
+        let mut told = Vec::new();
+        let lines = view.history.iter().rev();
+        let fresh = lines.take_while(|line| self.told.is_none_or(|last| place(line) > last));
+        // The last line of a failed job is the failure itself.
+        let failure = usize::from(view.state == State::Failed);
+        let mut retries: Vec<Value> = fresh.skip(failure).map(retry).collect();
+        retries.reverse();
+        if retries.is_empty()
+            && self.state == State::Active
+            && matches!(view.state, State::Waiting | State::Delayed)
+        {
+            retries.push(json!({ "error": view.error }));
+        }
+        if let Some(last) = retries.last_mut() {
+            add_waiting(last, view.waiting_for.as_ref());
+        }
+        told.extend(retries.into_iter().map(|body| self.event("retrying", body)));
+        self.told = view.history.last().map(place).max(self.told);
+
+        if view.state == State::Active {
+            told.extend(self.activate());
+        }
+        if matches!(view.state, State::Active | State::Completed) {
+            told.extend(self.advance(view.progress));
+        }
+        self.state = view.state;
+        let attempts = view.attempts_made;
+        match view.state {
+            State::Completed => {
+                told.push(self.event(
+                    "completed",
+                    json!({ "result": view.result, "attemptsMade": attempts }),
+                ));
+                self.ended = true;
+            }
+            State::Failed => {
+                told.push(self.event("failed", json!({ "error": view.error, "attemptsMade": attempts })));
+                self.ended = true;
+            }
+            State::Waiting | State::Delayed | State::Active => {}
+        }
+        told
+    }
+
+    fn activate(&mut self) -> Option<Told> {
+        if self.state == State::Active {
+            return None;
+        }
+        self.state = State::Active;
+        self.progress = 0;
+        Some(self.event("active", json!({})))
+    }
+
+    /// Progress is told when it rises: looks and announcements overtake each other.
+    fn advance(&mut self, percent: u8) -> Option<Told> {
+        if percent <= self.progress {
+            return None;
+        }
+        self.progress = percent;
+        Some(self.event("progress", json!({ "progress": percent })))
+    }
+
+    fn event(&self, name: &'static str, body: Value) -> Told {
+        let mut event = json!({ "jobId": self.id });
+        if let (Some(event), Value::Object(body)) = (event.as_object_mut(), body) {
+            event.extend(body);
+            event.insert("timestamp".to_owned(), timestamp().into());
+        }
+        (name, event)
+    }
+}
+
+fn retry(HistoryLine { at, note }: &HistoryLine) -> Value {
+    json!({
+        "error": note.cause,
+        "class": note.class,
+        "attempt": note.attempt,
+        "try": note.r#try,
+        "delayMs": note.delay_ms,
+        "at": iso(*at),
+    })
+}
+
+fn add_waiting(body: &mut Value, waiting: Option<&WaitingFor>) {
+    if let Some(waiting) = waiting {
+        body["waitingFor"] =
+            json!({ "gate": waiting.gate, "reason": waiting.reason, "until": iso(waiting.until) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::queue::Note;
+
+    fn view(state: State, progress: u8, lines: &[(u32, u32)]) -> JobView {
+        let line = |(nth, &(attempt, r#try)): (usize, &(u32, u32))| HistoryLine {
+            at: 1_000 + nth as u64,
+            note: Note {
+                attempt,
+                r#try,
+                class: "transient".to_owned(),
+                cause: format!("try {attempt}.{try}"),
+                delay_ms: Some(20),
+                replica: "r".to_owned(),
+            },
+        };
+        JobView {
+            id: "1".to_owned(),
+            state,
+            progress,
+            attempts_made: 1,
+            result: (state == State::Completed).then(|| json!({"ok": true})),
+            error: (state == State::Failed).then(|| "it failed".to_owned()),
+            waiting_for: None,
+            history: lines.iter().enumerate().map(line).collect(),
+        }
+    }
+
+    fn begin(view: &JobView) -> (Story, Vec<String>) {
+        let (story, told) = Story::begin("q", view);
+        (story, names(&told))
+    }
+
+    /// The events' names, with what tells them apart.
+    fn names(told: &[Told]) -> Vec<String> {
+        let name = |(name, body): &Told| match *name {
+            "progress" => format!("progress {}", body["progress"]),
+            "retrying" => format!("retrying {}", body["error"]),
+            name => name.to_owned(),
+        };
+        told.iter().map(name).collect()
+    }
+
+    fn hear(story: &mut Story, update: Update) -> Vec<String> {
+        names(&story.hear(&update))
+    }
+
+    fn stands(state: State, progress: u8, lines: &[(u32, u32)]) -> Update {
+        Update::Stands(Arc::new(view(state, progress, lines)))
+    }
+
+    #[test]
+    fn looks_alone_tell_the_whole_story() {
+        let (mut story, told) = begin(&view(State::Waiting, 0, &[]));
+        assert_eq!(told, ["connected"]);
+        assert_eq!(
+            hear(&mut story, stands(State::Active, 10, &[])),
+            ["active", "progress 10"]
+        );
+        assert!(
+            hear(&mut story, stands(State::Active, 10, &[])).is_empty(),
+            "nothing is told twice"
+        );
+        assert_eq!(
+            hear(&mut story, stands(State::Active, 15, &[(1, 1)])),
+            [r#"retrying "try 1.1""#, "progress 15"]
+        );
+        assert_eq!(
+            hear(&mut story, stands(State::Delayed, 15, &[(1, 1), (1, 2)])),
+            [r#"retrying "try 1.2""#]
+        );
+        assert_eq!(
+            hear(&mut story, stands(State::Active, 10, &[(1, 1), (1, 2)])),
+            ["active", "progress 10"],
+            "another delivery begins anew"
+        );
+        assert_eq!(
+            hear(&mut story, stands(State::Completed, 100, &[(1, 1), (1, 2)])),
+            ["progress 100", "completed"]
+        );
+        assert!(story.ended());
+        assert!(hear(&mut story, Update::Active).is_empty());
+    }
+
+    #[test]
+    fn announcements_and_looks_do_not_repeat_each_other() {
+        let (mut story, _) = begin(&view(State::Waiting, 0, &[]));
+        assert_eq!(hear(&mut story, Update::Active), ["active"]);
+        assert_eq!(hear(&mut story, Update::Progress(15)), ["progress 15"]);
+        assert_eq!(
+            hear(&mut story, stands(State::Active, 20, &[(1, 1), (1, 2)])),
+            [r#"retrying "try 1.1""#, r#"retrying "try 1.2""#, "progress 20"]
+        );
+        assert!(hear(&mut story, Update::Progress(20)).is_empty());
+        assert_eq!(
+            hear(&mut story, stands(State::Waiting, 0, &[(1, 1), (1, 2)])),
+            ["retrying null"]
+        );
+        assert_eq!(hear(&mut story, Update::Active), ["active"]);
+        assert_eq!(
+            hear(&mut story, stands(State::Failed, 10, &[(1, 1), (1, 2), (2, 1)])),
+            ["failed"],
+            "the last line is the failure itself"
+        );
+    }
+
+    #[test]
+    fn who_comes_late_is_told_how_the_job_stands() {
+        assert_eq!(
+            begin(&view(State::Active, 20, &[(1, 1)])).1,
+            ["connected", "active", "progress 20"]
+        );
+        assert_eq!(begin(&view(State::Delayed, 20, &[(1, 1)])).1, ["connected"]);
+        assert_eq!(
+            begin(&view(State::Failed, 20, &[(1, 1)])).1,
+            ["connected", "failed"]
+        );
+        let (story, told) = begin(&view(State::Completed, 100, &[]));
+        assert_eq!(
+            (told.last().map(String::as_str), story.ended()),
+            (Some("completed"), true)
+        );
+    }
+
+    #[test]
+    fn a_job_of_which_nothing_is_kept_ends_all_the_same() {
+        let gone = |ending| {
+            let (mut story, _) = begin(&view(State::Active, 10, &[]));
+            let told = story.hear(&Update::Gone(ending));
+            assert!(story.ended());
+            told.into_iter().next().unwrap()
+        };
+        let (name, body) = gone(Some(Ending::Completed(Arc::new(json!([1])))));
+        assert_eq!((name, &body["result"]), ("completed", &json!([1])));
+        let (name, body) = gone(Some(Ending::Failed("why".into())));
+        assert_eq!((name, &body["error"]), ("failed", &json!("why")));
+        assert_eq!(gone(None).0, "failed");
+    }
+}

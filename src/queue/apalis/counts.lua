@@ -1,0 +1,8 @@
+-- Counts the jobs in each state.
+-- KEYS 1 workers  2 active  3 done  4 dead  5 scheduled
+-- ARGV 1 inflight prefix
+-- Returns {waiting, active, completed, failed, delayed}.
+local function ended(key) return call(is_zset(key) and 'ZCARD' or 'SCARD', key) end
+local held = 0
+for _, worker in ipairs(call('ZRANGE', KEYS[1], 0, -1)) do held = held + call('SCARD', ARGV[1] .. worker) end
+return { call('LLEN', KEYS[2]), held, ended(KEYS[3]), ended(KEYS[4]), call('ZCARD', KEYS[5]) }

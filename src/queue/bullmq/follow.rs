@@ -1,0 +1,113 @@
+//! Following jobs by the queue's event stream, the one that `QueueEvents` reads.
+//!
+//! One blocking read at a time for all watchers of the queue, on a socket of its own. The stream says when to look at
+//! a job; only what a look could miss is taken from it: the start of a delivery, each step of the progress, and the
+//! outcome of a job that is not kept.
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+
+use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
+
+use super::{BullmqBroker, inspect::percent};
+use crate::queue::{
+    BrokerError,
+    watch::{Ending, Update},
+};
+
+/// Longest read.
+const LONGEST: Duration = Duration::from_secs(5);
+/// How much later than asked an answer may come: as late as that of any other call.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Entries a read: a result can be megabytes large, and stands in its event.
+const ENTRIES: usize = 16;
+
+/// What anybody may have written.
+type Fields = HashMap<String, Vec<u8>>;
+/// The stream, and its entries.
+type Streams = Vec<(String, Vec<(String, Fields)>)>;
+
+impl BullmqBroker {
+    /// Reads on from `position`, or from now where there is none.
+    pub(super) async fn follow_events(
+        &self,
+        position: &mut Option<String>,
+    ) -> Result<Infallible, BrokerError> {
+        let mut socket = self.connection.blocking().await?;
+        if position.is_none() {
+            let (seconds, micros): (u64, u64) =
+                answer(Duration::ZERO, redis::cmd("TIME").query_async(&mut socket)).await?;
+            // The ids of entries are times: those of this very millisecond are still to come.
+            *position = Some(format!(
+                "{}-0",
+                (seconds * 1000 + micros / 1000).saturating_sub(1)
+            ));
+        }
+        // Whatever happened before there was a position, or while nobody could read on. How a job ended that is gone
+        // already, an event tells that is still to be read.
+        self.watchers.look_at(self, &self.watchers.ids(), None).await?;
+        loop {
+            let from = position.clone().unwrap_or_default();
+            for (id, fields) in self.read(&mut socket, &from).await? {
+                self.heed(fields).await?;
+                *position = Some(id);
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        socket: &mut MultiplexedConnection,
+        from: &str,
+    ) -> Result<Vec<(String, Fields)>, BrokerError> {
+        let mut call = redis::cmd("XREAD");
+        call.arg("COUNT")
+            .arg(ENTRIES)
+            .arg("BLOCK")
+            .arg(super::millis(LONGEST));
+        call.arg("STREAMS").arg(&self.keys.events).arg(from);
+        let streams: Option<Streams> = answer(LONGEST, call.query_async(socket)).await?;
+        Ok(streams
+            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|(_, entries)| entries)
+            .collect())
+    }
+
+    async fn heed(&self, fields: Fields) -> Result<(), BrokerError> {
+        let text = |name: &str| fields.get(name).map(|bytes| String::from_utf8_lossy(bytes));
+        let Some(id) = text("jobId").filter(|id| self.watchers.of(id)) else {
+            return Ok(());
+        };
+        let mut if_gone = None;
+        match text("event").as_deref() {
+            Some("active") => self.watchers.tell(&id, &Update::Active),
+            Some("progress") => {
+                let percent = fields.get("data").map_or(0, |json| percent(json));
+                self.watchers.tell(&id, &Update::Progress(percent));
+            }
+            Some("completed") => {
+                let result = fields.get("returnvalue");
+                let result = result.and_then(|json| serde_json::from_slice(json).ok());
+                let result = Arc::new(result.unwrap_or_default());
+                if_gone = Some(Update::Gone(Some(Ending::Completed(result))));
+            }
+            Some("failed") => {
+                let reason = text("failedReason").unwrap_or_default();
+                if_gone = Some(Update::Gone(Some(Ending::Failed(reason.as_ref().into()))));
+            }
+            Some("removed") => if_gone = Some(Update::Gone(None)),
+            _ => {}
+        }
+        self.watchers.look(self, &id, if_gone.as_ref()).await
+    }
+}
+
+/// A call on the socket; what it waits for on purpose is `nap`.
+async fn answer<T>(
+    nap: Duration,
+    call: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    tokio::time::timeout(nap + PATIENCE, call)
+        .await
+        .map_err(|_elapsed| RedisError::from((ErrorKind::Io, "no answer to a blocking read")))?
+}

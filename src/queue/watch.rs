@@ -1,0 +1,236 @@
+//! Following single jobs: who watches which job of a queue, and the one task a queue that tells them.
+//!
+//! The task ([`Broker::follow`]) starts with the first watcher and is stopped with the last. A watcher that does not
+//! keep up is dropped rather than waited for: no watcher holds up the others, and what waits for it is bounded.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use super::{Broker, BrokerError, JobView};
+
+/// Updates that a watcher may be behind.
+const BEHIND: usize = 64;
+/// Jobs that are looked at side by side.
+const SIDE_BY_SIDE: usize = 32;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What becomes of a job.
+#[derive(Debug, Clone)]
+pub enum Update {
+    /// It was claimed.
+    Active,
+    /// It reported this percentage.
+    Progress(u8),
+    /// It stands like this.
+    Stands(Arc<JobView>),
+    /// The queue knows it no more; how it ended, where that is known.
+    Gone(Option<Ending>),
+}
+
+/// How a job ended of which nothing is kept.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// Well, with this result.
+    Completed(Arc<Value>),
+    /// As a failure, for this reason.
+    Failed(Arc<str>),
+}
+
+/// The watchers of one queue's jobs.
+#[derive(Debug, Clone, Default)]
+pub struct Watchers(Arc<Mutex<Registry>>);
+
+/// Its number, and where it is told.
+type Watcher = (u64, mpsc::Sender<Update>);
+
+#[derive(Debug, Default)]
+struct Registry {
+    jobs: HashMap<Arc<str>, Vec<Watcher>>,
+    last: u64,
+    follower: Option<AbortHandle>,
+}
+
+/// One watcher's view of one job. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Watch {
+    id: Arc<str>,
+    number: u64,
+    updates: mpsc::Receiver<Update>,
+    watchers: Watchers,
+}
+
+/// Follows the job `id` from now on. What happened before, [`Broker::find`] tells: asked afterwards, so that nothing
+/// falls between.
+pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> Watch {
+    let watch = broker.watchers().add(id);
+    let mut registry = watch.watchers.lock();
+    if registry.follower.as_ref().is_none_or(AbortHandle::is_finished) {
+        let broker = broker.clone();
+        registry.follower = Some(tokio::spawn(async move { follow(&*broker).await }).abort_handle());
+    }
+    drop(registry);
+    watch
+}
+
+/// Follows a queue's events for ever, over every error: whoever watches has a job to wait for.
+async fn follow(broker: &dyn Broker) {
+    let mut position = None;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let before = position.clone();
+        // It returns only with an error.
+        let Err(error) = broker.follow(&mut position).await;
+        if position != before {
+            pause = FIRST_PAUSE;
+        }
+        // Once an outage.
+        if pause == FIRST_PAUSE {
+            let (queue, layout) = (broker.queue(), broker.layout());
+            tracing::warn!(queue, %layout, %error, "watched jobs cannot be followed");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Watch {
+    /// The next update; `None` when this watcher was too slow.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut registry = self.watchers.lock();
+        registry.keep(&self.id, |(number, _)| *number != self.number);
+        if registry.jobs.is_empty()
+            && let Some(follower) = registry.follower.take()
+        {
+            follower.abort();
+        }
+    }
+}
+
+impl Registry {
+    fn keep(&mut self, id: &str, wanted: impl Fn(&Watcher) -> bool) {
+        if let Some(watchers) = self.jobs.get_mut(id) {
+            watchers.retain(wanted);
+            if watchers.is_empty() {
+                self.jobs.remove(id);
+            }
+        }
+    }
+}
+
+impl Watchers {
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, id: &str) -> Watch {
+        let (sender, updates) = mpsc::channel(BEHIND);
+        let id: Arc<str> = id.into();
+        let mut registry = self.lock();
+        registry.last += 1;
+        let number = registry.last;
+        let of_job = registry.jobs.entry(id.clone()).or_default();
+        of_job.push((number, sender));
+        Watch {
+            id,
+            number,
+            updates,
+            watchers: self.clone(),
+        }
+    }
+
+    /// Whether anybody watches the job.
+    pub(super) fn of(&self, id: &str) -> bool {
+        self.lock().jobs.contains_key(id)
+    }
+
+    /// Every watched job.
+    pub(super) fn ids(&self) -> Vec<Arc<str>> {
+        self.lock().jobs.keys().cloned().collect()
+    }
+
+    /// How many watchers there are.
+    pub fn count(&self) -> usize {
+        self.lock().jobs.values().map(Vec::len).sum()
+    }
+
+    /// Tells everybody who watches the job.
+    pub(super) fn tell(&self, id: &str, update: &Update) {
+        // Who is too far behind is dropped, and hears so: its channel closes with the sender.
+        self.lock()
+            .keep(id, |(_, sender)| sender.try_send(update.clone()).is_ok());
+    }
+
+    /// Looks at a job, and tells how it stands; `if_gone` where the queue knows it no more. One that cannot be read is
+    /// nobody's to wait for.
+    pub(super) async fn look(
+        &self,
+        broker: &dyn Broker,
+        id: &str,
+        if_gone: Option<&Update>,
+    ) -> Result<(), BrokerError> {
+        match broker.find(id).await {
+            Ok(Some(view)) => self.tell(id, &Update::Stands(Arc::new(view))),
+            Ok(None) => if_gone.into_iter().for_each(|gone| self.tell(id, gone)),
+            Err(error) if error.is_refusal() => {
+                tracing::warn!(queue = broker.queue(), id, %error, "the watched job cannot be read");
+                self.lock().jobs.remove(id);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Looks at many jobs.
+    pub(super) async fn look_at(
+        &self,
+        broker: &dyn Broker,
+        ids: &[Arc<str>],
+        if_gone: Option<&Update>,
+    ) -> Result<(), BrokerError> {
+        for chunk in ids.chunks(SIDE_BY_SIDE) {
+            let looks = chunk.iter().map(|id| self.look(broker, id, if_gone));
+            for looked in futures_util::future::join_all(looks).await {
+                looked?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_too_slow_is_dropped_and_the_others_are_not() {
+        let watchers = Watchers::default();
+        let (mut slow, mut quick) = (watchers.add("1"), watchers.add("1"));
+        for n in 0..=BEHIND {
+            watchers.tell("1", &Update::Active);
+            assert!(quick.next().await.is_some(), "{n}");
+        }
+        for _ in 0..BEHIND {
+            assert!(slow.next().await.is_some());
+        }
+        assert!(slow.next().await.is_none());
+        assert_eq!(watchers.count(), 1);
+        drop(slow);
+        watchers.tell("1", &Update::Active);
+        assert!(quick.next().await.is_some());
+        drop(quick);
+        assert!(watchers.lock().jobs.is_empty());
+    }
+}
