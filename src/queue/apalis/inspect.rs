@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 
+use redis::RedisResult;
 use serde_json::Value;
 
 use super::ApalisBroker;
-use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
+use crate::queue::{
+    BrokerError, Counts, JobView, State, WaitingFor,
+    view::{age, read_history},
+};
 
 impl ApalisBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
@@ -17,7 +21,9 @@ impl ApalisBroker {
             .scard(&keys.done)
             .scard(&keys.dead);
         pipeline.zcard(&keys.scheduled);
-        let (workers, waiting, completed, failed, delayed): (Vec<String>, u64, u64, u64, u64) =
+        pipeline.zrange_withscores(&keys.ended_dead, 0, 0).cmd("TIME");
+        type Reading = (Vec<String>, u64, u64, u64, u64, Vec<(Vec<u8>, f64)>, (u64, u64));
+        let (workers, waiting, completed, failed, delayed, oldest, now): Reading =
             self.connection.query(&pipeline).await?;
         let mut pipeline = redis::pipe();
         for worker in &workers {
@@ -34,6 +40,7 @@ impl ApalisBroker {
             completed,
             failed,
             delayed,
+            oldest_failed_ms: age(&oldest, now),
         })
     }
 
@@ -45,8 +52,17 @@ impl ApalisBroker {
             .zscore(&keys.scheduled, id)
             .hgetall(keys.meta(id));
         pipeline.lrange(keys.history(id), 0, -1);
-        let (known, scheduled, mut meta, history): (bool, Option<f64>, HashMap<String, String>, Vec<String>) =
-            self.connection.query(&pipeline).await?;
+        type Reading = (
+            RedisResult<bool>,
+            RedisResult<Option<f64>>,
+            RedisResult<HashMap<String, String>>,
+            RedisResult<Vec<String>>,
+        );
+        let (known, scheduled, meta, history): Reading =
+            self.connection.query(pipeline.ignore_errors()).await?;
+        // The job's own keys may be of a wrong type: what else is known of it is still told.
+        let (known, scheduled) = (known?, scheduled?);
+        let (mut meta, history) = (meta.unwrap_or_default(), history.unwrap_or_default());
         if !known && meta.is_empty() {
             return Ok(None);
         }

@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use self::wait::Waiter;
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Recovered, Settled, line, millis,
+    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, letters, line, millis,
 };
 use crate::{connection::Connection, keys::ApalisKeys};
 
@@ -90,7 +90,7 @@ impl ApalisBroker {
         call.arg(&self.worker)
             .arg(&keys.meta_prefix)
             .arg(self.options.max_lost);
-        call.arg(millis(self.options.lease_ttl));
+        call.arg(millis(self.options.lease_ttl)).arg(&keys.history_prefix);
         for lease in held {
             call.arg(&*lease.id);
         }
@@ -215,7 +215,9 @@ impl Broker for ApalisBroker {
             .arg(&keys.inflight_prefix)
             .arg(&keys.meta_prefix);
         call.arg(MOVE_CHUNK).arg(self.options.max_lost);
-        call.arg(millis(self.options.lease_ttl)).arg(&keys.session_prefix);
+        call.arg(millis(self.options.lease_ttl))
+            .arg(&keys.session_prefix)
+            .arg(&keys.history_prefix);
         let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
         Ok(Recovered {
             requeued,
@@ -334,6 +336,52 @@ impl Broker for ApalisBroker {
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         self.find_job(id).await
+    }
+
+    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::LIST.prepare_invoke();
+        call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
+        call.key(&keys.dead).key(&keys.ended_done).key(&keys.ended_dead);
+        call.key(&keys.data).key(&keys.leases).key(&keys.workers);
+        query.write(&mut call);
+        call.arg(&keys.meta_prefix)
+            .arg(&keys.history_prefix)
+            .arg(&keys.inflight_prefix)
+            .arg(MOST_BYTES);
+        letters::read_page(self.connection.invoke(&call).await?)
+    }
+
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
+        let keys = &self.keys;
+        let mut fates = Vec::new();
+        for chunk in ids.chunks(MOVE_CHUNK) {
+            let mut call = scripts::RETRY.prepare_invoke();
+            call.key(&keys.active)
+                .key(&keys.dead)
+                .key(&keys.ended_dead)
+                .key(&keys.data);
+            order.write(&mut call);
+            call.arg(&keys.meta_prefix)
+                .arg(&keys.history_prefix)
+                .arg(&keys.inflight_prefix)
+                .arg(chunk);
+            fates.extend(self.connection.invoke::<Vec<Retried>>(&call).await?);
+        }
+        Ok(fates)
+    }
+
+    async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::REMOVE.prepare_invoke();
+        call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
+        call.key(&keys.dead).key(&keys.ended_done).key(&keys.ended_dead);
+        call.key(&keys.data).arg(id);
+        call.arg(&keys.meta_prefix)
+            .arg(&keys.history_prefix)
+            .arg(&keys.inflight_prefix)
+            .arg(&keys.idempotency_prefix);
+        Ok(self.connection.invoke(&call).await?)
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

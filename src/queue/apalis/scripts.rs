@@ -23,4 +23,7 @@ script! {
     PROGRESS = "progress.lua";
     LEAVE = "leave.lua";
     ENQUEUE = "enqueue.lua";
+    LIST = "../pages.lua", "list.lua";
+    RETRY = "retry.lua";
+    REMOVE = "remove.lua";
 }

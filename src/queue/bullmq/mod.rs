@@ -34,7 +34,7 @@ use redis::ScriptInvocation;
 use self::{neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Recovered, Settled, line, millis,
+    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, letters, line, millis,
 };
 use crate::{connection::Connection, keys::BullKeys};
 
@@ -308,6 +308,29 @@ impl Broker for BullmqBroker {
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         self.find_job(id).await
+    }
+
+    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+        let mut call = self.prepare(&scripts::LIST);
+        query.write(&mut call);
+        letters::read_page(self.connection.invoke(&call).await?)
+    }
+
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
+        let mut fates = Vec::new();
+        for chunk in ids.chunks(MOVE_CHUNK) {
+            let mut call = self.prepare(&scripts::RETRY);
+            order.write(&mut call);
+            call.arg(chunk);
+            fates.extend(self.connection.invoke::<Vec<Retried>>(&call).await?);
+        }
+        Ok(fates)
+    }
+
+    async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
+        let mut call = self.prepare(&scripts::REMOVE);
+        call.arg(id);
+        Ok(self.connection.invoke(&call).await?)
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {
