@@ -65,7 +65,8 @@ local function time_of(score, source, done_at)
 end
 
 local rows = {}
-local place, seen = walk(sources, { tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]) }, tonumber(ARGV[6]), function(id, score, source)
+local start = { tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]) }
+local place, seen = walk(sources, start, tonumber(ARGV[6]), function(id, score, source)
   if ours and source > 1 and call('ZSCORE', ours, id) then return end
   local m = protected('HMGET', meta_prefix .. id, 'attempts', 'error', 'result', 'done_at')
   if m.err then m = {} end

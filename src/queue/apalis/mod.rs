@@ -11,6 +11,7 @@
 //! may write to it, so a replica that wakes up late writes nothing.
 
 mod inspect;
+mod letters;
 mod scripts;
 mod wait;
 
@@ -24,7 +25,7 @@ use serde_json::value::RawValue;
 use self::wait::Waiter;
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, letters, line, millis,
+    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, line, millis,
 };
 use crate::{connection::Connection, keys::ApalisKeys};
 
@@ -339,49 +340,15 @@ impl Broker for ApalisBroker {
     }
 
     async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
-        let keys = &self.keys;
-        let mut call = scripts::LIST.prepare_invoke();
-        call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
-        call.key(&keys.dead).key(&keys.ended_done).key(&keys.ended_dead);
-        call.key(&keys.data).key(&keys.leases).key(&keys.workers);
-        query.write(&mut call);
-        call.arg(&keys.meta_prefix)
-            .arg(&keys.history_prefix)
-            .arg(&keys.inflight_prefix)
-            .arg(MOST_BYTES);
-        letters::read_page(self.connection.invoke(&call).await?)
+        self.list_jobs(query).await
     }
 
     async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
-        let keys = &self.keys;
-        let mut fates = Vec::new();
-        for chunk in ids.chunks(MOVE_CHUNK) {
-            let mut call = scripts::RETRY.prepare_invoke();
-            call.key(&keys.active)
-                .key(&keys.dead)
-                .key(&keys.ended_dead)
-                .key(&keys.data);
-            order.write(&mut call);
-            call.arg(&keys.meta_prefix)
-                .arg(&keys.history_prefix)
-                .arg(&keys.inflight_prefix)
-                .arg(chunk);
-            fates.extend(self.connection.invoke::<Vec<Retried>>(&call).await?);
-        }
-        Ok(fates)
+        self.retry_jobs(ids, order).await
     }
 
     async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
-        let keys = &self.keys;
-        let mut call = scripts::REMOVE.prepare_invoke();
-        call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
-        call.key(&keys.dead).key(&keys.ended_done).key(&keys.ended_dead);
-        call.key(&keys.data).arg(id);
-        call.arg(&keys.meta_prefix)
-            .arg(&keys.history_prefix)
-            .arg(&keys.inflight_prefix)
-            .arg(&keys.idempotency_prefix);
-        Ok(self.connection.invoke(&call).await?)
+        self.remove_job(id).await
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

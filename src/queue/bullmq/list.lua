@@ -23,7 +23,8 @@ local function time_of(score, source)
   return ended and string.format('%.0f', n)
 end
 
-local place, seen = walk(sources, { tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]) }, tonumber(ARGV[6]), function(id, score, source)
+local start = { tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]) }
+local place, seen = walk(sources, start, tonumber(ARGV[6]), function(id, score, source)
   local m = protected('HMGET', P .. id, 'name', 'atm', 'failedReason')
   if m.err then m = {} end
   if kind ~= '' and m[1] ~= kind then return end

@@ -318,7 +318,7 @@ impl Broker for BullmqBroker {
 
     async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
         let mut fates = Vec::new();
-        for chunk in ids.chunks(MOVE_CHUNK) {
+        for chunk in ids.chunks(letters::RETRIES) {
             let mut call = self.prepare(&scripts::RETRY);
             order.write(&mut call);
             call.arg(chunk);
