@@ -10,19 +10,20 @@
 //! | `<q>:scheduled` | zset | ids that wait for a time, score in seconds (ours carry milliseconds as a fraction) |
 //! | `<q>:inflight:<worker>` | set | ids that the worker has claimed |
 //! | `<q>:data` | hash | id → payload |
-//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, lost, progress |
+//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, lost, progress, retried |
+//! | `<q>:idempotency:<key>` | string | id of the task that holds the key |
 //! | `<q>:done`, `<q>:dead` | set | ids that ended |
 //! | `<q>:workers` | zset | worker → last seen, seconds |
 //! | `<q>:leases` (ours) | zset | worker → when its lease ends, ms of Redis's clock |
 //! | `<q>:ended:done`, `<q>:ended:dead` (ours) | zset | id → when it ended, ms: what retention and lists go by |
-//! | `<q>:history:<id>` (ours) | list | one JSON line for each failed attempt |
+//! | `<q>:history:<id>` (ours) | list | one JSON line for each failed attempt, and each retry by hand |
 //! | `<q>:session:<worker>` (ours) | hash | since when its lease is unbroken, and its last claim |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
 //!
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`; and one string a replica, `bw:session:<worker>`, with its last claim's number.
+//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it); and one string a replica, `bw:session:<worker>`, with its last claim's number.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -78,6 +79,8 @@ pub struct ApalisKeys {
     pub paused: String,
     /// Prefix of the workers' session hashes, with its colon.
     pub session_prefix: String,
+    /// Prefix of the strings that name who holds an idempotency key, with its colon.
+    pub idempotency_prefix: String,
 }
 
 impl ApalisKeys {
@@ -99,6 +102,7 @@ impl ApalisKeys {
             history_prefix: format!("{queue}:history:"),
             paused: format!("{queue}:paused"),
             session_prefix: format!("{queue}:session:"),
+            idempotency_prefix: format!("{}:", config.idempotency_key_set()),
         }
     }
 

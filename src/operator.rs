@@ -1,5 +1,7 @@
 //! What an operator can ask and do. The HTTP routes and the command line call the same methods.
 
+mod letters;
+
 use std::sync::Arc;
 
 use jobs::JobType;
@@ -9,6 +11,8 @@ use crate::{
     gate::{BreakerStatus, Gates, Status},
     queue::{Broker, BrokerError, Counts, JobView, Layout},
 };
+
+pub use letters::{Deed, Haul, JobError, JobList, ListedIn, Order, Wanted};
 
 /// The queues and gates of a deployment, in an operator's hands.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration.
 
 mod enqueue;
+mod job;
 mod operate;
 mod simulate;
 
@@ -15,6 +16,9 @@ use crate::{
     replica::Replica,
     telemetry,
 };
+
+/// Exit code of wrong arguments, as clap has it.
+const WRONG_ARGUMENTS: u8 = 2;
 
 /// Runs flashcard, speech and vision jobs from Redis queues.
 #[derive(Debug, Parser)]
@@ -36,8 +40,8 @@ enum Command {
     Breaker(operate::BreakerArgs),
     /// Count, pause or resume queues.
     Queue(operate::QueueArgs),
-    /// Show a job.
-    Job(operate::JobArgs),
+    /// List, show, retry or remove jobs.
+    Job(job::JobArgs),
     /// Serve the providers' protocols without the providers.
     Simulate(simulate::SimulateArgs),
 }
@@ -58,7 +62,7 @@ pub fn main() -> ExitCode {
             Command::Enqueue(args) => enqueue::run(args).await,
             Command::Breaker(args) => operate::breaker(args).await,
             Command::Queue(args) => operate::queue(args).await,
-            Command::Job(args) => operate::job(args).await,
+            Command::Job(args) => job::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     });

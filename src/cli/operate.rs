@@ -1,6 +1,6 @@
-//! `breaker`, `queue`, `job`: an operator's questions and orders, in a shell. They call what the HTTP routes call.
+//! `breaker`, `queue`: an operator's questions and orders, in a shell. They call what the HTTP routes call.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -100,6 +100,7 @@ pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
                 let c = &s.counts;
                 let mut row = vec![s.queue.clone(), s.layout.to_owned()];
                 row.extend([c.waiting, c.active, c.delayed, c.completed, c.failed].map(|n| n.to_string()));
+                row.push(c.oldest_failed_ms.map(age).unwrap_or_default());
                 row
             });
             let header = [
@@ -110,6 +111,7 @@ pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
                 "delayed",
                 "completed",
                 "failed",
+                "oldest failed",
             ];
             println!("{}", table(&header, rows));
         }
@@ -117,6 +119,11 @@ pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
         QueueOrder::Resume { queue } => set_paused(&operator, &queue, false).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whole seconds, for people: `2h 3m 5s`.
+fn age(ms: u64) -> String {
+    humantime::format_duration(Duration::from_secs(ms / 1000)).to_string()
 }
 
 async fn set_paused(operator: &Operator, name: &str, paused: bool) -> anyhow::Result<()> {
@@ -136,35 +143,11 @@ async fn set_paused(operator: &Operator, name: &str, paused: bool) -> anyhow::Re
     Ok(())
 }
 
-#[derive(Debug, Args)]
-pub(super) struct JobArgs {
-    #[command(subcommand)]
-    order: JobOrder,
-}
-
-#[derive(Debug, Subcommand)]
-enum JobOrder {
-    /// Show a job as JSON: state, progress, result, what it waits for, every failed attempt.
-    Show {
-        /// The job's id.
-        id: String,
-    },
-}
-
-pub(super) async fn job(args: JobArgs) -> anyhow::Result<ExitCode> {
-    let JobOrder::Show { id } = args.order;
-    let Some(found) = operator()?.job(&id).await? else {
-        bail!("no queue knows job {id}")
-    };
-    println!("{}", serde_json::to_string_pretty(&found.job)?);
-    Ok(ExitCode::SUCCESS)
-}
-
-fn operator() -> anyhow::Result<Operator> {
+pub(super) fn operator() -> anyhow::Result<Operator> {
     replica::operator(&Config::from_env()?)
 }
 
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
+pub(super) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(header.to_vec());
     table.add_rows(rows);

@@ -8,6 +8,10 @@
 //! | `GET /api/queue/stats` | `{success, stats, queues, timestamp}` |
 //! | `GET /api/job-status/{id}` | `{success, status, jobId, …, waitingFor?, history}`; 404 `not_found` |
 //! | `GET /api/job-events?jobId=` | [`events`]: a job's life as Server-Sent Events; 404 `not_found`; 503 when too many are open |
+//! | `GET /api/jobs?state=failed` | `{success, state, jobs, more, cursor}`; `queue`, `type`, `since`, `limit`, `cursor` narrow it |
+//! | `POST /api/jobs/{id}/retry` | a dead letter goes back to its queue; `queue`, `resetAttempts`; 404, 409 |
+//! | `POST /api/jobs/retry` | all of them, or those of `queue`, `type`, `since`: `{success, retried, changed, broken, more}` |
+//! | `DELETE /api/jobs/{id}` | removes a job that is not active; 404, 409 |
 //! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
 //! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
 //!
@@ -18,6 +22,7 @@ mod breakers;
 mod events;
 mod health;
 mod intake;
+mod letters;
 mod queues;
 mod reply;
 mod server;
@@ -80,7 +85,11 @@ impl Ops {
             .route("/api/job-status/{id}", get(queues::job_status))
             .route("/api/job-events", get(events::get))
             .route("/api/ai/generate-flashcards", post(intake::flashcards))
-            .route("/api/jobs/{kind}", post(intake::job))
+            .route("/api/jobs", get(letters::list))
+            .route("/api/jobs/retry", post(letters::retry_all))
+            // Adding names a type in this place, the others an id.
+            .route("/api/jobs/{name}", post(intake::job).delete(letters::remove))
+            .route("/api/jobs/{name}/retry", post(letters::retry))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(Arc::new(self))
     }

@@ -11,7 +11,10 @@ use axum::{
 use serde_json::json;
 
 use super::auth::Denied;
-use crate::{operator::BreakerError, queue::BrokerError};
+use crate::{
+    operator::{BreakerError, JobError},
+    queue::BrokerError,
+};
 
 /// Now, ISO 8601, by this replica's clock.
 pub(super) fn timestamp() -> String {
@@ -38,6 +41,10 @@ pub(super) enum Refusal {
     UnknownBreaker(String, Vec<String>),
     /// There is no room for another.
     Busy(String),
+    /// There is no such job.
+    Missing(String),
+    /// The job is not in a state for that.
+    Conflict(String),
     /// Redis is away.
     Away(String),
 }
@@ -62,6 +69,8 @@ impl IntoResponse for Refusal {
                 let body = Json(json!({ "success": false, "error": error }));
                 return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "5")], body).into_response();
             }
+            Self::Missing(error) => (StatusCode::NOT_FOUND, json!({ "success": false, "error": error })),
+            Self::Conflict(error) => (StatusCode::CONFLICT, json!({ "success": false, "error": error })),
             Self::Away(error) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 json!({ "success": false, "error": error }),
@@ -80,6 +89,24 @@ impl From<Denied> for Refusal {
 impl From<BrokerError> for Refusal {
     fn from(error: BrokerError) -> Self {
         Self::Away(error.to_string())
+    }
+}
+
+impl From<JobError> for Refusal {
+    fn from(error: JobError) -> Self {
+        let text = error.to_string();
+        match error {
+            JobError::Unknown(_) => Self::Missing(text),
+            JobError::UnknownQueue { .. } | JobError::Cursor => Self::Bad(text),
+            JobError::Broker(error) => error.into(),
+            JobError::Ambiguous { .. }
+            | JobError::NotFailed { .. }
+            | JobError::Changed(_)
+            | JobError::Broken(_)
+            | JobError::Active(_)
+            | JobError::Scheduled(_)
+            | JobError::Parent(_) => Self::Conflict(text),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod apalis;
 mod backoff;
 pub mod bullmq;
 mod claims;
+mod letters;
 mod view;
 pub mod watch;
 
@@ -21,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 pub use backoff::QueueBackoff;
 pub use claims::ClaimNumber;
-pub use view::{Counts, HistoryLine, JobView, State, WaitingFor};
+pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};
+pub use view::{Counts, HistoryLine, JobView, State, UnknownState, WaitingFor};
 pub use watch::Watchers;
 
 /// How a queue is laid out in Redis, and so who else can read and write it.
@@ -146,21 +148,21 @@ pub struct Later<'a> {
     pub note: Option<&'a Note>,
 }
 
-/// One line of a job's history: an attempt that failed. Redis adds the time.
+/// One line of a job's history: an attempt that failed, or a retry by hand. Redis adds the time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Note {
     /// The delivery, from 1.
     pub attempt: u32,
     /// The try within the delivery, from 1; 0 when the job failed outside of a provider call.
     pub r#try: u32,
-    /// [`jobs::Class`], by name.
+    /// [`jobs::Class`], by name; `poison` after too many lost deliveries, `retried` for a retry by hand.
     pub class: String,
     /// What went wrong.
     pub cause: String,
     /// Wait before the next try, ms; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub delay_ms: Option<u64>,
-    /// Which replica ran it.
+    /// Which replica ran it, or who gave the order.
     pub replica: String,
 }
 
@@ -298,6 +300,17 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Tells the [`Watchers`] what becomes of their jobs; returns only when it cannot. Called again with the
     /// `position` that it has left behind, it goes on from there.
     async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError>;
+
+    /// Lists a page of the jobs in one state, newest first. Looks at a bounded number of ids, so that a page may be
+    /// short, or empty, while more follow it.
+    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError>;
+
+    /// Puts dead letters back into the queue, and says for each id what became of it. One round trip for each chunk.
+    /// The same order, sent again, retries nothing twice.
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError>;
+
+    /// Removes a job that is not active, with all that is kept of it.
+    async fn remove(&self, id: &str) -> Result<Removal, BrokerError>;
 
     /// Stops or resumes handing out jobs, for every replica.
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError>;

@@ -1,5 +1,7 @@
 //! What onlookers see of a queue: counts, and single jobs.
 
+use std::{fmt, str::FromStr};
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,6 +20,16 @@ pub struct Counts {
     pub failed: u64,
     /// Waiting for a time.
     pub delayed: u64,
+    /// How long ago the oldest dead letter failed, ms by Redis's clock.
+    #[serde(rename = "oldestFailedMs", skip_serializing_if = "Option::is_none")]
+    pub oldest_failed_ms: Option<u64>,
+}
+
+/// How long ago a time of Redis's clock was, of which `first` is the id and ms of a zset's first entry.
+pub(super) fn age(first: &[(Vec<u8>, f64)], (seconds, micros): (u64, u64)) -> Option<u64> {
+    let (_, at) = first.first()?;
+    // A float to u64 saturates: a score may be anything.
+    Some((seconds * 1000 + micros / 1000).saturating_sub(*at as u64))
 }
 
 /// Where a job stands.
@@ -34,6 +46,50 @@ pub enum State {
     Completed,
     /// Dead letter.
     Failed,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Waiting,
+        Self::Delayed,
+        Self::Active,
+        Self::Completed,
+        Self::Failed,
+    ];
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Delayed => "delayed",
+            Self::Active => "active",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no state.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no state (waiting, delayed, active, completed, failed)")]
+pub struct UnknownState(String);
+
+impl FromStr for State {
+    type Err = UnknownState;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == name)
+            .ok_or_else(|| UnknownState(name.to_owned()))
+    }
 }
 
 /// A job as an onlooker sees it.

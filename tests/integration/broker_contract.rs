@@ -11,16 +11,16 @@ use crate::support::{TestRedis, both_layouts, enqueue, enqueue_with, eventually,
 const FIRST: ClaimNumber = ClaimNumber::FIRST;
 
 /// Two replicas of one queue; the leases of `brief` run out in no time.
-struct Fixture {
-    redis: TestRedis,
-    a: Arc<dyn Broker>,
+pub(crate) struct Fixture {
+    pub(crate) redis: TestRedis,
+    pub(crate) a: Arc<dyn Broker>,
     b: Arc<dyn Broker>,
     brief: Arc<dyn Broker>,
     sweeper: Arc<dyn Broker>,
 }
 
 impl Fixture {
-    async fn of(layout: Layout) -> Self {
+    pub(crate) async fn of(layout: Layout) -> Self {
         let redis = TestRedis::start().await;
         let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
         let brief = redis.broker_with(layout, "q", "brief", Duration::from_millis(50));
@@ -38,7 +38,7 @@ impl Fixture {
     }
 
     /// Sweeps until something was found.
-    async fn recovered(&self) -> Recovered {
+    pub(crate) async fn recovered(&self) -> Recovered {
         eventually("recovered", async || {
             self.sweeper.renew(&[]).await.unwrap();
             let found = self.sweeper.recover().await.unwrap();
@@ -48,7 +48,7 @@ impl Fixture {
     }
 
     /// Sweeps until nothing is left to find.
-    async fn swept(&self) {
+    pub(crate) async fn swept(&self) {
         eventually("swept", async || {
             self.sweeper.renew(&[]).await.unwrap();
             (!self.sweeper.recover().await.unwrap().more).then_some(())
@@ -57,7 +57,7 @@ impl Fixture {
     }
 
     /// Claims one job with the replica whose lease has run out by the time that this returns.
-    async fn orphan(&self, number: ClaimNumber) -> Lease {
+    pub(crate) async fn orphan(&self, number: ClaimNumber) -> Lease {
         self.brief.renew(&[]).await.unwrap();
         let lease = one(&*self.brief, number).await;
         eventually("the lease ran out", async || {
@@ -82,7 +82,7 @@ impl Fixture {
     }
 }
 
-async fn one(broker: &dyn Broker, number: ClaimNumber) -> Lease {
+pub(crate) async fn one(broker: &dyn Broker, number: ClaimNumber) -> Lease {
     let mut claimed = broker.claim(number, 1).await.unwrap();
     assert_eq!(claimed.len(), 1, "one job is there to be claimed");
     claimed.remove(0).lease
@@ -98,7 +98,7 @@ fn later(delay_ms: u64, counts: bool) -> Later<'static> {
     }
 }
 
-fn note() -> Note {
+pub(crate) fn note() -> Note {
     Note {
         attempt: 1,
         r#try: 2,

@@ -51,7 +51,7 @@ local function is_double(id, m)
   if m[6] == 'Done' then return true end
   local holder = m[5]
   return m[4] and m[4] ~= '' and holder and tonumber(call('ZSCORE', leases, holder) or 0) > now
-    and pcall('SISMEMBER', inflight_prefix .. holder, id) == 1
+    and protected('SISMEMBER', inflight_prefix .. holder, id) == 1
 end
 
 while #rows < want and bytes < most_bytes do

@@ -2,7 +2,7 @@
 --
 -- Redis does not roll back: a script first reads every key that it is going to write, so that one of a wrong type
 -- ends it before anything has changed.
-local call, pcall = redis.call, redis.pcall
+local call, protected = redis.call, redis.pcall
 local floor, max = math.floor, math.max
 
 -- Redis's clock, in milliseconds: the only one that decides anything.
@@ -31,7 +31,7 @@ end
 
 -- A meta key that is no hash is foreign: it is put aside, not lost, and the job goes on with defaults.
 local function read_meta(meta, ...)
-  local m = pcall('HMGET', meta, ...)
+  local m = protected('HMGET', meta, ...)
   if m.err then
     call('RENAME', meta, meta .. ':corrupt')
     return {}
@@ -56,4 +56,15 @@ local function remember(history, now, note)
     call('RPUSH', history, string.format('%.0f', now) .. ' ' .. note)
     call('LTRIM', history, -100, -1)
   end
+end
+
+-- A line of history that no replica wrote: it has the shape of a `Note`.
+local function note_of(attempt, class, cause, who)
+  return cjson.encode({ attempt = attempt, ['try'] = 0, class = class, cause = cause, replica = who })
+end
+
+-- Removes what is kept of a job, apart from its id in the lists of ended ones.
+local function forget(data, meta_prefix, history_prefix, id)
+  call('HDEL', data, id)
+  call('DEL', meta_prefix .. id, history_prefix .. id)
 end

@@ -29,8 +29,7 @@ for _, gone in ipairs(old) do
   if gone ~= id then
     call('ZREM', ended, gone)
     call(done_is_zset and 'ZREM' or 'SREM', done, gone)
-    call('HDEL', data, gone)
-    call('DEL', meta_prefix .. gone, history_prefix .. gone)
+    forget(data, meta_prefix, history_prefix, gone)
   end
 end
 return 1

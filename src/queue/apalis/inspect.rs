@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use redis::RedisResult;
 use serde_json::Value;
 
 use super::{ApalisBroker, scripts};
@@ -12,9 +13,10 @@ impl ApalisBroker {
         let keys = &self.keys;
         let mut call = scripts::COUNTS.prepare_invoke();
         call.key(&keys.workers).key(&keys.active).key(&keys.done);
-        call.key(&keys.dead).key(&keys.scheduled);
+        call.key(&keys.dead).key(&keys.scheduled).key(&keys.ended_dead);
         call.arg(&keys.inflight_prefix);
-        let (waiting, active, completed, failed, delayed): (u64, u64, u64, u64, u64) =
+        type Reading = (u64, u64, u64, u64, u64, Option<u64>);
+        let (waiting, active, completed, failed, delayed, oldest_failed_ms): Reading =
             self.connection.invoke(&call).await?;
         Ok(Counts {
             waiting,
@@ -22,6 +24,7 @@ impl ApalisBroker {
             completed,
             failed,
             delayed,
+            oldest_failed_ms,
         })
     }
 
@@ -33,8 +36,17 @@ impl ApalisBroker {
             .zscore(&keys.scheduled, id)
             .hgetall(keys.meta(id));
         pipeline.lrange(keys.history(id), 0, -1);
-        let (known, scheduled, mut meta, history): (bool, Option<f64>, HashMap<String, String>, Vec<String>) =
-            self.connection.query(&pipeline).await?;
+        type Reading = (
+            RedisResult<bool>,
+            RedisResult<Option<f64>>,
+            RedisResult<HashMap<String, String>>,
+            RedisResult<Vec<String>>,
+        );
+        let (known, scheduled, meta, history): Reading =
+            self.connection.query(pipeline.ignore_errors()).await?;
+        // The job's own keys may be of a wrong type: what else is known of it is still told.
+        let (known, scheduled) = (known?, scheduled?);
+        let (mut meta, history) = (meta.unwrap_or_default(), history.unwrap_or_default());
         if !known && meta.is_empty() {
             return Ok(None);
         }

@@ -12,6 +12,7 @@
 
 mod follow;
 mod inspect;
+mod letters;
 mod scripts;
 mod wait;
 
@@ -25,7 +26,7 @@ use serde_json::value::RawValue;
 use self::wait::Waiter;
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Recovered, Settled, Watchers, line, millis,
+    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -96,7 +97,7 @@ impl ApalisBroker {
         call.arg(&self.worker)
             .arg(&keys.meta_prefix)
             .arg(self.options.max_lost);
-        call.arg(millis(self.options.lease_ttl));
+        call.arg(millis(self.options.lease_ttl)).arg(&keys.history_prefix);
         for lease in held {
             call.arg(&*lease.id);
         }
@@ -227,7 +228,9 @@ impl Broker for ApalisBroker {
             .arg(&keys.inflight_prefix)
             .arg(&keys.meta_prefix);
         call.arg(MOVE_CHUNK).arg(self.options.max_lost);
-        call.arg(millis(self.options.lease_ttl)).arg(&keys.session_prefix);
+        call.arg(millis(self.options.lease_ttl))
+            .arg(&keys.session_prefix)
+            .arg(&keys.history_prefix);
         let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
         Ok(Recovered {
             requeued,
@@ -354,6 +357,18 @@ impl Broker for ApalisBroker {
 
     async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError> {
         self.poll_watched(position).await
+    }
+
+    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+        self.list_jobs(query).await
+    }
+
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
+        self.retry_jobs(ids, order).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
+        self.remove_job(id).await
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

@@ -3,7 +3,7 @@
 -- The job goes back to the head of the queue, its attempt given back and the lost delivery counted; too many of them
 -- make it poison. `holder` is whose in-flight set it was in: if somebody else has it by now, it is only taken out.
 -- Returns 'requeued', 'poisoned' or 'left'.
-local function orphan(id, holder, inflight, active, dead, ended, meta, max_lost, now)
+local function orphan(id, holder, inflight, active, dead, ended, meta, history, max_lost, now)
   local m = read_meta(meta, 'attempts', 'lost', 'locked_by')
   local dead_is_zset = is_zset(dead)
   call('LLEN', active)
@@ -12,10 +12,15 @@ local function orphan(id, holder, inflight, active, dead, ended, meta, max_lost,
   if m[3] and m[3] ~= holder then return 'left' end
   local lost = count(m[2], 0) + 1
   if lost >= max_lost then
+    local reason = 'poison: ' .. lost .. ' deliveries ended without an outcome'
     add_ended(dead, dead_is_zset, id, now)
     call('ZADD', ended, now, id)
-    call('HSET', meta, 'status', 'Killed', 'lost', lost, 'claim', '', 'done_at', floor(now / 1000), 'result',
-      cjson.encode({ Err = 'poison: ' .. lost .. ' deliveries ended without an outcome' }))
+    call('HSET', meta, 'status', 'Killed', 'lost', lost, 'claim', '', 'done_at', floor(now / 1000),
+      'error', reason, 'result', cjson.encode({ Err = reason }))
+    -- A history that is none must not keep the job from ending.
+    if type(protected('LLEN', history)) == 'number' then
+      remember(history, now, note_of(max(1, count(m[1], 1)), 'poison', reason, holder))
+    end
     return 'poisoned'
   end
   call('LPUSH', active, id)

@@ -2,7 +2,7 @@
 -- not seen for five minutes.
 -- KEYS 1 leases  2 workers  3 active  4 dead  5 ended:dead  6 session of the worker that asks
 -- ARGV 1 worker that asks  2 inflight prefix  3 meta prefix  4 chunk  5 lost deliveries that make poison
---      6 lease ttl ms  7 session prefix
+--      6 lease ttl ms  7 session prefix  8 history prefix
 -- Returns {requeued, poisoned, 1 if there may be more to do}.
 local leases, workers = KEYS[1], KEYS[2]
 local inflight_prefix, meta_prefix, chunk, max_lost = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -25,7 +25,7 @@ if tonumber(call('ZSCORE', leases, ARGV[1]) or 0) <= now or now - since < tonumb
 local inflight, tally = inflight_prefix .. gone, { requeued = 0, poisoned = 0, left = 0 }
 local ids = call('SRANDMEMBER', inflight, chunk)
 for _, id in ipairs(ids) do
-  local fate = orphan(id, gone, inflight, KEYS[3], KEYS[4], KEYS[5], meta_prefix .. id, max_lost, now)
+  local fate = orphan(id, gone, inflight, KEYS[3], KEYS[4], KEYS[5], meta_prefix .. id, ARGV[8] .. id, max_lost, now)
   tally[fate] = tally[fate] + 1
 end
 if #ids < chunk then

@@ -24,4 +24,7 @@ script! {
     LEAVE = "leave.lua";
     ENQUEUE = "enqueue.lua";
     COUNTS = "counts.lua";
+    LIST = "../pages.lua", "list.lua";
+    RETRY = "retry.lua";
+    REMOVE = "remove.lua";
 }

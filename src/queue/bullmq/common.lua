@@ -222,6 +222,11 @@ local function remember(id, now, note)
   call('LTRIM', P .. id .. ':logs', -(keep > 0 and keep or 100), -1)
 end
 
+-- A line of history that no replica wrote: it has the shape of a `Note`.
+local function note_of(attempt, class, cause, who)
+  return cjson.encode({ attempt = attempt, ['try'] = 0, class = class, cause = cause, replica = who })
+end
+
 -- Notes why an attempt failed, in the way that Node reads it back: the reason, and a stack for each attempt.
 local function blame(id, reason)
   local m = call('HMGET', P .. id, 'stacktrace', 'opts')

@@ -17,4 +17,5 @@ elseif call('LPOS', P .. 'active', id) then
   state = 'active'
 end
 due = due and string.format('%.0f', max(0, floor(tonumber(due) / 4096)))
-return { state, m[2], m[3], m[4], m[5], m[6], m[7], due, call('LRANGE', P .. id .. ':logs', -100, -1) }
+local log = protected('LRANGE', P .. id .. ':logs', -100, -1)
+return { state, m[2], m[3], m[4], m[5], m[6], m[7], due, log.err and {} or log }

@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
-use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
+use crate::queue::{
+    BrokerError, Counts, JobView, State, WaitingFor,
+    view::{age, read_history},
+};
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
 /// until when, log.
@@ -33,7 +36,8 @@ impl BullmqBroker {
             .zcard(&keys.completed)
             .zcard(&keys.failed);
         pipeline.zcard(delayed).zcard(parents);
-        let (wait, paused, prioritized, active, completed, failed, delayed, parents): (
+        pipeline.zrange_withscores(&keys.failed, 0, 0).cmd("TIME");
+        type Reading = (
             u64,
             u64,
             u64,
@@ -42,13 +46,18 @@ impl BullmqBroker {
             u64,
             u64,
             u64,
-        ) = self.connection.query(&pipeline).await?;
+            Vec<(Vec<u8>, f64)>,
+            (u64, u64),
+        );
+        let (wait, paused, prioritized, active, completed, failed, delayed, parents, oldest, now): Reading =
+            self.connection.query(&pipeline).await?;
         Ok(Counts {
             waiting: wait + paused + prioritized,
             active,
             completed,
             failed,
             delayed: delayed + parents,
+            oldest_failed_ms: age(&oldest, now),
         })
     }
 

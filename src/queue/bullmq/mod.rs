@@ -37,7 +37,7 @@ use redis::ScriptInvocation;
 use self::{neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Recovered, Settled, Watchers, line, millis,
+    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, letters, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -307,6 +307,29 @@ impl Broker for BullmqBroker {
 
     async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError> {
         self.follow_events(position).await
+    }
+
+    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+        let mut call = self.prepare(&scripts::LIST);
+        query.write(&mut call);
+        letters::read_page(self.connection.invoke(&call).await?)
+    }
+
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
+        let mut fates = Vec::new();
+        for chunk in ids.chunks(letters::RETRIES) {
+            let mut call = self.prepare(&scripts::RETRY);
+            order.write(&mut call);
+            call.arg(chunk);
+            fates.extend(self.connection.invoke::<Vec<Retried>>(&call).await?);
+        }
+        Ok(fates)
+    }
+
+    async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
+        let mut call = self.prepare(&scripts::REMOVE);
+        call.arg(id);
+        Ok(self.connection.invoke(&call).await?)
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

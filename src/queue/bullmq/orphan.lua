@@ -12,6 +12,11 @@ local function orphan(id, max_lost, now)
   local lost = bump(P .. id, 'stc')
   if lost >= max_lost and not spared then
     local reason = 'poison: ' .. lost .. ' deliveries ended without an outcome (job stalled more than allowable limit)'
+    local m = call('HMGET', P .. id, 'atm', 'pb')
+    -- A log that is none must not keep the job from ending.
+    if type(protected('LLEN', P .. id .. ':logs')) == 'number' then
+      remember(id, now, note_of(count(m[1], 0) + 1, 'poison', reason, m[2] or ''))
+    end
     blame(id, reason)
     finish(id, '', 'failed', reason, now)
     return 'poisoned'

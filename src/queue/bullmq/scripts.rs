@@ -28,4 +28,7 @@ script! {
     ENQUEUE = "enqueue.lua";
     PAUSE = "pause.lua";
     FIND = "find.lua";
+    LIST = "../pages.lua", "list.lua";
+    RETRY = "ending.lua", "retry.lua";
+    REMOVE = "ending.lua", "remove.lua";
 }

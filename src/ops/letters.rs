@@ -1,0 +1,189 @@
+//! Jobs by state, dead letters retried, jobs removed.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, Path, Query, State},
+    http::HeaderMap,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::{
+    Ops,
+    reply::{Refusal, iso, timestamp},
+};
+use crate::{
+    operator::{Haul, ListedIn, Order, Wanted},
+    queue::{self, Place},
+};
+
+/// Jobs of one answer where the caller names no number, and at most.
+const LIMIT: (usize, usize) = (50, 1000);
+/// A mass retry answers after this, and says whether there is more to do: proxies do not wait for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Answer = Result<Json<Value>, Refusal>;
+
+/// Which jobs, as a URL's query says it. Every field is text: what is wrong is told in our words.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Which {
+    state: Option<String>,
+    queue: Option<String>,
+    r#type: Option<String>,
+    since: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+    reset_attempts: Option<String>,
+}
+
+impl Which {
+    fn wanted(&self, state: queue::State) -> Result<Wanted<'_>, Refusal> {
+        let since = self.since.as_deref().map(humantime::parse_duration).transpose();
+        let since = since.map_err(|error| Refusal::Bad(format!("since: {error}")))?;
+        let ends = matches!(state, queue::State::Completed | queue::State::Failed);
+        if since.is_some() && !ends {
+            return Err(Refusal::Bad(
+                "since: only jobs that are completed or failed have ended".to_owned(),
+            ));
+        }
+        Ok(Wanted {
+            state,
+            queue: self.queue.as_deref(),
+            kind: self.r#type.as_deref(),
+            since,
+        })
+    }
+
+    fn limit(&self) -> Result<usize, Refusal> {
+        let Some(limit) = &self.limit else {
+            return Ok(LIMIT.0);
+        };
+        let limit = limit.parse().ok().filter(|n| (1..=LIMIT.1).contains(n));
+        limit.ok_or_else(|| Refusal::Bad(format!("limit: a number from 1 to {}", LIMIT.1)))
+    }
+
+    fn order(&self, peer: SocketAddr) -> Result<Order, Refusal> {
+        let reset = match self.reset_attempts.as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(Refusal::Bad("resetAttempts: true or false".to_owned())),
+        };
+        Ok(Order::new(peer.ip().to_canonical().to_string(), reset))
+    }
+}
+
+pub(super) async fn list(
+    State(ops): State<Arc<Ops>>,
+    headers: HeaderMap,
+    Query(which): Query<Which>,
+) -> Answer {
+    ops.access.to_read(&headers)?;
+    let state = which.state.as_deref().unwrap_or("failed").parse();
+    let state = state.map_err(|error: queue::UnknownState| Refusal::Bad(error.to_string()))?;
+    let after = which.cursor.as_deref().map(str::parse::<Place>).transpose();
+    let after = after.map_err(|error| Refusal::Bad(error.to_string()))?;
+    let wanted = which.wanted(state)?;
+    let list = ops
+        .operator
+        .list_jobs(&wanted, after.as_ref(), which.limit()?)
+        .await?;
+    Ok(Json(json!({
+        "success": true,
+        "state": state,
+        "jobs": list.jobs.iter().map(job).collect::<Vec<_>>(),
+        "more": list.more,
+        "cursor": list.next.map(|place| place.to_string()),
+        "timestamp": timestamp(),
+    })))
+}
+
+pub(super) async fn retry(
+    State(ops): State<Arc<Ops>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Query(which): Query<Which>,
+) -> Answer {
+    ops.access.to_change(&headers, peer)?;
+    let order = which.order(peer)?;
+    let deed = ops
+        .operator
+        .retry_job(&id, which.queue.as_deref(), &order)
+        .await?;
+    warn!(id, queue = deed.queue, layout = deed.layout, %peer, "dead letter retried by hand");
+    Ok(Json(json!({
+        "success": true, "jobId": id, "queue": deed.queue, "layout": deed.layout, "status": "waiting",
+        "timestamp": timestamp(),
+    })))
+}
+
+pub(super) async fn retry_all(
+    State(ops): State<Arc<Ops>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Query(which): Query<Which>,
+) -> Answer {
+    ops.access.to_change(&headers, peer)?;
+    let (order, wanted) = (which.order(peer)?, which.wanted(queue::State::Failed)?);
+    let (until, mut haul, mut more) = (Instant::now() + PATIENCE, Haul::default(), false);
+    for broker in ops.operator.select(wanted.queue)? {
+        let mut place = None;
+        loop {
+            if Instant::now() >= until {
+                more = true;
+                break;
+            }
+            let (step, next) = ops
+                .operator
+                .retry_step(&**broker, &wanted, place.as_ref(), &order)
+                .await?;
+            haul.add(step);
+            place = next;
+            if place.is_none() {
+                break;
+            }
+        }
+    }
+    warn!(retried = haul.retried, changed = haul.changed, broken = haul.broken, %peer, "dead letters retried by hand");
+    Ok(Json(json!({
+        "success": true, "retried": haul.retried, "changed": haul.changed, "broken": haul.broken, "more": more,
+        "timestamp": timestamp(),
+    })))
+}
+
+pub(super) async fn remove(
+    State(ops): State<Arc<Ops>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    Query(which): Query<Which>,
+) -> Answer {
+    ops.access.to_change(&headers, peer)?;
+    let deed = ops.operator.remove_job(&id, which.queue.as_deref()).await?;
+    warn!(id, queue = deed.queue, layout = deed.layout, %peer, "job removed by hand");
+    Ok(Json(json!({
+        "success": true, "jobId": id, "queue": deed.queue, "layout": deed.layout, "status": "removed",
+        "timestamp": timestamp(),
+    })))
+}
+
+fn job(ListedIn { queue, layout, job }: &ListedIn) -> Value {
+    json!({
+        "jobId": job.id,
+        "queue": queue,
+        "layout": layout,
+        "type": job.kind,
+        "attemptsMade": job.attempts_made,
+        "class": job.class,
+        "error": job.error,
+        "at": job.at.map(iso),
+    })
+}

@@ -1,0 +1,40 @@
+-- Removes a job that is not active, as Job.remove of BullMQ does; one with children is left to that, since they go with it.
+-- KEYS 1 prefix
+-- ARGV 1 job id
+-- Returns 'removed', 'unknown', 'active', 'scheduled' (the next run of a job scheduler) or 'parent'.
+local id = ARGV[1]
+local key = P .. id
+expect_ends('completed', 'failed', 'waiting-children')
+if call('EXISTS', key .. ':lock') == 1 or call('LPOS', P .. 'active', id) then return 'active' end
+
+local m = protected('HMGET', key, 'name', 'data', 'opts', 'deid', 'rjk')
+local is_job = not m.err and (m[1] or m[2] or m[3])
+-- Of a scheduler's own hash, an id may be taken out of a list, no more.
+local scheduler = id:match('^repeat:(.+)$')
+if scheduler and tonumber(protected('ZSCORE', P .. 'repeat', scheduler) or nil) then is_job = false end
+if is_job then
+  local due = m[5] and protected('ZSCORE', P .. 'repeat', m[5])
+  if type(due) == 'string' and id == 'repeat:' .. m[5] .. ':' .. due then return 'scheduled' end
+  if call('EXISTS', key .. ':dependencies', key .. ':processed', key .. ':failed', key .. ':unsuccessful') > 0 then
+    return 'parent'
+  end
+end
+
+local function take_out()
+  for _, set in ipairs({ 'completed', 'waiting-children', 'delayed', 'failed', 'prioritized' }) do
+    if call('ZREM', P .. set, id) == 1 then return set end
+  end
+  for _, list in ipairs({ 'wait', 'paused' }) do
+    if call('LREM', P .. list, 1, id) == 1 then return list end
+  end
+end
+
+local from = take_out()
+if not is_job then return from and 'removed' or 'unknown' end
+-- In no list, and not named like a job: somebody else's.
+if not from and id:find(':', 1, true) then return 'unknown' end
+if m[4] and protected('GET', P .. 'de:' .. m[4]) == id then call('DEL', P .. 'de:' .. m[4], P .. 'dn:' .. m[4]) end
+forget(id, now_ms())
+call('SREM', P .. 'stalled', id)
+emit(P, 'removed', 'jobId', id, 'prev', from or 'unknown')
+return 'removed'

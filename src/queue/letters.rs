@@ -1,0 +1,270 @@
+//! What an operator does to the jobs of a queue: lists them in pages, retries dead letters, removes jobs.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use redis::{FromRedisValue, ParsingError, ScriptInvocation, Value, from_redis_value};
+use serde::Serialize;
+
+use super::{BrokerError, State, millis, view::read_history};
+
+/// Jobs on one page at most.
+const LONGEST_PAGE: usize = 200;
+/// Ids that one script looks at, at most, to fill a page: it blocks Redis for everyone.
+const LOOKS: usize = 500;
+/// Dead letters that one script puts back, at most: some 25 µs each.
+pub(super) const RETRIES: usize = 50;
+/// The class of a line in a history that tells of a retry by hand: no failure's.
+const RETRIED: &str = "retried";
+
+/// Which jobs to list.
+#[derive(Debug, Clone)]
+pub struct Query<'a> {
+    /// In which state.
+    pub state: State,
+    /// Of which type; all where none is named.
+    pub kind: Option<&'a str>,
+    /// Those that have ended no longer than this ago; says nothing about jobs that have not ended.
+    pub since: Option<Duration>,
+    /// From which place on; the newest first where none is named.
+    pub after: Option<&'a Place>,
+    /// How many at most, 200 if it is more. An unordered list may give some more.
+    pub limit: usize,
+}
+
+impl Query<'_> {
+    pub(super) fn write(&self, call: &mut ScriptInvocation<'_>) {
+        call.arg(self.state.as_str());
+        match self.after {
+            Some(place) => call.arg(place.source).arg(&place.at).arg(place.seen),
+            None => call.arg(1).arg("").arg(0),
+        };
+        call.arg(self.limit.clamp(1, LONGEST_PAGE)).arg(LOOKS);
+        call.arg(self.kind.unwrap_or_default());
+        match self.since {
+            Some(since) => call.arg(millis(since)),
+            None => call.arg(""),
+        };
+    }
+}
+
+/// A place between two jobs of a list, which holds while others come and go: see `pages.lua`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    source: u8,
+    at: String,
+    seen: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}_{}", self.source, self.at, self.seen)
+    }
+}
+
+/// The text is no place in a list.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no cursor")]
+pub struct UnknownPlace(String);
+
+impl FromStr for Place {
+    type Err = UnknownPlace;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (source, rest) = text.split_once('_')?;
+            let (at, seen) = rest.rsplit_once('_')?;
+            let known = at.is_empty() || at.parse::<f64>().is_ok_and(|n| !n.is_nan());
+            let (source, seen) = (source.parse().ok()?, seen.parse::<u64>().ok()?);
+            // Beyond what a script can count there is nothing.
+            (known && source > 0 && seen < 1 << 50).then(|| Self {
+                source,
+                at: at.to_owned(),
+                seen,
+            })
+        };
+        read().ok_or_else(|| UnknownPlace(text.to_owned()))
+    }
+}
+
+/// A job as a list shows it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    /// The job's id.
+    pub id: String,
+    /// Its type; absent where its payload does not say, or is gone.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Attempts used up.
+    pub attempts_made: u32,
+    /// When it ended, or is due: ms since 1970 by Redis's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What kind of failure its last one was; absent where its history does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    #[serde(skip)]
+    spot: (u8, String),
+}
+
+/// Some jobs of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<Listed>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Place>,
+    /// How many ids were looked at.
+    pub seen: u64,
+}
+
+impl Page {
+    /// Where the next page begins once these jobs of this page are no longer in the list.
+    pub fn next_without<'a>(&self, gone: impl IntoIterator<Item = &'a Listed>) -> Option<Place> {
+        let mut next = self.next.clone()?;
+        for job in gone {
+            if job.spot.0 == next.source && job.spot.1 == next.at {
+                next.seen = next.seen.saturating_sub(1);
+            }
+        }
+        Some(next)
+    }
+}
+
+/// What anybody may have written.
+type Text = Option<Vec<u8>>;
+/// A job as the scripts list it: id, type, attempts, reason, time, source, score, end of its history.
+type Row = (Vec<u8>, Text, Text, Text, Text, u8, String, Vec<Vec<u8>>);
+/// Jobs, the next place, how many ids were looked at.
+type Rows = (Vec<Row>, Option<(u8, String, u64)>, u64);
+
+pub(super) fn read_page((rows, next, seen): Rows) -> Result<Page, BrokerError> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let read = |(id, kind, attempts, reason, at, source, score, history): Row| {
+        let history: Vec<String> = history.into_iter().map(text).collect();
+        let last = read_history(&history).pop().map(|line| line.note.class);
+        Listed {
+            id: text(id),
+            kind: kind.map(text).filter(|kind| !kind.is_empty()),
+            attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),
+            // A float to u64 saturates.
+            at: at.and_then(|n| text(n).parse::<f64>().ok()).map(|n| n as u64),
+            class: last.filter(|class| reason.is_some() && class != RETRIED),
+            error: reason.map(text),
+            spot: (source, score),
+        }
+    };
+    Ok(Page {
+        jobs: rows.into_iter().map(read).collect(),
+        next: next.map(|(source, at, seen)| Place { source, at, seen }),
+        seen,
+    })
+}
+
+/// An order to retry dead letters.
+#[derive(Debug, Clone)]
+pub struct RetryOrder<'a> {
+    /// Unique: the same order, sent again, retries nothing twice.
+    pub id: &'a str,
+    /// Who gave it, for the job's history.
+    pub by: &'a str,
+    /// Whether the job gets all of its attempts again; one more otherwise, as BullMQ has it.
+    pub reset_attempts: bool,
+}
+
+impl RetryOrder<'_> {
+    pub(super) fn write(&self, call: &mut ScriptInvocation<'_>) {
+        call.arg(self.id).arg(self.by).arg(u8::from(self.reset_attempts));
+    }
+}
+
+/// What became of a dead letter that was to be retried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// It went back to the queue, with this sending of the order or an earlier one.
+    Done,
+    /// The order was carried out before, and the job has failed again since.
+    Again,
+    /// It is no dead letter, or not any more.
+    NotFailed,
+    /// There is no job behind the id, or its keys are not what they should be.
+    Broken,
+}
+
+/// What became of a job that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone, with all that was kept of it.
+    Done,
+    /// There is none of that id.
+    Unknown,
+    /// A replica has it.
+    Active,
+    /// It is the next run of a job scheduler, which would not go on without it.
+    Scheduled,
+    /// It has children, which would have to go with it.
+    Parent,
+}
+
+impl FromRedisValue for Retried {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match from_redis_value::<String>(value)?.as_str() {
+            "retried" => Ok(Self::Done),
+            "again" => Ok(Self::Again),
+            "other" => Ok(Self::NotFailed),
+            "broken" => Ok(Self::Broken),
+            fate => Err(format!("no fate of a retried job: {fate:?}").into()),
+        }
+    }
+}
+
+impl FromRedisValue for Removal {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match from_redis_value::<String>(value)?.as_str() {
+            "removed" => Ok(Self::Done),
+            "unknown" => Ok(Self::Unknown),
+            "active" => Ok(Self::Active),
+            "scheduled" => Ok(Self::Scheduled),
+            "parent" => Ok(Self::Parent),
+            fate => Err(format!("no fate of a removed job: {fate:?}").into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_back_and_nonsense_refused() {
+        for (source, at, seen) in [
+            (1, "", 0),
+            (2, "1700000000000", 3),
+            (1, "-inf", 1),
+            (9, "1.5e+300", 7),
+        ] {
+            let place = Place {
+                source,
+                at: at.to_owned(),
+                seen,
+            };
+            assert_eq!(place.to_string().parse::<Place>().unwrap(), place);
+        }
+        for text in [
+            "",
+            "1",
+            "1_",
+            "0__0",
+            "1_x_0",
+            "1_nan_0",
+            "1__-1",
+            "300__0",
+            "1__99999999999999999999",
+        ] {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+}
