@@ -7,5 +7,6 @@ local held = standing(id, token)
 if held ~= 'held' then return refusal(held) end
 expect_ends('completed')
 call('HSET', P .. id, 'progress', 100)
+emit(P, 'progress', 'jobId', id, 'data', 100)
 finish(id, token, 'completed', ARGV[3], now_ms(), tonumber(ARGV[5]), tonumber(ARGV[4]))
 return 1
