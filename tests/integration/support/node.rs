@@ -14,11 +14,16 @@ use super::{TestRedis, eventually};
 /// A Node process on one queue; it ends with its standard input.
 pub(crate) struct Node {
     pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
-    _process: Child,
+    process: Child,
 }
 
 impl Node {
     pub(crate) async fn start(redis: &TestRedis, queue: &str) -> Self {
+        Self::start_as(redis, queue, "5").await
+    }
+
+    /// With a BullMQ of this version: `5.1`, `5` or `6`.
+    pub(crate) async fn start_as(redis: &TestRedis, queue: &str, version: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
         assert!(
             folder.join("node_modules").exists(),
@@ -28,6 +33,7 @@ impl Node {
             .arg(folder.join("driver.mjs"))
             .arg(redis.server.port().to_string())
             .arg(queue)
+            .arg(version)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -36,8 +42,13 @@ impl Node {
         let (stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         Self {
             pipes: Mutex::new((stdin, BufReader::new(stdout).lines())),
-            _process: process,
+            process,
         }
+    }
+
+    /// Kills the process, and its workers with it.
+    pub(crate) async fn kill(mut self) {
+        self.process.kill().await.unwrap();
     }
 
     /// Has one operation of the driver done.
@@ -77,12 +88,16 @@ impl Node {
         .await
     }
 
-    /// Waits until the job's events so far are these, in this order.
+    /// Waits until the job's events so far are these, in this order; those of its progress are left out.
     pub(crate) async fn expect_events(&self, id: &str, expected: &[&str]) {
         let mut seen = Vec::new();
         let wait = eventually("the events arrive", async || {
             let all = self.ask("events", json!({})).await;
-            let of_job = all.as_array().unwrap().iter().filter(|e| e["jobId"] == id);
+            let of_job = all
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|e| e["jobId"] == id && e["event"] != "progress");
             let names: Vec<String> = of_job.map(|e| e["event"].as_str().unwrap().to_owned()).collect();
             (names.len() >= expected.len()).then_some(names)
         });
