@@ -268,6 +268,32 @@ async fn delayed_by_its_producer_and_by_the_worker() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_retried_by_hand_waits_anew() {
+    let scene = Scene::set().await;
+    scene.node.add("1a", defaults()).await;
+    let first = scene.claim(FIRST).await;
+    let later = Later {
+        delay: Duration::from_millis(30),
+        counts: false,
+        reason: "the gate is closed",
+        gate: Some("openai"),
+        note: None,
+    };
+    scene.broker.retry_at(&first.lease, later).await.unwrap();
+    // Numbers that found nothing are used up: each look starts well above those of the one before.
+    let far = |from: ClaimNumber| (0..10_000).fold(from, |number, _| number.next());
+    let second = scene.claim(far(FIRST)).await;
+    assert_eq!(second.waited, Duration::from_millis(30));
+    scene
+        .broker
+        .fail(&second.lease, "waited long enough", None)
+        .await
+        .unwrap();
+    scene.node.ask("retry", json!({"id": "1a"})).await;
+    assert_eq!(scene.claim(far(far(FIRST))).await.waited, Duration::ZERO);
+}
+
+#[tokio::test]
 async fn prioritized() {
     let scene = Scene::set().await;
     let jobs = [("low", 9), ("mid-1", 5), ("mid-2", 5), ("high", 1), ("plain", 0)];
@@ -516,31 +542,6 @@ async fn the_queues_own_limits_hold() {
         }
     }
     assert_eq!(rest, [2, 1], "two in each period");
-}
-
-#[tokio::test]
-async fn beside_a_worker_of_bullmq() {
-    let scene = Scene::set().await;
-    scene.node.ask("work", json!({})).await;
-    let running = replica(
-        scene.broker.clone(),
-        4,
-        stumbling(Class::Transient, 0),
-        &options(),
-    );
-    for n in 0..100 {
-        scene.node.add(&format!("j{n}"), json!({})).await;
-    }
-    eventually("all are completed", async || {
-        (scene.broker.counts().await.unwrap().completed == 100).then_some(())
-    })
-    .await;
-    for n in 0..100 {
-        let job = scene.node.look(&format!("j{n}")).await;
-        assert_eq!(tries(&job), (&json!(1), &json!(1), 0), "{job}");
-    }
-    scene.node.ask("stop", json!({})).await;
-    running.stop().await;
 }
 
 #[tokio::test]

@@ -12,9 +12,12 @@
 
 mod apalis_layout;
 mod broker_contract;
+mod bullmq_fleet;
 mod bullmq_flows;
 mod bullmq_layout;
 mod bullmq_node;
+mod bullmq_outcomes;
+mod bullmq_versions;
 mod gate;
 mod gate_limits;
 mod handlers;

@@ -1,22 +1,25 @@
-// A producer and onlooker on BullMQ's own library, driven by the Rust tests: one JSON request a line on standard input,
-// one JSON answer a line on standard output.
+// Producer, onlooker and worker on BullMQ's own library, driven by the Rust tests: one JSON request a line on standard
+// input, one JSON answer a line on standard output. It ends with its standard input.
 //
-// node driver.mjs <redis port> <queue>
+// node driver.mjs <redis port> <queue> [version: 5.1, 5 (where none is named) or 6]
+import { createRequire } from 'node:module';
 import readline from 'node:readline';
-import * as v5 from 'bullmq';
-import * as v6 from 'bullmq6';
 
-const [port, name] = process.argv.slice(2);
+const [port, name, main = '5'] = process.argv.slice(2);
 const connection = { host: '127.0.0.1', port: Number(port) };
 
+const require = createRequire(import.meta.url);
+const packages = { 5.1: 'bullmq5.1', 5: 'bullmq', 6: 'bullmq6' };
+const bullmq = (version = main) => require(packages[version]);
+
 const queues = {};
-const queue = (version = 5) =>
-  (queues[version] ??= new (version === 6 ? v6 : v5).Queue(name, { connection }));
-const flows = new v5.FlowProducer({ connection });
+const queue = (version = main) => (queues[version] ??= new (bullmq(version).Queue)(name, { connection }));
+let flowProducer;
+const flows = () => (flowProducer ??= new (bullmq().FlowProducer)({ connection }));
 
 // Every event of the queue, in order, as QueueEvents emits them.
 const events = [];
-const queueEvents = new v5.QueueEvents(name, { connection, lastEventId: '0-0' });
+const queueEvents = new (bullmq().QueueEvents)(name, { connection, lastEventId: '0-0' });
 const emit = queueEvents.emit.bind(queueEvents);
 queueEvents.emit = (event, ...rest) => {
   if (event !== 'error' && !event.includes(':')) events.push({ event, ...(rest.length > 1 ? rest[0] : {}) });
@@ -29,15 +32,51 @@ async function look(id) {
   const job = await queue().getJob(id);
   if (!job) return null;
   const { progress, returnvalue, failedReason, stacktrace, attemptsMade, attemptsStarted, stalledCounter } = job;
-  const { delay, processedBy, finishedOn } = job;
+  const { delay, processedBy, processedOn, finishedOn } = job;
   const { logs } = await queue().getJobLogs(id);
   return {
     state, progress, returnvalue, failedReason, stacktrace, attemptsMade, attemptsStarted,
-    stalledCounter, delay, processedBy, finished: finishedOn !== undefined, logs,
+    stalledCounter, delay, processedBy, processed: processedOn !== undefined, finished: finishedOn !== undefined, logs,
   };
 }
 
-const nodeWorkers = [];
+// What a worker does with a job stands in the job: `data.steps`, one for each delivery, the last one again and again.
+const workers = [];
+const started = [];
+let release;
+const released = new Promise((resolve) => (release = resolve));
+const nap = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function act(library, worker, job, token) {
+  started.push(job.id);
+  const nth = started.filter((id) => id === job.id).length;
+  const steps = job.data.steps ?? ['complete'];
+  await job.updateProgress(10);
+  switch (steps[Math.min(nth, steps.length) - 1]) {
+    case 'stumble':
+      throw new Error('the provider "stumbled"');
+    case 'refuse':
+      throw new library.UnrecoverableError('no such voice');
+    case 'gate':
+      await job.moveToDelayed(Date.now() + 60_000, token);
+      throw new library.DelayedError();
+    case 'limit':
+      await worker.rateLimit(200);
+      throw new library.RateLimitError();
+    case 'hand-back':
+      await job.moveToWait(token);
+      throw new library.WaitingError();
+    case 'hold':
+      await released;
+      break;
+    case 'nap':
+      await nap(5);
+      break;
+  }
+  await job.updateProgress(100);
+  return { ok: true };
+}
+
 const operations = {
   add: async ({ name, data, opts, version }) => (await queue(version).add(name, data, opts)).id,
   look: ({ id }) => look(id),
@@ -47,19 +86,29 @@ const operations = {
   pause: ({ version }) => queue(version).pause(),
   resume: ({ version }) => queue(version).resume(),
   retry: async ({ id, opts }) => (await queue().getJob(id)).retry('failed', opts),
+  promote: async ({ id }) => (await queue().getJob(id)).promote(),
   remove: async ({ id, opts }) => (await queue().getJob(id)).remove(opts),
+  // Says whether it was allowed to.
+  tryRemove: async ({ id }) => (await queue().getJob(id)).remove().then(() => true, () => false),
+  obliterate: () => queue().obliterate({ force: true }),
   concurrency: ({ count }) => queue().setGlobalConcurrency(count),
   rateLimit: ({ max, duration }) => queue().setGlobalRateLimit(max, duration),
   schedule: ({ id, every }) => queue().upsertJobScheduler(id, { every }, { name: 'process-image', data: {} }),
-  flow: async (tree) => (await flows.add(tree)).job.id,
+  flow: async (tree) => (await flows().add(tree)).job.id,
   children: async ({ id }) => (await queue().getJob(id)).getChildrenValues(),
-  // A worker of BullMQ's own beside ours.
-  work: async () => {
-    const worker = new v5.Worker(name, async (job) => ({ by: 'node', id: job.id }), { connection, concurrency: 4 });
-    nodeWorkers.push(worker);
+  // A worker of BullMQ's own, beside ours or instead of it.
+  work: async ({ version, ...options }) => {
+    const library = bullmq(version);
+    const worker = new library.Worker(name, (job, token) => act(library, worker, job, token), {
+      connection, concurrency: 1, name: 'w', drainDelay: 1, ...options,
+    });
+    worker.on('error', () => {}); // A job that was taken from it: the tests look at what becomes of the job.
+    workers.push(worker);
     await worker.waitUntilReady();
   },
-  stop: () => Promise.all(nodeWorkers.map((worker) => worker.close())),
+  started: () => started,
+  release: () => release(),
+  stop: () => Promise.all(workers.splice(0).map((worker) => worker.close())),
 };
 
 await queueEvents.waitUntilReady();

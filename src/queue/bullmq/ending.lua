@@ -39,13 +39,15 @@ local function release_parent(queue, id, now)
 end
 
 -- Tells a job's parent how the job ended.
-local function tell_parent(id, parent_json, parent_key, done, value, now)
+local function tell_parent(id, opts, parent_json, parent_key, done, value, now)
   if not parent_key and not parent_json then return end
   local parent, child = decode(parent_json), P .. id
   local queue, parent_id = parent.queueKey, parent.id
   if not queue or not parent_id then queue, parent_id = (parent_key or ''):match('^(.*):([^:]*)$') end
   if not queue then return end
   local key = queue .. ':' .. parent_id
+  -- BullMQ 5.1 writes them into the child's options.
+  for _, flag in ipairs({ 'fpof', 'rdof' }) do parent[flag] = parent[flag] or opts[flag] end
   if not done and not (parent.fpof or parent.cpof or parent.idof or parent.rdof) then return end
   expect_parent(queue .. ':')
   call('HLEN', key)
@@ -145,10 +147,10 @@ end
 -- Ends an active job. `state` is completed or failed, `value` its result or the reason.
 local function finish(id, token, state, value, now, default_count, default_ms)
   local key, set, done = P .. id, P .. state, state == 'completed'
-  local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid', 'atm', 'defa')
+  local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited')
   local opts = decode(m[1])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
-  local told, problem = pcall(tell_parent, id, m[2], m[3], done, value, now)
+  local told, problem = pcall(tell_parent, id, opts, m[2], m[3], done, value, now)
   local freed, trouble = pcall(free_deduplication, id, m[4], now)
   if not (told and freed) then
     complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
@@ -169,7 +171,8 @@ local function finish(id, token, state, value, now, default_count, default_ms)
   else
     call('ZADD', set, now, id)
     call('HSET', key, value_field, value, 'finishedOn', now, 'atm', attempts)
-    if m[6] then call('HDEL', key, 'defa') end
+    -- A job that is retried by hand waits anew.
+    if m[6] or m[7] or m[8] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
     let_go(id, token)
     trim(set, now, keep_count, keep_ms)
   end

@@ -17,7 +17,7 @@ use super::{TestRedis, eventually};
 /// A Node process on one queue; it ends with its standard input.
 pub(crate) struct Node {
     pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
-    _process: Child,
+    process: Child,
 }
 
 /// Where the scripts and their packages are.
@@ -32,10 +32,16 @@ pub(super) fn folder() -> PathBuf {
 
 impl Node {
     pub(crate) async fn start(redis: &TestRedis, queue: &str) -> Self {
+        Self::start_as(redis, queue, "5").await
+    }
+
+    /// With a BullMQ of this version: `5.1`, `5` or `6`.
+    pub(crate) async fn start_as(redis: &TestRedis, queue: &str, version: &str) -> Self {
         let mut process = Command::new("node")
             .arg(folder().join("driver.mjs"))
             .arg(redis.server.port().to_string())
             .arg(queue)
+            .arg(version)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -44,8 +50,13 @@ impl Node {
         let (stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         Self {
             pipes: Mutex::new((stdin, BufReader::new(stdout).lines())),
-            _process: process,
+            process,
         }
+    }
+
+    /// Kills the process, and its workers with it.
+    pub(crate) async fn kill(mut self) {
+        self.process.kill().await.unwrap();
     }
 
     /// Has one operation of the driver done.
