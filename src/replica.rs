@@ -10,6 +10,7 @@ use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
     gate::Gates,
+    migrate::{self, Migrator},
     operator::Operator,
     ops::{Ops, Server},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
@@ -26,6 +27,7 @@ pub struct Replica {
     gates: Option<Arc<Gates>>,
     ops: Ops,
     server: Server,
+    migrator: Migrator,
     name: String,
 }
 
@@ -77,7 +79,7 @@ impl Replica {
         let ops = Ops {
             workers: runtime.workers().to_vec(),
             operator: Operator::new(brokers, gates.clone()),
-            rate_limits: RateLimits::new(connection),
+            rate_limits: RateLimits::new(connection.clone()),
             user_window: config.user_window,
             ip_window: config.ip_window,
             access: config.access.clone(),
@@ -91,6 +93,7 @@ impl Replica {
             gates,
             ops,
             server,
+            migrator: Migrator::new(connection, &config.replica),
             name: config.replica.clone(),
         })
     }
@@ -122,12 +125,26 @@ impl Replica {
                 async move { gates.run(done).await }
             })
         });
-        info!(
-            port,
-            replica = self.name,
-            "ready: health at http://localhost:{port}/api/health"
-        );
-        let tally = self.runtime.run(stop, hasten).await;
+        let mut stop = std::pin::pin!(stop);
+        let workers = self.runtime.workers().to_vec();
+        let away = |away: bool| workers.iter().for_each(|w| w.vitals().redis_answered(!away));
+        let told_to_stop = tokio::select! {
+            () = &mut stop => true,
+            migrated = migrate::before_claiming(&self.migrator, away) => {
+                migrated.context("the keyspace cannot be used")?;
+                false
+            }
+        };
+        let tally = if told_to_stop {
+            Ok(Tally::default())
+        } else {
+            info!(
+                port,
+                replica = self.name,
+                "ready: health at http://localhost:{port}/api/health"
+            );
+            self.runtime.run(stop, hasten).await
+        };
         // After the last call has ended, its settlement may still wait: the gates deliver it before they stop.
         done.cancel();
         if let Some(renewals) = renewals {

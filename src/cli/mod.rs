@@ -1,7 +1,10 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration, 65 the keyspace is of a
+//! later version.
 
 mod enqueue;
+mod migrate;
 mod operate;
+mod show;
 mod simulate;
 
 use std::{future::Future, process::ExitCode, time::Duration};
@@ -12,6 +15,7 @@ use tracing::{error, info};
 use crate::{
     config::{self, Config},
     demo,
+    migrate::MigrateError,
     replica::Replica,
     telemetry,
 };
@@ -38,6 +42,8 @@ enum Command {
     Queue(operate::QueueArgs),
     /// Show a job.
     Job(operate::JobArgs),
+    /// Bring the Redis keyspace to this version (`run` does so by itself).
+    Migrate(migrate::MigrateArgs),
     /// Serve the providers' protocols without the providers.
     Simulate(simulate::SimulateArgs),
 }
@@ -59,6 +65,7 @@ pub fn main() -> ExitCode {
             Command::Breaker(args) => operate::breaker(args).await,
             Command::Queue(args) => operate::queue(args).await,
             Command::Job(args) => operate::job(args).await,
+            Command::Migrate(args) => migrate::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     });
@@ -77,9 +84,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     } else {
         eprintln!("backend-worker: {error:#}");
     }
-    match error.is::<config::ConfigError>() {
-        true => ExitCode::from(config::EXIT_CODE),
-        false => ExitCode::FAILURE,
+    if error.is::<config::ConfigError>() {
+        return ExitCode::from(config::EXIT_CODE);
+    }
+    match error.downcast_ref() {
+        Some(MigrateError::Newer { .. }) => ExitCode::from(crate::migrate::EXIT_NEWER),
+        _ => ExitCode::FAILURE,
     }
 }
 

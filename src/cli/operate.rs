@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 
+use super::show::table;
 use crate::{
     config::Config,
     gate::BreakerStatus,
@@ -162,11 +162,4 @@ pub(super) async fn job(args: JobArgs) -> anyhow::Result<ExitCode> {
 
 fn operator() -> anyhow::Result<Operator> {
     replica::operator(&Config::from_env()?)
-}
-
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(header.to_vec());
-    table.add_rows(rows);
-    table
 }
