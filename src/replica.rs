@@ -43,13 +43,8 @@ impl Replica {
             "backend-worker starts: {}",
             config.effective()
         );
-        if let Some(drain) = config.platform_drain.filter(|drain| *drain < config.drain) {
-            warn!(
-                "RAILWAY_DEPLOYMENT_DRAINING_SECONDS is {} s, shorter than DRAIN_TIMEOUT ({} s): jobs in flight will \
-                 be killed at a deployment",
-                drain.as_secs(),
-                config.drain.as_secs()
-            );
+        if let Some(fault) = config.drain_fault() {
+            warn!("{fault}");
         }
         let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
         let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);

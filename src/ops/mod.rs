@@ -29,6 +29,7 @@ use axum::{
 };
 
 pub use auth::{Access, Denied};
+pub(crate) use breakers::{breaker, limit};
 pub use health::Health;
 pub(crate) use reply::iso;
 pub use server::Server;

@@ -15,6 +15,7 @@ mod broker_contract;
 mod bullmq_flows;
 mod bullmq_layout;
 mod bullmq_node;
+mod check;
 mod gate;
 mod handlers;
 mod migrate;
