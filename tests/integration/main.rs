@@ -22,4 +22,5 @@ mod migrate;
 mod outages;
 mod process;
 mod runtime;
+mod secrets;
 mod support;
