@@ -2,8 +2,8 @@
 //! what it finds.
 //!
 //! # Layout
-//! - [`place`]: configuration, folders, drain time, providers.
-//! - [`redis`]: the server: version, eviction, persistence, memory, latency, clock, keyspace.
+//! - `place`: configuration, folders, drain time, providers.
+//! - `redis`: the server: version, eviction, persistence, memory, latency, clock, keyspace.
 //! - [`rights`]: what an ACL user needs.
 
 mod place;

@@ -10,9 +10,9 @@
 //!   ([`MigrateError::Newer`]).
 //!
 //! # Layout
-//! - [`list`]: every migration. [`scope`]: which keys its steps are given.
-//! - [`ledger`]: what has been done, read.
-//! - [`start`]: what every replica does before it claims.
+//! - `list`: every migration. `scope`: which keys its steps are given.
+//! - `ledger`: what has been done, read.
+//! - `start`: what every replica does before it claims.
 
 mod ledger;
 mod list;
