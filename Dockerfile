@@ -6,9 +6,12 @@ RUN cargo build --release --locked --bin backend-worker
 FROM debian:bookworm-slim
 # Redis over TLS and the providers are checked against the system's certificates.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --no-create-home worker
+    && useradd --system --no-create-home --shell /usr/sbin/nologin worker
 WORKDIR /app
 COPY --from=build /src/target/release/backend-worker ./bin/backend-worker
 USER worker
 EXPOSE 3002
+# No curl here: the binary asks the worker of its container, on the PORT of its environment.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=10s --retries=4 CMD ["./bin/backend-worker", "health"]
+STOPSIGNAL SIGTERM
 CMD ["./bin/backend-worker", "run"]

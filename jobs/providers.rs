@@ -4,6 +4,7 @@
 //! # Layout
 //! - [`openai`], [`azure_speech`], [`azure_vision`]: one file a provider, each with its pure `classify`.
 //! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
+//! - [`reach`]: whether a provider can be reached, without spending.
 //! - `answer`: what they share in reading a refusal: error bodies, excerpts, retry-after.
 
 use std::time::Duration;
@@ -17,12 +18,14 @@ pub mod azure_speech;
 pub mod azure_vision;
 mod http;
 pub mod openai;
+mod reach;
 #[cfg(test)]
 mod tests;
 
 pub use azure_speech::AzureSpeech;
 pub use azure_vision::AzureVision;
 pub use openai::OpenAi;
+pub use reach::reach;
 
 /// Longest wait for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -46,7 +46,11 @@
 //! | `<id>:logs` | list | its log |
 //! | `<id>:dependencies`, `:processed`, `:failed`, `:unsuccessful` | set, hash, hash, zset | its children |
 
+mod migrations;
+
 use apalis_core::worker::context::WorkerContext;
+
+pub use migrations::{BottleneckKeys, MigrationKeys};
 
 /// The keys of one queue in the apalis-redis layout.
 #[derive(Debug, Clone)]
@@ -246,6 +250,29 @@ impl GateKeys {
             leases: gate("leases"),
             lease_data: gate("lease_data"),
         }
+    }
+
+    /// What finds the keys of every breaker.
+    pub const PATTERN: &'static str = "circuit:*:*";
+
+    /// The breaker whose key this is, one of the five of the contract.
+    pub fn breaker_of(key: &str) -> Option<&str> {
+        let (name, kind) = key.strip_prefix("circuit:")?.rsplit_once(':')?;
+        let known = ["state", "failures", "successes", "opened_at", "attempts"].contains(&kind);
+        (known && !name.is_empty()).then_some(name)
+    }
+
+    /// State, failures, successes, opened_at, attempts and meta of a breaker.
+    pub fn of_breaker(name: &str) -> [String; 6] {
+        let keys = Self::new(name, "");
+        [
+            keys.state,
+            keys.failures,
+            keys.successes,
+            keys.opened_at,
+            keys.attempts,
+            keys.meta,
+        ]
     }
 
     /// All of them, in the order in which the scripts take them.

@@ -10,10 +10,13 @@
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
 //! - [`guard`] and [`retry`]: what stands around every provider call.
 //! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
+//! - [`check`]: what stands in the way of a deployment.
 //! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
+//! - [`migrate`]: what was changed in the keyspace since the first version.
 //! - [`connection`] and [`keys`]: Redis, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod connection;
@@ -22,6 +25,7 @@ pub mod gate;
 pub mod guard;
 pub mod keys;
 pub mod ledger;
+pub mod migrate;
 pub mod operator;
 pub mod ops;
 pub mod queue;

@@ -11,6 +11,7 @@ use crate::{
     connection::Connection,
     gate::Gates,
     ledger::Ledger,
+    migrate::{self, Migrator},
     operator::Operator,
     ops::{Ops, Server, Streams},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
@@ -28,6 +29,7 @@ pub struct Replica {
     ledger: Option<Arc<Ledger>>,
     ops: Ops,
     server: Server,
+    migrator: Migrator,
     name: String,
 }
 
@@ -43,13 +45,8 @@ impl Replica {
             "backend-worker starts: {}",
             config.effective()
         );
-        if let Some(drain) = config.platform_drain.filter(|drain| *drain < config.drain) {
-            warn!(
-                "RAILWAY_DEPLOYMENT_DRAINING_SECONDS is {} s, shorter than DRAIN_TIMEOUT ({} s): jobs in flight will \
-                 be killed at a deployment",
-                drain.as_secs(),
-                config.drain.as_secs()
-            );
+        if let Some(fault) = config.drain_fault() {
+            warn!("{fault}");
         }
         let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
         let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);
@@ -83,7 +80,7 @@ impl Replica {
         let ops = Ops {
             workers: runtime.workers().to_vec(),
             operator: Operator::new(brokers, gates.clone()),
-            rate_limits: RateLimits::new(connection),
+            rate_limits: RateLimits::new(connection.clone()),
             user_window: config.user_window,
             ip_window: config.ip_window,
             streams: Streams::default(),
@@ -99,6 +96,7 @@ impl Replica {
             ledger,
             ops,
             server,
+            migrator: Migrator::new(connection, &config.replica),
             name: config.replica.clone(),
         })
     }
@@ -130,12 +128,26 @@ impl Replica {
                 async move { gates.run(done).await }
             })
         });
-        info!(
-            port,
-            replica = self.name,
-            "ready: health at http://localhost:{port}/api/health"
-        );
-        let tally = self.runtime.run(stop, hasten).await;
+        let mut stop = std::pin::pin!(stop);
+        let workers = self.runtime.workers().to_vec();
+        let away = |away: bool| workers.iter().for_each(|w| w.vitals().redis_answered(!away));
+        let told_to_stop = tokio::select! {
+            () = &mut stop => true,
+            migrated = migrate::before_claiming(&self.migrator, away) => {
+                migrated.context("the keyspace cannot be used")?;
+                false
+            }
+        };
+        let tally = if told_to_stop {
+            Ok(Tally::default())
+        } else {
+            info!(
+                port,
+                replica = self.name,
+                "ready: health at http://localhost:{port}/api/health"
+            );
+            self.runtime.run(stop, hasten).await
+        };
         // After the last call has ended, its settlement may still wait: the gates deliver it before they stop.
         done.cancel();
         if let Some(renewals) = renewals {

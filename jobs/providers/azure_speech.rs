@@ -20,6 +20,9 @@ use crate::{
     media::{Shown, audio::Audio},
 };
 
+/// Speech to text for short audio.
+pub(super) const PATH: &str = "/speech/recognition/conversation/cognitiveservices/v1";
+
 /// Azure Speech, pronunciation assessment.
 #[derive(Clone)]
 pub struct AzureSpeech {
@@ -40,7 +43,6 @@ impl fmt::Debug for AzureSpeech {
 impl AzureSpeech {
     pub(super) fn new(http: Client, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
         let key = key_header(&http, AZURE_KEY, &settings.key)?;
-        let path = "/speech/recognition/conversation/cognitiveservices/v1";
         Ok(Self {
             peer: Arc::new(Peer {
                 provider: Provider::AzureSpeech,
@@ -48,7 +50,7 @@ impl AzureSpeech {
                 key: settings.key.clone(),
                 classify,
             }),
-            url: join(&settings.endpoint, path),
+            url: join(&settings.endpoint, PATH),
             key,
             timeout: settings.timeout,
         })

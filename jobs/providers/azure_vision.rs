@@ -17,6 +17,13 @@ use super::{
 };
 use crate::{Class, Failure, Provider, Reply, VisionApi, VisionSettings, media::Shown};
 
+/// Image Analysis 4.0, and what it is asked for.
+pub(super) const ANALYZE: &str = "/computervision/imageanalysis:analyze";
+pub(super) const READ_TEXT: [(&str, &str); 2] = [("api-version", "2024-02-01"), ("features", "read")];
+
+/// Read 3.2.
+pub(super) const SUBMIT: &str = "/vision/v3.2/read/analyze";
+
 /// Longest wait for the answer to one poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,9 +93,8 @@ impl AzureVision {
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
     pub async fn analyze(&self, image: Bytes) -> Result<Reply, Failure> {
-        let url = join(&self.endpoint, "/computervision/imageanalysis:analyze");
-        let query = [("api-version", "2024-02-01"), ("features", "read")];
-        let request = self.peer.http.post(url).query(&query).timeout(self.timeout);
+        let url = join(&self.endpoint, ANALYZE);
+        let request = self.peer.http.post(url).query(&READ_TEXT).timeout(self.timeout);
         let answer = self.send(octets(request, image)).await?;
         Ok(Reply {
             body: self.peer.json(&answer.body)?,
@@ -102,7 +108,7 @@ impl AzureVision {
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that names no operation.
     pub async fn submit(&self, image: Bytes) -> Result<Reply, Failure> {
-        let url = join(&self.endpoint, "/vision/v3.2/read/analyze");
+        let url = join(&self.endpoint, SUBMIT);
         let answer = self
             .send(octets(self.peer.http.post(url).timeout(self.timeout), image))
             .await?;

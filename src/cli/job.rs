@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::operate::{operator, table};
+use super::{operate::operator, show::table};
 use crate::{
     config::Config,
     operator::{Haul, JobError, JobList, Operator, Order, Wanted},

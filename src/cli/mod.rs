@@ -1,18 +1,24 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration.
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration, 65 the keyspace is of a
+//! later version.
 
+mod check;
 mod enqueue;
+mod health;
 mod job;
+mod migrate;
 mod operate;
+mod show;
 mod simulate;
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing::{error, info};
 
 use crate::{
     config::{self, Config},
     demo,
+    migrate::MigrateError,
     replica::Replica,
     telemetry,
 };
@@ -42,6 +48,19 @@ enum Command {
     Queue(operate::QueueArgs),
     /// List, show, retry or remove jobs.
     Job(job::JobArgs),
+    /// Show the limits of every provider, and how much of them is used.
+    Limits(operate::LimitsArgs),
+    /// Look at configuration, Redis, providers and folders, and name the cure of what is wrong. Spends nothing.
+    Check(check::CheckArgs),
+    /// Ask the worker of this host how it is; exits with 0 when it is well.
+    Health,
+    /// Print a script that completes these commands in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Bring the Redis keyspace to this version (`run` does so by itself).
+    Migrate(migrate::MigrateArgs),
     /// Serve the providers' protocols without the providers.
     Simulate(simulate::SimulateArgs),
 }
@@ -63,6 +82,19 @@ pub fn main() -> ExitCode {
             Command::Breaker(args) => operate::breaker(args).await,
             Command::Queue(args) => operate::queue(args).await,
             Command::Job(args) => job::run(args).await,
+            Command::Limits(args) => operate::limits(args).await,
+            Command::Check(args) => check::run(args).await,
+            Command::Health => health::run().await,
+            Command::Completions { shell } => {
+                clap_complete::generate(
+                    shell,
+                    &mut Cli::command(),
+                    "backend-worker",
+                    &mut std::io::stdout(),
+                );
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Migrate(args) => migrate::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     });
@@ -81,9 +113,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     } else {
         eprintln!("backend-worker: {error:#}");
     }
-    match error.is::<config::ConfigError>() {
-        true => ExitCode::from(config::EXIT_CODE),
-        false => ExitCode::FAILURE,
+    if error.is::<config::ConfigError>() {
+        return ExitCode::from(config::EXIT_CODE);
+    }
+    match error.downcast_ref() {
+        Some(MigrateError::Newer { .. }) => ExitCode::from(crate::migrate::EXIT_NEWER),
+        _ => ExitCode::FAILURE,
     }
 }
 
@@ -123,10 +158,10 @@ async fn heard(signal: tokio::sync::oneshot::Receiver<()>) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_definition_is_sound() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

@@ -1,16 +1,18 @@
-//! `breaker`, `queue`: an operator's questions and orders, in a shell. They call what the HTTP routes call.
+//! `breaker`, `limits`, `queue`: an operator's questions and orders, in a shell. They call what the HTTP routes call.
 
-use std::{process::ExitCode, time::Duration};
+use std::{num::NonZeroU32, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 
+use serde_json::{Map, Value};
+
+use super::show::{self, table};
 use crate::{
     config::Config,
     gate::BreakerStatus,
     operator::{BreakerError, Operator},
-    replica,
+    ops, replica,
 };
 
 #[derive(Debug, Args)]
@@ -22,7 +24,11 @@ pub(super) struct BreakerArgs {
 #[derive(Debug, Subcommand)]
 enum BreakerOrder {
     /// Show every breaker.
-    Status,
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Close a breaker: calls pass again.
     Reset {
         /// The breaker, such as openai.
@@ -37,25 +43,68 @@ enum BreakerOrder {
 
 pub(super) async fn breaker(args: BreakerArgs) -> anyhow::Result<ExitCode> {
     let operator = operator()?;
+    let json = matches!(args.order, BreakerOrder::Status { json: true });
     let breakers = match args.order {
-        BreakerOrder::Status => operator.breakers().await.context("Redis")?,
+        BreakerOrder::Status { .. } => operator.breakers().await.context("Redis")?,
         BreakerOrder::Reset { name } => vec![operator.reset_breaker(&name).await.map_err(explain)?],
         BreakerOrder::Open { name } => vec![operator.open_breaker(&name).await.map_err(explain)?],
     };
-    let rows = breakers.iter().map(|b: &BreakerStatus| {
-        let next = b.next_retry_at.map(crate::ops::iso).unwrap_or_default();
-        vec![
-            b.name.clone(),
-            b.state.to_string(),
-            format!("{} of {}", b.failures, b.failure_threshold),
-            format!("{} of {}", b.successes, b.success_threshold),
-            next,
-        ]
-    });
-    println!(
-        "{}",
-        table(&["breaker", "state", "failures", "successes", "next retry"], rows)
-    );
+    let answer: Map<String, Value> = breakers
+        .iter()
+        .map(|b| (b.name.clone(), ops::breaker(b)))
+        .collect();
+    show::either(json, &answer, || {
+        let rows = breakers.iter().map(|b: &BreakerStatus| {
+            let next = b.next_retry_at.map(ops::iso).unwrap_or_default();
+            vec![
+                b.name.clone(),
+                b.state.to_string(),
+                format!("{} of {}", b.failures, b.failure_threshold),
+                format!("{} of {}", b.successes, b.success_threshold),
+                next,
+            ]
+        });
+        table(&["breaker", "state", "failures", "successes", "next retry"], rows).to_string()
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LimitsArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
+    let limits = operator()?.limits().await.context("Redis")?;
+    let answer: Map<String, Value> = limits
+        .iter()
+        .map(|s| (s.provider.to_string(), ops::limit(s)))
+        .collect();
+    show::either(args.json, &answer, || {
+        let of = |used: u64, limit: Option<NonZeroU32>| match limit {
+            Some(limit) => format!("{used} of {limit}"),
+            None => used.to_string(),
+        };
+        let rows = limits.iter().map(|s| {
+            vec![
+                s.provider.to_string(),
+                of(s.in_flight, s.limits.max_concurrent),
+                of(s.requests, s.limits.requests_per_minute),
+                of(s.tokens, s.limits.tokens_per_minute),
+                s.throttled_until.map(ops::iso).unwrap_or_default(),
+            ]
+        });
+        let header = [
+            "provider",
+            "calls at a time",
+            "requests/min",
+            "tokens/min",
+            "throttled until",
+        ];
+        table(&header, rows).to_string()
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -78,7 +127,11 @@ pub(super) struct QueueArgs {
 #[derive(Debug, Subcommand)]
 enum QueueOrder {
     /// Count the jobs of every queue.
-    Stats,
+    Stats {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop handing out a queue's jobs, on every replica.
     Pause {
         /// The queue.
@@ -94,26 +147,30 @@ enum QueueOrder {
 pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
     let operator = operator()?;
     match args.order {
-        QueueOrder::Stats => {
+        QueueOrder::Stats { json } => {
             let stats = operator.queue_stats().await?;
-            let rows = stats.iter().map(|s| {
-                let c = &s.counts;
-                let mut row = vec![s.queue.clone(), s.layout.to_owned()];
-                row.extend([c.waiting, c.active, c.delayed, c.completed, c.failed].map(|n| n.to_string()));
-                row.push(c.oldest_failed_ms.map(age).unwrap_or_default());
-                row
-            });
-            let header = [
-                "queue",
-                "layout",
-                "waiting",
-                "active",
-                "delayed",
-                "completed",
-                "failed",
-                "oldest failed",
-            ];
-            println!("{}", table(&header, rows));
+            show::either(json, &stats, || {
+                let rows = stats.iter().map(|s| {
+                    let c = &s.counts;
+                    let mut row = vec![s.queue.clone(), s.layout.to_owned()];
+                    row.extend(
+                        [c.waiting, c.active, c.delayed, c.completed, c.failed].map(|n| n.to_string()),
+                    );
+                    row.push(c.oldest_failed_ms.map(age).unwrap_or_default());
+                    row
+                });
+                let header = [
+                    "queue",
+                    "layout",
+                    "waiting",
+                    "active",
+                    "delayed",
+                    "completed",
+                    "failed",
+                    "oldest failed",
+                ];
+                table(&header, rows).to_string()
+            })?;
         }
         QueueOrder::Pause { queue } => set_paused(&operator, &queue, true).await?,
         QueueOrder::Resume { queue } => set_paused(&operator, &queue, false).await?,
@@ -145,11 +202,4 @@ async fn set_paused(operator: &Operator, name: &str, paused: bool) -> anyhow::Re
 
 pub(super) fn operator() -> anyhow::Result<Operator> {
     replica::operator(&Config::from_env()?)
-}
-
-pub(super) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(header.to_vec());
-    table.add_rows(rows);
-    table
 }

@@ -4,12 +4,13 @@
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
 mod gates;
+mod handlers;
 mod reader;
 pub mod vars;
 
-use std::{collections::HashMap, fmt, num::NonZeroU8, path::PathBuf, time::Duration};
+use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
 
-use jobs::{JobType, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
+use jobs::{JobType, Settings};
 use secrecy::SecretString;
 
 use self::reader::Reader;
@@ -89,6 +90,13 @@ pub struct Config {
 #[error("the configuration is wrong:\n  {}", .0.join("\n  "))]
 pub struct ConfigError(Vec<String>);
 
+impl ConfigError {
+    /// All that is wrong.
+    pub fn faults(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl Config {
     /// Reads the process's environment, and a `.env` file in the working directory or above it.
     ///
@@ -126,7 +134,7 @@ impl Config {
             redis_url: redis_url(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
-            handlers: handlers(&mut env),
+            handlers: handlers::read(&mut env),
             retry: retry(&mut env),
             gates: gates::read(&mut env, lease_ttl),
             access: Access {
@@ -175,6 +183,17 @@ impl Config {
         };
         let effective = env.finish().map_err(ConfigError)?;
         Ok(Self { effective, ..config })
+    }
+
+    /// What the platform will do to jobs in flight at a deployment, where that is less than they were promised.
+    pub fn drain_fault(&self) -> Option<String> {
+        let platform = self.platform_drain.filter(|drain| *drain < self.drain)?;
+        Some(format!(
+            "RAILWAY_DEPLOYMENT_DRAINING_SECONDS is {} s, shorter than DRAIN_TIMEOUT ({} s): jobs in flight will be \
+             killed at a deployment",
+            platform.as_secs(),
+            self.drain.as_secs()
+        ))
     }
 
     /// Each variable with the value in force, secrets left out.
@@ -279,78 +298,6 @@ pub(crate) fn check_queue_name(name: &str) -> Result<String, String> {
 pub(crate) fn default_queues() -> String {
     let queues = |layout| JobType::ALL.map(|kind| format!("{layout}:{}", kind.default_queue()));
     Layout::ALL.map(queues).concat().join(",")
-}
-
-fn handlers(env: &mut Reader<'_>) -> Settings {
-    let poll_interval = env.duration(&vars::AZURE_VISION_POLL, Duration::from_millis(10), MINUTE);
-    let openai = OpenAiSettings {
-        base_url: env.url(&vars::OPENAI_BASE_URL),
-        key: SecretString::default(),
-        model: env.parse(&vars::OPENAI_MODEL, |text| Ok(text.to_owned())),
-        timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
-    };
-    let region = env.optional(&vars::AZURE_SPEECH_REGION, |text| {
-        let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if plain {
-            Ok(text.to_owned())
-        } else {
-            Err("a region such as westeurope".to_owned())
-        }
-    });
-    let speech_endpoint = env.optional_url(&vars::AZURE_SPEECH_ENDPOINT).or_else(|| {
-        region.and_then(|region| format!("https://{region}.stt.speech.microsoft.com").parse().ok())
-    });
-    let speech_timeout = env.duration(&vars::AZURE_SPEECH_TIMEOUT, Duration::from_millis(100), HOUR);
-    let vision_endpoint = env.optional_url(&vars::AZURE_VISION_ENDPOINT);
-    let vision_timeout = env.duration(&vars::AZURE_VISION_TIMEOUT, Duration::from_millis(100), HOUR);
-    let api = env.parse(&vars::AZURE_VISION_API, |text| match text {
-        "4.0" => Ok(VisionApi::ImageAnalysis40),
-        "3.2" => Ok(VisionApi::Read32),
-        _ => Err("4.0 or 3.2".to_owned()),
-    });
-    Settings {
-        openai: env
-            .secret(&vars::OPENAI_API_KEY)
-            .map(|key| OpenAiSettings { key, ..openai }),
-        speech: env
-            .secret(&vars::AZURE_SPEECH_KEY)
-            .and_then(|key| match speech_endpoint {
-                Some(endpoint) => Some(SpeechSettings {
-                    endpoint,
-                    key,
-                    timeout: speech_timeout,
-                }),
-                None => env.complain(
-                    &vars::AZURE_SPEECH_REGION,
-                    "must be set (or AZURE_SPEECH_ENDPOINT): AZURE_SPEECH_KEY is",
-                ),
-            }),
-        vision: env
-            .secret(&vars::AZURE_VISION_KEY)
-            .and_then(|key| match vision_endpoint {
-                Some(endpoint) => Some(VisionSettings {
-                    endpoint,
-                    key,
-                    api,
-                    timeout: vision_timeout,
-                    poll_interval,
-                }),
-                None => env.complain(&vars::AZURE_VISION_ENDPOINT, "must be set: AZURE_VISION_KEY is"),
-            }),
-        media: MediaSettings {
-            uploads_dir: env.optional(&vars::UPLOADS_DIR, |text| Ok(PathBuf::from(text))),
-            allowed_hosts: env.parse(&vars::MEDIA_ALLOWED_HOSTS, |text| {
-                Ok(text
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|h| !h.is_empty())
-                    .map(str::to_owned)
-                    .collect())
-            }),
-            max_bytes: env.number(&vars::MEDIA_MAX_BYTES, 1..=1_000_000_000),
-            timeout: env.duration(&vars::MEDIA_TIMEOUT, Duration::from_millis(100), HOUR),
-        },
-    }
 }
 
 fn retry(env: &mut Reader<'_>) -> RetryPolicy {

@@ -75,7 +75,8 @@ pub(super) async fn limits(
     Ok(Json(answer))
 }
 
-fn breaker(breaker: &BreakerStatus) -> Value {
+/// A breaker, as the web API has always shown it.
+pub(crate) fn breaker(breaker: &BreakerStatus) -> Value {
     json!({
         "name": breaker.name,
         "state": breaker.state.as_str(),
@@ -88,7 +89,8 @@ fn breaker(breaker: &BreakerStatus) -> Value {
     })
 }
 
-fn limit(status: &Status) -> Value {
+/// A provider's limits.
+pub(crate) fn limit(status: &Status) -> Value {
     let limits = &status.limits;
     json!({
         "breaker": status.breaker.name,

@@ -36,6 +36,7 @@ use axum::{
 };
 
 pub use auth::{Access, Denied};
+pub(crate) use breakers::{breaker, limit};
 pub use events::Streams;
 pub use health::Health;
 pub(crate) use reply::iso;

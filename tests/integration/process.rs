@@ -32,7 +32,12 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn set(latency: Duration) -> Self {
-        let redis = TestRedis::start().await;
+        Self::set_with(latency, &[]).await
+    }
+
+    /// With further arguments for redis-server.
+    pub(crate) async fn set_with(latency: Duration, redis: &[&str]) -> Self {
+        let redis = TestRedis::start_with(redis).await;
         let options = Options {
             latency,
             ..Options::default()

@@ -313,3 +313,13 @@ async fn secrets_of_a_url_stay_out_of_every_message() {
         assert!(!text.contains("SECRET"), "{text}");
     }
 }
+
+/// No decompression bomb: what a server calls compressed stays as it was sent, and counts as such.
+#[tokio::test]
+async fn a_compressed_answer_is_not_unpacked() {
+    let body = "\u{1f}not unpacked";
+    let head = format!("content-encoding: gzip\r\ncontent-length: {}", body.len());
+    let server = Server::start(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}")).await;
+    let bytes = fetcher(&[&server.host]).get("f", &server.url("/")).await.unwrap();
+    assert_eq!(&bytes[..], body.as_bytes());
+}

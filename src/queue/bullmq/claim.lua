@@ -81,7 +81,6 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
     lock(id, token, lock_ms)
     call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'bw:claim', mark(token, ats))
     emit(P, 'active', 'jobId', id, 'prev', 'waiting')
-    emit(P, 'progress', 'jobId', id, 'data', 10)
     if rate and call('INCR', P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
     local reason = unsupported(m)
     if reason then

@@ -1,0 +1,86 @@
+//! `check`: looks at everything that a deployment stands on, changes nothing, spends nothing, and names the cure of
+//! what it finds.
+//!
+//! # Layout
+//! - `place`: configuration, folders, drain time, providers.
+//! - `redis`: the server: version, eviction, persistence, memory, latency, clock, keyspace.
+//! - [`rights`]: what an ACL user needs.
+
+mod place;
+mod redis;
+pub mod rights;
+
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// How a finding is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// All is well.
+    Ok,
+    /// It works, and may hurt one day.
+    Warning,
+    /// Jobs fail or may be lost.
+    Failure,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// What was looked at, such as `redis eviction`.
+    pub check: &'static str,
+    /// How it is.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            check,
+            level: Level::Ok,
+            found: found.into(),
+            cure: None,
+        }
+    }
+
+    fn warning(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warning,
+            cure: Some(cure.into()),
+            ..Self::ok(check, found)
+        }
+    }
+
+    fn failure(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self {
+            level: Level::Failure,
+            ..Self::warning(check, found, cure)
+        }
+    }
+}
+
+/// Looks at everything.
+pub async fn all(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok("configuration", "every variable can be read")];
+    findings.extend(place::look(config));
+    let (redis, providers) = tokio::join!(redis::look(config), place::providers(config));
+    findings.extend(redis);
+    findings.extend(providers);
+    findings
+}
+
+/// What a configuration that cannot be read comes to.
+pub fn faults(faults: &[String]) -> Vec<Finding> {
+    let cure = "set the variable as told; the README lists them all";
+    faults
+        .iter()
+        .map(|fault| Finding::failure("configuration", fault, cure))
+        .collect()
+}

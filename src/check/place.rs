@@ -1,0 +1,118 @@
+//! The process and its surroundings: folders, drain time, tokens, providers.
+
+use futures_util::future::join_all;
+use jobs::{Class, JobType, Provider, providers::reach};
+
+use super::Finding;
+use crate::config::Config;
+
+pub(super) fn look(config: &Config) -> Vec<Finding> {
+    vec![
+        uploads(config),
+        drain(config),
+        tokens(config),
+        media_hosts(config),
+    ]
+}
+
+fn uploads(config: &Config) -> Finding {
+    const CHECK: &str = "uploads folder";
+    let Some(folder) = &config.handlers.media.uploads_dir else {
+        return Finding::ok(
+            CHECK,
+            "UPLOADS_DIR is not set: file paths in payloads are refused",
+        );
+    };
+    let shown = folder.display();
+    match std::fs::read_dir(folder) {
+        Ok(_) => Finding::ok(CHECK, format!("{shown} can be read")),
+        Err(error) => Finding::failure(
+            CHECK,
+            format!("{shown}: {error}"),
+            "UPLOADS_DIR must be a folder that this user can read; mount the volume that the web API writes to",
+        ),
+    }
+}
+
+fn drain(config: &Config) -> Finding {
+    const CHECK: &str = "drain time";
+    match config.drain_fault() {
+        Some(fault) => Finding::warning(
+            CHECK,
+            fault,
+            format!(
+                "set RAILWAY_DEPLOYMENT_DRAINING_SECONDS to {} or more",
+                config.drain.as_secs() + 5
+            ),
+        ),
+        None => Finding::ok(
+            CHECK,
+            format!("jobs in flight have {} s at a stop", config.drain.as_secs()),
+        ),
+    }
+}
+
+fn tokens(config: &Config) -> Finding {
+    const CHECK: &str = "tokens";
+    match &config.access.admin {
+        Some(_) => Finding::ok(CHECK, "changing routes want ADMIN_TOKEN"),
+        None => Finding::warning(
+            CHECK,
+            "no ADMIN_TOKEN: changing routes answer to loopback only",
+            "set ADMIN_TOKEN to reset breakers or enqueue jobs from elsewhere",
+        ),
+    }
+}
+
+fn media_hosts(config: &Config) -> Finding {
+    const CHECK: &str = "media hosts";
+    match config.handlers.media.allowed_hosts.as_slice() {
+        [] => Finding::ok(CHECK, "media come over https from public addresses only"),
+        hosts => Finding::warning(
+            CHECK,
+            format!("media may come from private addresses: {}", hosts.join(", ")),
+            "empty MEDIA_ALLOWED_HOSTS outside of development",
+        ),
+    }
+}
+
+/// Each provider: whether it has a key, can be reached, and takes the key.
+pub(super) async fn providers(config: &Config) -> Vec<Finding> {
+    join_all(Provider::ALL.map(|provider| one(config, provider))).await
+}
+
+async fn one(config: &Config, provider: Provider) -> Finding {
+    let (check, key, place) = match provider {
+        Provider::OpenAi => ("openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
+        Provider::AzureSpeech => (
+            "azure-speech",
+            "AZURE_SPEECH_KEY",
+            "AZURE_SPEECH_REGION or _ENDPOINT",
+        ),
+        Provider::AzureVision => ("azure-vision", "AZURE_VISION_KEY", "AZURE_VISION_ENDPOINT"),
+    };
+    let Some(reached) = reach(&config.handlers, provider).await else {
+        let jobs: Vec<&str> = JobType::ALL
+            .into_iter()
+            .filter(|kind| kind.provider() == provider)
+            .map(JobType::as_str)
+            .collect();
+        let found = format!("{key} is not set: {} jobs fail", jobs.join(" and "));
+        return Finding::warning(check, found, format!("set {key}"));
+    };
+    let Err(failure) = reached else {
+        return Finding::ok(check, "reached, and it takes the key");
+    };
+    let cure = match (failure.class(), failure.status()) {
+        (Class::Deployment, Some(401 | 403)) => {
+            format!("check {key}: it is wrong, expired, or of another resource")
+        }
+        (Class::Deployment, _) => format!("check {place}: nothing is served there"),
+        (Class::OutOfQuota, _) => "add credit, or wait for the quota to be replenished".to_owned(),
+        (_, Some(_)) => {
+            "the provider stumbles: see its status page; its breaker will open, and jobs wait".to_owned()
+        }
+        (_, None) => format!("check {place}, name resolution, and that the network lets connections out"),
+    };
+    Finding::failure(check, failure.to_string(), cure)
+}

@@ -1,0 +1,48 @@
+//! `check`: what stands in the way of this deployment, and what to do about it.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::show;
+use crate::{
+    check::{self, Finding, Level},
+    config::{self, Config},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let (findings, failed) = match Config::from_env() {
+        Ok(config) => (check::all(&config).await, ExitCode::FAILURE),
+        Err(error) => (check::faults(error.faults()), ExitCode::from(config::EXIT_CODE)),
+    };
+    let fails = findings.iter().any(|f| f.level == Level::Failure);
+    let answer = json!({ "ok": !fails, "findings": findings });
+    show::either(args.json, &answer, || text(&findings))?;
+    Ok(if fails { failed } else { ExitCode::SUCCESS })
+}
+
+fn text(findings: &[Finding]) -> String {
+    let rows = findings.iter().map(|finding| {
+        let level = match finding.level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Failure => "FAILURE",
+        };
+        let cure = finding.cure.clone().unwrap_or_default();
+        vec![
+            finding.check.to_owned(),
+            level.to_owned(),
+            finding.found.clone(),
+            cure,
+        ]
+    });
+    show::table(&["check", "", "found", "cure"], rows).to_string()
+}

@@ -1,0 +1,81 @@
+//! The variables of the handlers: providers and media.
+
+use std::{path::PathBuf, time::Duration};
+
+use jobs::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
+use secrecy::SecretString;
+
+use super::{HOUR, MINUTE, Reader, vars};
+
+/// What the handlers need. What is wrong is noted in `env`.
+pub(super) fn read(env: &mut Reader<'_>) -> Settings {
+    let poll_interval = env.duration(&vars::AZURE_VISION_POLL, Duration::from_millis(10), MINUTE);
+    let openai = OpenAiSettings {
+        base_url: env.url(&vars::OPENAI_BASE_URL),
+        key: SecretString::default(),
+        model: env.parse(&vars::OPENAI_MODEL, |text| Ok(text.to_owned())),
+        timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
+    };
+    let region = env.optional(&vars::AZURE_SPEECH_REGION, |text| {
+        let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if plain {
+            Ok(text.to_owned())
+        } else {
+            Err("a region such as westeurope".to_owned())
+        }
+    });
+    let speech_endpoint = env.optional_url(&vars::AZURE_SPEECH_ENDPOINT).or_else(|| {
+        region.and_then(|region| format!("https://{region}.stt.speech.microsoft.com").parse().ok())
+    });
+    let speech_timeout = env.duration(&vars::AZURE_SPEECH_TIMEOUT, Duration::from_millis(100), HOUR);
+    let vision_endpoint = env.optional_url(&vars::AZURE_VISION_ENDPOINT);
+    let vision_timeout = env.duration(&vars::AZURE_VISION_TIMEOUT, Duration::from_millis(100), HOUR);
+    let api = env.parse(&vars::AZURE_VISION_API, |text| match text {
+        "4.0" => Ok(VisionApi::ImageAnalysis40),
+        "3.2" => Ok(VisionApi::Read32),
+        _ => Err("4.0 or 3.2".to_owned()),
+    });
+    Settings {
+        openai: env
+            .secret(&vars::OPENAI_API_KEY)
+            .map(|key| OpenAiSettings { key, ..openai }),
+        speech: env
+            .secret(&vars::AZURE_SPEECH_KEY)
+            .and_then(|key| match speech_endpoint {
+                Some(endpoint) => Some(SpeechSettings {
+                    endpoint,
+                    key,
+                    timeout: speech_timeout,
+                }),
+                None => env.complain(
+                    &vars::AZURE_SPEECH_REGION,
+                    "must be set (or AZURE_SPEECH_ENDPOINT): AZURE_SPEECH_KEY is",
+                ),
+            }),
+        vision: env
+            .secret(&vars::AZURE_VISION_KEY)
+            .and_then(|key| match vision_endpoint {
+                Some(endpoint) => Some(VisionSettings {
+                    endpoint,
+                    key,
+                    api,
+                    timeout: vision_timeout,
+                    poll_interval,
+                }),
+                None => env.complain(&vars::AZURE_VISION_ENDPOINT, "must be set: AZURE_VISION_KEY is"),
+            }),
+        media: MediaSettings {
+            uploads_dir: env.optional(&vars::UPLOADS_DIR, |text| Ok(PathBuf::from(text))),
+            allowed_hosts: env.parse(&vars::MEDIA_ALLOWED_HOSTS, |text| {
+                Ok(text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|h| !h.is_empty())
+                    .map(str::to_owned)
+                    .collect())
+            }),
+            max_bytes: env.number(&vars::MEDIA_MAX_BYTES, 1..=1_000_000_000),
+            timeout: env.duration(&vars::MEDIA_TIMEOUT, Duration::from_millis(100), HOUR),
+        },
+    }
+}

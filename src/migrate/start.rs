@@ -1,0 +1,51 @@
+//! What every replica does before it claims: migrate, or wait until another has.
+
+use std::time::Duration;
+
+use tracing::{error, warn};
+
+use super::{MigrateError, Migrator, Plan, Standing};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Brings the keyspace to this worker's version. While Redis is away it asks again, and `away` hears of it.
+///
+/// # Errors
+/// When the keyspace is newer, or another replica does not come to an end: a restart may help with the latter.
+pub(crate) async fn before_claiming(migrator: &Migrator, away: impl Fn(bool)) -> Result<(), MigrateError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match migrate(migrator).await {
+            Ok(()) => {
+                away(false);
+                return Ok(());
+            }
+            Err(MigrateError::Redis(error)) => {
+                away(true);
+                warn!(%error, "Redis is away or refuses: the keyspace cannot be looked at; trying again");
+            }
+            Err(MigrateError::Lost) => {
+                warn!("the lock of the migrations ran out in the middle: trying again")
+            }
+            Err(error @ (MigrateError::Newer { .. } | MigrateError::Busy)) => return Err(error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn migrate(migrator: &Migrator) -> Result<(), MigrateError> {
+    migrator.migrate(Plan::default()).await?;
+    for row in migrator.status().await? {
+        let (version, name) = (row.version, &row.name);
+        match row.standing {
+            Standing::Unknown => warn!("the keyspace knows migration {version} ({name}) of a later version"),
+            Standing::Differs => {
+                error!("migration {version} ({name}) was done from another file than this worker's")
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
