@@ -20,6 +20,10 @@ use tracing::{error, info, warn};
 use crate::{
     gate::{Admission, Gate, Gates, Permit, Settlement},
     retry::{Delay, LONGEST_WAIT_IN_SLOT, RetryPolicy, Verdict},
+    telemetry::metrics::{
+        PROCESS,
+        labels::{Answer, Index, JobClass},
+    },
 };
 
 /// A wait at the gate that is shorter than this is sat out in the slot: giving the job back would take as long.
@@ -80,12 +84,33 @@ impl<'a> JobGuard<'a> {
     /// One try: through the gate, to the provider, and back.
     async fn pass(&self, call: &Call, attempt: &Attempt<'_>) -> Result<Reply, Failure> {
         let Some(gates) = self.gates else {
-            return self.attempt(call, attempt, std::future::pending()).await;
+            return self.measured(call, attempt, std::future::pending()).await;
         };
         let mut permit = self.admit(gates.gate(call.provider), call).await?;
         permit.sent();
-        let result = self.attempt(call, attempt, permit.lost()).await;
+        let result = self.measured(call, attempt, permit.lost()).await;
         permit.settle(Settlement::of(&result)).await;
+        result
+    }
+
+    /// The call itself, counted.
+    async fn measured(
+        &self,
+        call: &Call,
+        attempt: &Attempt<'_>,
+        lost: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
+        let sent = Instant::now();
+        let result = self.attempt(call, attempt, lost).await;
+        let (class, answer) = match &result {
+            Ok(_) => (JobClass(None), Answer::Success),
+            Err(failure) => (JobClass(Some(failure.class())), Answer::of(failure)),
+        };
+        PROCESS.called(call.provider, class, answer, sent.elapsed());
+        if let Ok(reply) = &result {
+            PROCESS.tokens[call.provider.index()].add(reply.tokens.unwrap_or_default());
+            PROCESS.paid_calls[call.provider.index()].add(u64::from(call.paid));
+        }
         result
     }
 
@@ -187,6 +212,7 @@ impl Guard for JobGuard<'_> {
                 delay.base().as_millis(),
                 delay.jitter_ms()
             );
+            PROCESS.retried(provider, class, delay.total());
             self.reporter.retrying(nth, &failure, delay).await;
             self.wait(call, delay.total()).await?;
             info!(%provider, nth = nth + 1, "Retrying {provider} call (attempt {}): {failure}", nth + 1);

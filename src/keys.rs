@@ -47,6 +47,9 @@
 
 use apalis_core::worker::context::WorkerContext;
 
+/// Hash: `<minute>:<count>` → what the fleet's jobs came to in that minute, `last:<replica>` → its last report.
+pub const FLEET_MINUTES: &str = "fleet:minutes";
+
 /// The keys of one queue in the apalis-redis layout.
 #[derive(Debug, Clone)]
 pub struct ApalisKeys {

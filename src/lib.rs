@@ -11,6 +11,7 @@
 //! - [`guard`] and [`retry`]: what stands around every provider call.
 //! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
 //! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
+//! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`connection`] and [`keys`]: Redis, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
@@ -21,6 +22,7 @@ pub mod demo;
 pub mod gate;
 pub mod guard;
 pub mod keys;
+pub mod monitor;
 pub mod operator;
 pub mod ops;
 pub mod queue;

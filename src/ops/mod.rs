@@ -8,6 +8,8 @@
 //! | `GET /api/queue/stats` | `{success, stats, queues, timestamp}` |
 //! | `GET /api/job-status/{id}` | `{success, status, jobId, …, waitingFor?, history}`; 404 `not_found` |
 //! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
+//! | `GET /metrics` | Prometheus's text format; answers while Redis is away, too |
+//! | `GET /api/metrics/alerts` | `{success, firing, alerts: [{name, severity, firing, value, threshold, since, …}], timestamp}` |
 //! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
 //!
 //! Health is open to all; who may call the rest is the business of [`Access`].
@@ -16,6 +18,7 @@ mod auth;
 mod breakers;
 mod health;
 mod intake;
+mod metrics;
 mod queues;
 mod reply;
 mod server;
@@ -34,6 +37,7 @@ pub(crate) use reply::iso;
 pub use server::Server;
 
 use crate::{
+    monitor::Monitor,
     operator::Operator,
     ratelimit::{RateLimits, Window},
     worker::runtime::QueueWorker,
@@ -49,6 +53,8 @@ pub struct Ops {
     pub workers: Vec<Arc<QueueWorker>>,
     /// Queues and gates.
     pub operator: Operator,
+    /// Metrics and alerts.
+    pub monitor: Arc<Monitor>,
     /// The windows of users and addresses.
     pub rate_limits: RateLimits,
     /// How often one user may enqueue.
@@ -71,6 +77,8 @@ impl Ops {
             .route("/api/circuit-breakers/status", get(breakers::status))
             .route("/api/circuit-breakers/reset/{name}", post(breakers::reset))
             .route("/api/rate-limits/status", get(breakers::limits))
+            .route("/metrics", get(metrics::metrics))
+            .route("/api/metrics/alerts", get(metrics::alerts))
             .route("/api/queue/stats", get(queues::stats))
             .route("/api/job-status/{id}", get(queues::job_status))
             .route("/api/ai/generate-flashcards", post(intake::flashcards))

@@ -282,6 +282,9 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Counts the jobs in each state.
     async fn counts(&self) -> Result<Counts, BrokerError>;
 
+    /// How old the job is that is next in line, by Redis's clock; zero where nothing waits, or its age is not known.
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError>;
+
     /// Looks up a job.
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
 

@@ -59,7 +59,12 @@ where
     }
 
     fn call(&mut self, task: Task<Assignment>) -> Self::Future {
-        let Assignment { delivery, stops, .. } = task.args.clone();
+        let Assignment {
+            delivery,
+            stops,
+            course,
+            ..
+        } = task.args.clone();
         let worker = self.worker.clone();
         let span = tracing::info_span!("job", id = %delivery.lease.id, queue = worker.broker.queue(),
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
@@ -89,7 +94,9 @@ where
             {
                 worker.holds.block(*provider, *delay);
             }
-            worker.settle(&delivery.lease, outcome).await;
+            let ending = worker.settle(&delivery.lease, outcome.as_ref()).await;
+            worker.vitals.ended(ending);
+            course.count(worker.vitals.cells(), ending, outcome.as_ref());
         };
         let task = tokio::spawn(job.instrument(span));
         Box::pin(async move {
@@ -124,28 +131,27 @@ fn failure_of(error: &BoxDynError) -> Failure {
 }
 
 impl QueueWorker {
-    /// Writes an outcome; `None` says that the job is not ours.
-    async fn settle(&self, lease: &Lease, outcome: Option<Outcome>) {
+    /// Writes an outcome, and says how the delivery ended; `None` says that the job is not ours.
+    async fn settle(&self, lease: &Lease, outcome: Option<&Outcome>) -> Ending {
         let Some(outcome) = outcome else {
             warn!("the job was lost to another replica: its outcome is dropped");
-            self.vitals.ended(Ending::Lost);
-            return;
+            return Ending::Lost;
         };
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut refusals = 0;
         loop {
-            match self.write(lease, &outcome).await {
-                Ok(Settled::Applied) => return self.report(&outcome),
+            match self.write(lease, outcome).await {
+                Ok(Settled::Applied) => return report(outcome),
                 Ok(Settled::Lost) => {
                     warn!("the job was lost to another replica: its outcome is dropped");
-                    return self.vitals.ended(Ending::Lost);
+                    return Ending::Lost;
                 }
                 Err(error) => {
                     refusals += u32::from(error.is_refusal());
                     if refusals >= MAX_REFUSALS || (self.shutdown.hasten.is_cancelled() && pause.is_longest())
                     {
                         error!(%error, "the outcome cannot be written: the job will be recovered and run again");
-                        return self.vitals.ended(Ending::Lost);
+                        return Ending::Lost;
                     }
                     warn!(%error, "the outcome is not written yet");
                     pause.wait().await;
@@ -180,31 +186,32 @@ impl QueueWorker {
             }
         }
     }
+}
 
-    fn report(&self, outcome: &Outcome) {
-        self.vitals.ended(match outcome {
-            Outcome::Completed(_) => {
-                debug!("completed");
-                Ending::Succeeded
-            }
-            Outcome::Later {
-                delay,
-                counts,
-                reason,
-                ..
-            } => {
-                let delay_ms = delay.as_millis();
-                info!(delay_ms, counts, "the job comes again in {delay_ms}ms: {reason}");
-                Ending::PutOff
-            }
-            Outcome::Failed { reason, .. } => {
-                error!("the job failed: {reason}");
-                Ending::Failed
-            }
-            Outcome::Released => {
-                info!("given back to the queue");
-                Ending::Released
-            }
-        });
+/// Says what was written.
+fn report(outcome: &Outcome) -> Ending {
+    match outcome {
+        Outcome::Completed(_) => {
+            debug!("completed");
+            Ending::Succeeded
+        }
+        Outcome::Later {
+            delay,
+            counts,
+            reason,
+            ..
+        } => {
+            let delay_ms = delay.as_millis();
+            info!(delay_ms, counts, "the job comes again in {delay_ms}ms: {reason}");
+            Ending::PutOff
+        }
+        Outcome::Failed { reason, .. } => {
+            error!("the job failed: {reason}");
+            Ending::Failed
+        }
+        Outcome::Released => {
+            info!("given back to the queue");
+            Ending::Released
+        }
     }
 }

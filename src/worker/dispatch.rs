@@ -66,6 +66,7 @@ impl Handle for Dispatcher {
             replica: &self.rules.replica,
         };
         assignment.holds.saw(kind.provider());
+        assignment.course.is_a(kind);
         let stops = assignment.stops.clone();
         let guard = JobGuard::new(self.policy_for(delivery), self.gates.as_deref(), stops, &reporter);
         debug!(%kind, "running");
@@ -152,8 +153,10 @@ impl Reporter for ProgressReporter<'_> {
             delivery,
             broker,
             stops,
+            course,
             ..
         } = self.assignment;
+        course.retries();
         let note = Note {
             attempt: delivery.attempt,
             r#try: u32::from(nth),

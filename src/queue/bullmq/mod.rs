@@ -306,6 +306,10 @@ impl Broker for BullmqBroker {
         self.count_jobs().await
     }
 
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
+        self.age_of_next().await
+    }
+
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         self.find_job(id).await
     }

@@ -27,4 +27,5 @@ script! {
     ENQUEUE = "enqueue.lua";
     PAUSE = "pause.lua";
     FIND = "find.lua";
+    OLDEST = "oldest.lua";
 }
