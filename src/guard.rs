@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use jobs::{Attempt, Call, Class, Failure, Guard, Reply};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::{
     gate::{Admission, Gate, Gates, Permit, Settlement},
@@ -101,7 +101,8 @@ impl<'a> JobGuard<'a> {
         lost: impl Future<Output = ()>,
     ) -> Result<Reply, Failure> {
         let sent = Instant::now();
-        let result = self.attempt(call, attempt, lost).await;
+        let span = info_span!("call", provider = %call.provider);
+        let result = self.attempt(call, attempt, lost).instrument(span).await;
         let (class, answer) = match &result {
             Ok(_) => (JobClass(None), Answer::Success),
             Err(failure) => (JobClass(Some(failure.class())), Answer::of(failure)),
@@ -178,7 +179,8 @@ impl Guard for JobGuard<'_> {
         loop {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
             self.tries.store(nth, Ordering::Relaxed);
-            let failure = match self.pass(call, attempt).await {
+            let span = info_span!("attempt", %provider, step = %call.step, nth);
+            let failure = match self.pass(call, attempt).instrument(span).await {
                 Ok(reply) => {
                     self.paid.fetch_or(call.paid, Ordering::Relaxed);
                     if nth > 1 {

@@ -66,7 +66,7 @@ where
             ..
         } = task.args.clone();
         let worker = self.worker.clone();
-        let span = tracing::info_span!("job", id = %delivery.lease.id, queue = worker.broker.queue(),
+        let span = tracing::info_span!(parent: &worker.span, "job", id = %delivery.lease.id,
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
         let running = self.inner.call(task);
         let job = async move {

@@ -21,3 +21,4 @@ mod outages;
 mod process;
 mod runtime;
 mod support;
+mod telemetry;
