@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jobs::{Attempt, Call, Class, Failure, Guard, Reply};
+use jobs::{Attempt, Call, Class, Failure, Guard, Reply, TRACEPARENT};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
@@ -20,9 +20,12 @@ use tracing::{Instrument, error, info, info_span, warn};
 use crate::{
     gate::{Admission, Gate, Gates, Permit, Settlement},
     retry::{Delay, LONGEST_WAIT_IN_SLOT, RetryPolicy, Verdict},
-    telemetry::metrics::{
-        PROCESS,
-        labels::{Answer, Index, JobClass},
+    telemetry::{
+        metrics::{
+            PROCESS,
+            labels::{Answer, Index, JobClass},
+        },
+        trace::{self, Span, SpanKind},
     },
 };
 
@@ -102,11 +105,20 @@ impl<'a> JobGuard<'a> {
     ) -> Result<Reply, Failure> {
         let sent = Instant::now();
         let span = info_span!("call", provider = %call.provider);
-        let result = self.attempt(call, attempt, lost).instrument(span).await;
+        let mut trace = Span::start("call", SpanKind::Client, trace::current());
+        trace.note("server.address", call.provider.as_str());
+        let sending = self.attempt(call, attempt, lost).instrument(span);
+        let result = match trace.context() {
+            Some(context) => TRACEPARENT.scope(context.to_string(), sending).await,
+            None => sending.await,
+        };
         let (class, answer) = match &result {
             Ok(_) => (JobClass(None), Answer::Success),
             Err(failure) => (JobClass(Some(failure.class())), Answer::of(failure)),
         };
+        trace.note("http.response.status_class", answer.as_str());
+        trace.note("error.type", class.as_str());
+        trace.end(result.is_err());
         PROCESS.called(call.provider, class, answer, sent.elapsed());
         if let Ok(reply) = &result {
             PROCESS.tokens[call.provider.index()].add(reply.tokens.unwrap_or_default());
@@ -180,7 +192,13 @@ impl Guard for JobGuard<'_> {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
             self.tries.store(nth, Ordering::Relaxed);
             let span = info_span!("attempt", %provider, step = %call.step, nth);
-            let failure = match self.pass(call, attempt).instrument(span).await {
+            let mut trace = Span::start("attempt", SpanKind::Internal, trace::current());
+            trace.note("backend_worker.step", &call.step);
+            let passed = trace::within(trace.context(), self.pass(call, attempt))
+                .instrument(span)
+                .await;
+            trace.end(passed.is_err());
+            let failure = match passed {
                 Ok(reply) => {
                     self.paid.fetch_or(call.paid, Ordering::Relaxed);
                     if nth > 1 {

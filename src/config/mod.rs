@@ -9,8 +9,9 @@ pub mod vars;
 
 use std::{collections::HashMap, fmt, num::NonZeroU8, path::PathBuf, time::Duration};
 
+use axum::http::{HeaderName, HeaderValue};
 use jobs::{JobType, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use self::reader::Reader;
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     queue::{BrokerOptions, Layout},
     ratelimit::Window,
     retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
-    telemetry::LogFormat,
+    telemetry::{LogFormat, trace::TraceSettings},
     worker::dispatch::UnknownTypes,
 };
 
@@ -74,6 +75,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which logs are written.
     pub log_filter: String,
+    /// Where traces are sent; `None`: nowhere.
+    pub traces: Option<TraceSettings>,
     /// Names this replica: unique, and recognisable to an operator.
     pub replica: String,
     effective: Vec<(&'static str, String)>,
@@ -157,6 +160,7 @@ impl Config {
                     .map(|_| text.to_owned())
                     .map_err(|e| e.to_string())
             }),
+            traces: traces(&mut env),
             replica: replica(&mut env),
             effective: Vec::new(),
         };
@@ -204,6 +208,37 @@ fn redis_url(env: &mut Reader<'_>) -> SecretString {
         return public;
     }
     env.parse(&vars::REDIS_URL, check)
+}
+
+fn traces(env: &mut Reader<'_>) -> Option<TraceSettings> {
+    let service = env.parse(&vars::OTEL_SERVICE_NAME, |text| Ok(text.to_owned()));
+    let headers = env.secret(&vars::OTEL_EXPORTER_OTLP_HEADERS);
+    let headers = headers
+        .map(|text| parse_headers(&text))
+        .unwrap_or(Some(Vec::new()));
+    let Some(headers) = headers else {
+        return env.complain(
+            &vars::OTEL_EXPORTER_OTLP_HEADERS,
+            "must read name=value,name=value",
+        );
+    };
+    let endpoint = env.optional_url(&vars::OTEL_EXPORTER_OTLP_ENDPOINT)?;
+    Some(TraceSettings {
+        endpoint,
+        headers,
+        service,
+    })
+}
+
+/// `name=value`, separated by commas; `None` when it is anything else.
+fn parse_headers(text: &SecretString) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let pairs = text.expose_secret().split(',').map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        let mut value = HeaderValue::from_str(value.trim()).ok()?;
+        value.set_sensitive(true);
+        Some((HeaderName::from_bytes(name.trim().as_bytes()).ok()?, value))
+    });
+    pairs.collect()
 }
 
 /// Railway kills at once unless it is told to wait; elsewhere nothing is known.

@@ -140,6 +140,9 @@ fn redis(text: &mut Text) {
         text.counter(&table::REDIS_ERRORS, &[fault.as_str()], counter);
     }
     text.counter(&table::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
+    for (fate, counter) in ["exported", "dropped"].iter().zip(&PROCESS.trace_spans) {
+        text.counter(&table::TRACE_SPANS, &[fate], counter);
+    }
 }
 
 fn fleet(text: &mut Text, reading: &Reading) {

@@ -18,6 +18,8 @@ use jobs::JobType;
 use redis::RedisError;
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::trace::TraceContext;
+
 pub use backoff::QueueBackoff;
 pub use claims::ClaimNumber;
 pub use view::{Counts, HistoryLine, JobView, State, WaitingFor};
@@ -116,6 +118,8 @@ pub struct Delivery {
     pub backoff: Option<QueueBackoff>,
     /// How long the job has been made to wait by limits and breakers so far.
     pub waited: Duration,
+    /// The trace that its producer was in, where the layout carries one.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a write of an outcome came to.

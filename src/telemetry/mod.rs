@@ -2,9 +2,11 @@
 //!
 //! # Layout
 //! - [`logs`]: one line an event on stdout.
+//! - [`trace`]: spans for OpenTelemetry, where a collector is configured.
 //! - [`metrics`]: counters that the work leaves behind, and the table of every metric.
 
 pub mod logs;
 pub mod metrics;
+pub mod trace;
 
 pub use logs::{LogFormat, init};

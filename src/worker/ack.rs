@@ -17,7 +17,10 @@ use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
 use super::{Assignment, Outcome, loops::Pause, runtime::QueueWorker, vitals::Ending};
-use crate::queue::{BrokerError, Later, Lease, Settled};
+use crate::{
+    queue::{BrokerError, Later, Lease, Settled},
+    telemetry::trace::{self, Span, SpanKind},
+};
 
 /// Refusals by Redis after which an outcome is given up: the recovery will hand the job out again.
 const MAX_REFUSALS: u32 = 5;
@@ -68,7 +71,11 @@ where
         let worker = self.worker.clone();
         let span = tracing::info_span!(parent: &worker.span, "job", id = %delivery.lease.id,
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
-        let running = self.inner.call(task);
+        let mut trace = Span::start("job", SpanKind::Consumer, delivery.trace);
+        trace.note("messaging.system", worker.broker.layout().as_str());
+        trace.note("messaging.destination.name", worker.broker.queue());
+        trace.note("messaging.message.id", &delivery.lease.id);
+        let (running, context) = (self.inner.call(task), trace.context());
         let job = async move {
             let _vacate = Vacate(&worker, &delivery.lease);
             let outcome = tokio::select! {
@@ -97,8 +104,10 @@ where
             let ending = worker.settle(&delivery.lease, outcome.as_ref()).await;
             worker.vitals.ended(ending);
             course.count(worker.vitals.cells(), ending, outcome.as_ref());
+            trace.note("backend_worker.outcome", ending.as_str());
+            trace.end(ending == Ending::Failed);
         };
-        let task = tokio::spawn(job.instrument(span));
+        let task = tokio::spawn(trace::within(context, job).instrument(span));
         Box::pin(async move {
             if let Err(error) = task.await {
                 error!(%error, "a job's task died");

@@ -197,6 +197,7 @@ mod tests {
             max_attempts: 3,
             backoff: None,
             waited: Duration::ZERO,
+            trace: None,
         }
     }
 

@@ -30,6 +30,19 @@ pub enum Ending {
     Lost,
 }
 
+impl Ending {
+    /// Its word in traces.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::PutOff => "put off",
+            Self::Released => "released",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Signs of life of one queue's worker.
 #[derive(Debug)]
 pub struct Vitals {

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use backend_worker::{
+    queue::Layout,
     simulator::{Fault, Provider},
     telemetry::metrics::table,
 };
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     process::{Scene, Worker},
-    support::eventually,
+    support::{Node, TestRedis, eventually},
 };
 
 const PAYLOAD: &str = r#"{"content":"marzipan-content","subject":"s","topic":"t","userId":"u"}"#;
@@ -236,8 +237,15 @@ async fn alerts_speak_for_the_fleet_and_clear() {
         assert_eq!(alert["since"], Value::Null, "{alert}");
         until_alert(worker, "PermanentErrors", false).await;
     }
-    stop(a).await;
+    for worker in [a, b] {
+        stop(worker).await;
+    }
+}
 
+#[tokio::test]
+async fn a_breaker_long_open_and_a_job_long_waiting_are_alerts() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let b = scene.worker(QUICK).await;
     // A breaker that somebody opened, and that has not been closed for long: also by its half-open times.
     let open = scene
         .command(&["breaker", "open", "openai"])
@@ -309,6 +317,171 @@ async fn alerts_speak_for_the_fleet_and_clear() {
     stop(b).await;
 }
 
-async fn now(redis: &crate::support::TestRedis) -> u64 {
+async fn now(redis: &TestRedis) -> u64 {
     redis.ask::<(u64, u64)>(&["TIME"]).await.0 * 1000
+}
+
+/// A collector that remembers every span.
+async fn collector() -> (String, std::sync::Arc<std::sync::Mutex<Vec<Value>>>) {
+    let spans = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = spans.clone();
+    let take = move |headers: axum::http::HeaderMap, axum::Json(body): axum::Json<Value>| async move {
+        assert_eq!(headers["x-key"], "s3cret");
+        let resource = &body["resourceSpans"][0];
+        assert_eq!(
+            resource["resource"]["attributes"][0]["value"]["stringValue"],
+            json!("backend-worker")
+        );
+        let batch = resource["scopeSpans"][0]["spans"].as_array().unwrap();
+        kept.lock().unwrap().extend(batch.iter().cloned());
+        axum::Json(json!({}))
+    };
+    let router = axum::Router::new().route("/base/v1/traces", axum::routing::post(take));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/base", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, spans)
+}
+
+#[tokio::test]
+async fn a_trace_goes_on_from_the_producer_to_the_provider() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let (url, spans) = collector().await;
+    let mut env = QUICK.to_vec();
+    env.push(("OTEL_EXPORTER_OTLP_ENDPOINT", &url));
+    env.push(("OTEL_EXPORTER_OTLP_HEADERS", "x-key=s3cret"));
+    let worker = scene.worker(&env).await;
+    let node = Node::start(&scene.redis, "ai-jobs").await;
+    let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let metadata = json!({ "traceparent": format!("00-{trace}-{parent}-01") }).to_string();
+    let faults = scene.simulator.faults();
+    faults
+        .on_match(Provider::OpenAi, "", Fault::status(503), Some(1))
+        .unwrap();
+    let data: Value = serde_json::from_str(PAYLOAD).unwrap();
+    let job = json!({
+        "name": "generate-flashcards", "data": data,
+        "opts": { "jobId": "t1", "telemetry": { "metadata": metadata } },
+    });
+    node.ask("add", job).await;
+    node.until("t1", "completed").await;
+    let log = stop(worker).await;
+    assert!(!log.contains("s3cret"), "{log}");
+
+    let spans = spans.lock().unwrap().clone();
+    let named = |name: &str| spans.iter().filter(|s| s["name"] == name).collect::<Vec<_>>();
+    let (jobs, attempts, calls) = (named("job"), named("attempt"), named("call"));
+    assert_eq!((jobs.len(), attempts.len(), calls.len()), (1, 2, 2), "{spans:#?}");
+    assert!(spans.iter().all(|span| span["traceId"] == trace), "{spans:#?}");
+    assert_eq!(jobs[0]["parentSpanId"], json!(parent));
+    for (attempt, call) in attempts.iter().zip(&calls) {
+        assert_eq!(attempt["parentSpanId"], jobs[0]["spanId"]);
+        assert_eq!(call["parentSpanId"], attempt["spanId"]);
+        assert_eq!(attempt["status"], call["status"]);
+    }
+    assert_eq!(
+        (&calls[0]["status"], &calls[1]["status"]),
+        (&json!({ "code": 2 }), &json!({}))
+    );
+    assert!(
+        !spans.iter().any(|span| span.to_string().contains("marzipan")),
+        "no payload is traced"
+    );
+    // What the provider was told.
+    let requests = scene.simulator.journal().of(Provider::OpenAi);
+    let told: Vec<&str> = requests
+        .iter()
+        .map(|request| request.headers["traceparent"].as_str())
+        .collect();
+    let expected: Vec<String> = calls
+        .iter()
+        .map(|call| format!("00-{trace}-{}-01", call["spanId"].as_str().unwrap()))
+        .collect();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_report_that_is_sent_again_counts_once() {
+    let redis = TestRedis::start().await;
+    let script = redis::Script::new(include_str!("../../src/monitor/add.lua"));
+    let add = async |replica: &str, number: u32, counts: [u32; 2]| -> u8 {
+        let mut call = script.prepare_invoke();
+        call.key("m").arg(replica).arg(number).arg(120).arg(&counts);
+        call.invoke_async(&mut redis.raw.clone()).await.unwrap()
+    };
+    // Counts and a replica of two hours ago, and one that anybody may have written.
+    let old = now(&redis).await / 60_000 - 120;
+    let (field, last) = (format!("{old}:0"), format!("1 {old}"));
+    redis
+        .ask::<()>(&[
+            "HSET",
+            "m",
+            &field,
+            "7",
+            "last:gone",
+            &last,
+            "last:odd",
+            "nonsense",
+        ])
+        .await;
+    assert_eq!(add("a", 1, [2, 0]).await, 1);
+    assert_eq!(
+        add("a", 1, [2, 0]).await,
+        0,
+        "the answer was lost, and the report sent again"
+    );
+    assert_eq!(add("b", 1, [3, 1]).await, 1);
+    assert_eq!(add("a", 2, [1, 0]).await, 1);
+    let all: HashMap<String, String> = redis.ask(&["HGETALL", "m"]).await;
+    let sum = |place: &str| -> u32 {
+        let of = all.iter().filter(|(field, _)| field.ends_with(place));
+        of.map(|(_, count)| count.parse::<u32>().unwrap()).sum()
+    };
+    assert_eq!((sum(":0"), sum(":1")), (6, 1), "{all:?}");
+    assert!(
+        !all.contains_key("last:gone") && all["last:a"].starts_with("2 "),
+        "{all:?}"
+    );
+    assert!(redis.ask::<i64>(&["TTL", "m"]).await > 7000);
+}
+
+#[tokio::test]
+async fn the_age_of_the_next_job_is_known_in_both_layouts() {
+    let redis = TestRedis::start().await;
+    let ages = async |layout| {
+        redis
+            .broker(layout, "q", "w")
+            .oldest_waiting()
+            .await
+            .unwrap()
+            .as_secs()
+    };
+    for layout in Layout::ALL {
+        assert_eq!(ages(layout).await, 0, "{layout}");
+    }
+    let added = now(&redis).await - 600_000;
+    let id = ulid::Ulid::from_parts(added, 1).to_string();
+    redis.ask::<()>(&["RPUSH", "q:active", &id]).await;
+    assert!((600..700).contains(&ages(Layout::Apalis).await));
+    redis.ask::<()>(&["DEL", "q:active"]).await;
+    let due = (added / 1000).to_string();
+    redis.ask::<()>(&["ZADD", "q:scheduled", &due, "x"]).await;
+    assert!(
+        (600..700).contains(&ages(Layout::Apalis).await),
+        "due, and not promoted"
+    );
+
+    let (added, opts) = (added.to_string(), r#"{"delay":60000}"#);
+    redis
+        .ask::<()>(&["HSET", "bull:q:1", "timestamp", &added, "opts", opts])
+        .await;
+    redis.ask::<()>(&["LPUSH", "bull:q:wait", "1"]).await;
+    assert!(
+        (540..640).contains(&ages(Layout::Bullmq).await),
+        "since it was first due"
+    );
+    redis
+        .ask::<()>(&["HSET", "bull:q:1", "timestamp", "soon", "opts", "{"])
+        .await;
+    assert_eq!(ages(Layout::Bullmq).await, 0, "nonsense has no age");
 }

@@ -168,6 +168,7 @@ impl Broker for ApalisBroker {
                     max_attempts,
                     backoff: None,
                     waited: Duration::from_millis(waited),
+                    trace: None,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
             }

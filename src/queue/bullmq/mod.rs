@@ -175,6 +175,7 @@ impl Broker for BullmqBroker {
                     max_attempts: options.max_attempts,
                     backoff: Some(options.backoff),
                     waited: Duration::from_millis(waited),
+                    trace: options.trace,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
             }

@@ -57,6 +57,8 @@ pub struct Process {
     pub redis_errors: [Counter; RedisFault::ALL.len()],
     /// Times that Redis was reached again.
     pub redis_reconnects: Counter,
+    /// Spans that reached the collector, and those that were dropped.
+    pub trace_spans: [Counter; 2],
 }
 
 impl Process {
@@ -74,6 +76,7 @@ impl Process {
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
             redis_reconnects: Counter::new(),
+            trace_spans: [const { Counter::new() }; 2],
         }
     }
 

@@ -71,6 +71,7 @@ families! {
     REDIS_SECONDS = Histogram "backend_worker_redis_call_seconds" [] "time of one call to Redis, those that fail included";
     REDIS_ERRORS = Counter "backend_worker_redis_errors_total" ["kind"] "calls to Redis that failed";
     REDIS_RECONNECTS = Counter "backend_worker_redis_reconnects_total" [] "times that Redis was reached again";
+    TRACE_SPANS = Counter "backend_worker_trace_spans_total" ["fate"] "spans for OpenTelemetry";
     REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";
     QUEUE_OLDEST = Gauge "backend_worker_queue_oldest_waiting_seconds" ["queue", "layout"] "age of the job that is next in line, 0 without one; every replica reports the same";
@@ -111,7 +112,7 @@ mod tests {
             "type" => list(JobLabel::all().map(JobLabel::as_str).collect()),
             "outcome" => list(JobOutcome::ALL.iter().map(|v| v.as_str()).collect()),
             "class" => list(JobClass::all().map(JobClass::as_str).collect()),
-            "fate" => list(vec!["requeued", "poisoned"]),
+            "fate" => "of jobs `requeued`, `poisoned`; of spans `exported`, `dropped`".to_owned(),
             "provider" => list(Provider::ALL.map(Provider::as_str).to_vec()),
             "status" => list(Answer::ALL.iter().map(|v| v.as_str()).collect()),
             "scope" => list(vec!["fleet", "replica"]),
