@@ -10,6 +10,9 @@ use serde_json::Value;
 use super::ApalisBroker;
 use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
 
+/// TIME, the first of active, the first of scheduled.
+type Waiting = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
+
 const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl ApalisBroker {
@@ -48,8 +51,7 @@ impl ApalisBroker {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").lindex(&self.keys.active, 0);
         pipeline.zrange_withscores(&self.keys.scheduled, 0, 0);
-        let ((seconds, micros), next, due): ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>) =
-            self.connection.query(&pipeline).await?;
+        let ((seconds, micros), next, due): Waiting = self.connection.query(&pipeline).await?;
         let now = Duration::from_secs(seconds) + Duration::from_micros(micros.into());
         let added = next
             .and_then(|id| std::str::from_utf8(&id).ok()?.parse::<ulid::Ulid>().ok())
