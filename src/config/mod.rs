@@ -5,13 +5,13 @@
 
 mod gates;
 mod reader;
+mod traces;
 pub mod vars;
 
 use std::{collections::HashMap, fmt, num::NonZeroU8, path::PathBuf, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue};
 use jobs::{JobType, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use self::reader::Reader;
 use crate::{
@@ -160,7 +160,7 @@ impl Config {
                     .map(|_| text.to_owned())
                     .map_err(|e| e.to_string())
             }),
-            traces: traces(&mut env),
+            traces: traces::read(&mut env),
             replica: replica(&mut env),
             effective: Vec::new(),
         };
@@ -208,37 +208,6 @@ fn redis_url(env: &mut Reader<'_>) -> SecretString {
         return public;
     }
     env.parse(&vars::REDIS_URL, check)
-}
-
-fn traces(env: &mut Reader<'_>) -> Option<TraceSettings> {
-    let service = env.parse(&vars::OTEL_SERVICE_NAME, |text| Ok(text.to_owned()));
-    let headers = env.secret(&vars::OTEL_EXPORTER_OTLP_HEADERS);
-    let headers = headers
-        .map(|text| parse_headers(&text))
-        .unwrap_or(Some(Vec::new()));
-    let Some(headers) = headers else {
-        return env.complain(
-            &vars::OTEL_EXPORTER_OTLP_HEADERS,
-            "must read name=value,name=value",
-        );
-    };
-    let endpoint = env.optional_url(&vars::OTEL_EXPORTER_OTLP_ENDPOINT)?;
-    Some(TraceSettings {
-        endpoint,
-        headers,
-        service,
-    })
-}
-
-/// `name=value`, separated by commas; `None` when it is anything else.
-fn parse_headers(text: &SecretString) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    let pairs = text.expose_secret().split(',').map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        let mut value = HeaderValue::from_str(value.trim()).ok()?;
-        value.set_sensitive(true);
-        Some((HeaderName::from_bytes(name.trim().as_bytes()).ok()?, value))
-    });
-    pairs.collect()
 }
 
 /// Railway kills at once unless it is told to wait; elsewhere nothing is known.

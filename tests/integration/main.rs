@@ -22,3 +22,4 @@ mod process;
 mod runtime;
 mod support;
 mod telemetry;
+mod traces;
