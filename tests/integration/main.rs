@@ -17,6 +17,7 @@ mod bullmq_layout;
 mod bullmq_node;
 mod gate;
 mod handlers;
+mod monitor;
 mod outages;
 mod process;
 mod runtime;
