@@ -9,6 +9,11 @@ use serde_json::Value;
 
 use crate::{Failure, Provider};
 
+tokio::task_local! {
+    /// The W3C `traceparent` that requests to providers carry, where calls are traced.
+    pub static TRACEPARENT: String;
+}
+
 /// One request to a provider, as the guard sees it.
 #[derive(Debug, Clone)]
 pub struct Call {

@@ -28,6 +28,17 @@ pub enum Class {
 }
 
 impl Class {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Transient,
+        Self::RateLimited,
+        Self::OutOfQuota,
+        Self::Deployment,
+        Self::Permanent,
+        Self::Blocked,
+        Self::Cancelled,
+    ];
+
     /// The field's word for it, as it stands in logs, history and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

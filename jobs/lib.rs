@@ -23,7 +23,7 @@ mod settings;
 #[cfg(test)]
 mod testing;
 
-pub use context::{Attempt, Call, Guard, Reply};
+pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
 pub use failure::{Class, Failure};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};

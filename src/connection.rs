@@ -3,9 +3,9 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redis::{
@@ -14,6 +14,11 @@ use redis::{
     io::tcp::TcpSettings,
 };
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::telemetry::metrics::{
+    PROCESS,
+    labels::{Index, RedisFault},
+};
 
 /// No call to Redis waits longer than this for its answer, unless its caller says otherwise.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,6 +38,8 @@ struct Inner {
     client: Client,
     manager: Mutex<ConnectionManager>,
     unanswered: AtomicU32,
+    /// The last call found no connection.
+    cut_off: AtomicBool,
 }
 
 impl std::fmt::Debug for Connection {
@@ -55,6 +62,7 @@ impl Connection {
             client,
             manager,
             unanswered: AtomicU32::new(0),
+            cut_off: AtomicBool::new(false),
         })))
     }
 
@@ -63,8 +71,8 @@ impl Connection {
     /// # Errors
     /// Redis's own, or a time-out after two seconds: the script may have run then.
     pub async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        let mut manager = self.manager();
-        self.heed(script.invoke_async(&mut manager).await)
+        let (mut manager, asked) = (self.manager(), Instant::now());
+        self.heed(asked, script.invoke_async(&mut manager).await)
     }
 
     /// Sends a pipeline in one round trip.
@@ -72,8 +80,8 @@ impl Connection {
     /// # Errors
     /// As [`Self::invoke`].
     pub async fn query<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, RedisError> {
-        let mut manager = self.manager();
-        self.heed(pipeline.query_async(&mut manager).await)
+        let (mut manager, asked) = (self.manager(), Instant::now());
+        self.heed(asked, pipeline.query_async(&mut manager).await)
     }
 
     /// Answers once Redis does.
@@ -81,8 +89,8 @@ impl Connection {
     /// # Errors
     /// As [`Self::invoke`].
     pub async fn ping(&self) -> Result<(), RedisError> {
-        let mut manager = self.manager();
-        self.heed(redis::cmd("PING").query_async(&mut manager).await)
+        let (mut manager, asked) = (self.manager(), Instant::now());
+        self.heed(asked, redis::cmd("PING").query_async(&mut manager).await)
     }
 
     /// A socket of its own that receives Redis's pushes (RESP3), for waiting.
@@ -129,8 +137,18 @@ impl Connection {
             .clone()
     }
 
-    /// Watches the answers for a socket that has gone deaf, and opens another.
-    fn heed<T>(&self, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+    /// Counts the answers, and watches them for a socket that has gone deaf, to open another.
+    fn heed<T>(&self, asked: Instant, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+        PROCESS.redis_seconds.observe(asked.elapsed());
+        if let Err(error) = &answer {
+            let fault = RedisFault::of(error);
+            PROCESS.redis_errors[fault.index()].add(1);
+            if fault != RedisFault::Answer {
+                self.0.cut_off.store(true, Ordering::Relaxed);
+            }
+        } else if self.0.cut_off.load(Ordering::Relaxed) && self.0.cut_off.swap(false, Ordering::Relaxed) {
+            PROCESS.redis_reconnects.add(1);
+        }
         if !answer.as_ref().is_err_and(RedisError::is_timeout) {
             self.0.unanswered.store(0, Ordering::Relaxed);
         } else if self.0.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= DEAF_AFTER {

@@ -13,15 +13,22 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::OptionFuture;
-use jobs::{Attempt, Call, Class, Failure, Guard, Reply};
+use jobs::{Attempt, Call, Class, Failure, Guard, Reply, TRACEPARENT};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::{
     gate::{Admission, Gate, Gates, Permit, Settlement},
     ledger::{Opened, Page},
     retry::{Delay, LONGEST_WAIT_IN_SLOT, RetryPolicy, Verdict},
+    telemetry::{
+        metrics::{
+            PROCESS,
+            labels::{Answer, Index, JobClass},
+        },
+        trace::{self, Span, SpanKind},
+    },
 };
 
 /// A wait at the gate that is shorter than this is sat out in the slot: giving the job back would take as long.
@@ -97,9 +104,9 @@ impl<'a> JobGuard<'a> {
         let result = match &mut permit {
             Some(permit) => {
                 permit.sent();
-                self.attempt(call, attempt, permit.lost()).await
+                self.measured(call, attempt, permit.lost()).await
             }
-            None => self.attempt(call, attempt, std::future::pending()).await,
+            None => self.measured(call, attempt, std::future::pending()).await,
         };
         let settle = OptionFuture::from(permit.map(|permit| permit.settle(Settlement::of(&result))));
         let close = OptionFuture::from(entry.map(|entry| entry.close(&result)));
@@ -113,6 +120,37 @@ impl<'a> JobGuard<'a> {
             Some(page) if call.paid => page.open(call).await.map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The call itself, counted.
+    async fn measured(
+        &self,
+        call: &Call,
+        attempt: &Attempt<'_>,
+        lost: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
+        let sent = Instant::now();
+        let span = info_span!("call", provider = %call.provider);
+        let mut trace = Span::start("call", SpanKind::Client, trace::current());
+        trace.note("server.address", call.provider.as_str());
+        let sending = self.attempt(call, attempt, lost).instrument(span);
+        let result = match trace.context() {
+            Some(context) => TRACEPARENT.scope(context.to_string(), sending).await,
+            None => sending.await,
+        };
+        let (class, answer) = match &result {
+            Ok(_) => (JobClass(None), Answer::Success),
+            Err(failure) => (JobClass(Some(failure.class())), Answer::of(failure)),
+        };
+        trace.note("http.response.status_class", answer.as_str());
+        trace.note("error.type", class.as_str());
+        trace.end(result.is_err());
+        PROCESS.called(call.provider, class, answer, sent.elapsed());
+        if let Ok(reply) = &result {
+            PROCESS.tokens[call.provider.index()].add(reply.tokens.unwrap_or_default());
+            PROCESS.paid_calls[call.provider.index()].add(u64::from(call.paid));
+        }
+        result
     }
 
     /// Asks the gate, and sits out the short waits. A longer one is for the queue: the slot is needed.
@@ -185,7 +223,14 @@ impl Guard for JobGuard<'_> {
         loop {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
             self.tries.store(nth, Ordering::Relaxed);
-            let failure = match self.pass(call, attempt).await {
+            let span = info_span!("attempt", %provider, step = %call.step, nth);
+            let mut trace = Span::start("attempt", SpanKind::Internal, trace::current());
+            trace.note("backend_worker.step", &call.step);
+            let passed = trace::within(trace.context(), self.pass(call, attempt))
+                .instrument(span)
+                .await;
+            trace.end(passed.is_err());
+            let failure = match passed {
                 Ok(reply) => {
                     self.paid.fetch_or(call.paid, Ordering::Relaxed);
                     if nth > 1 {
@@ -219,6 +264,7 @@ impl Guard for JobGuard<'_> {
                 delay.base().as_millis(),
                 delay.jitter_ms()
             );
+            PROCESS.retried(provider, class, delay.total());
             self.reporter.retrying(nth, &failure, delay).await;
             self.wait(call, delay.total()).await?;
             info!(%provider, nth = nth + 1, "Retrying {provider} call (attempt {}): {failure}", nth + 1);

@@ -51,6 +51,8 @@ mod migrations;
 use apalis_core::worker::context::WorkerContext;
 
 pub use migrations::{BottleneckKeys, MigrationKeys};
+/// Hash: `<minute>:<count>` → what the fleet's jobs came to in that minute, `last:<replica>` → its last report.
+pub const FLEET_MINUTES: &str = "fleet:minutes";
 
 /// The keys of one queue in the apalis-redis layout.
 #[derive(Debug, Clone)]

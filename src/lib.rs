@@ -13,6 +13,7 @@
 //! - [`check`]: what stands in the way of a deployment.
 //! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
 //! - [`migrate`]: what was changed in the keyspace since the first version.
+//! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`connection`] and [`keys`]: Redis, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
@@ -26,6 +27,7 @@ pub mod guard;
 pub mod keys;
 pub mod ledger;
 pub mod migrate;
+pub mod monitor;
 pub mod operator;
 pub mod ops;
 pub mod queue;

@@ -4,7 +4,7 @@ mod letters;
 
 use std::sync::Arc;
 
-use jobs::JobType;
+use jobs::{JobType, Provider};
 use serde::Serialize;
 
 use crate::{
@@ -122,6 +122,18 @@ impl Operator {
             });
         }
         Ok(all)
+    }
+
+    /// Every breaker's name, and the providers behind it.
+    pub fn breaker_names(&self) -> Vec<(&str, Vec<Provider>)> {
+        let mut names: Vec<(&str, Vec<Provider>)> = Vec::new();
+        for gate in self.gates.iter().flat_map(|gates| gates.all()) {
+            match names.iter_mut().find(|(name, _)| *name == gate.breaker()) {
+                Some((_, providers)) => providers.push(gate.provider()),
+                None => names.push((gate.breaker(), vec![gate.provider()])),
+            }
+        }
+        names
     }
 
     /// Every breaker, once.

@@ -12,6 +12,7 @@ use crate::{
     gate::Gates,
     ledger::Ledger,
     migrate::{self, Migrator},
+    monitor::Monitor,
     operator::Operator,
     ops::{Ops, Server, Streams},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
@@ -77,9 +78,18 @@ impl Replica {
             renew_every: config.broker.lease_ttl / 3,
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
+        let (workers, operator) = (runtime.workers().to_vec(), Operator::new(brokers, gates.clone()));
+        let monitor = Monitor::new(
+            workers.clone(),
+            operator.clone(),
+            ledger.clone(),
+            connection.clone(),
+            &config.replica,
+        );
         let ops = Ops {
-            workers: runtime.workers().to_vec(),
-            operator: Operator::new(brokers, gates.clone()),
+            workers,
+            operator,
+            monitor: Arc::new(monitor),
             rate_limits: RateLimits::new(connection.clone()),
             user_window: config.user_window,
             ip_window: config.ip_window,
@@ -120,6 +130,7 @@ impl Replica {
     ) -> anyhow::Result<Tally> {
         let port = self.port()?;
         let done = CancellationToken::new();
+        let monitor = self.ops.monitor.clone();
         let server = tokio::spawn(self.server.serve(self.ops, done.clone()));
         let renewals = self.gates.map(|gates| {
             let done = done.clone();
@@ -127,6 +138,13 @@ impl Replica {
                 let (gates, done) = (gates.clone(), done.clone());
                 async move { gates.run(done).await }
             })
+        });
+        let monitoring = supervise("monitor", {
+            let done = done.clone();
+            move || {
+                let (monitor, done) = (monitor.clone(), done.clone());
+                async move { monitor.run(done).await }
+            }
         });
         let mut stop = std::pin::pin!(stop);
         let workers = self.runtime.workers().to_vec();
@@ -153,6 +171,7 @@ impl Replica {
         if let Some(renewals) = renewals {
             renewals.await.context("the gates' loop died")?;
         }
+        monitoring.await.context("the monitor's loop died")?;
         server
             .await
             .context("the HTTP server died")?

@@ -6,13 +6,13 @@ use std::fmt;
 use bytes::Bytes;
 use reqwest::{
     Client, Request, Response,
-    header::{HeaderMap, HeaderName},
+    header::{HeaderMap, HeaderName, HeaderValue},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use crate::{Failure, Provider};
+use crate::{Failure, Provider, TRACEPARENT};
 
 /// Largest answer that is read, bytes.
 pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
@@ -47,7 +47,10 @@ impl Peer {
     ///
     /// # Errors
     /// Transient when no whole answer came back; what `classify` says of a status other than 2xx.
-    pub(super) async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
+    pub(super) async fn exchange(&self, mut request: Request) -> Result<Answer, Failure> {
+        if let Ok(Ok(parent)) = TRACEPARENT.try_with(|parent| HeaderValue::try_from(parent)) {
+            request.headers_mut().insert("traceparent", parent);
+        }
         let mut response = self
             .http
             .execute(request)

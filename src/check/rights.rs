@@ -58,6 +58,7 @@ const COMMANDS: &[&str] = &[
     "zscore @ m",
     "xadd @ * f v",
     "xlen @",
+    "xread COUNT 1 STREAMS @ 0",
     "scan 0",
     "evalsha s 0",
     "script|load s",
@@ -80,7 +81,17 @@ fn patterns(config: &Config) -> Vec<String> {
         }
     }
     let own = MigrationKeys::LEDGER.trim_end_matches("ledger");
-    patterns.extend(["circuit:*", "gate:*", "ratelimit:*", "idempotency:*", "ledger:*"].map(str::to_owned));
+    patterns.extend(
+        [
+            "circuit:*",
+            "gate:*",
+            "ratelimit:*",
+            "idempotency:*",
+            "ledger:*",
+            "fleet:*",
+        ]
+        .map(str::to_owned),
+    );
     patterns.extend([format!("{own}*"), "b_*".to_owned(), "bottleneck:*".to_owned()]);
     patterns
 }

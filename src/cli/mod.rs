@@ -125,8 +125,11 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
     telemetry::init(config.log_format, &config.log_filter);
+    let traces = telemetry::trace::start(config.traces.as_ref(), &config.replica)?;
     let (stop, hasten) = stop_signals()?;
-    Replica::new(&config).await?.run(stop, hasten).await?;
+    let ran = Replica::new(&config).await?.run(stop, hasten).await;
+    traces.finish().await;
+    ran?;
     Ok(ExitCode::SUCCESS)
 }
 

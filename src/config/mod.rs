@@ -6,6 +6,7 @@
 mod gates;
 mod handlers;
 mod reader;
+mod traces;
 pub mod vars;
 
 use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
@@ -21,7 +22,7 @@ use crate::{
     queue::{BrokerOptions, Layout},
     ratelimit::Window,
     retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
-    telemetry::LogFormat,
+    telemetry::{LogFormat, trace::TraceSettings},
     worker::dispatch::UnknownTypes,
 };
 
@@ -80,6 +81,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which logs are written.
     pub log_filter: String,
+    /// Where traces are sent; `None`: nowhere.
+    pub traces: Option<TraceSettings>,
     /// Names this replica: unique, and recognisable to an operator.
     pub replica: String,
     effective: Vec<(&'static str, String)>,
@@ -178,6 +181,7 @@ impl Config {
                     .map(|_| text.to_owned())
                     .map_err(|e| e.to_string())
             }),
+            traces: traces::read(&mut env),
             replica: replica(&mut env),
             effective: Vec::new(),
         };

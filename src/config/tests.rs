@@ -69,6 +69,8 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("JOB_DEADLINE", "0", "from 1s"),
         ("UNKNOWN_JOB_TYPE", "drop", "fail or give-back"),
         ("LOG_FORMAT", "xml", "json"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http or https"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "key", "name=value"),
         ("RUST_LOG", "info,=", "RUST_LOG"),
     ] {
         let message = fault(&[(name, value)]);

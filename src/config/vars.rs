@@ -128,6 +128,9 @@ vars! {
     RATE_LIMIT_WINDOW = Value("1h"), "length of both windows";
     LOG_FORMAT = Value("auto"), "`json`, `pretty`, or `auto`: pretty on a terminal";
     RUST_LOG = Value("info"), "which logs are written, such as `info,backend_worker=debug`";
+    OTEL_EXPORTER_OTLP_ENDPOINT = None, "collector that traces are sent to (OTLP over HTTP, JSON), such as `http://collector:4318`; without it nothing is traced";
+    OTEL_EXPORTER_OTLP_HEADERS: secret = None, "headers for it: `name=value`, separated by commas";
+    OTEL_SERVICE_NAME = Value("backend-worker"), "what traces call this service";
     RAILWAY_REPLICA_ID = None, "names the replica; the host name where it is not set";
     RAILWAY_DEPLOYMENT_DRAINING_SECONDS = None, "set it to more than `DRAIN_TIMEOUT`: Railway kills when it is over (0 s where it is not set)";
 }

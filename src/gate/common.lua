@@ -56,8 +56,11 @@ if state ~= 'OPEN' and state ~= 'HALF_OPEN' then state = 'CLOSED' end
 local opened_at, successes = whole(stored[2]), whole(stored[3]) or 0
 local epoch = whole(meta[1]) or 0
 
--- An epoch is never used twice, not even after the data was lost.
+-- An epoch is never used twice, not even after the data was lost. `left`: since when the breaker is not closed.
+local known = meta[2] or 'CLOSED'
 local function new_epoch(seen)
+  if seen ~= 'CLOSED' and known == 'CLOSED' then call('HSET', META, 'left', now) end
+  known = seen
   epoch = max(epoch + 1, now)
   call('HSET', META, 'epoch', epoch, 'seen', seen, 'hw', now)
   call('HDEL', META, 'ring')

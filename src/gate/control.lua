@@ -1,7 +1,8 @@
 -- An operator's look at the gate, or hand on the breaker.
 -- KEYS  as in common.lua
 -- ARGV  2 status | close | open
--- Returns {{state before, state, failures, successes, opened_at ms or nil, probes and successes in HALF_OPEN},
+-- Returns {{state before, state, failures, successes, opened_at ms or nil, probes and successes in HALF_OPEN,
+--           since when it is not CLOSED, ms or nil},
 --          {calls in flight, requests in the window, tokens in the window, throttled until ms (0 no), now ms}}
 local before = state
 if ARGV[2] == 'close' then
@@ -21,7 +22,8 @@ for i = 1, #win, 2 do
 end
 local counts = call('MGET', FAILURES, ATTEMPTS)
 return {
-  { before, state, whole(counts[1]) or 0, successes, opened_at or false, whole(counts[2]) or 0 },
+  { before, state, whole(counts[1]) or 0, successes, opened_at or false, whole(counts[2]) or 0,
+    state ~= 'CLOSED' and (whole(call('HGET', META, 'left')) or opened_at) or false },
   { call('ZCOUNT', LEASES, '(' .. now, '+inf'), max(0, requests), max(0, tokens),
     whole(call('HGET', WIN, 'throttled')) or 0, now },
 }

@@ -24,6 +24,7 @@ use super::{
     verdict::{Effect, Rejection, State},
     wire::{Control, Verdict, Wire},
 };
+use crate::telemetry::metrics::{PROCESS, labels::Index};
 
 /// Ids that one renewal carries at most: its script blocks Redis for everyone.
 const RENEW_CHUNK: usize = 1000;
@@ -126,10 +127,11 @@ impl Gate {
             Ok(answer) => {
                 self.shared.redis_works();
                 if let Some(state) = answer.moved_to {
-                    report::moved(&self.wire.settings.breaker, Scope::Fleet, state);
+                    report::moved(self.provider, &self.wire.settings.breaker, Scope::Fleet, state);
                 }
                 match answer.verdict {
                     Verdict::Granted { probe, .. } => {
+                        PROCESS.admissions[self.provider.index()][Scope::Fleet as usize].add(1);
                         let account = self.local.granted(now, estimated_tokens, replicas, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
@@ -146,14 +148,21 @@ impl Gate {
                 match self.local.admit(now, estimated_tokens, replicas) {
                     Ok(grant) => {
                         if grant.half_opened {
-                            report::moved(&self.wire.settings.breaker, Scope::Replica, State::HalfOpen);
+                            report::moved(
+                                self.provider,
+                                &self.wire.settings.breaker,
+                                Scope::Replica,
+                                State::HalfOpen,
+                            );
                         }
+                        PROCESS.admissions[self.provider.index()][Scope::Replica as usize].add(1);
                         return Admission::Admitted(permit.granted_locally(grant.account));
                     }
                     Err(refusal) => refusal,
                 }
             }
         };
+        PROCESS.rejections[self.provider.index()][refusal.reason.index()].add(1);
         Admission::Rejected(Rejection {
             provider: self.provider,
             breaker: self.breaker().to_owned(),
@@ -189,7 +198,12 @@ impl Gate {
     async fn control(&self, control: Control) -> Result<Status, RedisError> {
         let reading = self.wire.control(control).await?;
         if reading.before != reading.state {
-            report::moved_by_hand(&self.wire.settings.breaker, reading.before, reading.state);
+            report::moved_by_hand(
+                self.provider,
+                &self.wire.settings.breaker,
+                reading.before,
+                reading.state,
+            );
         }
         Ok(Status::new(self.provider, &self.wire.settings, &reading))
     }
@@ -204,6 +218,7 @@ impl Gate {
         lock(&self.live).remove(id);
         if let Some(settled) = self.local.end(Instant::now(), account, settlement, tell_breaker) {
             report::settled(
+                self.provider,
                 &self.wire.settings.breaker,
                 Scope::Replica,
                 settlement.outcome,
@@ -217,6 +232,7 @@ impl Gate {
         let settled = self.wire.settle(id, settlement).await;
         let settled = settled.inspect_err(|error| self.shared.redis_failed(error))?;
         report::settled(
+            self.provider,
             &self.wire.settings.breaker,
             Scope::Fleet,
             settlement.outcome,

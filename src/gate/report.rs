@@ -1,5 +1,7 @@
-//! What the log says of a breaker. Each line is written once, by the caller that Redis told of the change.
+//! What the log says of a breaker, and the metrics with it. Each change is told once, by the caller that Redis told of
+//! it; `provider` is the one whose gate that caller was at.
 
+use jobs::Provider;
 use tracing::{info, warn};
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
     verdict::{Effect, State},
     wire::Settled,
 };
+use crate::telemetry::metrics::{PROCESS, labels::Index};
 
 /// Which breaker speaks: the fleet's, or the replica's own while Redis is away.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +28,13 @@ impl Scope {
     }
 }
 
+fn count(provider: Provider, scope: Scope, to: State) {
+    PROCESS.transitions[provider.index()][to.index()][scope as usize].add(1);
+}
+
 /// An admission has moved the breaker.
-pub(super) fn moved(breaker: &BreakerSettings, scope: Scope, to: State) {
+pub(super) fn moved(provider: Provider, breaker: &BreakerSettings, scope: Scope, to: State) {
+    count(provider, scope, to);
     let (name, scope) = (&*breaker.name, scope.as_str());
     match to {
         State::HalfOpen => {
@@ -40,7 +48,16 @@ pub(super) fn moved(breaker: &BreakerSettings, scope: Scope, to: State) {
 }
 
 /// An outcome was counted.
-pub(super) fn settled(breaker: &BreakerSettings, scope: Scope, outcome: Outcome, settled: Settled) {
+pub(super) fn settled(
+    provider: Provider,
+    breaker: &BreakerSettings,
+    scope: Scope,
+    outcome: Outcome,
+    settled: Settled,
+) {
+    if let Effect::Opened | Effect::Reopened | Effect::Closed = settled.effect {
+        count(provider, scope, settled.state);
+    }
     let (name, scope) = (&*breaker.name, scope.as_str());
     let Settled { effect, state, count } = settled;
     let (failure_threshold, success_threshold) = (breaker.failure_threshold, breaker.success_threshold);
@@ -84,7 +101,8 @@ pub(super) fn settled(breaker: &BreakerSettings, scope: Scope, outcome: Outcome,
 }
 
 /// An operator has moved the breaker.
-pub(super) fn moved_by_hand(breaker: &BreakerSettings, from: State, to: State) {
+pub(super) fn moved_by_hand(provider: Provider, breaker: &BreakerSettings, from: State, to: State) {
+    count(provider, Scope::Fleet, to);
     let name = &*breaker.name;
     warn!(breaker = name, scope = Scope::Fleet.as_str(), %from, %to, "Circuit breaker {name}: {from} → {to} (by hand)");
 }

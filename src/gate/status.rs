@@ -48,6 +48,8 @@ pub struct BreakerStatus {
     pub success_threshold: u32,
     /// When it opened, unless it is closed.
     pub opened_at: Option<u64>,
+    /// When it was last closed, unless it is. An open one that lets probes pass opens again and again; this stands.
+    pub not_closed_since: Option<u64>,
     /// When an open one lets a probe pass.
     pub next_retry_at: Option<u64>,
 }
@@ -66,6 +68,7 @@ impl Status {
                 failure_threshold: breaker.failure_threshold,
                 success_threshold: breaker.success_threshold,
                 opened_at,
+                not_closed_since: reading.not_closed_since,
                 next_retry_at: opened_at
                     .filter(|_| reading.state == State::Open)
                     .map(|at| at.saturating_add(millis(breaker.open_for))),

@@ -15,6 +15,9 @@ macro_rules! words {
         }
 
         impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
             /// Its word, in the scripts, in logs and metrics.
             pub const fn as_str(self) -> &'static str {
                 match self {

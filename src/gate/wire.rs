@@ -86,6 +86,7 @@ pub(super) struct Reading {
     pub(super) successes: u32,
     pub(super) opened_at: Option<u64>,
     pub(super) attempts: u32,
+    pub(super) not_closed_since: Option<u64>,
     pub(super) in_flight: u64,
     pub(super) requests: u64,
     pub(super) tokens: u64,
@@ -175,7 +176,7 @@ impl Wire {
             Control::Open => "open",
         });
         let (
-            (before, state, failures, successes, opened_at, attempts),
+            (before, state, failures, successes, opened_at, attempts, not_closed_since),
             (in_flight, requests, tokens, throttled_until, now),
         ) = self.connection.invoke(&call).await?;
         Ok(Reading {
@@ -185,6 +186,7 @@ impl Wire {
             successes,
             opened_at,
             attempts,
+            not_closed_since,
             in_flight,
             requests,
             tokens,

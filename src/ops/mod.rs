@@ -13,6 +13,8 @@
 //! | `POST /api/jobs/retry` | all of them, or those of `queue`, `type`, `since`: `{success, retried, changed, broken, more}` |
 //! | `DELETE /api/jobs/{id}` | removes a job that is not active; 404, 409 |
 //! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
+//! | `GET /metrics` | Prometheus's text format; answers while Redis is away, too |
+//! | `GET /api/metrics/alerts` | `{success, firing, alerts: [{name, severity, firing, value, threshold, since, …}], timestamp}` |
 //! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
 //!
 //! Health is open to all; who may call the rest is the business of [`Access`].
@@ -23,6 +25,7 @@ mod events;
 mod health;
 mod intake;
 mod letters;
+mod metrics;
 mod queues;
 mod reply;
 mod server;
@@ -43,6 +46,7 @@ pub(crate) use reply::iso;
 pub use server::Server;
 
 use crate::{
+    monitor::Monitor,
     operator::Operator,
     ratelimit::{RateLimits, Window},
     worker::runtime::QueueWorker,
@@ -58,6 +62,8 @@ pub struct Ops {
     pub workers: Vec<Arc<QueueWorker>>,
     /// Queues and gates.
     pub operator: Operator,
+    /// Metrics and alerts.
+    pub monitor: Arc<Monitor>,
     /// The windows of users and addresses.
     pub rate_limits: RateLimits,
     /// How often one user may enqueue.
@@ -82,6 +88,8 @@ impl Ops {
             .route("/api/circuit-breakers/status", get(breakers::status))
             .route("/api/circuit-breakers/reset/{name}", post(breakers::reset))
             .route("/api/rate-limits/status", get(breakers::limits))
+            .route("/metrics", get(metrics::metrics))
+            .route("/api/metrics/alerts", get(metrics::alerts))
             .route("/api/queue/stats", get(queues::stats))
             .route("/api/job-status/{id}", get(queues::job_status))
             .route("/api/job-events", get(events::get))

@@ -20,6 +20,8 @@ use jobs::JobType;
 use redis::RedisError;
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::trace::TraceContext;
+
 pub use backoff::QueueBackoff;
 pub use claims::ClaimNumber;
 pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};
@@ -122,6 +124,8 @@ pub struct Delivery {
     pub waited: Duration,
     /// Whether nobody has been handed this job before.
     pub first: bool,
+    /// The trace that its producer was in, where the layout carries one.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a write of an outcome came to.
@@ -290,6 +294,9 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// Counts the jobs in each state.
     async fn counts(&self) -> Result<Counts, BrokerError>;
+
+    /// How old the job is that is next in line, by Redis's clock; zero where nothing waits, or its age is not known.
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError>;
 
     /// Looks up a job.
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;

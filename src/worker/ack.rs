@@ -17,7 +17,10 @@ use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
 use super::{Assignment, Outcome, loops::Pause, runtime::QueueWorker, vitals::Ending};
-use crate::queue::{BrokerError, Later, Lease, Settled};
+use crate::{
+    queue::{BrokerError, Later, Lease, Settled},
+    telemetry::trace::{self, Span, SpanKind},
+};
 
 /// Refusals by Redis after which an outcome is given up: the recovery will hand the job out again.
 const MAX_REFUSALS: u32 = 5;
@@ -59,11 +62,20 @@ where
     }
 
     fn call(&mut self, task: Task<Assignment>) -> Self::Future {
-        let Assignment { delivery, stops, .. } = task.args.clone();
+        let Assignment {
+            delivery,
+            stops,
+            course,
+            ..
+        } = task.args.clone();
         let worker = self.worker.clone();
-        let span = tracing::info_span!("job", id = %delivery.lease.id, queue = worker.broker.queue(),
+        let span = tracing::info_span!(parent: &worker.span, "job", id = %delivery.lease.id,
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
-        let running = self.inner.call(task);
+        let mut trace = Span::start("job", SpanKind::Consumer, delivery.trace);
+        trace.note("messaging.system", worker.broker.layout().as_str());
+        trace.note("messaging.destination.name", worker.broker.queue());
+        trace.note("messaging.message.id", &delivery.lease.id);
+        let (running, context) = (self.inner.call(task), trace.context());
         let job = async move {
             let _vacate = Vacate(&worker, &delivery.lease);
             let outcome = tokio::select! {
@@ -89,9 +101,13 @@ where
             {
                 worker.holds.block(*provider, *delay);
             }
-            worker.settle(&delivery.lease, outcome).await;
+            let ending = worker.settle(&delivery.lease, outcome.as_ref()).await;
+            worker.vitals.ended(ending);
+            course.count(worker.vitals.cells(), ending, outcome.as_ref());
+            trace.note("backend_worker.outcome", ending.as_str());
+            trace.end(ending == Ending::Failed);
         };
-        let task = tokio::spawn(job.instrument(span));
+        let task = tokio::spawn(trace::within(context, job).instrument(span));
         Box::pin(async move {
             if let Err(error) = task.await {
                 error!(%error, "a job's task died");
@@ -124,28 +140,27 @@ fn failure_of(error: &BoxDynError) -> Failure {
 }
 
 impl QueueWorker {
-    /// Writes an outcome; `None` says that the job is not ours.
-    async fn settle(&self, lease: &Lease, outcome: Option<Outcome>) {
+    /// Writes an outcome, and says how the delivery ended; `None` says that the job is not ours.
+    async fn settle(&self, lease: &Lease, outcome: Option<&Outcome>) -> Ending {
         let Some(outcome) = outcome else {
             warn!("the job was lost to another replica: its outcome is dropped");
-            self.vitals.ended(Ending::Lost);
-            return;
+            return Ending::Lost;
         };
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut refusals = 0;
         loop {
-            match self.write(lease, &outcome).await {
-                Ok(Settled::Applied) => return self.report(&outcome),
+            match self.write(lease, outcome).await {
+                Ok(Settled::Applied) => return report(outcome),
                 Ok(Settled::Lost) => {
                     warn!("the job was lost to another replica: its outcome is dropped");
-                    return self.vitals.ended(Ending::Lost);
+                    return Ending::Lost;
                 }
                 Err(error) => {
                     refusals += u32::from(error.is_refusal());
                     if refusals >= MAX_REFUSALS || (self.shutdown.hasten.is_cancelled() && pause.is_longest())
                     {
                         error!(%error, "the outcome cannot be written: the job will be recovered and run again");
-                        return self.vitals.ended(Ending::Lost);
+                        return Ending::Lost;
                     }
                     warn!(%error, "the outcome is not written yet");
                     pause.wait().await;
@@ -180,31 +195,32 @@ impl QueueWorker {
             }
         }
     }
+}
 
-    fn report(&self, outcome: &Outcome) {
-        self.vitals.ended(match outcome {
-            Outcome::Completed(_) => {
-                debug!("completed");
-                Ending::Succeeded
-            }
-            Outcome::Later {
-                delay,
-                counts,
-                reason,
-                ..
-            } => {
-                let delay_ms = delay.as_millis();
-                info!(delay_ms, counts, "the job comes again in {delay_ms}ms: {reason}");
-                Ending::PutOff
-            }
-            Outcome::Failed { reason, .. } => {
-                error!("the job failed: {reason}");
-                Ending::Failed
-            }
-            Outcome::Released => {
-                info!("given back to the queue");
-                Ending::Released
-            }
-        });
+/// Says what was written.
+fn report(outcome: &Outcome) -> Ending {
+    match outcome {
+        Outcome::Completed(_) => {
+            debug!("completed");
+            Ending::Succeeded
+        }
+        Outcome::Later {
+            delay,
+            counts,
+            reason,
+            ..
+        } => {
+            let delay_ms = delay.as_millis();
+            info!(delay_ms, counts, "the job comes again in {delay_ms}ms: {reason}");
+            Ending::PutOff
+        }
+        Outcome::Failed { reason, .. } => {
+            error!("the job failed: {reason}");
+            Ending::Failed
+        }
+        Outcome::Released => {
+            info!("given back to the queue");
+            Ending::Released
+        }
     }
 }

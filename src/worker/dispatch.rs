@@ -69,6 +69,7 @@ impl Handle for Dispatcher {
             replica: &self.rules.replica,
         };
         assignment.holds.saw(kind.provider());
+        assignment.course.is_a(kind);
         let stops = assignment.stops.clone();
         let page = self.ledger.as_ref().map(|ledger| {
             let key = assignment.broker.ledger_key(&delivery.lease.id);
@@ -160,8 +161,10 @@ impl Reporter for ProgressReporter<'_> {
             delivery,
             broker,
             stops,
+            course,
             ..
         } = self.assignment;
+        course.retries();
         let note = Note {
             attempt: delivery.attempt,
             r#try: u32::from(nth),
@@ -203,6 +206,7 @@ mod tests {
             backoff: None,
             waited: Duration::ZERO,
             first: true,
+            trace: None,
         }
     }
 

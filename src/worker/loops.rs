@@ -164,6 +164,9 @@ impl QueueWorker {
         for _ in 0..MAX_SWEEPS {
             match self.broker.recover().await {
                 Ok(found) => {
+                    let recovered = &self.vitals.cells().recovered;
+                    recovered[0].add(found.requeued);
+                    recovered[1].add(found.poisoned);
                     if found.requeued + found.poisoned > 0 {
                         info!(
                             queue = self.broker.queue(),
@@ -257,6 +260,7 @@ impl QueueWorker {
             broker: self.broker.clone(),
             stops,
             holds: self.holds.clone(),
+            course: Arc::default(),
         })
         // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
         .task_id(TaskId::from_string(id))

@@ -6,6 +6,7 @@
 //! - `loops`: the claim and renew loops that feed it, supervised.
 //! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
 //! - [`outcome`]: what a delivery comes to, and the rules for it.
+//! - `course`: what is known of a delivery while it runs, for metrics.
 //! - [`dispatch`]: from a raw payload to a handler, and back to an outcome.
 //! - [`holds`]: when a queue is left alone, because a gate says so.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
@@ -13,6 +14,7 @@
 
 pub mod ack;
 pub mod backend;
+mod course;
 pub mod dispatch;
 pub mod holds;
 mod loops;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use course::Course;
 pub use holds::Holds;
 pub(crate) use loops::supervise;
 pub use outcome::Outcome;
@@ -46,6 +49,8 @@ pub struct Assignment {
     pub stops: Stops,
     /// Told which provider the job uses.
     pub holds: Arc<Holds>,
+    /// What becomes known of it on its way.
+    pub course: Arc<Course>,
 }
 
 /// Runs deliveries.

@@ -46,6 +46,21 @@ pub enum Outcome {
     Released,
 }
 
+impl Outcome {
+    /// The class of the failure behind it, if there was one.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            Self::Completed(_) | Self::Released => None,
+            Self::Later { note: Some(note), .. } | Self::Failed { note: Some(note), .. } => {
+                Class::ALL.into_iter().find(|class| class.as_str() == note.class)
+            }
+            // What was never sent leaves no note.
+            Self::Later { waits_for, .. } => waits_for.map(|_| Class::Blocked),
+            Self::Failed { note: None, .. } => None,
+        }
+    }
+}
+
 /// The rules that turn a failure into an outcome.
 #[derive(Debug, Clone)]
 pub struct OutcomeRules {

@@ -54,6 +54,8 @@ pub struct ShutdownSteps {
 #[derive(Debug)]
 pub struct QueueWorker {
     pub(super) broker: Arc<dyn Broker>,
+    /// What its jobs' spans are children of.
+    pub(super) span: tracing::Span,
     pub(super) slots: Slots,
     pub(super) vitals: Vitals,
     pub(super) holds: Arc<Holds>,
@@ -108,8 +110,10 @@ impl Runtime {
     ) -> Self {
         let shutdown = ShutdownSteps::default();
         let workers = queues.into_iter().map(|(broker, concurrency)| {
+            let span = tracing::info_span!("worker", queue = broker.queue(), layout = %broker.layout());
             Arc::new(QueueWorker {
                 broker,
+                span,
                 slots: Slots::new(concurrency),
                 vitals: Vitals::default(),
                 holds: Arc::default(),

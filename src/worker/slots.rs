@@ -32,6 +32,7 @@ impl FreeSlots {
 /// The jobs in flight of one queue.
 #[derive(Debug)]
 pub struct Slots {
+    capacity: usize,
     free: Arc<Semaphore>,
     jobs: Mutex<HashMap<Lease, Job>>,
     peak: AtomicUsize,
@@ -46,8 +47,10 @@ struct Job {
 impl Slots {
     /// As many slots as `concurrency`.
     pub fn new(concurrency: usize) -> Self {
-        let free = Arc::new(Semaphore::new(concurrency.min(Semaphore::MAX_PERMITS)));
+        let capacity = concurrency.min(Semaphore::MAX_PERMITS);
+        let free = Arc::new(Semaphore::new(capacity));
         Self {
+            capacity,
             free,
             jobs: Mutex::default(),
             peak: AtomicUsize::new(0),
@@ -103,6 +106,11 @@ impl Slots {
     /// Every job in flight.
     pub fn held(&self) -> Vec<Lease> {
         self.jobs().keys().cloned().collect()
+    }
+
+    /// How many jobs fit.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// How many jobs are in flight.

@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::telemetry::metrics::QueueCells;
+
 /// Silence of a claim loop after which it counts as dead. It stirs every fifteen seconds by itself.
 const CLAIM_SILENCE: Duration = Duration::from_secs(45);
 /// Absence of Redis after which the replica counts as sick: a restart of Redis is no reason for alarm.
-const REDIS_ABSENCE: Duration = Duration::from_secs(5);
+pub(crate) const REDIS_ABSENCE: Duration = Duration::from_secs(5);
 
 /// How a delivery ended, for the counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +30,26 @@ pub enum Ending {
     Lost,
 }
 
+impl Ending {
+    /// Its word in traces.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::PutOff => "put off",
+            Self::Released => "released",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Signs of life of one queue's worker.
 #[derive(Debug)]
 pub struct Vitals {
     claimed_at: Mutex<Instant>,
     away_since: Mutex<Option<Instant>>,
     endings: [AtomicU64; 5],
+    cells: QueueCells,
 }
 
 /// Counts of one or more workers.
@@ -76,6 +92,7 @@ impl Default for Vitals {
             claimed_at: Mutex::new(Instant::now()),
             away_since: Mutex::new(None),
             endings: Default::default(),
+            cells: QueueCells::default(),
         }
     }
 }
@@ -101,6 +118,17 @@ impl Vitals {
         self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What is counted for metrics.
+    pub const fn cells(&self) -> &QueueCells {
+        &self.cells
+    }
+
+    /// How long Redis has been away, as far as the loops can tell.
+    pub fn redis_away_for(&self) -> Option<Duration> {
+        let since = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed())
+    }
+
     /// The counts so far.
     pub fn tally(&self) -> Tally {
         let [succeeded, failed, put_off, released, lost] =
@@ -124,11 +152,7 @@ impl Vitals {
 
     /// Why this worker cannot be called healthy, if it cannot.
     pub fn complaint(&self) -> Option<String> {
-        let away = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(away) = away
-            .map(|since| since.elapsed())
-            .filter(|away| *away > REDIS_ABSENCE)
-        {
+        if let Some(away) = self.redis_away_for().filter(|away| *away > REDIS_ABSENCE) {
             return Some(format!("Redis has been away for {} s", away.as_secs()));
         }
         let silence = self.claim_silence();

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
+    monitor::Monitor,
     operator::Operator,
     ops::{Access, Ops, Server, Streams},
     queue::{Broker, ClaimNumber, Delivery, Later, Layout, Note, Settled},
@@ -41,9 +42,12 @@ impl Scene {
             limit: 0,
             length: Duration::from_secs(1),
         };
+        let operator = Operator::new(vec![broker.clone()], None);
+        let monitor = Monitor::new(Vec::new(), operator.clone(), None, redis.connection(), "w");
         let ops = Ops {
             workers: Vec::new(),
-            operator: Operator::new(vec![broker.clone()], None),
+            operator,
+            monitor: Arc::new(monitor),
             rate_limits: RateLimits::new(redis.connection()),
             user_window: unlimited,
             ip_window: unlimited,

@@ -37,6 +37,7 @@ fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> Page {
         backoff: None,
         waited: Duration::ZERO,
         first: nth == 1,
+        trace: None,
     };
     ledger.page(KEY.to_owned(), &delivery)
 }

@@ -1,12 +1,20 @@
 //! What onlookers read: counts, and one job.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use redis::RedisResult;
 use serde_json::Value;
 
 use super::{ApalisBroker, scripts};
 use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
+
+/// TIME, the first of active, the first of scheduled.
+type Waiting = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
+
+const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl ApalisBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
@@ -26,6 +34,28 @@ impl ApalisBroker {
             delayed,
             oldest_failed_ms,
         })
+    }
+
+    /// Nothing in this layout tells when a job was added but its id, where that is a ULID, as apalis makes them. What
+    /// is due and not yet promoted tells by its time.
+    pub(super) async fn age_of_next(&self) -> Result<Duration, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME").lindex(&self.keys.active, 0);
+        pipeline.zrange_withscores(&self.keys.scheduled, 0, 0);
+        let ((seconds, micros), next, due): Waiting = self.connection.query(&pipeline).await?;
+        let now = Duration::from_secs(seconds) + Duration::from_micros(micros.into());
+        let added = next
+            .and_then(|id| std::str::from_utf8(&id).ok()?.parse::<ulid::Ulid>().ok())
+            .and_then(|id| id.datetime().duration_since(UNIX_EPOCH).ok());
+        let due = due
+            .first()
+            .and_then(|(_, at)| Duration::try_from_secs_f64(*at).ok());
+        let ages = added
+            .into_iter()
+            .chain(due)
+            .map(|since| now.saturating_sub(since));
+        // What looks like a ULID of another year is some other text of that length.
+        Ok(ages.filter(|age| *age < A_YEAR).max().unwrap_or_default())
     }
 
     pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {

@@ -181,6 +181,7 @@ impl Broker for ApalisBroker {
                     backoff: None,
                     waited: Duration::from_millis(waited),
                     first,
+                    trace: None,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
             }
@@ -345,6 +346,10 @@ impl Broker for ApalisBroker {
 
     async fn counts(&self) -> Result<Counts, BrokerError> {
         self.count_jobs().await
+    }
+
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
+        self.age_of_next().await
     }
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {

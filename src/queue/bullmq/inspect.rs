@@ -1,5 +1,7 @@
 //! What onlookers read: counts, and one job.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
@@ -59,6 +61,12 @@ impl BullmqBroker {
             delayed: delayed + parents,
             oldest_failed_ms: age(&oldest, now),
         })
+    }
+
+    pub(super) async fn age_of_next(&self) -> Result<Duration, BrokerError> {
+        let mut call = scripts::OLDEST.prepare_invoke();
+        call.key(&self.keys.prefix);
+        Ok(Duration::from_millis(self.connection.invoke(&call).await?))
     }
 
     pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {

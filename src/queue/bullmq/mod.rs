@@ -176,6 +176,7 @@ impl Broker for BullmqBroker {
                     backoff: Some(options.backoff),
                     waited: Duration::from_millis(waited),
                     first,
+                    trace: options.trace,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
             }
@@ -295,6 +296,10 @@ impl Broker for BullmqBroker {
 
     async fn counts(&self) -> Result<Counts, BrokerError> {
         self.count_jobs().await
+    }
+
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
+        self.age_of_next().await
     }
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {

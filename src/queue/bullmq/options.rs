@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::queue::QueueBackoff;
+use crate::{queue::QueueBackoff, telemetry::trace::TraceContext};
 
 /// The options that the worker goes by. The scripts read further ones themselves: retention, log length, order.
 #[derive(Debug, PartialEq)]
@@ -12,6 +12,8 @@ pub(super) struct JobOptions {
     pub(super) max_attempts: u32,
     /// How the tries are spaced.
     pub(super) backoff: QueueBackoff,
+    /// The trace that the producer was in: BullMQ writes its telemetry's metadata as `tm`.
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl JobOptions {
@@ -21,8 +23,18 @@ impl JobOptions {
             // A float to u32 saturates: a billion attempts are as good as any number.
             max_attempts: number(&options["attempts"]).map_or(1, |n| n.max(1.0) as u32),
             backoff: backoff(&options["backoff"]),
+            trace: trace(&options),
         }
     }
+}
+
+/// The metadata is a text of the producer's own making: in practice JSON of W3C headers.
+fn trace(options: &Value) -> Option<TraceContext> {
+    let metadata = options["tm"]
+        .as_str()
+        .or_else(|| options["telemetry"]["metadata"].as_str())?;
+    let headers: Value = serde_json::from_str(metadata).ok()?;
+    TraceContext::parse(headers["traceparent"].as_str()?)
 }
 
 /// Any type that is not `exponential` waits the same each time: a strategy of the producer's own cannot be known here.
@@ -80,10 +92,31 @@ mod tests {
     }
 
     #[test]
+    fn the_producers_trace_is_found() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let metadata = serde_json::json!({ "traceparent": parent }).to_string();
+        for options in [
+            serde_json::json!({ "tm": metadata }),
+            serde_json::json!({ "telemetry": { "metadata": metadata } }),
+        ] {
+            assert_eq!(read(&options.to_string()).trace.unwrap().to_string(), parent);
+        }
+        for nonsense in [
+            r#"{"tm":7}"#,
+            r#"{"tm":"x"}"#,
+            r#"{"tm":"{}"}"#,
+            r#"{"tm":"{\"traceparent\":\"00-1-2-3\"}"}"#,
+        ] {
+            assert_eq!(read(nonsense).trace, None, "{nonsense}");
+        }
+    }
+
+    #[test]
     fn nonsense_reads_as_nothing() {
         let nothing = JobOptions {
             max_attempts: 1,
             backoff: QueueBackoff::NONE,
+            trace: None,
         };
         for json in [
             "",

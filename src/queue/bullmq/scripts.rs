@@ -31,4 +31,5 @@ script! {
     LIST = "../pages.lua", "list.lua";
     RETRY = "ending.lua", "retry.lua";
     REMOVE = "ending.lua", "remove.lua";
+    OLDEST = "oldest.lua";
 }

@@ -31,6 +31,7 @@ fn delivery(attempt: u32, waited: Duration) -> Delivery {
         backoff: None,
         waited,
         first: attempt == 1,
+        trace: None,
     }
 }
 

@@ -44,7 +44,9 @@ pub fn init(format: LogFormat, filter: &str) {
                 fmt::layer()
                     .json()
                     .flatten_event(true)
-                    .with_span_list(false)
+                    // Each line tells its whole way: worker, job, attempt, call.
+                    .with_current_span(false)
+                    .with_span_list(true)
                     .with_target(false),
             )
             .try_init()

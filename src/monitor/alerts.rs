@@ -1,0 +1,319 @@
+//! The alerts: each rule once, as a verdict over the whole fleet, and for Prometheus (`docs/alerts.yml` is written from
+//! here).
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{
+    Reading,
+    minutes::{Came, Minutes},
+};
+use crate::worker::vitals::REDIS_ABSENCE;
+
+/// The window of shares, minutes.
+const SHARES: u64 = 15;
+/// The window of counts, minutes.
+const COUNTS: u64 = 60;
+/// Fewer jobs than that have no share worth waking somebody for.
+const FEWEST: u64 = 10;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Look at it today.
+    Warning,
+    /// Look at it now.
+    Critical,
+}
+
+impl Severity {
+    #[cfg(test)]
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// What a rule looks at.
+#[derive(Debug, Clone, Copy)]
+enum Measure {
+    /// The share of some jobs in others, in the last [`SHARES`] minutes.
+    Share(fn(&Came) -> (u64, u64)),
+    /// How often something happened in the last [`COUNTS`] minutes.
+    Count(fn(&Came) -> u64),
+    /// The longest that a breaker has not been closed for, seconds.
+    BreakerDown,
+    /// The oldest job that is next in line, seconds.
+    Oldest,
+    /// Absence of Redis, seconds.
+    RedisAway,
+}
+
+/// One rule.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name.
+    pub name: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// It fires above this.
+    pub threshold: f64,
+    /// What is compared to it.
+    pub about: &'static str,
+    /// What to do.
+    pub action: &'static str,
+    /// The same for Prometheus.
+    pub expr: &'static str,
+    /// For how long it must hold there.
+    pub hold: &'static str,
+    measure: Measure,
+}
+
+/// The tried deliveries of the last 15 minutes.
+macro_rules! tried {
+    () => {
+        "sum(increase(backend_worker_jobs_total{outcome=~\"succeeded|failed|retried\"}[15m]))"
+    };
+}
+/// The ended jobs of the last 15 minutes.
+macro_rules! ended {
+    () => {
+        "sum(increase(backend_worker_jobs_total{outcome=~\"succeeded|failed\"}[15m]))"
+    };
+}
+
+/// All of them.
+pub static RULES: &[Rule] = &[
+    Rule {
+        name: "BreakerOpen",
+        severity: Severity::Critical,
+        threshold: 300.0,
+        about: "seconds since a breaker was last closed",
+        action: "Look at the provider's status page, its key and its credit. The jobs wait, and go on by themselves; \
+                 once the provider is well, `breaker reset <name>` saves the rest of the wait.",
+        expr: "max by (breaker) (backend_worker_breaker_not_closed_seconds) > 300",
+        hold: "0s",
+        measure: Measure::BreakerDown,
+    },
+    Rule {
+        name: "RedisAway",
+        severity: Severity::Critical,
+        threshold: REDIS_ABSENCE.as_secs() as f64,
+        about: "seconds without an answer from Redis",
+        action: "Look at Redis: is it up, full, loading, or slow? The worker keeps its jobs and goes on when it is back.",
+        expr: "min(backend_worker_redis_up) < 1",
+        hold: "15s",
+        measure: Measure::RedisAway,
+    },
+    Rule {
+        name: "FailureRate",
+        severity: Severity::Critical,
+        threshold: 0.05,
+        about: "share of ended jobs that failed, last 15 minutes",
+        action: "`job show <id>` of a failed job tells the reason; the label `class` of backend_worker_jobs_total tells \
+                 whose fault it is.",
+        expr: concat!(
+            "sum(increase(backend_worker_jobs_total{outcome=\"failed\"}[15m])) / ",
+            ended!(),
+            " > 0.05 and ",
+            ended!(),
+            " >= 10"
+        ),
+        hold: "0s",
+        measure: Measure::Share(|came| (came.failed, came.failed + came.succeeded)),
+    },
+    Rule {
+        name: "PermanentErrors",
+        severity: Severity::Warning,
+        threshold: 0.05,
+        about: "share of ended jobs that were wrong themselves, last 15 minutes",
+        action: "Check the data of the jobs: their reason names the field, or the provider's refusal. Look at what the \
+                 producer changed last.",
+        expr: concat!(
+            "sum(increase(backend_worker_jobs_total{outcome=\"failed\",class=\"permanent\"}[15m])) / ",
+            ended!(),
+            " > 0.05 and ",
+            ended!(),
+            " >= 10"
+        ),
+        hold: "0s",
+        measure: Measure::Share(|came| (came.permanent, came.failed + came.succeeded)),
+    },
+    Rule {
+        name: "RetryRate",
+        severity: Severity::Warning,
+        threshold: 0.2,
+        about: "share of deliveries that needed another try, last 15 minutes",
+        action: "Check what the retries are for: backend_worker_provider_retries_total by class. Rate limits: lower \
+                 the limit here or raise it there. Time-outs: look at the provider's latency.",
+        expr: concat!(
+            "sum(increase(backend_worker_jobs_retried_total[15m])) / ",
+            tried!(),
+            " > 0.2 and ",
+            tried!(),
+            " >= 10"
+        ),
+        hold: "0s",
+        measure: Measure::Share(|came| (came.retried, came.tried)),
+    },
+    Rule {
+        name: "BreakerTransitions",
+        severity: Severity::Warning,
+        threshold: 10.0,
+        about: "moves of breakers, last hour",
+        action: "The provider is unstable: it recovers and fails again. Lower its limits, or open its breaker by hand \
+                 until it is well.",
+        expr: "sum(increase(backend_worker_breaker_transitions_total{scope=\"fleet\"}[1h])) > 10",
+        hold: "0s",
+        measure: Measure::Count(|came| came.transitions),
+    },
+    Rule {
+        name: "OldestWaiting",
+        severity: Severity::Warning,
+        threshold: 300.0,
+        about: "seconds that the next job in line has waited",
+        action: "The queue is not served as fast as it fills: is it paused, are replicas up, are their slots full, does \
+                 a limit hold them? Add replicas, or raise CONCURRENCY or the limit.",
+        expr: "max by (queue, layout) (backend_worker_queue_oldest_waiting_seconds) > 300",
+        hold: "1m",
+        measure: Measure::Oldest,
+    },
+    Rule {
+        name: "DeadLettersGrowing",
+        severity: Severity::Warning,
+        threshold: 10.0,
+        about: "jobs that became dead letters, last hour",
+        action: "Nobody retries them by themselves: find the reason, mend it, and add the jobs again.",
+        expr: "sum(max by (queue, layout) (delta(backend_worker_queue_jobs{state=\"failed\"}[1h]))) > 10",
+        hold: "0s",
+        measure: Measure::Count(|came| came.failed),
+    },
+];
+
+/// The verdict on one rule.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alert {
+    /// The rule's name.
+    pub name: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Whether it is so.
+    pub firing: bool,
+    /// What was compared; `null` when it cannot be known, because Redis is away.
+    pub value: Option<f64>,
+    /// It fires above this.
+    pub threshold: f64,
+    /// What the value is.
+    pub about: &'static str,
+    /// The breaker or queue that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Since when it fires, ms since 1970 by Redis's clock; unknown while Redis is away.
+    #[serde(skip)]
+    pub since: Option<u64>,
+    /// What to do.
+    pub action: &'static str,
+}
+
+/// Judges every rule: over the fleet by a reading, and this replica's absence of Redis.
+pub fn judge(reading: Option<&Reading>, redis_away: Duration) -> Vec<Alert> {
+    let verdicts = RULES.iter().map(|rule| {
+        let found = match (rule.measure, reading) {
+            (Measure::RedisAway, reading) => Some(Found {
+                value: redis_away.as_secs_f64(),
+                subject: None,
+                since: reading.map(|r| r.now.saturating_sub(millis(redis_away))),
+            }),
+            (_, None) => None,
+            (measure, Some(reading)) => Some(measure.of(rule.threshold, reading)),
+        };
+        let firing = found.as_ref().is_some_and(|found| found.value > rule.threshold);
+        let (value, subject, since) =
+            found.map_or((None, None, None), |f| (Some(f.value), f.subject, f.since));
+        Alert {
+            name: rule.name,
+            severity: rule.severity,
+            firing,
+            value,
+            threshold: rule.threshold,
+            about: rule.about,
+            subject: subject.filter(|_| firing),
+            since: since.filter(|_| firing),
+            action: rule.action,
+        }
+    });
+    verdicts.collect()
+}
+
+struct Found {
+    value: f64,
+    subject: Option<String>,
+    /// Since when the value has been above the threshold, if it is.
+    since: Option<u64>,
+}
+
+impl Measure {
+    fn of(self, threshold: f64, reading: &Reading) -> Found {
+        let now = reading.now;
+        // Something that grows with the clock passed the threshold so long ago.
+        let aged = |subject: Option<String>, seconds: f64| Found {
+            value: seconds,
+            subject,
+            since: Some(now.saturating_sub(((seconds - threshold).max(0.0) * 1000.0) as u64)),
+        };
+        match self {
+            Self::Share(of) => in_minutes(reading, threshold, |minutes, last| {
+                let (part, whole) = of(&minutes.window(last, SHARES));
+                if whole < FEWEST {
+                    0.0
+                } else {
+                    part as f64 / whole as f64
+                }
+            }),
+            Self::Count(of) => in_minutes(reading, threshold, |minutes, last| {
+                of(&minutes.window(last, COUNTS)) as f64
+            }),
+            Self::BreakerDown => {
+                let down = reading.breakers().into_iter().filter_map(|breaker| {
+                    let since = breaker.not_closed_since?;
+                    Some((now.saturating_sub(since), breaker.name.clone()))
+                });
+                let (ms, name) = down.max().map_or((0, None), |(ms, name)| (ms, Some(name)));
+                aged(name, ms as f64 / 1000.0)
+            }
+            Self::Oldest => {
+                let oldest = reading.queues.iter().max_by_key(|queue| queue.oldest);
+                let name = oldest.map(|queue| format!("{}:{}", queue.layout, queue.queue));
+                aged(name, oldest.map_or(0.0, |queue| queue.oldest.as_secs_f64()))
+            }
+            Self::RedisAway => aged(None, 0.0),
+        }
+    }
+}
+
+/// The value of this minute, and since which minute it has been above the threshold without a break.
+fn in_minutes(reading: &Reading, threshold: f64, value: impl Fn(&Minutes, u64) -> f64) -> Found {
+    let this = reading.now / 60_000;
+    let above = |minute: &u64| value(&reading.minutes, *minute) > threshold;
+    let first = (this.saturating_sub(COUNTS)..=this)
+        .rev()
+        .take_while(above)
+        .last();
+    Found {
+        value: value(&reading.minutes, this),
+        subject: None,
+        since: first.map(|minute| minute * 60_000),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+use std::{fmt::Write, fs, path::Path};
+
+use super::*;
+use crate::{
+    gate::{BreakerStatus, LimitSettings, State, Status},
+    monitor::QueueReading,
+    queue::{Counts, Layout},
+    telemetry::metrics::table,
+};
+
+const NOW: u64 = 1_800_000_000_000;
+const MINUTE: u64 = NOW / 60_000;
+
+fn alert(reading: &Reading, name: &str) -> Alert {
+    let all = judge(Some(reading), Duration::ZERO);
+    all.into_iter().find(|alert| alert.name == name).unwrap()
+}
+
+/// In each of these minutes so many jobs of ten failed.
+fn failing(minutes: &[(u64, u64)]) -> Reading {
+    let mut reading = Reading {
+        now: NOW,
+        ..Reading::default()
+    };
+    for (ago, failed) in minutes {
+        let came = Came {
+            succeeded: 10 - failed,
+            failed: *failed,
+            permanent: *failed,
+            tried: 10,
+            retried: *failed,
+            transitions: *failed,
+        };
+        reading.minutes.add(MINUTE - ago, came);
+    }
+    reading
+}
+
+#[test]
+fn nothing_fires_over_a_fleet_that_is_well_or_new() {
+    for reading in [failing(&[]), failing(&[(0, 0), (1, 0), (30, 0)])] {
+        for alert in judge(Some(&reading), Duration::ZERO) {
+            assert!(!alert.firing && alert.value == Some(0.0), "{alert:?}");
+        }
+    }
+}
+
+#[test]
+fn shares_fire_above_their_threshold_and_tell_since_when() {
+    // 20 minutes ago it began: 5 of 50 in the window since 19 minutes ago.
+    let minutes: Vec<_> = (0..20).map(|ago| (ago, 5)).collect();
+    let reading = failing(&minutes);
+    for name in ["FailureRate", "PermanentErrors", "RetryRate"] {
+        let alert = alert(&reading, name);
+        assert!(alert.firing, "{alert:?}");
+        assert_eq!(alert.value, Some(0.5));
+        assert_eq!(alert.since, Some((MINUTE - 19) * 60_000));
+    }
+    let exactly = failing(&[(0, 0), (1, 1)]); // 1 of 20 is 5 %, and not above
+    assert!(!alert(&exactly, "FailureRate").firing);
+}
+
+#[test]
+fn shares_clear_when_their_window_has_passed() {
+    let reading = failing(&[(16, 9), (3, 0)]);
+    let found = alert(&reading, "FailureRate");
+    assert_eq!((found.firing, found.value, found.since), (false, Some(0.0), None));
+    assert_eq!(
+        alert(&reading, "BreakerTransitions").value,
+        Some(9.0),
+        "an hour has not passed"
+    );
+}
+
+#[test]
+fn a_few_jobs_have_no_share() {
+    let mut reading = failing(&[]);
+    let came = Came {
+        failed: 9,
+        ..Came::default()
+    };
+    reading.minutes.add(MINUTE, came);
+    assert!(!alert(&reading, "FailureRate").firing);
+    assert!(!alert(&reading, "DeadLettersGrowing").firing);
+    reading.minutes.add(MINUTE - 59, came);
+    assert!(alert(&reading, "DeadLettersGrowing").firing);
+}
+
+#[test]
+fn a_breaker_that_opens_again_and_again_is_open() {
+    let breaker = BreakerStatus {
+        name: "openai".to_owned(),
+        state: State::HalfOpen,
+        failures: 0,
+        successes: 0,
+        attempts: 0,
+        failure_threshold: 5,
+        success_threshold: 2,
+        opened_at: Some(NOW - 20_000),
+        not_closed_since: Some(NOW - 301_000),
+        next_retry_at: None,
+    };
+    let gate = Status {
+        breaker,
+        provider: jobs::Provider::OpenAi,
+        limits: LimitSettings::default(),
+        in_flight: 0,
+        requests: 0,
+        tokens: 0,
+        throttled_until: None,
+        now: NOW,
+    };
+    let reading = Reading {
+        gates: vec![gate],
+        now: NOW,
+        ..Reading::default()
+    };
+    let found = alert(&reading, "BreakerOpen");
+    assert_eq!((found.firing, found.value), (true, Some(301.0)));
+    assert_eq!(
+        (found.subject.as_deref(), found.since),
+        (Some("openai"), Some(NOW - 1000))
+    );
+}
+
+#[test]
+fn the_oldest_job_names_its_queue() {
+    let queue = |layout, oldest| QueueReading {
+        queue: "ai-jobs".to_owned(),
+        layout,
+        counts: Counts::default(),
+        oldest: Duration::from_secs(oldest),
+    };
+    let reading = Reading {
+        queues: vec![queue(Layout::Apalis, 20), queue(Layout::Bullmq, 400)],
+        now: NOW,
+        ..Reading::default()
+    };
+    let found = alert(&reading, "OldestWaiting");
+    assert_eq!(found.subject.as_deref(), Some("bullmq:ai-jobs"));
+    assert_eq!(found.since, Some(NOW - 100_000));
+}
+
+#[test]
+fn without_redis_only_its_absence_is_known() {
+    for alert in judge(None, Duration::from_secs(7)) {
+        let is_away = alert.name == "RedisAway";
+        assert_eq!(
+            (alert.firing, alert.value.is_some()),
+            (is_away, is_away),
+            "{alert:?}"
+        );
+    }
+}
+
+fn prometheus_rules() -> String {
+    let mut text = String::from(
+        "# Alerting rules for Prometheus, written from src/monitor/alerts.rs by `UPDATE_SCHEMAS=1 cargo test alert_rules`.\n\
+         groups:\n  - name: backend-worker\n    rules:\n",
+    );
+    for rule in RULES {
+        let Rule {
+            name,
+            expr,
+            hold,
+            about,
+            action,
+            ..
+        } = rule;
+        let severity = rule.severity.as_str();
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        write!(
+            text,
+            "      - alert: {name}\n        expr: {}\n        for: {hold}\n        labels:\n          severity: {severity}\n        \
+             annotations:\n          summary: {}\n          description: {}\n",
+            quoted(expr),
+            quoted(&format!("{about}: {{{{ $value | humanize }}}}, above {}", rule.threshold)),
+            quoted(action),
+        )
+        .unwrap();
+    }
+    text
+}
+
+#[test]
+fn alert_rules_are_written_down_for_prometheus() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/alerts.yml");
+    if std::env::var("UPDATE_SCHEMAS").is_ok_and(|value| value == "1") {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, prometheus_rules()).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap_or_default() == prometheus_rules(),
+        "docs/alerts.yml differs from the rules. Run `UPDATE_SCHEMAS=1 cargo test alert_rules`."
+    );
+}
+
+#[test]
+fn alert_rules_name_metrics_that_exist() {
+    for rule in RULES {
+        let names = rule.expr.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+        for name in names.filter(|name| name.starts_with("backend_worker_")) {
+            assert!(
+                table::ALL.iter().any(|family| family.name == name),
+                "{}: {name}",
+                rule.name
+            );
+        }
+    }
+}

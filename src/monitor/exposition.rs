@@ -1,0 +1,239 @@
+//! The answer of `GET /metrics`.
+
+use std::sync::Arc;
+
+use jobs::Provider;
+
+use super::{Reading, process};
+use crate::{
+    gate::{Reason, State},
+    ledger::{Ledger, Spending},
+    operator::Operator,
+    telemetry::metrics::{
+        PROCESS,
+        labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault},
+        table,
+        text::Text,
+    },
+    worker::runtime::QueueWorker,
+};
+
+/// As the fleet's breaker, or the replica's own while Redis is away, are called.
+const SCOPES: [&str; 2] = ["fleet", "replica"];
+
+/// Writes everything; without a reading, what this replica knows by itself.
+pub(super) fn write(
+    workers: &[Arc<QueueWorker>],
+    operator: &Operator,
+    ledger: Option<&Ledger>,
+    reading: Option<&Reading>,
+) -> String {
+    let mut text = Text::default();
+    text.sample(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+    jobs(&mut text, workers);
+    calls(&mut text);
+    if let Some(ledger) = ledger {
+        spending(&mut text, ledger.spending());
+    }
+    gates(&mut text, operator);
+    redis(&mut text);
+    text.sample(&table::REDIS_UP, &[], f64::from(u8::from(reading.is_some())));
+    if let Some(reading) = reading {
+        fleet(&mut text, reading);
+    }
+    process::write(&mut text);
+    text.finish()
+}
+
+fn jobs(text: &mut Text, workers: &[Arc<QueueWorker>]) {
+    // Family by family: the samples of one stand together.
+    let each = |write: &mut dyn FnMut(&QueueWorker, &str, &str)| {
+        for worker in workers {
+            write(worker, worker.broker().queue(), worker.broker().layout().as_str());
+        }
+    };
+    each(&mut |worker, queue, layout| {
+        for (label, of_type) in JobLabel::all().zip(&worker.vitals().cells().jobs) {
+            for (outcome, of_outcome) in JobOutcome::ALL.iter().zip(of_type) {
+                for (class, counter) in JobClass::all().zip(of_outcome) {
+                    let values = [queue, layout, label.as_str(), outcome.as_str(), class.as_str()];
+                    text.counter_if_any(&table::JOBS, &values, counter);
+                }
+            }
+        }
+    });
+    each(&mut |worker, queue, layout| {
+        for (label, counter) in JobLabel::all().zip(&worker.vitals().cells().retried) {
+            text.counter(&table::RETRIED, &[queue, layout, label.as_str()], counter);
+        }
+    });
+    each(&mut |worker, queue, layout| {
+        for (label, histogram) in JobLabel::all().zip(&worker.vitals().cells().seconds) {
+            if !histogram.is_empty() {
+                text.histogram(&table::JOB_SECONDS, &[queue, layout, label.as_str()], histogram);
+            }
+        }
+    });
+    each(&mut |worker, queue, layout| {
+        for (fate, counter) in ["requeued", "poisoned"]
+            .iter()
+            .zip(&worker.vitals().cells().recovered)
+        {
+            text.counter(&table::RECOVERED, &[queue, layout, fate], counter);
+        }
+    });
+    each(&mut |worker, queue, layout| {
+        text.sample(&table::IN_FLIGHT, &[queue, layout], worker.slots().len() as f64);
+    });
+    each(&mut |worker, queue, layout| {
+        text.sample(&table::SLOTS, &[queue, layout], worker.slots().capacity() as f64);
+    });
+}
+
+fn calls(text: &mut Text) {
+    let all = Provider::ALL;
+    for (provider, of_provider) in all.iter().zip(&PROCESS.calls) {
+        for (class, of_class) in JobClass::all().zip(of_provider) {
+            for (answer, counter) in Answer::ALL.iter().zip(of_class) {
+                let values = [provider.as_str(), class.as_str(), answer.as_str()];
+                text.counter_if_any(&table::CALLS, &values, counter);
+            }
+        }
+    }
+    for (provider, histogram) in all.iter().zip(&PROCESS.call_seconds) {
+        text.histogram(&table::CALL_SECONDS, &[provider.as_str()], histogram);
+    }
+    for (provider, of_provider) in all.iter().zip(&PROCESS.retries) {
+        for (class, counter) in JobClass::all().zip(of_provider) {
+            text.counter_if_any(&table::RETRIES, &[provider.as_str(), class.as_str()], counter);
+        }
+    }
+    for (provider, histogram) in all.iter().zip(&PROCESS.retry_delay) {
+        text.histogram(&table::RETRY_DELAY, &[provider.as_str()], histogram);
+    }
+    for (family, counters) in [
+        (&table::PAID_CALLS, &PROCESS.paid_calls),
+        (&table::TOKENS, &PROCESS.tokens),
+    ] {
+        for (provider, counter) in all.iter().zip(counters) {
+            text.counter(family, &[provider.as_str()], counter);
+        }
+    }
+}
+
+fn spending(text: &mut Text, spending: Spending) {
+    let Spending {
+        sent,
+        reused,
+        unknown,
+        resent,
+        unrecorded,
+    } = spending;
+    for (event, count) in [
+        ("sent", sent),
+        ("reused", reused),
+        ("unknown", unknown),
+        ("resent", resent),
+        ("unrecorded", unrecorded),
+    ] {
+        text.sample(&table::LEDGER, &[event], count as f64);
+    }
+}
+
+fn gates(text: &mut Text, operator: &Operator) {
+    for (provider, counters) in Provider::ALL.iter().zip(&PROCESS.admissions) {
+        for (scope, counter) in SCOPES.iter().zip(counters) {
+            text.counter(&table::ADMISSIONS, &[provider.as_str(), scope], counter);
+        }
+    }
+    for (provider, counters) in Provider::ALL.iter().zip(&PROCESS.rejections) {
+        for (reason, counter) in Reason::ALL.iter().zip(counters) {
+            text.counter(&table::REJECTIONS, &[provider.as_str(), reason.as_str()], counter);
+        }
+    }
+    for (breaker, providers) in operator.breaker_names() {
+        for to in State::ALL {
+            for (at, scope) in SCOPES.iter().enumerate() {
+                let of = |p: &Provider| PROCESS.transitions[p.index()][to.index()][at].get();
+                let moves: u64 = providers.iter().map(of).sum();
+                text.sample(&table::TRANSITIONS, &[breaker, to.as_str(), scope], moves as f64);
+            }
+        }
+    }
+}
+
+fn redis(text: &mut Text) {
+    text.histogram(&table::REDIS_SECONDS, &[], &PROCESS.redis_seconds);
+    for (fault, counter) in RedisFault::ALL.iter().zip(&PROCESS.redis_errors) {
+        text.counter(&table::REDIS_ERRORS, &[fault.as_str()], counter);
+    }
+    text.counter(&table::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
+    for (fate, counter) in ["exported", "dropped"].iter().zip(&PROCESS.trace_spans) {
+        text.counter(&table::TRACE_SPANS, &[fate], counter);
+    }
+}
+
+fn fleet(text: &mut Text, reading: &Reading) {
+    for queue in &reading.queues {
+        let counts = &queue.counts;
+        for (state, count) in [
+            ("waiting", counts.waiting),
+            ("active", counts.active),
+            ("completed", counts.completed),
+            ("failed", counts.failed),
+            ("delayed", counts.delayed),
+        ] {
+            let values = [&queue.queue, queue.layout.as_str(), state];
+            text.sample(&table::QUEUE_JOBS, &values, count as f64);
+        }
+    }
+    for queue in &reading.queues {
+        let values = [queue.queue.as_str(), queue.layout.as_str()];
+        text.sample(&table::QUEUE_OLDEST, &values, queue.oldest.as_secs_f64());
+    }
+    let breakers = reading.breakers();
+    for breaker in &breakers {
+        for state in State::ALL {
+            let is = f64::from(u8::from(breaker.state == *state));
+            text.sample(&table::BREAKER_STATE, &[&breaker.name, state.as_str()], is);
+        }
+    }
+    for breaker in &breakers {
+        let since = breaker
+            .not_closed_since
+            .map_or(0, |since| reading.now.saturating_sub(since));
+        text.sample(&table::BREAKER_DOWN, &[&breaker.name], since as f64 / 1000.0);
+    }
+    let limits = reading.gates.iter().flat_map(|gate| {
+        let provider = gate.provider.as_str();
+        let limits = &gate.limits;
+        [
+            (
+                provider,
+                "concurrent",
+                limits.max_concurrent.map(|n| n.get() as f64),
+                gate.in_flight,
+            ),
+            (
+                provider,
+                "requests_per_minute",
+                limits.requests_per_minute.map(|n| n.get() as f64),
+                gate.requests,
+            ),
+            (
+                provider,
+                "tokens_per_minute",
+                limits.tokens_per_minute.map(|n| n.get() as f64),
+                gate.tokens,
+            ),
+        ]
+    });
+    for (provider, limit, most, _) in limits.clone() {
+        if let Some(most) = most {
+            text.sample(&table::LIMIT, &[provider, limit], most);
+        }
+    }
+    for (provider, limit, _, used) in limits {
+        text.sample(&table::LIMIT_USED, &[provider, limit], used as f64);
+    }
+}

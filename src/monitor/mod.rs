@@ -1,0 +1,205 @@
+//! What is read when somebody asks how the fleet does: metrics and alerts.
+//!
+//! # Layout
+//! - [`Monitor`]: reads Redis for both, at most once in five seconds, within a second.
+//! - `exposition`: the answer of `GET /metrics`. `process`: the process's own numbers.
+//! - [`minutes`]: what the fleet's jobs came to, by the minute.
+//! - [`alerts`]: the rules, and their verdict.
+
+pub mod alerts;
+mod exposition;
+pub mod minutes;
+mod process;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{join, try_join_all};
+use tokio::{sync::Mutex, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use self::minutes::{Minutes, Reporter};
+use crate::{
+    connection::Connection,
+    gate::{BreakerStatus, Status},
+    ledger::Ledger,
+    operator::Operator,
+    queue::{BrokerError, Counts, Layout},
+    worker::runtime::QueueWorker,
+};
+
+/// How long a reading serves.
+const FRESH: Duration = Duration::from_secs(5);
+/// How long Redis may take for one.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// How often this replica reports what its jobs came to.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// One queue, as the fleet sees it.
+#[derive(Debug, Clone)]
+pub struct QueueReading {
+    /// Its name.
+    pub queue: String,
+    /// How it is laid out.
+    pub layout: Layout,
+    /// Its jobs by state.
+    pub counts: Counts,
+    /// How old the job is that is next in line.
+    pub oldest: Duration,
+}
+
+/// What Redis says of the fleet.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// The queues.
+    pub queues: Vec<QueueReading>,
+    /// The gates; none with breakers and limits switched off.
+    pub gates: Vec<Status>,
+    /// What the jobs came to.
+    pub minutes: Minutes,
+    /// Redis's clock, ms.
+    pub now: u64,
+}
+
+impl Reading {
+    /// Every breaker, once: providers may share one.
+    fn breakers(&self) -> Vec<&BreakerStatus> {
+        let mut breakers: Vec<&BreakerStatus> = Vec::new();
+        for breaker in self.gates.iter().map(|gate| &gate.breaker) {
+            if breakers.iter().all(|known| known.name != breaker.name) {
+                breakers.push(breaker);
+            }
+        }
+        breakers
+    }
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    read_at: Option<Instant>,
+    /// `None`: Redis gave none in time.
+    reading: Option<Arc<Reading>>,
+    /// Since when there has been none.
+    away_since: Option<Instant>,
+}
+
+/// Reads the fleet's numbers and this replica's own.
+#[derive(Debug)]
+pub struct Monitor {
+    workers: Vec<Arc<QueueWorker>>,
+    operator: Operator,
+    ledger: Option<Arc<Ledger>>,
+    reporter: Reporter,
+    last: Mutex<Last>,
+}
+
+impl Monitor {
+    /// A monitor of a replica called `replica`.
+    pub fn new(
+        workers: Vec<Arc<QueueWorker>>,
+        operator: Operator,
+        ledger: Option<Arc<Ledger>>,
+        connection: Connection,
+        replica: &str,
+    ) -> Self {
+        process::starts();
+        Self {
+            workers,
+            operator,
+            ledger,
+            reporter: Reporter::new(connection, replica),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Reports to the fleet until `stop`, and once more after it.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(REPORT_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                _ = ticks.tick() => {}
+            }
+            self.report().await;
+        }
+    }
+
+    async fn report(&self) {
+        if let Err(error) = self.reporter.report(&self.workers).await {
+            debug!(%error, "this replica's counts are not reported yet");
+        }
+    }
+
+    /// The answer of `GET /metrics`: complete but for the fleet's numbers while Redis is away.
+    pub async fn metrics(&self) -> String {
+        let (reading, _) = self.reading().await;
+        exposition::write(
+            &self.workers,
+            &self.operator,
+            self.ledger.as_deref(),
+            reading.as_deref(),
+        )
+    }
+
+    /// The verdict on every alert.
+    pub async fn alerts(&self) -> Vec<alerts::Alert> {
+        let (reading, away) = self.reading().await;
+        // The loops ask Redis all the time, so they know of an outage before anybody asks here.
+        let seen = self
+            .workers
+            .iter()
+            .filter_map(|w| w.vitals().redis_away_for())
+            .max();
+        alerts::judge(reading.as_deref(), seen.max(away).unwrap_or_default())
+    }
+
+    /// The last reading while it is fresh, else another; and how long there has been none.
+    async fn reading(&self) -> (Option<Arc<Reading>>, Option<Duration>) {
+        let mut last = self.last.lock().await;
+        if last.read_at.is_none_or(|at| at.elapsed() > FRESH) {
+            let began = Instant::now();
+            let reading = match tokio::time::timeout(DEADLINE, self.read()).await {
+                Ok(Ok(reading)) => Some(Arc::new(reading)),
+                Ok(Err(error)) => {
+                    debug!(%error, "the fleet's numbers cannot be read");
+                    None
+                }
+                Err(_elapsed) => None,
+            };
+            last.away_since = reading.is_none().then(|| last.away_since.unwrap_or(began));
+            (last.read_at, last.reading) = (Some(Instant::now()), reading);
+        }
+        let away = last.away_since.map(|since| since.elapsed());
+        (last.reading.clone(), away)
+    }
+
+    async fn read(&self) -> Result<Reading, BrokerError> {
+        // What this replica has not reported yet would be missing.
+        self.reporter.report(&self.workers).await?;
+        let queues = self.operator.queues().iter().map(|broker| async move {
+            Ok::<_, BrokerError>(QueueReading {
+                queue: broker.queue().to_owned(),
+                layout: broker.layout(),
+                counts: broker.counts().await?,
+                oldest: broker.oldest_waiting().await?,
+            })
+        });
+        let (queues, rest) = join(
+            try_join_all(queues),
+            join(self.operator.limits(), self.reporter.read()),
+        )
+        .await;
+        let (minutes, now) = rest.1?;
+        Ok(Reading {
+            queues: queues?,
+            gates: rest.0?,
+            minutes,
+            now,
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! The labels' values: enums, so that a metric has as many series as the code says, whatever comes from outside.
+
+use jobs::{Class, Failure, JobType, Provider};
+use redis::{ErrorKind, RedisError};
+
+use crate::gate::{Reason, State};
+
+/// A value's place in an array of cells.
+pub trait Index: Copy {
+    /// See the trait.
+    fn index(self) -> usize;
+}
+
+macro_rules! index_by_variant {
+    ($($name:ty),*) => {$(
+        impl Index for $name {
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )*};
+}
+index_by_variant!(Provider, Reason, State, JobOutcome, Answer, RedisFault);
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$about])* $variant,)*
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// As a label's value.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+    };
+}
+
+label! {
+    /// How a delivery ended.
+    JobOutcome {
+        /// Completed.
+        Succeeded = "succeeded",
+        /// Dead letter.
+        Failed = "failed",
+        /// Put off, an attempt used up.
+        Retried = "retried",
+        /// Put off, no attempt used up.
+        Waiting = "waiting",
+        /// Given back untouched.
+        Released = "released",
+        /// Lost to another replica.
+        Lost = "lost",
+    }
+}
+
+label! {
+    /// What a provider answered.
+    Answer {
+        /// Success.
+        Success = "2xx",
+        /// Refused.
+        ClientError = "4xx",
+        /// Asked to slow down.
+        TooMany = "429",
+        /// The provider's fault.
+        ServerError = "5xx",
+        /// Any other status.
+        Other = "other",
+        /// No answer came.
+        Nothing = "none",
+    }
+}
+
+impl Answer {
+    /// The answer behind a failure.
+    pub fn of(failure: &Failure) -> Self {
+        match failure.status() {
+            None => Self::Nothing,
+            Some(200..=299) => Self::Success,
+            Some(429) => Self::TooMany,
+            Some(400..=499) => Self::ClientError,
+            Some(500..=599) => Self::ServerError,
+            Some(_) => Self::Other,
+        }
+    }
+}
+
+label! {
+    /// How a call to Redis failed.
+    RedisFault {
+        /// No answer in time.
+        Timeout = "timeout",
+        /// No connection, or it broke.
+        Connection = "connection",
+        /// Redis answered with an error.
+        Answer = "answer",
+    }
+}
+
+impl RedisFault {
+    /// What kind of failure this is.
+    pub fn of(error: &RedisError) -> Self {
+        if error.is_timeout() {
+            Self::Timeout
+        } else if error.is_io_error() || error.is_connection_dropped() || error.kind() == ErrorKind::Io {
+            Self::Connection
+        } else {
+            Self::Answer
+        }
+    }
+}
+
+/// A job's type; `other` for all that this worker does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobLabel(pub Option<JobType>);
+
+impl JobLabel {
+    /// How many there are.
+    pub const COUNT: usize = JobType::ALL.len() + 1;
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        JobType::ALL
+            .into_iter()
+            .map(|kind| Self(Some(kind)))
+            .chain([Self(None)])
+    }
+
+    /// As a label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self.0 {
+            Some(kind) => kind.as_str(),
+            None => "other",
+        }
+    }
+}
+
+impl Index for JobLabel {
+    fn index(self) -> usize {
+        self.0.map_or(JobType::ALL.len(), |kind| kind as usize)
+    }
+}
+
+/// A failure's class; `none` without a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobClass(pub Option<Class>);
+
+impl JobClass {
+    /// How many there are.
+    pub const COUNT: usize = Class::ALL.len() + 1;
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Class::ALL
+            .into_iter()
+            .map(|class| Self(Some(class)))
+            .chain([Self(None)])
+    }
+
+    /// As a label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self.0 {
+            Some(class) => class.as_str(),
+            None => "none",
+        }
+    }
+}
+
+impl Index for JobClass {
+    fn index(self) -> usize {
+        self.0.map_or(Class::ALL.len(), |class| class as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_order<T: Index>(all: impl Iterator<Item = T>) {
+        for (at, value) in all.enumerate() {
+            assert_eq!(value.index(), at);
+        }
+    }
+
+    #[test]
+    fn every_value_has_a_place_of_its_own() {
+        in_order(JobLabel::all());
+        in_order(JobClass::all());
+        in_order(JobOutcome::ALL.iter().copied());
+        in_order(Answer::ALL.iter().copied());
+        in_order(RedisFault::ALL.iter().copied());
+        in_order(Provider::ALL.into_iter());
+        in_order(Reason::ALL.iter().copied());
+        in_order(State::ALL.iter().copied());
+    }
+}

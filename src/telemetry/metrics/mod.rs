@@ -1,0 +1,139 @@
+//! Counters that the work leaves behind: one atomic addition each, no lock and no allocation, since every label is
+//! an enum and every combination has its place from the start. So the registry is a `static` of arrays, and no library:
+//! there is nothing to register.
+//!
+//! # Layout
+//! - [`cells`]: counter and histogram.
+//! - [`labels`]: the labels' values, as enums.
+//! - [`table`]: the name, kind, labels and meaning of every metric; `docs/metrics.md` is written from it.
+//! - [`text`]: Prometheus's text format.
+//!
+//! What belongs to one queue is counted in its [`QueueCells`], what belongs to the process in [`PROCESS`]. The ledger counts
+//! for itself ([`crate::ledger::Spending`]).
+
+pub mod cells;
+pub mod labels;
+pub mod table;
+pub mod text;
+
+use jobs::{Class, Provider};
+
+use self::{
+    cells::{Counter, Histogram},
+    labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault},
+};
+use crate::gate::{Reason, State};
+
+const PROVIDERS: usize = Provider::ALL.len();
+const CLASSES: usize = JobClass::COUNT;
+
+/// What the whole process counts.
+pub static PROCESS: Process = Process::new();
+
+/// See [`PROCESS`].
+#[derive(Debug)]
+pub struct Process {
+    /// Tries of provider calls, by what came of them and what was answered.
+    pub calls: [[[Counter; Answer::COUNT]; CLASSES]; PROVIDERS],
+    /// How long they took.
+    pub call_seconds: [Histogram; PROVIDERS],
+    /// Waits before another try, by the class of the failure.
+    pub retries: [[Counter; CLASSES]; PROVIDERS],
+    /// How long those waits are.
+    pub retry_delay: [Histogram; PROVIDERS],
+    /// Permits granted by the fleet's gate, and by this replica alone while Redis is away.
+    pub admissions: [[Counter; 2]; PROVIDERS],
+    /// Permits refused.
+    pub rejections: [[Counter; Reason::ALL.len()]; PROVIDERS],
+    /// Moves of the breaker behind a provider, of the fleet's and of this replica's own.
+    pub transitions: [[[Counter; 2]; State::ALL.len()]; PROVIDERS],
+    /// Tokens that providers have charged.
+    pub tokens: [Counter; PROVIDERS],
+    /// Replies that cost money.
+    pub paid_calls: [Counter; PROVIDERS],
+    /// How long Redis takes to answer.
+    pub redis_seconds: Histogram,
+    /// Calls to Redis that failed.
+    pub redis_errors: [Counter; RedisFault::ALL.len()],
+    /// Times that Redis was reached again.
+    pub redis_reconnects: Counter,
+    /// Spans that reached the collector, and those that were dropped.
+    pub trace_spans: [Counter; 2],
+}
+
+impl Process {
+    const fn new() -> Self {
+        Self {
+            calls: [const { [const { [const { Counter::new() }; Answer::COUNT] }; CLASSES] }; PROVIDERS],
+            call_seconds: [const { Histogram::new(&cells::CALLS) }; PROVIDERS],
+            retries: [const { [const { Counter::new() }; CLASSES] }; PROVIDERS],
+            retry_delay: [const { Histogram::new(&cells::WAITS) }; PROVIDERS],
+            admissions: [const { [const { Counter::new() }; 2] }; PROVIDERS],
+            rejections: [const { [const { Counter::new() }; Reason::ALL.len()] }; PROVIDERS],
+            transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
+            tokens: [const { Counter::new() }; PROVIDERS],
+            paid_calls: [const { Counter::new() }; PROVIDERS],
+            redis_seconds: Histogram::new(&cells::REDIS),
+            redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
+            redis_reconnects: Counter::new(),
+            trace_spans: [const { Counter::new() }; 2],
+        }
+    }
+
+    /// One try of a provider call has ended.
+    pub fn called(&self, provider: Provider, class: JobClass, answer: Answer, took: std::time::Duration) {
+        self.calls[provider.index()][class.index()][answer.index()].add(1);
+        self.call_seconds[provider.index()].observe(took);
+    }
+
+    /// A call is going to be tried again.
+    pub fn retried(&self, provider: Provider, class: Class, delay: std::time::Duration) {
+        self.retries[provider.index()][JobClass(Some(class)).index()].add(1);
+        self.retry_delay[provider.index()].observe(delay);
+    }
+
+    /// All moves of the fleet's breakers that this replica was told of.
+    pub fn fleet_transitions(&self) -> u64 {
+        let moves = self.transitions.iter().flatten();
+        moves.map(|scopes| scopes[0].get()).sum()
+    }
+}
+
+/// What one queue's worker counts.
+#[derive(Debug)]
+pub struct QueueCells {
+    /// Deliveries that ended, by job type, outcome and class of failure.
+    pub jobs: [[[Counter; CLASSES]; JobOutcome::ALL.len()]; JobLabel::COUNT],
+    /// Deliveries that ended after a second try, or were put off with an attempt used up.
+    pub retried: [Counter; JobLabel::COUNT],
+    /// How long a delivery took, from its claim to its outcome in Redis.
+    pub seconds: [Histogram; JobLabel::COUNT],
+    /// Jobs of dead replicas: put back, and failed as poison.
+    pub recovered: [Counter; 2],
+}
+
+impl Default for QueueCells {
+    fn default() -> Self {
+        Self {
+            jobs: Default::default(),
+            retried: Default::default(),
+            seconds: [const { Histogram::new(&cells::CALLS) }; JobLabel::COUNT],
+            recovered: Default::default(),
+        }
+    }
+}
+
+impl QueueCells {
+    /// Deliveries that ended so, of every type.
+    pub fn ended(&self, outcome: JobOutcome, counts: impl Fn(JobClass) -> bool) -> u64 {
+        let mut sum = 0;
+        for of_type in &self.jobs {
+            for (counter, class) in of_type[outcome.index()].iter().zip(JobClass::all()) {
+                if counts(class) {
+                    sum += counter.get();
+                }
+            }
+        }
+        sum
+    }
+}

@@ -1,0 +1,12 @@
+//! What the worker tells of itself while it works. Who asks for it is served by [`crate::monitor`].
+//!
+//! # Layout
+//! - [`logs`]: one line an event on stdout.
+//! - [`trace`]: spans for OpenTelemetry, where a collector is configured.
+//! - [`metrics`]: counters that the work leaves behind, and the table of every metric.
+
+pub mod logs;
+pub mod metrics;
+pub mod trace;
+
+pub use logs::{LogFormat, init};

@@ -1,0 +1,190 @@
+//! Spans on their way to the collector: OTLP over HTTP, as JSON, in batches. Nothing waits for it; what it cannot take is
+//! dropped, and counted.
+
+use std::{fmt, time::Duration};
+
+use reqwest::{
+    Client,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use url::Url;
+
+use super::Record;
+use crate::telemetry::metrics::PROCESS;
+
+/// Spans in one request at most.
+const BATCH: usize = 512;
+/// How long a span waits for others.
+const GATHER: Duration = Duration::from_secs(2);
+/// How long the collector may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last batches may take when the replica stops.
+const LAST: Duration = Duration::from_secs(3);
+
+/// Where traces are sent.
+#[derive(Clone)]
+pub struct TraceSettings {
+    /// The collector's base URL.
+    pub endpoint: Url,
+    /// Headers that it wants; they may hold a key.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What this service is called.
+    pub service: String,
+}
+
+impl fmt::Debug for TraceSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TraceSettings")
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The exporter's task; none where nothing is traced.
+#[derive(Debug, Default)]
+pub struct Exporting {
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Exporting {
+    pub(super) fn start(
+        settings: &TraceSettings,
+        replica: &str,
+        spans: mpsc::Receiver<Record>,
+    ) -> Result<Self, reqwest::Error> {
+        let mut url = settings.endpoint.clone();
+        url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
+        let mut headers: HeaderMap = settings.headers.iter().cloned().collect();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let http = Client::builder()
+            .default_headers(headers)
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
+        let exporter = Exporter {
+            http,
+            url,
+            resource: json!({ "attributes": [
+                attribute("service.name", &settings.service),
+                attribute("service.version", env!("CARGO_PKG_VERSION")),
+                attribute("service.instance.id", replica),
+            ]}),
+            failing: false,
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(exporter.run(spans, stop.clone()));
+        Ok(Self {
+            stop,
+            task: Some(task),
+        })
+    }
+
+    /// Sends what is left, and ends.
+    pub async fn finish(self) {
+        self.stop.cancel();
+        if let Some(mut task) = self.task
+            && tokio::time::timeout(LAST, &mut task).await.is_err()
+        {
+            task.abort();
+        }
+    }
+}
+
+struct Exporter {
+    http: Client,
+    url: Url,
+    resource: Value,
+    /// The last batch was not taken: said once an outage.
+    failing: bool,
+}
+
+impl Exporter {
+    async fn run(mut self, mut spans: mpsc::Receiver<Record>, stop: CancellationToken) {
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                // The sender is a static: the channel is never closed.
+                _ = spans.recv_many(&mut batch, BATCH) => {}
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = async {
+                    while batch.len() < BATCH && spans.recv_many(&mut batch, BATCH).await > 0 {}
+                } => {}
+                () = tokio::time::sleep(GATHER) => {}
+            }
+            self.send(&mut batch).await;
+        }
+        while let Ok(span) = spans.try_recv() {
+            batch.push(span);
+            if batch.len() >= BATCH {
+                self.send(&mut batch).await;
+            }
+        }
+        self.send(&mut batch).await;
+    }
+
+    async fn send(&mut self, batch: &mut Vec<Record>) {
+        if batch.is_empty() {
+            return;
+        }
+        let count = batch.len() as u64;
+        let spans: Vec<Value> = batch.drain(..).map(|record| span(&record)).collect();
+        let body = json!({ "resourceSpans": [{
+            "resource": self.resource,
+            "scopeSpans": [{ "scope": { "name": "backend-worker" }, "spans": spans }],
+        }]});
+        let sent = self
+            .http
+            .post(self.url.clone())
+            .body(body.to_string())
+            .send()
+            .await;
+        match sent.and_then(reqwest::Response::error_for_status) {
+            Ok(_) => {
+                PROCESS.trace_spans[0].add(count);
+                if std::mem::take(&mut self.failing) {
+                    info!("the collector takes traces again");
+                }
+            }
+            Err(error) => {
+                PROCESS.trace_spans[1].add(count);
+                if !std::mem::replace(&mut self.failing, true) {
+                    warn!(error = %error.without_url(), "the collector does not take traces: they are dropped");
+                }
+            }
+        }
+    }
+}
+
+fn attribute(key: &str, value: &str) -> Value {
+    json!({ "key": key, "value": { "stringValue": value } })
+}
+
+fn span(record: &Record) -> Value {
+    let notes: Vec<Value> = record
+        .notes
+        .iter()
+        .map(|(key, value)| attribute(key, value))
+        .collect();
+    json!({
+        "traceId": format!("{:032x}", record.context.trace()),
+        "spanId": format!("{:016x}", record.context.span()),
+        "parentSpanId": record.parent.map(|parent| format!("{parent:016x}")).unwrap_or_default(),
+        "name": record.name,
+        "kind": record.kind as u8,
+        "startTimeUnixNano": record.began.to_string(),
+        "endTimeUnixNano": record.ended.to_string(),
+        "attributes": notes,
+        "status": if record.failed { json!({ "code": 2 }) } else { json!({}) },
+    })
+}

@@ -1,0 +1,69 @@
+//! What is known of a delivery while it runs, and how it is counted when it has ended.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use jobs::JobType;
+
+use super::{Outcome, vitals::Ending};
+use crate::telemetry::metrics::{
+    QueueCells,
+    labels::{Index, JobClass, JobLabel, JobOutcome},
+};
+
+/// What is known of a delivery while it runs.
+#[derive(Debug)]
+pub struct Course {
+    claimed: Instant,
+    kind: OnceLock<JobType>,
+    retried: AtomicBool,
+}
+
+impl Default for Course {
+    fn default() -> Self {
+        Self {
+            claimed: Instant::now(),
+            kind: OnceLock::new(),
+            retried: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Course {
+    /// Its payload was opened: it is a job of this type.
+    pub fn is_a(&self, kind: JobType) {
+        let _ = self.kind.set(kind); // A delivery is opened once.
+    }
+
+    /// One of its calls is tried again.
+    pub fn retries(&self) {
+        self.retried.store(true, Ordering::Relaxed);
+    }
+
+    /// It has ended so; `outcome` is what was, or should have been, written.
+    pub(super) fn count(&self, cells: &QueueCells, ending: Ending, outcome: Option<&Outcome>) {
+        let label = JobLabel(self.kind.get().copied()).index();
+        let used_attempt = matches!(outcome, Some(Outcome::Later { counts: true, .. }));
+        let word = match ending {
+            Ending::Succeeded => JobOutcome::Succeeded,
+            Ending::Failed => JobOutcome::Failed,
+            Ending::PutOff if used_attempt => JobOutcome::Retried,
+            Ending::PutOff => JobOutcome::Waiting,
+            Ending::Released => JobOutcome::Released,
+            Ending::Lost => JobOutcome::Lost,
+        };
+        let class = JobClass(outcome.and_then(Outcome::class));
+        cells.jobs[label][word.index()][class.index()].add(1);
+        cells.seconds[label].observe(self.claimed.elapsed());
+        let tried =
+            matches!(ending, Ending::Succeeded | Ending::Failed) && self.retried.load(Ordering::Relaxed);
+        if tried || used_attempt && ending == Ending::PutOff {
+            cells.retried[label].add(1);
+        }
+    }
+}
