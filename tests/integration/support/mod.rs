@@ -1,7 +1,9 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
 mod node;
+mod proxy;
 mod replica;
+mod scene;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -14,7 +16,9 @@ use jobs::JobType;
 use serde_json::value::RawValue;
 
 pub(crate) use node::Node;
+pub(crate) use proxy::{Proxy, Weather};
 pub(crate) use replica::{RunningReplica, Script, options, replica};
+pub(crate) use scene::{Launcher, Scene, Worker};
 
 /// Makes a test of each named function for each layout of queues; it is given the layout, or what `Setup::of` makes
 /// of it.
