@@ -9,7 +9,7 @@ use crate::{
     field::{AOF, Field},
     fleet::Slot,
     plan::{Course, Fault, Lane},
-    support::Weather,
+    proxy::Weather,
 };
 
 impl Field {

@@ -19,7 +19,8 @@ use tokio::{
 
 use crate::{
     fleet::Slot,
-    support::{Launcher, Node, Proxy, Scene, TestRedis, eventually},
+    proxy::Proxy,
+    support::{Launcher, Node, Scene, TestRedis, eventually},
 };
 
 /// The queue's name, in both layouts.
@@ -86,8 +87,15 @@ impl Field {
         let folder = std::env::temp_dir().join(format!("backend-worker-chaos-{port}"));
         std::fs::create_dir_all(&folder).unwrap();
         let node = Node::start(&redis, QUEUE).await;
-        // Events are evidence: none may be trimmed.
+        // Events are evidence: none may be trimmed. Node writes its own length once, behind its back.
         let key = format!("bull:{QUEUE}:meta");
+        eventually("Node has written the queue's meta", async || {
+            redis
+                .ask::<bool>(&["HEXISTS", &key, "opts.maxLenEvents"])
+                .await
+                .then_some(())
+        })
+        .await;
         redis
             .ask::<()>(&["HSET", &key, "opts.maxLenEvents", "100000000"])
             .await;

@@ -8,7 +8,8 @@ use tokio::{sync::Mutex, time::sleep};
 
 use crate::{
     field::Field,
-    support::{Launcher, Proxy, Worker},
+    proxy::Proxy,
+    support::{Launcher, Worker},
 };
 
 /// A place for a replica, with a line and a clock of its own.

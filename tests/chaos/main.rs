@@ -17,6 +17,7 @@
 //! # Layout
 //! - `plan`: the schedule. `field`, `fleet`: where it happens. `faults`: how. `jobs`: what is enqueued.
 //! - `oracle`, `keys`: what must hold. `recovery`: how long the jobs of the dead wait. `report`: figures.
+//! - `selftest`: the oracle itself.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,8 +33,12 @@ mod jobs;
 mod keys;
 mod oracle;
 mod plan;
+#[path = "../integration/support/proxy.rs"]
+#[allow(dead_code, reason = "the gate's tests lose and hold replies")]
+mod proxy;
 mod recovery;
 mod report;
+mod selftest;
 #[path = "../integration/support/mod.rs"]
 #[allow(
     dead_code,

@@ -72,7 +72,7 @@ pub(crate) async fn audit(field: &Field, strict: bool) -> Verdict {
 
     let (mut lost, mut stranded, mut failed, mut wrong, mut consumed) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut completed, mut poisoned) = (0, 0);
+    let (mut completed, mut poisoned) = (0, Vec::new());
     let ids = Layout::ALL
         .into_iter()
         .flat_map(|layout| (0..field.settings.jobs).map(move |n| jobs::id(layout, n)));
@@ -87,7 +87,7 @@ pub(crate) async fn audit(field: &Field, strict: bool) -> Verdict {
             "completed" if job.success => completed += 1,
             "completed" => wrong.push(id.clone()),
             "failed" if job.reason.starts_with("poison") && field.record().kills >= POISON_AFTER => {
-                poisoned += 1
+                poisoned.push(calls.failed + calls.good.len() as u32)
             }
             "failed" => failed.push(format!("{id}: {}", job.reason)),
             state => stranded.push(format!("{id} {state}")),
@@ -104,7 +104,12 @@ pub(crate) async fn audit(field: &Field, strict: bool) -> Verdict {
     let jobs = field.settings.jobs * Layout::ALL.len();
     verdict.figure("jobs", jobs);
     verdict.figure("completed", completed);
-    verdict.figure("failed as poison", poisoned);
+    let of_each = if poisoned.is_empty() {
+        String::new()
+    } else {
+        format!(" (calls of each: {poisoned:?})")
+    };
+    verdict.figure("failed as poison", format!("{}{of_each}", poisoned.len()));
     verdict.zero("lost", &lost);
     verdict.zero("stranded", &stranded);
     verdict.zero("failed without a cause", &failed);

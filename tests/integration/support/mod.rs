@@ -1,8 +1,8 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
 mod node;
-mod proxy;
 mod replica;
+#[allow(dead_code, reason = "the chaos suite asks more of a worker")]
 mod scene;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -16,8 +16,8 @@ use jobs::JobType;
 use serde_json::value::RawValue;
 
 pub(crate) use node::Node;
-pub(crate) use proxy::{Proxy, Weather};
 pub(crate) use replica::{RunningReplica, Script, options, replica};
+#[allow(unused_imports, reason = "the chaos suite names the launcher")]
 pub(crate) use scene::{Launcher, Scene, Worker};
 
 /// Makes a test of each named function for each layout of queues; it is given the layout, or what `Setup::of` makes
