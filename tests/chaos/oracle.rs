@@ -87,7 +87,7 @@ pub(crate) async fn audit(field: &Field, strict: bool) -> Verdict {
             "completed" if job.success => completed += 1,
             "completed" => wrong.push(id.clone()),
             "failed" if job.reason.starts_with("poison") && field.record().kills >= POISON_AFTER => {
-                poisoned.push(calls.failed + calls.good.len() as u32)
+                poisoned.push(format!("{id} {}", calls.failed + calls.good.len() as u32))
             }
             "failed" => failed.push(format!("{id}: {}", job.reason)),
             state => stranded.push(format!("{id} {state}")),
@@ -107,7 +107,7 @@ pub(crate) async fn audit(field: &Field, strict: bool) -> Verdict {
     let of_each = if poisoned.is_empty() {
         String::new()
     } else {
-        format!(" (calls of each: {poisoned:?})")
+        format!(" (calls: {})", poisoned.join(", "))
     };
     verdict.figure("failed as poison", format!("{}{of_each}", poisoned.len()));
     verdict.zero("lost", &lost);
@@ -259,13 +259,19 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
     verdict.figure("calls answered well", answered);
     verdict.figure("calls that failed or were cut", failed);
     verdict.figure(
-        "paid again, the replica killed or frozen around the answer",
+        "paid again, a replica killed or frozen around the answer",
         unknown,
     );
     if strict {
-        verdict.zero("paid again, the answer surely there", &twice);
+        verdict.zero(
+            "paid again, no replica killed or frozen around the answer",
+            &twice,
+        );
     } else {
-        verdict.figure("paid again, the answer surely there", twice.len());
+        verdict.figure(
+            "paid again, no replica killed or frozen around the answer",
+            twice.len(),
+        );
     }
 }
 
