@@ -13,10 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    process::{Scene, Worker},
-    support::{Node, Script, TestRedis, eventually, options, replica},
-};
+use crate::support::{Node, Scene, Script, TestRedis, Worker, eventually, options, replica};
 
 const JOBS: usize = 300;
 

@@ -6,7 +6,7 @@ use backend_worker::{check::rights::acl_rule, config::Config, keys::MigrationKey
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{process::Scene, support::TestRedis};
+use crate::support::{Scene, TestRedis};
 
 /// What `check --json` says with these variables, and its exit code.
 async fn check(scene: &Scene, variables: &[(&str, &str)]) -> (Option<i32>, Value) {
@@ -39,7 +39,12 @@ fn expect(answer: &Value, check: &str, level: &str, found: &str, cure: &str) {
 
 #[tokio::test]
 async fn a_sound_deployment_passes() {
-    let scene = Scene::set_with(Duration::ZERO, &["--appendonly", "yes"]).await;
+    let scene = Scene::over(
+        TestRedis::start_with(&["--appendonly", "yes"]).await,
+        Duration::ZERO,
+        0,
+    )
+    .await;
     let migrated = scene.command(&["migrate"]).output().await.unwrap();
     assert!(migrated.status.success(), "{migrated:?}");
     let (code, answer) = check(&scene, &[("ADMIN_TOKEN", "t"), ("MEDIA_ALLOWED_HOSTS", "")]).await;
@@ -60,7 +65,7 @@ async fn a_sound_deployment_passes() {
 #[tokio::test]
 async fn what_is_wrong_with_redis_is_told() {
     let arguments = ["--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru"];
-    let scene = Scene::set_with(Duration::ZERO, &arguments).await;
+    let scene = Scene::over(TestRedis::start_with(&arguments).await, Duration::ZERO, 0).await;
     let (code, answer) = check(&scene, &[]).await;
     assert_eq!(code, Some(1));
     expect(&answer, "redis eviction", "failure", "thrown away", "noeviction");

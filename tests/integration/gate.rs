@@ -10,10 +10,7 @@ use backend_worker::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    process::{Scene, Worker},
-    support::eventually,
-};
+use crate::support::{Scene, Worker, eventually};
 
 pub(crate) fn cards(n: usize) -> Value {
     json!({ "content": format!("job-{n}"), "subject": "test", "topic": "test", "userId": "test" })

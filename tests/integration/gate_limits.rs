@@ -6,7 +6,10 @@ use backend_worker::{keys::GateKeys, queue::State, simulator::Provider};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::{gate::cards, process::Scene, support::eventually};
+use crate::{
+    gate::cards,
+    support::{Scene, eventually},
+};
 
 /// The keys of OpenAI's gate.
 fn openai() -> GateKeys {

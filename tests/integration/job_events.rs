@@ -15,10 +15,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    process,
-    support::{Sse, TestRedis, both_layouts, enqueue, enqueue_with, eventually},
-};
+use crate::support::{Sse, TestRedis, both_layouts, enqueue, enqueue_with, eventually};
 
 /// A queue that the test works by hand, and the routes over it.
 struct Scene {
@@ -417,7 +414,7 @@ async fn streams_are_limited_and_need_the_read_token() {
 
 #[tokio::test]
 async fn a_drain_tells_the_outcome_and_is_not_held_up() {
-    let scene = process::Scene::set(Duration::from_secs(4)).await;
+    let scene = crate::support::Scene::set(Duration::from_secs(4)).await;
     let worker = scene.worker(&[("CONCURRENCY", "1")]).await;
     let data = json!({"content": "cells", "subject": "s", "topic": "t", "userId": "u"}).to_string();
     let ids = scene

@@ -12,9 +12,8 @@ use jobs::{Call, Class, Failure, JobType, Reply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    process::{Scene, Worker},
-    support::{Node, Script, TestRedis, both_layouts, eventually, options, raw, replica},
+use crate::support::{
+    Node, Scene, Script, TestRedis, Worker, both_layouts, eventually, options, raw, replica,
 };
 
 const KEY: &str = "ledger:bull:q:1";

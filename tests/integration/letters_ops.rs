@@ -5,10 +5,7 @@ use std::time::Duration;
 use backend_worker::queue::{Broker, ClaimNumber, Layout};
 use serde_json::{Value, json};
 
-use crate::{
-    process::Scene,
-    support::{TestRedis, enqueue, eventually},
-};
+use crate::support::{Scene, TestRedis, enqueue, eventually};
 
 /// Fails the job `id` of a queue.
 async fn bury(broker: &dyn Broker, ids: &[&str]) {

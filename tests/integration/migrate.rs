@@ -10,10 +10,7 @@ use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{
-    process::Scene,
-    support::{TestRedis, eventually},
-};
+use crate::support::{Scene, TestRedis, eventually};
 
 const RETIRE: Plan = Plan {
     dry_run: false,

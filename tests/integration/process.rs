@@ -1,165 +1,16 @@
 //! The binary as an operator runs it: processes, signals, exit codes, HTTP.
 
-use std::{
-    process::Stdio,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
-use backend_worker::{
-    demo::point_to,
-    queue::State,
-    simulator::{Options, Provider, Running, Simulator},
-};
+use backend_worker::{queue::State, simulator::Provider};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::{Node, PATIENCE, TestRedis, eventually};
-
-/// A Redis, a simulator, and the variables that point a worker to both.
-pub(crate) struct Scene {
-    pub(crate) redis: TestRedis,
-    pub(crate) simulator: Running,
-    env: Vec<(&'static str, String)>,
-}
-
-impl Scene {
-    pub(crate) async fn set(latency: Duration) -> Self {
-        Self::set_with(latency, &[]).await
-    }
-
-    /// With further arguments for redis-server.
-    pub(crate) async fn set_with(latency: Duration, redis: &[&str]) -> Self {
-        let redis = TestRedis::start_with(redis).await;
-        let options = Options {
-            latency,
-            ..Options::default()
-        };
-        let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
-            .await
-            .unwrap();
-        let mut env = point_to(&simulator, &options);
-        env.push(("REDIS_URL", redis.server.url()));
-        env.push(("PORT", "0".to_owned()));
-        env.push(("LOG_FORMAT", "json".to_owned()));
-        env.push(("RETRY_BASE_DELAY", "20ms".to_owned()));
-        env.push(("OPENAI_RATE_LIMIT_RPM", "0".to_owned()));
-        env.push(("OPENAI_MAX_CONCURRENT", "0".to_owned()));
-        env.push(("AZURE_VISION_RATE_LIMIT_RPM", "0".to_owned()));
-        Self {
-            redis,
-            simulator: simulator.spawn(),
-            env,
-        }
-    }
-
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backend-worker"));
-        // A clean environment, and a folder without a .env.
-        command
-            .env_clear()
-            .envs(self.env.iter().cloned())
-            .current_dir(std::env::temp_dir());
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        command
-    }
-
-    pub(crate) async fn worker(&self, variables: &[(&str, &str)]) -> Worker {
-        let mut process = self
-            .command(&["run"])
-            .envs(variables.iter().copied())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let port = tokio::time::timeout(PATIENCE, async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                let event: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line}"));
-                if event["message"].as_str().is_some_and(|m| m.starts_with("ready")) {
-                    return event["port"].as_u64().unwrap();
-                }
-            }
-            panic!("the worker ended before it was ready");
-        });
-        let port = port.await.expect("the worker gets ready");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let reader = tokio::spawn({
-            let log = log.clone();
-            async move {
-                while let Some(line) = lines.next_line().await.unwrap() {
-                    log.lock().unwrap().push(line);
-                }
-            }
-        });
-        Worker {
-            process,
-            port,
-            log,
-            reader,
-        }
-    }
-
-    /// `enqueue` with these arguments: its standard output, by lines.
-    pub(crate) async fn enqueue(&self, arguments: &[&str]) -> Vec<String> {
-        let output = self
-            .command(&[&["enqueue"], arguments].concat())
-            .output()
-            .await
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-pub(crate) struct Worker {
-    process: Child,
-    pub(crate) port: u64,
-    log: Arc<Mutex<Vec<String>>>,
-    reader: tokio::task::JoinHandle<()>,
-}
-
-impl Worker {
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id().unwrap().cast_signed()), signal).unwrap();
-    }
-
-    /// The exit code, and what it logged since it was ready.
-    pub(crate) async fn ended(mut self) -> (Option<i32>, Vec<String>) {
-        let status = tokio::time::timeout(PATIENCE, self.process.wait())
-            .await
-            .expect("the worker ends")
-            .unwrap();
-        self.reader.await.unwrap();
-        let log = self.log.lock().unwrap().clone();
-        (status.code(), log)
-    }
-
-    async fn health(&self) -> Option<(u16, Value)> {
-        let answer = reqwest::get(format!("http://localhost:{}/api/health", self.port))
-            .await
-            .ok()?;
-        Some((answer.status().as_u16(), answer.json().await.ok()?))
-    }
-}
+use crate::support::{Node, PATIENCE, Scene, eventually};
 
 #[tokio::test]
 async fn two_hundred_mixed_jobs_survive_a_sigterm_in_the_middle() {
@@ -334,8 +185,9 @@ async fn a_second_sigterm_hands_back_at_once() {
     let broker = scene.redis.apalis("ai-jobs", "onlooker");
     // Two signals at once would count as one.
     eventually("the first is heard", async || {
-        let log = worker.log.lock().unwrap();
-        log.iter()
+        worker
+            .log()
+            .iter()
             .any(|line| line.contains("SIGTERM received"))
             .then_some(())
     })
@@ -414,7 +266,7 @@ async fn health_tells_how_the_replica_is() {
         (&json!(1), &json!(1))
     );
     assert_eq!(health["stats"]["successRate"], json!("100.0%"));
-    assert_eq!(health["pid"].as_u64(), worker.process.id().map(u64::from));
+    assert_eq!(health["pid"].as_u64(), Some(u64::from(worker.pid())));
     for alias in ["/", "/health"] {
         let answer = reqwest::get(format!("http://127.0.0.1:{}{alias}", worker.port))
             .await

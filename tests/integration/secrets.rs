@@ -9,10 +9,7 @@ use nix::{
 };
 use serde_json::json;
 
-use crate::{
-    process::Scene,
-    support::{PATIENCE, TestRedis, eventually},
-};
+use crate::support::{PATIENCE, Scene, TestRedis, eventually};
 
 const PASSWORD: &str = "redis-pass-7391";
 const ADMIN: &str = "admin-token-5520";

@@ -9,10 +9,7 @@ use backend_worker::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    process::{Scene, Worker},
-    support::{TestRedis, eventually},
-};
+use crate::support::{Scene, TestRedis, Worker, eventually};
 
 pub(crate) const PAYLOAD: &str = r#"{"content":"marzipan-content","subject":"s","topic":"t","userId":"u"}"#;
 /// Jobs fail at once or wait, whatever the number of tries.

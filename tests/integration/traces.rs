@@ -6,8 +6,7 @@ use backend_worker::simulator::{Fault, Provider};
 use serde_json::{Value, json};
 
 use crate::{
-    process::Scene,
-    support::Node,
+    support::{Node, Scene},
     telemetry::{PAYLOAD, QUICK, stop},
 };
 

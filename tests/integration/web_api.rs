@@ -7,20 +7,17 @@ use backend_worker::simulator::{Fault, Provider};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    process,
-    support::{Sse, WebApi, eventually},
-};
+use crate::support::{self, Sse, WebApi, eventually};
 
 /// The whole of it: Redis, providers, web API; the worker comes when the test is ready for it.
 struct Scene {
-    process: process::Scene,
+    process: support::Scene,
     web: WebApi,
 }
 
 impl Scene {
     async fn set() -> Self {
-        let process = process::Scene::set(Duration::ZERO).await;
+        let process = support::Scene::set(Duration::ZERO).await;
         let web = WebApi::start(&process.redis, 20).await;
         Self { process, web }
     }

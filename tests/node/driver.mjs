@@ -79,6 +79,7 @@ async function act(library, worker, job, token) {
 
 const operations = {
   add: async ({ name, data, opts, version }) => (await queue(version).add(name, data, opts)).id,
+  addBulk: async ({ jobs }) => (await queue().addBulk(jobs)).length,
   look: ({ id }) => look(id),
   state: ({ id, version }) => queue(version).getJobState(id),
   events: () => events,
@@ -96,6 +97,22 @@ const operations = {
   schedule: ({ id, every }) => queue().upsertJobScheduler(id, { every }, { name: 'process-image', data: {} }),
   flow: async (tree) => (await flows().add(tree)).job.id,
   children: async ({ id }) => (await queue().getJob(id)).getChildrenValues(),
+  // Every job of the queue as Node's classes read it, and how many `completed` events QueueEvents has had for each.
+  census: async () => {
+    const jobs = {};
+    const completed = {};
+    for (const state of ['wait', 'paused', 'prioritized', 'delayed', 'waiting-children', 'active', 'failed', 'completed']) {
+      for (let from = 0, page = [null]; page.length > 0; from += 500) {
+        page = await queue().getJobs([state], from, from + 499, true);
+        for (const job of page.filter(Boolean)) {
+          const { attemptsMade, failedReason, returnvalue } = job;
+          jobs[job.id] = { state, attemptsMade, failedReason, success: returnvalue?.success === true };
+        }
+      }
+    }
+    for (const { event, jobId } of events) if (event === 'completed') completed[jobId] = (completed[jobId] ?? 0) + 1;
+    return { jobs, completed, counts: await queue().getJobCounts() };
+  },
   // A worker of BullMQ's own, beside ours or instead of it.
   work: async ({ version, ...options }) => {
     const library = bullmq(version);

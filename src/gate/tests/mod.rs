@@ -22,6 +22,8 @@ mod logs;
 mod model;
 mod mutations;
 mod places;
+#[path = "../../../tests/integration/support/proxy.rs"]
+#[allow(dead_code, reason = "the chaos suite has other weather")]
 mod proxy;
 mod replica;
 mod rig;

@@ -2,6 +2,8 @@
 
 mod node;
 mod replica;
+#[allow(dead_code, reason = "the chaos suite asks more of a worker")]
+mod scene;
 mod sse;
 mod web_api;
 
@@ -17,6 +19,8 @@ use serde_json::value::RawValue;
 
 pub(crate) use node::Node;
 pub(crate) use replica::{RunningReplica, Script, options, replica};
+#[allow(unused_imports, reason = "the chaos suite names the launcher")]
+pub(crate) use scene::{Launcher, Scene, Worker};
 pub(crate) use sse::Sse;
 pub(crate) use web_api::WebApi;
 

@@ -61,13 +61,22 @@ impl Node {
 
     /// Has one operation of the driver done.
     pub(crate) async fn ask(&self, op: &str, args: Value) -> Value {
+        self.try_to(op, args)
+            .await
+            .unwrap_or_else(|error| panic!("{op}: {error}"))
+    }
+
+    /// As [`Self::ask`]; `Err` is what the operation threw.
+    pub(crate) async fn try_to(&self, op: &str, args: Value) -> Result<Value, String> {
         let (stdin, stdout) = &mut *self.pipes.lock().await;
         let request = format!("{}\n", json!({"op": op, "args": args}));
         stdin.write_all(request.as_bytes()).await.unwrap();
         let line = stdout.next_line().await.unwrap();
         let mut answer: Value = serde_json::from_str(&line.expect("the driver has not died")).unwrap();
-        assert!(answer.get("error").is_none(), "{op}: {answer}");
-        answer["ok"].take()
+        match answer.get("error") {
+            Some(error) => Err(error.to_string()),
+            None => Ok(answer["ok"].take()),
+        }
     }
 
     /// Adds a job of the type `process-image`.

@@ -1,0 +1,215 @@
+//! Where it happens: a Redis with an append-only file, replicas each behind a proxy of its own, a simulator, Node.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use backend_worker::{
+    connection::Connection,
+    queue::{Broker, BrokerOptions, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
+    simulator::Running,
+};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    fleet::Slot,
+    proxy::Proxy,
+    support::{Launcher, Node, Scene, TestRedis, eventually},
+};
+
+/// The queue's name, in both layouts.
+pub(crate) const QUEUE: &str = "ai-jobs";
+/// Every acknowledged write is on disk: what a restart loses is then lost by us.
+pub(crate) const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// How a run is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) seed: u64,
+    pub(crate) replicas: usize,
+    /// Jobs in each layout.
+    pub(crate) jobs: usize,
+    /// Time over which they are enqueued, and things go wrong.
+    pub(crate) over: Duration,
+    pub(crate) lease: Duration,
+    /// Time that the provider takes.
+    pub(crate) latency: Duration,
+    /// Jobs at a time, of each replica in each layout.
+    pub(crate) slots: usize,
+    /// Calls to OpenAI at a time, over all replicas.
+    pub(crate) calls: u64,
+    /// Calls to OpenAI a minute; 0 is no limit.
+    pub(crate) rpm: u64,
+}
+
+/// How long nothing may end before what is left counts as stranded.
+const STANDSTILL: Duration = Duration::from_secs(90);
+
+/// What became of replicas so far.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) faults: BTreeMap<&'static str, u32>,
+    /// Spans of the simulator's time in which some replica could not take an answer.
+    pub(crate) interruptions: Vec<(f64, f64)>,
+    /// As the closing lines of replicas that were stopped tell it.
+    pub(crate) succeeded: u64,
+    pub(crate) kills: u32,
+    /// Error lines, by their first words.
+    pub(crate) errors: BTreeMap<String, u32>,
+    /// What a replica must not do.
+    pub(crate) findings: Vec<String>,
+}
+
+pub(crate) struct Field {
+    pub(crate) settings: Settings,
+    pub(crate) simulator: Running,
+    pub(crate) launcher: Launcher,
+    pub(crate) node: Node,
+    pub(crate) connection: Connection,
+    pub(crate) folder: PathBuf,
+    pub(crate) redis: AsyncMutex<TestRedis>,
+    pub(crate) url: String,
+    pub(crate) slots: Vec<Slot>,
+    record: Mutex<Record>,
+    faketime: Option<PathBuf>,
+}
+
+impl Field {
+    pub(crate) async fn set(settings: Settings) -> Self {
+        let redis = TestRedis::start_with(AOF).await;
+        let (port, url) = (redis.server.port(), redis.server.url());
+        let folder = std::env::temp_dir().join(format!("backend-worker-chaos-{port}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let node = Node::start(&redis, QUEUE).await;
+        // Events are evidence: none may be trimmed. Node writes its own length once, behind its back.
+        let key = format!("bull:{QUEUE}:meta");
+        eventually("Node has written the queue's meta", async || {
+            redis
+                .ask::<bool>(&["HEXISTS", &key, "opts.maxLenEvents"])
+                .await
+                .then_some(())
+        })
+        .await;
+        redis
+            .ask::<()>(&["HSET", &key, "opts.maxLenEvents", "100000000"])
+            .await;
+        let connection = redis.connection();
+        let Scene {
+            redis,
+            simulator,
+            mut launcher,
+        } = Scene::over(redis, settings.latency, settings.seed).await;
+        let slots = settings.slots;
+        for (name, value) in [
+            ("QUEUES", format!("bullmq:{QUEUE}={slots},apalis:{QUEUE}={slots}")),
+            ("LEASE_TTL", format!("{}ms", settings.lease.as_millis())),
+            ("DRAIN_TIMEOUT", "10s".to_owned()),
+            ("CIRCUIT_MAX_WAIT", "24h".to_owned()),
+            ("KEEP_COMPLETED_COUNT", "10000000".to_owned()),
+            ("RETRY_MAX_DELAY", "500ms".to_owned()),
+            ("OPENAI_MAX_CONCURRENT", settings.calls.to_string()),
+            ("OPENAI_RATE_LIMIT_RPM", settings.rpm.to_string()),
+            ("OPENAI_BREAKER_OPEN_FOR", "1s".to_owned()),
+            ("AZURE_BREAKER_OPEN_FOR", "1s".to_owned()),
+        ] {
+            launcher.env.push((name, value));
+        }
+        let faketime = faketime();
+        let mut slots = Vec::new();
+        for n in 0..settings.replicas {
+            let (proxy, clock) = (Proxy::before(port).await, folder.join(format!("clock-{n}")));
+            std::fs::write(&clock, "+0").unwrap();
+            let mut env = vec![
+                ("REDIS_URL", proxy.url()),
+                ("RAILWAY_REPLICA_ID", format!("chaos-{n}")),
+            ];
+            if let Some(library) = &faketime {
+                env.extend([
+                    ("LD_PRELOAD", library.display().to_string()),
+                    ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+                    ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+                    ("FAKETIME_CACHE_DURATION", "1".to_owned()),
+                ]);
+            }
+            slots.push(Slot::start(&launcher, env, proxy, clock).await);
+        }
+        Self {
+            settings,
+            simulator,
+            launcher,
+            node,
+            connection,
+            folder,
+            redis: AsyncMutex::new(redis),
+            url,
+            slots,
+            record: Mutex::default(),
+            faketime,
+        }
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether replicas have clocks that can be moved.
+    pub(crate) const fn has_clocks(&self) -> bool {
+        self.faketime.is_some()
+    }
+
+    /// An onlooker's broker, past all proxies.
+    pub(crate) fn broker(&self, layout: Layout) -> Arc<dyn Broker> {
+        let (connection, options) = (self.connection.clone(), BrokerOptions::default());
+        match layout {
+            Layout::Bullmq => Arc::new(BullmqBroker::new(connection, QUEUE, "onlooker", options)),
+            Layout::Apalis => Arc::new(ApalisBroker::new(connection, QUEUE, "onlooker", options)),
+        }
+    }
+
+    /// Has Redis do something, over a connection of its own, as soon as it can.
+    pub(crate) async fn order<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let client = redis::Client::open(self.url.as_str()).unwrap();
+        let mut order = redis::cmd(command[0]);
+        order.arg(&command[1..]);
+        eventually(&format!("Redis does {}", command[0]), async || {
+            let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+            order.query_async(&mut connection).await.ok()
+        })
+        .await
+    }
+
+    /// Waits until every job has ended; `false` when nothing ends any more.
+    pub(crate) async fn drained(&self) -> bool {
+        let brokers = Layout::ALL.map(|layout| self.broker(layout));
+        let (mut ended, mut since) = (0, Instant::now());
+        while since.elapsed() < STANDSTILL {
+            sleep(Duration::from_millis(200)).await;
+            let (Ok(a), Ok(b)) = (brokers[0].counts().await, brokers[1].counts().await) else {
+                continue;
+            };
+            let all = [a, b];
+            if all.iter().all(|c| c.waiting + c.active + c.delayed == 0) {
+                return true;
+            }
+            let now = all.iter().map(|c| c.completed + c.failed).sum::<u64>();
+            if now != ended {
+                (ended, since) = (now, Instant::now());
+            }
+        }
+        false
+    }
+}
+
+/// The library that fakes clocks, where Debian's package is installed.
+fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?;
+    folders
+        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|path: &PathBuf| Path::exists(path))
+}

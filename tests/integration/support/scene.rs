@@ -1,0 +1,198 @@
+//! The binary and its surroundings: a Redis, a simulator, and replicas as processes.
+
+use std::{
+    ops::Deref,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use backend_worker::{
+    demo::point_to,
+    simulator::{Options, Running, Simulator},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use super::{PATIENCE, TestRedis};
+
+/// A Redis, a simulator, and what starts a worker between both.
+pub(crate) struct Scene {
+    pub(crate) redis: TestRedis,
+    pub(crate) simulator: Running,
+    pub(crate) launcher: Launcher,
+}
+
+/// Starts the binary, with the variables that point it to a scene.
+#[derive(Clone)]
+pub(crate) struct Launcher {
+    pub(crate) env: Vec<(&'static str, String)>,
+}
+
+impl Deref for Scene {
+    type Target = Launcher;
+
+    fn deref(&self) -> &Launcher {
+        &self.launcher
+    }
+}
+
+impl Scene {
+    pub(crate) async fn set(latency: Duration) -> Self {
+        Self::over(TestRedis::start().await, latency, 0).await
+    }
+
+    /// A scene over this Redis; `seed` is that of the simulator.
+    pub(crate) async fn over(redis: TestRedis, latency: Duration, seed: u64) -> Self {
+        let options = Options {
+            latency,
+            seed,
+            ..Options::default()
+        };
+        let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
+            .await
+            .unwrap();
+        let mut env = point_to(&simulator, &options);
+        env.push(("REDIS_URL", redis.server.url()));
+        env.push(("PORT", "0".to_owned()));
+        env.push(("LOG_FORMAT", "json".to_owned()));
+        env.push(("RETRY_BASE_DELAY", "20ms".to_owned()));
+        env.push(("OPENAI_RATE_LIMIT_RPM", "0".to_owned()));
+        env.push(("OPENAI_MAX_CONCURRENT", "0".to_owned()));
+        env.push(("AZURE_VISION_RATE_LIMIT_RPM", "0".to_owned()));
+        Self {
+            redis,
+            simulator: simulator.spawn(),
+            launcher: Launcher { env },
+        }
+    }
+}
+
+impl Launcher {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backend-worker"));
+        // A clean environment, and a folder without a .env.
+        command
+            .env_clear()
+            .envs(self.env.iter().cloned())
+            .current_dir(std::env::temp_dir());
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub(crate) async fn worker(&self, variables: &[(&str, &str)]) -> Worker {
+        let mut process = self
+            .command(&["run"])
+            .envs(variables.iter().copied())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let ready = tokio::time::timeout(PATIENCE, async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let event: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line}"));
+                if event["message"].as_str().is_some_and(|m| m.starts_with("ready")) {
+                    return event;
+                }
+            }
+            let (mut why, stderr) = (String::new(), process.stderr.as_mut().unwrap());
+            stderr.read_to_string(&mut why).await.unwrap();
+            panic!("the worker ended before it was ready: {why}");
+        });
+        let ready = ready.await.expect("the worker gets ready");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let reader = tokio::spawn({
+            let log = log.clone();
+            async move {
+                while let Some(line) = lines.next_line().await.unwrap() {
+                    log.lock().unwrap().push(line);
+                }
+            }
+        });
+        Worker {
+            process,
+            port: ready["port"].as_u64().unwrap(),
+            name: ready["replica"].as_str().unwrap().to_owned(),
+            log,
+            reader,
+        }
+    }
+
+    /// `enqueue` with these arguments: its standard output, by lines.
+    pub(crate) async fn enqueue(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self
+            .command(&[&["enqueue"], arguments].concat())
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// A replica as a process; killed when it is dropped.
+pub(crate) struct Worker {
+    process: Child,
+    pub(crate) port: u64,
+    /// What it calls itself in Redis.
+    pub(crate) name: String,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Worker {
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// What it has logged since it was ready.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The exit code, and what it logged since it was ready.
+    pub(crate) async fn ended(mut self) -> (Option<i32>, Vec<String>) {
+        let status = tokio::time::timeout(PATIENCE, self.process.wait())
+            .await
+            .expect("the worker ends")
+            .unwrap();
+        self.reader.await.unwrap();
+        let log = self.log.lock().unwrap().clone();
+        (status.code(), log)
+    }
+
+    pub(crate) async fn health(&self) -> Option<(u16, Value)> {
+        let answer = reqwest::get(format!("http://localhost:{}/api/health", self.port))
+            .await
+            .ok()?;
+        Some((answer.status().as_u16(), answer.json().await.ok()?))
+    }
+}
