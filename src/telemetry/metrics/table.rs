@@ -114,6 +114,7 @@ mod tests {
             "outcome" => list(JobOutcome::ALL.iter().map(|v| v.as_str()).collect()),
             "class" => list(JobClass::all().map(JobClass::as_str).collect()),
             "fate" => "of jobs `requeued`, `poisoned`; of spans `exported`, `dropped`".to_owned(),
+            "event" => list(vec!["sent", "reused", "unknown", "resent", "unrecorded"]),
             "provider" => list(Provider::ALL.map(Provider::as_str).to_vec()),
             "status" => list(Answer::ALL.iter().map(|v| v.as_str()).collect()),
             "scope" => list(vec!["fleet", "replica"]),
