@@ -129,7 +129,7 @@ impl Round {
     }
 }
 
-#[tokio::main]
+#[tokio::main(worker_threads = 1)]
 async fn main() -> Result {
     // A task of its own, as a job is: what blocks on a runtime is not on its threads, and pays for each wake-up.
     tokio::spawn(async { measure().await.map_err(|error| error.to_string()) }).await??;

@@ -14,7 +14,15 @@ const GATES: [(&str, &str); 3] = [
     ("azure", "azure-vision"),
 ];
 /// Beginnings of keys that are neither a queue's nor a gate's: ledgers and caches, which end by themselves.
-const OURS: &[&str] = &["circuit:", "gate:", "ratelimit:", "ledger:", "idempotency:", "fleet:", "{backend-worker:"];
+const OURS: &[&str] = &[
+    "circuit:",
+    "gate:",
+    "ratelimit:",
+    "ledger:",
+    "idempotency:",
+    "fleet:",
+    "{backend-worker:",
+];
 
 /// What should not be there, by name. Leases of replicas that were killed get the time to run out.
 pub(crate) async fn leftovers(field: &Field) -> Vec<String> {

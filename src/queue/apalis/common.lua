@@ -66,5 +66,5 @@ end
 -- Removes what is kept of a job, apart from its id in the lists of ended ones.
 local function forget(data, meta_prefix, history_prefix, id)
   call('HDEL', data, id)
-  call('DEL', meta_prefix .. id, history_prefix .. id)
+  call('DEL', meta_prefix .. id, history_prefix .. id, 'ledger:' .. meta_prefix .. id)
 end

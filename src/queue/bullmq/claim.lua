@@ -77,12 +77,12 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
     call('LREM', P .. 'active', 1, id)
     ghosts[#ghosts + 1] = id
   else
-    local ats = count(m[7], 0) + 1
+    local ats, reason = count(m[7], 0) + 1, unsupported(m)
     lock(id, token, lock_ms)
-    call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'bw:claim', mark(token, ats))
+    call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'bw:claim', mark(token, ats),
+      unpack(reason and {} or { 'progress', 10 }))
     emit(P, 'active', 'jobId', id, 'prev', 'waiting')
     if rate and call('INCR', P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
-    local reason = unsupported(m)
     if reason then
       blame(id, reason)
       finish(id, token, 'failed', reason, now)

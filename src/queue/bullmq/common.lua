@@ -56,23 +56,25 @@ local function bump(key, field)
   return n
 end
 
-local most_events = {}
-local function emit(p, ...)
-  most_events[p] = most_events[p] or count(call('HGET', p .. 'meta', 'opts.maxLenEvents'), 10000)
-  call('XADD', p .. 'events', 'MAXLEN', '~', most_events[p], '*', 'event', ...)
+-- What a queue is told to do, read once a script: length of its events, concurrency, whether it is paused.
+local known_orders = {}
+local function orders(p)
+  known_orders[p] = known_orders[p] or call('HMGET', p .. 'meta', 'opts.maxLenEvents', 'concurrency', 'paused')
+  return known_orders[p]
 end
 
--- Reports progress in percent, as Node's `updateProgress` does.
-local function report(id, percent)
-  call('HSET', P .. id, 'progress', percent)
-  emit(P, 'progress', 'jobId', id, 'data', percent)
+local function emit(p, ...)
+  call('XADD', p .. 'events', 'MAXLEN', '~', count(orders(p)[1], 10000), '*', 'event', ...)
 end
+
+-- Announces progress in percent, as Node's `updateProgress` does; the caller writes it into the job.
+local function report(id, percent) emit(P, 'progress', 'jobId', id, 'data', percent) end
 
 -- Where a job that may run goes, and whether a worker may take it from there now.
 local function target(p)
-  local m = call('HMGET', p .. 'meta', 'paused', 'concurrency')
-  if m[1] then return p .. 'paused', false end
-  local limit = tonumber(m[2] or nil)
+  local order = orders(p)
+  if order[3] then return p .. 'paused', false end
+  local limit = tonumber(order[2] or nil)
   return p .. 'wait', not limit or call('LLEN', p .. 'active') < limit
 end
 
@@ -190,15 +192,14 @@ local function lock(id, token, ms)
   call('SREM', P .. 'stalled', id)
 end
 
--- Ends a claim, after its job has been put where it goes.
-local function let_go(id, token)
+-- Ends a claim, after its job has been put where it goes; `...` are further fields for the job, each with its value.
+local function let_go(id, token, ...)
   call('LREM', P .. 'active', -1, id)
   call('DEL', P .. id .. ':lock')
   call('SREM', P .. 'stalled', id)
-  call('HDEL', P .. id, 'bw:claim')
-  call('HSET', P .. id, 'bw:settled', token)
+  call('HSET', P .. id, 'bw:claim', '', 'bw:settled', token, ...)
   -- A queue with a limit of its own has a free place now, which nothing else announces.
-  if call('HEXISTS', P .. 'meta', 'concurrency') == 1 and has_work(P) then
+  if orders(P)[2] and has_work(P) then
     local _, free = target(P)
     if free then wake(P) end
   end
@@ -206,9 +207,8 @@ end
 
 -- Puts a job back as if it had not been claimed.
 local function give_back(id, token)
-  call('HSET', P .. id, 'progress', 0)
   line_up(P, (target(P)), id, true)
-  let_go(id, token)
+  let_go(id, token, 'progress', 0)
   announce(P, id, 'active')
 end
 

@@ -120,6 +120,7 @@ local function free_deduplication(id, deduplication, now)
   local ttl, held_by = call('PTTL', holder), call('GET', holder)
   local m = call('HMGET', aside, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'pdk', 'rjk')
   if m[7] then call('SCARD', m[7]) end
+  if m[1] then expect_lines(P) end
   if ttl == 0 or (ttl == -1 and held_by == id) then call('DEL', holder) end
   if not m[1] then return end
   local next_id = tostring(call('INCR', P .. 'id'))
@@ -170,10 +171,9 @@ local function finish(id, token, state, value, now, default_count, default_ms)
     forget(id, now)
   else
     call('ZADD', set, now, id)
-    call('HSET', key, value_field, value, 'finishedOn', now, 'atm', attempts)
     -- A job that is retried by hand waits anew.
     if m[6] or m[7] or m[8] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
-    let_go(id, token)
+    let_go(id, token, value_field, value, 'finishedOn', now, 'atm', attempts, unpack(done and { 'progress', 100 } or {}))
     trim(set, now, keep_count, keep_ms)
   end
 
@@ -181,7 +181,8 @@ local function finish(id, token, state, value, now, default_count, default_ms)
   if not done and attempts >= count(opts.attempts, 0) then
     emit(P, 'retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
   end
-  if call('LLEN', P .. 'active') == 0 and call('ZCARD', P .. 'delayed') == 0 and not has_work(P)
-    and call('HEXISTS', P .. 'meta', 'paused') == 0 then emit(P, 'drained') end
+  -- The job has ended: a foreign key among these costs the event and no more.
+  if call('LLEN', P .. 'active') == 0 and protected('ZCARD', P .. 'delayed') == 0 and protected('LLEN', P .. 'wait') == 0
+    and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
 end
 

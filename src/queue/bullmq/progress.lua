@@ -6,6 +6,7 @@ local id = ARGV[1]
 if standing(id, ARGV[2]) ~= 'held' then return 0 end
 expect_log(id)
 expect(P, 'meta', 'events')
+call('HSET', P .. id, 'progress', ARGV[3])
 report(id, ARGV[3])
 remember(id, now_ms(), ARGV[4])
 return 1
