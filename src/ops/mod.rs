@@ -7,7 +7,7 @@
 //! | `POST /api/circuit-breakers/reset/{name}` | `{success, message, timestamp}`; unknown: 400 with `available` |
 //! | `GET /api/queue/stats` | `{success, stats, queues, timestamp}` |
 //! | `GET /api/job-status/{id}` | `{success, status, jobId, …, waitingFor?, history}`; 404 `not_found` |
-//! | `GET /api/job-events?jobId=` | [`events`]: a job's life as Server-Sent Events; 404 `not_found`; 503 when too many are open |
+//! | `GET /api/job-events?jobId=` | a job's life as Server-Sent Events; 404 `not_found`; 503 when too many are open |
 //! | `GET /api/jobs?state=failed` | `{success, state, jobs, more, cursor}`; `queue`, `type`, `since`, `limit`, `cursor` narrow it |
 //! | `POST /api/jobs/{id}/retry` | a dead letter goes back to its queue; `queue`, `resetAttempts`; 404, 409 |
 //! | `POST /api/jobs/retry` | all of them, or those of `queue`, `type`, `since`: `{success, retried, changed, broken, more}` |
