@@ -12,13 +12,13 @@ local function orphan(id, max_lost, now)
   local lost = bump(P .. id, 'stc')
   if lost >= max_lost and not spared then
     local reason = 'poison: ' .. lost .. ' deliveries ended without an outcome (job stalled more than allowable limit)'
-    local m = call('HMGET', P .. id, 'atm', 'pb')
+    local m, by = call('HMGET', P .. id, unpack(ENDING)), call('HGET', P .. id, 'pb')
     -- A log that is none must not keep the job from ending.
     if type(protected('LLEN', P .. id .. ':logs')) == 'number' then
-      remember(id, now, note_of(count(m[1], 0) + 1, 'poison', reason, m[2] or ''))
+      remember(id, now, note_of(count(m[8], 0) + 1, 'poison', reason, by or ''))
     end
     blame(id, reason)
-    finish(id, '', 'failed', reason, now)
+    finish(id, m, '', 'failed', reason, now)
     return 'poisoned'
   end
   call('RPUSH', (target(P)), id) -- Prioritized ones too: they have waited.
