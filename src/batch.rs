@@ -149,3 +149,6 @@ impl<Q, A> Drop for Ride<Q, A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

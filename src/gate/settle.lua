@@ -33,8 +33,9 @@ local function owe(bucket, kind, total, by)
   owed[total] = (owed[total] or 0) + by
 end
 
-local function settle(id, outcome, used, throttle, lease, expires)
+local function settle(id, outcome, used, throttle, lease)
   if not lease then return { 'unknown', state, 0 } end
+  local expires = whole(call('ZSCORE', LEASES, id)) or 0
   local lease_epoch, probe, bucket, estimate = string.match(lease, '^(%d+):(%d):(%d+):(%d+)$')
   local was_probe = probe ~= '0' and call('ZREM', PROBES, id) == 1
   if bucket then
@@ -90,13 +91,12 @@ end
 local ids, leases, answers = {}, {}, {}
 for i = 5, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
 for i, lease in ipairs(call('HMGET', LEASE_DATA, unpack(ids))) do leases[ids[i]] = lease end
-local ends = call('ZMSCORE', LEASES, unpack(ids))
-call('ZREM', LEASES, unpack(ids))
-call('HDEL', LEASE_DATA, unpack(ids))
 for i, id in ipairs(ids) do
   local at = 1 + 4 * i
-  answers[i] = settle(id, ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), leases[id], whole(ends[i]) or 0)
+  answers[i] = settle(id, ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), leases[id])
   leases[id] = nil -- The same permit again is settled already.
 end
+call('ZREM', LEASES, unpack(ids))
+call('HDEL', LEASE_DATA, unpack(ids))
 for field, by in pairs(owed) do call('HINCRBY', WIN, field, by) end
 return answers

@@ -136,6 +136,7 @@ impl Wire {
     pub(super) fn new(desk: Desk, deadline: Duration) -> Self {
         let desk = Arc::new(desk);
         let (admits, settles) = (desk.clone(), desk.clone());
+        // A call that outlasts its askers' patience must not keep those who come after it waiting.
         Self {
             desk,
             deadline,
@@ -144,7 +145,10 @@ impl Wire {
                 |_| 0,
                 move |requests| {
                     let desk = admits.clone();
-                    async move { one_each(requests.len(), desk.admit(&requests).await) }
+                    async move {
+                        let answers = tokio::time::timeout(deadline, desk.admit(&requests)).await;
+                        one_each(requests.len(), answers.unwrap_or_else(|_| Err(late())))
+                    }
                 },
             ),
             ends: Batch::new(
@@ -152,7 +156,10 @@ impl Wire {
                 |_| 0,
                 move |ends| {
                     let desk = settles.clone();
-                    async move { one_each(ends.len(), desk.settle(&ends).await) }
+                    async move {
+                        let answers = tokio::time::timeout(deadline, desk.settle(&ends)).await;
+                        one_each(ends.len(), answers.unwrap_or_else(|_| Err(late())))
+                    }
                 },
             ),
         }
@@ -186,9 +193,13 @@ impl Wire {
         match tokio::time::timeout(self.deadline, answer).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err((ErrorKind::Client, "the gate's call died").into()),
-            Err(_elapsed) => Err((ErrorKind::Io, "no answer in time").into()),
+            Err(_elapsed) => Err(late()),
         }
     }
+}
+
+fn late() -> RedisError {
+    (ErrorKind::Io, "no answer in time").into()
 }
 
 /// An answer for each of `count` that asked together.
