@@ -7,7 +7,7 @@
 //! # Layout
 //! - `common.lua` (prelude: keys, clock, breaker), `admit.lua`, `settle.lua`, `renew.lua`, `control.lua`: one
 //!   operation a file; `presence.lua` counts the replicas. The keys are [`crate::keys::GateKeys`].
-//! - `wire`, `scripts`: the scripts, typed; deadlines and resends.
+//! - `scripts`, `desk`: the scripts, typed. `wire`: what comes together travels together; deadlines.
 //! - `provider`, `permit`, `verdict`: the face that callers see.
 //! - `local`: what decides while Redis is away. `outbox`: what Redis is told when it is back.
 //! - `settings`, `status`, `report`: configuration, operator's view, log lines.
@@ -21,6 +21,7 @@
 //! - A gate never fails. While Redis is away (no answer within 250 ms, or any error) the replica goes by a breaker
 //!   of its own and by its share of the limits, and keeps settlements for one lease.
 
+mod desk;
 mod local;
 mod outbox;
 mod permit;
@@ -43,11 +44,12 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    desk::Desk,
     local::{Breaker, Limits, Local},
     provider::Shared,
     scripts::Scripts,
     settings::millis,
-    wire::{Desk, Wire},
+    wire::Wire,
 };
 pub use self::{
     permit::{Outcome, Permit, Settlement},

@@ -10,6 +10,8 @@
 //!
 //! One round trip a paid call, after the gate's; the answer travels beside the permit's settlement.
 
+mod writings;
+
 use std::{
     sync::{
         Arc, LazyLock,
@@ -19,22 +21,17 @@ use std::{
 };
 
 use jobs::{Call, Class, Failure, Reply};
-use redis::{FromRedisValue, RedisError, Script};
+use redis::{RedisError, Script};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::{
-    batch::{Batch, Load},
-    connection::Connection,
-    queue::Delivery,
-};
+use self::writings::{DEADLINE, Writings, in_time};
+use crate::{connection::Connection, queue::Delivery};
 
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
 static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
 
-/// How long a call waits for its ledger, at most: then it is made without.
-const DEADLINE: Duration = Duration::from_millis(250);
 /// Longer answers are not kept, bytes: they would crowd Redis.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
@@ -75,49 +72,6 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Entries that one script writes at most.
-const MOST: Load = Load {
-    requests: 64,
-    bytes: 1024 * 1024,
-};
-
-/// What is written into an entry of a page: a mark, or an answer.
-struct Writing {
-    page: String,
-    field: String,
-    text: String,
-}
-
-/// Writings that travel together; `None` for what could not be written.
-type Writings<T> = Batch<Writing, Option<T>>;
-
-fn writings<T: FromRedisValue + Clone + Send + 'static>(
-    script: &'static LazyLock<Script>,
-    connection: &Connection,
-    keep_for: Duration,
-) -> Writings<T> {
-    let connection = connection.clone();
-    let keep_ms = u64::try_from(keep_for.as_millis()).unwrap_or(u64::MAX / 4);
-    Batch::new(
-        MOST,
-        |writing: &Writing| writing.text.len(),
-        move |writings: Vec<Writing>| {
-            let connection = connection.clone();
-            async move {
-                let mut call = script.prepare_invoke();
-                call.arg(keep_ms);
-                for Writing { page, field, text } in &writings {
-                    call.key(page).arg(field).arg(text);
-                }
-                connection.invoke(&call).await.unwrap_or_else(|error| {
-                    warn!(%error, "the ledger is not written");
-                    vec![None; writings.len()]
-                })
-            }
-        },
-    )
-}
-
 /// The ledger, as one replica holds it.
 #[derive(Debug)]
 pub struct Ledger {
@@ -132,8 +86,8 @@ impl Ledger {
     /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before.
     pub fn new(connection: Connection, keep_for: Duration, unknown: UnknownCalls) -> Self {
         Self {
-            marks: writings(&OPEN, &connection, keep_for),
-            answers: writings(&KEEP, &connection, keep_for),
+            marks: Writings::new(&OPEN, &connection, keep_for),
+            answers: Writings::new(&KEEP, &connection, keep_for),
             connection,
             unknown,
             counters: Counters::default(),
@@ -180,15 +134,6 @@ impl Ledger {
     }
 }
 
-/// What a call to Redis answers, unless it keeps the provider's call waiting for too long.
-async fn in_time<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
-    let answered = tokio::time::timeout(DEADLINE, answer).await;
-    answered.unwrap_or_else(|_elapsed| {
-        warn!("the ledger is not written: no answer in time");
-        None
-    })
-}
-
 /// The entries of one delivery of one job.
 #[derive(Debug)]
 pub struct Page {
@@ -223,16 +168,6 @@ impl Page {
         format!("{}:{}", self.payload, call.step)
     }
 
-    async fn write<T: Send + 'static>(&self, writings: &Writings<T>, field: &str, text: String) -> Option<T> {
-        let writing = Writing {
-            page: self.key.clone(),
-            field: field.to_owned(),
-            text,
-        };
-        let answer = tokio::time::timeout(DEADLINE, writings.ask(writing)).await;
-        answer.ok().flatten().flatten()
-    }
-
     /// The answer that an earlier delivery has paid for. It needs no gate: nothing is sent.
     pub async fn kept(&self, call: &Call) -> Option<Reply> {
         if self.fresh || !call.paid {
@@ -263,7 +198,10 @@ impl Page {
             mark: format!("?{}:{sending}", self.token),
         };
         let counters = &self.ledger.counters;
-        let found = self.write(&self.ledger.marks, &entry.field, entry.mark.clone());
+        let found = self
+            .ledger
+            .marks
+            .write(&self.key, &entry.field, entry.mark.clone());
         match found.await.as_deref() {
             None => count(&counters.unrecorded),
             Some("") => {}
@@ -299,7 +237,13 @@ impl Entry<'_> {
                 if answer.len() > LONGEST_ANSWER {
                     return count(&counters.unrecorded);
                 }
-                if page.write(&page.ledger.answers, &field, answer).await.is_none() {
+                if page
+                    .ledger
+                    .answers
+                    .write(&page.key, &field, answer)
+                    .await
+                    .is_none()
+                {
                     count(&counters.unrecorded);
                 }
             }

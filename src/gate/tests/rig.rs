@@ -14,10 +14,11 @@ use crate::{
     demo::PrivateRedis,
     gate::{
         BreakerSettings, GateSettings, LimitSettings, Settlement,
+        desk::Desk,
         permit::Outcome,
         scripts::Scripts,
         verdict::{Effect, Reason},
-        wire::{Answer, Desk, Verdict, Wire},
+        wire::{Answer, Verdict, Wire},
     },
     keys::GateKeys,
 };
