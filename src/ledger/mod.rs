@@ -293,5 +293,7 @@ fn read(entry: &str) -> Option<Reply> {
     })
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

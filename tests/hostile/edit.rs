@@ -1,0 +1,255 @@
+//! How a good document is made a bad one. An [`Edit`] works on bytes, and knows where in them JSON values stand: so
+//! it serves whole documents as well as headers, hashes and binary files in which some stand.
+
+use std::ops::Range;
+
+use proptest::{
+    collection::vec,
+    prelude::{Strategy, any, prop_oneof},
+    sample::{Index, select},
+};
+use serde::de::IgnoredAny;
+
+/// Values that somebody has sent once, or will.
+static VALUES: &[&[u8]] = &[
+    b"null",
+    b"true",
+    b"false",
+    b"[]",
+    b"{}",
+    b"\"\"",
+    b"\" \"",
+    b"0",
+    b"-0",
+    b"-1",
+    b"0.5",
+    b"1e999",
+    b"-1e999",
+    b"1e-400",
+    b"255",
+    b"256",
+    b"65536",
+    b"2147483648",
+    b"4294967295",
+    b"4294967296",
+    b"9007199254740993",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"18446744073709551616",
+    b"1000000000000000000000000000000",
+    b"NaN",
+    b"\"nan\"",
+    b"\"inf\"",
+    b"\"-1\"",
+    b"\"0x10\"",
+    b"\"1e999\"",
+    b"\"\\u0000\"",
+    b"\"\\ud800\"",
+    "\"\u{1f4a5}\u{202e}\u{e9}\"".as_bytes(),
+    b"\"\xff\xfe\"",
+    b"\"../../etc/passwd\"",
+    b"\"https://169.254.169.254/latest\"",
+    b"\"data:;base64,AAAA\"",
+    b"[null,{},[]]",
+    b"{\"\":{\"\":0}}",
+    b"{\"__proto__\":1}",
+    b"[[],[],[]]",
+    b"\"\\\"\"",
+    b"\"[1,2\"",
+];
+
+/// Pieces that mean something to one parser or another.
+static PIECES: &[&[u8]] = &[
+    b"\0",
+    b"\r\n",
+    b"\n",
+    b"\r\n\r\n",
+    b"\t",
+    b" ",
+    b":",
+    b"::",
+    b",",
+    b"=",
+    b"/",
+    b"//",
+    b"/../",
+    b"@",
+    b"?",
+    b"#",
+    b"%00",
+    b"%2f",
+    b"%",
+    b"\\",
+    b"\"",
+    b"'",
+    b"{",
+    b"[",
+    b"]",
+    b"}",
+    b"-",
+    b"+",
+    b".",
+    b"e",
+    b"0x",
+    b"nan",
+    b"inf",
+    b"://",
+    b"[::1]",
+    b"127.0.0.1",
+    b"0177.1",
+    b"\xff",
+    b"\xc3\x28",
+    "\u{661}".as_bytes(),
+    "\u{200b}".as_bytes(),
+    b"99999999999999999999",
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\xff",
+    b"\x00\x00\x00\x80",
+    b"\x01\x00\x00\x00",
+];
+
+/// Larger than this a document is not made, bytes.
+const LARGEST: usize = 64 * 1024;
+
+/// One change to a document. Places are shares of its length, so that edits can be left out while a case is made
+/// smaller.
+#[derive(Debug, Clone)]
+enum Edit {
+    /// A JSON value becomes another.
+    Replace(Index, Vec<u8>),
+    /// A JSON value goes, and its name with it.
+    Drop(Index),
+    /// A JSON value stands there twice, under the same name; the second is another.
+    Duplicate(Index, Vec<u8>),
+    /// A JSON value is put into so many lists or objects.
+    Nest(Index, usize, bool),
+    /// The rest is cut off.
+    Truncate(Index),
+    /// A byte becomes another.
+    Flip(Index, u8),
+    /// Something is put in.
+    Insert(Index, Vec<u8>),
+    /// A part stands there several times.
+    Repeat(Index, Index, usize),
+}
+
+/// Seeds with some edits, and now and then bytes that are nothing.
+pub(crate) fn inputs(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let edited = (select(seeds), vec(edits(), 0..6)).prop_map(|(seed, edits)| edits.iter().fold(seed, apply));
+    prop_oneof![9 => edited, 1 => vec(any::<u8>(), 0..512)]
+}
+
+fn edits() -> impl Strategy<Value = Edit> {
+    let place = any::<Index>;
+    let value = || {
+        prop_oneof![
+            8 => select(VALUES).prop_map(<[u8]>::to_vec),
+            1 => (1..5_000_usize).prop_map(|n| [b"\"", "a".repeat(n).as_bytes(), b"\""].concat()),
+            1 => (1..300_usize).prop_map(|n| "[".repeat(n).into_bytes()),
+        ]
+    };
+    let piece = prop_oneof![
+        4 => select(PIECES).prop_map(<[u8]>::to_vec),
+        1 => vec(any::<u8>(), 1..16),
+        1 => "\\PC{1,8}".prop_map(String::into_bytes),
+    ];
+    prop_oneof![
+        6 => (place(), value()).prop_map(|(at, value)| Edit::Replace(at, value)),
+        3 => place().prop_map(Edit::Drop),
+        2 => (place(), value()).prop_map(|(at, value)| Edit::Duplicate(at, value)),
+        1 => (place(), 1..200_usize, any::<bool>()).prop_map(|(at, depth, list)| Edit::Nest(at, depth, list)),
+        1 => place().prop_map(Edit::Truncate),
+        2 => (place(), any::<u8>()).prop_map(|(at, byte)| Edit::Flip(at, byte)),
+        3 => (place(), piece).prop_map(|(at, piece)| Edit::Insert(at, piece)),
+        1 => (place(), place(), 2..20_usize).prop_map(|(from, to, times)| Edit::Repeat(from, to, times)),
+    ]
+}
+
+fn apply(mut text: Vec<u8>, edit: &Edit) -> Vec<u8> {
+    if text.is_empty() {
+        return text;
+    }
+    let len = text.len();
+    match edit {
+        Edit::Replace(at, value) => {
+            if let Some(found) = value_at(&text, at.index(len)) {
+                text.splice(found, value.iter().copied());
+            }
+        }
+        Edit::Drop(at) => {
+            if let Some(found) = value_at(&text, at.index(len)) {
+                let start = name_before(&text, found.start).unwrap_or(found.start);
+                let comma = text[found.end..].first() == Some(&b',');
+                text.drain(start..found.end + usize::from(comma));
+            }
+        }
+        Edit::Duplicate(at, value) => {
+            if let Some(found) = value_at(&text, at.index(len)) {
+                let name =
+                    name_before(&text, found.start).map_or(Vec::new(), |at| text[at..found.start].to_vec());
+                let again = [b",", name.as_slice(), value].concat();
+                text.splice(found.end..found.end, again);
+            }
+        }
+        Edit::Nest(at, depth, list) => {
+            if let Some(found) = value_at(&text, at.index(len)) {
+                let (open, close) = if *list { ("[", "]") } else { ("{\"a\":", "}") };
+                text.splice(found.end..found.end, close.repeat(*depth).into_bytes());
+                text.splice(found.start..found.start, open.repeat(*depth).into_bytes());
+            }
+        }
+        Edit::Truncate(at) => text.truncate(at.index(len)),
+        Edit::Flip(at, byte) => text[at.index(len)] = *byte,
+        Edit::Insert(at, piece) => {
+            let at = at.index(len + 1);
+            text.splice(at..at, piece.iter().copied());
+        }
+        Edit::Repeat(from, to, times) => {
+            let (from, to) = (from.index(len), to.index(len));
+            let part = &text[from.min(to)..from.max(to)];
+            let times = (*times).min(LARGEST.saturating_sub(len) / part.len().max(1));
+            let again = part.repeat(times);
+            text.splice(to..to, again);
+        }
+    }
+    text
+}
+
+/// The first JSON value that begins at `from` or behind it, or else before it.
+fn value_at(text: &[u8], from: usize) -> Option<Range<usize>> {
+    let starts = (from..text.len()).chain(0..from);
+    starts
+        .filter(|at| {
+            matches!(
+                text[*at],
+                b'"' | b'{' | b'[' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n'
+            )
+        })
+        .find_map(|at| {
+            let mut json = serde_json::Deserializer::from_slice(&text[at..]).into_iter::<IgnoredAny>();
+            json.next()?.ok()?;
+            Some(at..at + json.byte_offset())
+        })
+}
+
+/// Where the name of an object's member begins, whose value begins here.
+fn name_before(text: &[u8], value: usize) -> Option<usize> {
+    let name = text[..value].strip_suffix(b":")?.strip_suffix(b"\"")?;
+    name.iter().rposition(|byte| *byte == b'"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_found_wherever_it_stands() {
+        let text = br#"data={"a":[1,2],"b":"c"};"#;
+        let found = |at| value_at(text, at).map(|found| String::from_utf8_lossy(&text[found]).into_owned());
+        assert_eq!(found(0).as_deref(), Some(r#"{"a":[1,2],"b":"c"}"#));
+        assert_eq!(found(9).as_deref(), Some("[1,2]"));
+        assert_eq!(value_at(b"x", 0), None);
+        let name = name_before(text, 10).map(|at| &text[at..10]);
+        assert_eq!(name, Some(br#""a":"#.as_slice()));
+    }
+}
