@@ -35,6 +35,14 @@ pub(crate) fn expect_modest(failure: &Failure) {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        hint::black_box,
+        panic::{AssertUnwindSafe, catch_unwind},
+    };
+
+    use hostile::Target;
+    use serde_json::Value;
+
     macro_rules! fixed_runs {
         ($($test:ident: $target:ident,)*) => {$(
             #[test]
@@ -56,5 +64,33 @@ mod tests {
         base64: BASE64,
         media_urls: MEDIA_URL,
         file_paths: FILE_PATH,
+    }
+
+    /// The inputs are hostile: each of these promises is broken by one of them.
+    #[test]
+    fn what_is_broken_is_found() {
+        let promises = [
+            Target::new("payload", |input| {
+                assert!(input.is_empty() || serde_json::from_slice::<Value>(input).is_ok());
+            }),
+            Target::new("payload", |input| {
+                let value = serde_json::from_slice::<Value>(input).unwrap_or_default();
+                assert!(!value["count"].is_array(), "a field's type is swapped");
+            }),
+            Target::new("payload", |input| {
+                let value = serde_json::from_slice::<Value>(input).unwrap_or_default();
+                assert!(!value.is_object() || value.get("subject").is_some() || value.get("topic").is_none());
+            }),
+            Target::new("refusal", |input| assert!(!input.contains(&0xff))),
+            Target::new("payload", |input| {
+                drop(black_box(Vec::<u8>::with_capacity(input.len() * 1_000)));
+            }),
+        ];
+        for (nth, promise) in promises.iter().enumerate() {
+            assert!(
+                catch_unwind(AssertUnwindSafe(|| promise.run())).is_err(),
+                "promise {nth} holds"
+            );
+        }
     }
 }

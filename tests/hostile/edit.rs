@@ -237,19 +237,3 @@ fn name_before(text: &[u8], value: usize) -> Option<usize> {
     let name = text[..value].strip_suffix(b":")?.strip_suffix(b"\"")?;
     name.iter().rposition(|byte| *byte == b'"')
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_found_wherever_it_stands() {
-        let text = br#"data={"a":[1,2],"b":"c"};"#;
-        let found = |at| value_at(text, at).map(|found| String::from_utf8_lossy(&text[found]).into_owned());
-        assert_eq!(found(0).as_deref(), Some(r#"{"a":[1,2],"b":"c"}"#));
-        assert_eq!(found(9).as_deref(), Some("[1,2]"));
-        assert_eq!(value_at(b"x", 0), None);
-        let name = name_before(text, 10).map(|at| &text[at..10]);
-        assert_eq!(name, Some(br#""a":"#.as_slice()));
-    }
-}

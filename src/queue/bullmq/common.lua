@@ -178,7 +178,10 @@ end
 
 -- What a claim writes into the job to know it again. `ats` counts claims by anybody, so that a claim that another
 -- worker has followed is never taken for ours, even when the lock that says so has run out.
-local function mark(token, ats) return token .. ' ' .. (ats or '0') end
+local function mark(token, ats)
+  -- Lua would write a large number in another way than Redis does.
+  return token .. ' ' .. (type(ats) == 'number' and string.format('%.0f', ats) or ats or '0')
+end
 
 -- The token of a worker's claim of a job, if that is the last claim by anybody and no later than `latest`. `tokens` is
 -- what the worker's tokens begin with.
