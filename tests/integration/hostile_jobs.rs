@@ -43,8 +43,12 @@ fn bad_jobs(layout: Layout) -> Vec<Raw> {
         Layout::Bullmq => (seeds("bullmq_job", ""), seeds("delivery", "named_")),
         Layout::Apalis => (seeds("apalis_meta", ""), seeds("delivery", "task_")),
     };
-    let payloads = hostile::inputs(payloads, BAD);
-    let jobs = hostile::inputs(hashes, BAD).into_iter().zip(payloads).enumerate();
+    // Each seed as it is for each way to end a job, then what is made out of them.
+    let as_they_are = hashes
+        .iter()
+        .flat_map(|hash| std::iter::repeat_n(hash.clone(), 4));
+    let hashes = as_they_are.chain(hostile::inputs(hashes.clone(), BAD));
+    let jobs = hashes.zip(hostile::inputs(payloads, BAD)).enumerate();
     let jobs = jobs.map(|(nth, (hash, payload))| {
         let mut lines = hash.split(|byte| *byte == b'\n');
         let fields = lines.by_ref().take_while(|line| !line.is_empty()).map(|line| {
