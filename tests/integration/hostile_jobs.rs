@@ -28,10 +28,9 @@ fn seeds(target: &str, prefix: &str) -> Vec<Vec<u8>> {
         .into_iter()
         .filter(|(name, _)| name.starts_with(prefix));
     let seeds: Vec<_> = seeds
-        .map(|(_, seed)| {
-            String::from_utf8_lossy(&seed)
-                .replace("example.com", "127.0.0.1")
-                .into_bytes()
+        .map(|(_, seed)| match String::from_utf8(seed) {
+            Ok(text) => text.replace("example.com", "127.0.0.1").into_bytes(),
+            Err(error) => error.into_bytes(),
         })
         .collect();
     assert!(!seeds.is_empty());
