@@ -1,6 +1,7 @@
 //! What a payload asks of the model, and what the model answers.
 
 use hostile::Target;
+use serde_json::json;
 
 use super::*;
 use crate::{Class, fuzzing::expect_modest};
@@ -20,11 +21,15 @@ pub static FLASHCARDS_PROMPT: Target = Target::new("flashcards_prompt", |input| 
     assert!(request.body.to_string().len() <= 16 * 1024 + 8 * input.len());
 });
 
-/// An answer of the model: a deck of as many cards as were wanted, or a reason why it is none.
+/// An answer of the model, or what stands in one: a deck of as many cards as were wanted, or a reason why it is none.
 pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| {
-    let Ok(body) = serde_json::from_slice::<Value>(input) else {
-        return;
-    };
+    let whole = serde_json::from_slice::<Value>(input)
+        .ok()
+        .filter(|body| body.get("choices").is_some());
+    let body = whole.unwrap_or_else(|| {
+        let message = json!({ "content": String::from_utf8_lossy(input) });
+        json!({ "choices": [{ "message": message, "finish_reason": "stop" }] })
+    });
     for (topic, count) in [("Biology", Some(12)), (AI_SELECTION, None)] {
         let payload = Payload {
             content: "text".to_owned(),

@@ -8,7 +8,6 @@ use proptest::{
     prelude::{Strategy, any, prop_oneof},
     sample::{Index, select},
 };
-use serde::de::IgnoredAny;
 
 /// Values that somebody has sent once, or will.
 static VALUES: &[&[u8]] = &[
@@ -111,6 +110,9 @@ static PIECES: &[&[u8]] = &[
 /// Larger than this a document is not made, bytes.
 const LARGEST: usize = 64 * 1024;
 
+/// Deeper than this no value is looked for.
+const DEEPEST: usize = 250;
+
 /// One change to a document. Places are shares of its length, so that edits can be left out while a case is made
 /// smaller.
 #[derive(Debug, Clone)]
@@ -172,19 +174,19 @@ fn apply(mut text: Vec<u8>, edit: &Edit) -> Vec<u8> {
     let len = text.len();
     match edit {
         Edit::Replace(at, value) => {
-            if let Some(found) = value_at(&text, at.index(len)) {
+            if let Some(found) = value_at(&text, at) {
                 text.splice(found, value.iter().copied());
             }
         }
         Edit::Drop(at) => {
-            if let Some(found) = value_at(&text, at.index(len)) {
+            if let Some(found) = value_at(&text, at) {
                 let start = name_before(&text, found.start).unwrap_or(found.start);
                 let comma = text[found.end..].first() == Some(&b',');
                 text.drain(start..found.end + usize::from(comma));
             }
         }
         Edit::Duplicate(at, value) => {
-            if let Some(found) = value_at(&text, at.index(len)) {
+            if let Some(found) = value_at(&text, at) {
                 let name =
                     name_before(&text, found.start).map_or(Vec::new(), |at| text[at..found.start].to_vec());
                 let again = [b",", name.as_slice(), value].concat();
@@ -192,7 +194,7 @@ fn apply(mut text: Vec<u8>, edit: &Edit) -> Vec<u8> {
             }
         }
         Edit::Nest(at, depth, list) => {
-            if let Some(found) = value_at(&text, at.index(len)) {
+            if let Some(found) = value_at(&text, at) {
                 let (open, close) = if *list { ("[", "]") } else { ("{\"a\":", "}") };
                 text.splice(found.end..found.end, close.repeat(*depth).into_bytes());
                 text.splice(found.start..found.start, open.repeat(*depth).into_bytes());
@@ -215,21 +217,64 @@ fn apply(mut text: Vec<u8>, edit: &Edit) -> Vec<u8> {
     text
 }
 
-/// The first JSON value that begins at `from` or behind it, or else before it.
-fn value_at(text: &[u8], from: usize) -> Option<Range<usize>> {
-    let starts = (from..text.len()).chain(0..from);
-    starts
-        .filter(|at| {
-            matches!(
-                text[*at],
-                b'"' | b'{' | b'[' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n'
-            )
-        })
-        .find_map(|at| {
-            let mut json = serde_json::Deserializer::from_slice(&text[at..]).into_iter::<IgnoredAny>();
-            json.next()?.ok()?;
-            Some(at..at + json.byte_offset())
-        })
+/// One of the JSON values in whatever documents the text holds.
+fn value_at(text: &[u8], at: &Index) -> Option<Range<usize>> {
+    let (mut found, mut from) = (Vec::new(), 0);
+    while from < text.len() {
+        let known = found.len();
+        let opens = matches!(text[from], b'{' | b'[');
+        match opens.then(|| walk(text, from, 0, &mut found)).flatten() {
+            Some(end) => from = end,
+            None => {
+                found.truncate(known);
+                from += 1;
+            }
+        }
+    }
+    (!found.is_empty()).then(|| found.swap_remove(at.index(found.len())))
+}
+
+/// Notes where the value that begins at `at` stands, and all that stand in it; returns where it ends.
+fn walk(text: &[u8], at: usize, depth: usize, found: &mut Vec<Range<usize>>) -> Option<usize> {
+    let first = *text.get(at).filter(|_| depth < DEEPEST)?;
+    let end = match first {
+        b'"' => string_end(text, at)?,
+        b'{' | b'[' => {
+            let close = if first == b'{' { b'}' } else { b']' };
+            let mut next = after_space(text, at + 1);
+            while *text.get(next)? != close {
+                if first == b'{' {
+                    next = after_space(text, string_end(text, next)?);
+                    next = after_space(text, next + usize::from(*text.get(next)? == b':'));
+                }
+                next = after_space(text, walk(text, next, depth + 1, found)?);
+                next = after_space(text, next + usize::from(*text.get(next)? == b','));
+            }
+            next + 1
+        }
+        _ => {
+            let length = text[at..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
+                .count();
+            (length > 0).then_some(at + length)?
+        }
+    };
+    found.push(at..end);
+    Some(end)
+}
+
+fn string_end(text: &[u8], at: usize) -> Option<usize> {
+    let mut next = text.get(at).filter(|byte| **byte == b'"').map(|_| at + 1)?;
+    while *text.get(next)? != b'"' {
+        next += 1 + usize::from(text[next] == b'\\');
+    }
+    Some(next + 1)
+}
+
+fn after_space(text: &[u8], at: usize) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    at + rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count()
 }
 
 /// Where the name of an object's member begins, whose value begins here.
