@@ -17,6 +17,8 @@ use crate::{
 
 mod answer;
 mod feedback;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 

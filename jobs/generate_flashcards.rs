@@ -13,6 +13,8 @@ use serde_json::{Number, Value, value::RawValue};
 use crate::{Call, Failure, Guard, Provider, Reply, payload, providers::OpenAi};
 
 mod answer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod prompt;
 #[cfg(test)]
 mod tests;

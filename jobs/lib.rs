@@ -13,6 +13,8 @@
 pub mod assess_pronunciation;
 pub mod context;
 pub mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod generate_flashcards;
 pub mod media;
 mod payload;

@@ -25,6 +25,8 @@ use crate::{Class, Failure, MediaSettings};
 mod address;
 pub mod audio;
 mod fetch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod image;
 mod opus;
 #[cfg(test)]

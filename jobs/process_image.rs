@@ -2,10 +2,15 @@
 //!
 //! - `recognise`: one image through the provider, in one request or by submit and poll.
 
+use std::fmt;
+
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 
 use crate::{
     Class, Failure, Guard, Provider, VisionApi,
@@ -14,6 +19,8 @@ use crate::{
     providers::AzureVision,
 };
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod recognise;
 #[cfg(test)]
 mod tests;
@@ -42,7 +49,8 @@ pub struct Payload {
     /// The image's path below the uploads folder.
     pub image_file_path: Option<String>,
     /// Up to five images.
-    #[schemars(length(min = 1, max = 5))]
+    #[serde(default, deserialize_with = "images")]
+    #[schemars(!default, length(min = 1, max = 5))]
     pub images: Option<Vec<Image>>,
 }
 
@@ -91,7 +99,7 @@ impl Payload {
             ));
         }
         if images.len() > MOST_IMAGES {
-            let why = format_args!("has {} entries, at most {MOST_IMAGES} are allowed", images.len());
+            let why = format_args!("has more than {MOST_IMAGES} entries");
             return Err(Failure::invalid_field("images", why));
         }
         images
@@ -106,6 +114,40 @@ impl Payload {
                 )
             })
             .collect()
+    }
+}
+
+fn images<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Image>>, D::Error> {
+    Ok(Option::<Few>::deserialize(deserializer)?.map(|Few(images)| images))
+}
+
+/// The images, and one more where there are too many: a payload of megabytes can name a million.
+struct Few(Vec<Image>);
+
+impl<'de> Deserialize<'de> for Few {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(FewVisitor)
+    }
+}
+
+struct FewVisitor;
+
+impl<'de> Visitor<'de> for FewVisitor {
+    type Value = Few;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Few, A::Error> {
+        let mut few = Vec::new();
+        while few.len() <= MOST_IMAGES
+            && let Some(image) = all.next_element()?
+        {
+            few.push(image);
+        }
+        while all.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Few(few))
     }
 }
 

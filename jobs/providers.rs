@@ -16,6 +16,8 @@ use crate::Settings;
 mod answer;
 pub mod azure_speech;
 pub mod azure_vision;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod http;
 pub mod openai;
 mod reach;

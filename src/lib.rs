@@ -23,6 +23,8 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod demo;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gate;
 pub mod guard;
 pub mod keys;

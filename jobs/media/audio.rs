@@ -117,7 +117,7 @@ pub async fn prepare(field: &str, bytes: Bytes, limit: Duration) -> Result<Audio
     }
 }
 
-fn convert(bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
+pub(super) fn convert(bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
     let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), Default::default());
     let format = symphonia::default::get_probe()
         .probe(

@@ -89,7 +89,7 @@ impl Fetcher {
     }
 
     /// Refuses a URL that may not be fetched, and picks the client for one that may.
-    fn client_for(&self, field: &str, url: &Url) -> Result<&Client, Failure> {
+    pub(super) fn client_for(&self, field: &str, url: &Url) -> Result<&Client, Failure> {
         let refused = |why: &dyn fmt::Display| {
             Err(Failure::invalid_field(
                 field,

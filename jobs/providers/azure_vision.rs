@@ -182,7 +182,7 @@ fn octets(request: RequestBuilder, image: Bytes) -> RequestBuilder {
 }
 
 /// The last segment of the URL in `Operation-Location`; the rest of it is not believed.
-fn operation_id(location: &HeaderValue) -> Option<String> {
+pub(super) fn operation_id(location: &HeaderValue) -> Option<String> {
     let path = location.to_str().ok()?.split(['?', '#']).next()?;
     let id = path.rsplit('/').next()?;
     is_operation_id(id).then(|| id.to_owned())

@@ -3,6 +3,8 @@
 //! Every variable is declared once, in [`vars`]; everything is read and checked before a socket opens, and all that
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gates;
 mod handlers;
 mod reader;

@@ -280,5 +280,7 @@ fn read(entry: &str) -> Option<Reply> {
     })
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

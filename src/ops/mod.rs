@@ -22,6 +22,8 @@
 mod auth;
 mod breakers;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod intake;
 mod letters;
@@ -41,6 +43,8 @@ use axum::{
 pub use auth::{Access, Denied};
 pub(crate) use breakers::{breaker, limit};
 pub use events::Streams;
+#[cfg(any(test, fuzzing))]
+pub(crate) use events::fuzz::expect_tellable;
 pub use health::Health;
 pub(crate) use reply::iso;
 pub use server::Server;

@@ -23,7 +23,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::Semaphore,
     task::JoinSet,
 };
@@ -79,7 +80,7 @@ impl Server {
 
 /// What one caller, and all of them, may take.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+pub(super) struct Limits {
     /// Connections at a time; more wait in the listener's queue.
     connections: usize,
     /// Longest wait for the head of a request, and for the next request of a connection.
@@ -134,8 +135,8 @@ async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: Canc
     let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
 }
 
-async fn connection(
-    stream: TcpStream,
+pub(super) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: SocketAddr,
     routes: Router,
     limits: Limits,

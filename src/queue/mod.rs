@@ -8,6 +8,8 @@ pub mod apalis;
 mod backoff;
 pub mod bullmq;
 mod claims;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod letters;
 mod view;
 pub mod watch;

@@ -114,7 +114,7 @@ fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
     }
 }
 
-enum Unopened {
+pub(super) enum Unopened {
     /// Another worker may know what to do with it.
     Unknown(Failure),
     /// Nobody can.
@@ -122,7 +122,7 @@ enum Unopened {
 }
 
 /// The job's type and data.
-fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), Unopened> {
+pub(super) fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), Unopened> {
     let Some(payload) = &delivery.payload else {
         return Err(Unopened::Failure(Failure::permanent(
             "the queue holds no payload for this job",

@@ -16,6 +16,8 @@ pub mod ack;
 pub mod backend;
 mod course;
 pub mod dispatch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod holds;
 mod loops;
 pub mod outcome;

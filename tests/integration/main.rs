@@ -22,6 +22,7 @@ mod check;
 mod gate;
 mod gate_limits;
 mod handlers;
+mod hostile_jobs;
 mod job_events;
 mod ledger;
 mod letters;

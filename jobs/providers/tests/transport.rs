@@ -105,6 +105,21 @@ async fn a_connection_that_breaks_is_transient_and_not_tried_again() {
     }
 }
 
+/// No decompression bomb: what calls itself compressed stays as it was sent.
+#[tokio::test]
+async fn a_compressed_answer_is_not_unpacked() {
+    // `{}`, packed: unpacked it would be read.
+    let packed = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0".as_slice();
+    for name in CALLS {
+        let head = head(200, "Content-Encoding: gzip\r\n", packed.len());
+        let server = Server::start(Play::Write([head, packed.to_vec()].concat())).await;
+        let failure = refused(&server, name, PATIENT).await;
+        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        let told = failure.message().contains("22 bytes that is not JSON");
+        assert!(told || name == "submit", "{name}: {failure}");
+    }
+}
+
 #[tokio::test]
 async fn silence_ends_in_a_time_out() {
     let ends = [("no answer", Vec::new()), ("half an answer", head(200, "", 900))];

@@ -12,6 +12,8 @@
 //! The stream ends with `completed` or `failed`. Where it ends without, because the replica stops, the client does not
 //! keep up, or an hour is over, `EventSource` connects again by itself and is told how the job stands.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod story;
 
 use std::{collections::VecDeque, convert::Infallible, pin::pin, sync::Arc, time::Duration};

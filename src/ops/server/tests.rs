@@ -1,5 +1,8 @@
 use axum::{body::Bytes, extract::DefaultBodyLimit, routing::post};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::*;
 

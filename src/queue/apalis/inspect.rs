@@ -1,6 +1,7 @@
 //! What onlookers read: counts, and one job.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     time::{Duration, UNIX_EPOCH},
 };
@@ -13,6 +14,9 @@ use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_h
 
 /// TIME, the first of active, the first of scheduled.
 type Waiting = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
+
+/// A job's meta, in which anybody may have written anything.
+pub(super) type Meta = HashMap<Vec<u8>, Vec<u8>>;
 
 const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -69,63 +73,67 @@ impl ApalisBroker {
         type Reading = (
             RedisResult<bool>,
             RedisResult<Option<f64>>,
-            RedisResult<HashMap<String, String>>,
-            RedisResult<Vec<String>>,
+            RedisResult<Meta>,
+            RedisResult<Vec<Vec<u8>>>,
         );
         let (known, scheduled, meta, history): Reading =
             self.connection.query(pipeline.ignore_errors()).await?;
         // The job's own keys may be of a wrong type: what else is known of it is still told.
         let (known, scheduled) = (known?, scheduled?);
-        let (mut meta, history) = (meta.unwrap_or_default(), history.unwrap_or_default());
+        let (meta, history) = (meta.unwrap_or_default(), history.unwrap_or_default());
         if !known && meta.is_empty() {
             return Ok(None);
         }
-        let state = match meta.get("status").map(String::as_str) {
-            Some("Done") => State::Completed,
-            Some("Failed" | "Killed") => State::Failed,
-            Some("Running") => State::Active,
-            _ if scheduled.is_some() => State::Delayed,
-            _ => State::Waiting,
-        };
-        let outcome = meta
-            .remove("result")
-            .and_then(|text| serde_json::from_str::<Result<Value, String>>(&text).ok());
-        let (result, failed) = match outcome {
-            Some(Ok(result)) => (Some(result), None),
-            Some(Err(reason)) => (None, Some(reason)),
-            None => (None, None),
-        };
-        // A job that ended well keeps no word of what once went wrong.
-        let last_error = if state == State::Completed {
-            None
-        } else {
-            meta.remove("error")
-        };
-        let waiting_for = scheduled
-            .filter(|_| state == State::Delayed)
-            .map(|due| WaitingFor {
-                gate: meta.remove("gate").filter(|gate| !gate.is_empty()),
-                reason: last_error.clone(),
-                until: (due.max(0.0) * 1000.0) as u64,
-            });
-        Ok(Some(JobView {
-            id: id.to_owned(),
-            state,
-            progress: number(&meta, "progress")
-                .and_then(|n| u8::try_from(n).ok())
-                .unwrap_or(0)
-                .min(100),
-            attempts_made: number(&meta, "attempts")
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(0),
-            result,
-            error: failed.or(last_error),
-            waiting_for,
-            history: read_history(&history),
-        }))
+        Ok(Some(view(id, scheduled, &meta, &history)))
     }
 }
 
-fn number(meta: &HashMap<String, String>, field: &str) -> Option<u64> {
-    meta.get(field)?.parse().ok()
+/// A job as it was found: when it is due, its meta, its history.
+pub(super) fn view(id: &str, scheduled: Option<f64>, meta: &Meta, history: &[Vec<u8>]) -> JobView {
+    let text = |field: &str| {
+        meta.get(field.as_bytes())
+            .map(|bytes| String::from_utf8_lossy(bytes))
+    };
+    let number = |field: &str| text(field).and_then(|text| text.parse::<u64>().ok());
+    let state = match text("status").as_deref() {
+        Some("Done") => State::Completed,
+        Some("Failed" | "Killed") => State::Failed,
+        Some("Running") => State::Active,
+        _ if scheduled.is_some() => State::Delayed,
+        _ => State::Waiting,
+    };
+    let outcome = text("result").and_then(|text| serde_json::from_str::<Result<Value, String>>(&text).ok());
+    let (result, failed) = match outcome {
+        Some(Ok(result)) => (Some(result), None),
+        Some(Err(reason)) => (None, Some(reason)),
+        None => (None, None),
+    };
+    // A job that ended well keeps no word of what once went wrong.
+    let last_error = text("error")
+        .filter(|_| state != State::Completed)
+        .map(Cow::into_owned);
+    let waiting_for = scheduled
+        .filter(|_| state == State::Delayed)
+        .map(|due| WaitingFor {
+            gate: text("gate").filter(|gate| !gate.is_empty()).map(Cow::into_owned),
+            reason: last_error.clone(),
+            // A float to u64 saturates.
+            until: (due.max(0.0) * 1000.0) as u64,
+        });
+    let history: Vec<_> = history
+        .iter()
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    JobView {
+        id: id.to_owned(),
+        state,
+        progress: number("progress").map_or(0, |n| n.min(100) as u8),
+        attempts_made: number("attempts")
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(0),
+        result,
+        error: failed.or(last_error),
+        waiting_for,
+        history: read_history(&history),
+    }
 }

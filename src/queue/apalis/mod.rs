@@ -11,6 +11,8 @@
 //! may write to it, so a replica that wakes up late writes nothing.
 
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod inspect;
 mod letters;
 mod scripts;

@@ -10,6 +10,7 @@ local worker, number, want, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), to
 local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
 local now, bytes = now_ms(), 0
 local rows, ghosts, refused = {}, {}, {}
+local MOST_ATTEMPTS = 4294967295 -- What the worker can count.
 local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'bw:claim', 'ats', 'defa', 'rjk' }
 
 -- The job's fields; nil when there is none, or its key is something else.
@@ -20,7 +21,7 @@ end
 
 local function row(id, m, claims)
   bytes = bytes + (m[2] and #m[2] or 0)
-  return { id, m[1] or '', m[2], m[3] or '', count(m[4], 0) + 1, count(m[5], 0), claims == 1 and 1 or 0 }
+  return { id, m[1] or '', m[2], m[3] or '', min(count(m[4], 0) + 1, MOST_ATTEMPTS), count(m[5], 0), claims == 1 and 1 or 0 }
 end
 
 -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
@@ -84,7 +85,7 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
     call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'bw:claim', mark(token, ats),
       unpack(reason and {} or { 'progress', 10 }))
     emit(P, 'active', 'jobId', id, 'prev', 'waiting')
-    if rate and call('INCR', P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
+    if rate and count_up(P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
     if reason then
       blame(id, reason)
       finish(id, call('HMGET', P .. id, unpack(ENDING)), token, 'failed', reason, now)

@@ -66,6 +66,14 @@ local function bump(key, field)
   return n
 end
 
+-- Counts one more in a key of the queue that is a string: what is no number, or the last one, begins anew.
+local function count_up(key)
+  local n = protected('INCR', key)
+  if type(n) == 'number' then return n end
+  call('DEL', key)
+  return call('INCR', key)
+end
+
 -- What a queue is told to do, read once a script: length of its events, concurrency, whether it is paused.
 local known_orders = {}
 local function orders(p)
@@ -109,7 +117,7 @@ end
 local function line_up(p, list, id, in_front)
   local priority = count(call('HGET', p .. id, 'priority'), 0)
   if priority > 0 then
-    local nth = in_front and 0 or call('INCR', p .. 'pc') % 4294967296
+    local nth = in_front and 0 or count_up(p .. 'pc') % 4294967296
     call('ZADD', p .. 'prioritized', priority * 4294967296 + nth, id)
   else
     call(in_front and 'RPUSH' or 'LPUSH', list, id)
@@ -170,7 +178,10 @@ end
 
 -- What a claim writes into the job to know it again. `ats` counts claims by anybody, so that a claim that another
 -- worker has followed is never taken for ours, even when the lock that says so has run out.
-local function mark(token, ats) return token .. ' ' .. (ats or '0') end
+local function mark(token, ats)
+  -- Lua would write a large number in another way than Redis does.
+  return token .. ' ' .. (type(ats) == 'number' and string.format('%.0f', ats) or ats or '0')
+end
 
 -- The token of a worker's claim of a job, if that is the last claim by anybody and no later than `latest`. `tokens` is
 -- what the worker's tokens begin with.
@@ -246,7 +257,10 @@ local function blame(id, reason)
   local stacks, kept = decode(m[1]), {}
   local limit = count(decode(m[2]).stackTraceLimit, 100)
   stacks[#stacks + 1] = 'Error: ' .. reason
-  for i = max(1, #stacks - limit + 1), #stacks do kept[#kept + 1] = stacks[i] end
+  for i = max(1, #stacks - limit + 1), #stacks do
+    -- Some other values can be read as JSON and not be written.
+    if type(stacks[i]) == 'string' then kept[#kept + 1] = stacks[i] end
+  end
   call('HSET', P .. id, 'failedReason', reason, 'stacktrace', #kept > 0 and cjson.encode(kept) or '[]')
 end
 

@@ -6,7 +6,8 @@ local function retention(rule, default_count, default_ms)
   if rule == true then return 0 end
   if type(rule) ~= 'table' then return count(rule, nil) end
   local seconds = tonumber(rule.age)
-  return count(rule.count, nil), seconds and seconds * 1000
+  -- One that is not itself is no number, and no time.
+  return count(rule.count, nil), seconds and seconds == seconds and seconds * 1000 or nil
 end
 
 -- What is written when a job ends.
@@ -121,9 +122,9 @@ local function free_deduplication(id, deduplication, now)
   local m = call('HMGET', aside, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'pdk', 'rjk')
   if m[7] then call('SCARD', m[7]) end
   if m[1] then expect_lines(P) end
+  local next_id = m[1] and tostring(call('INCR', P .. 'id'))
   if ttl == 0 or (ttl == -1 and held_by == id) then call('DEL', holder) end
   if not m[1] then return end
-  local next_id = tostring(call('INCR', P .. 'id'))
   if m[4] and call('EXISTS', P .. m[4]) == 0 then next_id = m[4] end
   local rule = decode(m[3]).de
   local live = type(rule) == 'table' and not rule.keepLastIfActive and count(rule.ttl, 0) or 0

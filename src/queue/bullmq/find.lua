@@ -5,7 +5,7 @@
 -- it is due in ms, log rows}; what is not there is false.
 local id = ARGV[1]
 local m = protected('HMGET', P .. id, 'name', 'progress', 'atm', 'returnvalue', 'failedReason', 'bw:why', 'bw:gate')
-if m.err or not m[1] then return false end
+if m.err or not (m[1] or call('HEXISTS', P .. id, 'data') == 1 or call('HEXISTS', P .. id, 'opts') == 1) then return false end
 local state, due = 'waiting', call('ZSCORE', P .. 'delayed', id)
 if call('ZSCORE', P .. 'completed', id) then
   state = 'completed'

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ENTRIES: usize = 16;
 
 /// What anybody may have written.
-type Fields = HashMap<String, Vec<u8>>;
+pub(super) type Fields = HashMap<Vec<u8>, Vec<u8>>;
 /// The stream, and its entries.
 type Streams = Vec<(String, Vec<(String, Fields)>)>;
 
@@ -74,32 +74,47 @@ impl BullmqBroker {
     }
 
     async fn heed(&self, fields: Fields) -> Result<(), BrokerError> {
-        let text = |name: &str| fields.get(name).map(|bytes| String::from_utf8_lossy(bytes));
-        let Some(id) = text("jobId").filter(|id| self.watchers.of(id)) else {
+        let Some(news) = news(&fields, |id| self.watchers.of(id)) else {
             return Ok(());
         };
-        let mut if_gone = None;
-        match text("event").as_deref() {
-            Some("active") => self.watchers.tell(&id, &Update::Active),
-            Some("progress") => {
-                let percent = fields.get("data").map_or(0, |json| percent(json));
-                self.watchers.tell(&id, &Update::Progress(percent));
-            }
-            Some("completed") => {
-                let result = fields.get("returnvalue");
-                let result = result.and_then(|json| serde_json::from_slice(json).ok());
-                let result = Arc::new(result.unwrap_or_default());
-                if_gone = Some(Update::Gone(Some(Ending::Completed(result))));
-            }
-            Some("failed") => {
-                let reason = text("failedReason").unwrap_or_default();
-                if_gone = Some(Update::Gone(Some(Ending::Failed(reason.as_ref().into()))));
-            }
-            Some("removed") => if_gone = Some(Update::Gone(None)),
-            _ => {}
+        if let Some(update) = &news.at_once {
+            self.watchers.tell(&news.id, update);
         }
-        self.watchers.look(self, &id, if_gone.as_ref()).await
+        self.watchers.look(self, &news.id, news.if_gone.as_ref()).await
     }
+}
+
+/// What an event says of a job.
+pub(super) struct News {
+    id: String,
+    /// What no look would show.
+    pub(super) at_once: Option<Update>,
+    /// What became of the job, where a look finds none.
+    pub(super) if_gone: Option<Update>,
+}
+
+/// Reads an event, which anybody may have written; `None` for one of a job that nobody watches.
+pub(super) fn news(fields: &Fields, is_watched: impl FnOnce(&str) -> bool) -> Option<News> {
+    let field = |name: &str| fields.get(name.as_bytes());
+    let text = |name: &str| field(name).map(|bytes| String::from_utf8_lossy(bytes));
+    let id = text("jobId").filter(|id| is_watched(id))?.into_owned();
+    let (mut at_once, mut if_gone) = (None, None);
+    match text("event").as_deref() {
+        Some("active") => at_once = Some(Update::Active),
+        Some("progress") => at_once = Some(Update::Progress(field("data").map_or(0, |json| percent(json)))),
+        Some("completed") => {
+            let result = field("returnvalue").and_then(|json| serde_json::from_slice(json).ok());
+            let result = Arc::new(result.unwrap_or_default());
+            if_gone = Some(Update::Gone(Some(Ending::Completed(result))));
+        }
+        Some("failed") => {
+            let reason = text("failedReason").unwrap_or_default();
+            if_gone = Some(Update::Gone(Some(Ending::Failed(reason.as_ref().into()))));
+        }
+        Some("removed") => if_gone = Some(Update::Gone(None)),
+        _ => {}
+    }
+    Some(News { id, at_once, if_gone })
 }
 
 /// A call on the socket; what it waits for on purpose is `nap`.

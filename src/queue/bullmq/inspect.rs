@@ -12,7 +12,7 @@ use crate::queue::{
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
 /// until when, log.
-type Row = (
+pub(super) type Row = (
     String,
     Text,
     Text,
@@ -72,40 +72,42 @@ impl BullmqBroker {
     pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         let mut call = scripts::FIND.prepare_invoke();
         call.key(&self.keys.prefix).arg(id);
-        let Some((state, progress, attempts, result, failed, waits, gate, due, log)) =
-            self.connection.invoke::<Option<Row>>(&call).await?
-        else {
-            return Ok(None);
-        };
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let (failed, waits) = (failed.map(text), waits.map(text));
-        let state = match state.as_str() {
-            "completed" => State::Completed,
-            "failed" => State::Failed,
-            "delayed" => State::Delayed,
-            "active" => State::Active,
-            _ => State::Waiting,
-        };
-        let (result, error) = match state {
-            State::Completed => (result.and_then(|json| serde_json::from_slice(&json).ok()), None),
-            State::Failed => (None, failed),
-            _ => (None, waits.or(failed)),
-        };
-        let waiting_for = due.filter(|_| state == State::Delayed).map(|until| WaitingFor {
-            gate: gate.map(text).filter(|gate| !gate.is_empty()),
-            reason: error.clone(),
-            until,
-        });
-        Ok(Some(JobView {
-            id: id.to_owned(),
-            state,
-            progress: progress.map_or(0, |json| percent(&json)),
-            attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),
-            result,
-            error,
-            waiting_for,
-            history: read_history(&log.into_iter().map(text).collect::<Vec<_>>()),
-        }))
+        let row = self.connection.invoke::<Option<Row>>(&call).await?;
+        Ok(row.map(|row| view(id, row)))
+    }
+}
+
+/// A job as it was found.
+pub(super) fn view(id: &str, row: Row) -> JobView {
+    let (state, progress, attempts, result, failed, waits, gate, due, log) = row;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let (failed, waits) = (failed.map(text), waits.map(text));
+    let state = match state.as_str() {
+        "completed" => State::Completed,
+        "failed" => State::Failed,
+        "delayed" => State::Delayed,
+        "active" => State::Active,
+        _ => State::Waiting,
+    };
+    let (result, error) = match state {
+        State::Completed => (result.and_then(|json| serde_json::from_slice(&json).ok()), None),
+        State::Failed => (None, failed),
+        _ => (None, waits.or(failed)),
+    };
+    let waiting_for = due.filter(|_| state == State::Delayed).map(|until| WaitingFor {
+        gate: gate.map(text).filter(|gate| !gate.is_empty()),
+        reason: error.clone(),
+        until,
+    });
+    JobView {
+        id: id.to_owned(),
+        state,
+        progress: progress.map_or(0, |json| percent(&json)),
+        attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),
+        result,
+        error,
+        waiting_for,
+        history: read_history(&log.into_iter().map(text).collect::<Vec<_>>()),
     }
 }
 

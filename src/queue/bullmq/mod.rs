@@ -17,6 +17,8 @@
 
 mod completions;
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod inspect;
 mod neighbours;
 mod options;
@@ -27,6 +29,7 @@ mod wait;
 
 use std::{
     convert::Infallible,
+    string::FromUtf8Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
@@ -126,6 +129,26 @@ impl BullmqBroker {
     }
 }
 
+/// A claimed job, or that its id is no UTF-8.
+fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
+    let (id, name, payload, opts, attempt, waited, first) = row;
+    let options = JobOptions::read(&opts);
+    Ok(Delivery {
+        lease: Lease {
+            id: String::from_utf8(id)?.into(),
+            token: token.clone(),
+        },
+        kind: Some(String::from_utf8_lossy(&name).into_owned()),
+        payload: payload.map(Bytes::from),
+        attempt,
+        max_attempts: options.max_attempts,
+        backoff: Some(options.backoff),
+        waited: Duration::from_millis(waited),
+        first,
+        trace: options.trace,
+    })
+}
+
 #[async_trait]
 impl Broker for BullmqBroker {
     fn queue(&self) -> &str {
@@ -167,23 +190,9 @@ impl Broker for BullmqBroker {
         }
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
-        for (id, name, payload, opts, attempt, waited, first) in rows {
-            let options = JobOptions::read(&opts);
-            match String::from_utf8(id) {
-                Ok(id) => deliveries.push(Delivery {
-                    lease: Lease {
-                        id: id.into(),
-                        token: token.clone(),
-                    },
-                    kind: Some(String::from_utf8_lossy(&name).into_owned()),
-                    payload: payload.map(Bytes::from),
-                    attempt,
-                    max_attempts: options.max_attempts,
-                    backoff: Some(options.backoff),
-                    waited: Duration::from_millis(waited),
-                    first,
-                    trace: options.trace,
-                }),
+        for row in rows {
+            match delivery(row, &token) {
+                Ok(delivery) => deliveries.push(delivery),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
             }
         }

@@ -4,7 +4,8 @@
 -- Returns 'requeued' or 'poisoned'.
 local function has_scheduler(id)
   local scheduler = call('HGET', P .. id, 'rjk')
-  return scheduler and (call('EXISTS', P .. 'repeat:' .. scheduler) == 1 or call('ZSCORE', P .. 'repeat', scheduler))
+  return scheduler and (call('EXISTS', P .. 'repeat:' .. scheduler) == 1
+    or type(protected('ZSCORE', P .. 'repeat', scheduler)) == 'string')
 end
 
 local function orphan(id, max_lost, now)

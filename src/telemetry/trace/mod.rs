@@ -11,6 +11,8 @@
 
 mod context;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 use std::{
     sync::OnceLock,

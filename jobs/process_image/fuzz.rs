@@ -1,0 +1,30 @@
+//! What Azure Vision answers.
+
+use hostile::Target;
+use serde_json::Value;
+
+use super::recognise::{State, analyzed, polled, submitted};
+use crate::{Failure, fuzzing::expect_modest};
+
+/// An answer of either service: lines, how an operation stands, or a reason why it is neither.
+pub static VISION_ANSWER: Target = Target::new("vision_answer", |input| {
+    let Ok(body) = serde_json::from_slice::<Value>(input) else {
+        return;
+    };
+    expect_lines(analyzed(&body), input);
+    match polled(&body) {
+        Ok(State::Running) => {}
+        Ok(State::Ended(end)) => expect_lines(end, input),
+        Err(failure) => expect_modest(&failure),
+    }
+    if let Err(failure) = submitted(&body) {
+        expect_modest(&failure);
+    }
+});
+
+fn expect_lines(lines: Result<Vec<String>, Failure>, input: &[u8]) {
+    match lines {
+        Ok(lines) => assert!(lines.iter().map(String::len).sum::<usize>() <= input.len()),
+        Err(failure) => expect_modest(&failure),
+    }
+}

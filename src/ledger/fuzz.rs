@@ -1,0 +1,13 @@
+//! What stands in the ledger: any version may have written it, or anybody.
+
+use hostile::Target;
+
+use super::{read, written};
+
+/// An entry: an answer, which is written the same way again, or none.
+pub static LEDGER_ENTRY: Target = Target::new("ledger_entry", |input| {
+    let Some(reply) = read(&String::from_utf8_lossy(input)) else {
+        return;
+    };
+    assert_eq!(read(&written(&reply)).as_ref(), Some(&reply));
+});

@@ -1,0 +1,17 @@
+//! What stands in a job's meta and history.
+
+use hostile::Target;
+
+use super::inspect::view;
+use crate::queue::fuzz::{expect_showable, hash};
+
+/// A job's meta and history: it can be shown and followed.
+pub static APALIS_META: Target = Target::new("apalis_meta", |input| {
+    let (meta, history) = hash(input);
+    let due = meta
+        .get(b"due".as_slice())
+        .map(|due| String::from_utf8_lossy(due).parse().unwrap_or(f64::NAN));
+    for scheduled in [None, due] {
+        expect_showable(view("1", scheduled, &meta, &history));
+    }
+});

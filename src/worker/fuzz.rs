@@ -1,0 +1,76 @@
+//! From a raw payload to an outcome that can be written down.
+
+use std::{num::NonZeroU8, sync::Arc, time::Duration};
+
+use hostile::Target;
+use jobs::{Failure, Jobs};
+
+use super::{
+    dispatch::{Unopened, open},
+    outcome::{Outcome, OutcomeRules},
+};
+use crate::{
+    queue::{Delivery, Lease, Note},
+    retry::{Backoff, RetryPolicy},
+};
+
+/// Longest text of a job's end, characters.
+const LONGEST_REASON: usize = 1_001;
+
+/// A task of the apalis layout, or after a line `type:` one of BullMQ's: it is opened and checked, or ends with a reason
+/// and a note that fits a line.
+pub static DELIVERY: Target = Target::new("delivery", |input| {
+    let named = input.strip_prefix(b"type:").and_then(|rest| {
+        let at = rest.iter().position(|byte| *byte == b'\n')?;
+        Some((String::from_utf8_lossy(&rest[..at]).into_owned(), &rest[at + 1..]))
+    });
+    let (kind, payload) = match named {
+        Some((kind, payload)) => (Some(kind), payload),
+        None => (None, input),
+    };
+    let token: Arc<str> = "w:1".into();
+    let delivery = Delivery {
+        lease: Lease {
+            id: "1".into(),
+            token,
+        },
+        kind,
+        payload: Some(payload.to_vec().into()),
+        attempt: 1,
+        max_attempts: 3,
+        backoff: None,
+        waited: Duration::ZERO,
+        first: true,
+        trace: None,
+    };
+    let failure = match open(&delivery) {
+        Ok((kind, data)) => Jobs::validate(kind, data).err(),
+        Err(Unopened::Unknown(failure) | Unopened::Failure(failure)) => Some(failure),
+    };
+    if let Some(failure) = failure {
+        expect_writable(&failure, &delivery);
+    }
+})
+.with_factor(8);
+
+fn expect_writable(failure: &Failure, delivery: &Delivery) {
+    let rules = OutcomeRules {
+        retry: RetryPolicy {
+            tries: NonZeroU8::MIN,
+            backoff: Backoff::default(),
+        },
+        max_wait: Duration::from_secs(600),
+        replica: "r".to_owned(),
+    };
+    let Outcome::Failed {
+        reason,
+        note: Some(note),
+    } = rules.of(failure, delivery, 0)
+    else {
+        panic!("{failure} is not final")
+    };
+    assert!(reason.chars().count() <= LONGEST_REASON, "{reason}");
+    let line = serde_json::to_string(&note).expect("a note can be written");
+    assert!(!line.contains('\n'));
+    assert_eq!(serde_json::from_str::<Note>(&line).ok(), Some(note));
+}
