@@ -215,7 +215,7 @@ impl Page {
             mark: format!("?{}:{sending}", self.token),
         };
         let mut script = self.script(&OPEN, &entry.field);
-        script.arg(&entry.mark).arg(self.keep_ms());
+        script.arg(&entry.mark).arg(self.keep_ms()).arg(&*self.token);
         let counters = &self.ledger.counters;
         match self.ledger.run::<String>(&script).await.as_deref() {
             None => count(&counters.unrecorded),

@@ -120,7 +120,7 @@ impl Field {
         ] {
             launcher.env.push((name, value));
         }
-        let faketime = faketime();
+        let (faketime, neighbour) = (faketime(), neighbour());
         let mut slots = Vec::new();
         for n in 0..settings.replicas {
             let (proxy, clock) = (Proxy::before(port).await, folder.join(format!("clock-{n}")));
@@ -137,7 +137,11 @@ impl Field {
                     ("FAKETIME_CACHE_DURATION", "1".to_owned()),
                 ]);
             }
-            slots.push(Slot::start(&launcher, env, proxy, clock).await);
+            let mut launcher = launcher.clone();
+            if let Some(binary) = neighbour.as_ref().filter(|_| n % 2 == 1) {
+                launcher.binary.clone_from(binary);
+            }
+            slots.push(Slot::start(launcher, env, proxy, clock).await);
         }
         Self {
             settings,
@@ -204,6 +208,11 @@ impl Field {
         }
         false
     }
+}
+
+/// The binary of another version, which every second replica runs.
+pub(crate) fn neighbour() -> Option<PathBuf> {
+    std::env::var_os("CHAOS_NEIGHBOUR").map(PathBuf::from)
 }
 
 /// The library that fakes clocks, where Debian's package is installed.

@@ -15,6 +15,7 @@ use crate::{
 /// A place for a replica, with a line and a clock of its own.
 pub(crate) struct Slot {
     worker: Mutex<Option<Worker>>,
+    launcher: Launcher,
     env: Vec<(&'static str, String)>,
     pub(crate) proxy: Proxy,
     pub(crate) clock: PathBuf,
@@ -23,13 +24,14 @@ pub(crate) struct Slot {
 impl Slot {
     /// Starts the first replica in it.
     pub(crate) async fn start(
-        launcher: &Launcher,
+        launcher: Launcher,
         env: Vec<(&'static str, String)>,
         proxy: Proxy,
         clock: PathBuf,
     ) -> Self {
         Self {
-            worker: Mutex::new(Some(start(launcher, &env).await)),
+            worker: Mutex::new(Some(start(&launcher, &env).await)),
+            launcher,
             env,
             proxy,
             clock,
@@ -65,7 +67,7 @@ impl Field {
         let mut dying = place.take().expect("each place has its replica until the end");
         self.must_live(&mut dying);
         dying.signal(signal);
-        *place = Some(start(&self.launcher, &slot.env).await);
+        *place = Some(start(&slot.launcher, &slot.env).await);
         let name = dying.name.clone();
         self.bury(dying, code).await;
         name

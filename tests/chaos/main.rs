@@ -11,6 +11,7 @@
 //! | `CHAOS_REPLICAS` | replicas at a time |
 //! | `CHAOS_KILLS` | SIGKILLs of `kills` |
 //! | `CHAOS_LEASE` | seconds of `LEASE_TTL` |
+//! | `CHAOS_NEIGHBOUR` | binary of another version: every second replica runs it (`scripts/mixed-versions.sh`) |
 //! | `CHAOS_STRICT=on` | a paid call made again is a fault, unless a replica was killed or frozen around its answer |
 //! | `CHAOS_REPORT=on` | writes the run's section of `docs/reliability.md` |
 //!

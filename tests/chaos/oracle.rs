@@ -276,7 +276,7 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
 }
 
 /// What the provider saw at a time and in a minute. Only where Redis was there all the time is it one limit that all
-/// replicas share; elsewhere each replica has a share of its own for as long.
+/// replicas share; elsewhere what each grants by itself comes on top of what Redis had granted: four fifths more in all.
 fn limits(field: &Field, verdict: &mut Verdict) {
     let (settings, counts) = (
         &field.settings,
@@ -291,8 +291,10 @@ fn limits(field: &Field, verdict: &mut Verdict) {
         format!("{} ({})", counts.max_per_minute, settings.rpm),
     );
     let only_kills = field.record().faults.keys().all(|name| *name == "SIGKILL");
-    let over = counts.peak > settings.calls || (settings.rpm > 0 && counts.max_per_minute > settings.rpm);
-    if only_kills && over {
+    let most = |limit: u64| if only_kills { limit } else { limit * 9 / 5 };
+    let over = counts.peak > most(settings.calls)
+        || (settings.rpm > 0 && counts.max_per_minute > most(settings.rpm));
+    if over {
         verdict.findings.push(format!(
             "limits overshot: {} at a time, {} a minute",
             counts.peak, counts.max_per_minute

@@ -3,14 +3,14 @@
 -- KEYS 1 prefix
 -- ARGV 1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken  5 lock ms
 --      6 s for which the number is remembered
--- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim}…, ids without a job…,
+-- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries lost so far}…, ids without a job…,
 -- {id, reason}…
 -- A number that was carried out before returns what is left of it, and claims nothing more.
 local worker, number, want, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
 local now, bytes = now_ms(), 0
 local rows, ghosts, refused = {}, {}, {}
-local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'bw:claim', 'ats', 'defa', 'rjk' }
+local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'bw:claim', 'ats', 'defa', 'rjk', 'stc' }
 
 -- The job's fields; nil when there is none, or its key is something else.
 local function read(id)
@@ -20,7 +20,7 @@ end
 
 local function row(id, m, claims)
   bytes = bytes + (m[2] and #m[2] or 0)
-  return { id, m[1] or '', m[2], m[3] or '', count(m[4], 0) + 1, count(m[5], 0), claims == 1 and 1 or 0 }
+  return { id, m[1] or '', m[2], m[3] or '', count(m[4], 0) + 1, count(m[5], 0), claims == 1 and 1 or 0, count(m[10], 0) }
 end
 
 expect_ends('limiter', 'failed')

@@ -7,7 +7,7 @@
 //! ends in `completed` or `failed`, or is removed. Who adds a job sets the marker, which `wait` blocks on.
 //!
 //! Each claimed job has a lock that holds the claim's token, `<worker>:<number>`, and runs out unless it is renewed;
-//! then any other replica puts the job back. The claim also leaves a mark in the job's hash, made of the token and of
+//! then any other replica puts the job back, unless it was Redis that was away (`../witness.lua`). The claim also leaves a mark in the job's hash, made of the token and of
 //! the count of claims by anybody: it tells a resend from a late outcome, finds the jobs of a claim whose answer was
 //! lost, and lets a lock that ran out while Redis was away be set again if nobody has touched the job since.
 //!
@@ -71,8 +71,9 @@ pub struct BullmqBroker {
     watchers: Watchers,
 }
 
-/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim.
-type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64, bool);
+/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
+/// deliveries lost so far.
+type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64, bool, u32);
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
 
@@ -161,7 +162,7 @@ impl Broker for BullmqBroker {
         }
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
-        for (id, name, payload, opts, attempt, waited, first) in rows {
+        for (id, name, payload, opts, attempt, waited, first, lost) in rows {
             let options = JobOptions::read(&opts);
             match String::from_utf8(id) {
                 Ok(id) => deliveries.push(Delivery {
@@ -176,6 +177,7 @@ impl Broker for BullmqBroker {
                     backoff: Some(options.backoff),
                     waited: Duration::from_millis(waited),
                     first,
+                    lost,
                     trace: options.trace,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
@@ -211,10 +213,6 @@ impl Broker for BullmqBroker {
     }
 
     async fn recover(&self) -> Result<Recovered, BrokerError> {
-        // Whose own renewals were interrupted has lived through an outage, and so have the others: they get time.
-        if !self.renewal().may_sweep(self.options.lease_ttl) {
-            return Ok(Recovered::default());
-        }
         self.sweep().await
     }
 
@@ -258,6 +256,12 @@ impl Broker for BullmqBroker {
             released += self.connection.invoke::<usize>(&call).await?;
         }
         Ok(released)
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::BEGIN);
+        call.arg(&*lease.id).arg(&*lease.token);
+        self.settle(&call).await
     }
 
     async fn progress(
