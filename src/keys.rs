@@ -10,7 +10,7 @@
 //! | `<q>:scheduled` | zset | ids that wait for a time, score in seconds (ours carry milliseconds as a fraction) |
 //! | `<q>:inflight:<worker>` | set | ids that the worker has claimed |
 //! | `<q>:data` | hash | id → payload |
-//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, lost, progress, retried |
+//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, progress, retried, lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun) |
 //! | `<q>:idempotency:<key>` | string | id of the task that holds the key |
 //! | `<q>:done`, `<q>:dead` | set | ids that ended |
 //! | `<q>:workers` | zset | worker → last seen, seconds |
@@ -24,7 +24,7 @@
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it); and one string a replica, `bw:session:<worker>`, with its last claim's number; and the hash `bw:witness`, as `<q>:witness`.
+//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:begun` and `bw:cut` as `begun` and `cut`; and one string a replica, `bw:session:<worker>`, with its last claim's number; and the hash `bw:witness`, as `<q>:witness`.
 //!
 //! | key | type | content |
 //! |---|---|---|

@@ -57,6 +57,10 @@ pub(crate) struct Record {
     pub(crate) faults: BTreeMap<&'static str, u32>,
     /// Spans of the simulator's time in which some replica could not take an answer.
     pub(crate) interruptions: Vec<(f64, f64)>,
+    /// Jobs whose replica was killed, and when, where that is known of every kill.
+    pub(crate) bereaved: Option<Vec<(String, f64)>>,
+    /// Spans in which Redis was out of some replica's reach, and of no other's.
+    pub(crate) partitions: Vec<(f64, f64)>,
     /// As the closing lines of replicas that were stopped tell it.
     pub(crate) succeeded: u64,
     pub(crate) kills: u32,

@@ -45,15 +45,16 @@ async fn start(launcher: &Launcher, env: &[(&'static str, String)]) -> Worker {
 }
 
 impl Field {
-    /// Kills a replica, and starts another in its place. Returns the name of the dead one.
-    pub(crate) async fn kill(&self, victim: usize) -> String {
+    /// Kills a replica, and starts another in its place. Returns the name of the dead one, and when it died by the
+    /// simulator's time.
+    pub(crate) async fn kill(&self, victim: usize) -> (String, f64) {
         let now = self.simulator.journal().elapsed_ms();
         {
             let mut record = self.record();
             record.interruptions.push((now, now));
             record.kills += 1;
         }
-        self.replace(victim, Signal::SIGKILL, None).await
+        (self.replace(victim, Signal::SIGKILL, None).await, now)
     }
 
     /// Stops a replica as an operator does, while another starts: as at a deployment.

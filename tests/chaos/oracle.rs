@@ -242,14 +242,27 @@ async fn completions(field: &Field, census: &Value, seen: &HashMap<String, Seen>
 
 /// Calls that were answered well and made again all the same.
 fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &mut Verdict) {
-    let interruptions = field.record().interruptions.clone();
-    let (mut answered, mut unknown, mut twice) = (0, 0, Vec::new());
+    let (interruptions, bereaved, partitions) = {
+        let record = field.record();
+        (
+            record.interruptions.clone(),
+            record.bereaved.clone(),
+            record.partitions.clone(),
+        )
+    };
+    let (mut answered, mut unknown, mut cut_off, mut twice) = (0, 0, 0, Vec::new());
     for (job, calls) in calls {
         answered += calls.good.len();
         for (from, to) in calls.good.iter().rev().skip(1) {
-            let cut = |(begun, over): &(f64, f64)| *begun <= to + ON_ITS_WAY_MS && *over >= *from;
-            if interruptions.iter().any(cut) {
+            let around = |(begun, over): &(f64, f64)| *begun <= to + ON_ITS_WAY_MS && *over >= *from;
+            let interrupted = match &bereaved {
+                Some(bereaved) => bereaved.iter().any(|(id, at)| id == job && around(&(*at, *at))),
+                None => interruptions.iter().any(around),
+            };
+            if interrupted {
                 unknown += 1;
+            } else if partitions.iter().any(around) {
+                cut_off += 1;
             } else {
                 twice.push(job.clone());
             }
@@ -259,19 +272,19 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
     verdict.figure("calls answered well", answered);
     verdict.figure("calls that failed or were cut", failed);
     verdict.figure(
-        "paid again, a replica killed or frozen around the answer",
+        "paid again, its replica killed or frozen around the answer",
         unknown,
     );
-    if strict {
-        verdict.zero(
-            "paid again, no replica killed or frozen around the answer",
-            &twice,
-        );
-    } else {
+    if !partitions.is_empty() {
         verdict.figure(
-            "paid again, no replica killed or frozen around the answer",
-            twice.len(),
+            "paid again, Redis out of a replica's reach around the answer",
+            cut_off,
         );
+    }
+    if strict {
+        verdict.zero("paid again, the answer had arrived", &twice);
+    } else {
+        verdict.figure("paid again, the answer had arrived", twice.len());
     }
 }
 
