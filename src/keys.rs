@@ -18,13 +18,13 @@
 //! | `<q>:ended:done`, `<q>:ended:dead` (ours) | zset | id → when it ended, ms: what retention and lists go by |
 //! | `<q>:history:<id>` (ours) | list | one JSON line for each failed attempt, and each retry by hand |
 //! | `<q>:session:<worker>` (ours) | hash | its last claim |
-//! | `<q>:witness` (ours) | hash | since when the fleet's renewals follow each other, and the last of them, ms |
+//! | `<q>:witness` (ours) | string | since when the fleet's renewals follow each other, ms; runs out where they do not |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
 //!
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:begun` and `bw:cut` as `begun` and `cut`; and one string a replica, `bw:session:<worker>`, with its last claim's number; and the hash `bw:witness`, as `<q>:witness`.
+//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:begun` and `bw:cut` as `begun` and `cut`; and one string a replica, `bw:session:<worker>`, with its last claim's number; and the string `bw:witness`, as `<q>:witness`.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -76,7 +76,7 @@ pub struct ApalisKeys {
     pub inflight_prefix: String,
     /// Zset of worker leases.
     pub leases: String,
-    /// Hash that tells an outage of Redis from dead workers.
+    /// String that tells an outage of Redis from dead workers.
     pub witness: String,
     /// Zset of completed ids by time.
     pub ended_done: String,

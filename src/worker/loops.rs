@@ -126,13 +126,19 @@ impl QueueWorker {
     pub(super) async fn renew_loop(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(self.renew_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewed = 0u64;
         loop {
             tokio::select! {
                 biased;
                 () = self.left.cancelled() => return,
                 _ = ticks.tick() => {
+                    // A replica that lives for a moment only looks after the dead, too: with its first renewal.
+                    let sweeps = renewed.is_multiple_of(2);
                     if self.renew().await {
-                        self.sweep().await;
+                        renewed += 1;
+                        if sweeps {
+                            self.sweep().await;
+                        }
                     }
                 }
                 () = tokio::time::sleep(IDLE) => {} // A long lease is renewed less often than the loop has to stir.

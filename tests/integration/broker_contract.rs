@@ -576,10 +576,10 @@ async fn what_a_later_version_has_written_is_left_as_it_is(f: Fixture) {
         Layout::Apalis => ("q:meta:1", "q:"),
         Layout::Bullmq => ("bull:q:1", "bull:q:bw:"),
     };
-    let (witness, session) = (format!("{queue}witness"), format!("{queue}session:a"));
+    let session = format!("{queue}session:a");
     let hashes = match f.a.layout() {
-        Layout::Apalis => vec![job, &witness, &session],
-        Layout::Bullmq => vec![job, &witness], // Its session is a number.
+        Layout::Apalis => vec![job, &session],
+        Layout::Bullmq => vec![job], // Its session is a number.
     };
     for hash in &hashes {
         f.redis.ask::<()>(&["HSET", hash, "bw:later", "kept"]).await;

@@ -4,7 +4,7 @@
 -- Returns {how many jobs the queue counts as this worker's, positions (0, 1, …) of the lost pairs}.
 local now, ttl = now_ms(), tonumber(ARGV[2])
 local lease = tonumber(call('ZSCORE', KEYS[1], ARGV[1]) or 0)
-note_renewal(KEYS[4], now, ttl)
+note_renewal(KEYS[4], function() return now end, ttl)
 call('ZADD', KEYS[1], now + ttl, ARGV[1])
 -- What apalis's own tools read; they think in minutes, and every command of an idle queue counts.
 if floor(now / 30000) ~= floor((lease - ttl) / 30000) then call('ZADD', KEYS[2], floor(now / 1000), ARGV[1]) end
