@@ -3,10 +3,12 @@
 //! - `prompt`: the request, from the payload.
 //! - `answer`: the cards, from what came back.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, value::RawValue};
 
 use crate::{Call, Failure, Guard, Provider, Reply, payload, providers::OpenAi};
 
@@ -244,14 +246,15 @@ impl GenerateFlashcards {
             Failure::deployment("OPENAI_API_KEY is not set: this worker cannot make flashcards")
                 .by(Provider::OpenAi)
         })?;
-        let chat =
-            |request: Value| -> BoxFuture<'_, _> { Box::pin(async move { openai.chat(&request).await }) };
+        let chat = |request: Arc<RawValue>| -> BoxFuture<'_, _> {
+            Box::pin(async move { openai.chat(&request).await })
+        };
         generate(&payload, openai.model(), guard, &chat).await
     }
 }
 
 /// Sends one request to the model.
-type Chat<'a> = dyn Fn(Value) -> BoxFuture<'a, Result<Reply, Failure>> + Send + Sync + 'a;
+type Chat<'a> = dyn Fn(Arc<RawValue>) -> BoxFuture<'a, Result<Reply, Failure>> + Send + Sync + 'a;
 
 async fn generate(
     payload: &Payload,
@@ -266,18 +269,24 @@ async fn generate(
     for (step, cap) in [("chat", cap), ("chat:larger", 2 * cap)] {
         let request = prompt::request(payload, model, cap);
         let call = Call::new(Provider::OpenAi, step).with_estimated_tokens(request.estimated_tokens);
+        let answer = Mutex::new(None);
         let reply = guard
             .call(&call, &|| {
                 Box::pin(async {
                     let reply = chat(request.body.clone()).await?;
-                    // Read here too, so that an answer nobody can use is tried again like any other stumble.
-                    answer::read(&reply.body, payload)?;
+                    // Read here, so that an answer nobody can use is tried again like any other stumble.
+                    let read = answer::read(&reply.body, payload)?;
+                    *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
                     Ok(reply)
                 })
             })
             .await?;
         token_usage.add(&reply.body);
-        if let Answer::Cards(flashcards) = answer::read(&reply.body, payload)? {
+        let answer = match answer.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(answer) => answer,
+            None => answer::read(&reply.body, payload)?, // The guard had kept it from an earlier run.
+        };
+        if let Answer::Cards(flashcards) = answer {
             return Ok(Output {
                 success: true,
                 flashcards,

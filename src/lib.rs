@@ -17,6 +17,7 @@
 //! - [`connection`] and [`keys`]: Redis, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
+mod batch;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{Difficulty, FEWEST_CARDS, Flashcard, Payload};
 use crate::{Failure, Provider, payload::without_values};
@@ -46,7 +46,7 @@ pub(super) fn read(body: &Value, payload: &Payload) -> Result<Answer, Failure> {
     let content = message["content"]
         .as_str()
         .ok_or_else(|| unusable("no content"))?;
-    let deck: Deck = serde_json::from_str(content)
+    let deck: Deck<'_> = serde_json::from_str(content)
         .map_err(|e| unusable("the content is not the agreed JSON").caused_by(without_values(&e)))?;
     let cards = cards(deck, payload);
     if cards.len() < FEWEST_CARDS {
@@ -56,9 +56,10 @@ pub(super) fn read(body: &Value, payload: &Payload) -> Result<Answer, Failure> {
 }
 
 #[derive(Deserialize)]
-struct Deck {
+struct Deck<'a> {
     // Cards are decoded one by one: a single odd one does not spoil the deck.
-    flashcards: Vec<Value>,
+    #[serde(borrow)]
+    flashcards: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -74,12 +75,12 @@ struct RawCard {
     pronunciation: Option<String>,
 }
 
-fn cards(deck: Deck, payload: &Payload) -> Vec<Flashcard> {
+fn cards(deck: Deck<'_>, payload: &Payload) -> Vec<Flashcard> {
     let mut fronts = HashSet::new();
     let mut cards: Vec<Flashcard> = deck
         .flashcards
         .into_iter()
-        .filter_map(|card| RawCard::deserialize(card).ok())
+        .filter_map(|card| serde_json::from_str::<RawCard>(card.get()).ok())
         .map(|card| Flashcard {
             front: card.front.trim().to_owned(),
             back: card.back.trim().to_owned(),

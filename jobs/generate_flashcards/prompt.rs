@@ -1,7 +1,13 @@
 //! The chat completion request. Everything that a user wrote travels as one JSON object in the user message, so
 //! that no quote or tag in it can end the data and start an instruction.
 
-use serde_json::{Value, json};
+use std::sync::{Arc, LazyLock};
+
+use serde::Serialize;
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::Payload;
 use crate::payload::given;
@@ -12,7 +18,7 @@ const TOKENS_PER_CARD: u64 = 190;
 /// A request that is ready to be sent.
 pub(super) struct Request {
     /// The body of the chat completion.
-    pub(super) body: Value,
+    pub(super) body: Arc<RawValue>,
     /// Tokens that it will use at most, as a limit counts them.
     pub(super) estimated_tokens: u64,
 }
@@ -26,30 +32,74 @@ pub(super) fn token_cap(payload: &Payload) -> u64 {
 pub(super) fn request(payload: &Payload, model: &str, cap: u64) -> Request {
     let system = instructions(payload);
     let user = material(payload);
-    let schema = schema();
-    let estimated_tokens =
-        tokens_at_most(&system) + tokens_at_most(&user) + tokens_at_most(&schema.to_string()) + cap;
-    let body = json!({
-        "model": model,
-        "messages": [
-            { "role": "system", "content": system },
-            { "role": "user", "content": user },
+    let (schema, schema_tokens) = &*SCHEMA;
+    let estimated_tokens = tokens_at_most(&system) + tokens_at_most(&user) + schema_tokens + cap;
+    let body = Body {
+        model,
+        messages: [
+            Message {
+                role: "system",
+                content: &system,
+            },
+            Message {
+                role: "user",
+                content: &user,
+            },
         ],
-        "max_completion_tokens": cap,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": { "name": "flashcards", "strict": true, "schema": schema },
+        max_completion_tokens: cap,
+        response_format: ResponseFormat {
+            r#type: "json_schema",
+            json_schema: JsonSchema {
+                name: "flashcards",
+                strict: true,
+                schema,
+            },
         },
-    });
+    };
     Request {
-        body,
+        body: raw(&body).into(),
         estimated_tokens,
     }
 }
 
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    messages: [Message<'a>; 2],
+    max_completion_tokens: u64,
+    response_format: ResponseFormat<'a>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+struct ResponseFormat<'a> {
+    r#type: &'static str,
+    json_schema: JsonSchema<'a>,
+}
+
+#[derive(Serialize)]
+struct JsonSchema<'a> {
+    name: &'static str,
+    strict: bool,
+    schema: &'a RawValue,
+}
+
+#[allow(
+    clippy::expect_used,
+    reason = "what is written has string keys and derived serializers only"
+)]
+fn raw(value: &impl Serialize) -> Box<RawValue> {
+    to_raw_value(value).expect("JSON of strings and numbers")
+}
+
 /// An upper estimate: three ASCII characters make a token or less, and other scripts can take one for each.
 fn tokens_at_most(text: &str) -> u64 {
-    let ascii = text.chars().filter(char::is_ascii).count();
+    let ascii = text.bytes().filter(u8::is_ascii).count();
     let others = text.chars().count() - ascii;
     (ascii.div_ceil(3) + others) as u64
 }
@@ -111,10 +161,11 @@ fn material(payload: &Payload) -> String {
     .to_string()
 }
 
-/// The form of the answer. Strict mode wants every key required and no others; optional is a union with null.
-fn schema() -> Value {
+/// The form of the answer, and the tokens that it takes. Strict mode wants every key required and no others; optional is
+/// a union with null.
+static SCHEMA: LazyLock<(Box<RawValue>, u64)> = LazyLock::new(|| {
     let text = json!({ "type": "string" });
-    json!({
+    let schema = raw(&json!({
         "type": "object",
         "properties": {
             "flashcards": {
@@ -136,5 +187,7 @@ fn schema() -> Value {
         },
         "required": ["flashcards"],
         "additionalProperties": false,
-    })
-}
+    }));
+    let tokens = tokens_at_most(schema.get());
+    (schema, tokens)
+});

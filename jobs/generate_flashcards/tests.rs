@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use super::*;
 use crate::{
@@ -20,6 +20,11 @@ fn payload(change: Value) -> Payload {
         .unwrap()
         .extend(change.as_object().unwrap().clone());
     serde_json::from_value(payload).unwrap()
+}
+
+/// What a request asks, as the provider reads it.
+fn asked(request: &RawValue) -> Value {
+    serde_json::from_str(request.get()).unwrap()
 }
 
 fn card(front: &str, topic: &str) -> Value {

@@ -83,7 +83,7 @@ impl AzureSpeech {
             .build()
             .map_err(|e| self.peer.unbuildable(e))?;
         let answer = self.peer.exchange(request).await?;
-        let body = self.peer.json(&answer.body)?;
+        let body: serde_json::Value = self.peer.json(&answer.body)?;
         match body["RecognitionStatus"].as_str() {
             Some("Success" | "NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => {
                 Ok(Reply { body, tokens: None })

@@ -152,7 +152,7 @@ impl AzureVision {
             }
             answer => answer?,
         };
-        let body = self.peer.json(&answer.body)?;
+        let body: Value = self.peer.json(&answer.body)?;
         match body["status"].as_str() {
             Some("notStarted" | "running" | "succeeded" | "failed") => Ok(Reply { body, tokens: None }),
             status => {

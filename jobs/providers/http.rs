@@ -9,7 +9,7 @@ use reqwest::{
     header::{HeaderMap, HeaderName, HeaderValue},
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde::Deserialize;
 use url::Url;
 
 use crate::{Failure, Provider, TRACEPARENT};
@@ -81,7 +81,7 @@ impl Peer {
     ///
     /// # Errors
     /// Transient: the answer was paid for, but cut or mangled on its way.
-    pub(super) fn json(&self, body: &[u8]) -> Result<Value, Failure> {
+    pub(super) fn json<'a, T: Deserialize<'a>>(&self, body: &'a [u8]) -> Result<T, Failure> {
         serde_json::from_slice(body).map_err(|e| {
             let size = body.len();
             Failure::transient(format!(

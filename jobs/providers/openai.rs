@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpRequestFactory};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
 use tower::service_fn;
 use url::Url;
 
@@ -89,7 +90,7 @@ impl OpenAi {
     ///
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
-    pub async fn chat(&self, request: &Value) -> Result<Reply, Failure> {
+    pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<Reply, Failure> {
         match self.client.chat().create_byot::<_, Value>(request).await {
             Ok(body) => Ok(Reply {
                 tokens: body["usage"]["total_tokens"].as_u64(),
@@ -120,7 +121,7 @@ async fn attempt(
     let checked = async {
         let answer = peer.exchange(request).await?;
         // Checked here, for async-openai would log the whole of an answer that it cannot read.
-        peer.json(&answer.body)?;
+        peer.json::<&RawValue>(&answer.body)?;
         Ok::<_, Failure>(answer.body)
     };
     let body = checked

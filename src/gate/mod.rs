@@ -50,7 +50,7 @@ use self::{
     provider::Shared,
     scripts::Scripts,
     settings::millis,
-    wire::Wire,
+    wire::{Desk, Wire},
 };
 pub use self::{
     permit::{Outcome, Permit, Settlement},
@@ -103,15 +103,19 @@ impl Gates {
                 .entry(settings.breaker.name())
                 .or_insert_with(|| Arc::new(Mutex::new(Breaker::new(settings.breaker.clone()))));
             let local = Local::new(breaker.clone(), Limits::new(settings.limits, started));
-            let wire = Wire {
+            let desk = Desk {
                 connection: connection.clone(),
                 scripts: scripts.clone(),
                 keys: GateKeys::new(settings.breaker.name(), provider.as_str()),
                 settings: settings.clone(),
                 lease_ttl: all.lease_ttl,
-                deadline,
             };
-            Arc::new(Gate::new(provider, shared.clone(), wire, local))
+            Arc::new(Gate::new(
+                provider,
+                shared.clone(),
+                Wire::new(desk, deadline),
+                local,
+            ))
         };
         Ok(Self {
             openai: gate(Provider::OpenAi),

@@ -97,7 +97,7 @@ pub enum Admission {
 
 impl Gate {
     pub(super) fn new(provider: Provider, shared: Arc<Shared>, wire: Wire, local: Local) -> Self {
-        let outbox = Mutex::new(Outbox::new(wire.lease_ttl));
+        let outbox = Mutex::new(Outbox::new(wire.desk.lease_ttl));
         Self {
             provider,
             shared,
@@ -115,7 +115,7 @@ impl Gate {
 
     /// The name of its breaker.
     pub fn breaker(&self) -> &str {
-        self.wire.settings.breaker.name()
+        self.wire.desk.settings.breaker.name()
     }
 
     /// Asks for a permit for one call that will use about so many tokens (0: they are not limited).
@@ -123,14 +123,20 @@ impl Gate {
     /// Answers within 250 ms, whatever has become of Redis, and may be dropped at any time.
     pub async fn admit(self: &Arc<Self>, estimated_tokens: u64) -> Admission {
         let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit::asked(self.clone(), format!("{}:{number}", self.shared.replica).into());
-        let answer = self.wire.admit(permit.id(), estimated_tokens).await;
+        let id: Arc<str> = format!("{}:{number}", self.shared.replica).into();
+        let permit = Permit::asked(self.clone(), id.clone());
+        let answer = self.wire.admit(id, estimated_tokens).await;
         let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
         let refusal = match answer {
             Ok(answer) => {
                 self.shared.redis_works();
                 if let Some(state) = answer.moved_to {
-                    report::moved(self.provider, &self.wire.settings.breaker, Scope::Fleet, state);
+                    report::moved(
+                        self.provider,
+                        &self.wire.desk.settings.breaker,
+                        Scope::Fleet,
+                        state,
+                    );
                 }
                 match answer.verdict {
                     Verdict::Granted { probe, .. } => {
@@ -153,7 +159,7 @@ impl Gate {
                         if grant.half_opened {
                             report::moved(
                                 self.provider,
-                                &self.wire.settings.breaker,
+                                &self.wire.desk.settings.breaker,
                                 Scope::Replica,
                                 State::HalfOpen,
                             );
@@ -199,16 +205,16 @@ impl Gate {
     }
 
     async fn control(&self, control: Control) -> Result<Status, RedisError> {
-        let reading = self.wire.control(control).await?;
+        let reading = self.wire.desk.control(control).await?;
         if reading.before != reading.state {
             report::moved_by_hand(
                 self.provider,
-                &self.wire.settings.breaker,
+                &self.wire.desk.settings.breaker,
                 reading.before,
                 reading.state,
             );
         }
-        Ok(Status::new(self.provider, &self.wire.settings, &reading))
+        Ok(Status::new(self.provider, &self.wire.desk.settings, &reading))
     }
 
     /// Keeps a permit's lease alive until it [ends](Self::end).
@@ -222,7 +228,7 @@ impl Gate {
         if let Some(settled) = self.local.end(Instant::now(), account, settlement, tell_breaker) {
             report::settled(
                 self.provider,
-                &self.wire.settings.breaker,
+                &self.wire.desk.settings.breaker,
                 Scope::Replica,
                 settlement.outcome,
                 settled,
@@ -232,11 +238,11 @@ impl Gate {
 
     /// Tells Redis how a call ended.
     pub(super) async fn deliver(&self, id: &Arc<str>, settlement: Settlement) -> Result<Effect, RedisError> {
-        let settled = self.wire.settle(id, settlement).await;
+        let settled = self.wire.settle(id.clone(), settlement).await;
         let settled = settled.inspect_err(|error| self.shared.redis_failed(error))?;
         report::settled(
             self.provider,
-            &self.wire.settings.breaker,
+            &self.wire.desk.settings.breaker,
             Scope::Fleet,
             settlement.outcome,
             settled,
@@ -282,7 +288,7 @@ impl Gate {
     pub(super) async fn renew(&self) {
         let ids: Vec<Arc<str>> = lock(&self.live).keys().cloned().collect();
         for chunk in ids.chunks(RENEW_CHUNK) {
-            let lost = match self.wire.renew(chunk).await {
+            let lost = match self.wire.desk.renew(chunk).await {
                 Ok(lost) => lost,
                 Err(error) => return self.shared.redis_failed(&error),
             };

@@ -10,30 +10,60 @@ use super::{
     settings::{GateSettings, LimitSettings, millis},
     verdict::{Effect, Reason, State},
 };
-use crate::{connection::Connection, keys::GateKeys};
+use crate::{
+    batch::{Batch, Load},
+    connection::Connection,
+    keys::GateKeys,
+};
 
 /// Beyond what any model takes; and what the scripts can count with.
 const MOST_TOKENS: u64 = 1_000_000_000;
 
+/// Permits, or ends of calls, that one script handles at most.
+const MOST: Load = Load {
+    requests: 64,
+    bytes: usize::MAX,
+};
+
 /// One gate's scripts, keys and numbers.
 #[derive(Clone)]
-pub(super) struct Wire {
+pub(super) struct Desk {
     pub(super) connection: Connection,
     pub(super) scripts: Arc<Scripts>,
     pub(super) keys: GateKeys,
     pub(super) settings: GateSettings,
     pub(super) lease_ttl: Duration,
-    /// How long a call waits for its gate, at most: then Redis counts as away.
-    pub(super) deadline: Duration,
 }
 
-impl std::fmt::Debug for Wire {
+impl std::fmt::Debug for Desk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wire")
+        f.debug_struct("Desk")
             .field("keys", &self.keys)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
+}
+
+/// A request for a permit.
+struct Request {
+    id: Arc<str>,
+    estimated_tokens: u64,
+}
+
+/// The end of a call.
+struct End {
+    id: Arc<str>,
+    settlement: Settlement,
+}
+
+/// One gate in Redis. Calls that come together are asked for, and settled, together.
+#[derive(Debug, Clone)]
+pub(super) struct Wire {
+    pub(super) desk: Arc<Desk>,
+    /// How long a call waits for its gate, at most: then Redis counts as away.
+    deadline: Duration,
+    requests: Batch<Request, Result<Answer, RedisError>>,
+    ends: Batch<End, Result<Settled, RedisError>>,
 }
 
 /// What `admit.lua` says.
@@ -103,8 +133,118 @@ pub(super) enum Control {
 }
 
 impl Wire {
+    pub(super) fn new(desk: Desk, deadline: Duration) -> Self {
+        let desk = Arc::new(desk);
+        let (admits, settles) = (desk.clone(), desk.clone());
+        // A call that outlasts its askers' patience must not keep those who come after it waiting.
+        Self {
+            desk,
+            deadline,
+            requests: Batch::new(
+                MOST,
+                |_| 0,
+                move |requests| {
+                    let desk = admits.clone();
+                    async move {
+                        let answers = tokio::time::timeout(deadline, desk.admit(&requests)).await;
+                        one_each(requests.len(), answers.unwrap_or_else(|_| Err(late())))
+                    }
+                },
+            ),
+            ends: Batch::new(
+                MOST,
+                |_| 0,
+                move |ends| {
+                    let desk = settles.clone();
+                    async move {
+                        let answers = tokio::time::timeout(deadline, desk.settle(&ends)).await;
+                        one_each(ends.len(), answers.unwrap_or_else(|_| Err(late())))
+                    }
+                },
+            ),
+        }
+    }
+
     /// Asks for a permit, within the deadline.
-    pub(super) async fn admit(&self, id: &str, estimated_tokens: u64) -> Result<Answer, RedisError> {
+    pub(super) async fn admit(
+        &self,
+        id: impl Into<Arc<str>>,
+        estimated_tokens: u64,
+    ) -> Result<Answer, RedisError> {
+        let id = id.into();
+        self.in_time(self.requests.ask(Request { id, estimated_tokens }))
+            .await
+    }
+
+    /// Settles a permit, within the deadline.
+    pub(super) async fn settle(
+        &self,
+        id: impl Into<Arc<str>>,
+        settlement: Settlement,
+    ) -> Result<Settled, RedisError> {
+        let id = id.into();
+        self.in_time(self.ends.ask(End { id, settlement })).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Option<Result<T, RedisError>>>,
+    ) -> Result<T, RedisError> {
+        match tokio::time::timeout(self.deadline, answer).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err((ErrorKind::Client, "the gate's call died").into()),
+            Err(_elapsed) => Err(late()),
+        }
+    }
+}
+
+fn late() -> RedisError {
+    (ErrorKind::Io, "no answer in time").into()
+}
+
+/// An answer for each of `count` that asked together.
+fn one_each<T: Clone>(
+    count: usize,
+    answers: Result<Vec<Result<T, RedisError>>, RedisError>,
+) -> Vec<Result<T, RedisError>> {
+    let error = match answers {
+        Ok(answers) if answers.len() == count => return answers,
+        Ok(_) => (ErrorKind::UnexpectedReturnType, "not an answer for each call").into(),
+        Err(error) => error,
+    };
+    vec![Err(error); count]
+}
+
+/// What `admit.lua` says of one call.
+type Row = (
+    State,
+    u64,
+    u64,
+    Option<State>,
+    Option<(Reason, i64)>,
+    Option<(bool, u64)>,
+);
+
+fn answer((state, epoch, now, moved_to, refused, granted): Row) -> Result<Answer, RedisError> {
+    let verdict = match (refused, granted) {
+        (Some((reason, wait)), _) => Verdict::Refused {
+            reason,
+            wait: u64::try_from(wait).ok().map(Duration::from_millis), // -1: never
+        },
+        (None, Some((probe, expires))) => Verdict::Granted { probe, expires },
+        (None, None) => return Err((ErrorKind::Parse, "admit.lua neither grants nor refuses").into()),
+    };
+    Ok(Answer {
+        verdict,
+        state,
+        epoch,
+        now,
+        moved_to,
+    })
+}
+
+impl Desk {
+    async fn admit(&self, requests: &[Request]) -> Result<Vec<Result<Answer, RedisError>>, RedisError> {
         let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
         let LimitSettings {
             requests_per_minute,
@@ -113,8 +253,7 @@ impl Wire {
             pace,
         } = limits;
         let mut call = self.call(&self.scripts.admit);
-        call.arg(id)
-            .arg(millis(breaker.open_for))
+        call.arg(millis(breaker.open_for))
             .arg(breaker.half_open_max)
             .arg(breaker.success_threshold);
         for limit in [requests_per_minute, tokens_per_minute, max_concurrent] {
@@ -122,40 +261,28 @@ impl Wire {
         }
         call.arg(pace.map_or(0, |p| millis(p.interval)))
             .arg(pace.map_or(1, |p| p.burst.get()));
-        call.arg(estimated_tokens.min(MOST_TOKENS));
-        let (state, epoch, now, moved_to, refused, granted) = self.in_time(&call).await?;
-        let verdict = match (refused, granted) {
-            (Some((reason, wait)), _) => {
-                let wait: i64 = wait; // -1: never
-                Verdict::Refused {
-                    reason,
-                    wait: u64::try_from(wait).ok().map(Duration::from_millis),
-                }
-            }
-            (None, Some((probe, expires))) => Verdict::Granted { probe, expires },
-            (None, None) => return Err((ErrorKind::Parse, "admit.lua neither grants nor refuses").into()),
-        };
-        Ok(Answer {
-            verdict,
-            state,
-            epoch,
-            now,
-            moved_to,
-        })
+        for request in requests {
+            call.arg(&*request.id)
+                .arg(request.estimated_tokens.min(MOST_TOKENS));
+        }
+        let rows: Vec<Row> = self.resent_once(&call).await?;
+        Ok(rows.into_iter().map(answer).collect())
     }
 
-    /// Settles a permit, within the deadline.
-    pub(super) async fn settle(&self, id: &str, settlement: Settlement) -> Result<Settled, RedisError> {
+    async fn settle(&self, ends: &[End]) -> Result<Vec<Result<Settled, RedisError>>, RedisError> {
         let breaker = &self.settings.breaker;
-        let used = settlement.tokens.map_or(-1, |n| n.min(MOST_TOKENS).cast_signed());
         let mut call = self.call(&self.scripts.settle);
-        call.arg(id).arg(settlement.outcome.as_str()).arg(used);
-        call.arg(settlement.throttle.map_or(0, millis));
         call.arg(breaker.failure_threshold)
             .arg(breaker.success_threshold)
             .arg(millis(breaker.window));
-        let (effect, state, count) = self.in_time(&call).await?;
-        Ok(Settled { effect, state, count })
+        for End { id, settlement } in ends {
+            let used = settlement.tokens.map_or(-1, |n| n.min(MOST_TOKENS).cast_signed());
+            call.arg(&**id).arg(settlement.outcome.as_str()).arg(used);
+            call.arg(settlement.throttle.map_or(0, millis));
+        }
+        let rows: Vec<(Effect, State, u32)> = self.resent_once(&call).await?;
+        let settled = |(effect, state, count)| Ok(Settled { effect, state, count });
+        Ok(rows.into_iter().map(settled).collect())
     }
 
     /// Renews leases, and returns the ids of those that are lost.
@@ -204,17 +331,12 @@ impl Wire {
         call
     }
 
-    /// One call with a deadline; sent again once when the connection breaks under it. Both scripts that are called
-    /// so do nothing the second time.
-    async fn in_time<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        let tries = async {
-            match self.connection.invoke(call).await {
-                Err(error) if error.is_io_error() => self.connection.invoke(call).await,
-                answer => answer,
-            }
-        };
-        tokio::time::timeout(self.deadline, tries)
-            .await
-            .unwrap_or_else(|_| Err((ErrorKind::Io, "no answer in time").into()))
+    /// Sends a call again, once, when the connection breaks under it. Both scripts that are called so do nothing the
+    /// second time.
+    async fn resent_once<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        match self.connection.invoke(call).await {
+            Err(error) if error.is_io_error() => self.connection.invoke(call).await,
+            answer => answer,
+        }
     }
 }

@@ -19,11 +19,15 @@ use std::{
 };
 
 use jobs::{Call, Class, Failure, Reply};
-use redis::{FromRedisValue, Script, ScriptInvocation};
+use redis::{FromRedisValue, RedisError, Script};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::{connection::Connection, queue::Delivery};
+use crate::{
+    batch::{Batch, Load},
+    connection::Connection,
+    queue::Delivery,
+};
 
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
@@ -71,11 +75,55 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Entries that one script writes at most.
+const MOST: Load = Load {
+    requests: 64,
+    bytes: 1024 * 1024,
+};
+
+/// What is written into an entry of a page: a mark, or an answer.
+struct Writing {
+    page: String,
+    field: String,
+    text: String,
+}
+
+/// Writings that travel together; `None` for what could not be written.
+type Writings<T> = Batch<Writing, Option<T>>;
+
+fn writings<T: FromRedisValue + Clone + Send + 'static>(
+    script: &'static LazyLock<Script>,
+    connection: &Connection,
+    keep_for: Duration,
+) -> Writings<T> {
+    let connection = connection.clone();
+    let keep_ms = u64::try_from(keep_for.as_millis()).unwrap_or(u64::MAX / 4);
+    Batch::new(
+        MOST,
+        |writing: &Writing| writing.text.len(),
+        move |writings: Vec<Writing>| {
+            let connection = connection.clone();
+            async move {
+                let mut call = script.prepare_invoke();
+                call.arg(keep_ms);
+                for Writing { page, field, text } in &writings {
+                    call.key(page).arg(field).arg(text);
+                }
+                connection.invoke(&call).await.unwrap_or_else(|error| {
+                    warn!(%error, "the ledger is not written");
+                    vec![None; writings.len()]
+                })
+            }
+        },
+    )
+}
+
 /// The ledger, as one replica holds it.
 #[derive(Debug)]
 pub struct Ledger {
     connection: Connection,
-    keep_for: Duration,
+    marks: Writings<String>,
+    answers: Writings<u8>,
     unknown: UnknownCalls,
     counters: Counters,
 }
@@ -84,8 +132,9 @@ impl Ledger {
     /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before.
     pub fn new(connection: Connection, keep_for: Duration, unknown: UnknownCalls) -> Self {
         Self {
+            marks: writings(&OPEN, &connection, keep_for),
+            answers: writings(&KEEP, &connection, keep_for),
             connection,
-            keep_for,
             unknown,
             counters: Counters::default(),
         }
@@ -129,20 +178,15 @@ impl Ledger {
             sendings: AtomicU32::new(0),
         }
     }
+}
 
-    async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Option<T> {
-        match tokio::time::timeout(DEADLINE, self.connection.invoke(call)).await {
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(error)) => {
-                warn!(%error, "the ledger is not written");
-                None
-            }
-            Err(_elapsed) => {
-                warn!("the ledger is not written: no answer in time");
-                None
-            }
-        }
-    }
+/// What a call to Redis answers, unless it keeps the provider's call waiting for too long.
+async fn in_time<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
+    let answered = tokio::time::timeout(DEADLINE, answer).await;
+    answered.unwrap_or_else(|_elapsed| {
+        warn!("the ledger is not written: no answer in time");
+        None
+    })
 }
 
 /// The entries of one delivery of one job.
@@ -179,10 +223,14 @@ impl Page {
         format!("{}:{}", self.payload, call.step)
     }
 
-    fn script<'a>(&self, script: &'a Script, field: &str) -> ScriptInvocation<'a> {
-        let mut call = script.prepare_invoke();
-        call.key(&self.key).arg(field);
-        call
+    async fn write<T: Send + 'static>(&self, writings: &Writings<T>, field: &str, text: String) -> Option<T> {
+        let writing = Writing {
+            page: self.key.clone(),
+            field: field.to_owned(),
+            text,
+        };
+        let answer = tokio::time::timeout(DEADLINE, writings.ask(writing)).await;
+        answer.ok().flatten().flatten()
     }
 
     /// The answer that an earlier delivery has paid for. It needs no gate: nothing is sent.
@@ -214,10 +262,9 @@ impl Page {
             field: self.field(call),
             mark: format!("?{}:{sending}", self.token),
         };
-        let mut script = self.script(&OPEN, &entry.field);
-        script.arg(&entry.mark).arg(self.keep_ms()).arg(&*self.token);
         let counters = &self.ledger.counters;
-        match self.ledger.run::<String>(&script).await.as_deref() {
+        let found = self.write(&self.ledger.marks, &entry.field, entry.mark.clone());
+        match found.await.as_deref() {
             None => count(&counters.unrecorded),
             Some("") => {}
             Some(found) => {
@@ -239,10 +286,6 @@ impl Page {
         count(&counters.sent);
         Ok(Opened::Send(entry))
     }
-
-    fn keep_ms(&self) -> u64 {
-        u64::try_from(self.ledger.keep_for.as_millis()).unwrap_or(u64::MAX / 4)
-    }
 }
 
 impl Entry<'_> {
@@ -256,18 +299,18 @@ impl Entry<'_> {
                 if answer.len() > LONGEST_ANSWER {
                     return count(&counters.unrecorded);
                 }
-                let mut script = page.script(&KEEP, &field);
-                script.arg(answer).arg(page.keep_ms());
-                if page.ledger.run::<()>(&script).await.is_none() {
+                if page.write(&page.ledger.answers, &field, answer).await.is_none() {
                     count(&counters.unrecorded);
                 }
             }
             Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => {}
             Err(_) => {
-                let mut script = page.script(&CLOSE, &field);
-                script.arg(mark);
+                let mut script = CLOSE.prepare_invoke();
+                script.key(&page.key).arg(field).arg(mark);
+                let taken_back = page.ledger.connection.invoke::<()>(&script);
                 // What cannot be taken back counts as unknown later: the safe side.
-                let _ = page.ledger.run::<()>(&script).await;
+                let warned = |error: &RedisError| warn!(%error, "the ledger is not written");
+                let _ = in_time(async { taken_back.await.inspect_err(warned).ok() }).await;
             }
         }
     }

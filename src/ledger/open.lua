@@ -1,10 +1,21 @@
--- Notes that a paid call is about to be sent, unless its answer is known.
--- KEYS 1 the job's page
--- ARGV 1 entry  2 mark of this sending  3 time to live, ms  4 token of the delivery: that it got so far counts when it is lost
--- Returns what stood there: '' nothing (or this very mark: a resend), '?…' the mark of a call whose answer nobody has
--- seen, '=…' a kept answer, which stays.
-local found = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if found:sub(1, 1) == '=' then return found end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], 'by', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return found == ARGV[2] and '' or found
+-- Notes that paid calls are about to be sent, unless their answer is known.
+-- KEYS 1… the page of each call's job
+-- ARGV 1 time to live, ms  2… of each call: entry, mark of this sending
+-- Returns for each what stood there: '' nothing (or this very mark: a resend), '?…' the mark of a call whose answer nobody
+-- has seen, '=…' a kept answer, which stays; nil where the page is none.
+local answers = {}
+for i, page in ipairs(KEYS) do
+  local entry, mark = ARGV[2 * i], ARGV[2 * i + 1]
+  local found = redis.pcall('HGET', page, entry) or ''
+  if type(found) == 'table' then
+    answers[i] = false
+  elseif found:sub(1, 1) == '=' then
+    answers[i] = found
+  else
+    -- Who has got so far is the job's delivery with the mark's token: it counts when it is lost (queue/poison.lua).
+    redis.call('HSET', page, entry, mark, 'by', mark:match('^%?(.*):%d+$') or '')
+    redis.call('PEXPIRE', page, ARGV[1])
+    answers[i] = found == mark and '' or found
+  end
+end
+return answers

@@ -1,7 +1,10 @@
 use super::*;
 
 async fn run(guard: &FakeGuard, script: &Script<Value>) -> Result<Output, Failure> {
-    generate(&payload(json!({})), "m", guard, &|request| script.answer(request)).await
+    generate(&payload(json!({})), "m", guard, &|request| {
+        script.answer(asked(&request))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -56,7 +59,8 @@ async fn where_replies_are_kept_none_is_paid_again() {
 async fn a_duplicate_does_not_cost_the_smallest_deck() {
     let payload = payload(json!({ "count": 10 }));
     // A model that writes as many cards as it is told to, the first of them twice.
-    let obedient = |request: Value| {
+    let obedient = |request: Arc<RawValue>| {
+        let request = asked(&request);
         let system = request["messages"][0]["content"].as_str().unwrap();
         let told = system.split_once("Write ").unwrap().1;
         let told: usize = told.split_once(' ').unwrap().0.parse().unwrap();

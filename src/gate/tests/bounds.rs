@@ -20,7 +20,7 @@ async fn i9_no_window_of_a_minute_holds_more_than_the_limit() {
     for n in 0u64..600 {
         let (tokens, now) = (n * 7 % 61, rig.now());
         let id = format!("w{n}");
-        let answer = gate.admit(&id, tokens).await.unwrap();
+        let answer = gate.admit(id.as_str(), tokens).await.unwrap();
         if answer.passes() {
             sent.push((now, tokens));
             let used = Settlement {
@@ -28,7 +28,7 @@ async fn i9_no_window_of_a_minute_holds_more_than_the_limit() {
                 ..Settlement::new(Success)
             };
             gate.settle(
-                &id,
+                id.as_str(),
                 if n % 2 == 0 {
                     used
                 } else {
@@ -94,7 +94,7 @@ async fn i10_every_wait_is_told_and_bounded() {
     let most = 65_000;
     for n in 0u64..400 {
         let id = format!("{n}");
-        match gate.admit(&id, n % 40).await.unwrap().refusal() {
+        match gate.admit(id.as_str(), n % 40).await.unwrap().refusal() {
             None if n % 3 == 0 => drop(gate.ends(&id, Failure).await),
             None if n % 3 == 1 => drop(gate.ends(&id, Success).await),
             None => {}
@@ -117,7 +117,6 @@ async fn i10_every_wait_is_told_and_bounded() {
         },
     );
     assert!(slow.passes("1").await);
-    let mut fast = slow.clone();
-    fast.settings.limits.pace = pace;
+    let fast = slow.limited_to(LimitSettings { pace, ..unlimited() });
     assert_eq!(fast.refusal("2").await, Some((Reason::Pace, Some(700))));
 }

@@ -33,7 +33,7 @@ scenarios! {
             let (bad, good) = (format!("bad{n}"), format!("good{n}"));
             same!((gate.passes(&bad).await, gate.passes(&good).await), (true, true));
             same!(gate.ends(&good, Success).await, Effect::Recorded);
-            let settled = gate.settle(&bad, Settlement::new(Failure)).await?;
+            let settled = gate.settle(bad.as_str(), Settlement::new(Failure)).await?;
             same!(settled.count, n);
             same!(settled.effect, if n == 5 { Effect::Opened } else { Effect::Recorded });
             rig.pass(1000).await;
@@ -46,7 +46,7 @@ scenarios! {
 
     async fn lets_three_probes_pass_and_closes_at_the_second_success(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.control(Control::Open).await?;
+        gate.desk.control(Control::Open).await?;
         rig.pass(60_000).await;
         let first = gate.admit("p1", 0).await?;
         same!((first.is_probe(), first.moved_to), (true, Some(State::HalfOpen)));
@@ -66,7 +66,7 @@ scenarios! {
 
     async fn a_failed_probe_opens_it_again(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.control(Control::Open).await?;
+        gate.desk.control(Control::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("p1").await && gate.passes("p2").await, true);
         same!(gate.ends("p1", Success).await, Effect::Recorded);
@@ -87,7 +87,7 @@ scenarios! {
 
     async fn killed_probes_do_not_wedge_half_open(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.control(Control::Open).await?;
+        gate.desk.control(Control::Open).await?;
         rig.pass(60_000).await;
         for id in ["k1", "k2", "k3"] {
             same!(gate.passes(id).await, true);
@@ -131,7 +131,7 @@ scenarios! {
 
     async fn an_opened_at_that_is_missing_or_in_the_future_is_mended(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        let keys = gate.keys.clone();
+        let keys = gate.desk.keys.clone();
         let later = (rig.now() + 1_000_000).to_string();
         for nonsense in ["", "soon", "nan", &later, "-5"] {
             let _: () = rig.query(&["SET", &keys.state, "OPEN"]).await;
@@ -146,7 +146,7 @@ scenarios! {
     /// The configuration refuses it; another replica's may not have.
     async fn fewer_probes_than_successes_cannot_wedge_it(rig) {
         let gate = rig.gate(BreakerSettings { half_open_max: 1, ..breaker() }, unlimited());
-        gate.control(Control::Open).await?;
+        gate.desk.control(Control::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("1").await, true);
         same!(gate.ends("1", Success).await, Effect::Recorded);
@@ -158,16 +158,16 @@ scenarios! {
     async fn lost_keys_are_a_closed_breaker_in_a_new_epoch(rig) {
         let gate = rig.gate(breaker(), unlimited());
         same!(gate.passes("1").await, true);
-        for key in gate.keys.all() {
+        for key in gate.desk.keys.all() {
             let _: () = rig.query(&["DEL", key]).await;
         }
         same!(gate.passes("2").await, true);
         same!(gate.ends("1", Failure).await, Effect::Unknown);
         rig.pass(1).await;
-        let _: () = rig.query(&["DEL", &gate.keys.meta]).await;
+        let _: () = rig.query(&["DEL", &gate.desk.keys.meta]).await;
         same!(gate.ends("2", Failure).await, Effect::Stale);
         // Lost twice, the epochs of the two times differ.
-        let lose = async || rig.query::<u64>(&["HDEL", &gate.keys.meta, "epoch"]).await;
+        let lose = async || rig.query::<u64>(&["HDEL", &gate.desk.keys.meta, "epoch"]).await;
         lose().await;
         same!(gate.passes("3").await, true);
         rig.pass(1).await;
@@ -182,7 +182,7 @@ scenarios! {
             same!(gate.passes(&format!("{n}")).await, true);
             same!(gate.ends(&format!("{n}"), Failure).await, Effect::Recorded);
         }
-        let _: () = rig.query(&["DEL", &gate.keys.failures]).await;
+        let _: () = rig.query(&["DEL", &gate.desk.keys.failures]).await;
         same!(gate.passes("5").await, true);
         same!(gate.ends("5", Failure).await, Effect::Recorded);
         same!(rig.contract(&gate).await[1], text(1));
@@ -190,7 +190,7 @@ scenarios! {
 
     async fn probes_of_an_earlier_half_open_take_no_place_in_the_next(rig) {
         let gate = rig.gate(BreakerSettings { open_for: ms(1000), ..breaker() }, unlimited());
-        gate.control(Control::Open).await?;
+        gate.desk.control(Control::Open).await?;
         rig.pass(1000).await;
         for id in ["u1", "u2", "u3"] {
             same!(gate.passes(id).await, true);
@@ -206,7 +206,7 @@ scenarios! {
 
     async fn an_ignored_probe_hands_its_place_back(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.control(Control::Open).await?;
+        gate.desk.control(Control::Open).await?;
         rig.pass(60_000).await;
         for id in ["1", "2", "3"] {
             same!(gate.passes(id).await, true);
@@ -226,7 +226,7 @@ scenarios! {
     async fn leftover_successes_do_not_close_it(rig) {
         let gate = rig.gate(breaker(), unlimited());
         let past = (rig.now() - 60_000).to_string();
-        let keys = &gate.keys;
+        let keys = &gate.desk.keys;
         let _: () = rig.query(&["MSET", &keys.state, "OPEN", &keys.opened_at, &past, &keys.successes, "1"]).await;
         same!(gate.passes("1").await, true);
         same!(rig.contract(&gate).await[2], None);
@@ -235,7 +235,7 @@ scenarios! {
 
     async fn successes_that_suffice_close_it_at_the_next_call(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        let _: () = rig.query(&["MSET", &gate.keys.state, "HALF_OPEN", &gate.keys.successes, "2"]).await;
+        let _: () = rig.query(&["MSET", &gate.desk.keys.state, "HALF_OPEN", &gate.desk.keys.successes, "2"]).await;
         let answer = gate.admit("1", 0).await?;
         same!((answer.passes(), answer.is_probe(), answer.moved_to), (true, false, Some(State::Closed)));
         same!(rig.contract(&gate).await, contract("CLOSED"));
@@ -266,7 +266,7 @@ scenarios! {
         same!(vision.passes("v1").await, true);
         rig.pass(10_000).await;
         let then = rig.now();
-        speech.control(Control::Open).await?;
+        speech.desk.control(Control::Open).await?;
         rig.step_back(5000).await;
         let answer = vision.admit("v2", 0).await?;
         same!((answer.now, answer.refusal()), (then, Some((Reason::Open, Some(60_000)))));

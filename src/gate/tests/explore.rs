@@ -52,8 +52,8 @@ impl Explorer {
         };
         let most = concurrent(u32::try_from(MOST_IN_FLIGHT).unwrap());
         let gates = rig.gates(small, [most, most]);
-        let mut keys: Vec<String> = gates[0].keys.all().map(str::to_owned).to_vec();
-        keys.extend(gates[1].keys.all()[7..].iter().map(|key| (*key).to_owned()));
+        let mut keys: Vec<String> = gates[0].desk.keys.all().map(str::to_owned).to_vec();
+        keys.extend(gates[1].desk.keys.all()[7..].iter().map(|key| (*key).to_owned()));
         Self {
             rig,
             gates,
@@ -66,7 +66,7 @@ impl Explorer {
     }
 
     async fn stored(&self) -> Stored {
-        let (one, other): (&GateKeys, &GateKeys) = (&self.gates[0].keys, &self.gates[1].keys);
+        let (one, other): (&GateKeys, &GateKeys) = (&self.gates[0].desk.keys, &self.gates[1].desk.keys);
         let mut call = redis::pipe();
         for key in &one.all()[..5] {
             call.get(*key);
@@ -144,7 +144,7 @@ impl Explorer {
 
     async fn explore(&mut self, scope: &Scope) {
         if scope.from_open {
-            self.gates[0].control(Control::Open).await.unwrap();
+            self.gates[0].desk.control(Control::Open).await.unwrap();
         }
         let start = Place {
             calls: vec![Call::Idle; scope.calls],
@@ -196,7 +196,7 @@ impl Explorer {
     }
 
     async fn admit(&mut self, i: usize, place: &Place, before: &Stored) -> Call {
-        let answer = self.gates[i % 2].admit(&format!("c{i}"), 0).await.unwrap();
+        let answer = self.gates[i % 2].admit(format!("c{i}"), 0).await.unwrap();
         let Verdict::Refused { reason, wait } = answer.verdict else {
             *self.effects.entry("admitted").or_default() += 1;
             return Call::Running { epoch: answer.epoch };

@@ -10,7 +10,7 @@ use crate::gate::{
 
 /// Everything that the gate stores, except what is merely garbage by now.
 async fn dump(rig: &Rig, gate: &Wire) -> Vec<String> {
-    let keys = &gate.keys;
+    let keys = &gate.desk.keys;
     let mut all: Vec<String> = rig.contract(gate).await.map(|v| v.unwrap_or_default()).to_vec();
     for hash in [&keys.meta, &keys.win, &keys.lease_data] {
         let mut pairs: Vec<(String, String)> = rig.query(&["HGETALL", hash]).await;
@@ -29,7 +29,7 @@ async fn dump(rig: &Rig, gate: &Wire) -> Vec<String> {
 }
 
 async fn epoch(rig: &Rig, gate: &Wire) -> u64 {
-    rig.query(&["HGET", &gate.keys.meta, "epoch"]).await
+    rig.query(&["HGET", &gate.desk.keys.meta, "epoch"]).await
 }
 
 /// Opens the breaker by failures.
@@ -38,7 +38,10 @@ async fn open(gate: &Wire) {
         assert!(gate.passes(&format!("open{n}")).await);
         gate.ends(&format!("open{n}"), Failure).await;
     }
-    assert_eq!(gate.control(Control::Status).await.unwrap().state, State::Open);
+    assert_eq!(
+        gate.desk.control(Control::Status).await.unwrap().state,
+        State::Open
+    );
 }
 
 #[tokio::test]
@@ -53,7 +56,7 @@ async fn i1_live_probes_and_successes_never_exceed_the_half_open_maximum() {
             },
             unlimited(),
         );
-        gate.control(Control::Open).await.unwrap();
+        gate.desk.control(Control::Open).await.unwrap();
         rig.pass(60_000).await;
         let mut probes: Vec<String> = Vec::new();
         let mut tried = 0;
@@ -71,7 +74,10 @@ async fn i1_live_probes_and_successes_never_exceed_the_half_open_maximum() {
             );
             gate.ends(&probes.remove(0), Success).await;
         }
-        assert_eq!(gate.control(Control::Status).await.unwrap().state, State::Closed);
+        assert_eq!(
+            gate.desk.control(Control::Status).await.unwrap().state,
+            State::Closed
+        );
     }
 }
 
@@ -96,7 +102,7 @@ async fn i2_stale_expired_and_unknown_outcomes_never_move_the_breaker() {
         ));
         assert_eq!(rig.contract(&gate).await, before);
     }
-    gate.control(Control::Open).await.unwrap();
+    gate.desk.control(Control::Open).await.unwrap();
     rig.pass(60_000).await;
     assert!(gate.passes("probe").await);
     let before = (rig.contract(&gate).await, epoch(&rig, &gate).await);
@@ -161,7 +167,7 @@ async fn i4_a_rejection_consumes_nothing() {
     for n in 0..6 {
         assert!(gate.passes(&format!("busy{n}")).await);
     }
-    gate.control(Control::Open).await.unwrap();
+    gate.desk.control(Control::Open).await.unwrap();
     refuses_without_a_trace(&rig, &gate, Reason::Open).await;
     for _ in 0..6 {
         rig.pass(10_000).await;
@@ -182,7 +188,7 @@ async fn i4_a_rejection_consumes_nothing() {
 async fn refuses_without_a_trace(rig: &Rig, gate: &Wire, reason: Reason) {
     let before = dump(rig, gate).await;
     for n in 0..3 {
-        let refusal = gate.admit(&format!("no{n}"), 10).await.unwrap().refusal();
+        let refusal = gate.admit(format!("no{n}"), 10).await.unwrap().refusal();
         assert_eq!(refusal.map(|(why, _)| why), Some(reason));
     }
     assert_eq!(dump(rig, gate).await, before, "{reason}");
@@ -212,9 +218,9 @@ async fn i5_the_epoch_strictly_increases_with_each_transition() {
         grows().await; // HALF_OPEN
         gate.ends(&format!("a{round}"), Failure).await;
         grows().await; // OPEN
-        gate.control(Control::Close).await.unwrap();
+        gate.desk.control(Control::Close).await.unwrap();
         grows().await; // CLOSED
-        gate.control(Control::Open).await.unwrap();
+        gate.desk.control(Control::Open).await.unwrap();
         grows().await; // OPEN
     }
     // Nor is one used again after the data was lost, once the clock has moved.
@@ -247,7 +253,12 @@ async fn i6_from_every_state_a_fresh_call_is_admitted_after_timeout_and_ttl() {
             4 => assert_eq!(gate.ends("p1", Success).await, Effect::Recorded),
             5 => {
                 let _: u64 = rig
-                    .query(&["DEL", &gate.keys.meta, &gate.keys.opened_at, &gate.keys.win])
+                    .query(&[
+                        "DEL",
+                        &gate.desk.keys.meta,
+                        &gate.desk.keys.opened_at,
+                        &gate.desk.keys.win,
+                    ])
                     .await;
             }
             _ => {}
@@ -285,7 +296,7 @@ async fn i8_a_second_settle_is_a_no_op() {
             for half_open in [false, true] {
                 let gate = rig.gate(breaker(), tokens(1000));
                 if half_open {
-                    gate.control(Control::Open).await.unwrap();
+                    gate.desk.control(Control::Open).await.unwrap();
                     rig.pass(60_000).await;
                 }
                 assert!(gate.admit("1", 10).await.unwrap().passes());

@@ -29,6 +29,7 @@ mod replica;
 mod rig;
 mod sequences;
 mod settings;
+mod together;
 
 /// Whether the long run was asked for.
 fn is_long_run() -> bool {

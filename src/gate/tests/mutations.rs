@@ -6,7 +6,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use super::{
     breaking, limiting,
     rig::{Rig, T0},
-    sequences,
+    sequences, together,
 };
 
 /// Script, text, what is put in its place.
@@ -80,8 +80,11 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("admit", "max(due, now) + pace", "now + pace"),
     ("admit", "(burst - 1) * pace", "burst * pace"),
     ("admit", "if estimate > tpm then", "if false then"),
+    ("admit", "in_flight and in_flight + 1", "in_flight"),
+    ("admit", "requests_now + 1", "1"),
     ("settle", "call('HEXISTS', WIN, 'r' .. bucket) == 1", "true"),
-    ("settle", "call('HINCRBY', WIN, 'requests', -1)", ""),
+    ("settle", "owe(bucket, 'r', 'requests', -1)", ""),
+    ("settle", "leases[id] = nil", ""),
     (
         "settle",
         "now + throttle > (whole(call('HGET', WIN, 'throttled')) or 0)",
@@ -89,7 +92,7 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ),
     (
         "settle",
-        "local was_probe = call('ZREM', PROBES, id) == 1",
+        "local was_probe = probe ~= '0' and call('ZREM', PROBES, id) == 1",
         "local was_probe = false",
     ),
     (
@@ -158,7 +161,8 @@ fn first_failure(faulty: &Rig, runtime: &tokio::runtime::Runtime) -> Option<Stri
     let scenarios = async {
         faulty.set_clock(T0).await;
         breaking::all(faulty).await?;
-        limiting::all(faulty).await
+        limiting::all(faulty).await?;
+        together::check(faulty, 20).await
     };
     if let Err(failure) = runtime.block_on(scenarios) {
         return Some(format!("{failure:#}"));

@@ -17,7 +17,7 @@ use crate::{
         permit::Outcome,
         scripts::Scripts,
         verdict::{Effect, Reason},
-        wire::{Answer, Verdict, Wire},
+        wire::{Answer, Desk, Verdict, Wire},
     },
     keys::GateKeys,
 };
@@ -90,16 +90,18 @@ impl Rig {
         limits: [LimitSettings; N],
     ) -> Vec<Wire> {
         let name = format!("b{}", self.names.fetch_add(1, Ordering::Relaxed));
-        let gate = |(i, limits): (usize, LimitSettings)| Wire {
-            connection: self.connection.clone(),
-            scripts: self.scripts.clone(),
-            keys: GateKeys::new(&name, &format!("p{i}")),
-            settings: GateSettings {
-                breaker: breaker.clone(),
-                limits,
-            },
-            lease_ttl: Duration::from_secs(15),
-            deadline: Duration::from_secs(20),
+        let gate = |(i, limits): (usize, LimitSettings)| {
+            let desk = Desk {
+                connection: self.connection.clone(),
+                scripts: self.scripts.clone(),
+                keys: GateKeys::new(&name, &format!("p{i}")),
+                settings: GateSettings {
+                    breaker: breaker.clone(),
+                    limits,
+                },
+                lease_ttl: Duration::from_secs(15),
+            };
+            Wire::new(desk, Duration::from_secs(20))
         };
         limits.into_iter().enumerate().map(gate).collect()
     }
@@ -107,7 +109,7 @@ impl Rig {
     /// `state`, `failures`, `successes`, `opened_at`, `attempts`: what the web API and `redis-cli` see.
     pub(super) async fn contract(&self, gate: &Wire) -> [Option<String>; 5] {
         let mut call = redis::pipe();
-        for key in &gate.keys.all()[..5] {
+        for key in &gate.desk.keys.all()[..5] {
             call.get(*key);
         }
         let values: Vec<Option<String>> = self.connection.query(&call).await.unwrap();
@@ -126,7 +128,7 @@ impl Rig {
 
     /// What the Node breaker's `reset()` does.
     pub(super) async fn node_reset(&self, gate: &Wire) {
-        let keys = gate.keys.all();
+        let keys = gate.desk.keys.all();
         let mut call = redis::pipe();
         call.set(keys[0], "CLOSED").ignore();
         for key in &keys[1..5] {
@@ -216,10 +218,17 @@ impl Wire {
         self.settle(id, Settlement::new(outcome)).await.unwrap().effect
     }
 
+    /// The same gate, configured with other limits.
+    pub(super) fn limited_to(&self, limits: LimitSettings) -> Self {
+        let mut desk = (*self.desk).clone();
+        desk.settings.limits = limits;
+        Self::new(desk, Duration::from_secs(20))
+    }
+
     /// Renews, and returns the lost ids.
     pub(super) async fn lost(&self, ids: &[&str]) -> Vec<String> {
         let ids: Vec<Arc<str>> = ids.iter().map(|id| (*id).into()).collect();
-        self.renew(&ids).await.unwrap()
+        self.desk.renew(&ids).await.unwrap()
     }
 }
 

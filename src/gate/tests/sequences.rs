@@ -118,7 +118,7 @@ async fn compare(
                     .and_then(|n| admitted.iter().rev().nth(n))
                     .filter(|(_, id)| model.leases.get(id).is_some_and(|l| !l.gone && l.expires > now));
                 let (gate, id) = again.cloned().unwrap_or_else(|| (gate, format!("i{step}")));
-                let answer = gates[gate].admit(&id, tokens).await?;
+                let answer = gates[gate].admit(id.as_str(), tokens).await?;
                 same!(answer, model.admit(gate, &id, tokens, now));
                 if let Some((reason, wait)) = answer.refusal() {
                     let in_bounds = wait.is_none_or(|wait| (1..=65_000).contains(&wait));
@@ -132,7 +132,7 @@ async fn compare(
             }
             Op::Settle { recent, settlement } => {
                 if let Some((gate, id)) = admitted.iter().rev().nth(recent) {
-                    let settled = gates[*gate].settle(id, settlement).await?;
+                    let settled = gates[*gate].settle(id.as_str(), settlement).await?;
                     same!(settled, model.settle(*gate, id, settlement, now));
                 }
             }
@@ -146,12 +146,13 @@ async fn compare(
                 model.begin(now);
                 model.enter(if open { State::Open } else { State::Closed }, now);
                 gates[0]
+                    .desk
                     .control(if open { Control::Open } else { Control::Close })
                     .await?;
             }
             Op::NodeReset if model.state != State::Closed => {
                 rig.node_reset(&gates[1]).await;
-                gates[0].control(Control::Status).await?;
+                gates[0].desk.control(Control::Status).await?;
                 model.enter(State::Closed, now);
             }
             Op::NodeReset => {}

@@ -23,7 +23,9 @@ local function row(id, m, claims)
   return { id, m[1] or '', m[2], m[3] or '', count(m[4], 0) + 1, count(m[5], 0), claims == 1 and 1 or 0, count(m[10], 0) }
 end
 
-expect_ends('limiter', 'failed')
+-- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
+expect_active()
+expect(P, 'wait', 'paused', 'prioritized', 'marker')
 
 if number <= count(call('GET', session), 0) then
   -- The newest are in front. What lies deeper by now comes back as a stray.
@@ -36,11 +38,10 @@ if number <= count(call('GET', session), 0) then
   end
   return { rows, ghosts, refused }
 end
+promote(now)
+local meta = call('HMGET', P .. 'meta', 'paused', 'concurrency', 'max', 'duration')
 call('SET', session, ARGV[2], 'EX', ARGV[6])
 
-promote(now)
-
-local meta = call('HMGET', P .. 'meta', 'paused', 'concurrency', 'max', 'duration')
 local room, rate = meta[1] and 0 or want, tonumber(meta[3] or nil)
 local places = tonumber(meta[2] or nil)
 if places then room = min(room, places - call('LLEN', P .. 'active')) end
@@ -78,6 +79,7 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
     ghosts[#ghosts + 1] = id
   else
     local ats, reason = count(m[7], 0) + 1, unsupported(m)
+    if reason then expect_ends('failed') end
     lock(id, token, lock_ms)
     call('HSET', P .. id, 'ats', ats, 'processedOn', now, 'pb', worker, 'bw:claim', mark(token, ats),
       unpack(reason and {} or { 'progress', 10 }))
@@ -85,7 +87,7 @@ while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
     if rate and call('INCR', P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(meta[4], 1000))) end
     if reason then
       blame(id, reason)
-      finish(id, token, 'failed', reason, now)
+      finish(id, call('HMGET', P .. id, unpack(ENDING)), token, 'failed', reason, now)
       refused[#refused + 1] = { id, reason }
     else
       report(id, 10)
@@ -98,4 +100,5 @@ if room > 0 and has_work(P) then
   local _, free = target(P)
   if free then wake(P) end
 end
+tidy()
 return { rows, ghosts, refused }

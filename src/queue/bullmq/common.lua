@@ -21,9 +21,19 @@ end
 local function expect_lines(p)
   expect(p, 'meta', 'wait', 'paused', 'prioritized', 'pc', 'delayed', 'marker', 'events')
 end
+local suspects
+local function expect_active()
+  expect(P, 'active', 'events')
+  suspects = call('SCARD', P .. 'stalled')
+end
 local function expect_claims()
   expect_lines(P)
-  expect(P, 'active', 'stalled')
+  expect_active()
+end
+
+-- Whoever runs a job has not stalled. Mostly a BullMQ worker suspects none, and there is nothing to take out.
+local function clear(id)
+  if suspects > 0 then call('SREM', P .. 'stalled', id) end
 end
 
 -- Redis's clock, in milliseconds: producers use theirs, we never use ours.
@@ -147,6 +157,7 @@ end
 local function promote(now)
   local due = call('ZRANGEBYSCORE', P .. 'delayed', '-inf', (now + 1) * 4096 - 1, 'LIMIT', 0, 200)
   if #due == 0 then return end
+  expect_lines(P)
   local list, free = target(P)
   for _, id in ipairs(due) do
     line_up(P, list, id, false)
@@ -170,13 +181,15 @@ local function claim_of(id, tokens, latest)
   return token and m[1] == mark(token, m[2]) and token
 end
 
--- What a claim still has to do with a job.
+local CLAIM = { 'bw:claim', 'bw:settled', 'ats' }
+
+-- What a claim still has to do with a job, whose fields CLAIM may have been read already.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend
 --   'gone'     the job is no more: ended by this claim and not kept, or removed by somebody
 --   'lost'     the job is somebody else's
-local function standing(id, token)
-  local m = call('HMGET', P .. id, 'bw:claim', 'bw:settled', 'ats')
+local function standing(id, token, m)
+  m = m or call('HMGET', P .. id, unpack(CLAIM))
   if m[1] == mark(token, m[3])
     and (call('GET', P .. id .. ':lock') == token or call('LPOS', P .. 'active', id)) then return 'held' end
   if m[2] == token then return 'settled' end
@@ -189,14 +202,14 @@ local function refusal(held) return held == 'lost' and 0 or 1 end
 
 local function lock(id, token, ms)
   call('SET', P .. id .. ':lock', token, 'PX', ms)
-  call('SREM', P .. 'stalled', id)
+  clear(id)
 end
 
 -- Ends a claim, after its job has been put where it goes; `...` are further fields for the job, each with its value.
 local function let_go(id, token, ...)
   call('LREM', P .. 'active', -1, id)
   call('DEL', P .. id .. ':lock')
-  call('SREM', P .. 'stalled', id)
+  clear(id)
   call('HSET', P .. id, 'bw:claim', '', 'bw:settled', token, ...)
   -- A queue with a limit of its own has a free place now, which nothing else announces.
   if orders(P)[2] and has_work(P) then

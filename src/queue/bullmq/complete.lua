@@ -1,13 +1,27 @@
--- Ends a job well.
+-- Ends jobs well.
 -- KEYS 1 prefix
--- ARGV 1 job id  2 claim token  3 result, JSON  4 keep ms  5 keep count
--- Returns 1 applied (now or before), 0 lost.
-local id, token = ARGV[1], ARGV[2]
-local held = standing(id, token)
-if held ~= 'held' then return refusal(held) end
+-- ARGV 1 keep ms  2 keep count  3… triples of job id, claim token, result as JSON
+-- Returns for each job 1 applied (now or before), 0 lost, or the error that kept it from being written.
+local keep_ms, keep_count, now, answers = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms(), {}
 -- Where jobs wait is read when something is put there; a parent's keys by whoever tells it.
-expect(P, 'meta', 'events', 'active', 'stalled', 'completed')
+expect_active()
+expect(P, 'completed')
 if orders(P)[2] then expect_lines(P) end
-report(id, 100)
-finish(id, token, 'completed', ARGV[3], now_ms(), tonumber(ARGV[5]), tonumber(ARGV[4]))
-return 1
+
+local function complete(id, token, result)
+  local m = call('HMGET', P .. id, unpack(ENDING))
+  local held = standing(id, token, m)
+  if held ~= 'held' then return refusal(held) end
+  report(id, 100)
+  finish(id, m, token, 'completed', result, now, keep_count, keep_ms)
+  return 1
+end
+
+for i = 3, #ARGV, 3 do
+  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  -- Since Redis 7 an error is a table.
+  if not fine and type(answer) == 'table' then answer = answer.err end
+  answers[#answers + 1] = answer
+end
+tidy()
+return answers

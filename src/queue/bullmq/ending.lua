@@ -145,18 +145,37 @@ local function cache(key, id, result, now)
   call('SET', key, entry, 'EX', 86400)
 end
 
--- Ends an active job. `state` is completed or failed, `value` its result or the reason.
-local function finish(id, token, state, value, now, default_count, default_ms)
+-- Beyond the retention, the oldest ended jobs are forgotten once a script, or where a job with another rule follows.
+local due_trim
+local function trim_later(set, now, keep_count, keep_ms)
+  local last = due_trim
+  if last and (last[1] ~= set or last[3] ~= keep_count or last[4] ~= keep_ms) then trim(unpack(last, 1, 4)) end
+  due_trim = { set, now, keep_count, keep_ms }
+end
+
+-- What is left to do when jobs have ended: the last statement of a script.
+local function tidy()
+  if not due_trim then return end
+  trim(unpack(due_trim, 1, 4))
+  -- The jobs have ended: a foreign key among these costs the event and no more.
+  if call('LLEN', P .. 'active') == 0 and protected('ZCARD', P .. 'delayed') == 0 and protected('LLEN', P .. 'wait') == 0
+    and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
+end
+
+-- What is read of a job that ends: what its claim is known by, and what says how.
+local ENDING = { CLAIM[1], CLAIM[2], CLAIM[3], 'opts', 'parent', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
+
+-- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason.
+local function finish(id, m, token, state, value, now, default_count, default_ms)
   local key, set, done = P .. id, P .. state, state == 'completed'
-  local m = call('HMGET', key, 'opts', 'parent', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited')
-  local opts = decode(m[1])
+  local opts = decode(m[4])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
-  local told, problem = pcall(tell_parent, id, opts, m[2], m[3], done, value, now)
-  local freed, trouble = pcall(free_deduplication, id, m[4], now)
+  local told, problem = pcall(tell_parent, id, opts, m[5], m[6], done, value, now)
+  local freed, trouble = pcall(free_deduplication, id, m[7], now)
   if not (told and freed) then
     complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
   end
-  local attempts = count(m[5], 0) + 1
+  local attempts = count(m[8], 0) + 1
   if done then
     cache(opts.idempotencyKey, id, value, now)
     call('DEL', 'ledger:' .. key)
@@ -169,20 +188,17 @@ local function finish(id, token, state, value, now, default_count, default_ms)
   if keep_count == 0 then
     let_go(id, token)
     forget(id, now)
+    trim_later(set, now)
   else
     call('ZADD', set, now, id)
     -- A job that is retried by hand waits anew.
-    if m[6] or m[7] or m[8] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
+    if m[9] or m[10] or m[11] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
     let_go(id, token, value_field, value, 'finishedOn', now, 'atm', attempts, unpack(done and { 'progress', 100 } or {}))
-    trim(set, now, keep_count, keep_ms)
+    trim_later(set, now, keep_count, keep_ms)
   end
 
   emit(P, state, 'jobId', id, value_field, value, 'prev', 'active')
   if not done and attempts >= count(opts.attempts, 0) then
     emit(P, 'retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
   end
-  -- The job has ended: a foreign key among these costs the event and no more.
-  if call('LLEN', P .. 'active') == 0 and protected('ZCARD', P .. 'delayed') == 0 and protected('LLEN', P .. 'wait') == 0
-    and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
 end
-

@@ -3,12 +3,14 @@
 -- ARGV 1 job id  2 claim token  3 reason  4 note for the history, or ''
 -- Returns 1 applied (now or before), 0 lost.
 local id, token, reason = ARGV[1], ARGV[2], ARGV[3]
-local held = standing(id, token)
+local m = call('HMGET', P .. id, unpack(ENDING))
+local held = standing(id, token, m)
 if held ~= 'held' then return refusal(held) end
 expect_ends('failed')
 expect_log(id)
 local now = now_ms()
 remember(id, now, ARGV[4])
 blame(id, reason)
-finish(id, token, 'failed', reason, now)
+finish(id, m, token, 'failed', reason, now)
+tidy()
 return 1

@@ -15,6 +15,7 @@
 //! A claim takes many jobs in one script, so an outcome fetches none. Job schedulers are not served: only a BullMQ
 //! worker could create their next run, so their jobs fail and say so. Metrics are not kept.
 
+mod completions;
 mod follow;
 mod inspect;
 mod neighbours;
@@ -34,7 +35,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use redis::ScriptInvocation;
 
-use self::{neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter};
+use self::{
+    completions::Completions, neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter,
+};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
     Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, letters, line, millis,
@@ -69,6 +72,7 @@ pub struct BullmqBroker {
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
     watchers: Watchers,
+    completions: Completions,
 }
 
 /// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
@@ -81,6 +85,7 @@ impl BullmqBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = BullKeys::new(queue);
+        let completions = Completions::new(connection.clone(), &keys, options);
         Self {
             waiter: Waiter::new(connection.clone(), &keys),
             keys,
@@ -92,6 +97,7 @@ impl BullmqBroker {
             renewal: Mutex::default(),
             swept: AtomicUsize::new(0),
             watchers: Watchers::default(),
+            completions,
         }
     }
 
@@ -217,11 +223,7 @@ impl Broker for BullmqBroker {
     }
 
     async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
-        let mut call = self.prepare(&scripts::COMPLETE);
-        call.arg(&*lease.id).arg(&*lease.token).arg(result);
-        call.arg(millis(self.options.keep_completed_for))
-            .arg(self.options.keep_completed_count);
-        self.settle(&call).await
+        self.completions.write(lease, result).await
     }
 
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {

@@ -10,18 +10,19 @@ end
 
 local function orphan(id, max_lost, now)
   local spared = has_scheduler(id)
-  local m = call('HMGET', P .. id, 'atm', 'pb', 'bw:begun', 'bw:cut')
-  local lost, cut = bump(P .. id, 'stc'), count(m[4], 0)
-  if has_begun(claim_of(id, '', math.huge), m[3], 'ledger:' .. P .. id) then cut = bump(P .. id, 'bw:cut') end
+  local b = call('HMGET', P .. id, 'bw:begun', 'bw:cut')
+  local lost, cut = bump(P .. id, 'stc'), count(b[2], 0)
+  if has_begun(claim_of(id, '', math.huge), b[1], 'ledger:' .. P .. id) then cut = bump(P .. id, 'bw:cut') end
   local reason = poison(lost, cut, max_lost)
   if reason and not spared then
     reason = reason .. ' (job stalled more than allowable limit)'
+    local m, by = call('HMGET', P .. id, unpack(ENDING)), call('HGET', P .. id, 'pb')
     -- A log that is none must not keep the job from ending.
     if type(protected('LLEN', P .. id .. ':logs')) == 'number' then
-      remember(id, now, note_of(count(m[1], 0) + 1, 'poison', reason, m[2] or ''))
+      remember(id, now, note_of(count(m[8], 0) + 1, 'poison', reason, by or ''))
     end
     blame(id, reason)
-    finish(id, '', 'failed', reason, now)
+    finish(id, m, '', 'failed', reason, now)
     return 'poisoned'
   end
   call('RPUSH', (target(P)), id) -- Prioritized ones too: they have waited.

@@ -16,7 +16,10 @@ if not may_judge(P .. 'bw:witness', now, tonumber(ARGV[5])) then return { 0, 0, 
 expect_ends('failed')
 for i = #claimed, 1, -1 do
   local id = claimed[i]
-  if tally.requeued + tally.poisoned == chunk then return { tally.requeued, tally.poisoned, offset + left } end
+  if tally.requeued + tally.poisoned == chunk then
+    tidy()
+    return { tally.requeued, tally.poisoned, offset + left }
+  end
   if call('EXISTS', P .. id .. ':lock') == 1 then
     left = left + 1
   elseif call('TYPE', P .. id).ok ~= 'hash' then
@@ -26,4 +29,5 @@ for i = #claimed, 1, -1 do
     tally[fate] = tally[fate] + 1
   end
 end
+tidy()
 return { tally.requeued, tally.poisoned, #claimed == stretch and offset + left or -1 }

@@ -4,7 +4,7 @@
 -- ARGV 1 lock ms  2… pairs of job id, claim token
 -- Returns {how many jobs are claimed by anybody, positions (0, 1, …) of the lost pairs, version of the producers'
 -- BullMQ, number of schedulers}.
-if #ARGV > 1 then expect(P, 'stalled', 'meta') end
+if #ARGV > 1 then expect_active() end
 note_renewal(P .. 'bw:witness', now_ms, tonumber(ARGV[1]))
 local lost = {}
 for i = 2, #ARGV, 2 do

@@ -12,4 +12,5 @@ for i = 4, #ARGV do
     tally[fate] = tally[fate] + 1
   end
 end
+tidy()
 return { tally.requeued, tally.poisoned }
