@@ -62,6 +62,7 @@ pub struct JobGuard<'a> {
     tries: AtomicU8,
     /// A call of this delivery has been paid for: handing the job back would be to pay for it again.
     paid: AtomicBool,
+    waits_in_slot: bool,
 }
 
 impl<'a> JobGuard<'a> {
@@ -82,6 +83,16 @@ impl<'a> JobGuard<'a> {
             reporter,
             tries: AtomicU8::new(0),
             paid: AtomicBool::new(false),
+            waits_in_slot: true,
+        }
+    }
+
+    /// Whether the job may keep its slot while it waits for a gate, before it has paid for anything. It may by default.
+    #[must_use]
+    pub fn waiting_in_slot(self, waits_in_slot: bool) -> Self {
+        Self {
+            waits_in_slot,
+            ..self
         }
     }
 
@@ -173,6 +184,9 @@ impl<'a> JobGuard<'a> {
     fn patience(&self) -> Instant {
         if self.paid.load(Ordering::Relaxed) {
             return self.stops.deadline;
+        }
+        if !self.waits_in_slot {
+            return Instant::now();
         }
         self.stops.deadline.min(Instant::now() + LONGEST_WAIT_IN_SLOT)
     }

@@ -10,20 +10,21 @@
 //! | `<q>:scheduled` | zset | ids that wait for a time, score in seconds (ours carry milliseconds as a fraction) |
 //! | `<q>:inflight:<worker>` | set | ids that the worker has claimed |
 //! | `<q>:data` | hash | id → payload |
-//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, lost, progress, retried |
+//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, progress, retried, lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun) |
 //! | `<q>:idempotency:<key>` | string | id of the task that holds the key |
 //! | `<q>:done`, `<q>:dead` | set | ids that ended |
 //! | `<q>:workers` | zset | worker → last seen, seconds |
 //! | `<q>:leases` (ours) | zset | worker → when its lease ends, ms of Redis's clock |
 //! | `<q>:ended:done`, `<q>:ended:dead` (ours) | zset | id → when it ended, ms: what retention and lists go by |
 //! | `<q>:history:<id>` (ours) | list | one JSON line for each failed attempt, and each retry by hand |
-//! | `<q>:session:<worker>` (ours) | hash | since when its lease is unbroken, and its last claim |
+//! | `<q>:session:<worker>` (ours) | hash | its last claim |
+//! | `<q>:witness` (ours) | string | since when the fleet's renewals follow each other, ms; runs out where they do not |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
 //!
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it); and one string a replica, `bw:session:<worker>`, with its last claim's number.
+//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:begun` and `bw:cut` as `begun` and `cut`; and one string a replica, `bw:session:<worker>`, with its last claim's number; and the string `bw:witness`, as `<q>:witness`.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -75,6 +76,8 @@ pub struct ApalisKeys {
     pub inflight_prefix: String,
     /// Zset of worker leases.
     pub leases: String,
+    /// String that tells an outage of Redis from dead workers.
+    pub witness: String,
     /// Zset of completed ids by time.
     pub ended_done: String,
     /// Zset of dead letters by time.
@@ -103,6 +106,7 @@ impl ApalisKeys {
             workers: config.workers_set(),
             inflight_prefix: config.inflight_set_for(&WorkerContext::from("")),
             leases: format!("{queue}:leases"),
+            witness: format!("{queue}:witness"),
             ended_done: format!("{queue}:ended:done"),
             ended_dead: format!("{queue}:ended:dead"),
             history_prefix: format!("{queue}:history:"),

@@ -11,7 +11,7 @@ use crate::{
     connection::Connection,
     gate::Gates,
     ledger::Ledger,
-    migrate::{self, Migrator},
+    migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
     ops::{Ops, Server, Streams},
@@ -19,6 +19,7 @@ use crate::{
     ratelimit::RateLimits,
     worker::{
         Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, supervise, vitals::Tally,
+        watchdog::WEDGED_AFTER,
     },
 };
 
@@ -76,6 +77,7 @@ impl Replica {
             deadline: config.deadline,
             drain: config.drain,
             renew_every: config.broker.lease_ttl / 3,
+            wedged_after: WEDGED_AFTER,
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
         let (workers, operator) = (runtime.workers().to_vec(), Operator::new(brokers, gates.clone()));
@@ -132,7 +134,7 @@ impl Replica {
         let done = CancellationToken::new();
         let monitor = self.ops.monitor.clone();
         let server = tokio::spawn(self.server.serve(self.ops, done.clone()));
-        let renewals = self.gates.map(|gates| {
+        let renewals = self.gates.clone().map(|gates| {
             let done = done.clone();
             supervise("gate", move || {
                 let (gates, done) = (gates.clone(), done.clone());
@@ -151,8 +153,14 @@ impl Replica {
         let away = |away: bool| workers.iter().for_each(|w| w.vitals().redis_answered(!away));
         let told_to_stop = tokio::select! {
             () = &mut stop => true,
-            migrated = migrate::before_claiming(&self.migrator, away) => {
-                migrated.context("the keyspace cannot be used")?;
+            prepared = async {
+                migrate::before_claiming(&self.migrator, away).await?;
+                if let Some(gates) = &self.gates {
+                    gates.counted().await;
+                }
+                Ok::<_, MigrateError>(())
+            } => {
+                prepared.context("the keyspace cannot be used")?;
                 false
             }
         };

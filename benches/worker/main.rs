@@ -20,7 +20,9 @@ use backend_worker::{
     demo::PrivateRedis,
     queue::{Broker, BrokerOptions, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
     retry::{Backoff, RetryPolicy},
-    worker::{Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules},
+    worker::{
+        Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules, watchdog::WEDGED_AFTER,
+    },
 };
 use jobs::JobType;
 use tokio_util::sync::CancellationToken;
@@ -252,6 +254,7 @@ fn options() -> Result<RuntimeOptions> {
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(25),
         renew_every: Duration::from_secs(5),
+        wedged_after: WEDGED_AFTER,
     })
 }
 

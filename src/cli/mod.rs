@@ -1,5 +1,5 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong arguments, 64 wrong configuration, 65 the keyspace is of a
-//! later version.
+//! later version, 70 a loop of the worker was wedged.
 
 mod check;
 mod enqueue;

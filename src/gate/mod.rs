@@ -20,6 +20,9 @@
 //!   epoch.
 //! - A gate never fails. While Redis is away (no answer within 250 ms, or any error) the replica goes by a breaker
 //!   of its own and by its share of the limits, and keeps settlements for one lease.
+//! - With Redis away, or just gone or back, the fleet may be above a limit: what Redis had granted stands beside the
+//!   shares, which are four fifths of the limit together. So it is at most 1.8 times the limit, or one call a replica
+//!   more than it where that is more.
 
 mod desk;
 mod local;
@@ -151,6 +154,12 @@ impl Gates {
         self.shared.redis_away.load(Ordering::Relaxed)
     }
 
+    /// Resolves when [`Self::run`] has learned how many replicas there are. Before that, this replica's share of the limits
+    /// would be all of them, should Redis go away.
+    pub async fn counted(&self) {
+        self.shared.counted.cancelled().await;
+    }
+
     /// Renews the leases of calls in flight and delivers what the outbox holds, until `stop`. Without it, calls lose
     /// their permits after one lease. Stop it after the last call has ended.
     pub async fn run(&self, stop: CancellationToken) {
@@ -167,6 +176,9 @@ impl Gates {
                         self.azure_vision.renew(),
                         self.appear(self.lease_ttl),
                     );
+                }
+                () = tokio::time::sleep(DELIVER_AGAIN), if !self.shared.counted.is_cancelled() => {
+                    self.appear(self.lease_ttl).await;
                 }
                 () = self.shared.letters.notified() => self.deliver_waiting().await,
                 () = tokio::time::sleep(DELIVER_AGAIN), if self.all().any(|gate| gate.has_letters()) => {
@@ -194,6 +206,7 @@ impl Gates {
             Ok(replicas) => {
                 self.shared.redis_works();
                 self.shared.replicas.store(replicas.max(1), Ordering::Relaxed);
+                self.shared.counted.cancel();
             }
             Err(error) => self.shared.redis_failed(&error),
         }

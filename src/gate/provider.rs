@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) next_permit: AtomicU64,
     /// How many replicas there were when Redis was last asked.
     pub(super) replicas: AtomicU32,
+    /// Cancelled when Redis has first told how many there are.
+    pub(super) counted: CancellationToken,
     pub(super) redis_away: AtomicBool,
     /// An outbox has something in it.
     pub(super) letters: Notify,
@@ -50,6 +52,7 @@ impl Shared {
             replica: replica.to_owned(),
             next_permit: AtomicU64::new(1),
             replicas: AtomicU32::new(1),
+            counted: CancellationToken::new(),
             redis_away: AtomicBool::new(false),
             letters: Notify::new(),
         }

@@ -79,7 +79,8 @@ impl FromStr for Layout {
 pub struct BrokerOptions {
     /// How long a replica may be silent before its jobs are given to others.
     pub lease_ttl: Duration,
-    /// Deliveries without an outcome after which a job fails as poison.
+    /// Deliveries that ended without an outcome while the job ran, after which it fails as poison; four times as many when
+    /// it never did.
     pub max_lost: u32,
     /// How long completed jobs are kept, where their producer says nothing.
     pub keep_completed_for: Duration,
@@ -126,6 +127,8 @@ pub struct Delivery {
     pub waited: Duration,
     /// Whether nobody has been handed this job before.
     pub first: bool,
+    /// Earlier deliveries that ended without an outcome.
+    pub lost: u32,
     /// The trace that its producer was in, where the layout carries one.
     pub trace: Option<TraceContext>,
 }
@@ -283,6 +286,10 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// Puts jobs back where they were, next in line, as if they had not been claimed. Returns how many were still ours.
     async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError>;
+
+    /// Notes that a job is about to run whose earlier delivery was lost: from the next one that is lost after this on, it
+    /// is on its way to be poison. A first delivery is spared the round trip.
+    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError>;
 
     /// Reports progress in percent, and a failed attempt.
     async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>)

@@ -78,8 +78,10 @@ where
         let (running, context) = (self.inner.call(task), trace.context());
         let job = async move {
             let _vacate = Vacate(&worker, &delivery.lease);
+            let may_run = delivery.lost == 0 || worker.begin(&delivery.lease).await;
             let outcome = tokio::select! {
                 biased;
+                () = std::future::ready(()), if !may_run => None,
                 outcome = running => Some(outcome.map_err(Into::into).unwrap_or_else(|error| {
                     worker.rules.of(&failure_of(&error), &delivery, 0)
                 })),
@@ -140,6 +142,18 @@ fn failure_of(error: &BoxDynError) -> Failure {
 }
 
 impl QueueWorker {
+    /// Notes that a job runs which was lost before, and may have killed its replica. Says whether it is still ours to run.
+    async fn begin(&self, lease: &Lease) -> bool {
+        match self.broker.begin(lease).await {
+            Ok(settled) => settled == Settled::Applied,
+            // Should it be lost once more, its next delivery tries to note it again.
+            Err(error) => {
+                warn!(%error, "it is not noted that the job runs");
+                true
+            }
+        }
+    }
+
     /// Writes an outcome, and says how the delivery ended; `None` says that the job is not ours.
     async fn settle(&self, lease: &Lease, outcome: Option<&Outcome>) -> Ending {
         let Some(outcome) = outcome else {

@@ -52,10 +52,19 @@ impl QueueBackend {
             let (sender, receiver) = mpsc::unbounded_channel();
             let (claims, renews) = (self.worker.clone(), self.worker.clone());
             self.loops.push(supervise("claim", move || {
-                claims.clone().claim_loop(sender.clone())
+                let (worker, sender) = (claims.clone(), sender.clone());
+                async move {
+                    worker.clone().claim_loop(sender).await;
+                    worker.vitals.claims().end();
+                }
             }));
-            self.loops
-                .push(supervise("renew", move || renews.clone().renew_loop()));
+            self.loops.push(supervise("renew", move || {
+                let worker = renews.clone();
+                async move {
+                    worker.clone().renew_loop().await;
+                    worker.vitals.renewals().end();
+                }
+            }));
             receiver
         })
     }

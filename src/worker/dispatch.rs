@@ -76,7 +76,8 @@ impl Handle for Dispatcher {
             ledger.page(key, delivery)
         });
         let (policy, gates) = (self.policy_for(delivery), self.gates.as_deref());
-        let guard = JobGuard::new(policy, gates, page, stops, &reporter);
+        // Who waits in a slot may be killed there with its replica, and be blamed for it: not what was lost before.
+        let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
         debug!(%kind, "running");
         match self.jobs.run(kind, data, &guard).await {
             Ok(result) => Outcome::Completed(result.to_string()),
@@ -206,6 +207,7 @@ mod tests {
             backoff: None,
             waited: Duration::ZERO,
             first: true,
+            lost: 0,
             trace: None,
         }
     }

@@ -41,6 +41,7 @@ pub static DELIVERY: Target = Target::new("delivery", |input| {
         backoff: None,
         waited: Duration::ZERO,
         first: true,
+        lost: 0,
         trace: None,
     };
     let failure = match open(&delivery) {

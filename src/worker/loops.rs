@@ -82,7 +82,7 @@ impl QueueWorker {
             let Some(mut slots) = self.free_slots().await else {
                 return;
             };
-            self.vitals.claim_stirs();
+            self.vitals.claims().beat();
             let answer = self.broker.claim(number, slots.count()).await;
             match &answer {
                 // Not a word from Redis, perhaps: the broker can know that by itself.
@@ -126,18 +126,24 @@ impl QueueWorker {
     pub(super) async fn renew_loop(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(self.renew_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for tick in 0u64.. {
+        let mut renewed = 0u64;
+        loop {
             tokio::select! {
                 biased;
                 () = self.left.cancelled() => return,
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => {
+                    // A replica that lives for a moment only looks after the dead, too: with its first renewal.
+                    let sweeps = renewed.is_multiple_of(2);
+                    if self.renew().await {
+                        renewed += 1;
+                        if sweeps {
+                            self.sweep().await;
+                        }
+                    }
+                }
+                () = tokio::time::sleep(IDLE) => {} // A long lease is renewed less often than the loop has to stir.
             }
-            // Before the lease is renewed: one that has run out says that Redis was away, and that the others need
-            // time to renew theirs.
-            if tick % 2 == 1 {
-                self.sweep().await;
-            }
-            self.renew().await;
+            self.vitals.renewals().beat();
         }
     }
 
@@ -162,6 +168,7 @@ impl QueueWorker {
 
     async fn sweep(&self) {
         for _ in 0..MAX_SWEEPS {
+            self.vitals.renewals().beat();
             match self.broker.recover().await {
                 Ok(found) => {
                     let recovered = &self.vitals.cells().recovered;
@@ -194,7 +201,7 @@ impl QueueWorker {
                 biased;
                 () = self.shutdown.closing.cancelled() => return false,
                 () = tokio::time::sleep_until(until) => {}
-                () = tokio::time::sleep(IDLE) => self.vitals.claim_stirs(),
+                () = tokio::time::sleep(IDLE) => self.vitals.claims().beat(),
             }
         }
         true
@@ -207,7 +214,7 @@ impl QueueWorker {
                 biased;
                 () = self.shutdown.closing.cancelled() => return None,
                 slots = self.slots.free() => return Some(slots),
-                () = tokio::time::sleep(IDLE) => self.vitals.claim_stirs(),
+                () = tokio::time::sleep(IDLE) => self.vitals.claims().beat(),
             }
         }
     }
@@ -220,7 +227,7 @@ impl QueueWorker {
                 () = self.shutdown.closing.cancelled() => return,
                 work = self.broker.wait(IDLE) => work,
             };
-            self.vitals.claim_stirs();
+            self.vitals.claims().beat();
             match work {
                 Ok(false) => {}
                 Ok(true) => return,

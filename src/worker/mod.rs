@@ -11,6 +11,7 @@
 //! - [`holds`]: when a queue is left alone, because a gate says so.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
 //! - [`vitals`]: what health and the closing line report.
+//! - [`watchdog`]: ends the process when one of the loops is wedged.
 
 pub mod ack;
 pub mod backend;
@@ -24,6 +25,7 @@ pub mod outcome;
 pub mod runtime;
 pub mod slots;
 pub mod vitals;
+pub mod watchdog;
 
 use std::sync::Arc;
 

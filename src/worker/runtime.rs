@@ -19,14 +19,12 @@ use super::{
     outcome::OutcomeRules,
     slots::Slots,
     vitals::{Tally, Vitals},
+    watchdog::{self, Watchdog},
 };
 use crate::queue::{Broker, ClaimNumber};
 
 /// What is still in flight this long after the drain time was over will not end.
 const LAST_GRACE: Duration = Duration::from_secs(5);
-/// A claim loop that is silent for so long ends the process: the platform looks at health at deployments only.
-const WEDGED: Duration = Duration::from_secs(180);
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How all queues of a replica are run.
 #[derive(Debug, Clone)]
@@ -39,6 +37,9 @@ pub struct RuntimeOptions {
     pub drain: Duration,
     /// How often leases are renewed: a third of how long they last.
     pub renew_every: Duration,
+    /// How long a loop may make no progress before the process ends with
+    /// [`EXIT_CODE`](watchdog::EXIT_CODE); [`WEDGED_AFTER`](watchdog::WEDGED_AFTER) unless a test is in a hurry.
+    pub wedged_after: Duration,
 }
 
 /// The two steps of a stop.
@@ -90,6 +91,7 @@ pub struct Runtime {
     workers: Vec<Arc<QueueWorker>>,
     handler: Arc<dyn Handle>,
     drain: Duration,
+    wedged_after: Duration,
     shutdown: ShutdownSteps,
 }
 
@@ -129,6 +131,7 @@ impl Runtime {
             workers: workers.collect(),
             handler,
             drain: options.drain,
+            wedged_after: options.wedged_after,
             shutdown,
         }
     }
@@ -138,7 +141,8 @@ impl Runtime {
         &self.workers
     }
 
-    /// Runs until `stop` resolves and everything has been drained, or `hasten` cuts the draining short.
+    /// Runs until `stop` resolves and everything has been drained, or `hasten` cuts the draining short. Ends the process
+    /// when a loop is wedged.
     ///
     /// # Errors
     /// When a worker ends by itself, which is a fault.
@@ -147,6 +151,7 @@ impl Runtime {
         stop: impl Future<Output = ()> + Send,
         hasten: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<Tally> {
+        let _watchdog = self.watch().context("cannot watch the loops")?;
         let mut monitor = Monitor::new();
         for worker in &self.workers {
             let (worker, handler) = (worker.clone(), self.handler.clone());
@@ -204,7 +209,6 @@ impl Runtime {
             ended = monitor.run() => ended.context("the workers ended")?,
             () = drain => {}
             () = fault.cancelled() => bail!("an apalis worker ended by itself"),
-            queue = self.wedged() => bail!("the claim loop of {queue} is wedged"),
         }
         Ok(self
             .workers
@@ -213,19 +217,18 @@ impl Runtime {
             .fold(Tally::default(), Tally::plus))
     }
 
-    /// Resolves when a claim loop has not stirred for so long that only a new process will help.
-    async fn wedged(&self) -> String {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let closing = self.shutdown.closing.is_cancelled();
-            let wedged = self
-                .workers
-                .iter()
-                .find(|w| !closing && w.vitals.claim_silence() > WEDGED);
-            if let Some(worker) = wedged {
-                return worker.broker.queue().to_owned();
-            }
-        }
+    /// Watches every loop.
+    fn watch(&self) -> std::io::Result<Watchdog> {
+        let limit = self.wedged_after;
+        let pulses = self.workers.iter().flat_map(|worker| {
+            let (layout, queue) = (worker.broker.layout(), worker.broker.queue());
+            [
+                ("claim", worker.vitals.claims()),
+                ("renew", worker.vitals.renewals()),
+            ]
+            .map(|(name, pulse)| (format!("the {name} loop of {layout}:{queue}"), pulse.clone()))
+        });
+        Watchdog::start(limit, pulses.collect(), move |name| watchdog::leave(name, limit))
     }
 }
 

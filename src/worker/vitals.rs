@@ -2,16 +2,17 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use super::watchdog::Pulse;
 use crate::telemetry::metrics::QueueCells;
 
-/// Silence of a claim loop after which it counts as dead. It stirs every fifteen seconds by itself.
-const CLAIM_SILENCE: Duration = Duration::from_secs(45);
+/// Silence of a loop after which it counts as dead. It stirs every fifteen seconds by itself.
+const SILENCE: Duration = Duration::from_secs(45);
 /// Absence of Redis after which the replica counts as sick: a restart of Redis is no reason for alarm.
 pub(crate) const REDIS_ABSENCE: Duration = Duration::from_secs(5);
 
@@ -46,7 +47,8 @@ impl Ending {
 /// Signs of life of one queue's worker.
 #[derive(Debug)]
 pub struct Vitals {
-    claimed_at: Mutex<Instant>,
+    claims: Arc<Pulse>,
+    renewals: Arc<Pulse>,
     away_since: Mutex<Option<Instant>>,
     endings: [AtomicU64; 5],
     cells: QueueCells,
@@ -89,7 +91,8 @@ impl Tally {
 impl Default for Vitals {
     fn default() -> Self {
         Self {
-            claimed_at: Mutex::new(Instant::now()),
+            claims: Arc::default(),
+            renewals: Arc::default(),
             away_since: Mutex::new(None),
             endings: Default::default(),
             cells: QueueCells::default(),
@@ -98,9 +101,14 @@ impl Default for Vitals {
 }
 
 impl Vitals {
-    /// The claim loop stirs.
-    pub fn claim_stirs(&self) {
-        *self.claimed_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// Of the claim loop.
+    pub const fn claims(&self) -> &Arc<Pulse> {
+        &self.claims
+    }
+
+    /// Of the renew loop.
+    pub const fn renewals(&self) -> &Arc<Pulse> {
+        &self.renewals
     }
 
     /// Redis answered, or did not.
@@ -142,21 +150,15 @@ impl Vitals {
         }
     }
 
-    /// How long the claim loop has been silent.
-    pub fn claim_silence(&self) -> Duration {
-        self.claimed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
-    }
-
     /// Why this worker cannot be called healthy, if it cannot.
     pub fn complaint(&self) -> Option<String> {
         if let Some(away) = self.redis_away_for().filter(|away| *away > REDIS_ABSENCE) {
             return Some(format!("Redis has been away for {} s", away.as_secs()));
         }
-        let silence = self.claim_silence();
-        (silence > CLAIM_SILENCE)
-            .then(|| format!("the claim loop has been silent for {} s", silence.as_secs()))
+        [("claim", &self.claims), ("renew", &self.renewals)]
+            .into_iter()
+            .map(|(name, pulse)| (name, pulse.silence()))
+            .find(|(_, silence)| *silence > SILENCE)
+            .map(|(name, silence)| format!("the {name} loop has been silent for {} s", silence.as_secs()))
     }
 }

@@ -30,10 +30,15 @@ impl Field {
 
     async fn inflict(&self, fault: Fault, victim: usize) {
         let Slot { proxy, clock, .. } = &self.slots[victim];
-        let weather = |weather, time| async move {
+        let weather = |weather: Weather, time| async move {
+            let from = self.simulator.journal().elapsed_ms();
             proxy.set(weather);
             sleep(time).await;
             proxy.set(Weather::default());
+            if weather.is_half_open || weather.sip.is_some() {
+                let to = self.simulator.journal().elapsed_ms();
+                self.record().partitions.push((from, to));
+            }
         };
         let faults = self.simulator.faults();
         match fault {

@@ -57,6 +57,10 @@ pub(crate) struct Record {
     pub(crate) faults: BTreeMap<&'static str, u32>,
     /// Spans of the simulator's time in which some replica could not take an answer.
     pub(crate) interruptions: Vec<(f64, f64)>,
+    /// Jobs whose replica was killed, and when, where that is known of every kill.
+    pub(crate) bereaved: Option<Vec<(String, f64)>>,
+    /// Spans in which Redis was out of some replica's reach, and of no other's.
+    pub(crate) partitions: Vec<(f64, f64)>,
     /// As the closing lines of replicas that were stopped tell it.
     pub(crate) succeeded: u64,
     pub(crate) kills: u32,
@@ -120,7 +124,7 @@ impl Field {
         ] {
             launcher.env.push((name, value));
         }
-        let faketime = faketime();
+        let (faketime, neighbour) = (faketime(), neighbour());
         let mut slots = Vec::new();
         for n in 0..settings.replicas {
             let (proxy, clock) = (Proxy::before(port).await, folder.join(format!("clock-{n}")));
@@ -137,7 +141,11 @@ impl Field {
                     ("FAKETIME_CACHE_DURATION", "1".to_owned()),
                 ]);
             }
-            slots.push(Slot::start(&launcher, env, proxy, clock).await);
+            let mut launcher = launcher.clone();
+            if let Some(binary) = neighbour.as_ref().filter(|_| n % 2 == 1) {
+                launcher.binary.clone_from(binary);
+            }
+            slots.push(Slot::start(launcher, env, proxy, clock).await);
         }
         Self {
             settings,
@@ -204,6 +212,11 @@ impl Field {
         }
         false
     }
+}
+
+/// The binary of another version, which every second replica runs.
+pub(crate) fn neighbour() -> Option<PathBuf> {
+    std::env::var_os("CHAOS_NEIGHBOUR").map(PathBuf::from)
 }
 
 /// The library that fakes clocks, where Debian's package is installed.

@@ -15,6 +15,7 @@ use crate::{
 /// A place for a replica, with a line and a clock of its own.
 pub(crate) struct Slot {
     worker: Mutex<Option<Worker>>,
+    launcher: Launcher,
     env: Vec<(&'static str, String)>,
     pub(crate) proxy: Proxy,
     pub(crate) clock: PathBuf,
@@ -23,13 +24,14 @@ pub(crate) struct Slot {
 impl Slot {
     /// Starts the first replica in it.
     pub(crate) async fn start(
-        launcher: &Launcher,
+        launcher: Launcher,
         env: Vec<(&'static str, String)>,
         proxy: Proxy,
         clock: PathBuf,
     ) -> Self {
         Self {
-            worker: Mutex::new(Some(start(launcher, &env).await)),
+            worker: Mutex::new(Some(start(&launcher, &env).await)),
+            launcher,
             env,
             proxy,
             clock,
@@ -43,15 +45,16 @@ async fn start(launcher: &Launcher, env: &[(&'static str, String)]) -> Worker {
 }
 
 impl Field {
-    /// Kills a replica, and starts another in its place. Returns the name of the dead one.
-    pub(crate) async fn kill(&self, victim: usize) -> String {
+    /// Kills a replica, and starts another in its place. Returns the name of the dead one, and when it died by the
+    /// simulator's time.
+    pub(crate) async fn kill(&self, victim: usize) -> (String, f64) {
         let now = self.simulator.journal().elapsed_ms();
         {
             let mut record = self.record();
             record.interruptions.push((now, now));
             record.kills += 1;
         }
-        self.replace(victim, Signal::SIGKILL, None).await
+        (self.replace(victim, Signal::SIGKILL, None).await, now)
     }
 
     /// Stops a replica as an operator does, while another starts: as at a deployment.
@@ -65,7 +68,7 @@ impl Field {
         let mut dying = place.take().expect("each place has its replica until the end");
         self.must_live(&mut dying);
         dying.signal(signal);
-        *place = Some(start(&self.launcher, &slot.env).await);
+        *place = Some(start(&slot.launcher, &slot.env).await);
         let name = dying.name.clone();
         self.bury(dying, code).await;
         name

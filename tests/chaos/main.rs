@@ -11,7 +11,8 @@
 //! | `CHAOS_REPLICAS` | replicas at a time |
 //! | `CHAOS_KILLS` | SIGKILLs of `kills` |
 //! | `CHAOS_LEASE` | seconds of `LEASE_TTL` |
-//! | `CHAOS_STRICT=on` | a paid call made again is a fault, unless a replica was killed or frozen around its answer |
+//! | `CHAOS_NEIGHBOUR` | binary of another version: every second replica runs it (`scripts/mixed-versions.sh`) |
+//! | `CHAOS_STRICT=on` | a paid call made again is a fault, unless a replica was killed, frozen or cut off around its answer |
 //! | `CHAOS_REPORT=on` | writes the run's section of `docs/reliability.md` |
 //!
 //! # Layout
@@ -48,7 +49,7 @@ mod selftest;
 )]
 mod support;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -72,6 +73,15 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
+/// How the test is run again, with these variables.
+fn command(variables: &str, test: &str) -> String {
+    format!("{variables} cargo test --locked --test chaos {test} -- --nocapture")
+}
+
+fn is_strict() -> bool {
+    std::env::var("CHAOS_STRICT").is_ok_and(|on| on == "on")
+}
+
 /// The settings of a run, and the variables that give them.
 fn settings(jobs: u64, seconds: u64, replicas: u64, lease: u64) -> (Settings, String) {
     let seed = number("CHAOS_SEED").unwrap_or(1);
@@ -80,9 +90,12 @@ fn settings(jobs: u64, seconds: u64, replicas: u64, lease: u64) -> (Settings, St
         number("CHAOS_MINUTES").map_or_else(|| number("CHAOS_SECONDS").unwrap_or(seconds), |m| m * 60);
     let replicas = number("CHAOS_REPLICAS").unwrap_or(replicas);
     let lease = number("CHAOS_LEASE").unwrap_or(lease);
-    let variables = format!(
+    let mut variables = format!(
         "CHAOS_SEED={seed} CHAOS_JOBS={jobs} CHAOS_SECONDS={seconds} CHAOS_REPLICAS={replicas} CHAOS_LEASE={lease}"
     );
+    if is_strict() {
+        variables.push_str(" CHAOS_STRICT=on");
+    }
     let settings = Settings {
         seed,
         replicas: usize::try_from(replicas).unwrap(),
@@ -97,13 +110,18 @@ fn settings(jobs: u64, seconds: u64, replicas: u64, lease: u64) -> (Settings, St
     (settings, variables)
 }
 
+/// The commit that `scripts/mixed-versions.sh` has built a binary of.
+fn commit_of(binary: &Path) -> String {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy();
+    name.rsplit('-').next().unwrap_or_default().to_owned()
+}
+
 /// Waits for the last job, stops the replicas, audits, publishes; and wants no finding.
 async fn conclude(title: &Title, field: &Field, started: Instant, more: impl FnOnce(&mut Verdict)) {
     let drained = field.drained().await;
     let wall = started.elapsed();
     field.stop().await;
-    let strict = std::env::var("CHAOS_STRICT").is_ok_and(|on| on == "on");
-    let mut verdict = oracle::audit(field, strict).await;
+    let mut verdict = oracle::audit(field, is_strict()).await;
     if !drained {
         verdict
             .findings
@@ -150,11 +168,21 @@ async fn everything() {
         rpm: minute * 3,
         ..settings
     };
-    let title = Title {
-        name: "everything",
-        heading: "Everything at once",
-        about: "Faults of replicas, Redis, the lines between both and the provider, each lane drawn from the seed.",
-        variables,
+    let about =
+        "Faults of replicas, Redis, the lines between both and the provider, each lane drawn from the seed.";
+    let title = match field::neighbour() {
+        None => Title {
+            name: "everything",
+            heading: "Everything at once",
+            about,
+            command: command(&variables, "everything"),
+        },
+        Some(binary) => Title {
+            name: "mixed",
+            heading: "Two versions side by side",
+            about: "As everything at once, but every second replica runs the binary of an earlier commit.",
+            command: format!("{variables} sh scripts/mixed-versions.sh {}", commit_of(&binary)),
+        },
     };
     let (field, started) = (Field::set(settings).await, Instant::now());
     endure(&field, Lane::ALL).await;
@@ -170,7 +198,7 @@ async fn redis_storm() {
         name: "redis_storm",
         heading: "Redis restarts, CLIENT KILL storms, pauses, OOM, READONLY",
         about: "Replicas and provider are well; Redis is not.",
-        variables,
+        command: command(&variables, "redis_storm"),
     };
     let (field, started) = (Field::set(settings).await, Instant::now());
     endure(&field, &[Lane::Redis]).await;
@@ -192,7 +220,7 @@ async fn kills() {
         name: "kills",
         heading: "Random SIGKILLs",
         about: "Recovery is the time from a SIGKILL until another replica has claimed a job that the dead one held.",
-        variables: format!("CHAOS_KILLS={kills} {variables}"),
+        command: command(&format!("CHAOS_KILLS={kills} {variables}"), "kills"),
     };
     let (field, started, recovery) = (Field::set(settings).await, Instant::now(), Recovery::default());
     let stop = CancellationToken::new();
@@ -202,9 +230,9 @@ async fn kills() {
         for _ in 0..kills {
             sleep(mean.mul_f64(rng.random_range(0.2..1.8))).await;
             let (victim, since) = (rng.random_range(0..field.settings.replicas), Instant::now());
-            let name = field.kill(victim).await;
+            let (name, at) = field.kill(victim).await;
             *field.record().faults.entry("SIGKILL").or_default() += 1;
-            recovery.bereave(&field, &name, since).await;
+            recovery.bereave(&field, &name, since, at).await;
         }
         stop.cancel();
     };

@@ -43,12 +43,17 @@ pub(crate) struct Recovery {
 
 impl Recovery {
     /// Takes down what a replica held that was killed then.
-    pub(crate) async fn bereave(&self, field: &Field, worker: &str, since: Instant) {
+    pub(crate) async fn bereave(&self, field: &Field, worker: &str, since: Instant, at: f64) {
         let held: Vec<(String, String, Option<String>, String)> = field
             .connection
             .invoke(Script::new(HELD).prepare_invoke().key(QUEUE).arg(worker))
             .await
             .unwrap();
+        let ids = held.iter().map(|(hash, ..)| {
+            let (_, id) = hash.rsplit_once(':').expect("a job's hash is named after it");
+            (id.to_owned(), at)
+        });
+        field.record().bereaved.get_or_insert_default().extend(ids);
         let orphans = held.into_iter().map(|(hash, field, claim, ended)| Orphan {
             since,
             hash,

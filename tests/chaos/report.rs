@@ -8,21 +8,11 @@ use crate::{field::Field, oracle::Verdict};
 
 /// What a run is called, and how it is run again.
 pub(crate) struct Title {
-    /// The test's name, and that of its section.
+    /// That of its section.
     pub(crate) name: &'static str,
     pub(crate) heading: &'static str,
     pub(crate) about: &'static str,
-    /// The variables that make it this size.
-    pub(crate) variables: String,
-}
-
-impl Title {
-    fn command(&self) -> String {
-        format!(
-            "{} cargo test --locked --test chaos {} -- --nocapture",
-            self.variables, self.name
-        )
-    }
+    pub(crate) command: String,
 }
 
 /// Prints the run, and writes its section where that is asked for.
@@ -47,7 +37,7 @@ pub(crate) fn publish(title: &Title, field: &Field, verdict: &Verdict, wall: Dur
         .map(|(name, value)| ((*name).to_owned(), json!(value)))
         .collect();
     let line = json!({
-        "run": title.name, "seed": field.settings.seed, "command": title.command(), "figures": figures,
+        "run": title.name, "seed": field.settings.seed, "command": title.command, "figures": figures,
         "errors": record.errors, "findings": verdict.findings,
     });
     println!("{line}");
@@ -62,9 +52,7 @@ pub(crate) fn publish(title: &Title, field: &Field, verdict: &Verdict, wall: Dur
 fn section(title: &Title, seed: u64, rows: &[(&str, String)], verdict: &Verdict) -> String {
     let mut text = format!(
         "### {}\n\n{}\n\n```sh\n{}\n```\n\n",
-        title.heading,
-        title.about,
-        title.command()
+        title.heading, title.about, title.command
     );
     let _ = writeln!(text, "| seed {seed} | |\n|---|---|");
     for (name, value) in rows {

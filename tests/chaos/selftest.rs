@@ -63,7 +63,7 @@ async fn the_oracle_sees_what_is_wrong() {
         ),
         (
             "PING".to_owned(),
-            "paid again, no replica killed or frozen around the answer: 1 (job-bullmq-4)",
+            "paid again, the answer had arrived: 1 (job-bullmq-4)",
         ),
     ] {
         let words: Vec<&str> = command.split(' ').collect();

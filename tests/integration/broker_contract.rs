@@ -9,6 +9,8 @@ use backend_worker::queue::{
 use crate::support::{TestRedis, both_layouts, enqueue, enqueue_with, eventually, view};
 
 const FIRST: ClaimNumber = ClaimNumber::FIRST;
+/// Of the replica that sweeps.
+const TTL: Duration = Duration::from_millis(300);
 
 /// Two replicas of one queue; the leases of `brief` run out in no time.
 pub(crate) struct Fixture {
@@ -24,8 +26,8 @@ impl Fixture {
         let redis = TestRedis::start().await;
         let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
         let brief = redis.broker_with(layout, "q", "brief", Duration::from_millis(50));
-        // Whose lease is unbroken for a ttl may judge others: this one's is short, and kept alive by `recovered`.
-        let sweeper = redis.broker_with(layout, "q", "sweeper", Duration::from_millis(300));
+        // Others are judged once renewals have followed each other for a ttl: this one's is short, and `recovered` renews.
+        let sweeper = redis.broker_with(layout, "q", "sweeper", TTL);
         a.renew(&[]).await.unwrap();
         b.renew(&[]).await.unwrap();
         Self {
@@ -54,6 +56,12 @@ impl Fixture {
             (!self.sweeper.recover().await.unwrap().more).then_some(())
         })
         .await;
+    }
+
+    /// As [`Self::orphan`], of a job that has begun to run.
+    pub(crate) async fn begun_orphan(&self, number: ClaimNumber) {
+        let lease = self.orphan(number).await;
+        assert_eq!(self.brief.begin(&lease).await.unwrap(), Settled::Applied);
     }
 
     /// Claims one job with the replica whose lease has run out by the time that this returns.
@@ -122,10 +130,13 @@ both_layouts! {
     progress_and_history_are_kept
     an_orphan_is_recovered_without_losing_an_attempt
     three_lost_deliveries_are_poison
+    what_was_lost_before_it_had_begun_is_none
     renewing_tells_what_is_lost
     leaving_puts_everything_back
     a_stray_of_this_replica_goes_back
-    who_has_just_lived_through_an_outage_judges_nobody
+    after_an_outage_nobody_is_judged_at_once
+    the_dead_are_judged_by_whoever_comes
+    what_a_later_version_has_written_is_left_as_it_is
     a_paused_queue_hands_out_nothing
     waiting_ends_when_work_arrives
     waiting_ends_when_a_delayed_job_is_due
@@ -325,7 +336,14 @@ async fn three_lost_deliveries_are_poison(f: Fixture) {
     enqueue(&*f.a, "1").await;
     let mut number = FIRST;
     for lost in 1..=3 {
-        f.orphan(number).await;
+        if lost == 1 {
+            // A first delivery says so by its first paid call.
+            let lease = f.orphan(number).await;
+            let page = f.a.ledger_key("1");
+            f.redis.ask::<()>(&["HSET", &page, "by", &lease.token]).await;
+        } else {
+            f.begun_orphan(number).await;
+        }
         number = number.next().next();
         let found = f.recovered().await;
         assert_eq!(
@@ -341,6 +359,33 @@ async fn three_lost_deliveries_are_poison(f: Fixture) {
             .unwrap()
             .contains("poison: 3 deliveries ended without an outcome")
     );
+}
+
+/// Who is claimed and waits while its replica dies has killed nobody. It cannot go on for ever, all the same: a payload may
+/// kill a replica before anything runs.
+async fn what_was_lost_before_it_had_begun_is_none(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    let mut number = FIRST;
+    for lost in 1..=12 {
+        // One of them has begun. The mark that it leaves is no later claim's.
+        if lost == 5 {
+            f.begun_orphan(number).await;
+        } else {
+            f.orphan(number).await;
+        }
+        number = number.next().next();
+        let found = f.recovered().await;
+        let expected = if lost < 12 { (1, 0) } else { (0, 1) };
+        assert_eq!((found.requeued, found.poisoned), expected, "after {lost}");
+        f.swept().await;
+        if lost == 6 {
+            let next = f.b.claim(FIRST, 1).await.unwrap().remove(0);
+            assert_eq!(next.lost, 6, "whoever claims it is told");
+            f.b.release(&[next.lease]).await.unwrap();
+        }
+    }
+    let error = view(&*f.a, "1").await.error.unwrap();
+    assert!(error.contains("poison: 12 deliveries ended without"), "{error}");
 }
 
 async fn renewing_tells_what_is_lost(f: Fixture) {
@@ -497,12 +542,75 @@ async fn a_stray_of_this_replica_goes_back(f: Fixture) {
     );
 }
 
-async fn who_has_just_lived_through_an_outage_judges_nobody(f: Fixture) {
+async fn after_an_outage_nobody_is_judged_at_once(f: Fixture) {
     enqueue(&*f.a, "1").await;
     f.orphan(FIRST).await;
-    // Its lease is fresh: so may be everybody's trouble.
+    tokio::time::sleep(TTL).await; // The length of the outage: nobody can renew.
     f.sweeper.renew(&[]).await.unwrap();
     let found = f.sweeper.recover().await.unwrap();
-    assert_eq!((found.requeued, found.more), (0, false));
-    assert_eq!(f.recovered().await.requeued, 1, "in time it does");
+    assert_eq!((found.requeued, found.more), (0, false), "its owner gets time");
+    assert_eq!(f.recovered().await.requeued, 1, "but not for ever");
+}
+
+/// Where every replica dies sooner than its lease runs out, the jobs of the dead come back all the same.
+async fn the_dead_are_judged_by_whoever_comes(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    f.orphan(FIRST).await;
+    let born = std::cell::Cell::new(0);
+    eventually("recovered by somebody who has only just come", async || {
+        born.set(born.get() + 1);
+        let newcomer = f
+            .redis
+            .broker_with(f.a.layout(), "q", &format!("newcomer-{}", born.get()), TTL);
+        newcomer.renew(&[]).await.unwrap();
+        (newcomer.recover().await.unwrap().requeued == 1).then_some(())
+    })
+    .await;
+    assert_eq!(one(&*f.b, FIRST).await.id.as_ref(), "1");
+}
+
+/// Replicas of neighbouring versions run side by side: fields that one does not know are the other's.
+async fn what_a_later_version_has_written_is_left_as_it_is(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    let (job, queue) = match f.a.layout() {
+        Layout::Apalis => ("q:meta:1", "q:"),
+        Layout::Bullmq => ("bull:q:1", "bull:q:bw:"),
+    };
+    let session = format!("{queue}session:a");
+    let hashes = match f.a.layout() {
+        Layout::Apalis => vec![job, &session],
+        Layout::Bullmq => vec![job], // Its session is a number.
+    };
+    for hash in &hashes {
+        f.redis.ask::<()>(&["HSET", hash, "bw:later", "kept"]).await;
+    }
+    f.redis
+        .ask::<()>(&["SET", &format!("{queue}later"), "kept"])
+        .await;
+
+    f.a.renew(&[]).await.unwrap();
+    let first = one(&*f.a, FIRST).await;
+    f.a.begin(&first).await.unwrap();
+    f.a.progress(&first, 50, Some(&note())).await.unwrap();
+    assert!(f.a.renew(std::slice::from_ref(&first)).await.unwrap().is_empty());
+    f.a.release(&[first]).await.unwrap();
+    f.orphan(FIRST).await;
+    f.recovered().await;
+    let second = one(&*f.a, FIRST.next()).await;
+    f.a.fail(&second, "no", None).await.unwrap();
+    let order = backend_worker::queue::RetryOrder {
+        id: "o",
+        by: "test",
+        reset_attempts: true,
+    };
+    f.a.retry(&["1"], &order).await.unwrap();
+    let third = one(&*f.a, FIRST.next().next()).await;
+    assert_eq!(f.a.complete(&third, "1").await.unwrap(), Settled::Applied);
+
+    for hash in hashes {
+        let kept: Option<String> = f.redis.ask(&["HGET", hash, "bw:later"]).await;
+        assert_eq!(kept.as_deref(), Some("kept"), "{hash}");
+    }
+    let kept: Option<String> = f.redis.ask(&["GET", &format!("{queue}later")]).await;
+    assert_eq!(kept.as_deref(), Some("kept"));
 }

@@ -35,6 +35,7 @@ fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> Page {
         max_attempts: 3,
         backoff: None,
         waited: Duration::ZERO,
+        lost: 0,
         first: nth == 1,
         trace: None,
     };

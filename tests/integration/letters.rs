@@ -308,7 +308,7 @@ async fn a_poisoned_job_starts_with_a_fresh_count(f: Fixture) {
     enqueue(&*f.a, "1").await;
     let mut number = FIRST;
     let lose = async |number: &mut ClaimNumber| {
-        f.orphan(*number).await;
+        f.begun_orphan(*number).await;
         *number = number.next().next();
         let found = f.recovered().await;
         f.swept().await;

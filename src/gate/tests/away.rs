@@ -1,6 +1,6 @@
 //! What callers see of the gates while Redis is away, and when it is back.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, num::NonZeroU32};
 
 use jobs::Provider;
 use nix::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     demo::PrivateRedis,
-    gate::{DEADLINE, Effect, Gate, GatesSettings, Outcome, Reason, Settlement},
+    gate::{Admission, DEADLINE, Effect, Gate, Gates, GatesSettings, Outcome, Permit, Reason, Settlement},
 };
 
 fn signal(redis: &PrivateRedis, signal: Signal) {
@@ -120,6 +120,58 @@ async fn without_redis_the_replica_goes_by_its_own_limits_and_its_own_breaker() 
     })
     .await;
     eventually("Redis is back", async || !gates.is_redis_away()).await;
+}
+
+/// What Redis had granted stands beside what the replicas grant themselves, when it goes away and when it is back.
+#[tokio::test]
+async fn a_fleet_without_redis_is_above_its_limit_by_its_shares_at_most() {
+    const LIMIT: u32 = 20;
+    let redis = PrivateRedis::start().await.unwrap();
+    let mut settings = GatesSettings {
+        lease_ttl: ms(60_000), // None runs out meanwhile.
+        ..GatesSettings::default()
+    };
+    settings.openai.limits.max_concurrent = NonZeroU32::new(LIMIT);
+    settings.openai.limits.requests_per_minute = None;
+    let fleet = ["r1", "r2", "r3", "r4"].map(|name| patient_for(ms(1500), &redis.url(), name, &settings));
+    let _running = fleet.each_ref().map(run);
+    for gates in &fleet {
+        gates.counted().await;
+        // Only the last to come knows of all at once; the others learn it with their next renewal.
+        gates.appear(settings.lease_ttl).await;
+    }
+    for gates in &fleet {
+        gates.appear(settings.lease_ttl).await;
+    }
+    /// Calls until the gate refuses one.
+    async fn fill(gates: &Gates) -> Vec<Permit> {
+        let mut held = Vec::new();
+        while let Admission::Admitted(mut permit) = gates.gate(OPENAI).admit(0).await {
+            permit.sent();
+            held.push(permit);
+        }
+        held
+    }
+    // The worst case: all that Redis grants is in one hand, and the others have their shares untouched.
+    let granted = fill(&fleet[0]).await;
+    assert_eq!(granted.len(), 20);
+
+    signal(&redis, Signal::SIGSTOP);
+    let shares = futures_util::future::join_all(fleet.iter().map(|gates| fill(gates))).await;
+    assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [0, 4, 4, 4]);
+
+    signal(&redis, Signal::SIGCONT);
+    eventually("Redis is back", async || {
+        fleet[1].gate(OPENAI).status().await.is_ok()
+    })
+    .await;
+    assert!(fill(&fleet[1]).await.is_empty(), "Redis knows of its own");
+    for permit in granted {
+        end(permit, Outcome::Success).await;
+    }
+    let again = fill(&fleet[1]).await;
+    let in_flight = again.len() + shares.iter().map(Vec::len).sum::<usize>();
+    assert_eq!(in_flight, 20 + 12, "and of none that was granted without it");
 }
 
 /// An open breaker stays open when Redis goes away, and a provider that wants a pause gets it.

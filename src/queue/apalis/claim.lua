@@ -3,7 +3,7 @@
 -- ARGV 1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken
 --      5 meta prefix  6 attempts where the producer named none  7 inflight prefix
 -- Returns false without a lease (renew first), else a list of {id, payload|false, attempt, max_attempts, waited_ms,
--- 1 for a first claim}.
+-- 1 for a first claim, deliveries lost so far}.
 -- A number that was carried out before returns what is left of it, and claims nothing more.
 local active, scheduled, inflight, data, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, number, want, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -18,14 +18,14 @@ call('SCARD', inflight)
 call('HLEN', data)
 
 local function meta_of(id)
-  return read_meta(meta_prefix .. id, 'attempts', 'max_attempts', 'waited', 'claim', 'locked_by', 'status')
+  return read_meta(meta_prefix .. id, 'attempts', 'max_attempts', 'waited', 'claim', 'locked_by', 'status', 'lost')
 end
 
 local rows, bytes = {}, 0
 local function add_row(id, attempt, m)
   local payload = call('HGET', data, id)
   bytes = bytes + (payload and #payload or 0)
-  rows[#rows + 1] = { id, payload, attempt, max(1, count(m[2], default_max)), count(m[3], 0), m[4] and 0 or 1 }
+  rows[#rows + 1] = { id, payload, attempt, max(1, count(m[2], default_max)), count(m[3], 0), m[4] and 0 or 1, count(m[7], 0) }
 end
 
 local last = tonumber(call('HGET', KEYS[7], 'claim') or 0)

@@ -6,8 +6,8 @@
 //! or `dead`. `apalis_redis` producers push into `scheduled` with a time of now; nothing announces that push, so
 //! `wait` lets Redis tell us of the change (client tracking) instead of polling for it.
 //!
-//! A replica holds one lease a queue (`leases`, 15 s, renewed every 5 s). When it runs out, any other replica puts
-//! back what the dead one held. Each claim carries a token, `<worker>:<number>`; a job's meta names the token that
+//! A replica holds one lease a queue (`leases`, 15 s, renewed every 5 s). When it runs out and Redis was there all the
+//! time (`../witness.lua`), any other replica puts back what the dead one held. Each claim carries a token, `<worker>:<number>`; a job's meta names the token that
 //! may write to it, so a replica that wakes up late writes nothing.
 
 mod follow;
@@ -129,8 +129,8 @@ impl ApalisBroker {
 }
 
 /// A claimed job as `claim.lua` returns it: id, payload, attempt, max_attempts, waited ms, whether it is the first
-/// claim.
-type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool);
+/// claim, deliveries lost so far.
+type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32);
 
 #[async_trait]
 impl Broker for ApalisBroker {
@@ -169,7 +169,7 @@ impl Broker for ApalisBroker {
 
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
-        for (id, payload, attempt, max_attempts, waited, first) in rows.ok_or(BrokerError::Unleased)? {
+        for (id, payload, attempt, max_attempts, waited, first, lost) in rows.ok_or(BrokerError::Unleased)? {
             match String::from_utf8(id) {
                 Ok(id) => deliveries.push(Delivery {
                     lease: Lease {
@@ -183,6 +183,7 @@ impl Broker for ApalisBroker {
                     backoff: None,
                     waited: Duration::from_millis(waited),
                     first,
+                    lost,
                     trace: None,
                 }),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
@@ -200,7 +201,7 @@ impl Broker for ApalisBroker {
             call.key(&self.keys.leases)
                 .key(&self.keys.workers)
                 .key(&self.inflight)
-                .key(&self.session);
+                .key(&self.keys.witness);
             call.arg(&self.worker)
                 .arg(millis(self.options.lease_ttl))
                 .arg(&self.keys.meta_prefix);
@@ -226,11 +227,11 @@ impl Broker for ApalisBroker {
             .key(&keys.active)
             .key(&keys.dead)
             .key(&keys.ended_dead)
-            .key(&self.session);
-        call.arg(&self.worker)
-            .arg(&keys.inflight_prefix)
-            .arg(&keys.meta_prefix);
-        call.arg(MOVE_CHUNK).arg(self.options.max_lost);
+            .key(&keys.witness);
+        call.arg(&keys.inflight_prefix)
+            .arg(&keys.meta_prefix)
+            .arg(MOVE_CHUNK)
+            .arg(self.options.max_lost);
         call.arg(millis(self.options.lease_ttl))
             .arg(&keys.session_prefix)
             .arg(&keys.history_prefix);
@@ -300,6 +301,15 @@ impl Broker for ApalisBroker {
             released += self.connection.invoke::<usize>(&call).await?;
         }
         Ok(released)
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError> {
+        let mut call = scripts::BEGIN.prepare_invoke();
+        call.key(&self.inflight)
+            .arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&self.keys.meta_prefix);
+        Ok(settled(self.connection.invoke(&call).await?))
     }
 
     async fn progress(

@@ -1,21 +1,23 @@
 -- Second prelude, of the scripts that look after jobs which nobody runs any more.
 --
 -- The job goes back to the head of the queue, its attempt given back and the lost delivery counted; too many of them
--- make it poison. `holder` is whose in-flight set it was in: if somebody else has it by now, it is only taken out.
+-- make it poison (../poison.lua). `holder` is whose in-flight set it was in: if somebody else has it by now, it is only
+-- taken out.
 -- Returns 'requeued', 'poisoned' or 'left'.
 local function orphan(id, holder, inflight, active, dead, ended, meta, history, max_lost, now)
-  local m = read_meta(meta, 'attempts', 'lost', 'locked_by')
+  local m = read_meta(meta, 'attempts', 'lost', 'locked_by', 'claim', 'begun', 'cut')
   local dead_is_zset = is_zset(dead)
   call('LLEN', active)
   call('ZCARD', ended)
   call('SREM', inflight, id)
   if m[3] and m[3] ~= holder then return 'left' end
-  local lost = count(m[2], 0) + 1
-  if lost >= max_lost then
-    local reason = 'poison: ' .. lost .. ' deliveries ended without an outcome'
+  local lost, cut = count(m[2], 0) + 1, count(m[6], 0)
+  if has_begun(m[4], m[5], 'ledger:' .. meta) then cut = cut + 1 end
+  local reason = poison(lost, cut, max_lost)
+  if reason then
     add_ended(dead, dead_is_zset, id, now)
     call('ZADD', ended, now, id)
-    call('HSET', meta, 'status', 'Killed', 'lost', lost, 'claim', '', 'done_at', floor(now / 1000),
+    call('HSET', meta, 'status', 'Killed', 'lost', lost, 'cut', cut, 'claim', '', 'done_at', floor(now / 1000),
       'error', reason, 'result', cjson.encode({ Err = reason }))
     -- A history that is none must not keep the job from ending.
     if type(protected('LLEN', history)) == 'number' then
@@ -24,6 +26,6 @@ local function orphan(id, holder, inflight, active, dead, ended, meta, history, 
     return 'poisoned'
   end
   call('LPUSH', active, id)
-  call('HSET', meta, 'status', 'Pending', 'lost', lost, 'claim', '', 'attempts', max(0, count(m[1], 1) - 1))
+  call('HSET', meta, 'status', 'Pending', 'lost', lost, 'cut', cut, 'claim', '', 'attempts', max(0, count(m[1], 1) - 1))
   return 'requeued'
 end

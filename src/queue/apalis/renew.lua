@@ -1,11 +1,10 @@
 -- Renews a replica's lease on the queue, and says which of its jobs it has lost.
--- KEYS 1 leases  2 workers  3 inflight of this worker  4 session of this worker
+-- KEYS 1 leases  2 workers  3 inflight of this worker  4 witness of the fleet's renewals
 -- ARGV 1 worker  2 lease ttl ms  3 meta prefix  4… pairs of job id, claim token
 -- Returns {how many jobs the queue counts as this worker's, positions (0, 1, …) of the lost pairs}.
 local now, ttl = now_ms(), tonumber(ARGV[2])
 local lease = tonumber(call('ZSCORE', KEYS[1], ARGV[1]) or 0)
--- Since when the lease is unbroken: after an outage, nobody judges others before they had time to renew.
-if lease <= now then call('HSET', KEYS[4], 'since', now) end
+note_renewal(KEYS[4], function() return now end, ttl)
 call('ZADD', KEYS[1], now + ttl, ARGV[1])
 -- What apalis's own tools read; they think in minutes, and every command of an idle queue counts.
 if floor(now / 30000) ~= floor((lease - ttl) / 30000) then call('ZADD', KEYS[2], floor(now / 1000), ARGV[1]) end

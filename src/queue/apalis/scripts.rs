@@ -13,13 +13,14 @@ macro_rules! script {
 
 script! {
     CLAIM = "claim.lua";
-    RENEW = "renew.lua";
-    RECOVER = "orphan.lua", "recover.lua";
-    STRAYS = "orphan.lua", "strays.lua";
+    RENEW = "../witness.lua", "renew.lua";
+    RECOVER = "../witness.lua", "../poison.lua", "orphan.lua", "recover.lua";
+    STRAYS = "../poison.lua", "orphan.lua", "strays.lua";
     COMPLETE = "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "fail.lua";
     RELEASE = "release.lua";
+    BEGIN = "begin.lua";
     PROGRESS = "progress.lua";
     LEAVE = "leave.lua";
     ENQUEUE = "enqueue.lua";

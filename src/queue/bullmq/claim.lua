@@ -3,7 +3,7 @@
 -- KEYS 1 prefix
 -- ARGV 1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken  5 lock ms
 --      6 s for which the number is remembered
--- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim}…, ids without a job…,
+-- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries lost so far}…, ids without a job…,
 -- {id, reason}…
 -- A number that was carried out before returns what is left of it, and claims nothing more.
 local worker, number, want, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
@@ -11,7 +11,7 @@ local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
 local now, bytes = now_ms(), 0
 local rows, ghosts, refused = {}, {}, {}
 local MOST_ATTEMPTS = 4294967295 -- What the worker can count.
-local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'bw:claim', 'ats', 'defa', 'rjk' }
+local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'bw:claim', 'ats', 'defa', 'rjk', 'stc' }
 
 -- The job's fields; nil when there is none, or its key is something else.
 local function read(id)
@@ -21,7 +21,8 @@ end
 
 local function row(id, m, claims)
   bytes = bytes + (m[2] and #m[2] or 0)
-  return { id, m[1] or '', m[2], m[3] or '', min(count(m[4], 0) + 1, MOST_ATTEMPTS), count(m[5], 0), claims == 1 and 1 or 0 }
+  local attempt = min(count(m[4], 0) + 1, MOST_ATTEMPTS)
+  return { id, m[1] or '', m[2], m[3] or '', attempt, count(m[5], 0), claims == 1 and 1 or 0, count(m[10], 0) }
 end
 
 -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.

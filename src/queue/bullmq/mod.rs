@@ -7,7 +7,7 @@
 //! ends in `completed` or `failed`, or is removed. Who adds a job sets the marker, which `wait` blocks on.
 //!
 //! Each claimed job has a lock that holds the claim's token, `<worker>:<number>`, and runs out unless it is renewed;
-//! then any other replica puts the job back. The claim also leaves a mark in the job's hash, made of the token and of
+//! then any other replica puts the job back, unless it was Redis that was away (`../witness.lua`). The claim also leaves a mark in the job's hash, made of the token and of
 //! the count of claims by anybody: it tells a resend from a late outcome, finds the jobs of a claim whose answer was
 //! lost, and lets a lock that ran out while Redis was away be set again if nobody has touched the job since.
 //!
@@ -78,8 +78,9 @@ pub struct BullmqBroker {
     completions: Completions,
 }
 
-/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim.
-type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64, bool);
+/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
+/// deliveries lost so far.
+type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64, bool, u32);
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
 
@@ -131,7 +132,7 @@ impl BullmqBroker {
 
 /// A claimed job, or that its id is no UTF-8.
 fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
-    let (id, name, payload, opts, attempt, waited, first) = row;
+    let (id, name, payload, opts, attempt, waited, first, lost) = row;
     let options = JobOptions::read(&opts);
     Ok(Delivery {
         lease: Lease {
@@ -145,6 +146,7 @@ fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
         backoff: Some(options.backoff),
         waited: Duration::from_millis(waited),
         first,
+        lost,
         trace: options.trace,
     })
 }
@@ -226,10 +228,6 @@ impl Broker for BullmqBroker {
     }
 
     async fn recover(&self) -> Result<Recovered, BrokerError> {
-        // Whose own renewals were interrupted has lived through an outage, and so have the others: they get time.
-        if !self.renewal().may_sweep(self.options.lease_ttl) {
-            return Ok(Recovered::default());
-        }
         self.sweep().await
     }
 
@@ -269,6 +267,12 @@ impl Broker for BullmqBroker {
             released += self.connection.invoke::<usize>(&call).await?;
         }
         Ok(released)
+    }
+
+    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::BEGIN);
+        call.arg(&*lease.id).arg(&*lease.token);
+        self.settle(&call).await
     }
 
     async fn progress(

@@ -1,6 +1,7 @@
 -- Third prelude, of the scripts that look after jobs which nobody runs any more.
 --
--- The job goes back to the head of the queue, and the lost delivery is counted; too many of them make it poison.
+-- The job goes back to the head of the queue, and the lost delivery is counted; too many of them make it poison
+-- (../poison.lua).
 -- Returns 'requeued' or 'poisoned'.
 local function has_scheduler(id)
   local scheduler = call('HGET', P .. id, 'rjk')
@@ -10,9 +11,12 @@ end
 
 local function orphan(id, max_lost, now)
   local spared = has_scheduler(id)
-  local lost = bump(P .. id, 'stc')
-  if lost >= max_lost and not spared then
-    local reason = 'poison: ' .. lost .. ' deliveries ended without an outcome (job stalled more than allowable limit)'
+  local b = call('HMGET', P .. id, 'bw:begun', 'bw:cut')
+  local lost, cut = bump(P .. id, 'stc'), count(b[2], 0)
+  if has_begun(claim_of(id, '', math.huge), b[1], 'ledger:' .. P .. id) then cut = bump(P .. id, 'bw:cut') end
+  local reason = poison(lost, cut, max_lost)
+  if reason and not spared then
+    reason = reason .. ' (job stalled more than allowable limit)'
     local m, by = call('HMGET', P .. id, unpack(ENDING)), call('HGET', P .. id, 'pb')
     -- A log that is none must not keep the job from ending.
     if type(protected('LLEN', P .. id .. ':logs')) == 'number' then

@@ -4,13 +4,15 @@
 -- Unlike BullMQ's own sweep, this one neither marks suspects first nor takes turns with others (`stalled-check`): no
 -- worker gets an expired lock back, so to wait for a second look would only be slower.
 -- KEYS 1 prefix
--- ARGV 1 where to begin: claimed jobs that are passed over  2 stretch  3 chunk  4 lost deliveries that make poison
+-- ARGV 1 where to begin: claimed jobs that are passed over  2 stretch  3 chunk  4 lost deliveries that make poison  5 lock ms
 -- Returns {requeued, poisoned, where to go on, or -1 at the end}.
 local offset, stretch, chunk, max_lost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local now, tally, left = now_ms(), { requeued = 0, poisoned = 0 }, 0
+local tally, left = { requeued = 0, poisoned = 0 }, 0
 -- Claims are pushed in front: the oldest is the last.
 local claimed = call('LRANGE', P .. 'active', -offset - stretch, -offset - 1)
 if #claimed == 0 then return { 0, 0, -1 } end
+local now = now_ms()
+if not may_judge(P .. 'bw:witness', now, tonumber(ARGV[5])) then return { 0, 0, -1 } end
 expect_ends('failed')
 for i = #claimed, 1, -1 do
   local id = claimed[i]

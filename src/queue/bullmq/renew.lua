@@ -5,6 +5,7 @@
 -- Returns {how many jobs are claimed by anybody, positions (0, 1, …) of the lost pairs, version of the producers'
 -- BullMQ, number of schedulers}.
 if #ARGV > 1 then expect_active() end
+note_renewal(P .. 'bw:witness', now_ms, tonumber(ARGV[1]))
 local lost = {}
 for i = 2, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]

@@ -30,7 +30,7 @@ local function retry(id)
   local tied, problem = pcall(tie, key, m[6])
   if not tied then complain(key .. ' is retried, its parent was not told', problem) end
   remember(id, now, note_of(count(m[4], 0), 'retried', 'retried by hand', who))
-  call('HDEL', key, 'finishedOn', 'processedOn', 'failedReason', 'stc', 'bw:waited', 'bw:why', 'bw:gate')
+  call('HDEL', key, 'finishedOn', 'processedOn', 'failedReason', 'stc', 'bw:cut', 'bw:waited', 'bw:why', 'bw:gate')
   if anew then call('HDEL', key, 'atm') end
   call('HSET', key, 'bw:retried', order)
   call('ZREM', P .. 'failed', id)

@@ -15,14 +15,15 @@ macro_rules! script {
 script! {
     CLAIM = "ending.lua", "claim.lua";
     LOOK = "look.lua";
-    RENEW = "renew.lua";
-    RECOVER = "ending.lua", "orphan.lua", "recover.lua";
+    RENEW = "../witness.lua", "renew.lua";
+    RECOVER = "../witness.lua", "ending.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
-    STRAYS = "ending.lua", "orphan.lua", "strays.lua";
+    STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
     COMPLETE = "ending.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "ending.lua", "fail.lua";
     RELEASE = "release.lua";
+    BEGIN = "begin.lua";
     PROGRESS = "progress.lua";
     LEAVE = "leave.lua";
     ENQUEUE = "enqueue.lua";

@@ -18,7 +18,8 @@ impl BullmqBroker {
         call.arg(self.swept.load(Ordering::Relaxed))
             .arg(STRETCH)
             .arg(MOVE_STRETCH)
-            .arg(self.options.max_lost);
+            .arg(self.options.max_lost)
+            .arg(millis(self.options.lease_ttl));
         let (requeued, poisoned, next): (u64, u64, i64) = self.connection.invoke(&call).await?;
         let next = usize::try_from(next).ok();
         self.swept.store(next.unwrap_or_default(), Ordering::Relaxed);

@@ -30,6 +30,7 @@ fn delivery(attempt: u32, waited: Duration) -> Delivery {
         max_attempts: 3,
         backoff: None,
         waited,
+        lost: 0,
         first: attempt == 1,
         trace: None,
     }

@@ -15,7 +15,7 @@ use backend_worker::{
     retry::{Backoff, RetryPolicy},
     worker::{
         Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules, runtime::QueueWorker,
-        vitals::Tally,
+        vitals::Tally, watchdog::WEDGED_AFTER,
     },
 };
 use tokio::task::JoinHandle;
@@ -131,6 +131,7 @@ pub(crate) fn options() -> RuntimeOptions {
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(30),
         renew_every: Duration::from_secs(5),
+        wedged_after: WEDGED_AFTER,
     }
 }
 

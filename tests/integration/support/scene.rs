@@ -2,6 +2,7 @@
 
 use std::{
     ops::Deref,
+    path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
@@ -33,6 +34,7 @@ pub(crate) struct Scene {
 /// Starts the binary, with the variables that point it to a scene.
 #[derive(Clone)]
 pub(crate) struct Launcher {
+    pub(crate) binary: PathBuf,
     pub(crate) env: Vec<(&'static str, String)>,
 }
 
@@ -70,14 +72,17 @@ impl Scene {
         Self {
             redis,
             simulator: simulator.spawn(),
-            launcher: Launcher { env },
+            launcher: Launcher {
+                binary: env!("CARGO_BIN_EXE_backend-worker").into(),
+                env,
+            },
         }
     }
 }
 
 impl Launcher {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backend-worker"));
+        let mut command = Command::new(&self.binary);
         // A clean environment, and a folder without a .env.
         command
             .env_clear()

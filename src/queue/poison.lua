@@ -1,0 +1,21 @@
+-- Prelude of the scripts that count lost deliveries.
+--
+-- A job is poison when `most` of its deliveries were lost after it had begun to run: only such a job can have killed its
+-- replicas. One that was claimed, or waited at a gate, was a bystander. A first delivery has begun when it has marked a
+-- paid call in the ledger; later ones say so before they run. The bound on all lost deliveries is for what kills a
+-- replica without ever beginning: a payload that it cannot bear to receive.
+local BYSTANDING = 4
+
+-- Whether the claim with this token is known to have run. `begun` is the token that its job's hash names.
+local function has_begun(token, begun, ledger)
+  if not token or token == '' then return false end
+  local page = redis.pcall('HGET', ledger, 'by')
+  return begun == token or page == token
+end
+
+-- Why a job is poison, if it is: `lost` of its deliveries ended without an outcome, `cut` of them while it ran.
+local function poison(lost, cut, most)
+  if cut < most and lost < most * BYSTANDING then return end
+  return 'poison: ' .. (cut < most and lost or cut) .. ' deliveries ended without an outcome'
+end
+
