@@ -12,10 +12,12 @@ pub mod vars;
 use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
 
 use jobs::{JobType, Settings};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::SecretString;
 
 use self::reader::Reader;
 use crate::{
+    connection::RedisAddress,
     gate::GatesSettings,
     ledger::UnknownCalls,
     ops::Access,
@@ -44,7 +46,7 @@ pub struct QueueSpec {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where Redis is.
-    pub redis_url: SecretString,
+    pub redis: RedisAddress,
     /// Port of the HTTP server; 0 takes a free one.
     pub port: u16,
     /// The queues to serve.
@@ -134,7 +136,7 @@ impl Config {
         let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
         let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
         let config = Self {
-            redis_url: redis_url(&mut env),
+            redis: redis(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers::read(&mut env),
@@ -225,6 +227,31 @@ fn dotenv_fault(error: &dotenvy::Error) -> String {
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+
+fn redis(env: &mut Reader<'_>) -> RedisAddress {
+    let address = RedisAddress::from(redis_url(env));
+    match env.optional(&vars::REDIS_CA_FILE, read_authorities) {
+        Some(_) if !address.is_tls() => {
+            env.complain::<()>(
+                &vars::REDIS_CA_FILE,
+                "is for a rediss:// URL, and Redis's is none",
+            );
+            address
+        }
+        Some(authorities) => address.trusting(authorities),
+        None => address,
+    }
+}
+
+fn read_authorities(path: &str) -> Result<Vec<u8>, String> {
+    let pem = std::fs::read(path).map_err(|e| format!("a file that can be read ({e})"))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(pem),
+        Ok(_) => Err("a file that holds a certificate in PEM".to_owned()),
+        Err(error) => Err(format!("a file of certificates in PEM ({error})")),
+    }
+}
 
 fn redis_url(env: &mut Reader<'_>) -> SecretString {
     let check = |text: &str| {

@@ -118,11 +118,11 @@ fn the_public_redis_serves_only_without_a_private_one() {
     use secrecy::ExposeSecret;
     let public = ("REDIS_PUBLIC_URL", "redis://public:1");
     assert_eq!(
-        read(&[public]).unwrap().redis_url.expose_secret(),
+        read(&[public]).unwrap().redis.url().expose_secret(),
         "redis://public:1"
     );
     let both = read(&[public, ("REDIS_URL", "redis://private:1")]).unwrap();
-    assert_eq!(both.redis_url.expose_secret(), "redis://private:1");
+    assert_eq!(both.redis.url().expose_secret(), "redis://private:1");
 }
 
 #[test]
