@@ -3,6 +3,7 @@
 //! Every variable is declared once, in [`vars`]; everything is read and checked before a socket opens, and all that
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
+mod address;
 mod gates;
 mod handlers;
 mod reader;
@@ -12,8 +13,6 @@ pub mod vars;
 use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
 
 use jobs::{JobType, Settings};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
-use secrecy::SecretString;
 
 use self::reader::Reader;
 use crate::{
@@ -136,7 +135,7 @@ impl Config {
         let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
         let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
         let config = Self {
-            redis: redis(&mut env),
+            redis: address::read(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers::read(&mut env),
@@ -227,47 +226,6 @@ fn dotenv_fault(error: &dotenvy::Error) -> String {
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn redis(env: &mut Reader<'_>) -> RedisAddress {
-    let address = RedisAddress::from(redis_url(env));
-    match env.optional(&vars::REDIS_CA_FILE, read_authorities) {
-        Some(_) if !address.is_tls() => {
-            env.complain::<()>(
-                &vars::REDIS_CA_FILE,
-                "is for a rediss:// URL, and Redis's is none",
-            );
-            address
-        }
-        Some(authorities) => address.trusting(authorities),
-        None => address,
-    }
-}
-
-fn read_authorities(path: &str) -> Result<Vec<u8>, String> {
-    let pem = std::fs::read(path).map_err(|e| format!("a file that can be read ({e})"))?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(pem),
-        Ok(_) => Err("a file that holds a certificate in PEM".to_owned()),
-        Err(error) => Err(format!("a file of certificates in PEM ({error})")),
-    }
-}
-
-fn redis_url(env: &mut Reader<'_>) -> SecretString {
-    let check = |text: &str| {
-        redis::IntoConnectionInfo::into_connection_info(text)
-            .map(|_| SecretString::from(text))
-            // The client's own words would repeat the URL, password and all.
-            .map_err(|_| "a redis:// or rediss:// URL".to_owned())
-    };
-    // Railway's public URL costs egress: it serves only where the private one is missing.
-    if !env.is_set(&vars::REDIS_URL)
-        && let Some(public) = env.optional(&vars::REDIS_PUBLIC_URL, check)
-    {
-        return public;
-    }
-    env.parse(&vars::REDIS_URL, check)
-}
 
 /// Railway kills at once unless it is told to wait; elsewhere nothing is known.
 fn platform_drain(env: &mut Reader<'_>) -> Option<Duration> {

@@ -52,6 +52,8 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("PORT", "http", "a whole number from 0 to 65535"),
         ("PORT", "70000", "a whole number"),
         ("REDIS_URL", "http://x", "a redis:// or rediss:// URL"),
+        ("REDIS_CA_FILE", "/nowhere", "can be read"),
+        ("REDIS_CA_FILE", "/dev/null", "holds a certificate"),
         ("QUEUES", "kafka:x", "no queue layout"),
         ("QUEUES", "a,a", "twice"),
         ("QUEUES", "a=0", "concurrency"),

@@ -185,6 +185,13 @@ async fn a_certificate_that_nobody_vouches_for_is_refused_and_the_cure_is_named(
             .contains("the host that its certificate is for"),
         "{finding}"
     );
+    // A name for what is not asked.
+    let mut command = tls.scene.command(&["check"]);
+    command
+        .env("REDIS_CA_FILE", &ours)
+        .env("REDIS_URL", "redis://localhost");
+    let output = command.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
     // No TLS on that port, but HTTP.
     let plain = tls.scene.simulator.addr().port();
     let url = format!("rediss://worker:hunter2@localhost:{plain}");

@@ -181,6 +181,14 @@ async fn what_is_wrong_with_the_place_is_told() {
     expect(&answer, "configuration", "failure", "PORT", "README");
 }
 
+#[tokio::test]
+async fn a_system_without_certificates_is_told() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let (code, answer) = check(&scene, &[("SSL_CERT_FILE", "/nowhere")]).await;
+    assert_eq!(code, Some(1));
+    expect(&answer, "openai", "failure", "certificates", "ca-certificates");
+}
+
 /// The documented rule is enough for everything, and `check` names what is missing.
 #[tokio::test]
 async fn an_acl_user_with_the_documented_rule_runs_jobs_of_both_layouts() {
