@@ -1,4 +1,5 @@
-FROM rust:1.95-slim-bookworm AS build
+# The toolchain of rust-toolchain.toml, which .dockerignore leaves out: it would have rustup fetch clippy and rustfmt.
+FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --bin backend-worker

@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh
 sh scripts/setup-node.sh
+command -v openssl >/dev/null 2>&1 || { echo "openssl is missing: the tests make certificates with it" >&2; exit 1; }
 if cargo nextest --version >/dev/null 2>&1; then
   exec cargo nextest run --locked --no-fail-fast "$@"
 fi

@@ -1,15 +1,17 @@
-//! The connection to Redis: one multiplexed socket a replica, every call with a deadline, replaced when it is dead.
+//! The connection to Redis: one multiplexed socket a replica, every call with a deadline, replaced when it is dead or
+//! leads to a server that is no primary any more.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use redis::{
-    Client, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation,
+    Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation,
+    ServerErrorKind, TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     io::tcp::TcpSettings,
 };
@@ -26,6 +28,71 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls in a row without an answer after which the socket counts as dead. A partition sends no RST, so nothing
 /// else would ever tell.
 const DEAF_AFTER: u32 = 3;
+/// A server that refuses writes is left no more often than this: its address may go on leading to it for a while.
+const LEAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where Redis is, with which credentials, and by which certificates it is known.
+#[derive(Clone)]
+pub struct RedisAddress {
+    url: SecretString,
+    authorities: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for RedisAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RedisAddress") // The URL may carry a password, and certificates are long.
+    }
+}
+
+impl<T: Into<SecretString>> From<T> for RedisAddress {
+    fn from(url: T) -> Self {
+        Self {
+            url: url.into(),
+            authorities: None,
+        }
+    }
+}
+
+impl RedisAddress {
+    /// Trusts the authorities of these certificates (PEM) instead of the system's.
+    #[must_use]
+    pub fn trusting(self, authorities: Vec<u8>) -> Self {
+        Self {
+            authorities: Some(authorities),
+            ..self
+        }
+    }
+
+    /// The URL.
+    pub const fn url(&self) -> &SecretString {
+        &self.url
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub fn is_tls(&self) -> bool {
+        let info = self.url.expose_secret().into_connection_info();
+        info.is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
+    }
+
+    fn client(&self) -> Result<Client, RedisError> {
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = self
+            .url
+            .expose_secret()
+            .into_connection_info()?
+            .set_tcp_settings(tcp);
+        match &self.authorities {
+            Some(authorities) => {
+                let certificates = TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(authorities.clone()),
+                };
+                Client::build_with_tls(info, certificates)
+            }
+            None => Client::open(info),
+        }
+    }
+}
 
 /// A cheaply cloned handle to Redis.
 ///
@@ -38,6 +105,10 @@ struct Inner {
     client: Client,
     manager: Mutex<ConnectionManager>,
     unanswered: AtomicU32,
+    /// Counts the sockets that were given up for another.
+    generation: AtomicU64,
+    /// When a server was last left because it refused writes.
+    left: Mutex<Option<Instant>>,
     /// The last call found no connection.
     cut_off: AtomicBool,
 }
@@ -52,16 +123,16 @@ impl Connection {
     /// Prepares a connection; the first call opens it. Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// When the URL is not one that Redis clients understand.
-    pub fn open(url: &SecretString) -> Result<Self, RedisError> {
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = url.expose_secret().into_connection_info()?.set_tcp_settings(tcp);
-        let client = Client::open(info)?;
+    /// When the URL is not one that Redis clients understand, or a certificate cannot be read.
+    pub fn open(address: &RedisAddress) -> Result<Self, RedisError> {
+        let client = address.client()?;
         let manager = Mutex::new(new_manager(&client)?);
         Ok(Self(Arc::new(Inner {
             client,
             manager,
             unanswered: AtomicU32::new(0),
+            generation: AtomicU64::new(0),
+            left: Mutex::new(None),
             cut_off: AtomicBool::new(false),
         })))
     }
@@ -129,6 +200,12 @@ impl Connection {
             .await
     }
 
+    /// Changes whenever the socket is given up for another. A socket of one's own that was opened before may then lead
+    /// to a server that is no primary any more.
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Relaxed)
+    }
+
     fn manager(&self) -> ConnectionManager {
         self.0
             .manager
@@ -137,7 +214,8 @@ impl Connection {
             .clone()
     }
 
-    /// Counts the answers, and watches them for a socket that has gone deaf, to open another.
+    /// Counts the answers, and watches them for a socket to give up: one that has gone deaf, or whose server has become
+    /// a replica. The latter stays connected, and nothing but its refusals tells.
     fn heed<T>(&self, asked: Instant, answer: Result<T, RedisError>) -> Result<T, RedisError> {
         PROCESS.redis_seconds.observe(asked.elapsed());
         if let Err(error) = &answer {
@@ -153,13 +231,34 @@ impl Connection {
             self.0.unanswered.store(0, Ordering::Relaxed);
         } else if self.0.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= DEAF_AFTER {
             self.0.unanswered.store(0, Ordering::Relaxed);
-            if let Ok(fresh) = new_manager(&self.0.client) {
-                tracing::warn!("Redis answers nothing: opening another connection");
-                *self.0.manager.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-            }
+            self.reopen("Redis answers nothing: opening another connection");
+        }
+        if answer.as_ref().is_err_and(refuses_writes) && self.may_leave() {
+            self.reopen("Redis has become a replica: opening another connection to its address");
         }
         answer
     }
+
+    fn may_leave(&self) -> bool {
+        let mut left = self.0.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = left.is_none_or(|at| at.elapsed() >= LEAVE_EVERY);
+        if may {
+            *left = Some(Instant::now());
+        }
+        may
+    }
+
+    fn reopen(&self, why: &str) {
+        if let Ok(fresh) = new_manager(&self.0.client) {
+            tracing::warn!("{why}");
+            *self.0.manager.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+            self.0.generation.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn refuses_writes(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
 fn new_manager(client: &Client) -> Result<ConnectionManager, RedisError> {

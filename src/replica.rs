@@ -50,7 +50,7 @@ impl Replica {
         if let Some(fault) = config.drain_fault() {
             warn!("{fault}");
         }
-        let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
+        let connection = Connection::open(&config.redis).context("REDIS_URL")?;
         let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);
         let rules = OutcomeRules {
             retry: config.retry,
@@ -211,7 +211,7 @@ impl Replica {
 /// # Errors
 /// When the URL of Redis is none, or the gates contradict each other.
 pub fn operator(config: &Config) -> anyhow::Result<Operator> {
-    let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
+    let connection = Connection::open(&config.redis).context("REDIS_URL")?;
     Ok(Operator::new(
         brokers(config, &connection),
         gates(config, &connection)?,

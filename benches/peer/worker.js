@@ -1,7 +1,7 @@
 // The worker that backend-worker replaces: BullMQ Worker → Bottleneck (Redis datastore) → breaker over five Redis keys →
 // retry → HTTP POST. Prints READY when it serves, and ends with SIGTERM.
 //
-// env: REDIS_URL, STUB_URL, CONCURRENCY, LIMIT_RPM, MAX_CONCURRENT
+// env: REDIS_URL, STUB_URL, CONCURRENCY, LIMIT_RPM, MAX_CONCURRENT, API_KEY
 const { Worker } = require('bullmq');
 const Bottleneck = require('bottleneck');
 const Redis = require('ioredis');
@@ -32,8 +32,8 @@ const breaker = new Breaker(redis, 'openai');
 async function call(job) {
   const response = await fetch(`${process.env.STUB_URL}/chat/completions`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json', authorization: 'Bearer test' },
-    body: JSON.stringify({ model: 'stub', messages: [{ role: 'user', content: job.data.content }] }),
+    headers: { 'content-type': 'application/json', authorization: `Bearer ${process.env.API_KEY ?? 'test'}` },
+    body: JSON.stringify({ model: 'gpt-4o-mini', messages: [{ role: 'user', content: job.data.content }] }),
   });
   const text = await response.text();
   if (!response.ok) throw Object.assign(new Error(`upstream ${response.status}`), { status: response.status });

@@ -107,7 +107,11 @@ async fn one(config: &Config, provider: Provider) -> Finding {
         (Class::Deployment, Some(401 | 403)) => {
             format!("check {key}: it is wrong, expired, or of another resource")
         }
-        (Class::Deployment, _) => format!("check {place}: nothing is served there"),
+        (Class::Deployment, Some(_)) => format!("check {place}: nothing is served there"),
+        (Class::Deployment, None) => {
+            "install the system's certificates (Debian: ca-certificates), or name their file in SSL_CERT_FILE"
+                .to_owned()
+        }
         (Class::OutOfQuota, _) => "add credit, or wait for the quota to be replenished".to_owned(),
         (_, Some(_)) => {
             "the provider stumbles: see its status page; its breaker will open, and jobs wait".to_owned()

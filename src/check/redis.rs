@@ -2,6 +2,9 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
+    io,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -36,7 +39,7 @@ impl Info {
 }
 
 pub(super) async fn look(config: &Config) -> Vec<Finding> {
-    let connection = match Connection::open(&config.redis_url) {
+    let connection = match Connection::open(&config.redis) {
         Ok(connection) => connection,
         Err(error) => return vec![unreachable(&error)],
     };
@@ -73,12 +76,25 @@ fn unreachable(error: &RedisError) -> Finding {
     let cure = match error.kind() {
         ErrorKind::AuthenticationFailed => "check user and password in REDIS_URL",
         ErrorKind::Server(ServerErrorKind::NoPerm) => "grant the ACL user what docs/operations.md lists",
+        _ if matches!(tls_fault(error), Some(rustls::Error::InvalidCertificate(_))) => {
+            "name in REDIS_URL the host that its certificate is for, and its authority in REDIS_CA_FILE where the \
+             system does not know it"
+        }
+        _ if tls_fault(error).is_some() => {
+            "check that Redis speaks TLS on this port; redis:// where it does not"
+        }
         _ if error.is_timeout() => {
             "it does not answer in 2 s: check host, port, firewall, and rediss:// for TLS"
         }
         _ => "check host and port in REDIS_URL, that Redis runs, and rediss:// where it wants TLS",
     };
     Finding::failure("redis", error.to_string(), cure)
+}
+
+/// What was wrong with TLS, if that was it.
+fn tls_fault(error: &RedisError) -> Option<&rustls::Error> {
+    let inner: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
+    inner.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
 }
 
 async fn latency(connection: &Connection) -> Finding {

@@ -61,7 +61,7 @@ pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
         name: args.queue.unwrap_or_else(|| args.kind.default_queue().to_owned()),
         concurrency: 1,
     };
-    let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
+    let connection = Connection::open(&config.redis).context("REDIS_URL")?;
     let broker = replica::broker(&spec, &connection, &config);
 
     let mut ids = Vec::new();

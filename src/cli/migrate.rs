@@ -30,7 +30,7 @@ pub(super) struct MigrateArgs {
 
 pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
-    let connection = Connection::open(&config.redis_url).context("REDIS_URL")?;
+    let connection = Connection::open(&config.redis).context("REDIS_URL")?;
     let migrator = Migrator::new(connection, &config.replica);
     if args.status {
         let rows = migrator.status().await?;

@@ -3,6 +3,7 @@
 //! Every variable is declared once, in [`vars`]; everything is read and checked before a socket opens, and all that
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
+mod address;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gates;
@@ -14,10 +15,10 @@ pub mod vars;
 use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
 
 use jobs::{JobType, Settings};
-use secrecy::SecretString;
 
 use self::reader::Reader;
 use crate::{
+    connection::RedisAddress,
     gate::GatesSettings,
     ledger::UnknownCalls,
     ops::Access,
@@ -46,7 +47,7 @@ pub struct QueueSpec {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where Redis is.
-    pub redis_url: SecretString,
+    pub redis: RedisAddress,
     /// Port of the HTTP server; 0 takes a free one.
     pub port: u16,
     /// The queues to serve.
@@ -136,7 +137,7 @@ impl Config {
         let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
         let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
         let config = Self {
-            redis_url: redis_url(&mut env),
+            redis: address::read(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers::read(&mut env),
@@ -227,22 +228,6 @@ fn dotenv_fault(error: &dotenvy::Error) -> String {
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn redis_url(env: &mut Reader<'_>) -> SecretString {
-    let check = |text: &str| {
-        redis::IntoConnectionInfo::into_connection_info(text)
-            .map(|_| SecretString::from(text))
-            // The client's own words would repeat the URL, password and all.
-            .map_err(|_| "a redis:// or rediss:// URL".to_owned())
-    };
-    // Railway's public URL costs egress: it serves only where the private one is missing.
-    if !env.is_set(&vars::REDIS_URL)
-        && let Some(public) = env.optional(&vars::REDIS_PUBLIC_URL, check)
-    {
-        return public;
-    }
-    env.parse(&vars::REDIS_URL, check)
-}
 
 /// Railway kills at once unless it is told to wait; elsewhere nothing is known.
 fn platform_drain(env: &mut Reader<'_>) -> Option<Duration> {

@@ -52,6 +52,8 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("PORT", "http", "a whole number from 0 to 65535"),
         ("PORT", "70000", "a whole number"),
         ("REDIS_URL", "http://x", "a redis:// or rediss:// URL"),
+        ("REDIS_CA_FILE", "/nowhere", "can be read"),
+        ("REDIS_CA_FILE", "/dev/null", "holds a certificate"),
         ("QUEUES", "kafka:x", "no queue layout"),
         ("QUEUES", "a,a", "twice"),
         ("QUEUES", "a=0", "concurrency"),
@@ -118,11 +120,11 @@ fn the_public_redis_serves_only_without_a_private_one() {
     use secrecy::ExposeSecret;
     let public = ("REDIS_PUBLIC_URL", "redis://public:1");
     assert_eq!(
-        read(&[public]).unwrap().redis_url.expose_secret(),
+        read(&[public]).unwrap().redis.url().expose_secret(),
         "redis://public:1"
     );
     let both = read(&[public, ("REDIS_URL", "redis://private:1")]).unwrap();
-    assert_eq!(both.redis_url.expose_secret(), "redis://private:1");
+    assert_eq!(both.redis.url().expose_secret(), "redis://private:1");
 }
 
 #[test]

@@ -145,7 +145,7 @@ pub fn point_to(simulator: &Simulator, options: &Options) -> Vec<(&'static str, 
 
 /// Enqueues jobs of all types in turn, each in its own queue.
 async fn enqueue(config: &Config, count: u32) -> anyhow::Result<Vec<show::Followed>> {
-    let connection = Connection::open(&config.redis_url)?;
+    let connection = Connection::open(&config.redis)?;
     let brokers = JobType::ALL.map(|kind| {
         let spec = QueueSpec {
             layout: Layout::Apalis,

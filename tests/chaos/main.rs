@@ -34,9 +34,6 @@ mod jobs;
 mod keys;
 mod oracle;
 mod plan;
-#[path = "../integration/support/proxy.rs"]
-#[allow(dead_code, reason = "the gate's tests lose and hold replies")]
-mod proxy;
 mod recovery;
 mod report;
 mod selftest;
@@ -62,6 +59,7 @@ use crate::{
     plan::Lane,
     recovery::Recovery,
     report::Title,
+    support::proxy,
 };
 
 /// A number from the environment.

@@ -85,13 +85,13 @@ async fn until(worker: &Worker, what: &str, condition: impl Fn(&Scrape) -> bool)
     eventually(what, async || Some(scrape(worker).await).filter(&condition)).await
 }
 
-async fn alerts(worker: &Worker) -> Value {
+pub(crate) async fn alerts(worker: &Worker) -> Value {
     let answer = reqwest::get(format!("http://127.0.0.1:{}/api/metrics/alerts", worker.port));
     answer.await.unwrap().json().await.unwrap()
 }
 
 /// Waits until the alert fires, or does not.
-async fn until_alert(worker: &Worker, name: &str, firing: bool) -> Value {
+pub(crate) async fn until_alert(worker: &Worker, name: &str, firing: bool) -> Value {
     eventually(&format!("{name}: firing {firing}"), async || {
         let all = alerts(worker).await;
         let alert = all["alerts"]

@@ -35,6 +35,8 @@ enum Mode {
 #[derive(Debug)]
 struct Listener {
     socket: MultiplexedConnection,
+    /// That of the connection when it was opened.
+    generation: u64,
     pushes: mpsc::UnboundedReceiver<PushInfo>,
 }
 
@@ -56,7 +58,12 @@ impl Waiter {
     /// Returns `true` when there may be work, `false` after `limit`.
     pub(super) async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
         let mut mode = self.mode.lock().await;
-        if matches!(*mode, Mode::Closed) || matches!(*mode, Mode::Polling(until) if until < Instant::now()) {
+        let outdated = match &*mode {
+            Mode::Closed => true,
+            Mode::Tracking(listener) => listener.generation != self.connection.generation(),
+            Mode::Polling(until) => *until < Instant::now(),
+        };
+        if outdated {
             *mode = self.listen().await?;
         }
         let Mode::Tracking(listener) = &mut *mode else {
@@ -71,6 +78,7 @@ impl Waiter {
     }
 
     async fn listen(&self) -> Result<Mode, BrokerError> {
+        let generation = self.connection.generation();
         let (sender, pushes) = mpsc::unbounded_channel();
         let mut socket = match self.connection.listener(sender).await {
             Ok(socket) => socket,
@@ -85,7 +93,11 @@ impl Waiter {
             .query_async::<()>(&mut socket)
             .await
         {
-            Ok(()) => Ok(Mode::Tracking(Listener { socket, pushes })),
+            Ok(()) => Ok(Mode::Tracking(Listener {
+                socket,
+                generation,
+                pushes,
+            })),
             Err(error) if is_unknown(&error) => Ok(Self::poll(&error)),
             Err(error) => Err(error.into()),
         }

@@ -1,6 +1,8 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
 mod node;
+#[allow(dead_code, reason = "the gate's tests and the chaos suite have other weather")]
+pub(crate) mod proxy;
 mod replica;
 #[allow(dead_code, reason = "the chaos suite asks more of a worker")]
 mod scene;
@@ -17,7 +19,8 @@ use backend_worker::{
 use jobs::JobType;
 use serde_json::value::RawValue;
 
-pub(crate) use node::Node;
+pub(crate) use node::{Node, folder as node_folder};
+pub(crate) use proxy::{Proxy, Weather};
 pub(crate) use replica::{RunningReplica, Script, options, replica};
 #[allow(unused_imports, reason = "the chaos suite names the launcher")]
 pub(crate) use scene::{Launcher, Scene, Worker};

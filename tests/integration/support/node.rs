@@ -21,7 +21,7 @@ pub(crate) struct Node {
 }
 
 /// Where the scripts and their packages are.
-pub(super) fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
     assert!(
         folder.join("node_modules").exists(),

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::Duration,
 };
@@ -40,6 +40,8 @@ pub(crate) struct Weather {
 /// A proxy on a port of its own.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
+    /// Where new connections lead.
+    redis: Arc<AtomicU16>,
     lose: Arc<AtomicBool>,
     weather: watch::Sender<Weather>,
 }
@@ -52,13 +54,25 @@ impl Proxy {
             Arc::new(AtomicBool::new(false)),
         );
         let weather = watch::Sender::new(Weather::default());
-        let (losing, watching) = (lose.clone(), weather.subscribe());
+        let redis = Arc::new(AtomicU16::new(redis));
+        let (behind, losing, watching) = (redis.clone(), lose.clone(), weather.subscribe());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let redis = behind.load(Ordering::SeqCst);
                 tokio::spawn(pass(client, redis, losing.clone(), watching.clone()));
             }
         });
-        Self { port, lose, weather }
+        Self {
+            port,
+            redis,
+            lose,
+            weather,
+        }
+    }
+
+    /// New connections lead to that port; those that stand stay where they are.
+    pub(crate) fn lead_to(&self, redis: u16) {
+        self.redis.store(redis, Ordering::SeqCst);
     }
 
     pub(crate) fn url(&self) -> String {

@@ -1,6 +1,8 @@
 //! `GET /api/job-events`: what a client is told of a job, whatever the layout of its queue, and that it costs nothing
 //! once the client has gone.
 
+mod streams;
+
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
@@ -124,9 +126,6 @@ both_layouts! { [Scene]
     a_job_that_has_ended_is_answered_at_once
     a_wait_at_a_gate_is_told
     who_asks_wrongly_is_told_so
-    a_client_that_goes_away_leaves_nothing_behind
-    streams_outlive_broken_connections_to_redis
-    streams_end_with_the_server
 }
 
 async fn each_step_is_told(scene: Scene) {
@@ -248,62 +247,6 @@ async fn who_asks_wrongly_is_told_so(scene: Scene) {
         assert!(answer.text().await.unwrap().contains(word), "{query}");
     }
     assert_eq!(scene.broker.watchers().count(), 0);
-}
-
-async fn a_client_that_goes_away_leaves_nothing_behind(scene: Scene) {
-    enqueue(&*scene.broker, "1").await;
-    let mut streams = Vec::new();
-    for _ in 0..20 {
-        let mut stream = scene.open("1").await;
-        stream.until("connected").await;
-        streams.push(stream);
-    }
-    assert_eq!(scene.broker.watchers().count(), 20);
-    if scene.broker.layout() == Layout::Bullmq {
-        eventually("one connection reads for all", async || {
-            (scene.readers().await == 1).then_some(())
-        })
-        .await;
-    }
-    let mut last = streams.pop().unwrap();
-    drop(streams);
-    eventually("the others have gone", async || {
-        (scene.broker.watchers().count() == 1).then_some(())
-    })
-    .await;
-    let (delivery, _) = scene.claim(ClaimNumber::FIRST).await;
-    last.until("active").await;
-    drop(last);
-    scene.until_unwatched().await;
-    scene.complete(&delivery).await;
-}
-
-async fn streams_outlive_broken_connections_to_redis(scene: Scene) {
-    enqueue(&*scene.broker, "1").await;
-    let mut stream = scene.open("1").await;
-    let (delivery, _) = scene.claim(ClaimNumber::FIRST).await;
-    stream.until("active").await;
-    for _ in 0..3 {
-        let _: usize = scene
-            .redis
-            .ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
-            .await;
-    }
-    eventually("the job is completed", async || {
-        scene.broker.complete(&delivery.lease, "1").await.ok()
-    })
-    .await;
-    assert_eq!(stream.until("completed").await["result"], 1);
-}
-
-async fn streams_end_with_the_server(scene: Scene) {
-    enqueue(&*scene.broker, "1").await;
-    let mut stream = scene.open("1").await;
-    stream.until("connected").await;
-    scene.stop.cancel();
-    assert!(stream.rest().await.is_empty());
-    scene.until_unwatched().await;
-    scene.server.await.unwrap().unwrap();
 }
 
 #[tokio::test]

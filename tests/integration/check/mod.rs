@@ -1,5 +1,7 @@
 //! `check` and the other commands that look: each finding provoked once, and what scripts read.
 
+mod redis_faults;
+
 use std::time::Duration;
 
 use backend_worker::{check::rights::acl_rule, config::Config, keys::MigrationKeys};
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{Scene, TestRedis};
 
 /// What `check --json` says with these variables, and its exit code.
-async fn check(scene: &Scene, variables: &[(&str, &str)]) -> (Option<i32>, Value) {
+pub(crate) async fn check(scene: &Scene, variables: &[(&str, &str)]) -> (Option<i32>, Value) {
     let mut command = scene.command(&["check", "--json"]);
     command.envs(variables.iter().copied());
     let output = command.output().await.unwrap();
@@ -18,7 +20,7 @@ async fn check(scene: &Scene, variables: &[(&str, &str)]) -> (Option<i32>, Value
 }
 
 /// Level, finding and cure of one check.
-fn of(answer: &Value, check: &str) -> (String, String, String) {
+pub(crate) fn of(answer: &Value, check: &str) -> (String, String, String) {
     let all = answer["findings"].as_array().unwrap();
     let finding = all
         .iter()
@@ -177,6 +179,14 @@ async fn what_is_wrong_with_the_place_is_told() {
     let (code, answer) = check(&scene, &[("PORT", "http")]).await;
     assert_eq!(code, Some(64));
     expect(&answer, "configuration", "failure", "PORT", "README");
+}
+
+#[tokio::test]
+async fn a_system_without_certificates_is_told() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let (code, answer) = check(&scene, &[("SSL_CERT_FILE", "/nowhere")]).await;
+    assert_eq!(code, Some(1));
+    expect(&answer, "openai", "failure", "certificates", "ca-certificates");
 }
 
 /// The documented rule is enough for everything, and `check` names what is missing.

@@ -1,0 +1,82 @@
+//! What Node sees of jobs that its own library adds and this worker runs: states, fields, and events in their order.
+
+mod outcomes;
+mod queues;
+
+use std::{sync::Arc, time::Duration};
+
+use backend_worker::{
+    queue::{Broker, ClaimNumber, Later},
+    worker::Outcome,
+};
+use jobs::{Class, Failure};
+use serde_json::{Value, json};
+
+use crate::support::{Node, Script, TestRedis, eventually, options, replica};
+
+const FIRST: ClaimNumber = ClaimNumber::FIRST;
+
+/// What the web API gives every job.
+fn defaults() -> Value {
+    json!({
+        "attempts": 3,
+        "backoff": {"type": "exponential", "delay": 2000},
+        "removeOnComplete": {"age": 3600, "count": 1000},
+        "removeOnFail": {"age": 86400},
+    })
+}
+
+struct Scene {
+    redis: TestRedis,
+    node: Node,
+    broker: Arc<dyn Broker>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let redis = TestRedis::start().await;
+        let node = Node::start(&redis, "q").await;
+        let broker = redis.bullmq("q", "w");
+        broker.renew(&[]).await.unwrap();
+        Self { redis, node, broker }
+    }
+
+    /// Claims the one job that is there, with the first number that finds it: one that found nothing is used up.
+    async fn claim(&self, number: ClaimNumber) -> backend_worker::queue::Delivery {
+        let number = std::cell::Cell::new(number);
+        eventually("a job to claim", async || {
+            let claimed = self.broker.claim(number.get(), 1).await.unwrap().pop();
+            number.set(number.get().next());
+            claimed
+        })
+        .await
+    }
+}
+
+/// A handler that fails the first `failures` deliveries, and completes the next.
+fn stumbling(class: Class, failures: usize) -> Arc<Script> {
+    let left = std::sync::atomic::AtomicUsize::new(failures);
+    Script::new(move |assignment| {
+        let fails = left
+            .fetch_update(
+                std::sync::atomic::Ordering::SeqCst,
+                std::sync::atomic::Ordering::SeqCst,
+                |n| n.checked_sub(1),
+            )
+            .is_ok();
+        async move {
+            if fails {
+                let failure = Failure::new(class, "the provider \"stumbled\"");
+                options().rules.of(&failure, &assignment.delivery, 1)
+            } else {
+                Outcome::Completed(r#"{"ok":true}"#.to_owned())
+            }
+        }
+    })
+}
+
+/// The fields that tell how often a job was tried.
+fn tries(job: &Value) -> (&Value, &Value, usize) {
+    let stacks = job["stacktrace"].as_array().unwrap().len();
+    (&job["attemptsMade"], &job["attemptsStarted"], stacks)
+}
