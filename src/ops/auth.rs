@@ -88,9 +88,7 @@ impl Access {
             None => Ok(()),
             Some(token) if bears(headers, token) => Ok(()),
             Some(_) if self.admin.as_ref().is_some_and(|admin| bears(headers, admin)) => Ok(()),
-            Some(_) => Err(Denied::Token(
-                "this route wants Authorization: Bearer READ_TOKEN",
-            )),
+            Some(_) => Err(Denied::Token("this route wants Authorization: Bearer READ_TOKEN")),
         }
     }
 

@@ -55,11 +55,14 @@ fn job(Found { broker, job }: &Found) -> Value {
         "success": true,
         "status": job.state,
         "jobId": job.id,
+        "type": job.kind,
         "queue": broker.queue(),
         "layout": broker.layout().as_str(),
         "timestamp": timestamp(),
         "progress": job.progress,
         "attemptsMade": job.attempts_made,
+        "addedAt": job.added_at.map(iso),
+        "endedAt": job.ended_at.map(iso),
         "history": job.history.iter().map(line).collect::<Vec<_>>(),
     });
     if let Some(result) = &job.result {

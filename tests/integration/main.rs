@@ -19,6 +19,8 @@ mod bullmq_node;
 mod bullmq_outcomes;
 mod bullmq_versions;
 mod check;
+mod dashboard;
+mod dashboard_browser;
 mod gate;
 mod gate_limits;
 mod handlers;

@@ -194,7 +194,9 @@ pub(super) async fn events(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> R
     // In a task of its own: it gives up its place, and with it the sampling, also when nobody takes what is sent.
     tokio::spawn(view.tell(viewer));
     let events = futures_util::stream::poll_fn(move |context| {
-        events.poll_recv(context).map(|event| event.map(Ok::<_, Infallible>))
+        events
+            .poll_recv(context)
+            .map(|event| event.map(Ok::<_, Infallible>))
     });
     let headers = [("x-accel-buffering", "no"), ("cache-control", "no-store")];
     Ok((headers, Sse::new(events)).into_response())
@@ -211,11 +213,8 @@ const SCRIPT: &str = concat!(
 );
 const FRAME: &str = include_str!("page/page.html");
 
-static PAGE: LazyLock<String> = LazyLock::new(|| {
-    FRAME
-        .replace("{{style}}", STYLE)
-        .replace("{{script}}", SCRIPT)
-});
+static PAGE: LazyLock<String> =
+    LazyLock::new(|| FRAME.replace("{{style}}", STYLE).replace("{{script}}", SCRIPT));
 
 /// Nothing but this style and this script, and calls to where the page came from; no text becomes markup or code.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
@@ -259,7 +258,13 @@ mod tests {
     #[test]
     fn the_page_is_what_its_policy_allows() {
         assert!(!STYLE.contains("</") && !SCRIPT.contains("</"));
-        for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+        for forbidden in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+        ] {
             assert!(!SCRIPT.contains(forbidden), "{forbidden}");
         }
         assert!(PAGE.contains(STYLE) && PAGE.contains(SCRIPT) && !PAGE.contains("{{"));

@@ -12,7 +12,7 @@ use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
 
 use crate::{
-    monitor::{Monitor, Reading, alerts::Alert, heartbeats::Replica},
+    monitor::{Monitor, Reading, alerts::Alert, heartbeats::Replica, millis},
     operator::{ListedIn, Operator, Wanted},
     ops::{breaker, iso, letters, limit},
     queue::State,
@@ -58,7 +58,11 @@ impl History {
 
     pub(super) fn to_json(&self) -> String {
         let names = self.0.back().map(|point| point.names.clone()).unwrap_or_default();
-        let points: Vec<Value> = self.0.iter().map(|point| json!([point.at, point.queues])).collect();
+        let points: Vec<Value> = self
+            .0
+            .iter()
+            .map(|point| json!([point.at, point.queues]))
+            .collect();
         json!({ "queues": &*names, "points": points }).to_string()
     }
 }
@@ -220,10 +224,6 @@ fn failure(listed: &ListedIn) -> Value {
     shown
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// How fast jobs end, from what replicas count: each between two of its heartbeats.
 #[derive(Debug, Default)]
 struct Rates(HashMap<(String, String), Counted>);
@@ -302,7 +302,11 @@ mod tests {
     fn a_rate_is_what_replicas_count_between_two_heartbeats() {
         let mut rates = Rates::default();
         let mut hear = |replicas: &[Replica], now| rates.hear(replicas, now).get("apalis:q").copied();
-        assert_eq!(hear(&[replica("a", 1000, 500)], 1000), None, "one beat tells nothing");
+        assert_eq!(
+            hear(&[replica("a", 1000, 500)], 1000),
+            None,
+            "one beat tells nothing"
+        );
         let both = [replica("a", 6000, 510), replica("b", 6000, 7)];
         assert_eq!(hear(&both, 6000), Some(2.0));
         assert_eq!(hear(&both, 8000), Some(2.0), "until the next beat");

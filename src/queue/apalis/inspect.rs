@@ -66,13 +66,16 @@ impl ApalisBroker {
             .zscore(&keys.scheduled, id)
             .hgetall(keys.meta(id));
         pipeline.lrange(keys.history(id), 0, -1);
+        pipeline.zscore(&keys.ended_done, id).zscore(&keys.ended_dead, id);
         type Reading = (
             RedisResult<bool>,
             RedisResult<Option<f64>>,
             RedisResult<HashMap<String, String>>,
             RedisResult<Vec<String>>,
+            RedisResult<Option<f64>>,
+            RedisResult<Option<f64>>,
         );
-        let (known, scheduled, meta, history): Reading =
+        let (known, scheduled, meta, history, done, dead): Reading =
             self.connection.query(pipeline.ignore_errors()).await?;
         // The job's own keys may be of a wrong type: what else is known of it is still told.
         let (known, scheduled) = (known?, scheduled?);
@@ -110,7 +113,15 @@ impl ApalisBroker {
             });
         Ok(Some(JobView {
             id: id.to_owned(),
+            kind: None,
             state,
+            added_at: id.parse::<ulid::Ulid>().ok().map(|id| id.timestamp_ms()),
+            // A float to u64 saturates.
+            ended_at: match state {
+                State::Completed => done.ok().flatten().map(|at| at as u64),
+                State::Failed => dead.ok().flatten().map(|at| at as u64),
+                State::Waiting | State::Delayed | State::Active => None,
+            },
             progress: number(&meta, "progress")
                 .and_then(|n| u8::try_from(n).ok())
                 .unwrap_or(0)

@@ -1,5 +1,6 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
+mod browser;
 mod node;
 mod replica;
 #[allow(dead_code, reason = "the chaos suite asks more of a worker")]
@@ -17,6 +18,8 @@ use backend_worker::{
 use jobs::JobType;
 use serde_json::value::RawValue;
 
+#[allow(unused_imports, reason = "the chaos suite looks at no page")]
+pub(crate) use browser::Browser;
 pub(crate) use node::Node;
 pub(crate) use replica::{RunningReplica, Script, options, replica};
 #[allow(unused_imports, reason = "the chaos suite names the launcher")]

@@ -23,7 +23,7 @@ function line({ at, attempt, try: nth, class: kind, cause, delayMs, replica }) {
 /** How it stands now, as the last moment. */
 function standing(job) {
   const { status, waitingFor, progress, attemptsMade, error } = job;
-  if (status === 'completed') return moment('ok', 'Completed', { meta: job.endedAt ? null : undefined, at: job.endedAt });
+  if (status === 'completed') return moment('ok', 'Completed', { at: job.endedAt });
   if (status === 'failed') return moment('bad', 'Failed for good: a dead letter', { at: job.endedAt, text: error, meta: `after ${attemptsMade} attempts` });
   if (status === 'active') return moment('info', 'Running', { meta: `${progress} %` });
   if (status === 'waiting') return moment('now', 'In line');
@@ -32,7 +32,7 @@ function standing(job) {
   if (due) {
     const left = el('p', { class: 'probe' });
     node.append(left);
-    tick(left, () => (due > redisNow() ? `Until ${clock.format(due)}, in ${span(Math.ceil((due - redisNow()) / 1000) * 1000)}` : 'It is due'));
+    tick(left, () => (due > redisNow() ? `Until ${clock.format(due)}, in ${countdown(due)}` : 'It is due'));
   }
   return node;
 }

@@ -58,6 +58,7 @@ async function call(path, { method = 'GET', signal } = {}) {
 
 /** As `call`; where the API wants a token, asks for one, until it fits or the reader has none. */
 async function callWithToken(path, options) {
+  const first = token.get();
   for (;;) {
     const before = token.get();
     try {
@@ -65,7 +66,10 @@ async function callWithToken(path, options) {
     } catch (error) {
       if (error.status !== 401) throw error;
       const why = before ? `The token at hand does not do: ${error.message}.` : `${error.message}.`;
-      if (!(await askForToken(why))) throw error;
+      if (await askForToken(why)) continue;
+      // One that opens some routes is better than one that opens none.
+      token.set(first);
+      throw error;
     }
   }
 }

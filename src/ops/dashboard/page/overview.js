@@ -34,25 +34,32 @@ setInterval(() => {
   }
 }, 1000);
 
+/** The time until then, in whole seconds. */
+const countdown = (until) => {
+  const s = Math.max(1, Math.ceil((until - redisNow()) / 1000));
+  return s < 10 ? `${s} s` : span(s * 1000);
+};
+
 const rateText = (rate) => (rate === null ? '–' : rate >= 10 || rate === 0 ? count(Math.round(rate)) : rate.toFixed(1));
 
 function queueRow(queue) {
-  const cell = (label, attributes = {}) => el('td', { 'data-label': label, class: 'n', ...attributes });
-  const [waiting, active, delayed, failed, oldest] = ['Waiting', 'Active', 'Delayed', 'Dead letters', 'Oldest waits'].map((label) => cell(label));
+  const cell = (label) => el('td', { role: 'cell', 'data-label': label, class: 'n' });
+  const [waiting, active, delayed, failed, oldest] = ['Waiting', 'Active', 'Delayed', 'Dead letters', 'Oldest waits'].map(cell);
   const depth = sparkline(`${specOf(queue)}, jobs waiting in the last minutes`, 'depth');
   const rate = sparkline(`${specOf(queue)}, jobs ended a second in the last minutes`, 'rate');
   const rateNow = el('span', { class: 'n now' });
-  const node = el('tr', {},
-    el('th', { scope: 'row' }, el('span', {}, queue.queue), ' ', el('span', { class: 'tag' }, queue.layout)),
+  const node = el('tr', { role: 'row' },
+    el('th', { role: 'rowheader', scope: 'row' }, el('span', {}, queue.queue), ' ', el('span', { class: 'tag' }, queue.layout)),
     waiting, active, delayed, failed, oldest,
-    el('td', { 'data-label': 'Depth', class: 'plot' }, depth),
-    el('td', { 'data-label': 'Jobs ended / s', class: 'plot' }, el('span', { class: 'with' }, rate, rateNow)));
+    el('td', { role: 'cell', 'data-label': 'Depth', class: 'plot' }, depth),
+    el('td', { role: 'cell', 'data-label': 'Jobs ended / s', class: 'plot' }, el('span', { class: 'with' }, rate, rateNow)));
   node.update = (now) => {
     for (const [where, value] of [[waiting, now.waiting], [active, now.active], [delayed, now.delayed], [failed, now.failed]]) {
       say(where, count(value));
       where.classList.toggle('zero', !value);
     }
     failed.classList.toggle('bad', now.failed > 0);
+    node.classList.toggle('idle', !(now.waiting || now.active || now.delayed || now.failed || now.perSecond));
     say(oldest, now.oldestWaitingMs ? span(now.oldestWaitingMs) : '–');
     oldest.classList.toggle('zero', !now.oldestWaitingMs);
     oldest.classList.toggle('bad', now.oldestWaitingMs > 300000);
@@ -94,10 +101,11 @@ function breakerRow({ name }) {
       : `${now.failures} of ${now.failureThreshold} failures`);
     const next = now.nextRetryAt ? Date.parse(now.nextRetryAt) : null;
     probe.hidden = next === null;
-    if (next !== null) tick(probe, () => (next > redisNow() ? `Next probe in ${span(Math.ceil((next - redisNow()) / 1000) * 1000)}` : 'The next call is a probe'));
+    if (next !== null) tick(probe, () => (next > redisNow() ? `Next probe in ${countdown(next)}` : 'The next call is a probe'));
     else ticking.delete(probe);
     // A closed one without failures has nothing to reset. What has the focus keeps it.
     const idle = now.state === 'CLOSED' && !now.failures;
+    button.classList.toggle('plain', now.state === 'CLOSED');
     set(button, 'aria-disabled', idle ? 'true' : null);
     button.disabled = idle && document.activeElement !== button;
     if (before && before !== now.state) announce(`Circuit breaker ${name}: ${word}`);
@@ -107,15 +115,18 @@ function breakerRow({ name }) {
 }
 
 function limitRow({ provider }) {
-  const [calls, requests, tokens, throttle] = [meter('calls at a time'), meter('requests a minute'), meter('tokens a minute'), el('p', { class: 'probe' })];
-  const node = el('li', {}, el('p', { class: 'name' }, provider), calls, requests, tokens, throttle);
+  const kinds = [['concurrent', 'calls at a time'], ['requestsPerMinute', 'requests a minute'], ['tokensPerMinute', 'tokens a minute']];
+  const meters = kinds.map(([, label]) => meter(label));
+  const [free, throttle] = [el('p', { class: 'small' }), el('p', { class: 'probe' })];
+  const node = el('li', {}, el('p', { class: 'name' }, provider), meters, free, throttle);
   node.update = (now) => {
-    calls.show(now.concurrent.used, now.concurrent.limit);
-    requests.show(now.requestsPerMinute.used, now.requestsPerMinute.limit);
-    tokens.show(now.tokensPerMinute.used, now.tokensPerMinute.limit);
+    kinds.forEach(([kind], n) => meters[n].show(now[kind].used, now[kind].limit));
+    const open = kinds.filter(([kind]) => !now[kind].limit).map(([kind, label]) => `${count(now[kind].used)} ${label}`);
+    say(free, open.length ? `Without a limit: ${open.join(', ')}` : '');
     const until = now.throttledUntil ? Date.parse(now.throttledUntil) : null;
     throttle.hidden = until === null;
-    if (until !== null) tick(throttle, () => `Left alone for ${span(Math.max(0, until - redisNow()))}, as it asked for`);
+    if (until !== null) tick(throttle, () => (until > redisNow() ? `Left alone for ${countdown(until)}, as it asked for` : 'It may be asked again'));
+    else ticking.delete(throttle);
   };
   return node;
 }

@@ -59,22 +59,23 @@ function bars(parent, minutes) {
     say(title, `${clock.format(at)}: ${count(good)} completed, ${count(bad)} failed`);
   });
   const sum = (of) => minutes.reduce((total, minute) => total + minute[of], 0);
-  say(parent.most, `at most ${count(most)} a minute`);
+  say(parent.most, sum(1) + sum(2) ? `at most ${count(most)} a minute` : 'no job has ended in this hour');
   set(all, 'aria-label', `Jobs ended in the last hour: ${count(sum(1))} completed, ${count(sum(2))} failed`);
 }
 
-/** How much of a limit is used. */
+/** How much of a limit is used; hidden where there is none. */
 function meter(label) {
-  const fill = svg('rect', { height: 6, rx: 3 });
-  const bar = svg('svg', { viewBox: '0 0 100 6', preserveAspectRatio: 'none', class: 'meter', 'aria-hidden': 'true' }, svg('rect', { width: 100, height: 6, rx: 3, class: 'track' }), fill);
+  const fill = svg('rect', { height: 6 });
+  const bar = svg('svg', { viewBox: '0 0 100 6', preserveAspectRatio: 'none', class: 'meter', 'aria-hidden': 'true' }, svg('rect', { width: 100, height: 6, class: 'track' }), fill);
   const figures = el('span', { class: 'n' });
   const node = el('div', { class: 'limit' }, el('span', {}, label), bar, figures);
   node.show = (used, limit) => {
-    const share = limit ? Math.min(1, used / limit) : 0;
+    node.hidden = !limit;
+    if (!limit) return;
+    const share = Math.min(1, used / limit);
     set(fill, 'width', (share * 100).toFixed(1));
     set(fill, 'class', share >= 0.95 ? 'full' : 'used');
-    set(bar, 'hidden', limit ? null : true);
-    say(figures, limit ? `${count(used)} of ${count(limit)}` : `${count(used)}, no limit`);
+    say(figures, `${count(used)} of ${count(limit)}`);
   };
   return node;
 }
