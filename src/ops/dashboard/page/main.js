@@ -40,6 +40,7 @@ function showAlerts(alerts) {
   for (const alert of alerts) {
     // The outage has a notice of its own, which knows how old the figures are.
     if (alert.name === 'RedisAway') continue;
+    if (!notices.has(`alert ${alert.name}`)) announce(`Alert: ${alert.name}`);
     const value = alert.threshold < 1 ? `${(alert.value * 100).toFixed(0)} %` : count(Math.round(alert.value));
     notice(`alert ${alert.name}`, alert.severity === 'critical' ? 'bad' : 'warn',
       `${alert.name}${alert.subject ? ` (${alert.subject})` : ''}: ${value} ${alert.about}. ${alert.action}`);
