@@ -56,7 +56,10 @@ const operations = {
   },
   // By how many pixels the page is wider than its window.
   overflow: () => page.locator('html').evaluate((html) => html.scrollWidth - html.clientWidth),
-  shot: ({ path, full = true }) => page.screenshot({ path, fullPage: full }).then(() => null),
+  shot: async ({ path, full = true }) => {
+    await page.locator('html').evaluate((html) => html.scrollTo(0, 0));
+    await page.screenshot({ path, fullPage: full });
+  },
   complaints: () => complaints.splice(0),
 };
 

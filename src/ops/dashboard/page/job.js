@@ -24,7 +24,7 @@ function line({ at, attempt, try: nth, class: kind, cause, delayMs, replica }) {
 function standing(job) {
   const { status, waitingFor, progress, attemptsMade, error } = job;
   if (status === 'completed') return moment('ok', 'Completed', { at: job.endedAt });
-  if (status === 'failed') return moment('bad', 'Failed for good: a dead letter', { at: job.endedAt, text: error, meta: `after ${attemptsMade} attempts` });
+  if (status === 'failed') return moment('bad', 'Failed for good: a dead letter', { at: job.endedAt, text: error, meta: `after ${count(attemptsMade)} ${attemptsMade === 1 ? 'attempt' : 'attempts'}` });
   if (status === 'active') return moment('info', 'Running', { meta: `${progress} %` });
   if (status === 'waiting') return moment('now', 'In line');
   const due = waitingFor?.until ? Date.parse(waitingFor.until) : null;
