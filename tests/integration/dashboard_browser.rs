@@ -152,6 +152,7 @@ async fn an_operator_watches_a_fleet_through_an_outage() {
         .ask("click", json!({"selector": "#replicas summary"}))
         .await;
     browser.see("#replicas .jobs", "apalis:ai-jobs").await;
+    browser.gone("#replicas li:has(.jobs a) .nothing", "").await;
     if std::env::var_os("DASHBOARD_SHOTS").is_some() {
         // Plots want some minutes of time to be worth a look.
         tokio::time::sleep(Duration::from_secs(25)).await;

@@ -35,7 +35,7 @@ function set(node, name, value) {
 
 /**
  * Shows a list, and keeps the element of each item for as long as the item is there: focus, open details and
- * selections live on. `make` returns an element with an `update` method.
+ * selections live on. `make` returns an element with an `update` method. `nothing` is what an empty list (a `ul`) says.
  */
 function list(parent, items, keyOf, make, nothing) {
   const before = parent.items ?? new Map();
@@ -48,12 +48,10 @@ function list(parent, items, keyOf, make, nothing) {
   }
   for (const [key, node] of before) if (now.get(key) !== node) node.remove();
   parent.items = now;
-  if (nothing) {
-    parent.nothing ??= el(parent.tagName === 'UL' ? 'li' : 'p', { class: 'nothing' });
-    say(parent.nothing, nothing);
-    if (now.size) parent.nothing.remove();
-    else parent.append(parent.nothing);
-  }
+  parent.nothing ??= el('li', { class: 'nothing' });
+  say(parent.nothing, nothing ?? '');
+  if (nothing && !now.size) parent.append(parent.nothing);
+  else parent.nothing.remove();
   let place = parent.firstChild;
   for (const node of now.values()) {
     if (node === place) place = place.nextSibling;

@@ -156,7 +156,7 @@ function replicaRow({ name }) {
 
 function jobRow(job) {
   const [kind, age] = [el('span', { class: 'dim' }), el('span', { class: 'n' })];
-  const node = el('li', {}, el('a', { href: jobLink(job.queue, job.id), class: 'id' }, job.id), el('span', { class: 'tag' }, job.queue), kind, age);
+  const node = el('li', {}, el('a', { href: jobLink(job.queue, job.id), class: 'id' }, job.id), age, el('p', {}, el('span', { class: 'tag' }, job.queue), ' ', kind));
   node.update = (now) => {
     say(kind, now.type ?? '');
     say(age, span(now.ageMs));
