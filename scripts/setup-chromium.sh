@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the dashboard's test in a browser needs and the machine lacks: Chromium (some 100 MB), and its library for
-# Node. CHROMIUM names another one.
+# Installs what the dashboard's test in a browser needs and the machine lacks: Chromium, some 100 MB. CHROMIUM names another
+# one.
 set -eu
 if [ -z "${CHROMIUM:-}" ] && [ ! -x /usr/bin/chromium ]; then
   if ! command -v apt-get >/dev/null 2>&1; then
