@@ -54,6 +54,10 @@ use apalis_core::worker::context::WorkerContext;
 pub use migrations::{BottleneckKeys, MigrationKeys};
 /// Hash: `<minute>:<count>` → what the fleet's jobs came to in that minute, `last:<replica>` → its last report.
 pub const FLEET_MINUTES: &str = "fleet:minutes";
+/// Zset: replica → when it was last heard of, ms.
+pub const FLEET_SEEN: &str = "fleet:seen";
+/// Hash: replica → what it said of itself then, JSON.
+pub const FLEET_REPLICAS: &str = "fleet:replicas";
 
 /// The keys of one queue in the apalis-redis layout.
 #[derive(Debug, Clone)]

@@ -88,12 +88,13 @@ impl Operator {
             .or_else(|| ours().next())
     }
 
-    /// Looks for a job in every queue.
+    /// Looks for a job in the queue of that name, or of that layout and name; in every queue where none is named, and
+    /// then the first that knows the id tells.
     ///
     /// # Errors
-    /// Redis's.
-    pub async fn job(&self, id: &str) -> Result<Option<Found>, BrokerError> {
-        for broker in &self.brokers {
+    /// When there is no such queue, or Redis is away.
+    pub async fn job(&self, id: &str, queue: Option<&str>) -> Result<Option<Found>, JobError> {
+        for broker in self.select(queue)? {
             if let Some(job) = broker.find(id).await? {
                 return Ok(Some(Found {
                     broker: broker.clone(),

@@ -14,7 +14,7 @@ use crate::{
     migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
-    ops::{Ops, Server, Streams},
+    ops::{Dashboard, Ops, Server, Streams},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
     worker::{
@@ -81,17 +81,18 @@ impl Replica {
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
         let (workers, operator) = (runtime.workers().to_vec(), Operator::new(brokers, gates.clone()));
-        let monitor = Monitor::new(
+        let monitor = Arc::new(Monitor::new(
             workers.clone(),
             operator.clone(),
             ledger.clone(),
             connection.clone(),
             &config.replica,
-        );
+        ));
         let ops = Ops {
             workers,
+            dashboard: Dashboard::new(monitor.clone(), operator.clone()),
             operator,
-            monitor: Arc::new(monitor),
+            monitor,
             rate_limits: RateLimits::new(connection.clone()),
             user_window: config.user_window,
             ip_window: config.ip_window,

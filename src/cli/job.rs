@@ -32,6 +32,9 @@ enum JobOrder {
     Show {
         /// The job's id.
         id: String,
+        /// Its queue, `name` or `layout:name`, where several know the id.
+        #[arg(long)]
+        queue: Option<String>,
     },
     /// Put a dead letter back into its queue, or all of them.
     Retry(RetryArgs),
@@ -102,8 +105,9 @@ impl Which {
 pub(super) async fn run(args: JobArgs) -> anyhow::Result<ExitCode> {
     match args.order {
         JobOrder::List(args) => return list(&args).await,
-        JobOrder::Show { id } => {
-            let found = operator()?.job(&id).await?.ok_or(JobError::Unknown(id))?;
+        JobOrder::Show { id, queue } => {
+            let found = operator()?.job(&id, queue.as_deref()).await?;
+            let found = found.ok_or(JobError::Unknown(id))?;
             println!("{}", serde_json::to_string_pretty(&found.job)?);
         }
         JobOrder::Retry(args) => return retry(&args).await,

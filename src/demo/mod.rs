@@ -73,7 +73,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let replica = Replica::new(&config).await?;
     let port = replica.port()?;
     println!(
-        "private Redis on {}, simulated providers, health at http://localhost:{port}/api/health",
+        "private Redis on {}, simulated providers, dashboard at http://localhost:{port}/dashboard",
         redis.url()
     );
 

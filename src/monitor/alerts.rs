@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    Reading,
+    Reading, millis,
     minutes::{Came, Minutes},
 };
 use crate::worker::vitals::REDIS_ABSENCE;
@@ -309,10 +309,6 @@ fn in_minutes(reading: &Reading, threshold: f64, value: impl Fn(&Minutes, u64) -
         subject: None,
         since: first.map(|minute| minute * 60_000),
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
-//! What is read when somebody asks how the fleet does: metrics and alerts.
+//! What is read when somebody asks how the fleet does: metrics, alerts, and the dashboard.
 //!
 //! # Layout
-//! - [`Monitor`]: reads Redis for both, at most once in five seconds, within a second.
+//! - [`Monitor`]: reads Redis for all of them, no more often than they need, within a second.
 //! - `exposition`: the answer of `GET /metrics`. `process`: the process's own numbers.
+//! - [`heartbeats`]: who works in the fleet, and at what.
 //! - [`minutes`]: what the fleet's jobs came to, by the minute.
 //! - [`alerts`]: the rules, and their verdict.
 
 pub mod alerts;
 mod exposition;
+pub mod heartbeats;
 pub mod minutes;
 mod process;
 
@@ -21,7 +23,10 @@ use tokio::{sync::Mutex, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use self::minutes::{Minutes, Reporter};
+use self::{
+    heartbeats::{Heartbeats, Replica},
+    minutes::{Minutes, Reporter},
+};
 use crate::{
     connection::Connection,
     gate::{BreakerStatus, Status},
@@ -31,7 +36,7 @@ use crate::{
     worker::runtime::QueueWorker,
 };
 
-/// How long a reading serves.
+/// How long a reading serves metrics and alerts.
 const FRESH: Duration = Duration::from_secs(5);
 /// How long Redis may take for one.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -66,7 +71,7 @@ pub struct Reading {
 
 impl Reading {
     /// Every breaker, once: providers may share one.
-    fn breakers(&self) -> Vec<&BreakerStatus> {
+    pub fn breakers(&self) -> Vec<&BreakerStatus> {
         let mut breakers: Vec<&BreakerStatus> = Vec::new();
         for breaker in self.gates.iter().map(|gate| &gate.breaker) {
             if breakers.iter().all(|known| known.name != breaker.name) {
@@ -93,6 +98,7 @@ pub struct Monitor {
     operator: Operator,
     ledger: Option<Arc<Ledger>>,
     reporter: Reporter,
+    heartbeats: Heartbeats,
     last: Mutex<Last>,
 }
 
@@ -110,7 +116,8 @@ impl Monitor {
             workers,
             operator,
             ledger,
-            reporter: Reporter::new(connection, replica),
+            reporter: Reporter::new(connection.clone(), replica),
+            heartbeats: Heartbeats::new(connection, replica),
             last: Mutex::default(),
         }
     }
@@ -126,6 +133,12 @@ impl Monitor {
                 _ = ticks.tick() => {}
             }
             self.report().await;
+            if let Err(error) = self.heartbeats.beat(&self.workers).await {
+                debug!(%error, "this replica's heartbeat is not heard");
+            }
+        }
+        if let Err(error) = self.heartbeats.leave().await {
+            debug!(%error, "this replica leaves without a word");
         }
     }
 
@@ -137,7 +150,7 @@ impl Monitor {
 
     /// The answer of `GET /metrics`: complete but for the fleet's numbers while Redis is away.
     pub async fn metrics(&self) -> String {
-        let (reading, _) = self.reading().await;
+        let (reading, _) = self.reading(FRESH).await;
         exposition::write(
             &self.workers,
             &self.operator,
@@ -148,20 +161,33 @@ impl Monitor {
 
     /// The verdict on every alert.
     pub async fn alerts(&self) -> Vec<alerts::Alert> {
-        let (reading, away) = self.reading().await;
+        let (reading, away) = self.reading(FRESH).await;
+        self.judge(reading.as_deref(), away)
+    }
+
+    /// The verdict on every alert, by what was read.
+    pub fn judge(&self, reading: Option<&Reading>, away: Option<Duration>) -> Vec<alerts::Alert> {
         // The loops ask Redis all the time, so they know of an outage before anybody asks here.
         let seen = self
             .workers
             .iter()
             .filter_map(|w| w.vitals().redis_away_for())
             .max();
-        alerts::judge(reading.as_deref(), seen.max(away).unwrap_or_default())
+        alerts::judge(reading, seen.max(away).unwrap_or_default())
     }
 
-    /// The last reading while it is fresh, else another; and how long there has been none.
-    async fn reading(&self) -> (Option<Arc<Reading>>, Option<Duration>) {
+    /// Every replica that has been heard of.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn replicas(&self) -> Result<Vec<Replica>, redis::RedisError> {
+        self.heartbeats.read().await
+    }
+
+    /// The last reading if it is no older than `fresh`, else another; and how long there has been none.
+    pub async fn reading(&self, fresh: Duration) -> (Option<Arc<Reading>>, Option<Duration>) {
         let mut last = self.last.lock().await;
-        if last.read_at.is_none_or(|at| at.elapsed() > FRESH) {
+        if last.read_at.is_none_or(|at| at.elapsed() > fresh) {
             let began = Instant::now();
             let reading = match tokio::time::timeout(DEADLINE, self.read()).await {
                 Ok(Ok(reading)) => Some(Arc::new(reading)),
@@ -202,4 +228,9 @@ impl Monitor {
             now,
         })
     }
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,11 +1,20 @@
 //! Who may call: reads are open unless a read token is set; what changes something wants the admin token, and is
 //! answered to loopback only where none is configured.
+//!
+//! Trust in loopback is trust in who sits at this host, and a browser there runs pages of strangers. So a caller that is
+//! trusted for its address alone must name this host in `Host` (a name that was bound to 127.0.0.1 since the page was
+//! loaded is another's), and must not come from a page of another origin. A token needs none of that: no page can send
+//! one that it does not know.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     Json,
-    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    http::{
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, HOST, ORIGIN},
+        uri::Authority,
+    },
     response::{IntoResponse, Response},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -25,14 +34,28 @@ pub struct Access {
 
 /// The caller may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Denied(&'static str);
+pub enum Denied {
+    /// A token is missing or wrong, or loopback would have to call; says which.
+    Token(&'static str),
+    /// A browser calls for a page of another site.
+    Foreign(&'static str),
+}
 
 impl IntoResponse for Denied {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "success": false, "error": self.0 }));
-        (StatusCode::UNAUTHORIZED, [("www-authenticate", "Bearer")], body).into_response()
+        let body = |error: &str| Json(json!({ "success": false, "error": error }));
+        match self {
+            Self::Token(error) => {
+                let bearer = [("www-authenticate", "Bearer")];
+                (StatusCode::UNAUTHORIZED, bearer, body(error)).into_response()
+            }
+            Self::Foreign(error) => (StatusCode::FORBIDDEN, body(error)).into_response(),
+        }
     }
 }
+
+/// What a proxy adds: with one on this host, the whole world is local.
+const FORWARDED: [&str; 2] = ["x-forwarded-for", "forwarded"];
 
 impl Access {
     /// Whether a caller may change something.
@@ -42,14 +65,17 @@ impl Access {
     pub fn to_change(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Denied> {
         match &self.admin {
             Some(token) if bears(headers, token) => Ok(()),
-            Some(_) => Err(Denied("this route wants Authorization: Bearer ADMIN_TOKEN")),
-            // A proxy on this host would make the whole world local.
-            None if peer.ip().to_canonical().is_loopback() && !headers.contains_key("x-forwarded-for") => {
-                Ok(())
-            }
-            None => Err(Denied(
-                "no ADMIN_TOKEN is configured: this route answers to loopback only",
+            Some(_) => Err(Denied::Token(
+                "this route wants Authorization: Bearer ADMIN_TOKEN",
             )),
+            None if !peer.ip().to_canonical().is_loopback()
+                || FORWARDED.iter().any(|name| headers.contains_key(*name)) =>
+            {
+                Err(Denied::Token(
+                    "no ADMIN_TOKEN is configured: this route answers to loopback only",
+                ))
+            }
+            None => is_of_this_host(headers),
         }
     }
 
@@ -62,7 +88,7 @@ impl Access {
             None => Ok(()),
             Some(token) if bears(headers, token) => Ok(()),
             Some(_) if self.admin.as_ref().is_some_and(|admin| bears(headers, admin)) => Ok(()),
-            Some(_) => Err(Denied("this route wants Authorization: Bearer READ_TOKEN")),
+            Some(_) => Err(Denied::Token("this route wants Authorization: Bearer READ_TOKEN")),
         }
     }
 
@@ -73,10 +99,56 @@ impl Access {
             .iter()
             .next_back()
             .filter(|_| self.trust_proxy);
-        let address =
-            forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+        let address = forwarded.and_then(|value| address(value.to_str().ok()?.rsplit(',').next()?.trim()));
         address.unwrap_or(peer.ip()).to_canonical()
     }
+}
+
+/// An address as proxies write it: alone, or with a port; of IPv6 in brackets or not.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
+    bare.parse().ok().or_else(with_port)
+}
+
+/// Whether the caller is no browser that acts for another site: see the module's own words.
+fn is_of_this_host(headers: &HeaderMap) -> Result<(), Denied> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(HOST.as_str()).unwrap_or_default();
+    if !is_loopback_name(host) {
+        return Err(Denied::Foreign(
+            "no ADMIN_TOKEN is configured: this route answers to localhost only, and Host names another",
+        ));
+    }
+    let origin = text(ORIGIN.as_str());
+    let same = origin.is_none_or(|origin| {
+        let authority = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+    });
+    let site = text("sec-fetch-site");
+    if same && site.is_none_or(|site| ["same-origin", "none"].contains(&site)) {
+        return Ok(());
+    }
+    Err(Denied::Foreign(
+        "no ADMIN_TOKEN is configured: this route does not answer to pages of other sites",
+    ))
+}
+
+/// Whether a `Host` can mean nothing but this host, whoever answers for names.
+fn is_loopback_name(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    // User and password are no part of a Host.
+    !host.contains('@')
+        && (name.eq_ignore_ascii_case("localhost")
+            || address(name).is_some_and(|ip| ip.to_canonical().is_loopback()))
 }
 
 /// In constant time: how long it takes to be refused says nothing about the token.
@@ -136,13 +208,77 @@ mod tests {
             assert!(with.to_change(&wrong, near).is_err(), "{wrong:?}");
         }
         let without = access(None, None);
-        assert!(without.to_change(&headers(&[]), near).is_ok());
-        assert!(without.to_change(&headers(&[]), far).is_err());
-        assert!(
-            without
-                .to_change(&headers(&[("x-forwarded-for", "1.2.3.4")]), near)
-                .is_err()
-        );
+        let local = ("host", "localhost:3002");
+        assert!(without.to_change(&headers(&[local]), near).is_ok());
+        assert!(without.to_change(&headers(&[local]), far).is_err());
+        for name in FORWARDED {
+            let forwarded = headers(&[local, (name, "for=1.2.3.4")]);
+            assert!(without.to_change(&forwarded, near).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn trust_in_loopback_does_not_reach_the_pages_of_others() {
+        let near: SocketAddr = "[::1]:1".parse().unwrap();
+        let asked = |pairs: &[(&'static str, &str)]| access(None, None).to_change(&headers(pairs), near);
+        for host in [
+            "localhost",
+            "LocalHost:3002",
+            "127.0.0.1:3002",
+            "127.9.9.9",
+            "[::1]:3002",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert_eq!(asked(&[("host", host)]), Ok(()), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:3002",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1:3002",
+            "localhost@evil.example",
+            "evil@localhost",
+            "[::2]",
+            "a b",
+        ] {
+            let denied = asked(&[("host", host)]);
+            assert!(matches!(denied, Err(Denied::Foreign(_))), "{host:?}: {denied:?}");
+        }
+        assert!(asked(&[]).is_err(), "no Host at all");
+
+        let from = |name: &'static str, value: &str| asked(&[("host", "localhost:3002"), (name, value)]);
+        for (name, value) in [
+            ("origin", "http://localhost:3002"),
+            ("origin", "https://LOCALHOST:3002"),
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "none"),
+        ] {
+            assert_eq!(from(name, value), Ok(()), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("origin", "null"),
+            ("origin", ""),
+            ("origin", "http://evil.example"),
+            ("origin", "http://localhost:3000"),
+            ("origin", "http://127.0.0.1:3002"),
+            ("origin", "file://localhost:3002"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("sec-fetch-site", "Same-Origin"),
+        ] {
+            assert!(from(name, value).is_err(), "{name}: {value}");
+        }
+
+        // Who knows the token is no stranger.
+        let with = access(Some("t0ken"), None);
+        let strange = headers(&[
+            ("authorization", "Bearer t0ken"),
+            ("host", "ops.example"),
+            ("origin", "https://other.example"),
+        ]);
+        assert!(with.to_change(&strange, near).is_ok());
     }
 
     #[test]
@@ -165,11 +301,19 @@ mod tests {
         assert_eq!(access.caller(&forwarded, peer).to_string(), "10.0.0.1");
         access.trust_proxy = true;
         assert_eq!(access.caller(&forwarded, peer).to_string(), "1.2.3.4");
-        assert_eq!(
-            access
-                .caller(&headers(&[("x-forwarded-for", "nonsense")]), peer)
-                .to_string(),
-            "10.0.0.1"
-        );
+        for (written, read) in [
+            ("nonsense", "10.0.0.1"),
+            ("1.2.3.4:5678", "1.2.3.4"),
+            ("6.6.6.6:1, 1.2.3.4:5678", "1.2.3.4"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("[2001:db8::7]:443", "2001:db8::7"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+            ("1.2.3.4:x", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            let caller = access.caller(&headers(&[("x-forwarded-for", written)]), peer);
+            assert_eq!(caller.to_string(), read, "{written}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, Ops, Streams,
+    Access, Dashboard, Ops, Streams,
     server::{Limits, connection},
 };
 use crate::{
@@ -47,10 +47,13 @@ static ROUTES: LazyLock<Router> = LazyLock::new(|| {
         limit: 0,
         length: Duration::from_secs(60),
     };
+    let monitor = Monitor::new(Vec::new(), operator.clone(), None, connection.clone(), "r");
+    let monitor = Arc::new(monitor);
     let ops = Ops {
         workers: Vec::new(),
-        operator: operator.clone(),
-        monitor: Arc::new(Monitor::new(Vec::new(), operator, None, connection.clone(), "r")),
+        dashboard: Dashboard::new(monitor.clone(), operator.clone()),
+        operator,
+        monitor,
         rate_limits: RateLimits::new(connection),
         user_window: window,
         ip_window: window,

@@ -175,7 +175,8 @@ pub(super) async fn remove(
     })))
 }
 
-fn job(ListedIn { queue, layout, job }: &ListedIn) -> Value {
+/// A job of a list.
+pub(super) fn job(ListedIn { queue, layout, job }: &ListedIn) -> Value {
     json!({
         "jobId": job.id,
         "queue": queue,

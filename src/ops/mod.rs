@@ -6,13 +6,14 @@
 //! | `GET /api/circuit-breakers/status` | `{success, circuitBreakers: {<name>: …}, timestamp}` |
 //! | `POST /api/circuit-breakers/reset/{name}` | `{success, message, timestamp}`; unknown: 400 with `available` |
 //! | `GET /api/queue/stats` | `{success, stats, queues, timestamp}` |
-//! | `GET /api/job-status/{id}` | `{success, status, jobId, …, waitingFor?, history}`; 404 `not_found` |
+//! | `GET /api/job-status/{id}` | `{success, status, jobId, …, waitingFor?, history}`; `queue` says where; 404 `not_found` |
 //! | `GET /api/job-events?jobId=` | a job's life as Server-Sent Events; 404 `not_found`; 503 when too many are open |
 //! | `GET /api/jobs?state=failed` | `{success, state, jobs, more, cursor}`; `queue`, `type`, `since`, `limit`, `cursor` narrow it |
 //! | `POST /api/jobs/{id}/retry` | a dead letter goes back to its queue; `queue`, `resetAttempts`; 404, 409 |
 //! | `POST /api/jobs/retry` | all of them, or those of `queue`, `type`, `since`: `{success, retried, changed, broken, more}` |
 //! | `DELETE /api/jobs/{id}` | removes a job that is not active; 404, 409 |
 //! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
+//! | `GET /dashboard` | a page for operators, without data; `GET /api/dashboard/events` keeps it live; 503 when too many look |
 //! | `GET /metrics` | Prometheus's text format; answers while Redis is away, too |
 //! | `GET /api/metrics/alerts` | `{success, firing, alerts: [{name, severity, firing, value, threshold, since, …}], timestamp}` |
 //! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
@@ -21,6 +22,7 @@
 
 mod auth;
 mod breakers;
+mod dashboard;
 mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -42,6 +44,7 @@ use axum::{
 
 pub use auth::{Access, Denied};
 pub(crate) use breakers::{breaker, limit};
+pub use dashboard::Dashboard;
 pub use events::Streams;
 #[cfg(any(test, fuzzing))]
 pub(crate) use events::fuzz::expect_tellable;
@@ -74,6 +77,8 @@ pub struct Ops {
     pub user_window: Window,
     /// How often one address may enqueue.
     pub ip_window: Window,
+    /// What the dashboard shows.
+    pub dashboard: Dashboard,
     /// The open streams of job events.
     pub streams: Streams,
     /// Who may call.
@@ -92,6 +97,8 @@ impl Ops {
             .route("/api/circuit-breakers/status", get(breakers::status))
             .route("/api/circuit-breakers/reset/{name}", post(breakers::reset))
             .route("/api/rate-limits/status", get(breakers::limits))
+            .route("/dashboard", get(dashboard::page))
+            .route("/api/dashboard/events", get(dashboard::events))
             .route("/metrics", get(metrics::metrics))
             .route("/api/metrics/alerts", get(metrics::alerts))
             .route("/api/queue/stats", get(queues::stats))

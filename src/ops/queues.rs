@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -24,13 +25,20 @@ pub(super) async fn stats(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Re
     ))
 }
 
+/// In which queue to look: ids are unique in a queue only.
+#[derive(Debug, Deserialize)]
+pub(super) struct Where {
+    queue: Option<String>,
+}
+
 pub(super) async fn job_status(
     State(ops): State<Arc<Ops>>,
     headers: HeaderMap,
     Path(id): Path<String>,
+    Query(r#where): Query<Where>,
 ) -> Result<Response, Refusal> {
     ops.access.to_read(&headers)?;
-    Ok(match ops.operator.job(&id).await? {
+    Ok(match ops.operator.job(&id, r#where.queue.as_deref()).await? {
         Some(found) => Json(job(&found)).into_response(),
         None => not_found(&id),
     })
@@ -47,10 +55,14 @@ fn job(Found { broker, job }: &Found) -> Value {
         "success": true,
         "status": job.state,
         "jobId": job.id,
+        "type": job.kind,
         "queue": broker.queue(),
+        "layout": broker.layout().as_str(),
         "timestamp": timestamp(),
         "progress": job.progress,
         "attemptsMade": job.attempts_made,
+        "addedAt": job.added_at.map(iso),
+        "endedAt": job.ended_at.map(iso),
         "history": job.history.iter().map(line).collect::<Vec<_>>(),
     });
     if let Some(result) = &job.result {

@@ -67,10 +67,11 @@ impl Server {
     /// # Errors
     /// None at present; kept for what a listener may say.
     pub async fn serve(self, ops: Ops, stop: CancellationToken) -> std::io::Result<()> {
-        let streams = ops.streams.clone();
+        let (streams, dashboard) = (ops.streams.clone(), ops.dashboard.clone());
         let close = async {
             stop.cancelled().await;
             streams.close();
+            dashboard.close();
         };
         let served = serve(self.0, ops.router(), Limits::default(), stop.clone());
         tokio::join!(served, close);

@@ -98,8 +98,17 @@ impl FromStr for State {
 pub struct JobView {
     /// The job's id.
     pub id: String,
+    /// Its type, where the layout keeps it beside the payload.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Where it stands.
     pub state: State,
+    /// When it was added, ms since 1970, where the layout or its id tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added_at: Option<u64>,
+    /// When it ended, ms since 1970 by Redis's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<u64>,
     /// 0 to 100.
     pub progress: u8,
     /// Attempts used up.

@@ -35,6 +35,16 @@ impl Default for Course {
 }
 
 impl Course {
+    /// When it was claimed.
+    pub(super) const fn claimed(&self) -> Instant {
+        self.claimed
+    }
+
+    /// The job's type, once its payload was opened.
+    pub(super) fn kind(&self) -> Option<JobType> {
+        self.kind.get().copied()
+    }
+
     /// Its payload was opened: it is a job of this type.
     pub fn is_a(&self, kind: JobType) {
         let _ = self.kind.set(kind); // A delivery is opened once.

@@ -8,7 +8,7 @@ use rand::RngExt;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{debug, error, info, warn};
 
-use super::{Assignment, runtime::QueueWorker, slots::FreeSlots};
+use super::{Assignment, Course, runtime::QueueWorker, slots::FreeSlots};
 use crate::{
     guard::Stops,
     queue::{BrokerError, ClaimNumber, Delivery, Lease},
@@ -254,7 +254,8 @@ impl QueueWorker {
             return None;
         }
         let stop = self.shutdown.hasten.child_token();
-        self.slots.occupy(slots, lease, stop.clone());
+        let course: Arc<Course> = Arc::default();
+        self.slots.occupy(slots, lease, stop.clone(), course.clone());
         let stops = Stops {
             draining: self.shutdown.closing.clone(),
             now: stop,
@@ -267,7 +268,7 @@ impl QueueWorker {
             broker: self.broker.clone(),
             stops,
             holds: self.holds.clone(),
-            course: Arc::default(),
+            course,
         })
         // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
         .task_id(TaskId::from_string(id))

@@ -7,11 +7,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
+use jobs::JobType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::Course;
 use crate::queue::Lease;
 
 /// Free slots, taken for a claim. Those that the claim does not fill are free again when this is dropped.
@@ -38,9 +41,21 @@ pub struct Slots {
     peak: AtomicUsize,
 }
 
+/// A job in flight, as an onlooker sees it.
+#[derive(Debug, Clone)]
+pub struct InFlight {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its type, once its payload was opened.
+    pub kind: Option<JobType>,
+    /// How long ago it was claimed.
+    pub age: Duration,
+}
+
 #[derive(Debug)]
 struct Job {
     stop: CancellationToken,
+    course: Arc<Course>,
     _slot: Option<OwnedSemaphorePermit>,
 }
 
@@ -73,13 +88,14 @@ impl Slots {
     }
 
     /// Notes a claimed job; `stop` is cancelled when it turns out to be lost.
-    pub fn occupy(&self, slots: &mut FreeSlots, lease: Lease, stop: CancellationToken) {
+    pub fn occupy(&self, slots: &mut FreeSlots, lease: Lease, stop: CancellationToken, course: Arc<Course>) {
         let mut jobs = self.jobs();
         // A resent claim may bring one job more than is free by now: it runs, and the count is right again after it.
         jobs.insert(
             lease,
             Job {
                 stop,
+                course,
                 _slot: slots.take_one(),
             },
         );
@@ -106,6 +122,19 @@ impl Slots {
     /// Every job in flight.
     pub fn held(&self) -> Vec<Lease> {
         self.jobs().keys().cloned().collect()
+    }
+
+    /// The jobs that have been in flight for the longest, at most so many.
+    pub fn longest(&self, most: usize) -> Vec<InFlight> {
+        let jobs = self.jobs();
+        let mut all: Vec<(&Lease, &Job)> = jobs.iter().collect();
+        all.sort_unstable_by_key(|(_, job)| job.course.claimed());
+        let seen = |(lease, job): &(&Lease, &Job)| InFlight {
+            id: lease.id.clone(),
+            kind: job.course.kind(),
+            age: job.course.claimed().elapsed(),
+        };
+        all.iter().take(most).map(seen).collect()
     }
 
     /// How many jobs fit.

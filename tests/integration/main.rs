@@ -20,6 +20,8 @@ mod bullmq_outcomes;
 mod bullmq_versions;
 mod check;
 mod cut_over;
+mod dashboard;
+mod dashboard_browser;
 mod failover;
 mod gate;
 mod gate_limits;

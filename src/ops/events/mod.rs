@@ -90,12 +90,13 @@ impl Streams {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Which {
     job_id: Option<String>,
+    queue: Option<String>,
 }
 
 pub(super) async fn get(
     State(ops): State<Arc<Ops>>,
     headers: HeaderMap,
-    Query(Which { job_id }): Query<Which>,
+    Query(Which { job_id, queue }): Query<Which>,
 ) -> Result<Response, Refusal> {
     ops.access.to_read(&headers)?;
     let id = job_id
@@ -103,7 +104,7 @@ pub(super) async fn get(
         .ok_or_else(|| Refusal::Bad("jobId is missing: /api/job-events?jobId=…".to_owned()))?;
     let place = ops.streams.places.clone().try_acquire_owned();
     let place = place.map_err(|_none_left| Refusal::Busy("too many streams are open".to_owned()))?;
-    let Some(Found { broker, .. }) = ops.operator.job(&id).await? else {
+    let Some(Found { broker, .. }) = ops.operator.job(&id, queue.as_deref()).await? else {
         return Ok(not_found(&id));
     };
     let watch = watch(&broker, &id);

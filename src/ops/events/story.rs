@@ -187,7 +187,10 @@ mod tests {
         };
         JobView {
             id: "1".to_owned(),
+            kind: None,
             state,
+            added_at: None,
+            ended_at: None,
             progress,
             attempts_made: 1,
             result: (state == State::Completed).then(|| json!({"ok": true})),

@@ -2,7 +2,7 @@
 
 use hostile::Target;
 
-use super::inspect::view;
+use super::inspect::{Ended, view};
 use crate::queue::fuzz::{expect_showable, hash};
 
 /// A job's meta and history: it can be shown and followed.
@@ -12,6 +12,10 @@ pub static APALIS_META: Target = Target::new("apalis_meta", |input| {
         .get(b"due".as_slice())
         .map(|due| String::from_utf8_lossy(due).parse().unwrap_or(f64::NAN));
     for scheduled in [None, due] {
-        expect_showable(view("1", scheduled, &meta, &history));
+        let ended = Ended {
+            done: scheduled,
+            dead: scheduled,
+        };
+        expect_showable(view("1", scheduled, &ended, &meta, &history));
     }
 });

@@ -70,13 +70,16 @@ impl ApalisBroker {
             .zscore(&keys.scheduled, id)
             .hgetall(keys.meta(id));
         pipeline.lrange(keys.history(id), 0, -1);
+        pipeline.zscore(&keys.ended_done, id).zscore(&keys.ended_dead, id);
         type Reading = (
             RedisResult<bool>,
             RedisResult<Option<f64>>,
             RedisResult<Meta>,
             RedisResult<Vec<Vec<u8>>>,
+            RedisResult<Option<f64>>,
+            RedisResult<Option<f64>>,
         );
-        let (known, scheduled, meta, history): Reading =
+        let (known, scheduled, meta, history, done, dead): Reading =
             self.connection.query(pipeline.ignore_errors()).await?;
         // The job's own keys may be of a wrong type: what else is known of it is still told.
         let (known, scheduled) = (known?, scheduled?);
@@ -84,12 +87,29 @@ impl ApalisBroker {
         if !known && meta.is_empty() {
             return Ok(None);
         }
-        Ok(Some(view(id, scheduled, &meta, &history)))
+        let ended = Ended {
+            done: done.ok().flatten(),
+            dead: dead.ok().flatten(),
+        };
+        Ok(Some(view(id, scheduled, &ended, &meta, &history)))
     }
 }
 
-/// A job as it was found: when it is due, its meta, its history.
-pub(super) fn view(id: &str, scheduled: Option<f64>, meta: &Meta, history: &[Vec<u8>]) -> JobView {
+/// When a job ended, ms, as the lists of ended jobs have it.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pub(super) done: Option<f64>,
+    pub(super) dead: Option<f64>,
+}
+
+/// A job as it was found: when it is due, when it ended, its meta, its history.
+pub(super) fn view(
+    id: &str,
+    scheduled: Option<f64>,
+    ended: &Ended,
+    meta: &Meta,
+    history: &[Vec<u8>],
+) -> JobView {
     let text = |field: &str| {
         meta.get(field.as_bytes())
             .map(|bytes| String::from_utf8_lossy(bytes))
@@ -126,7 +146,15 @@ pub(super) fn view(id: &str, scheduled: Option<f64>, meta: &Meta, history: &[Vec
         .collect();
     JobView {
         id: id.to_owned(),
+        kind: None,
         state,
+        added_at: id.parse::<ulid::Ulid>().ok().map(|id| id.timestamp_ms()),
+        // A float to u64 saturates.
+        ended_at: match state {
+            State::Completed => ended.done.map(|at| at as u64),
+            State::Failed => ended.dead.map(|at| at as u64),
+            State::Waiting | State::Delayed | State::Active => None,
+        },
         progress: number("progress").map_or(0, |n| n.min(100) as u8),
         attempts_made: number("attempts")
             .and_then(|n| u32::try_from(n).ok())

@@ -58,6 +58,9 @@ pub static BULLMQ_JOB: Target = Target::new("bullmq_job", |input| {
                 field("bw:gate"),
                 number("delay"),
                 log.clone(),
+                field("name"),
+                field("timestamp"),
+                field("finishedOn"),
             ),
         ));
     }

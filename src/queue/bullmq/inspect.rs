@@ -11,7 +11,7 @@ use crate::queue::{
 };
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
-/// until when, log.
+/// until when, log, name, when it was added and ended.
 pub(super) type Row = (
     String,
     Text,
@@ -22,6 +22,9 @@ pub(super) type Row = (
     Text,
     Option<u64>,
     Vec<Vec<u8>>,
+    Text,
+    Text,
+    Text,
 );
 /// What anybody may have written.
 type Text = Option<Vec<u8>>;
@@ -79,8 +82,9 @@ impl BullmqBroker {
 
 /// A job as it was found.
 pub(super) fn view(id: &str, row: Row) -> JobView {
-    let (state, progress, attempts, result, failed, waits, gate, due, log) = row;
+    let (state, progress, attempts, result, failed, waits, gate, due, log, name, added, ended) = row;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let number = |bytes: Vec<u8>| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok();
     let (failed, waits) = (failed.map(text), waits.map(text));
     let state = match state.as_str() {
         "completed" => State::Completed,
@@ -101,7 +105,13 @@ pub(super) fn view(id: &str, row: Row) -> JobView {
     });
     JobView {
         id: id.to_owned(),
+        kind: name.map(text),
         state,
+        added_at: added.and_then(number),
+        // A job that was retried by hand has the time of its last end still.
+        ended_at: ended
+            .filter(|_| matches!(state, State::Completed | State::Failed))
+            .and_then(number),
         progress: progress.map_or(0, |json| percent(&json)),
         attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),
         result,

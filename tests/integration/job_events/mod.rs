@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use backend_worker::{
     monitor::Monitor,
     operator::Operator,
-    ops::{Access, Ops, Server, Streams},
+    ops::{Access, Dashboard, Ops, Server, Streams},
     queue::{Broker, ClaimNumber, Delivery, Later, Layout, Note, Settled},
     ratelimit::{RateLimits, Window},
 };
@@ -42,11 +42,18 @@ impl Scene {
             length: Duration::from_secs(1),
         };
         let operator = Operator::new(vec![broker.clone()], None);
-        let monitor = Monitor::new(Vec::new(), operator.clone(), None, redis.connection(), "w");
+        let monitor = Arc::new(Monitor::new(
+            Vec::new(),
+            operator.clone(),
+            None,
+            redis.connection(),
+            "w",
+        ));
         let ops = Ops {
             workers: Vec::new(),
+            dashboard: Dashboard::new(monitor.clone(), operator.clone()),
             operator,
-            monitor: Arc::new(monitor),
+            monitor,
             rate_limits: RateLimits::new(redis.connection()),
             user_window: unlimited,
             ip_window: unlimited,

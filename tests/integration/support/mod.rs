@@ -1,5 +1,6 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
+mod browser;
 mod node;
 #[allow(dead_code, reason = "the gate's tests and the chaos suite have other weather")]
 pub(crate) mod proxy;
@@ -19,6 +20,8 @@ use backend_worker::{
 use jobs::JobType;
 use serde_json::value::RawValue;
 
+#[allow(unused_imports, reason = "the chaos suite looks at no page")]
+pub(crate) use browser::Browser;
 pub(crate) use node::{Node, folder as node_folder};
 pub(crate) use proxy::{Proxy, Weather};
 pub(crate) use replica::{RunningReplica, Script, options, replica};

@@ -17,7 +17,17 @@ pub(crate) struct Sse {
 
 impl Sse {
     pub(crate) async fn open(url: &str) -> Self {
-        let response = reqwest::get(url).await.unwrap();
+        Self::open_with(url, None).await
+    }
+
+    /// With a token, where one is named.
+    pub(crate) async fn open_with(url: &str, token: Option<&str>) -> Self {
+        let request = reqwest::Client::new().get(url);
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200, "{url}");
         let kind = response.headers()["content-type"].to_str().unwrap();
         assert!(kind.starts_with("text/event-stream"), "{kind}");
