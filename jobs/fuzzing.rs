@@ -1,6 +1,13 @@
 //! The parsers of foreign data in this crate, as `fuzz/` and the tests know them. Each property stands beside its
 //! parser, in a module `fuzz`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use hostile::Target;
 
 use crate::{Class, Failure, JobType, Jobs};

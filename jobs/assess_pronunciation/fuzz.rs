@@ -1,5 +1,12 @@
 //! What Azure Speech answers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use hostile::Target;
 use serde_json::Value;
 

@@ -1,5 +1,12 @@
 //! What a payload asks of the model, and what the model answers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use hostile::Target;
 use serde_json::json;
 

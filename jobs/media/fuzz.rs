@@ -1,5 +1,12 @@
 //! Media, and where they are said to be.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use std::{net::IpAddr, path::Path, sync::LazyLock, time::Duration};
 
 use hostile::{Target, contained};

@@ -1,5 +1,12 @@
 //! What providers refuse with.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use std::time::Duration;
 
 use hostile::Target;

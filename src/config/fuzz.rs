@@ -1,5 +1,12 @@
 //! The environment.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use std::collections::HashMap;
 
 use hostile::Target;

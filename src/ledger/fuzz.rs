@@ -1,5 +1,12 @@
 //! What stands in the ledger: any version may have written it, or anybody.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use hostile::Target;
 
 use super::{read, written};

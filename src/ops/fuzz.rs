@@ -1,5 +1,12 @@
 //! Requests to the HTTP server, from the first byte on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, LazyLock},

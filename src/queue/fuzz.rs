@@ -1,5 +1,12 @@
 //! What lists of jobs hold, and the cursors that callers send.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use std::collections::HashMap;
 
 use hostile::Target;
@@ -7,8 +14,11 @@ use hostile::Target;
 use super::{JobView, Place, letters::read_page, watch::Update};
 use crate::ops::expect_tellable;
 
+/// A hash of Redis, as bytes.
+pub(crate) type Fields = HashMap<Vec<u8>, Vec<u8>>;
+
 /// A hash and the lines behind it: `field=value`, then an empty line, then one line each.
-pub(crate) fn hash(input: &[u8]) -> (HashMap<Vec<u8>, Vec<u8>>, Vec<Vec<u8>>) {
+pub(crate) fn hash(input: &[u8]) -> (Fields, Vec<Vec<u8>>) {
     let mut lines = input.split(|byte| *byte == b'\n');
     let fields = lines.by_ref().take_while(|line| !line.is_empty()).map(|line| {
         let at = line.iter().position(|byte| *byte == b'=').unwrap_or(line.len());

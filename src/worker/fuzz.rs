@@ -1,5 +1,12 @@
 //! From a raw payload to an outcome that can be written down.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use hostile::Target;

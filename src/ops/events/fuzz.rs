@@ -1,5 +1,12 @@
 //! Whatever a job holds can be told.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use super::story::Story;
 use crate::queue::{JobView, watch::Update};
 

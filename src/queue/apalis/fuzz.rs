@@ -1,5 +1,12 @@
 //! What stands in a job's meta and history.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use hostile::Target;
 
 use super::inspect::{Ended, view};

@@ -1,5 +1,12 @@
 //! What stands in a job's hash, and in a queue's events.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use std::{sync::Arc, time::Duration};
 
 use hostile::Target;

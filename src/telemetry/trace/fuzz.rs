@@ -1,5 +1,12 @@
 //! The trace that a producer says it is in.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a target that is surprised shall end"
+)]
+
 use hostile::Target;
 
 use super::TraceContext;
