@@ -24,7 +24,8 @@
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:begun` and `bw:cut` as `begun` and `cut`; and one string a replica, `bw:session:<worker>`, with its last claim's number; and the string `bw:witness`, as `<q>:witness`.
+//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:begun` and `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the string `bw:witness`, as `<q>:witness`;
+//! and `bw:apart:<id>`, for a moment, a hash that is to become a job with a large payload.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -198,6 +199,11 @@ impl BullKeys {
             events: key("events"),
             prefix,
         }
+    }
+
+    /// A hash that is to become a job: its payload was too large for a script.
+    pub fn apart(&self, id: &str) -> String {
+        format!("{}bw:apart:{id}", self.prefix)
     }
 
     /// Whether a job may be called so: its keys would otherwise be the queue's, or another job's.

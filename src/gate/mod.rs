@@ -68,6 +68,14 @@ const DEADLINE: Duration = Duration::from_millis(250);
 /// How soon a delivery that failed is tried again.
 const DELIVER_AGAIN: Duration = Duration::from_millis(500);
 
+/// The gate's scripts, as `gate <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
+pub fn script_names() -> Vec<(String, String)> {
+    Scripts::new()
+        .named()
+        .map(|(name, script)| (format!("gate {name}"), script.get_hash().to_owned()))
+        .into()
+}
+
 /// The gates of all providers, as one replica holds them.
 #[derive(Debug)]
 pub struct Gates {

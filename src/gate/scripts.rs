@@ -29,4 +29,15 @@ impl Scripts {
             presence: Script::new(&edit("presence", include_str!("presence.lua"))),
         }
     }
+
+    /// All of them, by name.
+    pub(super) fn named(&self) -> [(&'static str, &Script); 5] {
+        [
+            ("admit", &self.admit),
+            ("settle", &self.settle),
+            ("renew", &self.renew),
+            ("control", &self.control),
+            ("presence", &self.presence),
+        ]
+    }
 }

@@ -10,7 +10,7 @@ use super::{BrokerError, State, millis, view::read_history};
 /// Jobs on one page at most.
 const LONGEST_PAGE: usize = 200;
 /// Ids that one script looks at, at most, to fill a page: it blocks Redis for everyone.
-const LOOKS: usize = 500;
+const LOOKS: usize = 200;
 /// Dead letters that one script puts back, at most: some 25 µs each.
 pub(super) const RETRIES: usize = 50;
 /// The class of a line in a history that tells of a retry by hand: no failure's.

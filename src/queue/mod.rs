@@ -11,6 +11,7 @@ mod claims;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod letters;
+mod lines;
 mod view;
 pub mod watch;
 
@@ -234,6 +235,25 @@ impl BrokerError {
         }
     }
 }
+
+/// The scripts of both layouts, as `<layout> <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
+pub fn script_names() -> Vec<(String, String)> {
+    let all = [
+        (Layout::Bullmq, bullmq::scripts::named()),
+        (Layout::Apalis, apalis::scripts::named()),
+    ];
+    all.into_iter()
+        .flat_map(|(layout, scripts)| scripts.into_iter().map(move |script| (layout, script)))
+        .map(|(layout, (name, script))| {
+            let name = format!("{layout} {}", name.to_ascii_lowercase());
+            (name, script.get_hash().to_owned())
+        })
+        .collect()
+}
+
+/// Bytes of payloads that a script hands out at most. It copies each several times, some 2 ms for a megabyte, and blocks
+/// Redis for everyone meanwhile: what does not fit is read by a command of its own.
+const INLINE_BYTES: usize = 256 * 1024;
 
 /// Whole milliseconds, never cut to a time-out of zero by an absurd duration.
 fn millis(duration: Duration) -> u64 {

@@ -203,10 +203,7 @@ impl QueueWorker {
                 self.broker.retry_at(lease, later).await
             }
             Outcome::Failed { reason, note } => self.broker.fail(lease, reason, note.as_ref()).await,
-            Outcome::Released => {
-                let ours = self.broker.release(std::slice::from_ref(lease)).await? > 0;
-                Ok(if ours { Settled::Applied } else { Settled::Lost })
-            }
+            Outcome::Released => self.releases.write(lease).await,
         }
     }
 }

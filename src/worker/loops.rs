@@ -17,7 +17,7 @@ use crate::{
 /// How long the claim loop sleeps at most when nothing announces work: a safety net, not the way work is found.
 const IDLE: Duration = Duration::from_secs(15);
 /// Sweeps in a row for the jobs of dead replicas, before the lease is renewed again.
-const MAX_SWEEPS: usize = 100;
+const MAX_SWEEPS: usize = 500;
 
 /// A task that its maker would send jobs to: a claimed job, ready for apalis.
 pub(super) type Claimed = mpsc::UnboundedSender<Task<Assignment>>;

@@ -7,6 +7,7 @@
 //! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
 //! - [`outcome`]: what a delivery comes to, and the rules for it.
 //! - `course`: what is known of a delivery while it runs, for metrics.
+//! - `releases`: jobs that are given back, written together.
 //! - [`dispatch`]: from a raw payload to a handler, and back to an outcome.
 //! - [`holds`]: when a queue is left alone, because a gate says so.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
@@ -22,6 +23,7 @@ pub(crate) mod fuzz;
 pub mod holds;
 mod loops;
 pub mod outcome;
+mod releases;
 pub mod runtime;
 pub mod slots;
 pub mod vitals;

@@ -17,6 +17,7 @@ use super::{
     Assignment, Handle, Holds,
     backend::QueueBackend,
     outcome::OutcomeRules,
+    releases::Releases,
     slots::Slots,
     vitals::{Tally, Vitals},
     watchdog::{self, Watchdog},
@@ -55,6 +56,7 @@ pub struct ShutdownSteps {
 #[derive(Debug)]
 pub struct QueueWorker {
     pub(super) broker: Arc<dyn Broker>,
+    pub(super) releases: Releases,
     /// What its jobs' spans are children of.
     pub(super) span: tracing::Span,
     pub(super) slots: Slots,
@@ -114,6 +116,7 @@ impl Runtime {
         let workers = queues.into_iter().map(|(broker, concurrency)| {
             let span = tracing::info_span!("worker", queue = broker.queue(), layout = %broker.layout());
             Arc::new(QueueWorker {
+                releases: Releases::new(broker.clone()),
                 broker,
                 span,
                 slots: Slots::new(concurrency),

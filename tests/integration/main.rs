@@ -22,6 +22,7 @@ mod check;
 mod cut_over;
 mod dashboard;
 mod dashboard_browser;
+mod depth;
 mod failover;
 mod gate;
 mod gate_limits;

@@ -27,6 +27,7 @@ both_layouts! {
     a_deadline_ends_a_job_that_hangs
     a_hundred_jobs_in_flight_are_drained
     what_outlasts_the_drain_goes_back_unharmed
+    jobs_in_flight_go_back_together
     two_replicas_share_a_queue_and_run_each_job_once
     no_more_jobs_run_at_a_time_than_there_are_slots
 }
@@ -188,6 +189,40 @@ async fn what_outlasts_the_drain_goes_back_unharmed(layout: Layout) {
     let running = replica(second.clone(), 10, Script::echo(), &options());
     until(&*second, "9", State::Completed).await;
     running.stop().await;
+}
+
+/// Thousands of calls side by side would keep Redis from answering any of them in time.
+async fn jobs_in_flight_go_back_together(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    for n in 0..300 {
+        enqueue(&*broker, &n.to_string()).await;
+    }
+    let script = Script::new(|_| std::future::pending());
+    let hasty = RuntimeOptions {
+        drain: Duration::from_millis(100),
+        ..options()
+    };
+    let running = replica(broker.clone(), 300, script.clone(), &hasty);
+    script.calls.until_started(300).await;
+    // Somebody else has one of them.
+    let (key, field) = match layout {
+        Layout::Apalis => ("q:meta:7", "claim"),
+        Layout::Bullmq => ("bull:q:7", "bw:claim"),
+    };
+    redis.ask::<()>(&["HSET", key, field, "other:1"]).await;
+    let scripts = async || {
+        let info: String = redis.ask(&["INFO", "commandstats"]).await;
+        let calls = info.split_once("cmdstat_evalsha:calls=").unwrap().1;
+        calls.split(',').next().unwrap().parse::<u32>().unwrap()
+    };
+    let before = scripts().await;
+    let tally = running.stop().await;
+    assert_eq!((tally.released, tally.lost), (299, 1));
+    let took = scripts().await - before;
+    assert!(took < 150, "{took} scripts");
+    let counts = broker.counts().await.unwrap();
+    assert_eq!(counts.waiting, 299);
 }
 
 async fn two_replicas_share_a_queue_and_run_each_job_once(layout: Layout) {

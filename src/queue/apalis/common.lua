@@ -39,6 +39,12 @@ local function read_meta(meta, ...)
   return m
 end
 
+-- Whether a job was claimed a moment ago. A time that is none, or still to come, is none.
+local function claimed_since(meta, since, now)
+  local at = (tonumber(read_meta(meta, 'locked_at')[1] or nil) or 0) * 1000
+  return at >= since and at <= now
+end
+
 -- `done` and `dead` are sets to apalis's writer and sorted sets to some of its readers: we go with what is there.
 local function is_zset(key)
   local kind = call('TYPE', key).ok

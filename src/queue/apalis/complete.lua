@@ -1,6 +1,6 @@
 -- Ends a job well, and forgets the oldest completed jobs beyond the retention, two for each that ends.
 -- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data
--- ARGV 1 job id  2 claim token  3 meta prefix  4 history prefix  5 result, JSON  6 keep ms  7 keep count
+-- ARGV 1 job id  2 claim token  3 meta prefix  4 history prefix  5 result, JSON {"Ok": result}  6 keep ms  7 keep count
 --      8 bytes of payload that are worth keeping once the job is done
 -- Returns 1 applied (now or before), 0 lost.
 local inflight, done, ended, data = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -18,7 +18,7 @@ call('SREM', inflight, id)
 add_ended(done, done_is_zset, id, now)
 call('ZADD', ended, now, id)
 call('HSET', meta, 'status', 'Done', 'claim', '', 'settled', token, 'progress', 100, 'done_at', floor(now / 1000),
-  'result', '{"Ok":' .. ARGV[5] .. '}')
+  'result', ARGV[5])
 if large then call('HDEL', data, id) end
 call('DEL', 'ledger:' .. meta)
 

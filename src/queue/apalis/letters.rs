@@ -1,10 +1,23 @@
 //! What an operator does to jobs: lists, retries, removes them.
 
-use super::{ApalisBroker, MOST_BYTES, scripts};
+use serde::Deserialize;
+
+use super::{ApalisBroker, scripts};
 use crate::queue::{
-    BrokerError, Page, Query, Removal, Retried, RetryOrder,
+    BrokerError, INLINE_BYTES, Listed, Page, Query, Removal, Retried, RetryOrder,
     letters::{RETRIES, read_page},
+    lines::{Newest, look_for},
 };
+
+/// Bytes of payloads after which a list reads no further job.
+const LIST_BYTES: usize = 1024 * 1024;
+
+/// What a list reads of a payload.
+#[derive(Deserialize)]
+struct Typed {
+    #[serde(rename = "type")]
+    kind: String,
+}
 
 impl ApalisBroker {
     pub(super) async fn list_jobs(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
@@ -17,8 +30,37 @@ impl ApalisBroker {
         call.arg(&keys.meta_prefix)
             .arg(&keys.history_prefix)
             .arg(&keys.inflight_prefix)
-            .arg(MOST_BYTES);
-        read_page(self.connection.invoke(&call).await?)
+            .arg(LIST_BYTES)
+            .arg(INLINE_BYTES);
+        let mut page = read_page(self.connection.invoke(&call).await?)?;
+        self.read_large(&mut page).await?;
+        if let Some(kind) = query.kind {
+            page.jobs.retain(|job| job.kind.as_deref() == Some(kind));
+        }
+        Ok(page)
+    }
+
+    /// Tells the type of those jobs whose payloads are too large for a script.
+    async fn read_large(&self, page: &mut Page) -> Result<(), BrokerError> {
+        let unknown: Vec<&mut Listed> = page.jobs.iter_mut().filter(|job| job.kind.is_none()).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = redis::pipe();
+        for job in &unknown {
+            pipeline.cmd("HSTRLEN").arg(&self.keys.data).arg(&job.id);
+        }
+        let sizes: Vec<usize> = self.connection.query(&pipeline).await?;
+        for (job, size) in unknown.into_iter().zip(sizes) {
+            if size > INLINE_BYTES {
+                let mut pipeline = redis::pipe();
+                pipeline.hget(&self.keys.data, &job.id);
+                let (payload,): (Option<Vec<u8>>,) = self.connection.query(&pipeline).await?;
+                job.kind =
+                    payload.and_then(|payload| Some(serde_json::from_slice::<Typed>(&payload).ok()?.kind));
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn retry_jobs(
@@ -46,14 +88,22 @@ impl ApalisBroker {
 
     pub(super) async fn remove_job(&self, id: &str) -> Result<Removal, BrokerError> {
         let keys = &self.keys;
-        let mut call = scripts::REMOVE.prepare_invoke();
-        call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
-        call.key(&keys.dead).key(&keys.ended_done).key(&keys.ended_dead);
-        call.key(&keys.data).arg(id);
-        call.arg(&keys.meta_prefix)
-            .arg(&keys.history_prefix)
-            .arg(&keys.inflight_prefix)
-            .arg(&keys.idempotency_prefix);
-        Ok(self.connection.invoke(&call).await?)
+        let (mut place, mut looks) = (String::new(), 0);
+        loop {
+            let mut call = scripts::REMOVE.prepare_invoke();
+            call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
+            call.key(&keys.dead).key(&keys.ended_done).key(&keys.ended_dead);
+            call.key(&keys.data).arg(id);
+            call.arg(&keys.meta_prefix)
+                .arg(&keys.history_prefix)
+                .arg(&keys.inflight_prefix)
+                .arg(&keys.idempotency_prefix)
+                .arg(&place);
+            if let Some(removal) = self.connection.invoke(&call).await? {
+                return Ok(removal);
+            }
+            let seen = look_for(&self.connection, &keys.active, Newest::Tail, id, looks).await?;
+            (place, looks) = (seen.to_string(), looks + 1);
+        }
     }
 }

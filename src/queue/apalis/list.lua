@@ -3,6 +3,7 @@
 -- ARGV 1 state  2 source, 3 at, 4 seen: the place to go on from; 1, '', 0 is the beginning  5 jobs on the page
 --      6 ids to look at, at most  7 job type, or '' for all  8 ms for how long a job may have ended, or ''
 --      9 meta prefix  10 history prefix  11 inflight prefix  12 bytes of payloads after which no further job is read
+--      13 bytes of the largest payload that is read here: whether a larger one is of the type is for the caller to see
 -- Returns {jobs, next place or false, ids looked at}: {id, type, attempts, reason, ms of its time, source, score, last
 -- lines of its history}…; what is not there is false.
 local state, want, wanted, since = ARGV[1], tonumber(ARGV[5]), ARGV[7], tonumber(ARGV[8])
@@ -36,15 +37,18 @@ elseif state == 'active' then sources = held_ids()
 elseif state == 'completed' then sources, ours = ended_ids(KEYS[5], KEYS[3])
 else sources, ours = ended_ids(KEYS[6], KEYS[4]) end
 
--- The type is read without decoding the payload, which may be megabytes: it stands first or last in it.
-local bytes = 0
+-- The type is read without decoding the payload: it stands first or last in it. Returns too whether it is not known yet.
+local bytes, largest = 0, tonumber(ARGV[13])
 local function type_of(id)
+  local size = call('HSTRLEN', KEYS[7], id)
+  bytes = bytes + size
+  if size > largest then return false, true end
   local payload = call('HGET', KEYS[7], id)
   if not payload then return false end
-  bytes = bytes + #payload
   local kind = payload:sub(1, 300):match('^%s*{%s*"type"%s*:%s*"([^"\\]*)"')
     or payload:sub(-300):match('"type"%s*:%s*"([^"\\]*)"%s*}%s*$')
   if not kind and #payload < 65536 then
+    bytes = bytes + 15 * #payload -- Decoding takes that much longer than reading.
     local fine, envelope = pcall(cjson.decode, payload)
     kind = fine and type(envelope) == 'table' and envelope.type
   end
@@ -71,8 +75,8 @@ local place, seen = walk(sources, start, tonumber(ARGV[6]), function(id, score, 
   local m = protected('HMGET', meta_prefix .. id, 'attempts', 'error', 'result', 'done_at')
   if m.err then m = {} end
   local time = time_of(score, source, m[4])
-  local kind = type_of(id)
-  if (wanted == '' or kind == wanted) and not (ours and oldest and (time or 0) < oldest) then
+  local kind, unread = type_of(id)
+  if (wanted == '' or kind == wanted or unread) and not (ours and oldest and (time or 0) < oldest) then
     local history = protected('LRANGE', history_prefix .. id, -3, -1)
     rows[#rows + 1] = { id, kind, m[1] or false, state == 'failed' and reason_of(m),
       time and string.format('%.0f', time) or false, source, score, history.err and {} or history }

@@ -10,25 +10,27 @@
 //! time (`../witness.lua`), any other replica puts back what the dead one held. Each claim carries a token, `<worker>:<number>`; a job's meta names the token that
 //! may write to it, so a replica that wakes up late writes nothing.
 
+mod claim;
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod inspect;
 mod letters;
-mod scripts;
+pub(super) mod scripts;
+mod strays;
 mod wait;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use self::wait::Waiter;
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
+    Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, line,
+    millis,
 };
 use crate::{
     connection::Connection,
@@ -37,14 +39,14 @@ use crate::{
 
 /// Attempts of a job whose producer named none, or nonsense.
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
-/// Ids that one script handles at most: it blocks Redis for everyone.
-const CHUNK: usize = 1000;
+/// Leases that one script renews at most: it blocks Redis for everyone.
+const RENEWALS: usize = 250;
 /// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// A larger payload is dropped once its job is done: it is media, and nobody asks for it again.
 const WORTH_KEEPING: usize = 16 * 1024;
-/// As [`CHUNK`], for the scripts that move each job with several commands.
-const MOVE_CHUNK: usize = 200;
+/// As [`RENEWALS`], for the scripts that move each job with several commands.
+const MOVE_CHUNK: usize = 100;
 
 /// The payload of a job in this layout: its type and its data, as one JSON object.
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,50 +89,7 @@ impl ApalisBroker {
             watchers: Watchers::default(),
         }
     }
-
-    /// Puts back what the queue counts as ours and we do not know of.
-    async fn put_back_strays(&self, held: &[Lease]) -> Result<(), BrokerError> {
-        let keys = &self.keys;
-        let mut call = scripts::STRAYS.prepare_invoke();
-        call.key(&self.inflight)
-            .key(&keys.active)
-            .key(&keys.dead)
-            .key(&keys.ended_dead);
-        call.arg(&self.worker)
-            .arg(&keys.meta_prefix)
-            .arg(self.options.max_lost);
-        call.arg(millis(self.options.lease_ttl)).arg(&keys.history_prefix);
-        for lease in held {
-            call.arg(&*lease.id);
-        }
-        let (requeued, poisoned): (u64, u64) = self.connection.invoke(&call).await?;
-        if requeued + poisoned > 0 {
-            tracing::warn!(queue = %self.queue, requeued, poisoned, "stray jobs of this replica put back");
-        }
-        Ok(())
-    }
-
-    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
-    async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
-        let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
-        let mut call = scripts::FAIL.prepare_invoke();
-        call.key(&self.inflight)
-            .key(&self.keys.dead)
-            .key(&self.keys.ended_dead);
-        call.arg(id)
-            .arg(token)
-            .arg(&self.keys.meta_prefix)
-            .arg(&self.keys.history_prefix);
-        call.arg(err_result(&reason)?).arg(&reason).arg("");
-        let _: u8 = self.connection.invoke(&call).await?;
-        tracing::error!(queue = %self.queue, "{reason}: it is a dead letter now");
-        Ok(())
-    }
 }
-
-/// A claimed job as `claim.lua` returns it: id, payload, attempt, max_attempts, waited ms, whether it is the first
-/// claim, deliveries lost so far.
-type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32);
 
 #[async_trait]
 impl Broker for ApalisBroker {
@@ -151,50 +110,12 @@ impl Broker for ApalisBroker {
     }
 
     async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let keys = &self.keys;
-        let mut call = scripts::CLAIM.prepare_invoke();
-        call.key(&keys.active).key(&keys.scheduled).key(&self.inflight);
-        call.key(&keys.data)
-            .key(&keys.leases)
-            .key(&keys.paused)
-            .key(&self.session);
-        call.arg(&self.worker)
-            .arg(number.number())
-            .arg(count.min(CHUNK))
-            .arg(MOST_BYTES);
-        call.arg(&keys.meta_prefix)
-            .arg(DEFAULT_MAX_ATTEMPTS)
-            .arg(&keys.inflight_prefix);
-        let rows: Option<Vec<Row>> = self.connection.invoke(&call).await?;
-
-        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
-        let mut deliveries = Vec::new();
-        for (id, payload, attempt, max_attempts, waited, first, lost) in rows.ok_or(BrokerError::Unleased)? {
-            match String::from_utf8(id) {
-                Ok(id) => deliveries.push(Delivery {
-                    lease: Lease {
-                        id: id.into(),
-                        token: token.clone(),
-                    },
-                    kind: None,
-                    payload: payload.map(Bytes::from),
-                    attempt,
-                    max_attempts,
-                    backoff: None,
-                    waited: Duration::from_millis(waited),
-                    first,
-                    lost,
-                    trace: None,
-                }),
-                Err(error) => self.bury(error.as_bytes(), &token).await?,
-            }
-        }
-        Ok(deliveries)
+        self.claim_jobs(number, count).await
     }
 
     async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError> {
         let mut lost = Vec::new();
-        let mut chunks = held.chunks(CHUNK);
+        let mut chunks = held.chunks(RENEWALS);
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let mut call = scripts::RENEW.prepare_invoke();
@@ -254,7 +175,7 @@ impl Broker for ApalisBroker {
             .arg(&*lease.token)
             .arg(&keys.meta_prefix)
             .arg(&keys.history_prefix)
-            .arg(result);
+            .arg(format!("{{\"Ok\":{result}}}"));
         call.arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count)
             .arg(WORTH_KEEPING);
@@ -345,13 +266,17 @@ impl Broker for ApalisBroker {
             kind: job.kind.as_str().to_owned(),
             data: job.payload,
         };
+        let mut payload = serde_json::to_vec(&envelope)?;
+        if payload.len() > INLINE_BYTES {
+            let mut pipeline = redis::pipe();
+            pipeline.hset_nx(&self.keys.data, job.id, std::mem::take(&mut payload));
+            self.connection.query::<()>(pipeline.ignore()).await?;
+        }
         let mut call = scripts::ENQUEUE.prepare_invoke();
         call.key(&self.keys.data)
             .key(&self.keys.active)
             .key(&self.keys.scheduled);
-        call.arg(job.id)
-            .arg(serde_json::to_vec(&envelope)?)
-            .arg(&self.keys.meta_prefix);
+        call.arg(job.id).arg(payload).arg(&self.keys.meta_prefix);
         call.arg(job.max_attempts).arg(millis(job.delay));
         Ok(self.connection.invoke(&call).await?)
     }

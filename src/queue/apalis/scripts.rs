@@ -8,13 +8,20 @@ macro_rules! script {
     ($($name:ident = $($file:literal),+;)*) => {$(
         pub(super) static $name: LazyLock<Script> =
             LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+)));
-    )*};
+    )*
+
+    /// All of them, by name.
+    pub(in crate::queue) fn named() -> Vec<(&'static str, &'static Script)> {
+        vec![$((stringify!($name), &*$name)),*]
+    }};
 }
 
 script! {
-    CLAIM = "claim.lua";
+    CLAIM = "row.lua", "claim.lua";
+    CLAIMED = "row.lua", "claimed.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "../poison.lua", "orphan.lua", "recover.lua";
+    MINE = "mine.lua";
     STRAYS = "../poison.lua", "orphan.lua", "strays.lua";
     COMPLETE = "complete.lua";
     RETRY_AT = "retry_at.lua";
@@ -27,5 +34,5 @@ script! {
     COUNTS = "counts.lua";
     LIST = "../pages.lua", "list.lua";
     RETRY = "retry.lua";
-    REMOVE = "remove.lua";
+    REMOVE = "../lines.lua", "remove.lua";
 }

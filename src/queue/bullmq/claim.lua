@@ -2,9 +2,9 @@
 -- limits. A job that must not run, because a child of it has failed or because a scheduler made it, ends here.
 -- KEYS 1 prefix
 -- ARGV 1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken  5 lock ms
---      6 s for which the number is remembered
--- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries lost so far}…, ids without a job…,
--- {id, reason}…
+--      6 s for which the number is remembered  7 bytes of payloads that the answer may hold
+-- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries
+-- lost so far, 1 for a payload left out}…, ids without a job…, {id, reason}…
 -- A number that was carried out before returns what is left of it, and claims nothing more.
 local worker, number, want, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
@@ -13,16 +13,26 @@ local rows, ghosts, refused = {}, {}, {}
 local MOST_ATTEMPTS = 4294967295 -- What the worker can count.
 local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'bw:claim', 'ats', 'defa', 'rjk', 'stc' }
 
--- The job's fields; nil when there is none, or its key is something else.
+-- The job's fields; nil when there is none, or its key is something else. A script copies a payload several times, and
+-- must not be long: one that does not fit the answer is for the caller to read.
+local inline = tonumber(ARGV[7])
 local function read(id)
-  local m = protected('HMGET', P .. id, unpack(FIELDS))
-  if not m.err and (m[1] or m[2] or m[3]) then return m end
+  local size = protected('HSTRLEN', P .. id, 'data')
+  if type(size) ~= 'number' then return end
+  local apart = size > inline
+  FIELDS[2] = apart and '' or 'data'
+  local m = call('HMGET', P .. id, unpack(FIELDS))
+  if not (m[1] or m[2] or m[3] or apart) then return end
+  m.size, m.apart = size, apart
+  if not apart then inline = inline - size end
+  return m
 end
 
 local function row(id, m, claims)
-  bytes = bytes + (m[2] and #m[2] or 0)
+  bytes = bytes + m.size
   local attempt = min(count(m[4], 0) + 1, MOST_ATTEMPTS)
-  return { id, m[1] or '', m[2], m[3] or '', attempt, count(m[5], 0), claims == 1 and 1 or 0, count(m[10], 0) }
+  return { id, m[1] or '', m[2], m[3] or '', attempt, count(m[5], 0), claims == 1 and 1 or 0, count(m[10], 0),
+    m.apart and 1 or 0 }
 end
 
 -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
@@ -31,7 +41,7 @@ expect(P, 'wait', 'paused', 'prioritized', 'marker')
 
 if number <= count(call('GET', session), 0) then
   -- The newest are in front. What lies deeper by now comes back as a stray.
-  for _, id in ipairs(call('LRANGE', P .. 'active', 0, 999)) do
+  for _, id in ipairs(call('LRANGE', P .. 'active', 0, 299)) do
     local m = claim_of(id, token, math.huge) == token and read(id)
     if m then
       lock(id, token, lock_ms)

@@ -21,9 +21,10 @@ end
 local function expect_lines(p)
   expect(p, 'meta', 'wait', 'paused', 'prioritized', 'pc', 'delayed', 'marker', 'events')
 end
-local suspects
+local suspects, in_flight
 local function expect_active()
-  expect(P, 'active', 'events')
+  in_flight = call('LLEN', P .. 'active')
+  expect(P, 'events')
   suspects = call('SCARD', P .. 'stalled')
 end
 local function expect_claims()
@@ -146,12 +147,13 @@ local function put_off(p, id, due)
   wake_when_due(p)
 end
 
--- Adds a job the way BullMQ's Queue does. What belongs to a parent or a scheduler is the caller's.
+-- Adds a job the way BullMQ's Queue does; `data` is false where it is there already. What belongs to a parent or a
+-- scheduler is the caller's.
 local function add_job(id, name, data, opts_json, now)
   local opts = decode(opts_json)
   local delay, priority = count(opts.delay, 0), count(opts.priority, 0)
-  call('HSET', P .. id, 'name', name, 'data', data, 'opts', opts_json, 'timestamp', now, 'delay', delay,
-    'priority', priority)
+  call('HSET', P .. id, 'name', name, 'opts', opts_json, 'timestamp', now, 'delay', delay, 'priority', priority,
+    unpack(data and { 'data', data } or {}))
   emit(P, 'added', 'jobId', id, 'name', name)
   if delay > 0 then
     put_off(P, id, now + delay)
@@ -163,7 +165,7 @@ end
 -- Makes a chunk of the delayed jobs that are due ready to run. While the queue is paused they are put with the paused
 -- ones: a resume moves that list over whatever waits.
 local function promote(now)
-  local due = call('ZRANGEBYSCORE', P .. 'delayed', '-inf', (now + 1) * 4096 - 1, 'LIMIT', 0, 200)
+  local due = call('ZRANGEBYSCORE', P .. 'delayed', '-inf', (now + 1) * 4096 - 1, 'LIMIT', 0, 100)
   if #due == 0 then return end
   expect_lines(P)
   local list, free = target(P)
@@ -216,9 +218,15 @@ local function lock(id, token, ms)
   clear(id)
 end
 
+-- Taking a job out of the claimed ones is a walk from their end: some 50 ns for each that is passed. A script that takes
+-- out many stops when it has walked this far.
+local FARTHEST = 20000
+-- From which end: the oldest are the last (-1), the newest the first (1).
+local nearest = -1
+
 -- Ends a claim, after its job has been put where it goes; `...` are further fields for the job, each with its value.
 local function let_go(id, token, ...)
-  call('LREM', P .. 'active', -1, id)
+  call('LREM', P .. 'active', nearest, id)
   call('DEL', P .. id .. ':lock')
   clear(id)
   call('HSET', P .. id, 'bw:claim', '', 'bw:settled', token, ...)

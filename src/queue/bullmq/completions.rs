@@ -53,21 +53,27 @@ async fn write(
     options: BrokerOptions,
     completions: &[Completion],
 ) -> Vec<Result<Settled, RedisError>> {
-    let mut call = scripts::COMPLETE.prepare_invoke();
-    call.key(prefix)
-        .arg(millis(options.keep_completed_for))
-        .arg(options.keep_completed_count);
-    for Completion { lease, result } in completions {
-        call.arg(&*lease.id).arg(&*lease.token).arg(result);
-    }
-    match connection.invoke::<Vec<Value>>(&call).await {
-        Ok(answers) if answers.len() == completions.len() => answers.into_iter().map(read).collect(),
-        Ok(_) => {
-            let error: RedisError = (ErrorKind::UnexpectedReturnType, "not an answer for each job").into();
-            vec![Err(error); completions.len()]
+    let mut settled = Vec::with_capacity(completions.len());
+    while settled.len() < completions.len() {
+        let left = &completions[settled.len()..];
+        let mut call = scripts::COMPLETE.prepare_invoke();
+        call.key(prefix)
+            .arg(millis(options.keep_completed_for))
+            .arg(options.keep_completed_count);
+        for Completion { lease, result } in left {
+            call.arg(&*lease.id).arg(&*lease.token).arg(result);
         }
-        Err(error) => vec![Err(error); completions.len()],
+        let error = match connection.invoke::<Vec<Value>>(&call).await {
+            Ok(answers) if (1..=left.len()).contains(&answers.len()) => {
+                settled.extend(answers.into_iter().map(read));
+                continue;
+            }
+            Ok(_) => (ErrorKind::UnexpectedReturnType, "not an answer for each job").into(),
+            Err(error) => error,
+        };
+        settled.extend(vec![Err(error); left.len()]);
     }
+    settled
 }
 
 /// What the script says of one job.

@@ -100,13 +100,13 @@ end
 
 -- Forgets a chunk of the oldest ended jobs beyond the retention.
 local function trim(set, now, keep_count, keep_ms)
-  local excess = keep_count and min(call('ZCARD', set) - keep_count, 200) or 0
+  local excess = keep_count and min(call('ZCARD', set) - keep_count, 50) or 0
   if excess > 0 then
     local popped = call('ZPOPMIN', set, excess)
     for i = 1, #popped, 2 do forget(popped[i], now) end
   end
   if keep_ms then
-    for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', 0, 200)) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', 0, 50)) do
       call('ZREM', set, id)
       forget(id, now)
     end

@@ -35,6 +35,7 @@ pub static BULLMQ_JOB: Target = Target::new("bullmq_job", |input| {
         number("bw:waited").unwrap_or(0),
         true,
         number("stc").unwrap_or(0) as u32,
+        false,
     );
     let token: Arc<str> = "w:1".into();
     if let Ok(delivery) = delivery(row, &token) {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
 use crate::queue::{
-    BrokerError, Counts, JobView, State, WaitingFor,
+    BrokerError, Counts, INLINE_BYTES, JobView, State, WaitingFor,
     view::{age, read_history},
 };
 
@@ -74,9 +74,14 @@ impl BullmqBroker {
 
     pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         let mut call = scripts::FIND.prepare_invoke();
-        call.key(&self.keys.prefix).arg(id);
-        let row = self.connection.invoke::<Option<Row>>(&call).await?;
-        Ok(row.map(|row| view(id, row)))
+        call.key(&self.keys.prefix).arg(id).arg(INLINE_BYTES);
+        let Some((mut row, apart)) = self.connection.invoke::<Option<(Row, bool)>>(&call).await? else {
+            return Ok(None);
+        };
+        if apart {
+            row.3 = self.field(id.as_bytes(), "returnvalue").await?;
+        }
+        Ok(Some(view(id, row)))
     }
 }
 

@@ -6,10 +6,17 @@
 -- Returns where to go on, or -1 at the end.
 local tokens, offset, stretch = ARGV[1] .. ':', tonumber(ARGV[2]), tonumber(ARGV[3])
 expect_claims()
-local left, claimed = 0, call('LRANGE', P .. 'active', offset, offset + stretch - 1)
+local left, walked, claimed = 0, 0, call('LRANGE', P .. 'active', offset, offset + stretch - 1)
+nearest = 1
 for _, id in ipairs(claimed) do
+  if walked > FARTHEST then return offset + left end
   local token = claim_of(id, tokens, math.huge)
-  if token then give_back(id, token) else left = left + 1 end
+  if token then
+    give_back(id, token)
+    walked = walked + offset + left
+  else
+    left = left + 1
+  end
 end
 if #claimed == stretch then return offset + left end
 

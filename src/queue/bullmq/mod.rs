@@ -23,7 +23,7 @@ mod inspect;
 mod neighbours;
 mod options;
 mod renewal;
-mod scripts;
+pub(super) mod scripts;
 mod sweep;
 mod wait;
 
@@ -42,22 +42,32 @@ use self::{
     completions::Completions, neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter,
 };
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob,
-    Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, letters, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
+    Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, letters,
+    line,
+    lines::{Newest, look_for},
+    millis,
 };
 use crate::{
     connection::Connection,
     keys::{BullKeys, ledger_key},
 };
 
-/// Ids that one script handles at most: it blocks Redis for everyone.
-const CHUNK: usize = 1000;
-/// As [`CHUNK`], for the scripts that move each job with many commands.
-const MOVE_CHUNK: usize = 200;
+/// Jobs that one claim takes at most. A script blocks Redis for everyone: the chunks of all of them are such that none
+/// takes longer than 5 ms (`cargo bench --bench depth`).
+const CLAIMS: usize = 32;
+/// Locks that one script renews at most.
+const RENEWALS: usize = 100;
+/// Ids that a resume or a pause moves with one script, where it has to.
+const LINE_CHUNK: usize = 1000;
+/// Jobs that one script gives back at most.
+const MOVE_CHUNK: usize = 32;
 /// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// How long the number of a replica's last claim is remembered: no request is late by more.
 const SESSION: Duration = Duration::from_secs(3600);
+/// How long a large payload lies ready for the job that it is to become.
+const APART_MS: i64 = 60_000;
 /// Longest delay: its time still fits the score of a delayed job.
 const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -79,8 +89,18 @@ pub struct BullmqBroker {
 }
 
 /// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
-/// deliveries lost so far.
-type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Vec<u8>, u32, u64, bool, u32);
+/// deliveries lost so far, whether the payload is left out.
+type Row = (
+    Vec<u8>,
+    Vec<u8>,
+    Option<Vec<u8>>,
+    Vec<u8>,
+    u32,
+    u64,
+    bool,
+    u32,
+    bool,
+);
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
 
@@ -110,6 +130,14 @@ impl BullmqBroker {
         call
     }
 
+    /// A field of a job's that was too large for a script's answer.
+    async fn field(&self, id: &[u8], name: &str) -> Result<Option<Vec<u8>>, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget([self.keys.prefix.as_bytes(), id].concat(), name);
+        let (value,) = self.connection.query(&pipeline).await?;
+        Ok(value)
+    }
+
     async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<Settled, BrokerError> {
         let applied: bool = self.connection.invoke(call).await?;
         Ok(if applied { Settled::Applied } else { Settled::Lost })
@@ -132,7 +160,7 @@ impl BullmqBroker {
 
 /// A claimed job, or that its id is no UTF-8.
 fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
-    let (id, name, payload, opts, attempt, waited, first, lost) = row;
+    let (id, name, payload, opts, attempt, waited, first, lost, _) = row;
     let options = JobOptions::read(&opts);
     Ok(Delivery {
         lease: Lease {
@@ -176,9 +204,11 @@ impl Broker for BullmqBroker {
         let mut call = self.prepare(&scripts::CLAIM);
         call.arg(&self.worker)
             .arg(number.number())
-            .arg(count.min(CHUNK))
+            .arg(count.min(CLAIMS))
             .arg(MOST_BYTES);
-        call.arg(millis(self.options.lease_ttl)).arg(SESSION.as_secs());
+        call.arg(millis(self.options.lease_ttl))
+            .arg(SESSION.as_secs())
+            .arg(INLINE_BYTES);
         let (rows, ghosts, refused): (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>) =
             self.connection.invoke(&call).await?;
 
@@ -192,7 +222,10 @@ impl Broker for BullmqBroker {
         }
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
-        for row in rows {
+        for mut row in rows {
+            if row.8 {
+                row.2 = self.field(&row.0, "data").await?;
+            }
             match delivery(row, &token) {
                 Ok(delivery) => deliveries.push(delivery),
                 Err(error) => self.bury(error.as_bytes(), &token).await?,
@@ -204,7 +237,7 @@ impl Broker for BullmqBroker {
     async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError> {
         let sent = Instant::now();
         let mut lost = Vec::new();
-        let mut chunks = held.chunks(CHUNK);
+        let mut chunks = held.chunks(RENEWALS);
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let mut call = self.prepare(&scripts::RENEW);
@@ -258,13 +291,18 @@ impl Broker for BullmqBroker {
 
     async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError> {
         let mut released = 0;
-        // The last chunk first: what was claimed first is next in line in the end.
-        for chunk in leases.rchunks(MOVE_CHUNK) {
+        // The last first: what was claimed first is next in line in the end.
+        let mut left = leases;
+        while !left.is_empty() {
+            let (rest, chunk) = left.split_at(left.len().saturating_sub(MOVE_CHUNK));
             let mut call = self.prepare(&scripts::RELEASE);
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
             }
-            released += self.connection.invoke::<usize>(&call).await?;
+            let (ours, undone): (usize, usize) = self.connection.invoke(&call).await?;
+            released += ours;
+            // Each call does one at least.
+            left = &left[..rest.len() + undone.min(chunk.len() - 1)];
         }
         Ok(released)
     }
@@ -303,9 +341,17 @@ impl Broker for BullmqBroker {
             "backoff": {"type": "exponential", "delay": 2000, "jitter": 0.25},
             "delay": millis(job.delay.min(LONGEST_DELAY)),
         });
+        let (mut payload, apart) = (job.payload.get(), self.keys.apart(job.id));
+        if payload.len() > INLINE_BYTES {
+            let mut pipeline = redis::pipe();
+            pipeline.hset(&apart, "data", payload).ignore();
+            pipeline.pexpire(&apart, APART_MS).ignore();
+            self.connection.query::<()>(&pipeline).await?;
+            payload = "";
+        }
         let mut call = self.prepare(&scripts::ENQUEUE);
-        call.arg(job.id).arg(job.kind.as_str()).arg(job.payload.get());
-        call.arg(options.to_string());
+        call.arg(job.id).arg(job.kind.as_str()).arg(payload);
+        call.arg(options.to_string()).arg(apart);
         Ok(self.connection.invoke(&call).await?)
     }
 
@@ -347,14 +393,27 @@ impl Broker for BullmqBroker {
     }
 
     async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
-        let mut call = self.prepare(&scripts::REMOVE);
-        call.arg(id);
-        Ok(self.connection.invoke(&call).await?)
+        let [wait, paused, _] = &self.keys.waiting;
+        let (mut places, mut looks) = ([String::new(), String::new()], 0);
+        loop {
+            let mut call = self.prepare(&scripts::REMOVE);
+            call.arg(id).arg(&places);
+            if let Some(removal) = self.connection.invoke(&call).await? {
+                return Ok(removal);
+            }
+            for (place, list) in places.iter_mut().zip([wait, paused]) {
+                let seen = look_for(&self.connection, list, Newest::Head, id, looks).await?;
+                *place = seen.to_string();
+            }
+            looks += 1;
+        }
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {
         let mut call = self.prepare(&scripts::PAUSE);
-        call.arg(if paused { "paused" } else { "resumed" });
-        Ok(self.connection.invoke(&call).await?)
+        call.arg(if paused { "paused" } else { "resumed" })
+            .arg(LINE_CHUNK);
+        while !self.connection.invoke::<bool>(&call).await? {}
+        Ok(())
     }
 }

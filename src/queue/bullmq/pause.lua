@@ -1,7 +1,9 @@
 -- Pauses or resumes a queue for everybody. BullMQ renames one list over the other; whatever is in the other is kept
--- here: a producer of BullMQ v6 knows one list only, and fills that even while a v5 queue is paused.
+-- here: a producer of BullMQ v6 knows one list only, and fills that even while a v5 queue is paused. Where both lists
+-- hold jobs, a chunk of them is moved, and the queue stays paused until all of them are.
 -- KEYS 1 prefix
--- ARGV 1 paused | resumed
+-- ARGV 1 paused | resumed  2 chunk
+-- Returns 1 done, 0 there is more to move.
 local pausing = ARGV[1] == 'paused'
 local from, to = P .. 'wait', P .. 'paused'
 if not pausing then from, to = to, from end
@@ -11,11 +13,17 @@ expect_lines(P)
 -- What is in `from` is older when the queue resumes, and younger when it pauses: the older jobs stay next in line.
 if call('EXISTS', to) == 0 then
   if call('EXISTS', from) == 1 then call('RENAME', from, to) end
-elseif pausing then
-  while call('LMOVE', from, to, 'RIGHT', 'LEFT') do end
-else
-  while call('LMOVE', to, from, 'RIGHT', 'LEFT') do end
-  call('RENAME', from, to)
+elseif call('EXISTS', from) == 1 then
+  local younger, older = to, from
+  if pausing then
+    younger, older = from, to
+    call('HSET', P .. 'meta', 'paused', 1)
+  end
+  for _ = 1, tonumber(ARGV[2]) do
+    if not call('LMOVE', younger, older, 'RIGHT', 'LEFT') then break end
+  end
+  if call('EXISTS', younger) == 1 then return 0 end
+  if not pausing then call('RENAME', from, to) end
 end
 
 if pausing then
@@ -26,3 +34,4 @@ else
   if has_work(P) then wake(P) else wake_when_due(P) end
 end
 emit(P, ARGV[1])
+return 1

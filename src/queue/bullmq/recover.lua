@@ -7,7 +7,7 @@
 -- ARGV 1 where to begin: claimed jobs that are passed over  2 stretch  3 chunk  4 lost deliveries that make poison  5 lock ms
 -- Returns {requeued, poisoned, where to go on, or -1 at the end}.
 local offset, stretch, chunk, max_lost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local tally, left = { requeued = 0, poisoned = 0 }, 0
+local tally, left, walked = { requeued = 0, poisoned = 0 }, 0, 0
 -- Claims are pushed in front: the oldest is the last.
 local claimed = call('LRANGE', P .. 'active', -offset - stretch, -offset - 1)
 if #claimed == 0 then return { 0, 0, -1 } end
@@ -16,17 +16,20 @@ if not may_judge(P .. 'bw:witness', now, tonumber(ARGV[5])) then return { 0, 0, 
 expect_ends('failed')
 for i = #claimed, 1, -1 do
   local id = claimed[i]
-  if tally.requeued + tally.poisoned == chunk then
+  if tally.requeued + tally.poisoned == chunk or walked > FARTHEST then
     tidy()
     return { tally.requeued, tally.poisoned, offset + left }
   end
   if call('EXISTS', P .. id .. ':lock') == 1 then
     left = left + 1
-  elseif call('TYPE', P .. id).ok ~= 'hash' then
-    call('LREM', P .. 'active', -1, id)
   else
-    local fate = orphan(id, max_lost, now)
-    tally[fate] = tally[fate] + 1
+    walked = walked + offset + left
+    if call('TYPE', P .. id).ok ~= 'hash' then
+      call('LREM', P .. 'active', -1, id)
+    else
+      local fate = orphan(id, max_lost, now)
+      tally[fate] = tally[fate] + 1
+    end
   end
 end
 tidy()

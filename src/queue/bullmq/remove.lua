@@ -1,7 +1,8 @@
 -- Removes a job that is not active, as Job.remove of BullMQ does; one with children is left to that, since they go with it.
 -- KEYS 1 prefix
--- ARGV 1 job id
--- Returns 'removed', 'unknown', 'active', 'scheduled' (the next run of a job scheduler) or 'parent'.
+-- ARGV 1 job id  2, 3 its place in the lists of those that wait, and that are paused: see `lines.lua`
+-- Returns 'removed', 'unknown', 'active', 'scheduled' (the next run of a job scheduler), 'parent', or false where the
+-- caller has to look for its place.
 local id = ARGV[1]
 local key = P .. id
 expect_ends('completed', 'failed', 'waiting-children')
@@ -24,12 +25,14 @@ local function take_out()
   for _, set in ipairs({ 'completed', 'waiting-children', 'delayed', 'failed', 'prioritized' }) do
     if call('ZREM', P .. set, id) == 1 then return set end
   end
-  for _, list in ipairs({ 'wait', 'paused' }) do
-    if call('LREM', P .. list, 1, id) == 1 then return list end
+  for i, list in ipairs({ 'wait', 'paused' }) do
+    local taken = take_out_of_line(P .. list, 'head', id, ARGV[i + 1])
+    if taken or taken == nil then return list, taken == nil end
   end
 end
 
-local from = take_out()
+local from, unseen = take_out()
+if unseen then return false end
 if not is_job then return from and 'removed' or 'unknown' end
 -- In no list, and not named like a job: somebody else's.
 if not from and id:find(':', 1, true) then return 'unknown' end

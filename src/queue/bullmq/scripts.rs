@@ -9,7 +9,12 @@ macro_rules! script {
     ($($name:ident = $($file:literal),+;)*) => {$(
         pub(super) static $name: LazyLock<Script> =
             LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+)));
-    )*};
+    )*
+
+    /// All of them, by name.
+    pub(in crate::queue) fn named() -> Vec<(&'static str, &'static Script)> {
+        vec![$((stringify!($name), &*$name)),*]
+    }};
 }
 
 script! {
@@ -31,6 +36,6 @@ script! {
     FIND = "find.lua";
     LIST = "../pages.lua", "list.lua";
     RETRY = "ending.lua", "retry.lua";
-    REMOVE = "ending.lua", "remove.lua";
+    REMOVE = "ending.lua", "../lines.lua", "remove.lua";
     OLDEST = "oldest.lua";
 }

@@ -7,9 +7,9 @@ use super::{BullmqBroker, scripts};
 use crate::queue::{BrokerError, Lease, Recovered, millis};
 
 /// Claimed jobs that one script looks at.
-const STRETCH: usize = 1000;
+const STRETCH: usize = 250;
 /// As [`STRETCH`], for scripts that may move each of them, with many commands.
-const MOVE_STRETCH: usize = 200;
+const MOVE_STRETCH: usize = 32;
 
 impl BullmqBroker {
     /// One step of the sweep for jobs without a lock.
@@ -43,13 +43,17 @@ impl BullmqBroker {
                 .into_iter()
                 .filter(|id| !known.contains(id.as_slice()))
                 .collect();
-            for some in strays.chunks(MOVE_STRETCH) {
+            let mut left = strays.as_slice();
+            while !left.is_empty() {
                 let mut call = self.prepare(&scripts::STRAYS);
                 call.arg(&self.worker).arg(self.options.max_lost);
-                call.arg(millis(self.options.lease_ttl)).arg(some);
-                let moved: (u64, u64) = self.connection.invoke(&call).await?;
+                call.arg(millis(self.options.lease_ttl))
+                    .arg(&left[..left.len().min(MOVE_STRETCH)]);
+                let moved: (u64, u64, usize) = self.connection.invoke(&call).await?;
                 requeued += moved.0;
                 poisoned += moved.1;
+                // Each call does one at least.
+                left = &left[moved.2.clamp(1, left.len())..];
             }
             if looked_at < STRETCH {
                 break;

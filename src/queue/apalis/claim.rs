@@ -1,0 +1,137 @@
+//! Claims: jobs into free slots, and what is left of a claim whose answer was lost.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
+
+use super::{ApalisBroker, DEFAULT_MAX_ATTEMPTS, MOST_BYTES, err_result, scripts};
+use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease};
+
+/// Jobs that one claim takes at most.
+const CLAIMS: usize = 32;
+/// Jobs that one script looks at, at most, for what is left of a claim.
+const STRETCH: usize = 200;
+
+/// A claimed job as the scripts return it: id, payload, attempt, max_attempts, waited ms, whether it is the first claim,
+/// deliveries lost so far, whether the payload is left out.
+type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool);
+
+/// What a claim came to.
+enum Answer {
+    /// There is no lease.
+    Unleased,
+    /// It was carried out before.
+    Before,
+    Rows(Vec<Row>),
+}
+
+impl FromRedisValue for Answer {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        Ok(match value {
+            Value::Nil => Self::Unleased,
+            Value::Int(_) => Self::Before,
+            rows => Self::Rows(from_redis_value(rows)?),
+        })
+    }
+}
+
+impl ApalisBroker {
+    pub(super) async fn claim_jobs(
+        &self,
+        number: ClaimNumber,
+        count: usize,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::CLAIM.prepare_invoke();
+        call.key(&keys.active).key(&keys.scheduled).key(&self.inflight);
+        call.key(&keys.data)
+            .key(&keys.leases)
+            .key(&keys.paused)
+            .key(&self.session);
+        call.arg(&self.worker)
+            .arg(number.number())
+            .arg(count.min(CLAIMS))
+            .arg(MOST_BYTES)
+            .arg(INLINE_BYTES);
+        call.arg(&keys.meta_prefix)
+            .arg(DEFAULT_MAX_ATTEMPTS)
+            .arg(&keys.inflight_prefix);
+        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
+        let rows = match self.connection.invoke(&call).await? {
+            Answer::Unleased => return Err(BrokerError::Unleased),
+            Answer::Before => self.left_of(&token).await?,
+            Answer::Rows(rows) => rows,
+        };
+        let mut deliveries = Vec::new();
+        for row in rows {
+            deliveries.extend(self.deliver(row, &token).await?);
+        }
+        Ok(deliveries)
+    }
+
+    /// What is left of a claim that was carried out before.
+    async fn left_of(&self, token: &str) -> Result<Vec<Row>, BrokerError> {
+        let (mut rows, mut cursor) = (Vec::new(), 0u64);
+        loop {
+            let mut call = scripts::CLAIMED.prepare_invoke();
+            call.key(&self.inflight).key(&self.keys.data);
+            call.arg(token).arg(cursor).arg(STRETCH).arg(INLINE_BYTES);
+            call.arg(&self.keys.meta_prefix).arg(DEFAULT_MAX_ATTEMPTS);
+            let (some, next): (Vec<Row>, u64) = self.connection.invoke(&call).await?;
+            rows.extend(some);
+            cursor = next;
+            if cursor == 0 {
+                return Ok(rows);
+            }
+        }
+    }
+
+    async fn deliver(&self, row: Row, token: &Arc<str>) -> Result<Option<Delivery>, BrokerError> {
+        let (id, mut payload, attempt, max_attempts, waited, first, lost, apart) = row;
+        let id = match String::from_utf8(id) {
+            Ok(id) => id,
+            Err(error) => {
+                self.bury(error.as_bytes(), token).await?;
+                return Ok(None);
+            }
+        };
+        if apart {
+            let mut pipeline = redis::pipe();
+            pipeline.hget(&self.keys.data, &id);
+            (payload,) = self.connection.query(&pipeline).await?;
+        }
+        Ok(Some(Delivery {
+            lease: Lease {
+                id: id.into(),
+                token: token.clone(),
+            },
+            kind: None,
+            payload: payload.map(Bytes::from),
+            attempt,
+            max_attempts,
+            backoff: None,
+            waited: Duration::from_millis(waited),
+            first,
+            lost,
+            trace: None,
+        }))
+    }
+
+    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
+    async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
+        let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
+        let mut call = scripts::FAIL.prepare_invoke();
+        call.key(&self.inflight)
+            .key(&self.keys.dead)
+            .key(&self.keys.ended_dead);
+        call.arg(id)
+            .arg(token)
+            .arg(&self.keys.meta_prefix)
+            .arg(&self.keys.history_prefix);
+        call.arg(err_result(&reason)?).arg(&reason).arg("");
+        let _: u8 = self.connection.invoke(&call).await?;
+        tracing::error!(queue = %self.queue, "{reason}: it is a dead letter now");
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! Jobs that a replica gives back, written together: when the drain time is over, everything in flight goes back at once.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use redis::ErrorKind;
+
+use crate::{
+    batch::{Batch, Load},
+    queue::{Broker, BrokerError, Lease, Settled},
+};
+
+/// One call to Redis at a time: thousands of them side by side would wait for each other until they time out, and be sent
+/// again.
+const MOST: Load = Load {
+    requests: 64,
+    bytes: usize::MAX,
+};
+
+/// Gives back the jobs of one queue.
+#[derive(Debug)]
+pub(super) struct Releases(Batch<Lease, Result<Settled, BrokerError>>);
+
+impl Releases {
+    pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
+        Self(Batch::new(
+            MOST,
+            |_| 0,
+            move |leases| {
+                let broker = broker.clone();
+                async move { write(&*broker, &leases).await }
+            },
+        ))
+    }
+
+    /// Puts a job back as if it had not been claimed.
+    pub(super) async fn write(&self, lease: &Lease) -> Result<Settled, BrokerError> {
+        let died = || BrokerError::Redis((ErrorKind::Client, "the release's call died").into());
+        self.0.ask(lease.clone()).await.unwrap_or_else(|| Err(died()))
+    }
+}
+
+async fn write(broker: &dyn Broker, leases: &[Lease]) -> Vec<Result<Settled, BrokerError>> {
+    if leases.len() > 1
+        && let Ok(ours) = broker.release(leases).await
+        && ours == leases.len()
+    {
+        return leases.iter().map(|_| Ok(Settled::Applied)).collect();
+    }
+    // One of them is lost, or in the way of the others: each is asked for by itself, those that are back once more.
+    join_all(leases.iter().map(async |lease| {
+        let ours = broker.release(std::slice::from_ref(lease)).await? > 0;
+        Ok(if ours { Settled::Applied } else { Settled::Lost })
+    }))
+    .await
+}
