@@ -131,6 +131,11 @@ async fn an_idle_queue_costs_next_to_nothing() {
     let running = replica(broker.clone(), 4, Script::echo(), &options());
     enqueue(&*broker, "1").await;
     until_completed(&*broker, 1).await;
+    eventually("the worker waits", async || {
+        let clients: String = redis.ask(&["CLIENT", "LIST"]).await;
+        clients.contains("cmd=bzpopmin").then_some(())
+    })
+    .await;
     let commands = async || {
         let stats: String = redis.ask(&["INFO", "stats"]).await;
         let line = stats
