@@ -164,7 +164,7 @@ async fn a_stop_while_redis_is_away_does_not_hang(layout: Layout) {
 
 async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another(layout: Layout) {
     let mut redis = TestRedis::start_with(AOF).await;
-    let ttl = Duration::from_millis(600);
+    let ttl = Duration::from_millis(1500);
     let (a, b) = (
         redis.broker_with(layout, "q", "a", ttl),
         redis.broker_with(layout, "q", "b", ttl),
