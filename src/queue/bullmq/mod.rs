@@ -53,8 +53,8 @@ use crate::{
     keys::{BullKeys, ledger_key},
 };
 
-/// Jobs that one claim takes at most. A script blocks Redis for everyone: the chunks of all of them are such that none
-/// takes longer than 5 ms (`cargo bench --bench depth`).
+/// Jobs that one claim takes at most. A script blocks Redis for everyone: the chunks of all of them are meant for none
+/// to take longer than 5 ms (`cargo bench --bench depth` tells).
 const CLAIMS: usize = 32;
 /// Locks that one script renews at most.
 const RENEWALS: usize = 100;
