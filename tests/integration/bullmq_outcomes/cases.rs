@@ -286,7 +286,7 @@ async fn kept_by_age_and_count_when_failed(stage: &Stage) {
     stage
         .add("gone", json!({"removeOnFail": true}), &["refuse"])
         .await;
-    stage.until_started(4).await;
+    stage.until_gone("gone").await;
     stage
         .add("aged", json!({"removeOnFail": false}), &["refuse"])
         .await;

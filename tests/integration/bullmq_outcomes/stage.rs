@@ -131,6 +131,14 @@ impl Stage {
         tidy(view)
     }
 
+    /// Waits until nothing is left of the job.
+    pub(super) async fn until_gone(&self, id: &str) {
+        eventually(&format!("{id} is gone"), async || {
+            self.node.look(id).await.is_null().then_some(())
+        })
+        .await;
+    }
+
     /// Puts on record which of the jobs are still there, and how they ended.
     pub(super) async fn view_states(&self, ids: &[&str]) {
         for id in ids {
