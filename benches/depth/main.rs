@@ -1,10 +1,11 @@
 //! What depth costs: `cargo bench --bench depth`. A million queued jobs, a hundred thousand due at once, ten thousand in
 //! flight, megabytes of payloads, over a private redis-server on the same machine, in both layouts.
 //!
-//! Redis tells the time of each script by its SLOWLOG. `DEPTH_JOBS=10000` makes it a small run, `DEPTH_REPORT=on` writes
+//! Redis tells the time of each script by its SLOWLOG, and has a core of its own where there are two. `DEPTH_JOBS=10000` makes it a small run, `DEPTH_REPORT=on` writes
 //! the tables into `docs/reliability.md`.
 
 mod cases;
+mod cores;
 mod flight;
 mod report;
 mod stage;
@@ -18,8 +19,8 @@ const COMMAND: &str = "cargo bench --locked --bench depth";
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = ()> = std::result::Result<T, Error>;
 
-async fn layout(layout: Layout, most: usize, report: &mut Report) -> Result {
-    let mut stage = Stage::set().await?;
+async fn layout(layout: Layout, core: Option<usize>, most: usize, report: &mut Report) -> Result {
+    let mut stage = Stage::set(core).await?;
     let mut queue = Queue::new(&stage, layout).await?;
     cases::megabytes(&mut stage, &mut queue, report).await?;
     stage.ask::<()>(&["FLUSHALL"]).await?;
@@ -45,14 +46,20 @@ async fn layout(layout: Layout, most: usize, report: &mut Report) -> Result {
     Ok(())
 }
 
+fn main() -> Result {
+    // Before there are other threads: they and all processes of the bench take after this one.
+    let core = cores::leave_one()?;
+    run(core)
+}
+
 #[tokio::main(worker_threads = 1)]
-async fn main() -> Result {
+async fn run(core: Option<usize>) -> Result {
     let most = std::env::var("DEPTH_JOBS").map_or(Ok(1_000_000), |jobs| jobs.parse())?;
     // A task of its own: what blocks on a runtime is not on its threads, and pays for each wake-up.
     tokio::spawn(async move {
         let mut report = Report::default();
         for which in Layout::ALL {
-            let done = layout(which, most, &mut report).await;
+            let done = layout(which, core, most, &mut report).await;
             if done.is_err() {
                 println!("{}", report.text(COMMAND));
             }

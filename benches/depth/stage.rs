@@ -15,7 +15,7 @@ use backend_worker::{
 };
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
 
-use crate::Result;
+use crate::{Result, cores};
 
 /// Scripts that take no longer are not in the SLOWLOG, µs.
 pub(crate) const UNNOTICED: u64 = 100;
@@ -64,7 +64,8 @@ impl Cost {
 }
 
 impl Stage {
-    pub(crate) async fn set() -> Result<Self> {
+    /// `core` is the one that is left to Redis.
+    pub(crate) async fn set(core: Option<usize>) -> Result<Self> {
         let threshold = UNNOTICED.to_string();
         let redis = PrivateRedis::start_with(&[
             "--slowlog-log-slower-than",
@@ -73,6 +74,9 @@ impl Stage {
             "200000",
         ])
         .await?;
+        if let (Some(core), Some(redis)) = (core, redis.pid()) {
+            cores::give(core, redis)?;
+        }
         let raw = redis::Client::open(redis.url())?
             .get_multiplexed_async_connection_with_config(
                 &redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60))),

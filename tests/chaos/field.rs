@@ -61,6 +61,8 @@ pub(crate) struct Record {
     pub(crate) bereaved: Option<Vec<(String, f64)>>,
     /// Spans in which Redis was out of some replica's reach, and of no other's.
     pub(crate) partitions: Vec<(f64, f64)>,
+    /// Spans in which Redis took no write of anybody.
+    pub(crate) absences: Vec<(f64, f64)>,
     /// As the closing lines of replicas that were stopped tell it.
     pub(crate) succeeded: u64,
     pub(crate) kills: u32,

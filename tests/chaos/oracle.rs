@@ -21,6 +21,8 @@ const POISON_AFTER: u32 = 3;
 const TRIES: u32 = 3;
 /// How long an answer may be on its way: who died meanwhile may not have had it.
 const ON_ITS_WAY_MS: f64 = 150.0;
+/// How long after Redis a replica may be back, and have written what it held meanwhile.
+const RETURN_MS: f64 = 1000.0;
 
 /// What an onlooker reads of one job.
 struct Seen {
@@ -242,26 +244,20 @@ async fn completions(field: &Field, census: &Value, seen: &HashMap<String, Seen>
 
 /// Calls that were answered well and made again all the same.
 fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &mut Verdict) {
-    let (interruptions, bereaved, partitions) = {
-        let record = field.record();
-        (
-            record.interruptions.clone(),
-            record.bereaved.clone(),
-            record.partitions.clone(),
-        )
-    };
+    let record = field.record();
     let (mut answered, mut unknown, mut cut_off, mut twice) = (0, 0, 0, Vec::new());
     for (job, calls) in calls {
         answered += calls.good.len();
         for (from, to) in calls.good.iter().rev().skip(1) {
-            let around = |(begun, over): &(f64, f64)| *begun <= to + ON_ITS_WAY_MS && *over >= *from;
-            let interrupted = match &bereaved {
+            let kept = kept_by(*to, &record.absences);
+            let around = |(begun, over): &(f64, f64)| *begun <= kept && *over >= *from;
+            let interrupted = match &record.bereaved {
                 Some(bereaved) => bereaved.iter().any(|(id, at)| id == job && around(&(*at, *at))),
-                None => interruptions.iter().any(around),
+                None => record.interruptions.iter().any(around),
             };
             if interrupted {
                 unknown += 1;
-            } else if partitions.iter().any(around) {
+            } else if record.partitions.iter().any(around) {
                 cut_off += 1;
             } else {
                 twice.push(job.clone());
@@ -275,7 +271,7 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
         "paid again, its replica killed or frozen around the answer",
         unknown,
     );
-    if !partitions.is_empty() {
+    if !record.partitions.is_empty() {
         verdict.figure(
             "paid again, Redis out of a replica's reach around the answer",
             cut_off,
@@ -286,6 +282,15 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
     } else {
         verdict.figure("paid again, the answer had arrived", twice.len());
     }
+}
+
+/// When the ledger has an answer that came then: while Redis takes no write, only its replica knows of it.
+fn kept_by(came: f64, absences: &[(f64, f64)]) -> f64 {
+    let arrived = came + ON_ITS_WAY_MS;
+    let away = absences
+        .iter()
+        .filter(|(from, to)| *from <= arrived && *to >= came);
+    away.map(|(_, to)| to + RETURN_MS).fold(arrived, f64::max)
 }
 
 /// What the provider saw at a time and in a minute. Only where Redis was there all the time is it one limit that all

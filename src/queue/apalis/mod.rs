@@ -40,13 +40,13 @@ use crate::{
 /// Attempts of a job whose producer named none, or nonsense.
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// Leases that one script renews at most: it blocks Redis for everyone.
-const RENEWALS: usize = 250;
+const RENEWALS: usize = 100;
 /// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// A larger payload is dropped once its job is done: it is media, and nobody asks for it again.
 const WORTH_KEEPING: usize = 16 * 1024;
 /// As [`RENEWALS`], for the scripts that move each job with several commands.
-const MOVE_CHUNK: usize = 100;
+const MOVE_CHUNK: usize = 50;
 
 /// The payload of a job in this layout: its type and its data, as one JSON object.
 #[derive(Debug, Serialize, Deserialize)]

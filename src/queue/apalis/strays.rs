@@ -6,7 +6,7 @@ use super::{ApalisBroker, MOVE_CHUNK, scripts};
 use crate::queue::{BrokerError, Lease, millis};
 
 /// Jobs that one script looks at, at most.
-const STRETCH: usize = 250;
+const STRETCH: usize = 100;
 
 impl ApalisBroker {
     /// Puts back what the queue counts as ours and we do not know of.
