@@ -14,6 +14,7 @@
 //! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
 //! - [`migrate`]: what was changed in the keyspace since the first version.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
+//! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`] and [`keys`]: Redis, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
@@ -39,4 +40,5 @@ pub mod replica;
 pub mod retry;
 pub mod simulator;
 pub mod telemetry;
+pub mod watchdog;
 pub mod worker;

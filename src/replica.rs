@@ -17,9 +17,9 @@ use crate::{
     ops::{Dashboard, Ops, Server, Streams},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
+    watchdog::WEDGED_AFTER,
     worker::{
         Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, supervise, vitals::Tally,
-        watchdog::WEDGED_AFTER,
     },
 };
 
@@ -78,6 +78,10 @@ impl Replica {
             drain: config.drain,
             renew_every: config.broker.lease_ttl / 3,
             wedged_after: WEDGED_AFTER,
+            other_loops: gates
+                .iter()
+                .map(|gates| ("gate", gates.pulse().clone()))
+                .collect(),
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
         let (workers, operator) = (runtime.workers().to_vec(), Operator::new(brokers, gates.clone()));

@@ -20,9 +20,8 @@ use backend_worker::{
     demo::PrivateRedis,
     queue::{Broker, BrokerOptions, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
     retry::{Backoff, RetryPolicy},
-    worker::{
-        Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules, watchdog::WEDGED_AFTER,
-    },
+    watchdog::WEDGED_AFTER,
+    worker::{Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules},
 };
 use jobs::JobType;
 use tokio_util::sync::CancellationToken;
@@ -255,6 +254,7 @@ fn options() -> Result<RuntimeOptions> {
         drain: Duration::from_secs(25),
         renew_every: Duration::from_secs(5),
         wedged_after: WEDGED_AFTER,
+        other_loops: Vec::new(),
     })
 }
 

@@ -61,7 +61,7 @@ pub use self::{
     status::{BreakerStatus, Status},
     verdict::{Effect, Reason, Rejection, State},
 };
-use crate::{connection::Connection, keys::GateKeys};
+use crate::{connection::Connection, keys::GateKeys, watchdog::Pulse};
 
 /// How long a call waits for its gate, at most: then Redis counts as away.
 const DEADLINE: Duration = Duration::from_millis(250);
@@ -83,6 +83,7 @@ pub struct Gates {
     scripts: Arc<Scripts>,
     shared: Arc<Shared>,
     lease_ttl: Duration,
+    pulse: Arc<Pulse>,
     openai: Arc<Gate>,
     azure_speech: Arc<Gate>,
     azure_vision: Arc<Gate>,
@@ -135,6 +136,7 @@ impl Gates {
             scripts,
             shared,
             lease_ttl: all.lease_ttl,
+            pulse: Arc::default(),
         })
     }
 
@@ -168,12 +170,18 @@ impl Gates {
         self.shared.counted.cancelled().await;
     }
 
+    /// Beats while [`Self::run`] makes progress.
+    pub const fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
     /// Renews the leases of calls in flight and delivers what the outbox holds, until `stop`. Without it, calls lose
     /// their permits after one lease. Stop it after the last call has ended.
     pub async fn run(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.lease_ttl / 3);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.pulse.beat();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -194,6 +202,7 @@ impl Gates {
                 }
             }
         }
+        self.pulse.end();
         self.deliver_waiting().await;
         self.appear(Duration::ZERO).await;
     }

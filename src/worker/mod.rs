@@ -12,7 +12,6 @@
 //! - [`holds`]: when a queue is left alone, because a gate says so.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
 //! - [`vitals`]: what health and the closing line report.
-//! - [`watchdog`]: ends the process when one of the loops is wedged.
 
 pub mod ack;
 pub mod backend;
@@ -27,7 +26,6 @@ mod releases;
 pub mod runtime;
 pub mod slots;
 pub mod vitals;
-pub mod watchdog;
 
 use std::sync::Arc;
 

@@ -20,9 +20,11 @@ use super::{
     releases::Releases,
     slots::Slots,
     vitals::{Tally, Vitals},
-    watchdog::{self, Watchdog},
 };
-use crate::queue::{Broker, ClaimNumber};
+use crate::{
+    queue::{Broker, ClaimNumber},
+    watchdog::{self, Pulse, Watchdog},
+};
 
 /// What is still in flight this long after the drain time was over will not end.
 const LAST_GRACE: Duration = Duration::from_secs(5);
@@ -41,6 +43,8 @@ pub struct RuntimeOptions {
     /// How long a loop may make no progress before the process ends with
     /// [`EXIT_CODE`](watchdog::EXIT_CODE); [`WEDGED_AFTER`](watchdog::WEDGED_AFTER) unless a test is in a hurry.
     pub wedged_after: Duration,
+    /// Loops of others, by name, without which the jobs do not get on: they are watched too.
+    pub other_loops: Vec<(&'static str, Arc<Pulse>)>,
 }
 
 /// The two steps of a stop.
@@ -94,6 +98,7 @@ pub struct Runtime {
     handler: Arc<dyn Handle>,
     drain: Duration,
     wedged_after: Duration,
+    other_loops: Vec<(&'static str, Arc<Pulse>)>,
     shutdown: ShutdownSteps,
 }
 
@@ -135,6 +140,7 @@ impl Runtime {
             handler,
             drain: options.drain,
             wedged_after: options.wedged_after,
+            other_loops: options.other_loops.clone(),
             shutdown,
         }
     }
@@ -231,7 +237,11 @@ impl Runtime {
             ]
             .map(|(name, pulse)| (format!("the {name} loop of {layout}:{queue}"), pulse.clone()))
         });
-        Watchdog::start(limit, pulses.collect(), move |name| watchdog::leave(name, limit))
+        let others = self.other_loops.iter();
+        let others = others.map(|(name, pulse)| (format!("the {name} loop"), pulse.clone()));
+        Watchdog::start(limit, pulses.chain(others).collect(), move |name| {
+            watchdog::leave(name, limit)
+        })
     }
 }
 

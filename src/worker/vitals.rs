@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::watchdog::Pulse;
 use crate::telemetry::metrics::QueueCells;
+use crate::watchdog::Pulse;
 
 /// Silence of a loop after which it counts as dead. It stirs every fifteen seconds by itself.
 const SILENCE: Duration = Duration::from_secs(45);

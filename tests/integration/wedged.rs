@@ -6,7 +6,8 @@ use backend_worker::{
     connection::Connection,
     queue::{BrokerOptions, apalis::ApalisBroker},
     telemetry::{self, LogFormat},
-    worker::{RuntimeOptions, watchdog},
+    watchdog,
+    worker::RuntimeOptions,
 };
 use serde_json::Value;
 use tokio::process::Command;

@@ -1,6 +1,6 @@
 //! What callers see of the gates while Redis is away, and when it is back.
 
-use std::{net::Ipv4Addr, num::NonZeroU32};
+use std::{net::Ipv4Addr, num::NonZeroU32, time::Duration};
 
 use jobs::Provider;
 use nix::{
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    replica::{OPENAI, end, eventually, patient_for, permit, rejection, replica, run, sent},
+    replica::{OPENAI, end, eventually, patient_for, permit, quick, rejection, replica, run, sent},
     rig::ms,
 };
 use crate::{
@@ -266,4 +266,24 @@ async fn a_redis_that_is_loading_is_away() {
     let permit = permit(gates.gate(OPENAI)).await;
     assert!(gates.is_redis_away());
     assert_eq!(end(permit, Outcome::Success).await, Effect::Queued);
+}
+
+#[tokio::test]
+async fn the_loop_makes_progress_while_redis_is_away() {
+    // Nobody listens there.
+    let gates = replica("redis://127.0.0.1:1", "r1", &quick(ms(60_000)));
+    let running = run(&gates);
+    for _ in 0..3 {
+        let mut longest = Duration::ZERO;
+        eventually("it beats", async || {
+            let silence = gates.pulse().silence();
+            let has_beaten = silence < longest;
+            longest = silence;
+            has_beaten
+        })
+        .await;
+    }
+    running.stop.cancel();
+    running.task.await.unwrap();
+    assert_eq!(gates.pulse().silence(), Duration::ZERO, "it has ended");
 }

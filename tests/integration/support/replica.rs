@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use backend_worker::{
     queue::Broker,
     retry::{Backoff, RetryPolicy},
+    watchdog::WEDGED_AFTER,
     worker::{
         Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules, runtime::QueueWorker,
-        vitals::Tally, watchdog::WEDGED_AFTER,
+        vitals::Tally,
     },
 };
 use tokio::task::JoinHandle;
@@ -132,6 +133,7 @@ pub(crate) fn options() -> RuntimeOptions {
         drain: Duration::from_secs(30),
         renew_every: Duration::from_secs(5),
         wedged_after: WEDGED_AFTER,
+        other_loops: Vec::new(),
     }
 }
 
