@@ -180,6 +180,10 @@ impl Config {
             },
             log_format: env.parse(&vars::LOG_FORMAT, |text| text.parse()),
             log_filter: env.parse(&vars::RUST_LOG, |text| {
+                // Its parser panics at some others, and names of modules hold none.
+                if !text.is_ascii() {
+                    return Err("only ASCII".to_owned());
+                }
                 tracing_subscriber::EnvFilter::try_new(text)
                     .map(|_| text.to_owned())
                     .map_err(|e| e.to_string())

@@ -74,6 +74,7 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http or https"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "key", "name=value"),
         ("RUST_LOG", "info,=", "RUST_LOG"),
+        ("RUST_LOG", "info,o,\t\t\tve\u{fffd}bTTT\"\"h", "RUST_LOG"),
     ] {
         let message = fault(&[(name, value)]);
         assert!(
