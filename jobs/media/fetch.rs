@@ -201,7 +201,7 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}://{}",
+            "{:.20}://{:.255}",
             self.0.scheme(),
             self.0.host_str().unwrap_or_default()
         )?;

@@ -324,16 +324,20 @@ fn retry(env: &mut Reader<'_>) -> RetryPolicy {
 fn replica(env: &mut Reader<'_>) -> String {
     let host = env.optional(&vars::RAILWAY_REPLICA_ID, |text| Ok(text.to_owned()));
     let host = host.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned());
-    let short: String = host
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
-        .take(40)
-        .collect();
+    let short = fit_for_a_name(&host);
     format!(
         "{}-{:08x}",
         if short.is_empty() { "replica" } else { &short },
         rand::random::<u32>()
     )
+}
+
+/// What a name may hold of a text.
+fn fit_for_a_name(text: &str) -> String {
+    text.chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
+        .take(40)
+        .collect()
 }
 
 #[cfg(test)]
