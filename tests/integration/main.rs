@@ -31,8 +31,6 @@ mod hostile_jobs;
 mod job_events;
 mod ledger;
 mod letters;
-mod letters_node;
-mod letters_ops;
 mod migrate;
 mod monitor;
 mod monitoring;
