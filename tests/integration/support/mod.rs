@@ -1,6 +1,7 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
 mod browser;
+mod counts;
 mod node;
 #[allow(dead_code, reason = "the gate's tests and the chaos suite have other weather")]
 pub(crate) mod proxy;
@@ -157,6 +158,14 @@ pub(crate) async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u3
         delay: Duration::ZERO,
     };
     assert!(broker.enqueue(&job).await.unwrap(), "{id} was there before");
+}
+
+/// Waits until so many jobs are completed at least.
+pub(crate) async fn until_completed(broker: &dyn Broker, count: u64) {
+    eventually(&format!("{count} jobs completed"), async || {
+        (broker.counts().await.unwrap().completed >= count).then_some(())
+    })
+    .await;
 }
 
 /// The job as an onlooker sees it.
