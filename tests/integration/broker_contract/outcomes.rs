@@ -5,7 +5,7 @@ use std::time::Duration;
 use backend_worker::queue::{Settled, State};
 
 use super::{FIRST, Fixture, later, note, one};
-use crate::support::{both_layouts, enqueue, eventually, view};
+use crate::support::{both_layouts, claim_one, enqueue, view};
 
 both_layouts! {
     [Fixture]
@@ -66,18 +66,10 @@ async fn a_retry_counts_or_not(f: Fixture) {
     assert_eq!(job.error.as_deref(), Some("because"));
     assert!(f.a.claim(FIRST.next(), 0).await.unwrap().is_empty());
 
-    let number = std::cell::Cell::new(FIRST.next());
-    let claim = async || {
-        eventually("due", async || {
-            number.set(number.get().next());
-            f.a.claim(number.get(), 1).await.unwrap().pop()
-        })
-        .await
-    };
-    let second = claim().await;
+    let (second, number) = claim_one(&*f.a, FIRST.next().next()).await;
     assert_eq!((second.attempt, second.waited), (2, Duration::ZERO));
     f.a.retry_at(&second.lease, later(30, false)).await.unwrap();
-    let third = claim().await;
+    let (third, _) = claim_one(&*f.a, number).await;
     assert_eq!(
         (third.attempt, third.waited),
         (2, Duration::from_millis(30)),

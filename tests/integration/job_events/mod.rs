@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Sse, TestRedis, eventually};
+use crate::support::{Sse, TestRedis, claim_one, eventually};
 
 /// A queue that the test works by hand, and the routes over it.
 struct Scene {
@@ -79,15 +79,9 @@ impl Scene {
         Sse::open(&format!("{}?jobId={id}", self.url)).await
     }
 
-    /// Claims the one job that is there.
+    /// Claims the one job that is there; also the next number.
     async fn claim(&self, number: ClaimNumber) -> (Delivery, ClaimNumber) {
-        let number = std::cell::Cell::new(number);
-        let delivery = eventually("a job to claim", async || {
-            let claimed = self.broker.claim(number.get(), 1).await.unwrap().pop();
-            number.set(number.get().next());
-            claimed
-        });
-        (delivery.await, number.get())
+        claim_one(&*self.broker, number).await
     }
 
     async fn complete(&self, delivery: &Delivery) {

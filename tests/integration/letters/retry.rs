@@ -5,7 +5,7 @@ use std::time::Duration;
 use backend_worker::queue::{ClaimNumber, Later, Retried, RetryOrder, State};
 
 use super::{FIRST, Fixture, bury, failed, numbers, one, order, transient};
-use crate::support::{both_layouts, enqueue, enqueue_with, eventually, view};
+use crate::support::{both_layouts, claim_one, enqueue, enqueue_with, view};
 
 both_layouts! {
     [Fixture]
@@ -143,15 +143,10 @@ async fn gates_may_hold_up_a_retried_job_anew(f: Fixture) {
         note: None,
     };
     f.a.retry_at(&lease, later).await.unwrap();
-    let number = std::cell::Cell::new(FIRST);
-    let second = eventually("due", async || {
-        number.set(number.get().next());
-        f.a.claim(number.get(), 1).await.unwrap().pop()
-    })
-    .await;
+    let (second, number) = claim_one(&*f.a, FIRST.next()).await;
     assert_eq!(second.waited, Duration::from_millis(1));
     f.a.fail(&second.lease, "waited 0 s in all", None).await.unwrap();
     f.a.retry(&["1"], &order("o")).await.unwrap();
-    let third = f.a.claim(number.get().next(), 1).await.unwrap();
+    let third = f.a.claim(number, 1).await.unwrap();
     assert_eq!(third[0].waited, Duration::ZERO);
 }
