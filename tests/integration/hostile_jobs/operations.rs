@@ -68,9 +68,9 @@ async fn run(broker: &dyn Broker, job: &Raw, nth: usize, delivery: Delivery) {
     assert_eq!(taken(job, "progress", told), Settled::Applied);
     let later = Later {
         delay: Duration::ZERO,
-        counts: nth % 2 == 0,
+        counts: nth.is_multiple_of(2),
         reason: "later",
-        gate: (nth % 3 == 0).then_some("openai"),
+        gate: nth.is_multiple_of(3).then_some("openai"),
         note: Some(&note),
     };
     let settled = match nth % 4 {
@@ -87,7 +87,7 @@ async fn look_and_remove(broker: &dyn Broker, job: &Raw, nth: usize) {
     let order = RetryOrder {
         id: "o",
         by: "me",
-        reset_attempts: nth % 2 == 0,
+        reset_attempts: nth.is_multiple_of(2),
     };
     taken(job, "retry", broker.retry(&[&job.id], &order).await);
     for state in State::ALL {
