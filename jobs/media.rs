@@ -77,8 +77,8 @@ impl Media {
         })
     }
 
-    /// Bytes of one source; never none. A download that stumbles is tried twice more, after short pauses. `field` is the payload field's name for errors (`audioUrl`,
-    /// `images[2].imageBase64`).
+    /// Bytes of one source; never none. A download that stumbles is tried twice more, after short pauses. `field` is the
+    /// payload field's name for errors (`audioUrl`, `images[2].imageBase64`).
     ///
     /// # Errors
     /// [`Class::Permanent`] for a source that is malformed, forbidden, missing, empty or

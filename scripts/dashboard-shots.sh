@@ -8,4 +8,4 @@ sh scripts/setup-node.sh
 sh scripts/setup-chromium.sh
 folder=${1:-target/dashboard}
 mkdir -p "$folder"
-DASHBOARD_SHOTS=$(cd "$folder" && pwd) exec cargo test --locked --test integration dashboard_browser
+DASHBOARD_SHOTS=$(cd "$folder" && pwd) exec cargo test --locked --test integration dashboard::browser

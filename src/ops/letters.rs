@@ -20,7 +20,7 @@ use super::{
     reply::{Refusal, iso, timestamp},
 };
 use crate::{
-    operator::{Haul, ListedIn, Order, Wanted},
+    operator::{Deed, Haul, ListedIn, Order, Wanted},
     queue::{self, Place},
 };
 
@@ -119,10 +119,7 @@ pub(super) async fn retry(
         .retry_job(&id, which.queue.as_deref(), &order)
         .await?;
     warn!(id, queue = deed.queue, layout = deed.layout, %peer, "dead letter retried by hand");
-    Ok(Json(json!({
-        "success": true, "jobId": id, "queue": deed.queue, "layout": deed.layout, "status": "waiting",
-        "timestamp": timestamp(),
-    })))
+    Ok(done(&id, &deed, "waiting"))
 }
 
 pub(super) async fn retry_all(
@@ -169,10 +166,15 @@ pub(super) async fn remove(
     ops.access.to_change(&headers, peer)?;
     let deed = ops.operator.remove_job(&id, which.queue.as_deref()).await?;
     warn!(id, queue = deed.queue, layout = deed.layout, %peer, "job removed by hand");
-    Ok(Json(json!({
-        "success": true, "jobId": id, "queue": deed.queue, "layout": deed.layout, "status": "removed",
+    Ok(done(&id, &deed, "removed"))
+}
+
+/// What was done to a job, and how it stands now.
+fn done(id: &str, deed: &Deed, status: &str) -> Json<Value> {
+    Json(json!({
+        "success": true, "jobId": id, "queue": deed.queue, "layout": deed.layout, "status": status,
         "timestamp": timestamp(),
-    })))
+    }))
 }
 
 /// A job of a list.

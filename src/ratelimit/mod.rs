@@ -132,6 +132,12 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    /// Whether one more request of a user's may pass.
+    async fn lets_pass(limits: &RateLimits, user: &str, action: &str, window: Window, request: &str) -> bool {
+        let taken = limits.take(&Subject::User(user), action, window, request).await;
+        taken.unwrap().unwrap().allowed
+    }
+
     #[test]
     fn keys_are_those_of_the_web_api() {
         assert_eq!(Subject::User("123").key("ai"), "ratelimit:user:123:ai");
@@ -171,31 +177,10 @@ mod tests {
         assert!(last.reset_after <= HOUR && last.reset_after > HOUR - Duration::from_secs(120));
         // The same request again was let through before: it takes nothing more, and is not refused now.
         let passed = answers.iter().position(|a| a.allowed).unwrap().to_string();
-        assert!(
-            limits
-                .take(&Subject::User("u"), "ai", window, &passed)
-                .await
-                .unwrap()
-                .unwrap()
-                .allowed
-        );
+        assert!(lets_pass(&limits, "u", "ai", window, &passed).await);
         // Another user, another action: other windows.
-        assert!(
-            limits
-                .take(&Subject::User("v"), "ai", window, "x")
-                .await
-                .unwrap()
-                .unwrap()
-                .allowed
-        );
-        assert!(
-            limits
-                .take(&Subject::User("u"), "other", window, "x")
-                .await
-                .unwrap()
-                .unwrap()
-                .allowed
-        );
+        assert!(lets_pass(&limits, "v", "ai", window, "x").await);
+        assert!(lets_pass(&limits, "u", "other", window, "x").await);
         assert_eq!(
             limits
                 .take(
@@ -237,21 +222,7 @@ mod tests {
         }
         connection.query::<()>(&pipe).await.unwrap();
         let limits = RateLimits::new(connection);
-        assert!(
-            limits
-                .take(&Subject::User("u"), "ai", window, "1")
-                .await
-                .unwrap()
-                .unwrap()
-                .allowed
-        );
-        assert!(
-            !limits
-                .take(&Subject::User("u"), "ai", window, "2")
-                .await
-                .unwrap()
-                .unwrap()
-                .allowed
-        );
+        assert!(lets_pass(&limits, "u", "ai", window, "1").await);
+        assert!(!lets_pass(&limits, "u", "ai", window, "2").await);
     }
 }

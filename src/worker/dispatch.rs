@@ -192,24 +192,8 @@ mod tests {
     use super::*;
     use jobs::Class;
 
-    use crate::queue::Lease;
-
     fn delivery(payload: Option<&str>) -> Delivery {
-        Delivery {
-            lease: Lease {
-                id: "1".into(),
-                token: "t".into(),
-            },
-            kind: None,
-            payload: payload.map(|p| p.to_owned().into()),
-            attempt: 1,
-            max_attempts: 3,
-            backoff: None,
-            waited: Duration::ZERO,
-            first: true,
-            lost: 0,
-            trace: None,
-        }
+        Delivery::first_of(None, payload.map(|text| text.to_owned().into()))
     }
 
     #[test]

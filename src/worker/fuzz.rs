@@ -7,7 +7,7 @@
     reason = "a target that is surprised shall end"
 )]
 
-use std::{num::NonZeroU8, sync::Arc, time::Duration};
+use std::{num::NonZeroU8, time::Duration};
 
 use hostile::Target;
 use jobs::{Failure, Jobs};
@@ -17,7 +17,7 @@ use super::{
     outcome::{Outcome, OutcomeRules},
 };
 use crate::{
-    queue::{Delivery, Lease, Note},
+    queue::{Delivery, Note},
     retry::{Backoff, RetryPolicy},
 };
 
@@ -35,22 +35,7 @@ pub static DELIVERY: Target = Target::new("delivery", |input| {
         Some((kind, payload)) => (Some(kind), payload),
         None => (None, input),
     };
-    let token: Arc<str> = "w:1".into();
-    let delivery = Delivery {
-        lease: Lease {
-            id: "1".into(),
-            token,
-        },
-        kind,
-        payload: Some(payload.to_vec().into()),
-        attempt: 1,
-        max_attempts: 3,
-        backoff: None,
-        waited: Duration::ZERO,
-        first: true,
-        lost: 0,
-        trace: None,
-    };
+    let delivery = Delivery::first_of(kind, Some(payload.to_vec().into()));
     let failure = match open(&delivery) {
         Ok((kind, data)) => Jobs::validate(kind, data).err(),
         Err(Unopened::Unknown(failure) | Unopened::Failure(failure)) => Some(failure),

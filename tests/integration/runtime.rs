@@ -211,15 +211,10 @@ async fn jobs_in_flight_go_back_together(layout: Layout) {
         Layout::Bullmq => ("bull:q:7", "bw:claim"),
     };
     redis.ask::<()>(&["HSET", key, field, "other:1"]).await;
-    let scripts = async || {
-        let info: String = redis.ask(&["INFO", "commandstats"]).await;
-        let calls = info.split_once("cmdstat_evalsha:calls=").unwrap().1;
-        calls.split(',').next().unwrap().parse::<u32>().unwrap()
-    };
-    let before = scripts().await;
+    let before = redis.calls("evalsha").await;
     let tally = running.stop().await;
     assert_eq!((tally.released, tally.lost), (299, 1));
-    let took = scripts().await - before;
+    let took = redis.calls("evalsha").await - before;
     assert!(took < 150, "{took} scripts");
     assert!(broker.counts().await.unwrap().waiting >= 299);
 }

@@ -1,9 +1,9 @@
-// A browser, driven by the Rust tests: one JSON request a line on standard input, one JSON answer a line on standard
-// output. It ends with its standard input. Chromium is the system's; it is asked for nothing but what the tests open.
+// A browser, driven by the Rust tests line by line (`lines.mjs`). Chromium is the system's; it is asked for nothing but
+// what the tests open.
 //
 // node browser.mjs
-import readline from 'node:readline';
 import { chromium } from 'playwright-core';
+import { serve } from './lines.mjs';
 
 const PATIENCE = 60000;
 
@@ -63,15 +63,6 @@ const operations = {
   complaints: () => complaints.splice(0),
 };
 
-for await (const line of readline.createInterface({ input: process.stdin })) {
-  const { op, args } = JSON.parse(line);
-  let answer;
-  try {
-    answer = { ok: (await operations[op](args)) ?? null };
-  } catch (error) {
-    answer = { error: String(error) };
-  }
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
-}
+await serve(operations);
 await browser.close();
 process.exit(0);

@@ -1,9 +1,8 @@
-// Producer, onlooker and worker on BullMQ's own library, driven by the Rust tests: one JSON request a line on standard
-// input, one JSON answer a line on standard output. It ends with its standard input.
+// Producer, onlooker and worker on BullMQ's own library, driven by the Rust tests line by line (`lines.mjs`).
 //
 // node driver.mjs <redis port> <queue> [version: 5.1, 5 (where none is named) or 6]
 import { createRequire } from 'node:module';
-import readline from 'node:readline';
+import { serve } from './lines.mjs';
 
 const [port, name, main = '5'] = process.argv.slice(2);
 const connection = { host: '127.0.0.1', port: Number(port) };
@@ -130,14 +129,5 @@ const operations = {
 
 await queueEvents.waitUntilReady();
 await queue().waitUntilReady();
-for await (const line of readline.createInterface({ input: process.stdin })) {
-  const { op, args } = JSON.parse(line);
-  let answer;
-  try {
-    answer = { ok: (await operations[op](args)) ?? null };
-  } catch (error) {
-    answer = { error: String(error) };
-  }
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
-}
+await serve(operations);
 process.exit(0);

@@ -1,22 +1,8 @@
 //! The scripts of the apalis layout: `common.lua` in front of each operation's file.
 
-use std::sync::LazyLock;
+use crate::queue::scripts::scripts;
 
-use redis::Script;
-
-macro_rules! script {
-    ($($name:ident = $($file:literal),+;)*) => {$(
-        pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+)));
-    )*
-
-    /// All of them, by name.
-    pub(in crate::queue) fn named() -> Vec<(&'static str, &'static Script)> {
-        vec![$((stringify!($name), &*$name)),*]
-    }};
-}
-
-script! {
+scripts! {
     CLAIM = "row.lua", "claim.lua";
     CLAIMED = "row.lua", "claimed.lua";
     RENEW = "../witness.lua", "renew.lua";

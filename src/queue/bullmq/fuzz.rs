@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use hostile::Target;
 
-use super::{delivery, follow::news, inspect::view, neighbours::Neighbours};
+use super::{claim::delivery, follow::news, inspect::view, neighbours::Neighbours};
 use crate::queue::{
     QueueBackoff,
     fuzz::{expect_showable, hash},

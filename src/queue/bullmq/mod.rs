@@ -7,19 +7,22 @@
 //! ends in `completed` or `failed`, or is removed. Who adds a job sets the marker, which `wait` blocks on.
 //!
 //! Each claimed job has a lock that holds the claim's token, `<worker>:<number>`, and runs out unless it is renewed;
-//! then any other replica puts the job back, unless it was Redis that was away (`../witness.lua`). The claim also leaves a mark in the job's hash, made of the token and of
-//! the count of claims by anybody: it tells a resend from a late outcome, finds the jobs of a claim whose answer was
-//! lost, and lets a lock that ran out while Redis was away be set again if nobody has touched the job since.
+//! then any other replica puts the job back, unless it was Redis that was away (`../witness.lua`). The claim also leaves
+//! a mark in the job's hash, made of the token and of the count of claims by anybody: it tells a resend from a late
+//! outcome, finds the jobs of a claim whose answer was lost, and lets a lock that ran out while Redis was away be set
+//! again if nobody has touched the job since.
 //!
 //! # Not as Node does it
 //! A claim takes many jobs in one script, so an outcome fetches none. Job schedulers are not served: only a BullMQ
 //! worker could create their next run, so their jobs fail and say so. Metrics are not kept.
 
+mod claim;
 mod completions;
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod inspect;
+mod letters;
 mod neighbours;
 mod options;
 mod renewal;
@@ -29,23 +32,17 @@ mod wait;
 
 use std::{
     convert::Infallible,
-    string::FromUtf8Error,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use redis::ScriptInvocation;
 
-use self::{
-    completions::Completions, neighbours::Neighbours, options::JobOptions, renewal::Renewal, wait::Waiter,
-};
+use self::{completions::Completions, neighbours::Neighbours, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
-    Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, letters,
-    line,
-    lines::{Newest, look_for},
+    Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, line,
     millis,
 };
 use crate::{
@@ -53,19 +50,13 @@ use crate::{
     keys::{BullKeys, ledger_key},
 };
 
-/// Jobs that one claim takes at most. A script blocks Redis for everyone: the chunks of all of them are meant for none
+/// Locks that one script renews at most. A script blocks Redis for everyone: the chunks of all of them are meant for none
 /// to take longer than 5 ms (`cargo bench --bench depth` tells).
-const CLAIMS: usize = 32;
-/// Locks that one script renews at most.
 const RENEWALS: usize = 100;
 /// Ids that a resume or a pause moves with one script, where it has to.
 const LINE_CHUNK: usize = 1000;
 /// Jobs that one script gives back at most.
 const MOVE_CHUNK: usize = 32;
-/// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// How long the number of a replica's last claim is remembered: no request is late by more.
-const SESSION: Duration = Duration::from_secs(3600);
 /// How long a large payload lies ready for the job that it is to become.
 const APART_MS: i64 = 60_000;
 /// Longest delay: its time still fits the score of a delayed job.
@@ -87,22 +78,6 @@ pub struct BullmqBroker {
     watchers: Watchers,
     completions: Completions,
 }
-
-/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
-/// deliveries lost so far, whether the payload is left out.
-type Row = (
-    Vec<u8>,
-    Vec<u8>,
-    Option<Vec<u8>>,
-    Vec<u8>,
-    u32,
-    u64,
-    bool,
-    u32,
-    bool,
-);
-/// An id that is not served, and why.
-type Refused = (Vec<u8>, Vec<u8>);
 
 impl BullmqBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
@@ -146,37 +121,6 @@ impl BullmqBroker {
     fn renewal(&self) -> MutexGuard<'_, Renewal> {
         self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
-    async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
-        let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
-        let mut call = self.prepare(&scripts::FAIL);
-        call.arg(id).arg(token).arg(&reason).arg("");
-        self.settle(&call).await?;
-        tracing::error!(queue = %self.queue, "{reason}: it is a dead letter now");
-        Ok(())
-    }
-}
-
-/// A claimed job, or that its id is no UTF-8.
-fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
-    let (id, name, payload, opts, attempt, waited, first, lost, _) = row;
-    let options = JobOptions::read(&opts);
-    Ok(Delivery {
-        lease: Lease {
-            id: String::from_utf8(id)?.into(),
-            token: token.clone(),
-        },
-        kind: Some(String::from_utf8_lossy(&name).into_owned()),
-        payload: payload.map(Bytes::from),
-        attempt,
-        max_attempts: options.max_attempts,
-        backoff: Some(options.backoff),
-        waited: Duration::from_millis(waited),
-        first,
-        lost,
-        trace: options.trace,
-    })
 }
 
 #[async_trait]
@@ -198,40 +142,7 @@ impl Broker for BullmqBroker {
     }
 
     async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError> {
-        if !self.renewal().holds() {
-            return Err(BrokerError::Unleased);
-        }
-        let mut call = self.prepare(&scripts::CLAIM);
-        call.arg(&self.worker)
-            .arg(number.number())
-            .arg(count.min(CLAIMS))
-            .arg(MOST_BYTES);
-        call.arg(millis(self.options.lease_ttl))
-            .arg(SESSION.as_secs())
-            .arg(INLINE_BYTES);
-        let (rows, ghosts, refused): (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>) =
-            self.connection.invoke(&call).await?;
-
-        for id in &ghosts {
-            let id = String::from_utf8_lossy(id);
-            tracing::error!(queue = %self.queue, %id, "an id without a job was queued: dropped");
-        }
-        for (id, reason) in &refused {
-            let (id, reason) = (String::from_utf8_lossy(id), String::from_utf8_lossy(reason));
-            tracing::error!(queue = %self.queue, %id, "the job failed unrun: {reason}");
-        }
-        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
-        let mut deliveries = Vec::new();
-        for mut row in rows {
-            if row.8 {
-                row.2 = self.field(&row.0, "data").await?;
-            }
-            match delivery(row, &token) {
-                Ok(delivery) => deliveries.push(delivery),
-                Err(error) => self.bury(error.as_bytes(), &token).await?,
-            }
-        }
-        Ok(deliveries)
+        self.claim_jobs(number, count).await
     }
 
     async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError> {
@@ -376,37 +287,15 @@ impl Broker for BullmqBroker {
     }
 
     async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
-        let mut call = self.prepare(&scripts::LIST);
-        query.write(&mut call);
-        letters::read_page(self.connection.invoke(&call).await?)
+        self.list_jobs(query).await
     }
 
     async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
-        let mut fates = Vec::new();
-        for chunk in ids.chunks(letters::RETRIES) {
-            let mut call = self.prepare(&scripts::RETRY);
-            order.write(&mut call);
-            call.arg(chunk);
-            fates.extend(self.connection.invoke::<Vec<Retried>>(&call).await?);
-        }
-        Ok(fates)
+        self.retry_jobs(ids, order).await
     }
 
     async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
-        let [wait, paused, _] = &self.keys.waiting;
-        let (mut places, mut looks) = ([String::new(), String::new()], 0);
-        loop {
-            let mut call = self.prepare(&scripts::REMOVE);
-            call.arg(id).arg(&places);
-            if let Some(removal) = self.connection.invoke(&call).await? {
-                return Ok(removal);
-            }
-            for (place, list) in places.iter_mut().zip([wait, paused]) {
-                let seen = look_for(&self.connection, list, Newest::Head, id, looks).await?;
-                *place = seen.to_string();
-            }
-            looks += 1;
-        }
+        self.remove_job(id).await
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {

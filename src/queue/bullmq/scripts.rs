@@ -1,23 +1,9 @@
 //! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
 //! can end, and `orphan.lua` where it can be put back because nobody runs it.
 
-use std::sync::LazyLock;
+use crate::queue::scripts::scripts;
 
-use redis::Script;
-
-macro_rules! script {
-    ($($name:ident = $($file:literal),+;)*) => {$(
-        pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+)));
-    )*
-
-    /// All of them, by name.
-    pub(in crate::queue) fn named() -> Vec<(&'static str, &'static Script)> {
-        vec![$((stringify!($name), &*$name)),*]
-    }};
-}
-
-script! {
+scripts! {
     CLAIM = "ending.lua", "claim.lua";
     LOOK = "look.lua";
     RENEW = "../witness.lua", "renew.lua";

@@ -1,7 +1,7 @@
 use std::num::NonZeroU8;
 
 use super::*;
-use crate::{queue::Lease, retry::Backoff};
+use crate::retry::Backoff;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -18,21 +18,11 @@ fn rules(max_wait: Duration) -> OutcomeRules {
 }
 
 fn delivery(attempt: u32, waited: Duration) -> Delivery {
-    let lease = Lease {
-        id: "1".into(),
-        token: "t".into(),
-    };
     Delivery {
-        lease,
-        kind: None,
-        payload: None,
         attempt,
-        max_attempts: 3,
-        backoff: None,
         waited,
-        lost: 0,
         first: attempt == 1,
-        trace: None,
+        ..Delivery::first_of(None, None)
     }
 }
 

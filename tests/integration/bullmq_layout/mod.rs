@@ -7,16 +7,9 @@ use std::time::Duration;
 use backend_worker::queue::{BrokerError, ClaimNumber, Later, NewJob, Settled, State};
 use serde_json::json;
 
-use crate::support::{Script, TestRedis, enqueue, eventually, options, raw, replica, view};
+use crate::support::{Script, TestRedis, enqueue, eventually, options, raw, replica, until_completed, view};
 
 const FIRST: ClaimNumber = ClaimNumber::FIRST;
-
-async fn until_completed(broker: &dyn backend_worker::queue::Broker, count: u64) {
-    eventually(&format!("{count} jobs completed"), async || {
-        (broker.counts().await.unwrap().completed >= count).then_some(())
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn locks_that_ran_out_while_redis_was_away_are_set_again() {
@@ -136,21 +129,7 @@ async fn an_idle_queue_costs_next_to_nothing() {
         clients.contains("cmd=bzpopmin").then_some(())
     })
     .await;
-    let commands = async || {
-        let stats: String = redis.ask(&["INFO", "stats"]).await;
-        let line = stats
-            .lines()
-            .find_map(|l| l.strip_prefix("total_commands_processed:"))
-            .unwrap();
-        line.trim().parse::<u64>().unwrap()
-    };
-    let (before, seconds) = (commands().await, 16);
-    tokio::time::sleep(Duration::from_secs(seconds)).await; // The length of the watch, not a hope.
-    let spent = commands().await - before - 1;
-    assert!(
-        spent <= 2 * seconds,
-        "{spent} commands in {seconds} s, those inside of scripts included"
-    );
+    redis.is_left_in_peace().await;
     running.stop().await;
 }
 

@@ -6,13 +6,13 @@ mod queues;
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
-    queue::{Broker, ClaimNumber, Later},
+    queue::{ClaimNumber, Later},
     worker::Outcome,
 };
 use jobs::{Class, Failure};
 use serde_json::{Value, json};
 
-use crate::support::{Node, Script, TestRedis, eventually, options, replica};
+use crate::support::{NodeScene, Script, claim_one, eventually, options, replica};
 
 const FIRST: ClaimNumber = ClaimNumber::FIRST;
 
@@ -24,33 +24,6 @@ fn defaults() -> Value {
         "removeOnComplete": {"age": 3600, "count": 1000},
         "removeOnFail": {"age": 86400},
     })
-}
-
-struct Scene {
-    redis: TestRedis,
-    node: Node,
-    broker: Arc<dyn Broker>,
-}
-
-impl Scene {
-    async fn set() -> Self {
-        let redis = TestRedis::start().await;
-        let node = Node::start(&redis, "q").await;
-        let broker = redis.bullmq("q", "w");
-        broker.renew(&[]).await.unwrap();
-        Self { redis, node, broker }
-    }
-
-    /// Claims the one job that is there, with the first number that finds it: one that found nothing is used up.
-    async fn claim(&self, number: ClaimNumber) -> backend_worker::queue::Delivery {
-        let number = std::cell::Cell::new(number);
-        eventually("a job to claim", async || {
-            let claimed = self.broker.claim(number.get(), 1).await.unwrap().pop();
-            number.set(number.get().next());
-            claimed
-        })
-        .await
-    }
 }
 
 /// A handler that fails the first `failures` deliveries, and completes the next.

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn completed() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let running = replica(
         scene.broker.clone(),
         2,
@@ -38,7 +38,7 @@ async fn completed() {
 
 #[tokio::test]
 async fn retried_with_the_producers_backoff() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let running = replica(
         scene.broker.clone(),
         2,
@@ -72,7 +72,7 @@ async fn retried_with_the_producers_backoff() {
 
 #[tokio::test]
 async fn retried_at_once_where_the_producer_names_no_backoff() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let running = replica(
         scene.broker.clone(),
         2,
@@ -89,7 +89,7 @@ async fn retried_at_once_where_the_producer_names_no_backoff() {
 
 #[tokio::test]
 async fn failed_after_its_attempts_and_retried_by_hand() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let running = replica(
         scene.broker.clone(),
         2,
@@ -123,7 +123,7 @@ async fn failed_after_its_attempts_and_retried_by_hand() {
 
 #[tokio::test]
 async fn unrecoverable() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let running = replica(
         scene.broker.clone(),
         2,
@@ -142,9 +142,9 @@ async fn unrecoverable() {
 
 #[tokio::test]
 async fn given_back() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     scene.node.add("1a", defaults()).await;
-    let first = scene.claim(FIRST).await;
+    let first = claim_one(&*scene.broker, FIRST).await.0;
     assert_eq!(scene.node.look("1a").await["state"], "active");
     scene.broker.release(&[first.lease]).await.unwrap();
     let job = scene.node.look("1a").await;
@@ -152,7 +152,7 @@ async fn given_back() {
         (&job["state"], tries(&job)),
         (&json!("waiting"), (&json!(0), &json!(1), 0))
     );
-    let second = scene.claim(FIRST.next()).await;
+    let second = claim_one(&*scene.broker, FIRST.next()).await.0;
     assert_eq!(second.attempt, 1);
     scene.broker.complete(&second.lease, "null").await.unwrap();
     let job = scene.node.look("1a").await;
@@ -166,10 +166,10 @@ async fn given_back() {
 
 #[tokio::test]
 async fn delayed_by_its_producer_and_by_the_worker() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     scene.node.add("1a", json!({"delay": 100})).await;
     assert_eq!(scene.node.look("1a").await["state"], "delayed");
-    let first = scene.claim(FIRST).await;
+    let first = claim_one(&*scene.broker, FIRST).await.0;
     let later = Later {
         delay: Duration::from_millis(50),
         counts: false,
@@ -182,7 +182,7 @@ async fn delayed_by_its_producer_and_by_the_worker() {
     assert_eq!((&job["state"], &job["delay"]), (&json!("delayed"), &json!(50)));
     assert_eq!(tries(&job), (&json!(0), &json!(1), 0));
     assert!(job.get("failedReason").is_none(), "{job}");
-    let second = scene.claim(FIRST.next()).await;
+    let second = claim_one(&*scene.broker, FIRST.next()).await.0;
     assert_eq!((second.attempt, second.waited), (1, Duration::from_millis(50)));
     scene.broker.complete(&second.lease, "1").await.unwrap();
     assert_eq!(scene.node.look("1a").await["delay"], 0);
@@ -193,9 +193,9 @@ async fn delayed_by_its_producer_and_by_the_worker() {
 
 #[tokio::test]
 async fn a_job_that_is_retried_by_hand_waits_anew() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     scene.node.add("1a", defaults()).await;
-    let first = scene.claim(FIRST).await;
+    let first = claim_one(&*scene.broker, FIRST).await.0;
     let later = Later {
         delay: Duration::from_millis(30),
         counts: false,
@@ -206,7 +206,7 @@ async fn a_job_that_is_retried_by_hand_waits_anew() {
     scene.broker.retry_at(&first.lease, later).await.unwrap();
     // Numbers that found nothing are used up: each look starts well above those of the one before.
     let far = |from: ClaimNumber| (0..10_000).fold(from, |number, _| number.next());
-    let second = scene.claim(far(FIRST)).await;
+    let second = claim_one(&*scene.broker, far(FIRST)).await.0;
     assert_eq!(second.waited, Duration::from_millis(30));
     scene
         .broker
@@ -214,5 +214,8 @@ async fn a_job_that_is_retried_by_hand_waits_anew() {
         .await
         .unwrap();
     scene.node.ask("retry", json!({"id": "1a"})).await;
-    assert_eq!(scene.claim(far(far(FIRST))).await.waited, Duration::ZERO);
+    assert_eq!(
+        claim_one(&*scene.broker, far(far(FIRST))).await.0.waited,
+        Duration::ZERO
+    );
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn prioritized() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let jobs = [("low", 9), ("mid-1", 5), ("mid-2", 5), ("high", 1), ("plain", 0)];
     for (id, priority) in jobs {
         scene.node.add(id, json!({"priority": priority})).await;
@@ -23,7 +23,7 @@ async fn prioritized() {
 
 #[tokio::test]
 async fn paused_and_resumed_while_retries_come_due() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     for n in 0..8 {
         scene.node.add(&format!("j{n}"), defaults()).await;
     }
@@ -56,7 +56,7 @@ async fn paused_and_resumed_while_retries_come_due() {
 
 #[tokio::test]
 async fn a_producer_of_v6_loses_nothing() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let add = async |id: &str| {
         let opts = json!({"jobId": id, "attempts": 3, "backoff": 30});
         let job = json!({"version": 6, "name": "process-image", "data": {}, "opts": opts});
@@ -101,7 +101,7 @@ async fn a_producer_of_v6_loses_nothing() {
 
 #[tokio::test]
 async fn stalled_and_recovered() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let brief = scene
         .redis
         .broker_with(scene.broker.layout(), "q", "brief", Duration::from_millis(30));
@@ -122,7 +122,7 @@ async fn stalled_and_recovered() {
         (&job["state"], &job["stalledCounter"]),
         (&json!("waiting"), &json!(1))
     );
-    let delivery = scene.claim(FIRST).await;
+    let delivery = claim_one(&*scene.broker, FIRST).await.0;
     scene.broker.complete(&delivery.lease, "1").await.unwrap();
     let job = scene.node.look("1a").await;
     assert_eq!(
@@ -143,7 +143,7 @@ async fn stalled_and_recovered() {
 
 #[tokio::test]
 async fn kept_as_the_producer_says() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let fails = Script::new(|assignment| async move {
         if assignment.delivery.lease.id.starts_with("bad") {
             options()
@@ -186,19 +186,19 @@ async fn kept_as_the_producer_says() {
 
 #[tokio::test]
 async fn the_last_of_the_deduplicated_runs_after_the_first() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let add = async |n: u32| {
         let opts = json!({"deduplication": {"id": "d", "keepLastIfActive": true}});
         let job = json!({"name": "process-image", "data": {"n": n}, "opts": opts});
         scene.node.ask("add", job).await
     };
     add(1).await;
-    let first = scene.claim(FIRST).await;
+    let first = claim_one(&*scene.broker, FIRST).await.0;
     add(2).await;
     add(3).await;
     assert!(scene.broker.claim(FIRST.next(), 9).await.unwrap().is_empty());
     scene.broker.complete(&first.lease, "1").await.unwrap();
-    let second = scene.claim(FIRST.next().next()).await;
+    let second = claim_one(&*scene.broker, FIRST.next().next()).await.0;
     assert_eq!(second.payload.as_deref(), Some(&br#"{"n":3}"#[..]));
     scene.broker.complete(&second.lease, "1").await.unwrap();
     let held: Vec<String> = scene.redis.ask(&["KEYS", "bull:q:d?:*"]).await;
@@ -206,14 +206,18 @@ async fn the_last_of_the_deduplicated_runs_after_the_first() {
     // The id is free again.
     add(4).await;
     assert_eq!(
-        scene.claim(FIRST.next().next().next()).await.payload.as_deref(),
+        claim_one(&*scene.broker, FIRST.next().next().next())
+            .await
+            .0
+            .payload
+            .as_deref(),
         Some(&br#"{"n":4}"#[..])
     );
 }
 
 #[tokio::test]
 async fn the_queues_own_limits_hold() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     scene.node.ask("concurrency", json!({"count": 2})).await;
     for n in 0..6 {
         scene.node.add(&format!("j{n}"), json!({})).await;
@@ -230,7 +234,7 @@ async fn the_queues_own_limits_hold() {
     assert!(waiting.await.unwrap().unwrap());
     assert_eq!(scene.broker.claim(FIRST.next().next(), 9).await.unwrap().len(), 1);
 
-    let limited = Scene::set().await;
+    let limited = NodeScene::set().await;
     limited
         .node
         .ask("rateLimit", json!({"max": 2, "duration": 300}))
@@ -255,7 +259,7 @@ async fn the_queues_own_limits_hold() {
 
 #[tokio::test]
 async fn a_schedulers_job_fails_and_says_why() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     let running = replica(
         scene.broker.clone(),
         2,

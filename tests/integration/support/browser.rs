@@ -1,49 +1,21 @@
 //! A Chromium that does as it is told, see `tests/node/browser.mjs`.
 
-use std::process::Stdio;
-
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
-};
 
-use super::node::folder;
+use super::driver::{Driver, script};
 
 /// A browser with one page at a time; it ends with its standard input.
-pub(crate) struct Browser {
-    stdin: ChildStdin,
-    stdout: Lines<BufReader<ChildStdout>>,
-    _process: Child,
-}
+pub(crate) struct Browser(Driver);
 
 impl Browser {
     pub(crate) async fn start() -> Self {
-        let mut process = Command::new("node")
-            .arg(folder().join("browser.mjs"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node is installed (sh scripts/setup-node.sh)");
-        let (stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Self {
-            stdin,
-            stdout: BufReader::new(stdout).lines(),
-            _process: process,
-        }
+        Self(Driver::start(&mut script("browser.mjs")))
     }
 
     /// Has one operation of the driver done.
     pub(crate) async fn ask(&mut self, op: &str, args: Value) -> Value {
-        let request = format!("{}\n", json!({"op": op, "args": args}));
-        self.stdin.write_all(request.as_bytes()).await.unwrap();
-        let line = self.stdout.next_line().await.unwrap();
-        let line = line.expect("the browser runs (sh scripts/setup-chromium.sh)");
-        let mut answer: Value = serde_json::from_str(&line).unwrap();
-        match answer.get("error") {
-            Some(error) => panic!("{op} {args}: {error}"),
-            None => answer["ok"].take(),
-        }
+        let answer = self.0.ask(op, &args).await;
+        answer.unwrap_or_else(|error| panic!("{op} {args}: {error}"))
     }
 
     /// Waits until an element is to be seen that holds this text.

@@ -1,6 +1,8 @@
 //! What the tests share: a Redis, brokers, a replica in process, and patience.
 
 mod browser;
+mod counts;
+mod driver;
 mod node;
 #[allow(dead_code, reason = "the gate's tests and the chaos suite have other weather")]
 pub(crate) mod proxy;
@@ -10,19 +12,23 @@ mod scene;
 mod sse;
 mod web_api;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{cell::Cell, future::Future, sync::Arc, time::Duration};
 
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    queue::{Broker, BrokerOptions, JobView, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
+    queue::{
+        Broker, BrokerOptions, ClaimNumber, Delivery, JobView, Layout, NewJob, apalis::ApalisBroker,
+        bullmq::BullmqBroker,
+    },
 };
 use jobs::JobType;
 use serde_json::value::RawValue;
 
 #[allow(unused_imports, reason = "the chaos suite looks at no page")]
 pub(crate) use browser::Browser;
-pub(crate) use node::{Node, folder as node_folder};
+pub(crate) use driver::folder as node_folder;
+pub(crate) use node::{Node, NodeScene};
 pub(crate) use proxy::{Proxy, Weather};
 pub(crate) use replica::{RunningReplica, Script, options, replica};
 #[allow(unused_imports, reason = "the chaos suite names the launcher")]
@@ -157,6 +163,26 @@ pub(crate) async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u3
         delay: Duration::ZERO,
     };
     assert!(broker.enqueue(&job).await.unwrap(), "{id} was there before");
+}
+
+/// Waits until so many jobs are completed at least.
+pub(crate) async fn until_completed(broker: &dyn Broker, count: u64) {
+    eventually(&format!("{count} jobs completed"), async || {
+        (broker.counts().await.unwrap().completed >= count).then_some(())
+    })
+    .await;
+}
+
+/// Claims the one job that is there, with the first number from `number` on that finds it: one that found nothing is used
+/// up. Also returns the next number.
+pub(crate) async fn claim_one(broker: &dyn Broker, number: ClaimNumber) -> (Delivery, ClaimNumber) {
+    let number = Cell::new(number);
+    let delivery = eventually("a job to claim", async || {
+        let claimed = broker.claim(number.get(), 1).await.unwrap().pop();
+        number.set(number.get().next());
+        claimed
+    });
+    (delivery.await, number.get())
 }
 
 /// The job as an onlooker sees it.

@@ -1,34 +1,19 @@
 //! BullMQ's own library as producer and onlooker: a Node process that does as it is told, see `tests/node/driver.mjs`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::sync::Arc;
 
+use backend_worker::queue::Broker;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::Mutex,
-};
+use tokio::sync::Mutex;
 
-use super::{TestRedis, eventually};
+use super::{
+    TestRedis,
+    driver::{Driver, script},
+    eventually,
+};
 
 /// A Node process on one queue; it ends with its standard input.
-pub(crate) struct Node {
-    pipes: Mutex<(ChildStdin, Lines<BufReader<ChildStdout>>)>,
-    process: Child,
-}
-
-/// Where the scripts and their packages are.
-pub(crate) fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
-    assert!(
-        folder.join("node_modules").exists(),
-        "tests/node has no node_modules: run sh scripts/setup-node.sh"
-    );
-    folder
-}
+pub(crate) struct Node(Mutex<Driver>);
 
 impl Node {
     pub(crate) async fn start(redis: &TestRedis, queue: &str) -> Self {
@@ -37,26 +22,18 @@ impl Node {
 
     /// With a BullMQ of this version: `5.1`, `5` or `6`.
     pub(crate) async fn start_as(redis: &TestRedis, queue: &str, version: &str) -> Self {
-        let mut process = Command::new("node")
-            .arg(folder().join("driver.mjs"))
+        let mut command = script("driver.mjs");
+        command
             .arg(redis.server.port().to_string())
             .arg(queue)
             .arg(version)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("node is installed (sh scripts/setup-node.sh)");
-        let (stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Self {
-            pipes: Mutex::new((stdin, BufReader::new(stdout).lines())),
-            process,
-        }
+            .kill_on_drop(true);
+        Self(Mutex::new(Driver::start(&mut command)))
     }
 
     /// Kills the process, and its workers with it.
-    pub(crate) async fn kill(mut self) {
-        self.process.kill().await.unwrap();
+    pub(crate) async fn kill(self) {
+        self.0.into_inner().process.kill().await.unwrap();
     }
 
     /// Has one operation of the driver done.
@@ -68,15 +45,7 @@ impl Node {
 
     /// As [`Self::ask`]; `Err` is what the operation threw.
     pub(crate) async fn try_to(&self, op: &str, args: Value) -> Result<Value, String> {
-        let (stdin, stdout) = &mut *self.pipes.lock().await;
-        let request = format!("{}\n", json!({"op": op, "args": args}));
-        stdin.write_all(request.as_bytes()).await.unwrap();
-        let line = stdout.next_line().await.unwrap();
-        let mut answer: Value = serde_json::from_str(&line.expect("the driver has not died")).unwrap();
-        match answer.get("error") {
-            Some(error) => Err(error.to_string()),
-            None => Ok(answer["ok"].take()),
-        }
+        self.0.lock().await.ask(op, &args).await
     }
 
     /// Adds a job of the type `process-image`.
@@ -130,5 +99,22 @@ impl Node {
                 .cloned()
         })
         .await
+    }
+}
+
+/// A queue in the BullMQ layout that Node and this worker share.
+pub(crate) struct NodeScene {
+    pub(crate) redis: TestRedis,
+    pub(crate) node: Node,
+    pub(crate) broker: Arc<dyn Broker>,
+}
+
+impl NodeScene {
+    pub(crate) async fn set() -> Self {
+        let redis = TestRedis::start().await;
+        let node = Node::start(&redis, "q").await;
+        let broker = redis.bullmq("q", "w");
+        broker.renew(&[]).await.unwrap();
+        Self { redis, node, broker }
     }
 }

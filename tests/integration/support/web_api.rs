@@ -1,14 +1,13 @@
 //! The web API's own use of BullMQ: a Node process that speaks HTTP, see `tests/node/web-api.mjs`.
 
-use std::process::Stdio;
-
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, ChildStdin, Command},
-};
+use tokio::process::{Child, ChildStdin};
 
-use super::{PATIENCE, Sse, TestRedis, eventually, node::folder};
+use super::{
+    PATIENCE, Sse, TestRedis,
+    driver::{self, script},
+    eventually,
+};
 
 /// A running web API; it ends with its standard input.
 pub(crate) struct WebApi {
@@ -20,17 +19,12 @@ pub(crate) struct WebApi {
 impl WebApi {
     /// `backoff` is what its jobs wait between two attempts, ms.
     pub(crate) async fn start(redis: &TestRedis, backoff: u32) -> Self {
-        let mut process = Command::new("node")
-            .arg(folder().join("web-api.mjs"))
+        let mut command = script("web-api.mjs");
+        command
             .arg(redis.server.port().to_string())
             .env("BACKOFF", backoff.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("node is installed (sh scripts/setup-node.sh)");
-        let stdin = process.stdin.take().unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+            .kill_on_drop(true);
+        let (process, stdin, mut lines) = driver::start(&mut command);
         let port = tokio::time::timeout(PATIENCE, lines.next_line()).await;
         let port = port.expect("the web API starts").unwrap().expect("its port");
         Self {

@@ -1,22 +1,18 @@
-//! The binary as an operator runs it: processes, signals, exit codes, HTTP.
+//! How replicas end: told to, told twice, killed, or mistaken for each other. No job is lost.
 
 use std::time::Duration;
 
 use backend_worker::{queue::State, simulator::Provider};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::{Node, PATIENCE, Scene, eventually};
+use crate::support::{Scene, eventually};
 
 #[tokio::test]
 async fn two_hundred_mixed_jobs_survive_a_sigterm_in_the_middle() {
     let scene = Scene::set(Duration::from_millis(30)).await;
-    let wav = include_bytes!("../../samples/good_morning.wav");
-    let png = include_bytes!("../../samples/text.png");
+    let wav = include_bytes!("../../../samples/good_morning.wav");
+    let png = include_bytes!("../../../samples/text.png");
     let b64 = |bytes: &[u8]| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, bytes);
     let folder = std::env::temp_dir().join(format!("backend-worker-test-{}", scene.redis.server.port()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -197,179 +193,4 @@ async fn a_second_sigterm_hands_back_at_once() {
     assert_eq!(code, Some(0));
     assert!(log.last().unwrap().contains("\"released\":5"), "{log:?}");
     assert_eq!(broker.counts().await.unwrap().waiting, 5);
-}
-
-#[tokio::test]
-async fn enqueue_waits_and_prints_the_result() {
-    let scene = Scene::set(Duration::ZERO).await;
-    let worker = scene.worker(&[]).await;
-    let data = json!({"content": "cells", "subject": "s", "topic": "t", "userId": "u"}).to_string();
-    let lines = scene
-        .enqueue(&["generate-flashcards", "--data", &data, "--wait"])
-        .await;
-    let view: Value = serde_json::from_str(&lines[0]).unwrap();
-    assert_eq!(
-        (&view["state"], &view["progress"]),
-        (&json!("completed"), &json!(100))
-    );
-    assert!(view["result"]["flashcards"].is_array());
-
-    let bad = scene
-        .command(&["enqueue", "generate-flashcards", "--data", "{}"])
-        .output()
-        .await
-        .unwrap();
-    assert_eq!(bad.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&bad.stderr).contains("content"),
-        "{bad:?}"
-    );
-    worker.signal(Signal::SIGTERM);
-    worker.ended().await;
-}
-
-#[tokio::test]
-async fn both_layouts_are_served_at_once() {
-    let scene = Scene::set(Duration::ZERO).await;
-    let node = Node::start(&scene.redis, "ai-jobs").await;
-    let worker = scene.worker(&[]).await;
-    let data = json!({"content": "cells", "subject": "s", "topic": "t", "userId": "u"});
-    let opts = json!({"jobId": "from-node", "attempts": 3});
-    let job = json!({"name": "generate-flashcards", "data": data, "opts": opts});
-    node.ask("add", job).await;
-    let lines = scene
-        .enqueue(&["generate-flashcards", "--data", &data.to_string(), "--wait"])
-        .await;
-    let view: Value = serde_json::from_str(&lines[0]).unwrap();
-    assert_eq!(view["state"], "completed", "{view}");
-    let job = node.until("from-node", "completed").await;
-    assert!(job["returnvalue"]["flashcards"].is_array(), "{job}");
-    worker.signal(Signal::SIGTERM);
-    worker.ended().await;
-}
-
-#[tokio::test]
-async fn health_tells_how_the_replica_is() {
-    let mut scene = Scene::set(Duration::ZERO).await;
-    let worker = scene.worker(&[]).await;
-    let data = json!({"content": "cells", "subject": "s", "topic": "t", "userId": "u"}).to_string();
-    scene
-        .enqueue(&["generate-flashcards", "--data", &data, "--wait"])
-        .await;
-    let (code, health) = worker.health().await.unwrap();
-    assert_eq!(
-        (code, &health["status"], &health["service"]),
-        (200, &json!("healthy"), &json!("worker"))
-    );
-    assert_eq!(
-        (&health["stats"]["processed"], &health["stats"]["succeeded"]),
-        (&json!(1), &json!(1))
-    );
-    assert_eq!(health["stats"]["successRate"], json!("100.0%"));
-    assert_eq!(health["pid"].as_u64(), Some(u64::from(worker.pid())));
-    for alias in ["/", "/health"] {
-        let answer = reqwest::get(format!("http://127.0.0.1:{}{alias}", worker.port))
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 200, "{alias}, over IPv4 too");
-    }
-    let pid = Pid::from_raw(scene.redis.server.pid().unwrap().cast_signed());
-    kill(pid, Signal::SIGKILL).unwrap();
-    let health = eventually("503", async || {
-        worker.health().await.filter(|(code, _)| *code == 503)
-    })
-    .await
-    .1;
-    assert!(
-        health["reason"].as_str().unwrap().contains("Redis has been away"),
-        "{health}"
-    );
-    scene.redis.server.restart(&[]).await.unwrap();
-    eventually("healthy again", async || {
-        worker.health().await.filter(|(code, _)| *code == 200)
-    })
-    .await;
-    worker.signal(Signal::SIGTERM);
-    assert_eq!(worker.ended().await.0, Some(0));
-}
-
-#[tokio::test]
-async fn a_wrong_configuration_exits_with_64_and_names_the_variable() {
-    let scene = Scene::set(Duration::ZERO).await;
-    let output = scene
-        .command(&["run"])
-        .env("PORT", "http")
-        .env("LEASE_TTL", "soon")
-        .output()
-        .await
-        .unwrap();
-    assert_eq!(output.status.code(), Some(64));
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("PORT") && text.contains("LEASE_TTL"), "{text}");
-}
-
-#[tokio::test]
-async fn the_log_shows_the_configuration_and_no_secret() {
-    let scene = Scene::set(Duration::ZERO).await;
-    let mut command = scene.command(&["run"]);
-    command
-        .env("OPENAI_API_KEY", "sk-very-secret")
-        .env("REDIS_URL", "redis://:very-secret@127.0.0.1:1");
-    let mut process = command.spawn().unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let mut text = String::new();
-    for _ in 0..4 {
-        let line = tokio::time::timeout(PATIENCE, lines.next_line())
-            .await
-            .expect("a log line");
-        text.push_str(&line.unwrap().unwrap());
-    }
-    assert!(
-        text.contains("OPENAI_API_KEY=(set)") && text.contains("DRAIN_TIMEOUT=25s"),
-        "{text}"
-    );
-    assert!(!text.contains("very-secret"), "{text}");
-    process.kill().await.unwrap();
-}
-
-#[tokio::test]
-async fn the_demo_leaves_nothing_running() {
-    let scene = Scene::set(Duration::ZERO).await;
-    let output = scene
-        .command(&["demo", "--jobs", "12", "--latency", "5ms"])
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .output()
-        .await
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(
-        text.contains("process-image") && text.contains("12 of 12 jobs have ended"),
-        "{text}"
-    );
-    let port = text
-        .split("redis://127.0.0.1:")
-        .nth(1)
-        .unwrap()
-        .split(',')
-        .next()
-        .unwrap();
-    let refused = tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await;
-    assert!(refused.is_err(), "its Redis is gone");
-
-    let without = scene
-        .command(&["demo"])
-        .env("PATH", "/nowhere")
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        String::from_utf8_lossy(&without.stderr).contains("redis-server is not installed"),
-        "{without:?}"
-    );
 }

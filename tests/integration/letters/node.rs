@@ -1,28 +1,14 @@
 //! A dead letter that is retried, and a job that is removed: all of the queue's keys are as BullMQ's own `job.retry()`
 //! and `job.remove()` leave them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use backend_worker::queue::{Broker, ClaimNumber, Removal, Retried, RetryOrder};
+use backend_worker::queue::{ClaimNumber, Removal, Retried, RetryOrder};
 use serde_json::{Value, json};
 
-use crate::support::{Node, TestRedis};
+use crate::support::NodeScene;
 
-struct Scene {
-    redis: TestRedis,
-    node: Node,
-    broker: Arc<dyn Broker>,
-}
-
-impl Scene {
-    async fn set() -> Self {
-        let redis = TestRedis::start().await;
-        let node = Node::start(&redis, "q").await;
-        let broker = redis.bullmq("q", "w");
-        broker.renew(&[]).await.unwrap();
-        Self { redis, node, broker }
-    }
-
+impl NodeScene {
     /// Runs all that there is to run; what is called bad fails.
     async fn run(&self) {
         let mut number = ClaimNumber::FIRST;
@@ -87,11 +73,11 @@ impl Scene {
 /// The same in two queues: there Node acts, here this worker. Both look the same afterwards.
 async fn alike(
     what: &str,
-    prepare: impl AsyncFn(&Scene),
+    prepare: impl AsyncFn(&NodeScene),
     node: (&str, Value),
-    ours: impl AsyncFn(&Scene),
-) -> (Scene, Scene) {
-    let (theirs, own) = (Scene::set().await, Scene::set().await);
+    ours: impl AsyncFn(&NodeScene),
+) -> (NodeScene, NodeScene) {
+    let (theirs, own) = (NodeScene::set().await, NodeScene::set().await);
     for scene in [&theirs, &own] {
         prepare(scene).await;
     }
@@ -105,7 +91,7 @@ async fn alike(
     (theirs, own)
 }
 
-async fn retry(scene: &Scene, id: &str, reset_attempts: bool) {
+async fn retry(scene: &NodeScene, id: &str, reset_attempts: bool) {
     let order = RetryOrder {
         id: "o",
         by: "op",
@@ -123,7 +109,7 @@ async fn a_retried_job_is_as_node_leaves_it() {
         ("prioritized", json!({"priority": 5}), false),
         ("with logs", json!({"keepLogs": 2}), false),
     ] {
-        let prepare = async |scene: &Scene| {
+        let prepare = async |scene: &NodeScene| {
             scene.node.add("bad", opts.clone()).await;
             scene.run().await;
             scene.node.add("other", json!({})).await;
@@ -155,7 +141,7 @@ async fn a_job_is_retried_into_a_paused_or_a_full_queue_as_node_does_it() {
         ("paused", "pause", json!({})),
         ("full", "concurrency", json!({"count": 1})),
     ] {
-        let prepare = async |scene: &Scene| {
+        let prepare = async |scene: &NodeScene| {
             scene.node.add("bad", json!({})).await;
             scene.run().await;
             scene.node.add("held", json!({})).await;
@@ -174,7 +160,7 @@ async fn a_job_is_retried_into_a_paused_or_a_full_queue_as_node_does_it() {
     }
 }
 
-async fn family(scene: &Scene, flags: &Value) {
+async fn family(scene: &NodeScene, flags: &Value) {
     let child = |id: &str, flags: &Value| {
         let mut opts = flags.clone();
         opts["jobId"] = json!(id);
@@ -197,7 +183,7 @@ async fn a_parent_waits_for_a_retried_child_again_as_under_node() {
         json!({"removeDependencyOnFailure": true}),
     ] {
         let what = flags.to_string();
-        let prepare = async |scene: &Scene| {
+        let prepare = async |scene: &NodeScene| {
             family(scene, &flags).await;
             scene.run().await;
         };
@@ -211,7 +197,7 @@ async fn a_parent_waits_for_a_retried_child_again_as_under_node() {
 
 #[tokio::test]
 async fn a_removed_job_is_as_node_leaves_it() {
-    let remove = async |scene: &Scene, id: &str| {
+    let remove = async |scene: &NodeScene, id: &str| {
         assert_eq!(scene.broker.remove(id).await.unwrap(), Removal::Done);
     };
     for (what, id, opts, runs) in [
@@ -233,7 +219,7 @@ async fn a_removed_job_is_as_node_leaves_it() {
             false,
         ),
     ] {
-        let prepare = async |scene: &Scene| {
+        let prepare = async |scene: &NodeScene| {
             scene.node.add("other", json!({})).await;
             scene.node.add(id, opts.clone()).await;
             // When it is due is told by the clock of the moment.
@@ -258,7 +244,7 @@ async fn a_removed_job_is_as_node_leaves_it() {
 
 #[tokio::test]
 async fn a_parent_is_released_by_the_removal_of_its_last_child() {
-    let prepare = async |scene: &Scene| {
+    let prepare = async |scene: &NodeScene| {
         family(scene, &json!({})).await;
         scene.run().await;
     };
@@ -276,7 +262,7 @@ async fn a_parent_is_released_by_the_removal_of_its_last_child() {
 
 #[tokio::test]
 async fn what_would_take_others_along_is_refused() {
-    let scene = Scene::set().await;
+    let scene = NodeScene::set().await;
     family(&scene, &json!({})).await;
     scene
         .node

@@ -2,18 +2,26 @@
 
 use std::time::Duration;
 
-use backend_worker::{keys::GateKeys, queue::State, simulator::Provider};
-use nix::sys::signal::Signal;
-use serde_json::json;
-
-use crate::{
-    gate::cards,
-    support::{Scene, eventually},
+use backend_worker::{
+    keys::GateKeys,
+    queue::State,
+    simulator::{Fault, Provider},
 };
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::{GATED, cards};
+use crate::support::{Scene, eventually};
 
 /// The keys of OpenAI's gate.
 fn openai() -> GateKeys {
     GateKeys::new("openai", jobs::Provider::OpenAi.as_str())
+}
+
+/// The payload of a job that another provider than OpenAI works for.
+fn image() -> Value {
+    let png = include_bytes!("../../../samples/text.png");
+    json!({ "imageBase64": base64::Engine::encode(&base64::prelude::BASE64_STANDARD, png) })
 }
 
 /// Four replicas whose limits are tested while they are killed and confused.
@@ -127,6 +135,47 @@ async fn limits_hold_as_the_provider_counts_them() {
     .await;
 }
 
+/// A rate limit at one provider: the whole fleet waits as long as it asks, the breaker stays closed, and the jobs of
+/// another provider go on.
+#[tokio::test]
+async fn a_429_throttles_the_fleet_and_nobody_else() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let (a, b) = (scene.worker(GATED).await, scene.worker(GATED).await);
+    let limit = Fault::RateLimit {
+        retry_after: Some(20.0),
+    };
+    scene
+        .simulator
+        .faults()
+        .on_match(Provider::OpenAi, "", limit, Some(1))
+        .unwrap();
+    let limited = a.enqueue(0).await;
+    a.until_status(&limited, "delayed").await;
+    let next = b.enqueue(1).await;
+    let waiting = b.until_status(&next, "delayed").await;
+    assert_eq!(waiting["waitingFor"]["gate"], json!("openai"), "{waiting}");
+    assert!(
+        waiting["waitingFor"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("openai has asked for a pause"),
+        "{waiting}"
+    );
+    assert_eq!(
+        scene.simulator.journal().of(Provider::OpenAi).len(),
+        1,
+        "nothing else was sent"
+    );
+    assert_eq!(b.breaker().await["state"], json!("CLOSED"));
+    let (_, _, answer) = b.post("/api/jobs/process-image", Some("adm1n"), &image()).await;
+    b.until_status(answer["jobId"].as_str().unwrap(), "completed")
+        .await;
+    for worker in [a, b] {
+        worker.signal(Signal::SIGTERM);
+        worker.ended().await;
+    }
+}
+
 /// Each queue has its own slots and its own hold: 600 jobs that have to wait hold nobody else up.
 #[tokio::test]
 async fn six_hundred_limited_jobs_starve_no_unlimited_ones() {
@@ -136,10 +185,6 @@ async fn six_hundred_limited_jobs_starve_no_unlimited_ones() {
         ("QUEUES", "ai-jobs=20,vision-jobs=20"),
     ];
     let worker = scene.worker(&env).await;
-    let png = base64::Engine::encode(
-        &base64::prelude::BASE64_STANDARD,
-        include_bytes!("../../samples/text.png"),
-    );
     scene
         .enqueue(&[
             "generate-flashcards",
@@ -149,7 +194,7 @@ async fn six_hundred_limited_jobs_starve_no_unlimited_ones() {
             "600",
         ])
         .await;
-    let image = json!({ "imageBase64": png }).to_string();
+    let image = image().to_string();
     scene
         .enqueue(&["process-image", "--data", &image, "--count", "600"])
         .await;

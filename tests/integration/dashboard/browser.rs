@@ -6,10 +6,10 @@ use std::{path::PathBuf, time::Duration};
 use backend_worker::simulator::{Fault, Provider};
 use serde_json::{Value, json};
 
+use super::FLASHCARDS;
 use crate::support::{Browser, Scene, TestRedis, Worker, eventually};
 
 const TOKEN: &str = "adm1n-t0ken";
-const FLASHCARDS: &str = r#"{"content":"marzipan","subject":"s","topic":"t","userId":"u"}"#;
 /// What a hostile producer might call a job.
 const BAD_ID: &str = "\"><img src=x onerror=alert(1)>";
 const BAD_TYPE: &str = "<script>alert(2)</script>";

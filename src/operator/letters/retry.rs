@@ -1,0 +1,138 @@
+//! Dead letters retried: one of them, or all that are meant, in bounded steps.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Deed, JobError, Wanted, ambiguous};
+use crate::{
+    operator::Operator,
+    queue::{Broker, BrokerError, Page, Place, Retried, RetryOrder, State},
+};
+
+/// Dead letters that one step of a mass retry puts back, at most.
+const STEP: usize = 200;
+/// How often a retry is sent whose answer does not come.
+const SENDS: u32 = 3;
+const BETWEEN_SENDS: Duration = Duration::from_millis(250);
+
+/// Who wants dead letters retried, and how.
+#[derive(Debug, Clone)]
+pub struct Order {
+    id: String,
+    by: String,
+    reset_attempts: bool,
+}
+
+impl Order {
+    /// A new order; `by` goes into the jobs' histories.
+    pub fn new(by: impl Into<String>, reset_attempts: bool) -> Self {
+        Self {
+            id: ulid::Ulid::generate().to_string(),
+            by: by.into(),
+            reset_attempts,
+        }
+    }
+}
+
+/// What a mass retry, or a step of it, came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Haul {
+    /// Put back.
+    pub retried: u64,
+    /// No dead letters any more when their turn came, or failed again since.
+    pub changed: u64,
+    /// Ids without a job behind them, or with keys that are not what they should be.
+    pub broken: u64,
+    /// Dead letters that were looked at.
+    #[serde(skip)]
+    pub seen: u64,
+}
+
+impl Haul {
+    /// Adds another step's.
+    pub const fn add(&mut self, other: Self) {
+        self.retried += other.retried;
+        self.changed += other.changed;
+        self.broken += other.broken;
+        self.seen += other.seen;
+    }
+}
+
+impl Operator {
+    /// Puts one dead letter back into its queue.
+    ///
+    /// # Errors
+    /// When there is none of that id, or several, or Redis is away.
+    pub async fn retry_job(&self, id: &str, queue: Option<&str>, order: &Order) -> Result<Deed, JobError> {
+        let (mut dead, mut alive) = (Vec::new(), None);
+        for broker in self.select(queue)? {
+            match broker.find(id).await? {
+                Some(job) if job.state == State::Failed => dead.push(broker),
+                Some(job) => alive = Some(job.state),
+                None => {}
+            }
+        }
+        let id = id.to_owned();
+        let broker = match (dead.as_slice(), alive) {
+            ([broker], _) => *broker,
+            ([], Some(state)) => return Err(JobError::NotFailed { id, state }),
+            ([], None) => return Err(JobError::Unknown(id)),
+            (several, _) => return Err(ambiguous(id, several)),
+        };
+        match send(&**broker, &[&id], order).await?.first() {
+            Some(Retried::Done | Retried::Again) => Ok(Deed::at(broker)),
+            Some(Retried::Broken) => Err(JobError::Broken(id)),
+            Some(Retried::NotFailed) | None => Err(JobError::Changed(id)),
+        }
+    }
+
+    /// One step of a mass retry in one queue: looks at a chunk of its dead letters from `after` on, puts back those
+    /// that are meant, and says where to go on. What fails again meanwhile lies before that place, and is left alone.
+    ///
+    /// # Errors
+    /// Redis's. The steps before stand, and the order may be given anew.
+    pub async fn retry_step(
+        &self,
+        broker: &dyn Broker,
+        wanted: &Wanted<'_>,
+        after: Option<&Place>,
+        order: &Order,
+    ) -> Result<(Haul, Option<Place>), BrokerError> {
+        let page: Page = broker.list(&wanted.query(after, STEP)).await?;
+        let ids: Vec<&str> = page.jobs.iter().map(|job| job.id.as_str()).collect();
+        let fates = send(broker, &ids, order).await?;
+        let mut haul = Haul {
+            seen: page.seen,
+            ..Haul::default()
+        };
+        for fate in &fates {
+            match fate {
+                Retried::Done => haul.retried += 1,
+                Retried::Again | Retried::NotFailed => haul.changed += 1,
+                Retried::Broken => haul.broken += 1,
+            }
+        }
+        let gone = page.jobs.iter().zip(&fates);
+        let gone = gone.filter(|(_, fate)| **fate == Retried::Done);
+        let next = page.next_without(gone.map(|(job, _)| job));
+        Ok((haul, next))
+    }
+}
+
+/// Sends a retry, again when its answer does not come: the order sees to it that nothing is retried twice.
+async fn send(broker: &dyn Broker, ids: &[&str], order: &Order) -> Result<Vec<Retried>, BrokerError> {
+    let order = RetryOrder {
+        id: &order.id,
+        by: &order.by,
+        reset_attempts: order.reset_attempts,
+    };
+    let mut sent = 0;
+    loop {
+        sent += 1;
+        match broker.retry(ids, &order).await {
+            Err(error) if sent < SENDS && !error.is_refusal() => tokio::time::sleep(BETWEEN_SENDS).await,
+            answer => return answer,
+        }
+    }
+}

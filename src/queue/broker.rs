@@ -1,0 +1,155 @@
+//! The trait that both layouts implement, how queues are kept, and what a broker cannot do.
+
+use std::{convert::Infallible, fmt, time::Duration};
+
+use async_trait::async_trait;
+use redis::RedisError;
+
+use super::{
+    ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered,
+    Removal, Retried, RetryOrder, Settled, Watchers,
+};
+
+/// One queue in Redis, seen by one replica.
+///
+/// Every operation is one round trip unless it says otherwise, has a deadline, and may be sent again.
+#[async_trait]
+pub trait Broker: Send + Sync + fmt::Debug {
+    /// The queue's name.
+    fn queue(&self) -> &str;
+
+    /// How it is laid out.
+    fn layout(&self) -> Layout;
+
+    /// The key of a job's page in the [ledger](crate::ledger).
+    fn ledger_key(&self, id: &str) -> String;
+
+    /// Returns `true` when there may be something to claim, `false` after `limit`.
+    async fn wait(&self, limit: Duration) -> Result<bool, BrokerError>;
+
+    /// Claims up to `count` jobs. The same `number` again, or an older one, returns what is left of that claim and
+    /// claims nothing more: no job is stranded because an answer was lost or a request was late.
+    async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError>;
+
+    /// Renews this replica's lease on the queue, and returns those of `held` that it has lost. What the queue counts
+    /// as this replica's while it is not among `held` goes back, unless it was claimed a moment ago.
+    async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError>;
+
+    /// Puts back a chunk of what dead replicas held.
+    async fn recover(&self) -> Result<Recovered, BrokerError>;
+
+    /// Ends a job well. `result` is JSON.
+    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError>;
+
+    /// Puts a job off.
+    async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;
+
+    /// Makes a job a dead letter.
+    async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError>;
+
+    /// Puts jobs back where they were, next in line, as if they had not been claimed. Returns how many were still ours.
+    async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError>;
+
+    /// Notes that a job is about to run whose earlier delivery was lost: from the next one that is lost after this on, it
+    /// is on its way to be poison. A first delivery is spared the round trip.
+    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError>;
+
+    /// Reports progress in percent, and a failed attempt.
+    async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>)
+    -> Result<Settled, BrokerError>;
+
+    /// Gives up this replica's lease, and puts back whatever it still holds.
+    async fn leave(&self) -> Result<(), BrokerError>;
+
+    /// Adds a job; `false` when its id is known already.
+    async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError>;
+
+    /// Counts the jobs in each state.
+    async fn counts(&self) -> Result<Counts, BrokerError>;
+
+    /// How old the job is that is next in line, by Redis's clock; zero where nothing waits, or its age is not known.
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError>;
+
+    /// Looks up a job.
+    async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
+
+    /// Who watches jobs of this queue.
+    fn watchers(&self) -> &Watchers;
+
+    /// Tells the [`Watchers`] what becomes of their jobs; returns only when it cannot. Called again with the
+    /// `position` that it has left behind, it goes on from there.
+    async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError>;
+
+    /// Lists a page of the jobs in one state, newest first. Looks at a bounded number of ids, so that a page may be
+    /// short, or empty, while more follow it.
+    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError>;
+
+    /// Puts dead letters back into the queue, and says for each id what became of it. One round trip for each chunk.
+    /// The same order, sent again, retries nothing twice.
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError>;
+
+    /// Removes a job that is not active, with all that is kept of it.
+    async fn remove(&self, id: &str) -> Result<Removal, BrokerError>;
+
+    /// Stops or resumes handing out jobs, for every replica.
+    async fn set_paused(&self, paused: bool) -> Result<(), BrokerError>;
+}
+
+/// How queues are kept, whatever their layout.
+#[derive(Debug, Clone, Copy)]
+pub struct BrokerOptions {
+    /// How long a replica may be silent before its jobs are given to others.
+    pub lease_ttl: Duration,
+    /// Deliveries that ended without an outcome while the job ran, after which it fails as poison; four times as many when
+    /// it never did.
+    pub max_lost: u32,
+    /// How long completed jobs are kept, where their producer says nothing.
+    pub keep_completed_for: Duration,
+    /// How many completed jobs are kept, where their producer says nothing.
+    pub keep_completed_count: u64,
+}
+
+impl Default for BrokerOptions {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(15),
+            max_lost: 3,
+            keep_completed_for: Duration::from_secs(24 * 3600),
+            keep_completed_count: 10_000,
+        }
+    }
+}
+
+/// Why a broker could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Redis is away, or refused.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    /// This worker's lease has run out: renew before claiming.
+    #[error("this worker holds no lease on the queue")]
+    Unleased,
+    /// A job must not be called so.
+    #[error("job id {0:?} cannot be used: it is empty, holds a colon, or names a key of the queue")]
+    Id(String),
+    /// A job cannot be written down.
+    #[error("job: {0}")]
+    Job(#[from] serde_json::Error),
+}
+
+impl BrokerError {
+    /// Whether Redis itself answered with an error that will not go away by asking again: a key of a wrong type,
+    /// say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
+    pub fn is_refusal(&self) -> bool {
+        use redis::{ErrorKind, ServerErrorKind};
+        match self {
+            Self::Redis(error) if error.code() == Some("WRONGTYPE") => true,
+            Self::Redis(error) => matches!(
+                error.kind(),
+                ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::UnexpectedReturnType
+            ),
+            Self::Unleased => false,
+            Self::Id(_) | Self::Job(_) => true,
+        }
+    }
+}

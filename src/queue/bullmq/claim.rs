@@ -1,0 +1,105 @@
+//! Claims: jobs into free slots. A claim whose answer was lost is answered again by the same script.
+
+use std::{string::FromUtf8Error, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{BullmqBroker, options::JobOptions, scripts};
+use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, millis};
+
+/// Jobs that one claim takes at most.
+const CLAIMS: usize = 32;
+/// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// How long the number of a replica's last claim is remembered: no request is late by more.
+const SESSION: Duration = Duration::from_secs(3600);
+
+/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
+/// deliveries lost so far, whether the payload is left out.
+type Row = (
+    Vec<u8>,
+    Vec<u8>,
+    Option<Vec<u8>>,
+    Vec<u8>,
+    u32,
+    u64,
+    bool,
+    u32,
+    bool,
+);
+/// An id that is not served, and why.
+type Refused = (Vec<u8>, Vec<u8>);
+
+impl BullmqBroker {
+    pub(super) async fn claim_jobs(
+        &self,
+        number: ClaimNumber,
+        count: usize,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        if !self.renewal().holds() {
+            return Err(BrokerError::Unleased);
+        }
+        let mut call = self.prepare(&scripts::CLAIM);
+        call.arg(&self.worker)
+            .arg(number.number())
+            .arg(count.min(CLAIMS))
+            .arg(MOST_BYTES);
+        call.arg(millis(self.options.lease_ttl))
+            .arg(SESSION.as_secs())
+            .arg(INLINE_BYTES);
+        let (rows, ghosts, refused): (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>) =
+            self.connection.invoke(&call).await?;
+
+        for id in &ghosts {
+            let id = String::from_utf8_lossy(id);
+            tracing::error!(queue = %self.queue, %id, "an id without a job was queued: dropped");
+        }
+        for (id, reason) in &refused {
+            let (id, reason) = (String::from_utf8_lossy(id), String::from_utf8_lossy(reason));
+            tracing::error!(queue = %self.queue, %id, "the job failed unrun: {reason}");
+        }
+        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
+        let mut deliveries = Vec::new();
+        for mut row in rows {
+            if row.8 {
+                row.2 = self.field(&row.0, "data").await?;
+            }
+            match delivery(row, &token) {
+                Ok(delivery) => deliveries.push(delivery),
+                Err(error) => self.bury(error.as_bytes(), &token).await?,
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
+    async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
+        let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
+        let mut call = self.prepare(&scripts::FAIL);
+        call.arg(id).arg(token).arg(&reason).arg("");
+        self.settle(&call).await?;
+        tracing::error!(queue = %self.queue, "{reason}: it is a dead letter now");
+        Ok(())
+    }
+}
+
+/// A claimed job, or that its id is no UTF-8.
+pub(super) fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
+    let (id, name, payload, opts, attempt, waited, first, lost, _) = row;
+    let options = JobOptions::read(&opts);
+    Ok(Delivery {
+        lease: Lease {
+            id: String::from_utf8(id)?.into(),
+            token: token.clone(),
+        },
+        kind: Some(String::from_utf8_lossy(&name).into_owned()),
+        payload: payload.map(Bytes::from),
+        attempt,
+        max_attempts: options.max_attempts,
+        backoff: Some(options.backoff),
+        waited: Duration::from_millis(waited),
+        first,
+        lost,
+        trace: options.trace,
+    })
+}

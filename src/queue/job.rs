@@ -1,0 +1,134 @@
+//! What travels through a broker: jobs as they are added, handed out and put off, and what becomes of them.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jobs::JobType;
+use serde::{Deserialize, Serialize};
+
+use super::QueueBackoff;
+use crate::telemetry::trace::TraceContext;
+
+/// A job to enqueue.
+#[derive(Debug, Clone)]
+pub struct NewJob<'a> {
+    /// Unique in the queue; enqueueing it again does nothing.
+    pub id: &'a str,
+    /// Its type.
+    pub kind: JobType,
+    /// Its payload, JSON.
+    pub payload: &'a serde_json::value::RawValue,
+    /// Attempts before it becomes a dead letter.
+    pub max_attempts: u32,
+    /// Not before this long from now.
+    pub delay: Duration,
+}
+
+/// One claim of one job: the job's id and the token that fences every later write.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The job's id, unique in its queue.
+    pub id: Arc<str>,
+    /// Unique to the claim.
+    pub token: Arc<str>,
+}
+
+/// A claimed job, as the queue handed it out. The payload is raw: whether it makes sense is the handler's question.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// What this replica holds.
+    pub lease: Lease,
+    /// The job's type, where the layout keeps it beside the payload.
+    pub kind: Option<String>,
+    /// The payload; `None` when the queue knows an id without one.
+    pub payload: Option<Bytes>,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// How many attempts the producer allows.
+    pub max_attempts: u32,
+    /// How the producer wants the attempts spaced; `None` leaves it to the worker.
+    pub backoff: Option<QueueBackoff>,
+    /// How long the job has been made to wait by limits and breakers so far.
+    pub waited: Duration,
+    /// Whether nobody has been handed this job before.
+    pub first: bool,
+    /// Earlier deliveries that ended without an outcome.
+    pub lost: u32,
+    /// The trace that its producer was in, where the layout carries one.
+    pub trace: Option<TraceContext>,
+}
+
+#[cfg(any(test, fuzzing))]
+impl Delivery {
+    /// The first delivery of a job that gets three attempts.
+    pub(crate) fn first_of(kind: Option<String>, payload: Option<Bytes>) -> Self {
+        Self {
+            lease: Lease {
+                id: "1".into(),
+                token: "w:1".into(),
+            },
+            kind,
+            payload,
+            attempt: 1,
+            max_attempts: 3,
+            backoff: None,
+            waited: Duration::ZERO,
+            first: true,
+            lost: 0,
+            trace: None,
+        }
+    }
+}
+
+/// What a write of an outcome came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The outcome stands, now or since an earlier send of the same call.
+    Applied,
+    /// The job is not ours any more: nothing was written.
+    Lost,
+}
+
+/// Puts a job off.
+#[derive(Debug, Clone)]
+pub struct Later<'a> {
+    /// From now, by Redis's clock.
+    pub delay: Duration,
+    /// Whether this delivery used up one of the job's attempts.
+    pub counts: bool,
+    /// Why, for whoever asks what the job waits for.
+    pub reason: &'a str,
+    /// The gate that it waits for, by its provider's name.
+    pub gate: Option<&'a str>,
+    /// What happened, for the job's history.
+    pub note: Option<&'a Note>,
+}
+
+/// One line of a job's history: an attempt that failed, or a retry by hand. Redis adds the time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    /// The delivery, from 1.
+    pub attempt: u32,
+    /// The try within the delivery, from 1; 0 when the job failed outside of a provider call.
+    pub r#try: u32,
+    /// [`jobs::Class`], by name; `poison` after too many lost deliveries, `retried` for a retry by hand.
+    pub class: String,
+    /// What went wrong.
+    pub cause: String,
+    /// Wait before the next try, ms; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub delay_ms: Option<u64>,
+    /// Which replica ran it, or who gave the order.
+    pub replica: String,
+}
+
+/// What a sweep for orphaned jobs found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Put back, to be claimed again.
+    pub requeued: u64,
+    /// Failed, because too many deliveries ended without an outcome.
+    pub poisoned: u64,
+    /// Whether another sweep would find more.
+    pub more: bool,
+}

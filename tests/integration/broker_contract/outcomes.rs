@@ -1,0 +1,115 @@
+//! What a claimed job comes to: written once, by whoever holds it.
+
+use std::time::Duration;
+
+use backend_worker::queue::{Settled, State};
+
+use super::{FIRST, Fixture, later, note, one};
+use crate::support::{both_layouts, claim_one, enqueue, view};
+
+both_layouts! {
+    [Fixture]
+    completing_is_idempotent
+    a_late_outcome_is_refused
+    a_retry_counts_or_not
+    a_failed_job_is_a_dead_letter
+    progress_and_history_are_kept
+}
+
+async fn completing_is_idempotent(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    let lease = one(&*f.a, FIRST).await;
+    for _ in 0..3 {
+        assert_eq!(
+            f.a.complete(&lease, r#"{"n":1}"#).await.unwrap(),
+            Settled::Applied
+        );
+    }
+    let job = view(&*f.a, "1").await;
+    assert_eq!(
+        (job.state, job.progress, job.attempts_made),
+        (State::Completed, 100, 1)
+    );
+    assert_eq!(job.result, Some(serde_json::json!({"n": 1})));
+    assert_eq!(f.a.counts().await.unwrap().completed, 1);
+    // The outcome stands: another one of the same claim does not overwrite it.
+    f.a.fail(&lease, "too late", None).await.unwrap();
+    assert_eq!(view(&*f.a, "1").await.state, State::Completed);
+}
+
+async fn a_late_outcome_is_refused(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    let late = f.orphan(FIRST).await;
+    f.recovered().await;
+    let lease = one(&*f.a, FIRST).await;
+    assert_eq!(f.brief.complete(&late, "1").await.unwrap(), Settled::Lost);
+    assert_eq!(f.brief.fail(&late, "x", None).await.unwrap(), Settled::Lost);
+    assert_eq!(
+        f.brief.retry_at(&late, later(0, true)).await.unwrap(),
+        Settled::Lost
+    );
+    assert_eq!(f.brief.progress(&late, 50, None).await.unwrap(), Settled::Lost);
+    assert_eq!(f.brief.release(std::slice::from_ref(&late)).await.unwrap(), 0);
+    assert_eq!(view(&*f.a, "1").await.state, State::Active);
+    assert_eq!(f.a.complete(&lease, "2").await.unwrap(), Settled::Applied);
+}
+
+async fn a_retry_counts_or_not(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    let lease = one(&*f.a, FIRST).await;
+    assert_eq!(
+        f.a.retry_at(&lease, later(40, true)).await.unwrap(),
+        Settled::Applied
+    );
+    let job = view(&*f.a, "1").await;
+    assert_eq!((job.state, job.attempts_made), (State::Delayed, 1));
+    assert_eq!(job.error.as_deref(), Some("because"));
+    assert!(f.a.claim(FIRST.next(), 0).await.unwrap().is_empty());
+
+    let (second, number) = claim_one(&*f.a, FIRST.next().next()).await;
+    assert_eq!((second.attempt, second.waited), (2, Duration::ZERO));
+    f.a.retry_at(&second.lease, later(30, false)).await.unwrap();
+    let (third, _) = claim_one(&*f.a, number).await;
+    assert_eq!(
+        (third.attempt, third.waited),
+        (2, Duration::from_millis(30)),
+        "waiting costs no attempt"
+    );
+}
+
+async fn a_failed_job_is_a_dead_letter(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    let lease = one(&*f.a, FIRST).await;
+    for _ in 0..2 {
+        assert_eq!(
+            f.a.fail(&lease, "no \"good\"", Some(&note())).await.unwrap(),
+            Settled::Applied
+        );
+    }
+    let job = view(&*f.a, "1").await;
+    assert_eq!(
+        (job.state, job.error.as_deref()),
+        (State::Failed, Some("no \"good\""))
+    );
+    assert_eq!(job.history.len(), 1, "the note is written once");
+    assert!(f.a.claim(FIRST.next(), 1).await.unwrap().is_empty());
+}
+
+async fn progress_and_history_are_kept(f: Fixture) {
+    enqueue(&*f.a, "1").await;
+    let lease = one(&*f.a, FIRST).await;
+    assert_eq!(view(&*f.a, "1").await.progress, 10, "a claimed job has begun");
+    assert_eq!(
+        f.a.progress(&lease, 15, Some(&note())).await.unwrap(),
+        Settled::Applied
+    );
+    let job = view(&*f.a, "1").await;
+    assert_eq!(job.progress, 15);
+    let line = &job.history[0];
+    assert_eq!(line.note, note());
+    assert!(line.at > 1_700_000_000_000, "Redis's clock, ms");
+    for _ in 0..150 {
+        f.a.progress(&lease, 20, Some(&note())).await.unwrap();
+    }
+    assert_eq!(view(&*f.a, "1").await.history.len(), 100, "a history is bounded");
+}
