@@ -295,6 +295,131 @@ async fn while_redis_is_away_the_last_figures_stay_with_their_age() {
 }
 
 #[tokio::test]
+async fn a_paused_queue_is_told_and_remembered() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let worker = scene.worker(&[]).await;
+    let mut stream = stream(&worker).await;
+    let layouts = ["apalis", "bullmq"];
+    let paused = |frame: &Value, queue: &str| {
+        layouts.map(|layout| item(frame, "queues", &[("queue", queue), ("layout", layout)])["paused"] == true)
+    };
+    let told = async |order: &str| {
+        let output = scene
+            .command(&["queue", order, "ai-jobs"])
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    told("pause").await;
+    let ids = scene
+        .enqueue(&["generate-flashcards", "--data", FLASHCARDS])
+        .await;
+    let held = frame(&mut stream, "the pause", |frame| {
+        let queue = item(frame, "queues", &[("queue", "ai-jobs"), ("layout", "apalis")]);
+        paused(frame, "ai-jobs") == [true; 2] && queue["waiting"] == 1
+    })
+    .await;
+    assert_eq!(paused(&held, "audio-jobs"), [false; 2]);
+    let output = scene.command(&["queue", "stats"]).output().await.unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(table.matches("paused").count(), 2, "{table}");
+    // Who comes later sees it in the plots.
+    let (_, history) = self::stream(&worker).await.next().await.unwrap();
+    let queues = history["queues"].as_array().unwrap();
+    let last = history["points"].as_array().unwrap().last().unwrap()[1].clone();
+    for (queue, point) in queues.iter().zip(last.as_array().unwrap()) {
+        assert_eq!(
+            point[2],
+            queue.as_str().unwrap().ends_with(":ai-jobs"),
+            "{history}"
+        );
+    }
+
+    told("resume").await;
+    frame(&mut stream, "its end", |frame| {
+        paused(frame, "ai-jobs") == [false; 2]
+    })
+    .await;
+    eventually("the job runs", async || {
+        let job = reqwest::get(url(&worker, &format!("/api/job-status/{}", ids[0])))
+            .await
+            .unwrap();
+        (job.json::<Value>().await.unwrap()["status"] == "completed").then_some(())
+    })
+    .await;
+}
+
+/// In the apalis layout the type is a part of the payload, which is large where it holds media, and is dropped then once
+/// the job has ended.
+#[tokio::test]
+async fn the_type_of_a_job_is_told_in_either_layout() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let worker = scene.worker(&[]).await;
+    let audio = include_bytes!("../../samples/good_morning.wav");
+    let audio = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, audio);
+    assert!(audio.len() > 16 * 1024, "large enough to be dropped");
+    let file = std::env::temp_dir().join(format!("backend-worker-type-{}.json", worker.port));
+    std::fs::write(
+        &file,
+        json!({ "referenceText": "Good morning", "audioBase64": audio }).to_string(),
+    )
+    .unwrap();
+    let data = format!("@{}", file.display());
+    let ended = scene
+        .enqueue(&["assess-pronunciation", "--data", &data, "--wait"])
+        .await;
+    std::fs::remove_file(file).unwrap();
+    let ended: Value = serde_json::from_str(&ended.concat()).unwrap();
+
+    // As other producers of the layout leave them, and no queue that is served hands them out.
+    let padding = "x".repeat(300_000);
+    let (small, large, wrong) = (
+        json!({"data": {"content": "c"}, "type": "generate-flashcards"}).to_string(),
+        json!({"type": "process-image", "data": {"imageBase64": padding}}).to_string(),
+        "{\"type\": 7}".to_owned(),
+    );
+    scene.redis.ask::<()>(&["SET", "ai-jobs:paused", "1"]).await;
+    for (id, payload) in [("small", &small), ("large", &large), ("wrong", &wrong)] {
+        scene
+            .redis
+            .ask::<()>(&["HSET", "ai-jobs:data", id, payload])
+            .await;
+        scene.redis.ask::<()>(&["RPUSH", "ai-jobs:active", id]).await;
+    }
+    for (id, kind) in [
+        (ended["id"].as_str().unwrap(), json!("assess-pronunciation")),
+        ("small", json!("generate-flashcards")),
+        ("large", json!("process-image")),
+        ("wrong", Value::Null),
+    ] {
+        let job = reqwest::get(url(&worker, &format!("/api/job-status/{id}")))
+            .await
+            .unwrap();
+        let job: Value = job.json().await.unwrap();
+        assert_eq!(
+            (&job["layout"], &job["type"]),
+            (&json!("apalis"), &kind),
+            "{id}: {job}"
+        );
+    }
+    let list = reqwest::get(url(&worker, "/api/jobs?state=waiting&queue=apalis:ai-jobs"))
+        .await
+        .unwrap();
+    let list = list.json::<Value>().await.unwrap();
+    let kinds: Vec<_> = list["jobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| job["type"].clone())
+        .collect();
+    assert_eq!(
+        kinds,
+        [Value::Null, json!("process-image"), json!("generate-flashcards")]
+    );
+}
+
+#[tokio::test]
 async fn a_job_is_looked_for_in_the_queue_that_is_named() {
     let scene = Scene::set(Duration::ZERO).await;
     let worker = scene.worker(&[("QUEUES", "bullmq:one,bullmq:two")]).await;
