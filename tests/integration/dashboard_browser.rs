@@ -18,7 +18,7 @@ const ENV: &[(&str, &str)] = &[
     ("ADMIN_TOKEN", TOKEN),
     ("READ_TOKEN", "r3ad-t0ken"),
     ("CONCURRENCY", "6"),
-    ("OPENAI_RATE_LIMIT_RPM", "600"),
+    ("OPENAI_RATE_LIMIT_RPM", "1200"),
     ("OPENAI_MAX_CONCURRENT", "8"),
     ("OPENAI_BREAKER_OPEN_FOR", "90s"),
     ("DRAIN_TIMEOUT", "1s"),

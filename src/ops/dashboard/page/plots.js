@@ -5,7 +5,7 @@ function sparkline(what, color) {
   const held = svg('path', { class: 'held' });
   const area = svg('path', { class: `area ${color}` });
   const line = svg('path', { class: `line ${color}` });
-  const picture = svg('svg', { viewBox: '0 0 120 28', preserveAspectRatio: 'none', class: 'spark', role: 'img' }, held, area, line);
+  const picture = svg('svg', { viewBox: '0 0 120 28', preserveAspectRatio: 'none', class: 'spark', role: 'img' }, area, held, line);
   picture.draw = (points, now, reach, text) => {
     const known = points.filter(([, value]) => value !== null);
     const most = Math.max(1, ...known.map(([, value]) => value));
