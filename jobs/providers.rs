@@ -4,6 +4,7 @@
 //! # Layout
 //! - [`openai`], [`azure_speech`], [`azure_vision`]: one file a provider, each with its pure `classify`.
 //! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
+//! - `redact`: takes the key out of all that they say.
 //! - [`reach`]: whether a provider can be reached, without spending.
 //! - `answer`: what they share in reading a refusal: error bodies, excerpts, retry-after.
 
@@ -21,6 +22,7 @@ pub(crate) mod fuzz;
 mod http;
 pub mod openai;
 mod reach;
+mod redact;
 #[cfg(test)]
 mod tests;
 

@@ -10,7 +10,7 @@
 //! | `<q>:scheduled` | zset | ids that wait for a time, score in seconds (ours carry milliseconds as a fraction) |
 //! | `<q>:inflight:<worker>` | set | ids that the worker has claimed |
 //! | `<q>:data` | hash | id → payload |
-//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: claim, settled, waited, progress, retried, lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun) |
+//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: type (of what we enqueue), claim, settled, waited, progress, retried, lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun) |
 //! | `<q>:idempotency:<key>` | string | id of the task that holds the key |
 //! | `<q>:done`, `<q>:dead` | set | ids that ended |
 //! | `<q>:workers` | zset | worker → last seen, seconds |
@@ -159,6 +159,8 @@ pub struct BullKeys {
     pub failed: String,
     /// Ids that wait for a time or for children: two zsets.
     pub delayed: [String; 2],
+    /// Hash: the queue's own settings, and whether it is paused.
+    pub meta: String,
     /// Stream of what happens.
     pub events: String,
 }
@@ -196,6 +198,7 @@ impl BullKeys {
             completed: key("completed"),
             failed: key("failed"),
             delayed: ["delayed", "waiting-children"].map(key),
+            meta: key("meta"),
             events: key("events"),
             prefix,
         }

@@ -95,7 +95,10 @@ impl Operator {
     /// When there is no such queue, or Redis is away.
     pub async fn job(&self, id: &str, queue: Option<&str>) -> Result<Option<Found>, JobError> {
         for broker in self.select(queue)? {
-            if let Some(job) = broker.find(id).await? {
+            if let Some(mut job) = broker.find(id).await? {
+                if job.kind.is_none() {
+                    job.kind = broker.kind(id).await?;
+                }
                 return Ok(Some(Found {
                     broker: broker.clone(),
                     job,

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
+use super::redact::redact;
 use crate::{Failure, Provider, TRACEPARENT};
 
 /// Largest answer that is read, bytes.
@@ -43,7 +44,7 @@ pub(super) struct Answer {
 }
 
 impl Peer {
-    /// Sends one request, once.
+    /// Sends one request, once. The key is in nothing of what comes back.
     ///
     /// # Errors
     /// Transient when no whole answer came back; what `classify` says of a status other than 2xx.
@@ -63,18 +64,15 @@ impl Peer {
                 .map_err(|e| self.cut(status.as_u16(), e))?;
             return Ok(Answer {
                 headers: std::mem::take(response.headers_mut()),
-                body,
+                body: redact(body, &self.key),
             });
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
         let body = match read(&mut response, MAX_REFUSAL).await {
             Ok(body) | Err(Cut { read: body, .. }) => body,
         };
-        Err((self.classify)(
-            status.as_u16(),
-            response.headers(),
-            redact(&body, &self.key).as_bytes(),
-        ))
+        let body = redact(body, &self.key);
+        Err((self.classify)(status.as_u16(), response.headers(), &body))
     }
 
     /// The answer's body as JSON.
@@ -154,18 +152,6 @@ async fn read(response: &mut Response, limit: usize) -> Result<Bytes, Cut> {
                 });
             }
         }
-    }
-}
-
-/// The text of a body, without the key.
-fn redact(body: &[u8], key: &SecretString) -> String {
-    let text = String::from_utf8_lossy(body);
-    let key = key.expose_secret();
-    // A stand-in's key can be a letter or two: no secret, and to take it out would garble the JSON.
-    if key.len() < 8 {
-        text.into_owned()
-    } else {
-        text.replace(key, "[key]")
     }
 }
 

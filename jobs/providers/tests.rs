@@ -15,6 +15,7 @@ use crate::{
 
 mod answer;
 mod openai;
+mod redact;
 mod speech;
 mod transport;
 mod vision;

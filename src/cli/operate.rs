@@ -157,6 +157,7 @@ pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
                         [c.waiting, c.active, c.delayed, c.completed, c.failed].map(|n| n.to_string()),
                     );
                     row.push(c.oldest_failed_ms.map(age).unwrap_or_default());
+                    row.push(if c.paused { "paused" } else { "" }.to_owned());
                     row
                 });
                 let header = [
@@ -168,6 +169,7 @@ pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
                     "completed",
                     "failed",
                     "oldest failed",
+                    "",
                 ];
                 table(&header, rows).to_string()
             })?;

@@ -73,6 +73,11 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Looks up a job.
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
 
+    /// The type of a job of which [`find`](Self::find) tells none: what its payload says, which may be large.
+    async fn kind(&self, _id: &str) -> Result<Option<String>, BrokerError> {
+        Ok(None)
+    }
+
     /// Who watches jobs of this queue.
     fn watchers(&self) -> &Watchers;
 

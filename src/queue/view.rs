@@ -10,6 +10,8 @@ use super::Note;
 /// How many jobs a queue holds in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
+    /// Whether none of them is handed out: somebody has paused the queue.
+    pub paused: bool,
     /// Ready to run.
     pub waiting: u64,
     /// Claimed.
@@ -98,7 +100,7 @@ impl FromStr for State {
 pub struct JobView {
     /// The job's id.
     pub id: String,
-    /// Its type, where the layout keeps it beside the payload.
+    /// Its type, where it stands beside the payload; [`Broker::kind`](super::Broker::kind) looks for it there too.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Where it stands.

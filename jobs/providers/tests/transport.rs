@@ -215,22 +215,31 @@ async fn nobody_there_is_transient() {
 #[tokio::test]
 async fn no_key_shows() {
     let keys = [OPENAI_KEY, SPEECH_KEY, VISION_KEY];
-    let echo = format!(
-        r#"{{"error": {{"code": "bad", "message": "bad key {}"}}}}"#,
-        keys.join(" and ")
-    );
-    for status in [400, 403, 500] {
+    // As it is, and as some JSON writers would put it.
+    let plain = keys.join(" and ");
+    let escaped = plain.replace('0', r"\u0030").replace('a', r"\u0061");
+    for text in [plain, escaped] {
+        let echo =
+            format!(r#"{{"error": {{"code": "bad", "message": "bad key {text}"}}, "status": "failed"}}"#);
         for (name, key) in CALLS
             .into_iter()
             .zip([OPENAI_KEY, SPEECH_KEY, VISION_KEY, VISION_KEY, VISION_KEY])
         {
-            let server = Server::start(Play::answer(status, "", &echo)).await;
-            let failure = refused(&server, name, PATIENT).await;
-            assert!(failure.message().contains("[key]"), "{name}: {failure}");
-            assert!(
-                !format!("{failure} {failure:?}").contains(key),
-                "{name}: {failure:?}"
-            );
+            for status in [400, 403, 500] {
+                let server = Server::start(Play::answer(status, "", &echo)).await;
+                let failure = refused(&server, name, PATIENT).await;
+                assert!(failure.message().contains("[key]"), "{name}: {failure}");
+                assert!(
+                    !format!("{failure} {failure:?}").contains(key),
+                    "{name}: {failure:?}"
+                );
+            }
+            // An answer becomes a result, or the reason of a failure, further on.
+            let server = Server::start(Play::answer(200, "", &echo)).await;
+            if let Ok(reply) = call(&clients(&server.url, PATIENT), name).await {
+                let said = reply.body.to_string();
+                assert!(said.contains("[key]") && !said.contains(key), "{name}: {said}");
+            }
         }
     }
     let debug = format!(

@@ -8,7 +8,7 @@
 //!
 //! | event | body |
 //! |---|---|
-//! | `history` | `queues`, and `points` of the last minutes: `[ms, [[waiting, jobs a second], …]]`, as far as somebody looked |
+//! | `history` | `queues`, and `points` of the last minutes: `[ms, [[waiting, jobs a second, paused], …]]`, as far as somebody looked |
 //! | `frame` | every two seconds: `awayMs` (Redis, else null), `ageMs` of the `figures`, `alerts` that fire |
 //!
 //! # Layout

@@ -39,8 +39,8 @@ const SILENT: u64 = 15_000;
 pub(super) struct Point {
     /// By Redis's clock, ms.
     at: u64,
-    /// For each queue, how many jobs wait, and how many end in a second.
-    queues: Vec<(u64, Option<f64>)>,
+    /// For each queue, how many jobs wait, how many end in a second, and whether it is paused.
+    queues: Vec<(u64, Option<f64>, bool)>,
     names: Arc<[String]>,
 }
 
@@ -167,7 +167,7 @@ impl Sampler {
             shown["oldestWaitingMs"] = json!(millis(queue.oldest));
             shown["perSecond"] = json!(rate);
             queues.push(shown);
-            point.push((queue.counts.waiting, rate));
+            point.push((queue.counts.waiting, rate, queue.counts.paused));
             names.push(name);
         }
         let behind: HashMap<&str, _> = operator.breaker_names().into_iter().collect();
@@ -323,7 +323,7 @@ mod tests {
         let mut add = |at| {
             history.add(Point {
                 at,
-                queues: vec![(1, None)],
+                queues: vec![(1, None, false)],
                 names: names.clone(),
             });
             history.0.iter().map(|point| point.at).collect::<Vec<_>>()

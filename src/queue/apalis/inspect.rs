@@ -26,11 +26,12 @@ impl ApalisBroker {
         let mut call = scripts::COUNTS.prepare_invoke();
         call.key(&keys.workers).key(&keys.active).key(&keys.done);
         call.key(&keys.dead).key(&keys.scheduled).key(&keys.ended_dead);
-        call.arg(&keys.inflight_prefix);
-        type Reading = (u64, u64, u64, u64, u64, Option<u64>);
-        let (waiting, active, completed, failed, delayed, oldest_failed_ms): Reading =
+        call.key(&keys.paused).arg(&keys.inflight_prefix);
+        type Reading = (u64, u64, u64, u64, u64, Option<u64>, bool);
+        let (waiting, active, completed, failed, delayed, oldest_failed_ms, paused): Reading =
             self.connection.invoke(&call).await?;
         Ok(Counts {
+            paused,
             waiting,
             active,
             completed,
@@ -146,7 +147,7 @@ pub(super) fn view(
         .collect();
     JobView {
         id: id.to_owned(),
-        kind: None,
+        kind: text("type").map(Cow::into_owned),
         state,
         added_at: id.parse::<ulid::Ulid>().ok().map(|id| id.timestamp_ms()),
         // A float to u64 saturates.

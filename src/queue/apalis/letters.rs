@@ -53,14 +53,18 @@ impl ApalisBroker {
         let sizes: Vec<usize> = self.connection.query(&pipeline).await?;
         for (job, size) in unknown.into_iter().zip(sizes) {
             if size > INLINE_BYTES {
-                let mut pipeline = redis::pipe();
-                pipeline.hget(&self.keys.data, &job.id);
-                let (payload,): (Option<Vec<u8>>,) = self.connection.query(&pipeline).await?;
-                job.kind =
-                    payload.and_then(|payload| Some(serde_json::from_slice::<Typed>(&payload).ok()?.kind));
+                job.kind = self.read_kind(&job.id).await?;
             }
         }
         Ok(())
+    }
+
+    /// What a job's payload says of its type.
+    pub(super) async fn read_kind(&self, id: &str) -> Result<Option<String>, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget(&self.keys.data, id);
+        let (payload,): (Option<Vec<u8>>,) = self.connection.query(&pipeline).await?;
+        Ok(payload.and_then(|payload| Some(serde_json::from_slice::<Typed>(&payload).ok()?.kind)))
     }
 
     pub(super) async fn retry_jobs(

@@ -37,7 +37,8 @@ elseif state == 'active' then sources = held_ids()
 elseif state == 'completed' then sources, ours = ended_ids(KEYS[5], KEYS[3])
 else sources, ours = ended_ids(KEYS[6], KEYS[4]) end
 
--- The type is read without decoding the payload: it stands first or last in it. Returns too whether it is not known yet.
+-- The type that the payload of a foreign producer says, read without decoding it: it stands first or last. Returns too
+-- whether it is not known yet.
 local bytes, largest = 0, tonumber(ARGV[13])
 local function type_of(id)
   local size = call('HSTRLEN', KEYS[7], id)
@@ -72,10 +73,11 @@ local rows = {}
 local start = { tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]) }
 local place, seen = walk(sources, start, tonumber(ARGV[6]), function(id, score, source)
   if ours and source > 1 and call('ZSCORE', ours, id) then return end
-  local m = protected('HMGET', meta_prefix .. id, 'attempts', 'error', 'result', 'done_at')
+  local m = protected('HMGET', meta_prefix .. id, 'attempts', 'error', 'result', 'done_at', 'type')
   if m.err then m = {} end
   local time = time_of(score, source, m[4])
-  local kind, unread = type_of(id)
+  local kind, unread = m[5] or false, false
+  if not kind then kind, unread = type_of(id) end
   if (wanted == '' or kind == wanted or unread) and not (ours and oldest and (time or 0) < oldest) then
     local history = protected('LRANGE', history_prefix .. id, -3, -1)
     rows[#rows + 1] = { id, kind, m[1] or false, state == 'failed' and reason_of(m),

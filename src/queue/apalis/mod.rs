@@ -277,7 +277,9 @@ impl Broker for ApalisBroker {
             .key(&self.keys.active)
             .key(&self.keys.scheduled);
         call.arg(job.id).arg(payload).arg(&self.keys.meta_prefix);
-        call.arg(job.max_attempts).arg(millis(job.delay));
+        call.arg(job.max_attempts)
+            .arg(millis(job.delay))
+            .arg(job.kind.as_str());
         Ok(self.connection.invoke(&call).await?)
     }
 
@@ -291,6 +293,10 @@ impl Broker for ApalisBroker {
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
         self.find_job(id).await
+    }
+
+    async fn kind(&self, id: &str) -> Result<Option<String>, BrokerError> {
+        self.read_kind(id).await
     }
 
     fn watchers(&self) -> &Watchers {

@@ -32,15 +32,18 @@ type Text = Option<Vec<u8>>;
 impl BullmqBroker {
     pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
         let keys = &self.keys;
-        let [wait, paused, prioritized] = &keys.waiting;
+        let [wait, held, prioritized] = &keys.waiting;
         let [delayed, parents] = &keys.delayed;
         let mut pipeline = redis::pipe();
-        pipeline.llen(wait).llen(paused).zcard(prioritized);
+        pipeline.llen(wait).llen(held).zcard(prioritized);
         pipeline
             .llen(&keys.active)
             .zcard(&keys.completed)
             .zcard(&keys.failed);
-        pipeline.zcard(delayed).zcard(parents);
+        pipeline
+            .zcard(delayed)
+            .zcard(parents)
+            .hexists(&keys.meta, "paused");
         pipeline.zrange_withscores(&keys.failed, 0, 0).cmd("TIME");
         type Reading = (
             u64,
@@ -51,13 +54,15 @@ impl BullmqBroker {
             u64,
             u64,
             u64,
+            bool,
             Vec<(Vec<u8>, f64)>,
             (u64, u64),
         );
-        let (wait, paused, prioritized, active, completed, failed, delayed, parents, oldest, now): Reading =
+        let (wait, held, prioritized, active, completed, failed, delayed, parents, paused, oldest, now): Reading =
             self.connection.query(&pipeline).await?;
         Ok(Counts {
-            waiting: wait + paused + prioritized,
+            paused,
+            waiting: wait + held + prioritized,
             active,
             completed,
             failed,

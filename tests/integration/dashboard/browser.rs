@@ -18,7 +18,7 @@ const ENV: &[(&str, &str)] = &[
     ("ADMIN_TOKEN", TOKEN),
     ("READ_TOKEN", "r3ad-t0ken"),
     ("CONCURRENCY", "6"),
-    ("OPENAI_RATE_LIMIT_RPM", "600"),
+    ("OPENAI_RATE_LIMIT_RPM", "1200"),
     ("OPENAI_MAX_CONCURRENT", "8"),
     ("OPENAI_BREAKER_OPEN_FOR", "90s"),
     ("DRAIN_TIMEOUT", "1s"),
@@ -193,6 +193,7 @@ async fn an_operator_watches_a_fleet_through_an_outage() {
         .await;
     browser.press("Enter").await;
     browser.see("#job-title", &id).await;
+    browser.see(".facts", "generate-flashcards").await;
     browser.see(".timeline", "openai").await;
     browser.see(".timeline .probe", "Until").await;
     fits_a_phone(&mut browser).await;
@@ -216,6 +217,53 @@ async fn an_operator_watches_a_fleet_through_an_outage() {
     let state: String = scene.redis.ask(&["GET", "circuit:openai:state"]).await;
     assert_eq!(state, "CLOSED");
     assert_eq!(complaints(&mut browser, &["401"]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_paused_queue_is_seen_in_its_row_in_its_plots_and_at_its_jobs() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let worker = scene.worker(&[]).await;
+    let mut browser = Browser::start().await;
+    open(&mut browser, &worker).await;
+    browser.see("#replicas", "Working").await;
+    let order = async |order: &str| {
+        let output = scene
+            .command(&["queue", order, "ai-jobs"])
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    order("pause").await;
+    let ids = scene
+        .enqueue(&["generate-flashcards", "--data", FLASHCARDS, "--count", "40"])
+        .await;
+    browser.see("#announcer", "ai-jobs is paused").await;
+    for layout in ["apalis", "bullmq"] {
+        let row = format!("#queues tr:has(.tag:text-is('{layout}')):has-text('ai-jobs')");
+        browser.see(&format!("{row} .state"), "Paused").await;
+        // Two looks at a paused queue make a band.
+        browser
+            .ask("see", json!({"selector": format!("{row} .held[d*='H']")}))
+            .await;
+    }
+    browser.gone("#queues tr:has-text('audio-jobs') .state", "").await;
+    browser.see("#tiles", "40 paused").await;
+    if std::env::var_os("DASHBOARD_SHOTS").is_some() {
+        tokio::time::sleep(Duration::from_secs(25)).await;
+    }
+    fits_a_phone(&mut browser).await;
+    shots(&mut browser, "paused").await;
+
+    let job = format!("#job/{}/{}", "apalis%3Aai-jobs", ids[0]);
+    browser.ask("go", json!({"hash": job})).await;
+    browser.see("#job-body .facts", "generate-flashcards").await;
+    browser.see(".timeline .probe", "Its queue is paused").await;
+    order("resume").await;
+    browser.see("#job-body .facts", "Completed").await;
+    browser.ask("go", json!({"hash": "#"})).await;
+    browser.gone("#queues .state", "").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use backend_worker::simulator::{Fault, Provider};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::{FLASHCARDS, stream};
-use crate::support::{PATIENCE, Scene, Sse};
+use super::{FLASHCARDS, stream, url};
+use crate::support::{PATIENCE, Scene, Sse, eventually};
 
 /// Reads frames until one is as it should be.
 async fn frame(stream: &mut Sse, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -152,4 +152,60 @@ async fn while_redis_is_away_the_last_figures_stay_with_their_age() {
     assert!(told["awayMs"].is_u64() && told["figures"].is_object());
     let back = frame(&mut stream, "its end", |frame| frame["awayMs"].is_null()).await;
     assert!(back["ageMs"].as_u64() < Some(2000), "{back}");
+}
+
+#[tokio::test]
+async fn a_paused_queue_is_told_and_remembered() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let worker = scene.worker(&[]).await;
+    let mut stream = stream(&worker).await;
+    let layouts = ["apalis", "bullmq"];
+    let paused = |frame: &Value, queue: &str| {
+        layouts.map(|layout| item(frame, "queues", &[("queue", queue), ("layout", layout)])["paused"] == true)
+    };
+    let told = async |order: &str| {
+        let output = scene
+            .command(&["queue", order, "ai-jobs"])
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    told("pause").await;
+    let ids = scene
+        .enqueue(&["generate-flashcards", "--data", FLASHCARDS])
+        .await;
+    let held = frame(&mut stream, "the pause", |frame| {
+        let queue = item(frame, "queues", &[("queue", "ai-jobs"), ("layout", "apalis")]);
+        paused(frame, "ai-jobs") == [true; 2] && queue["waiting"] == 1
+    })
+    .await;
+    assert_eq!(paused(&held, "audio-jobs"), [false; 2]);
+    let output = scene.command(&["queue", "stats"]).output().await.unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(table.matches("paused").count(), 2, "{table}");
+    // Who comes later sees it in the plots.
+    let (_, history) = super::stream(&worker).await.next().await.unwrap();
+    let queues = history["queues"].as_array().unwrap();
+    let last = history["points"].as_array().unwrap().last().unwrap()[1].clone();
+    for (queue, point) in queues.iter().zip(last.as_array().unwrap()) {
+        assert_eq!(
+            point[2],
+            queue.as_str().unwrap().ends_with(":ai-jobs"),
+            "{history}"
+        );
+    }
+
+    told("resume").await;
+    frame(&mut stream, "its end", |frame| {
+        paused(frame, "ai-jobs") == [false; 2]
+    })
+    .await;
+    eventually("the job runs", async || {
+        let job = reqwest::get(url(&worker, &format!("/api/job-status/{}", ids[0])))
+            .await
+            .unwrap();
+        (job.json::<Value>().await.unwrap()["status"] == "completed").then_some(())
+    })
+    .await;
 }

@@ -26,7 +26,13 @@ function standing(job) {
   if (status === 'completed') return moment('ok', 'Completed', { at: job.endedAt });
   if (status === 'failed') return moment('bad', 'Failed for good: a dead letter', { at: job.endedAt, text: error, meta: `after ${count(attemptsMade)} ${attemptsMade === 1 ? 'attempt' : 'attempts'}` });
   if (status === 'active') return moment('info', 'Running', { meta: `${progress} %` });
-  if (status === 'waiting') return moment('now', 'In line');
+  if (status === 'waiting') {
+    const held = el('p', { class: 'probe' });
+    tick(held, () => (pausedQueues.has(specOf(job)) ? 'Its queue is paused: nobody is handed its jobs' : ''));
+    const node = moment('now', 'In line');
+    node.append(held);
+    return node;
+  }
   const due = waitingFor?.until ? Date.parse(waitingFor.until) : null;
   const node = moment('warn', waitingFor?.gate ? `Waits for the gate of ${waitingFor.gate}` : 'Waits for its time', { text: waitingFor?.reason });
   if (due) {

@@ -24,7 +24,7 @@ let told = null;
 
 function pulse() {
   const age = readAt === null ? null : Date.now() - readAt;
-  const of = age === null ? 'no figures yet' : `figures ${age < 3500 ? 'of now' : `${span(Math.round(age / 1000) * 1000)} old`}`;
+  const of = age === null ? 'no figures yet' : `figures ${age < 3500 && state !== 'away' ? 'of now' : `${span(Math.round(age / 1000) * 1000)} old`}`;
   const word = { wait: 'Connecting', live: 'Live', away: 'Redis is away', lost: 'Disconnected', denied: 'No token', asleep: 'Paused' }[state];
   set($('pulse'), 'data-state', state === 'live' && age > 10000 ? 'lost' : state);
   say($('pulse-text'), `${word}, ${of}`);

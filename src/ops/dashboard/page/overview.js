@@ -3,7 +3,7 @@
 /** How far back the plots of the queues reach, ms. */
 const REACH = 5 * 60000;
 
-/** `layout:queue` → points [ms, waiting, jobs a second]. */
+/** `layout:queue` → points [ms, waiting, jobs a second, paused]. */
 const history = new Map();
 /** By how much Redis's clock is ahead of ours, ms. */
 let ahead = 0;
@@ -11,10 +11,10 @@ const redisNow = () => Date.now() + ahead;
 
 const specOf = ({ layout, queue }) => `${layout}:${queue}`;
 
-function remember(name, at, waiting, rate) {
+function remember(name, at, waiting, rate, paused) {
   const points = history.get(name) ?? [];
   if (points.length && at <= points.at(-1)[0]) return;
-  points.push([at, waiting, rate]);
+  points.push([at, waiting, rate, paused]);
   while (points.length && points[0][0] < at - REACH) points.shift();
   history.set(name, points);
 }
@@ -42,31 +42,39 @@ const countdown = (until) => {
 
 const rateText = (rate) => (rate === null ? '–' : rate >= 10 || rate === 0 ? count(Math.round(rate)) : rate.toFixed(1));
 
+/** The queues that somebody has paused, as of the last figures. */
+let pausedQueues = new Set();
+
 function queueRow(queue) {
   const cell = (label) => el('td', { role: 'cell', 'data-label': label, class: 'n' });
   const [waiting, active, delayed, failed, oldest] = ['Waiting', 'Active', 'Delayed', 'Dead letters', 'Oldest waits'].map(cell);
   const depth = sparkline(`${specOf(queue)}, jobs waiting in the last minutes`, 'depth');
   const rate = sparkline(`${specOf(queue)}, jobs ended a second in the last minutes`, 'rate');
   const rateNow = el('span', { class: 'n now' });
+  const held = el('strong', { class: 'state warn' }, 'Paused');
   const node = el('tr', { role: 'row' },
-    el('th', { role: 'rowheader', scope: 'row' }, el('span', {}, queue.queue), ' ', el('span', { class: 'tag' }, queue.layout)),
+    el('th', { role: 'rowheader', scope: 'row' }, el('span', {}, queue.queue), ' ', el('span', { class: 'tag' }, queue.layout), ' ', held),
     waiting, active, delayed, failed, oldest,
     el('td', { role: 'cell', 'data-label': 'Depth', class: 'plot' }, depth),
     el('td', { role: 'cell', 'data-label': 'Jobs ended / s', class: 'plot' }, el('span', { class: 'with' }, rate, rateNow)));
+  let before = queue.paused;
   node.update = (now) => {
+    held.hidden = !now.paused;
+    if (before !== now.paused) announce(`Queue ${specOf(now)} ${now.paused ? 'is paused' : 'runs again'}`);
+    before = now.paused;
     for (const [where, value] of [[waiting, now.waiting], [active, now.active], [delayed, now.delayed], [failed, now.failed]]) {
       say(where, count(value));
       where.classList.toggle('zero', !value);
     }
     failed.classList.toggle('bad', now.failed > 0);
-    node.classList.toggle('idle', !(now.waiting || now.active || now.delayed || now.failed || now.perSecond));
+    node.classList.toggle('idle', !(now.paused || now.waiting || now.active || now.delayed || now.failed || now.perSecond));
     say(oldest, now.oldestWaitingMs ? span(now.oldestWaitingMs) : '–');
     oldest.classList.toggle('zero', !now.oldestWaitingMs);
     oldest.classList.toggle('bad', now.oldestWaitingMs > 300000);
     const points = history.get(specOf(now)) ?? [];
     const at = points.at(-1)?.[0] ?? redisNow();
-    depth.draw(points.map(([ms, value]) => [ms, value]), at, REACH, count);
-    rate.draw(points.map(([ms, , value]) => [ms, value]), at, REACH, rateText);
+    depth.draw(points.map(([ms, value, , paused]) => [ms, value, paused]), at, REACH, count);
+    rate.draw(points.map(([ms, , value, paused]) => [ms, value, paused]), at, REACH, rateText);
     say(rateNow, rateText(now.perSecond));
   };
   return node;
@@ -201,11 +209,12 @@ function showTiles({ queues, replicas, minutes }) {
   const rates = queues.map((queue) => queue.perSecond).filter((rate) => rate !== null);
   const lately = minutes.slice(-15);
   const [good, bad] = [1, 2].map((of) => lately.reduce((total, minute) => total + minute[of], 0));
+  const held = sum(queues.filter((queue) => queue.paused), 'waiting');
   const share = good + bad ? (bad * 100) / (good + bad) : null;
   list($('tiles'), [
     { name: 'Replicas', value: count(alive.length), note: replicas.length > alive.length ? `${replicas.length - alive.length} silent` : '', bad: replicas.length > alive.length },
     { name: 'In flight', value: count(sum(work, 'inFlight')), note: `of ${count(sum(work, 'slots'))}` },
-    { name: 'Waiting', value: count(sum(queues, 'waiting')) },
+    { name: 'Waiting', value: count(sum(queues, 'waiting')), note: held ? `${count(held)} paused` : '' },
     { name: 'Delayed', value: count(sum(queues, 'delayed')) },
     { name: 'Ended / s', value: rates.length ? rateText(rates.reduce((a, b) => a + b, 0)) : '–' },
     { name: 'Failed, 15 min', value: share === null ? '–' : `${share.toFixed(share && share < 10 ? 1 : 0)} %`, note: share === null ? '' : `${count(bad)} of ${count(good + bad)}`, bad: share > 5 },
@@ -214,7 +223,8 @@ function showTiles({ queues, replicas, minutes }) {
 }
 
 function showFigures(figures) {
-  for (const queue of figures.queues) remember(specOf(queue), figures.now, queue.waiting, queue.perSecond);
+  for (const queue of figures.queues) remember(specOf(queue), figures.now, queue.waiting, queue.perSecond, queue.paused);
+  pausedQueues = new Set(figures.queues.filter((queue) => queue.paused).map(specOf));
   showTiles(figures);
   bars($('minutes'), figures.minutes);
   list($('queues'), figures.queues, specOf, queueRow);

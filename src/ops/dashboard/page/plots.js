@@ -1,10 +1,11 @@
 // Small plots, drawn as SVG and put into words for those who do not see them.
 
-/** A line over the last minutes; `points` are [ms, value or null]. Returns an element with `draw`. */
+/** A line over the last minutes; `points` are [ms, value or null, paused]. Returns an element with `draw`. */
 function sparkline(what, color) {
+  const held = svg('path', { class: 'held' });
   const area = svg('path', { class: `area ${color}` });
   const line = svg('path', { class: `line ${color}` });
-  const picture = svg('svg', { viewBox: '0 0 120 28', preserveAspectRatio: 'none', class: 'spark', role: 'img' }, area, line);
+  const picture = svg('svg', { viewBox: '0 0 120 28', preserveAspectRatio: 'none', class: 'spark', role: 'img' }, area, held, line);
   picture.draw = (points, now, reach, text) => {
     const known = points.filter(([, value]) => value !== null);
     const most = Math.max(1, ...known.map(([, value]) => value));
@@ -14,9 +15,13 @@ function sparkline(what, color) {
     let under = '';
     let from = null;
     let last = null;
+    let pauses = '';
+    let seen = null;
     const close = () => { if (from !== null) under += `L${x(last)} 28L${x(from)} 28Z`; from = null; };
-    for (const [at, value] of points) {
+    for (const [at, value, paused] of points) {
       if (at < now - reach) continue;
+      if (paused) pauses += `M${x(seen ?? at - 2000)} 0H${x(at)}V28H${x(seen ?? at - 2000)}Z`;
+      seen = paused ? at : null;
       // A gap, where nobody looked or nothing was known.
       if (value === null || (last !== null && at - last > 15000)) close();
       if (value === null) { last = null; continue; }
@@ -27,6 +32,7 @@ function sparkline(what, color) {
       last = at;
     }
     close();
+    set(held, 'd', pauses || 'M0 0');
     set(line, 'd', path || 'M0 0');
     set(area, 'd', under || 'M0 0');
     const highest = known.length ? `, highest ${text(most)}` : '';
