@@ -110,6 +110,44 @@ async fn a_policy_that_waits_for_a_limit_and_memory_that_is_nearly_full() {
     expect(&answer, "redis memory", "failure", "used", "more memory");
 }
 
+/// Its append-only file leads to a device that is always full.
+#[tokio::test]
+async fn an_append_only_file_that_takes_nothing() {
+    let folder = std::env::temp_dir().join(format!("backend-worker-full-{}", std::process::id()));
+    let files = folder.join("appendonlydir");
+    std::fs::create_dir_all(&files).unwrap();
+    let manifest = "file appendonly.aof.1.incr.aof seq 1 type i\n";
+    std::fs::write(files.join("appendonly.aof.manifest"), manifest).unwrap();
+    // The one is Redis 7's, the other that of older ones.
+    for file in [
+        files.join("appendonly.aof.1.incr.aof"),
+        folder.join("appendonly.aof"),
+    ] {
+        std::os::unix::fs::symlink("/dev/full", file).unwrap();
+    }
+    let dir = folder.to_str().unwrap();
+    let redis = TestRedis::start_with(&["--dir", dir, "--appendonly", "yes"]).await;
+    let scene = Scene::over(redis, Duration::ZERO, 0).await;
+    let (_, before) = check(&scene, &[]).await;
+    expect(&before, "redis persistence", "ok", "append-only file", "");
+    scene.redis.ask::<()>(&["SET", "any", "1"]).await;
+    eventually("Redis has failed to write", async || {
+        let info: String = scene.redis.ask(&["INFO", "persistence"]).await;
+        info.contains("aof_last_write_status:err").then_some(())
+    })
+    .await;
+    let (code, answer) = check(&scene, &[]).await;
+    assert_eq!(code, Some(1));
+    expect(
+        &answer,
+        "redis persistence",
+        "failure",
+        "the last write to disk failed",
+        "disk of Redis",
+    );
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test]
 async fn a_disk_that_takes_nothing() {
     let scene = Scene::set(Duration::ZERO).await;
