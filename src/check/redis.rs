@@ -43,7 +43,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
         Ok(connection) => connection,
         Err(error) => return vec![unreachable(&error)],
     };
-    if let Err(error) = connection.ping().await {
+    if let Err(error) = ping(&connection).await {
         return vec![unreachable(&error)];
     }
     let mut findings = vec![latency(&connection).await, clock(&connection).await];
@@ -70,6 +70,15 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     findings.push(rights::look(config, &connection).await);
     findings.push(keyspace(config, connection).await);
     findings
+}
+
+/// A Redis that could not write to its disk refuses PING as it refuses writes. It is there all the same, and tells the
+/// rest when it is asked for it.
+async fn ping(connection: &Connection) -> Result<(), RedisError> {
+    match connection.ping().await {
+        Err(error) if error.code() == Some("MISCONF") => Ok(()),
+        answer => answer,
+    }
 }
 
 fn unreachable(error: &RedisError) -> Finding {
@@ -102,7 +111,7 @@ async fn latency(connection: &Connection) -> Finding {
     let mut times = Vec::new();
     for _ in 0..PINGS {
         let asked = Instant::now();
-        if let Err(error) = connection.ping().await {
+        if let Err(error) = ping(connection).await {
             return unreachable(&error);
         }
         times.push(asked.elapsed());
