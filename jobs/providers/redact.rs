@@ -14,8 +14,10 @@ pub(super) fn redact(body: Bytes, key: &SecretString) -> Bytes {
     if key.len() < SHORTEST {
         return body;
     }
+    let begins = |byte: &u8| *byte == key[0] || *byte == b'\\';
     let (mut redacted, mut kept, mut at) = (Vec::new(), 0, 0);
-    while at < body.len() {
+    while let Some(further) = body[at..].iter().position(begins) {
+        at += further;
         // Who begins inside of a run of backslashes finds no more than who began in front of it.
         let inside = at > 0 && body[at - 1..].starts_with(br"\\");
         match if inside { None } else { found(&body[at..], key) } {

@@ -23,14 +23,8 @@ impl Field {
             if matches!(blow.fault, Fault::Clock(_)) && !self.has_clocks() {
                 continue;
             }
-            let from = self.simulator.journal().elapsed_ms();
             self.inflict(blow.fault, blow.victim % self.slots.len()).await;
-            let to = self.simulator.journal().elapsed_ms();
-            let mut record = self.record();
-            *record.faults.entry(blow.fault.name()).or_default() += 1;
-            if lane == Lane::Redis {
-                record.absences.push((from, to));
-            }
+            *self.record().faults.entry(blow.fault.name()).or_default() += 1;
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where it happens: a Redis with an append-only file, replicas each behind a proxy of its own, a simulator, Node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -61,8 +61,8 @@ pub(crate) struct Record {
     pub(crate) bereaved: Option<Vec<(String, f64)>>,
     /// Spans in which Redis was out of some replica's reach, and of no other's.
     pub(crate) partitions: Vec<(f64, f64)>,
-    /// Spans in which Redis took no write of anybody.
-    pub(crate) absences: Vec<(f64, f64)>,
+    /// Jobs whose replica said that Redis did not take their outcome, not yet at least.
+    pub(crate) unwritten: HashSet<String>,
     /// As the closing lines of replicas that were stopped tell it.
     pub(crate) succeeded: u64,
     pub(crate) kills: u32,

@@ -124,6 +124,11 @@ impl Field {
             if message == "stopped" {
                 record.succeeded += event["succeeded"].as_u64().unwrap_or(0);
             }
+            if message == "the outcome is not written yet" {
+                let spans = event["spans"].as_array().into_iter().flatten();
+                let ids = spans.filter_map(|span| span["id"].as_str());
+                record.unwritten.extend(ids.map(str::to_owned));
+            }
             if event["level"] == "ERROR" {
                 *record
                     .errors

@@ -21,8 +21,6 @@ const POISON_AFTER: u32 = 3;
 const TRIES: u32 = 3;
 /// How long an answer may be on its way: who died meanwhile may not have had it.
 const ON_ITS_WAY_MS: f64 = 150.0;
-/// How long after Redis a replica may be back, and have written what it held meanwhile.
-const RETURN_MS: f64 = 1000.0;
 
 /// What an onlooker reads of one job.
 struct Seen {
@@ -245,12 +243,11 @@ async fn completions(field: &Field, census: &Value, seen: &HashMap<String, Seen>
 /// Calls that were answered well and made again all the same.
 fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &mut Verdict) {
     let record = field.record();
-    let (mut answered, mut unknown, mut cut_off, mut twice) = (0, 0, 0, Vec::new());
+    let (mut answered, mut unknown, mut cut_off, mut unwritten, mut twice) = (0, 0, 0, 0, Vec::new());
     for (job, calls) in calls {
         answered += calls.good.len();
         for (from, to) in calls.good.iter().rev().skip(1) {
-            let kept = kept_by(*to, &record.absences);
-            let around = |(begun, over): &(f64, f64)| *begun <= kept && *over >= *from;
+            let around = |(begun, over): &(f64, f64)| *begun <= to + ON_ITS_WAY_MS && *over >= *from;
             let interrupted = match &record.bereaved {
                 Some(bereaved) => bereaved.iter().any(|(id, at)| id == job && around(&(*at, *at))),
                 None => record.interruptions.iter().any(around),
@@ -259,6 +256,8 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
                 unknown += 1;
             } else if record.partitions.iter().any(around) {
                 cut_off += 1;
+            } else if record.unwritten.contains(job) {
+                unwritten += 1;
             } else {
                 twice.push(job.clone());
             }
@@ -277,20 +276,17 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
             cut_off,
         );
     }
+    if !record.unwritten.is_empty() {
+        verdict.figure(
+            "paid again, Redis did not take the answer while its replica had it",
+            unwritten,
+        );
+    }
     if strict {
         verdict.zero("paid again, the answer had arrived", &twice);
     } else {
         verdict.figure("paid again, the answer had arrived", twice.len());
     }
-}
-
-/// When the ledger has an answer that came then: while Redis takes no write, only its replica knows of it.
-fn kept_by(came: f64, absences: &[(f64, f64)]) -> f64 {
-    let arrived = came + ON_ITS_WAY_MS;
-    let away = absences
-        .iter()
-        .filter(|(from, to)| *from <= arrived && *to >= came);
-    away.map(|(_, to)| to + RETURN_MS).fold(arrived, f64::max)
 }
 
 /// What the provider saw at a time and in a minute. Only where Redis was there all the time is it one limit that all
