@@ -34,6 +34,14 @@ impl std::fmt::Debug for Desk {
     }
 }
 
+/// What `turn.lua` says.
+pub(super) struct Turn {
+    /// Of each permit that was to be settled.
+    pub(super) settled: Vec<Settled>,
+    /// Of each request.
+    pub(super) admitted: Vec<Result<Answer, RedisError>>,
+}
+
 /// What `admit.lua` says of one call.
 type Row = (
     State,
@@ -63,11 +71,8 @@ fn answer((state, epoch, now, moved_to, refused, granted): Row) -> Result<Answer
 }
 
 impl Desk {
-    /// Asks for permits, one for each request.
-    pub(super) async fn admit(
-        &self,
-        requests: &[Request],
-    ) -> Result<Vec<Result<Answer, RedisError>>, RedisError> {
+    /// Settles permits, then asks for others, one for each request. What is freed can be granted.
+    pub(super) async fn turn(&self, ends: &[End], requests: &[Request]) -> Result<Turn, RedisError> {
         let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
         let LimitSettings {
             requests_per_minute,
@@ -75,7 +80,7 @@ impl Desk {
             max_concurrent,
             pace,
         } = limits;
-        let mut call = self.call(&self.scripts.admit);
+        let mut call = self.call(&self.scripts.turn);
         call.arg(millis(breaker.open_for))
             .arg(breaker.half_open_max)
             .arg(breaker.success_threshold);
@@ -84,29 +89,29 @@ impl Desk {
         }
         call.arg(pace.map_or(0, |p| millis(p.interval)))
             .arg(pace.map_or(1, |p| p.burst.get()));
-        for request in requests {
-            call.arg(&*request.id)
-                .arg(request.estimated_tokens.min(MOST_TOKENS));
-        }
-        let rows: Vec<Row> = self.resent_once(&call).await?;
-        Ok(rows.into_iter().map(answer).collect())
-    }
-
-    /// Settles permits.
-    pub(super) async fn settle(&self, ends: &[End]) -> Result<Vec<Result<Settled, RedisError>>, RedisError> {
-        let breaker = &self.settings.breaker;
-        let mut call = self.call(&self.scripts.settle);
         call.arg(breaker.failure_threshold)
-            .arg(breaker.success_threshold)
-            .arg(millis(breaker.window));
+            .arg(millis(breaker.window))
+            .arg(ends.len());
         for End { id, settlement } in ends {
             let used = settlement.tokens.map_or(-1, |n| n.min(MOST_TOKENS).cast_signed());
             call.arg(&**id).arg(settlement.outcome.as_str()).arg(used);
             call.arg(settlement.throttle.map_or(0, millis));
         }
-        let rows: Vec<(Effect, State, u32)> = self.resent_once(&call).await?;
-        let settled = |(effect, state, count)| Ok(Settled { effect, state, count });
-        Ok(rows.into_iter().map(settled).collect())
+        for request in requests {
+            call.arg(&*request.id)
+                .arg(request.estimated_tokens.min(MOST_TOKENS));
+        }
+        let (settled, admitted): (Vec<(Effect, State, u32)>, Vec<Row>) = self.resent_once(&call).await?;
+        if settled.len() != ends.len() || admitted.len() != requests.len() {
+            return Err((ErrorKind::UnexpectedReturnType, "not an answer for each call").into());
+        }
+        let settled = settled
+            .into_iter()
+            .map(|(effect, state, count)| Settled { effect, state, count });
+        Ok(Turn {
+            settled: settled.collect(),
+            admitted: admitted.into_iter().map(answer).collect(),
+        })
     }
 
     /// Renews leases, and returns the ids of those that are lost.
@@ -155,8 +160,7 @@ impl Desk {
         call
     }
 
-    /// Sends a call again, once, when the connection breaks under it. Both scripts that are called so do nothing the
-    /// second time.
+    /// Sends a call again, once, when the connection breaks under it: it does nothing the second time.
     async fn resent_once<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
         match self.connection.invoke(call).await {
             Err(error) if error.is_io_error() => self.connection.invoke(call).await,

@@ -1,12 +1,12 @@
 //! The gate before every provider call: a breaker and limits that all replicas share through Redis.
 //!
-//! A call passes twice: [`Gate::admit`] before it, [`Permit::settle`] after it; one round trip each, one atomic
-//! script each, and no clock but Redis's. Limits are kept per provider, the breaker per breaker name: providers that
+//! A call passes twice: [`Gate::admit`] before it, [`Permit::settle`] after it; one round trip each, of one atomic
+//! script that settles what has ended before it admits what is next, and no clock but Redis's. Limits are kept per provider, the breaker per breaker name: providers that
 //! name the same breaker share it.
 //!
 //! # Layout
-//! - `common.lua` (prelude: keys, clock, breaker), `admit.lua`, `settle.lua`, `renew.lua`, `control.lua`: one
-//!   operation a file; `presence.lua` counts the replicas. The keys are [`crate::keys::GateKeys`].
+//! - `common.lua` (prelude: keys, clock, breaker), `turn.lua` with its parts `settle.lua` and `admit.lua`, `renew.lua`,
+//!   `control.lua`: one operation a file; `presence.lua` counts the replicas. The keys are [`crate::keys::GateKeys`].
 //! - `scripts`, `desk`: the scripts, typed. `wire`: what comes together travels together; deadlines.
 //! - `provider`, `permit`, `verdict`: the face that callers see.
 //! - `local`: what decides while Redis is away. `outbox`: what Redis is told when it is back.

@@ -1,12 +1,11 @@
-//! The scripts of the gate: `common.lua` in front of each operation's file.
+//! The scripts of the gate: `common.lua` in front of each operation's file, and the two parts of `turn.lua`.
 
 use redis::Script;
 
 /// One script an operation.
 #[derive(Debug)]
 pub(super) struct Scripts {
-    pub(super) admit: Script,
-    pub(super) settle: Script,
+    pub(super) turn: Script,
     pub(super) renew: Script,
     pub(super) control: Script,
     pub(super) presence: Script,
@@ -21,9 +20,12 @@ impl Scripts {
     pub(super) fn edited(edit: impl Fn(&str, &str) -> String) -> Self {
         let common = edit("common", include_str!("common.lua"));
         let operation = |name, source| Script::new(&format!("{common}{}", edit(name, source)));
+        let parts = [
+            edit("settle", include_str!("settle.lua")),
+            edit("admit", include_str!("admit.lua")),
+        ];
         Self {
-            admit: operation("admit", include_str!("admit.lua")),
-            settle: operation("settle", include_str!("settle.lua")),
+            turn: operation("turn", &format!("{}{}", parts.concat(), include_str!("turn.lua"))),
             renew: operation("renew", include_str!("renew.lua")),
             control: operation("control", include_str!("control.lua")),
             presence: Script::new(&edit("presence", include_str!("presence.lua"))),
@@ -31,10 +33,9 @@ impl Scripts {
     }
 
     /// All of them, by name.
-    pub(super) fn named(&self) -> [(&'static str, &Script); 5] {
+    pub(super) fn named(&self) -> [(&'static str, &Script); 4] {
         [
-            ("admit", &self.admit),
-            ("settle", &self.settle),
+            ("turn", &self.turn),
             ("renew", &self.renew),
             ("control", &self.control),
             ("presence", &self.presence),

@@ -1,102 +1,103 @@
 -- Settles permits: frees their slots, corrects what they were charged, tells the breaker. Each exactly once: removing the
--- lease decides.
--- KEYS  as in common.lua
--- ARGV  2 failure threshold  3 success threshold  4 failure window ms
---       5… of each permit: id, outcome: success | failure | ignored (it was sent) | cancelled (never sent: all is refunded),
---          tokens really used (-1 unknown), throttle the provider for ms (0 no)
+-- lease decides. ARGV first … last are of each permit: id, outcome, tokens really used (-1 unknown), throttle the provider
+-- for ms (0 no).
+--   outcome  success | failure | ignored (it was sent) | cancelled (never sent: all is refunded)
 -- Returns for each {effect, state, failures or successes that count now}
---   effect  recorded | opened | reopened | closed | ignored
---           stale    admitted in an earlier epoch: the breaker does not move
---           expired  the lease has run out: the breaker does not move
---           unknown  settled before, or swept: nothing was done
-local failure_threshold, success_threshold, window = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+--   effect   recorded | opened | reopened | closed | ignored
+--            stale    admitted in an earlier epoch: the breaker does not move
+--            expired  the lease has run out: the breaker does not move
+--            unknown  settled before, or swept: nothing was done
+local function settle_all(first, last)
+  local success_threshold, failure_threshold, window = tonumber(ARGV[4]), tonumber(ARGV[10]), tonumber(ARGV[11])
 
--- The last failures that count, this one included. Without its count (expired, or deleted by a reset) the ring is void.
-local function failures_with_this()
-  local ring = {}
-  if call('EXISTS', FAILURES) == 1 then
-    for text in string.gmatch(call('HGET', META, 'ring') or '', '%d+') do
-      local at = tonumber(text)
-      if at > now - window and at <= now then ring[#ring + 1] = text end
-    end
-  end
-  ring[#ring + 1] = string.format('%.0f', now)
-  return ring
-end
-
--- Corrections belong in the bucket that was charged, while that is still counted.
-local counted, owed = {}, {}
-local function owe(bucket, kind, total, by)
-  if counted[bucket] == nil then counted[bucket] = call('HEXISTS', WIN, 'r' .. bucket) == 1 end
-  if not counted[bucket] then return end
-  owed[kind .. bucket] = (owed[kind .. bucket] or 0) + by
-  owed[total] = (owed[total] or 0) + by
-end
-
-local function settle(id, outcome, used, throttle, lease)
-  if not lease then return { 'unknown', state, 0 } end
-  local expires = whole(call('ZSCORE', LEASES, id)) or 0
-  local lease_epoch, probe, bucket, estimate = string.match(lease, '^(%d+):(%d):(%d+):(%d+)$')
-  local was_probe = probe ~= '0' and call('ZREM', PROBES, id) == 1
-  if bucket then
-    if outcome == 'cancelled' then
-      owe(bucket, 'r', 'requests', -1)
-      used = 0
-    end
-    if used >= 0 and used ~= tonumber(estimate) then owe(bucket, 't', 'tokens', used - estimate) end
-  end
-  if throttle > 0 and now + throttle > (whole(call('HGET', WIN, 'throttled')) or 0) then
-    call('HSET', WIN, 'throttled', now + throttle, 'hw', now)
-  end
-
-  local effect, count = 'ignored', 0
-  if tonumber(lease_epoch) ~= epoch then
-    effect = 'stale'
-  elseif expires <= now then
-    effect = 'expired'
-  elseif outcome == 'success' then
-    effect = 'recorded'
-    if state == 'HALF_OPEN' then
-      count = successes + 1
-      if count >= success_threshold then
-        enter('CLOSED')
-        effect = 'closed'
-      else
-        successes = count
-        call('SET', SUCCESSES, count)
+  -- The last failures that count, this one included. Without its count (expired, or deleted by a reset) the ring is void.
+  local function failures_with_this()
+    local ring = {}
+    if call('EXISTS', FAILURES) == 1 then
+      for text in string.gmatch(call('HGET', META, 'ring') or '', '%d+') do
+        local at = tonumber(text)
+        if at > now - window and at <= now then ring[#ring + 1] = text end
       end
     end
-  elseif outcome == 'failure' then
-    effect = 'recorded'
-    if state == 'HALF_OPEN' then
-      enter('OPEN')
-      effect, count = 'reopened', 1
-      call('SET', FAILURES, count, 'PX', window)
-    elseif state == 'CLOSED' then
-      local ring = failures_with_this()
-      count = #ring
-      if count >= failure_threshold then
+    ring[#ring + 1] = string.format('%.0f', now)
+    return ring
+  end
+
+  -- Corrections belong in the bucket that was charged, while that is still counted.
+  local counted, owed = {}, {}
+  local function owe(bucket, kind, total, by)
+    if counted[bucket] == nil then counted[bucket] = call('HEXISTS', WIN, 'r' .. bucket) == 1 end
+    if not counted[bucket] then return end
+    owed[kind .. bucket] = (owed[kind .. bucket] or 0) + by
+    owed[total] = (owed[total] or 0) + by
+  end
+
+  local function settle(id, outcome, used, throttle, lease)
+    if not lease then return { 'unknown', state, 0 } end
+    local expires = whole(call('ZSCORE', LEASES, id)) or 0
+    local lease_epoch, probe, bucket, estimate = string.match(lease, '^(%d+):(%d):(%d+):(%d+)$')
+    local was_probe = probe ~= '0' and call('ZREM', PROBES, id) == 1
+    if bucket then
+      if outcome == 'cancelled' then
+        owe(bucket, 'r', 'requests', -1)
+        used = 0
+      end
+      if used >= 0 and used ~= tonumber(estimate) then owe(bucket, 't', 'tokens', used - estimate) end
+    end
+    if throttle > 0 and now + throttle > (whole(call('HGET', WIN, 'throttled')) or 0) then
+      call('HSET', WIN, 'throttled', now + throttle, 'hw', now)
+    end
+
+    local effect, count = 'ignored', 0
+    if tonumber(lease_epoch) ~= epoch then
+      effect = 'stale'
+    elseif expires <= now then
+      effect = 'expired'
+    elseif outcome == 'success' then
+      effect = 'recorded'
+      if state == 'HALF_OPEN' then
+        count = successes + 1
+        if count >= success_threshold then
+          enter('CLOSED')
+          effect = 'closed'
+        else
+          successes = count
+          call('SET', SUCCESSES, count)
+        end
+      end
+    elseif outcome == 'failure' then
+      effect = 'recorded'
+      if state == 'HALF_OPEN' then
         enter('OPEN')
-        effect = 'opened'
-      else
-        call('HSET', META, 'ring', table.concat(ring, ','), 'hw', now)
+        effect, count = 'reopened', 1
+        call('SET', FAILURES, count, 'PX', window)
+      elseif state == 'CLOSED' then
+        local ring = failures_with_this()
+        count = #ring
+        if count >= failure_threshold then
+          enter('OPEN')
+          effect = 'opened'
+        else
+          call('HSET', META, 'ring', table.concat(ring, ','), 'hw', now)
+        end
+        call('SET', FAILURES, count, 'PX', window)
       end
-      call('SET', FAILURES, count, 'PX', window)
     end
+    if was_probe and state == 'HALF_OPEN' then call('SET', ATTEMPTS, call('ZCARD', PROBES) + successes) end
+    return { effect, state, count }
   end
-  if was_probe and state == 'HALF_OPEN' then call('SET', ATTEMPTS, call('ZCARD', PROBES) + successes) end
-  return { effect, state, count }
+
+  local ids, leases, answers = {}, {}, {}
+  for i = first, last, 4 do ids[#ids + 1] = ARGV[i] end
+  for i, lease in ipairs(call('HMGET', LEASE_DATA, unpack(ids))) do leases[ids[i]] = lease end
+  for i, id in ipairs(ids) do
+    local at = first + 4 * (i - 1)
+    answers[i] = settle(id, ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), leases[id])
+    leases[id] = nil -- The same permit again is settled already.
+  end
+  call('ZREM', LEASES, unpack(ids))
+  call('HDEL', LEASE_DATA, unpack(ids))
+  for field, by in pairs(owed) do call('HINCRBY', WIN, field, by) end
+  return answers
 end
 
-local ids, leases, answers = {}, {}, {}
-for i = 5, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
-for i, lease in ipairs(call('HMGET', LEASE_DATA, unpack(ids))) do leases[ids[i]] = lease end
-for i, id in ipairs(ids) do
-  local at = 1 + 4 * i
-  answers[i] = settle(id, ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), leases[id])
-  leases[id] = nil -- The same permit again is settled already.
-end
-call('ZREM', LEASES, unpack(ids))
-call('HDEL', LEASE_DATA, unpack(ids))
-for field, by in pairs(owed) do call('HINCRBY', WIN, field, by) end
-return answers

@@ -1,17 +1,18 @@
-//! The way to Redis: calls that come together are asked for, and settled, together, and nobody waits for long.
+//! The way to Redis: what comes together, requests for permits and ends of calls, goes together, and nobody waits for
+//! long.
 
 use std::{sync::Arc, time::Duration};
 
 use redis::{ErrorKind, RedisError};
 
 use super::{
-    desk::Desk,
+    desk::{Desk, Turn},
     permit::Settlement,
     verdict::{Effect, Reason, State},
 };
 use crate::batch::{Batch, Load};
 
-/// Permits, or ends of calls, that one script handles at most.
+/// Requests and ends of calls that one script handles at most.
 const MOST: Load = Load {
     requests: 64,
     bytes: usize::MAX,
@@ -29,14 +30,25 @@ pub(super) struct End {
     pub(super) settlement: Settlement,
 }
 
-/// One gate in Redis. Calls that come together are asked for, and settled, together.
+/// What is asked of Redis.
+enum Ask {
+    Admit(Request),
+    Settle(End),
+}
+
+/// What Redis says to it.
+enum Told {
+    Admitted(Result<Answer, RedisError>),
+    Settled(Settled),
+}
+
+/// One gate in Redis.
 #[derive(Debug, Clone)]
 pub(super) struct Wire {
     pub(super) desk: Arc<Desk>,
     /// How long a call waits for its gate, at most: then Redis counts as away.
     deadline: Duration,
-    requests: Batch<Request, Result<Answer, RedisError>>,
-    ends: Batch<End, Result<Settled, RedisError>>,
+    asks: Batch<Ask, Result<Told, RedisError>>,
 }
 
 /// What `admit.lua` says.
@@ -108,34 +120,24 @@ pub(super) enum Control {
 impl Wire {
     pub(super) fn new(desk: Desk, deadline: Duration) -> Self {
         let desk = Arc::new(desk);
-        let (admits, settles) = (desk.clone(), desk.clone());
-        // A call that outlasts its askers' patience must not keep those who come after it waiting.
-        Self {
-            desk,
-            deadline,
-            requests: Batch::new(
-                MOST,
-                |_| 0,
-                move |requests| {
-                    let desk = admits.clone();
-                    async move {
-                        let answers = tokio::time::timeout(deadline, desk.admit(&requests)).await;
-                        one_each(requests.len(), answers.unwrap_or_else(|_| Err(late())))
+        let turns = desk.clone();
+        let asks = Batch::new(
+            MOST,
+            |_| 0,
+            move |asks| {
+                let desk = turns.clone();
+                async move {
+                    let count = asks.len();
+                    // A call that outlasts its askers' patience must not keep those who come after it waiting.
+                    let turn = tokio::time::timeout(deadline, turn(&desk, asks)).await;
+                    match turn.unwrap_or_else(|_elapsed| Err(late())) {
+                        Ok(told) => told.into_iter().map(Ok).collect(),
+                        Err(error) => vec![error; count].into_iter().map(Err).collect(),
                     }
-                },
-            ),
-            ends: Batch::new(
-                MOST,
-                |_| 0,
-                move |ends| {
-                    let desk = settles.clone();
-                    async move {
-                        let answers = tokio::time::timeout(deadline, desk.settle(&ends)).await;
-                        one_each(ends.len(), answers.unwrap_or_else(|_| Err(late())))
-                    }
-                },
-            ),
-        }
+                }
+            },
+        );
+        Self { desk, deadline, asks }
     }
 
     /// Asks for a permit, within the deadline.
@@ -144,9 +146,14 @@ impl Wire {
         id: impl Into<Arc<str>>,
         estimated_tokens: u64,
     ) -> Result<Answer, RedisError> {
-        let id = id.into();
-        self.in_time(self.requests.ask(Request { id, estimated_tokens }))
-            .await
+        let request = Request {
+            id: id.into(),
+            estimated_tokens,
+        };
+        match self.in_time(Ask::Admit(request)).await? {
+            Told::Admitted(answer) => answer,
+            Told::Settled(_) => Err(others()),
+        }
     }
 
     /// Settles a permit, within the deadline.
@@ -155,15 +162,18 @@ impl Wire {
         id: impl Into<Arc<str>>,
         settlement: Settlement,
     ) -> Result<Settled, RedisError> {
-        let id = id.into();
-        self.in_time(self.ends.ask(End { id, settlement })).await
+        let end = End {
+            id: id.into(),
+            settlement,
+        };
+        match self.in_time(Ask::Settle(end)).await? {
+            Told::Settled(settled) => Ok(settled),
+            Told::Admitted(_) => Err(others()),
+        }
     }
 
-    async fn in_time<T>(
-        &self,
-        answer: impl Future<Output = Option<Result<T, RedisError>>>,
-    ) -> Result<T, RedisError> {
-        match tokio::time::timeout(self.deadline, answer).await {
+    async fn in_time(&self, ask: Ask) -> Result<Told, RedisError> {
+        match tokio::time::timeout(self.deadline, self.asks.ask(ask)).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err((ErrorKind::Client, "the gate's call died").into()),
             Err(_elapsed) => Err(late()),
@@ -175,15 +185,23 @@ fn late() -> RedisError {
     (ErrorKind::Io, "no answer in time").into()
 }
 
-/// An answer for each of `count` that asked together.
-fn one_each<T: Clone>(
-    count: usize,
-    answers: Result<Vec<Result<T, RedisError>>, RedisError>,
-) -> Vec<Result<T, RedisError>> {
-    let error = match answers {
-        Ok(answers) if answers.len() == count => return answers,
-        Ok(_) => (ErrorKind::UnexpectedReturnType, "not an answer for each call").into(),
-        Err(error) => error,
-    };
-    vec![Err(error); count]
+fn others() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "the answer to another question").into()
+}
+
+/// One call to Redis; what it says of each, in the same order.
+async fn turn(desk: &Desk, asks: Vec<Ask>) -> Result<Vec<Told>, RedisError> {
+    let (mut ends, mut requests, mut order) = (Vec::new(), Vec::new(), Vec::with_capacity(asks.len()));
+    for ask in asks {
+        order.push(matches!(ask, Ask::Settle(_)));
+        match ask {
+            Ask::Settle(end) => ends.push(end),
+            Ask::Admit(request) => requests.push(request),
+        }
+    }
+    let Turn { settled, admitted } = desk.turn(&ends, &requests).await?;
+    let mut settled = settled.into_iter().map(Told::Settled);
+    let mut admitted = admitted.into_iter().map(Told::Admitted);
+    let told = |settles| if settles { settled.next() } else { admitted.next() };
+    Ok(order.into_iter().filter_map(told).collect()) // There is one for each.
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use redis::RedisError;
 
 use super::{
-    ClaimNumber, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered,
+    ClaimNumber, Completed, Completion, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered,
     Removal, Retried, RetryOrder, Settled, Watchers,
 };
 
@@ -38,8 +38,19 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Puts back a chunk of what dead replicas held.
     async fn recover(&self) -> Result<Recovered, BrokerError>;
 
-    /// Ends a job well. `result` is JSON.
-    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError>;
+    /// Ends jobs well. With the number of the next claim, and where the layout can do both at once, as many others are
+    /// claimed into their slots.
+    async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> Completed;
+
+    /// Ends one job well. `result` is JSON.
+    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
+        let completion = Completion {
+            lease: lease.clone(),
+            result: result.to_owned(),
+        };
+        let Completed { mut settled, .. } = self.complete_all(&[completion], None).await;
+        settled.pop().unwrap_or(Ok(Settled::Lost)) // There is one for each.
+    }
 
     /// Puts a job off.
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jobs::JobType;
 use serde::{Deserialize, Serialize};
 
-use super::QueueBackoff;
+use super::{BrokerError, QueueBackoff};
 use crate::telemetry::trace::TraceContext;
 
 /// A job to enqueue.
@@ -78,6 +78,25 @@ impl Delivery {
             trace: None,
         }
     }
+}
+
+/// A job that has ended well.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// What this replica holds.
+    pub lease: Lease,
+    /// Its result, JSON.
+    pub result: String,
+}
+
+/// What became of jobs that have ended well, and of a claim beside them.
+#[derive(Debug)]
+pub struct Completed {
+    /// What writing each of them came to.
+    pub settled: Vec<Result<Settled, BrokerError>>,
+    /// What was claimed into their slots; `None` when nothing was to be, or could be by this call: the claim's number has
+    /// not been used.
+    pub claimed: Option<Result<Vec<Delivery>, BrokerError>>,
 }
 
 /// What a write of an outcome came to.

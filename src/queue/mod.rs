@@ -4,6 +4,7 @@
 //! is one atomic script, safe to send again after a lost answer, and fenced by the token of the claim, so that a
 //! replica that lost a job cannot write to it any more.
 
+mod answers;
 pub mod apalis;
 mod backoff;
 mod broker;
@@ -24,7 +25,7 @@ use std::time::Duration;
 pub use backoff::QueueBackoff;
 pub use broker::{Broker, BrokerError, BrokerOptions};
 pub use claims::ClaimNumber;
-pub use job::{Delivery, Later, Lease, NewJob, Note, Recovered, Settled};
+pub use job::{Completed, Completion, Delivery, Later, Lease, NewJob, Note, Recovered, Settled};
 pub use layout::{Layout, UnknownLayout};
 pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};
 pub use scripts::script_names;

@@ -16,7 +16,9 @@ use jobs::{Failure, Provider};
 use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
-use super::{Assignment, Outcome, loops::Pause, runtime::QueueWorker, vitals::Ending};
+use super::{
+    Assignment, Outcome, completions::Completions, loops::Pause, runtime::QueueWorker, vitals::Ending,
+};
 use crate::{
     queue::{BrokerError, Later, Lease, Settled},
     telemetry::trace::{self, Span, SpanKind},
@@ -27,7 +29,17 @@ const MAX_REFUSALS: u32 = 5;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
-pub struct AckLayer(pub(super) Arc<QueueWorker>);
+pub struct AckLayer {
+    worker: Arc<QueueWorker>,
+    completions: Completions,
+}
+
+impl AckLayer {
+    pub(super) fn new(worker: Arc<QueueWorker>) -> Self {
+        let completions = Completions::new(worker.clone());
+        Self { worker, completions }
+    }
+}
 
 impl<S> Layer<S> for AckLayer {
     type Service = Ack<S>;
@@ -35,7 +47,8 @@ impl<S> Layer<S> for AckLayer {
     fn layer(&self, inner: S) -> Ack<S> {
         Ack {
             inner,
-            worker: self.0.clone(),
+            worker: self.worker.clone(),
+            completions: self.completions.clone(),
         }
     }
 }
@@ -45,6 +58,7 @@ impl<S> Layer<S> for AckLayer {
 pub struct Ack<S> {
     inner: S,
     worker: Arc<QueueWorker>,
+    completions: Completions,
 }
 
 impl<S> Service<Task<Assignment>> for Ack<S>
@@ -68,7 +82,7 @@ where
             course,
             ..
         } = task.args.clone();
-        let worker = self.worker.clone();
+        let (worker, completions) = (self.worker.clone(), self.completions.clone());
         let span = tracing::info_span!(parent: &worker.span, "job", id = %delivery.lease.id,
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
         let mut trace = Span::start("job", SpanKind::Consumer, delivery.trace);
@@ -103,7 +117,7 @@ where
             {
                 worker.holds.block(*provider, *delay);
             }
-            let ending = worker.settle(&delivery.lease, outcome.as_ref()).await;
+            let ending = worker.settle(&completions, &delivery.lease, outcome.as_ref()).await;
             worker.vitals.ended(ending);
             course.count(worker.vitals.cells(), ending, outcome.as_ref());
             trace.note("backend_worker.outcome", ending.as_str());
@@ -155,7 +169,7 @@ impl QueueWorker {
     }
 
     /// Writes an outcome, and says how the delivery ended; `None` says that the job is not ours.
-    async fn settle(&self, lease: &Lease, outcome: Option<&Outcome>) -> Ending {
+    async fn settle(&self, completions: &Completions, lease: &Lease, outcome: Option<&Outcome>) -> Ending {
         let Some(outcome) = outcome else {
             warn!("the job was lost to another replica: its outcome is dropped");
             return Ending::Lost;
@@ -163,7 +177,7 @@ impl QueueWorker {
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut refusals = 0;
         loop {
-            match self.write(lease, outcome).await {
+            match self.write(completions, lease, outcome).await {
                 Ok(Settled::Applied) => return report(outcome),
                 Ok(Settled::Lost) => {
                     warn!("the job was lost to another replica: its outcome is dropped");
@@ -183,9 +197,14 @@ impl QueueWorker {
         }
     }
 
-    async fn write(&self, lease: &Lease, outcome: &Outcome) -> Result<Settled, BrokerError> {
+    async fn write(
+        &self,
+        completions: &Completions,
+        lease: &Lease,
+        outcome: &Outcome,
+    ) -> Result<Settled, BrokerError> {
         match outcome {
-            Outcome::Completed(result) => self.broker.complete(lease, result).await,
+            Outcome::Completed(result) => completions.write(lease, result).await,
             Outcome::Later {
                 delay,
                 counts,

@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,7 +14,13 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::warn;
 
-use super::{Assignment, ack::AckLayer, loops::supervise, runtime::QueueWorker, vitals::Ending};
+use super::{
+    Assignment,
+    ack::AckLayer,
+    loops::{Claimed, supervise},
+    runtime::QueueWorker,
+    vitals::Ending,
+};
 
 /// How long a closing worker tries to hand its lease back. After that it runs out by itself.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,11 +56,12 @@ impl QueueBackend {
         self.claimed.get_or_insert_with(|| {
             // Unbounded, yet bounded: nothing enters it without a slot.
             let (sender, receiver) = mpsc::unbounded_channel();
+            *lock(&self.worker.claimed) = Some(sender);
             let (claims, renews) = (self.worker.clone(), self.worker.clone());
             self.loops.push(supervise("claim", move || {
-                let (worker, sender) = (claims.clone(), sender.clone());
+                let worker = claims.clone();
                 async move {
-                    worker.clone().claim_loop(sender).await;
+                    worker.clone().claim_loop().await;
                     worker.vitals.claims().end();
                 }
             }));
@@ -79,6 +86,9 @@ impl QueueBackend {
                 // At most one call to Redis away from its end.
                 let _ = claims.await;
             }
+            // As is a claim beside completions.
+            drop(worker.turn.lock().await);
+            *lock(&worker.claimed) = None;
             let mut unstarted = Vec::new();
             while let Some(task) = claimed.as_mut().and_then(|tasks| tasks.try_recv().ok()) {
                 unstarted.push(task.args.delivery.lease);
@@ -103,6 +113,10 @@ impl QueueBackend {
         }
         .boxed()
     }
+}
+
+fn lock(claimed: &Mutex<Option<Claimed>>) -> MutexGuard<'_, Option<Claimed>> {
+    claimed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Backend for QueueBackend {
@@ -145,6 +159,6 @@ impl BackendConfig for QueueBackend {
     }
 
     fn middleware(&mut self, _: &mut WorkerContext) -> AckLayer {
-        AckLayer(self.worker.clone())
+        AckLayer::new(self.worker.clone())
     }
 }

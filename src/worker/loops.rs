@@ -1,7 +1,11 @@
 //! The loops that keep a queue's worker alive: claim, and renew. Each runs in a task of its own, bounded by
 //! back-offs, and is started again if it should ever panic.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use apalis::prelude::{Task, TaskBuilder, TaskId};
 use rand::RngExt;
@@ -11,7 +15,7 @@ use tracing::{debug, error, info, warn};
 use super::{Assignment, Course, runtime::QueueWorker, slots::FreeSlots};
 use crate::{
     guard::Stops,
-    queue::{BrokerError, ClaimNumber, Delivery, Lease},
+    queue::{BrokerError, Delivery, Lease},
 };
 
 /// How long the claim loop sleeps at most when nothing announces work: a safety net, not the way work is found.
@@ -19,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(15);
 /// Sweeps in a row for the jobs of dead replicas, before the lease is renewed again.
 const MAX_SWEEPS: usize = 500;
 
-/// A task that its maker would send jobs to: a claimed job, ready for apalis.
+/// Where claimed jobs go, ready for apalis.
 pub(super) type Claimed = mpsc::UnboundedSender<Task<Assignment>>;
 
 /// A wait that doubles each time up to a longest, with jitter.
@@ -71,10 +75,11 @@ where
 
 impl QueueWorker {
     /// Claims jobs into free slots until the worker closes.
-    pub(super) async fn claim_loop(self: Arc<Self>, claimed: Claimed) {
+    ///
+    /// While every slot is taken there is nothing for it to do: [completions](super::completions) claim beside what they
+    /// write.
+    pub(super) async fn claim_loop(self: Arc<Self>) {
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
-        // A loop that was started again asks for its last claim again.
-        let mut number = self.last_claim();
         loop {
             if !self.hold_is_over().await {
                 return;
@@ -83,7 +88,9 @@ impl QueueWorker {
                 return;
             };
             self.vitals.claims().beat();
-            let answer = self.broker.claim(number, slots.count()).await;
+            // After an error, or a panic, the same number is asked for again.
+            let mut number = self.turn.lock().await;
+            let answer = self.broker.claim(*number, slots.count()).await;
             match &answer {
                 // Not a word from Redis, perhaps: the broker can know that by itself.
                 Err(BrokerError::Unleased) => {}
@@ -94,17 +101,11 @@ impl QueueWorker {
             match answer {
                 Ok(deliveries) => {
                     pause.reset();
-                    number = number.next();
                     let idle = deliveries.is_empty();
-                    for delivery in deliveries {
-                        if let Some(task) = self.assign(&mut slots, delivery)
-                            && claimed.send(task).is_err()
-                        {
-                            return; // The backend is gone: what is left goes back when the worker leaves.
-                        }
-                    }
-                    self.note_claim(number);
-                    drop(slots);
+                    self.hand_out(&mut slots, deliveries);
+                    *number = number.next();
+                    drop((slots, number));
+                    self.idle.store(idle, Ordering::Relaxed);
                     if idle {
                         self.wait_for_work(&mut pause).await;
                     }
@@ -247,6 +248,23 @@ impl QueueWorker {
         }
     }
 
+    /// Whether a claim would be of use now.
+    pub(super) fn wants_jobs(&self) -> bool {
+        !self.shutdown.closing.is_cancelled()
+            && !self.idle.load(Ordering::Relaxed)
+            && self.holds.until().is_none()
+    }
+
+    /// Gives claimed jobs their slots, and to apalis. Where the backend is gone, they go back when the worker leaves.
+    pub(super) fn hand_out(&self, slots: &mut FreeSlots, deliveries: Vec<Delivery>) {
+        let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        for delivery in deliveries {
+            if let (Some(claimed), Some(task)) = (&*claimed, self.assign(slots, delivery)) {
+                let _ = claimed.send(task);
+            }
+        }
+    }
+
     /// Gives a claimed job its slot. `None` when it is running here already, after a claim was answered twice.
     fn assign(&self, slots: &mut FreeSlots, delivery: Delivery) -> Option<Task<Assignment>> {
         let lease: Lease = delivery.lease.clone();
@@ -275,19 +293,5 @@ impl QueueWorker {
         .attempt(usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1))
         .max_attempts(usize::try_from(max_attempts).unwrap_or(usize::MAX));
         Some(task.build())
-    }
-
-    fn last_claim(&self) -> ClaimNumber {
-        *self
-            .claim_number
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn note_claim(&self, number: ClaimNumber) {
-        *self
-            .claim_number
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = number;
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod ack;
 pub mod backend;
+mod completions;
 mod course;
 pub mod dispatch;
 #[cfg(any(test, fuzzing))]

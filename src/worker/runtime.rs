@@ -1,7 +1,7 @@
 //! Builds an apalis worker for each queue, runs them all under one Monitor, and drains them when told to stop.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::{
     Assignment, Handle, Holds,
     backend::QueueBackend,
+    loops::Claimed,
     outcome::OutcomeRules,
     releases::Releases,
     slots::Slots,
@@ -72,7 +73,12 @@ pub struct QueueWorker {
     pub(super) shutdown: ShutdownSteps,
     /// Cancelled when the lease has been handed back.
     pub(super) left: CancellationToken,
-    pub(super) claim_number: Mutex<ClaimNumber>,
+    /// The number of the next claim. Who claims holds it until the answer has come: one claim at a time.
+    pub(super) turn: tokio::sync::Mutex<ClaimNumber>,
+    /// Where claimed jobs go; nowhere before apalis asks for the first, and after the worker has closed.
+    pub(super) claimed: Mutex<Option<Claimed>>,
+    /// The claim loop has found nothing, and waits until there may be work.
+    pub(super) idle: AtomicBool,
 }
 
 impl QueueWorker {
@@ -132,7 +138,9 @@ impl Runtime {
                 renew_every: options.renew_every,
                 shutdown: shutdown.clone(),
                 left: CancellationToken::new(),
-                claim_number: Mutex::new(ClaimNumber::FIRST),
+                turn: tokio::sync::Mutex::new(ClaimNumber::FIRST),
+                claimed: Mutex::default(),
+                idle: AtomicBool::new(false),
             })
         });
         Self {

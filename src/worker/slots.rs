@@ -18,17 +18,24 @@ use super::Course;
 use crate::queue::Lease;
 
 /// Free slots, taken for a claim. Those that the claim does not fill are free again when this is dropped.
-#[derive(Debug)]
-pub struct FreeSlots(OwnedSemaphorePermit);
+#[derive(Debug, Default)]
+pub struct FreeSlots(Option<OwnedSemaphorePermit>);
 
 impl FreeSlots {
     /// How many jobs fit.
     pub fn count(&self) -> usize {
-        self.0.num_permits()
+        self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
     fn take_one(&mut self) -> Option<OwnedSemaphorePermit> {
-        self.0.split(1)
+        self.0.as_mut()?.split(1)
+    }
+
+    fn add(&mut self, slot: OwnedSemaphorePermit) {
+        match &mut self.0 {
+            Some(slots) => slots.merge(slot),
+            None => self.0 = Some(slot),
+        }
     }
 }
 
@@ -56,7 +63,7 @@ pub struct InFlight {
 struct Job {
     stop: CancellationToken,
     course: Arc<Course>,
-    _slot: Option<OwnedSemaphorePermit>,
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Slots {
@@ -84,7 +91,16 @@ impl Slots {
         {
             permit.merge(rest);
         }
-        FreeSlots(permit)
+        FreeSlots(Some(permit))
+    }
+
+    /// Takes the slots of jobs that have ended: they are in flight no more.
+    pub fn take_over<'a>(&self, ended: impl Iterator<Item = &'a Lease>) -> FreeSlots {
+        let (mut jobs, mut slots) = (self.jobs(), FreeSlots::default());
+        for slot in ended.filter_map(|lease| jobs.remove(lease)?.slot) {
+            slots.add(slot);
+        }
+        slots
     }
 
     /// Notes a claimed job; `stop` is cancelled when it turns out to be lost.
@@ -96,7 +112,7 @@ impl Slots {
             Job {
                 stop,
                 course,
-                _slot: slots.take_one(),
+                slot: slots.take_one(),
             },
         );
         self.peak.fetch_max(jobs.len(), Ordering::Relaxed);

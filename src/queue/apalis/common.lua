@@ -3,7 +3,7 @@
 -- Redis does not roll back: a script first reads every key that it is going to write, so that one of a wrong type
 -- ends it before anything has changed.
 local call, protected = redis.call, redis.pcall
-local floor, max = math.floor, math.max
+local floor, min, max = math.floor, math.min, math.max
 
 -- Redis's clock, in milliseconds: the only one that decides anything.
 local function now_ms()

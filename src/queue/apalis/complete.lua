@@ -1,35 +1,49 @@
--- Ends a job well, and forgets the oldest completed jobs beyond the retention, two for each that ends.
+-- Ends jobs well, and forgets the oldest completed jobs beyond the retention, two for each that ends.
 -- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data
--- ARGV 1 job id  2 claim token  3 meta prefix  4 history prefix  5 result, JSON {"Ok": result}  6 keep ms  7 keep count
---      8 bytes of payload that are worth keeping once the job is done
--- Returns 1 applied (now or before), 0 lost.
+-- ARGV 1 meta prefix  2 history prefix  3 keep ms  4 keep count
+--      5 bytes of payload that are worth keeping once the job is done
+--      6… triples of job id, claim token, result as JSON {"Ok": result}
+-- Returns for each job 1 applied (now or before), 0 lost, or the error that kept it from being written.
 local inflight, done, ended, data = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, token, meta_prefix, history_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local meta = meta_prefix .. id
-
-local held = standing(meta, inflight, id, token)
-if held ~= 'held' then return held == 'settled' and 1 or 0 end
+local meta_prefix, history_prefix, keep_ms, keep_count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local now, answers, just_ended = now_ms(), {}, {}
 local done_is_zset = is_zset(done)
 call('ZCARD', ended)
-local large = call('HSTRLEN', data, id) > tonumber(ARGV[8])
 
-local now = now_ms()
-call('SREM', inflight, id)
-add_ended(done, done_is_zset, id, now)
-call('ZADD', ended, now, id)
-call('HSET', meta, 'status', 'Done', 'claim', '', 'settled', token, 'progress', 100, 'done_at', floor(now / 1000),
-  'result', ARGV[5])
-if large then call('HDEL', data, id) end
-call('DEL', 'ledger:' .. meta)
+local function complete(id, token, result)
+  local meta = meta_prefix .. id
+  local held = standing(meta, inflight, id, token)
+  if held ~= 'held' then return held == 'settled' and 1 or 0 end
+  local large = call('HSTRLEN', data, id) > tonumber(ARGV[5])
 
-local old = call('ZRANGEBYSCORE', ended, '-inf', now - tonumber(ARGV[6]), 'LIMIT', 0, 2)
-if #old == 0 and call('ZCARD', ended) > tonumber(ARGV[7]) then old = call('ZRANGE', ended, 0, 1) end
+  call('SREM', inflight, id)
+  add_ended(done, done_is_zset, id, now)
+  call('ZADD', ended, now, id)
+  call('HSET', meta, 'status', 'Done', 'claim', '', 'settled', token, 'progress', '100', 'done_at', floor(now / 1000),
+    'result', result)
+  if large then call('HDEL', data, id) end
+  call('DEL', 'ledger:' .. meta)
+  just_ended[id] = true
+  return 1
+end
+
+for i = 6, #ARGV, 3 do
+  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  -- Since Redis 7 an error is a table.
+  if not fine and type(answer) == 'table' then answer = answer.err end
+  answers[#answers + 1] = answer
+end
+
+local most = 2 * #answers
+local old = call('ZRANGEBYSCORE', ended, '-inf', now - keep_ms, 'LIMIT', 0, most)
+local excess = #old == 0 and min(call('ZCARD', ended) - keep_count, most) or 0
+if excess > 0 then old = call('ZRANGE', ended, 0, excess - 1) end
 for _, gone in ipairs(old) do
-  -- Never the job itself: the same call, sent again, has to find it.
-  if gone ~= id then
+  -- Never a job of this call: the same call, sent again, has to find it.
+  if not just_ended[gone] then
     call('ZREM', ended, gone)
     call(done_is_zset and 'ZREM' or 'SREM', done, gone)
     forget(data, meta_prefix, history_prefix, gone)
   end
 end
-return 1
+return answers

@@ -11,6 +11,7 @@
 //! `<worker>:<number>`; a job's meta names the token that may write to it, so a replica that wakes up late writes nothing.
 
 mod claim;
+mod completions;
 mod follow;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -28,7 +29,7 @@ use serde_json::value::RawValue;
 
 use self::wait::Waiter;
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
     Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, line,
     millis,
 };
@@ -164,22 +165,11 @@ impl Broker for ApalisBroker {
         })
     }
 
-    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
-        let keys = &self.keys;
-        let mut call = scripts::COMPLETE.prepare_invoke();
-        call.key(&self.inflight)
-            .key(&keys.done)
-            .key(&keys.ended_done)
-            .key(&keys.data);
-        call.arg(&*lease.id)
-            .arg(&*lease.token)
-            .arg(&keys.meta_prefix)
-            .arg(&keys.history_prefix)
-            .arg(format!("{{\"Ok\":{result}}}"));
-        call.arg(millis(self.options.keep_completed_for))
-            .arg(self.options.keep_completed_count)
-            .arg(WORTH_KEEPING);
-        Ok(settled(self.connection.invoke(&call).await?))
+    async fn complete_all(&self, completions: &[Completion], _next: Option<ClaimNumber>) -> Completed {
+        Completed {
+            settled: self.complete_jobs(completions).await,
+            claimed: None,
+        }
     }
 
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {

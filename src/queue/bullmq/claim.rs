@@ -3,6 +3,7 @@
 use std::{string::FromUtf8Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use redis::ScriptInvocation;
 
 use super::{BullmqBroker, options::JobOptions, scripts};
 use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, millis};
@@ -29,6 +30,8 @@ type Row = (
 );
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
+/// What a claim returns: jobs, ids without a job, and jobs that must not run.
+pub(super) type Claimed = (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>);
 
 impl BullmqBroker {
     pub(super) async fn claim_jobs(
@@ -40,16 +43,28 @@ impl BullmqBroker {
             return Err(BrokerError::Unleased);
         }
         let mut call = self.prepare(&scripts::CLAIM);
+        self.claim_args(&mut call, Some(number), count);
+        let claimed = self.connection.invoke(&call).await?;
+        self.deliveries(claimed, number).await
+    }
+
+    /// What every script that claims is told first.
+    pub(super) fn claim_args(&self, call: &mut ScriptInvocation<'_>, number: Option<ClaimNumber>, count: usize) {
         call.arg(&self.worker)
-            .arg(number.number())
+            .arg(number.map_or(0, ClaimNumber::number))
             .arg(count.min(CLAIMS))
             .arg(MOST_BYTES);
         call.arg(millis(self.options.lease_ttl))
             .arg(SESSION.as_secs())
             .arg(INLINE_BYTES);
-        let (rows, ghosts, refused): (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>) =
-            self.connection.invoke(&call).await?;
+    }
 
+    /// The claimed jobs; says what became of the others.
+    pub(super) async fn deliveries(
+        &self,
+        (rows, ghosts, refused): Claimed,
+        number: ClaimNumber,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         for id in &ghosts {
             let id = String::from_utf8_lossy(id);
             tracing::error!(queue = %self.queue, %id, "an id without a job was queued: dropped");

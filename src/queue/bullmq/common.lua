@@ -7,6 +7,18 @@ local call, protected = redis.call, redis.pcall
 local floor, min, max = math.floor, math.min, math.max
 local P = KEYS[1]
 
+-- A whole number with all of its digits, as Redis itself would write it. Redis before 7.2 takes longer to write a number
+-- that a script gives it than to carry out the command, so what is given often is given as text, made once.
+local texts = {}
+local function text(n)
+  local known = texts[n]
+  if not known then
+    known = string.format('%.0f', n)
+    texts[n] = known
+  end
+  return known
+end
+
 -- How to read a key of the queue so that one of a wrong type raises an error.
 local READ = {
   wait = 'LLEN', paused = 'LLEN', active = 'LLEN', prioritized = 'ZCARD', delayed = 'ZCARD', completed = 'ZCARD',
@@ -44,8 +56,8 @@ local function now_ms()
 end
 
 -- A count that a producer wrote: anything but a sensible number reads as `default`.
-local function count(text, default)
-  local n = tonumber(text or nil)
+local function count(digits, default)
+  local n = tonumber(digits or nil)
   if not n or n ~= n or n < 0 or n > 1e15 then return default end
   return floor(n)
 end
@@ -58,6 +70,15 @@ local function decode(json)
     if field == cjson.null then value[name] = nil end
   end
   return value
+end
+
+-- A job's options. Those of most jobs of a queue are the same but for the id, which nobody here asks them for: they are
+-- decoded once a script.
+local known_options = {}
+local function options(json)
+  local common = json and string.gsub(json, '"jobId":"[^"\\]*"', '', 1) or ''
+  known_options[common] = known_options[common] or decode(json)
+  return known_options[common]
 end
 
 -- Counts one more in a job's field, whatever stood there.
@@ -75,16 +96,20 @@ local function count_up(key)
   return call('INCR', key)
 end
 
--- What a queue is told to do, read once a script: length of its events, concurrency, whether it is paused.
+-- What a queue is told to do, read once a script: length of its events, concurrency, whether it is paused, jobs that
+-- start in a time, and that time in ms.
 local known_orders = {}
 local function orders(p)
-  known_orders[p] = known_orders[p] or call('HMGET', p .. 'meta', 'opts.maxLenEvents', 'concurrency', 'paused')
-  return known_orders[p]
+  local known = known_orders[p]
+  if not known then
+    known = call('HMGET', p .. 'meta', 'opts.maxLenEvents', 'concurrency', 'paused', 'max', 'duration')
+    known[1] = text(count(known[1], 10000))
+    known_orders[p] = known
+  end
+  return known
 end
 
-local function emit(p, ...)
-  call('XADD', p .. 'events', 'MAXLEN', '~', count(orders(p)[1], 10000), '*', 'event', ...)
-end
+local function emit(p, ...) call('XADD', p .. 'events', 'MAXLEN', '~', orders(p)[1], '*', 'event', ...) end
 
 -- Announces progress in percent, as Node's `updateProgress` does; the caller writes it into the job.
 local function report(id, percent) emit(P, 'progress', 'jobId', id, 'data', percent) end
@@ -102,7 +127,7 @@ local function has_work(p)
 end
 
 -- Markers: "0" says look now, "1" says when the next delayed job is due.
-local function wake(p) call('ZADD', p .. 'marker', 0, '0') end
+local function wake(p) call('ZADD', p .. 'marker', '0', '0') end
 
 local function next_due(p)
   local first = call('ZRANGE', p .. 'delayed', 0, 0, 'WITHSCORES')
@@ -143,7 +168,7 @@ local function put_off(p, id, due)
   local first, last = due * 4096, due * 4096 + 4095
   local taken = call('ZREVRANGEBYSCORE', p .. 'delayed', last, first, 'WITHSCORES', 'LIMIT', 0, 1)
   call('ZADD', p .. 'delayed', taken[2] and min(tonumber(taken[2]) + 1, last) or first, id)
-  emit(p, 'delayed', 'jobId', id, 'delay', string.format('%.0f', due))
+  emit(p, 'delayed', 'jobId', id, 'delay', text(due))
   wake_when_due(p)
 end
 
@@ -181,8 +206,7 @@ end
 -- What a claim writes into the job to know it again. `ats` counts claims by anybody, so that a claim that another
 -- worker has followed is never taken for ours, even when the lock that says so has run out.
 local function mark(token, ats)
-  -- Lua would write a large number in another way than Redis does.
-  return token .. ' ' .. (type(ats) == 'number' and string.format('%.0f', ats) or ats or '0')
+  return token .. ' ' .. (type(ats) == 'number' and text(ats) or ats or '0')
 end
 
 -- The token of a worker's claim of a job, if that is the last claim by anybody and no later than `latest`. `tokens` is
@@ -194,7 +218,7 @@ local function claim_of(id, tokens, latest)
   return token and m[1] == mark(token, m[2]) and token
 end
 
-local CLAIM = { 'bw:claim', 'bw:settled', 'ats' }
+local CLAIM = { 'bw:claim', 'ats' }
 
 -- What a claim still has to do with a job, whose fields CLAIM may have been read already.
 --   'held'     the job is this claim's: its outcome may be written
@@ -202,11 +226,12 @@ local CLAIM = { 'bw:claim', 'bw:settled', 'ats' }
 --   'gone'     the job is no more: ended by this claim and not kept, or removed by somebody
 --   'lost'     the job is somebody else's
 local function standing(id, token, m)
-  m = m or call('HMGET', P .. id, unpack(CLAIM))
-  if m[1] == mark(token, m[3])
-    and (call('GET', P .. id .. ':lock') == token or call('LPOS', P .. 'active', id)) then return 'held' end
-  if m[2] == token then return 'settled' end
-  return call('EXISTS', P .. id) == 1 and 'lost' or 'gone'
+  local key = P .. id
+  m = m or call('HMGET', key, unpack(CLAIM))
+  if m[1] == mark(token, m[2])
+    and (call('GET', key .. ':lock') == token or call('LPOS', P .. 'active', id)) then return 'held' end
+  if call('HGET', key, 'bw:settled') == token then return 'settled' end
+  return call('EXISTS', key) == 1 and 'lost' or 'gone'
 end
 
 -- What a script answers for a job that is not held. A job that is gone was ended and not kept: by this claim, as far
@@ -222,12 +247,17 @@ end
 -- out many stops when it has walked this far.
 local FARTHEST = 20000
 -- From which end: the oldest are the last (-1), the newest the first (1).
-local nearest = -1
+local nearest = '-1'
 
--- Ends a claim, after its job has been put where it goes; `...` are further fields for the job, each with its value.
-local function let_go(id, token, ...)
+-- Ends a claim, after its job has been put where it goes; `...` are further fields for the job, each with its value. Of
+-- a job that is `over` nothing has to be paid for again.
+local function let_go(id, token, over, ...)
   call('LREM', P .. 'active', nearest, id)
-  call('DEL', P .. id .. ':lock')
+  if over then
+    call('DEL', P .. id .. ':lock', 'ledger:' .. P .. id)
+  else
+    call('DEL', P .. id .. ':lock')
+  end
   clear(id)
   call('HSET', P .. id, 'bw:claim', '', 'bw:settled', token, ...)
   -- A queue with a limit of its own has a free place now, which nothing else announces.
@@ -240,7 +270,7 @@ end
 -- Puts a job back as if it had not been claimed.
 local function give_back(id, token)
   line_up(P, (target(P)), id, true)
-  let_go(id, token, 'progress', 0)
+  let_go(id, token, false, 'progress', '0')
   announce(P, id, 'active')
 end
 
@@ -249,8 +279,8 @@ local function expect_log(id) call('LLEN', P .. id .. ':logs') end
 -- Appends to a job's log, which keeps the last 100 rows where the producer names no other number.
 local function remember(id, now, note)
   if note == '' then return end
-  local keep = count(decode(call('HGET', P .. id, 'opts')).kl, 0)
-  call('RPUSH', P .. id .. ':logs', string.format('%.0f', now) .. ' ' .. note)
+  local keep = count(options(call('HGET', P .. id, 'opts')).kl, 0)
+  call('RPUSH', P .. id .. ':logs', text(now) .. ' ' .. note)
   call('LTRIM', P .. id .. ':logs', -(keep > 0 and keep or 100), -1)
 end
 
@@ -263,7 +293,7 @@ end
 local function blame(id, reason)
   local m = call('HMGET', P .. id, 'stacktrace', 'opts')
   local stacks, kept = decode(m[1]), {}
-  local limit = count(decode(m[2]).stackTraceLimit, 100)
+  local limit = count(options(m[2]).stackTraceLimit, 100)
   stacks[#stacks + 1] = 'Error: ' .. reason
   for i = max(1, #stacks - limit + 1), #stacks do
     -- Some other values can be read as JSON and not be written.

@@ -1,31 +1,42 @@
--- Ends jobs well.
+-- Ends jobs well, and claims as many others into their slots.
 -- KEYS 1 prefix
--- ARGV 1 keep ms  2 keep count  3… triples of job id, claim token, result as JSON
--- Returns for each job 1 applied (now or before), 0 lost, or the error that kept it from being written. Where many jobs
--- are in flight it does the first ones only.
-local keep_ms, keep_count, now, answers = tonumber(ARGV[1]), tonumber(ARGV[2]), now_ms(), {}
+-- ARGV 1-7 as in claiming.lua; 3 how many at most, 0 claims nothing and leaves the number alone
+--      8 keep ms  9 keep count  10… triples of job id, claim token, result as JSON
+-- Returns {of each job 1 applied (now or before), 0 lost, or the error that kept it from being written; what `claim`
+-- returns, the error that it ended with, or false where it was not to}. Where many jobs are in flight it does the first
+-- ones only.
+local want, keep_ms, keep_count, now, answers = tonumber(ARGV[3]), tonumber(ARGV[8]), tonumber(ARGV[9]), now_ms(), {}
 -- Where jobs wait is read when something is put there; a parent's keys by whoever tells it.
 expect_active()
 expect(P, 'completed')
 if orders(P)[2] then expect_lines(P) end
 
+-- Since Redis 7 an error is a table.
+local function worded(problem) return type(problem) == 'table' and problem.err or problem end
+
 local function complete(id, token, result)
   local m = call('HMGET', P .. id, unpack(ENDING))
   local held = standing(id, token, m)
   if held ~= 'held' then return refusal(held) end
-  report(id, 100)
+  report(id, '100')
   finish(id, m, token, 'completed', result, now, keep_count, keep_ms)
   return 1
 end
 
-local walked = 0
-for i = 3, #ARGV, 3 do
+-- Slots are free where the worker has no reason to write the outcome again.
+local walked, freed = 0, 0
+for i = 10, #ARGV, 3 do
   if walked > FARTHEST then break end
   walked = walked + in_flight
   local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2])
-  -- Since Redis 7 an error is a table.
-  if not fine and type(answer) == 'table' then answer = answer.err end
-  answers[#answers + 1] = answer
+  if fine then freed = freed + 1 end
+  answers[#answers + 1] = fine and answer or worded(answer)
+end
+
+local claimed = false
+if want > 0 and freed > 0 then
+  local fine, answer = pcall(claim, min(want, freed), now)
+  claimed = fine and answer or worded(answer)
 end
 tidy()
-return answers
+return { answers, claimed }

@@ -1,104 +1,84 @@
-//! Jobs that have ended well, written together: most jobs do, and what they cost beside their work is this call.
+//! Jobs that have ended well, written together, and the claim that goes with them: most jobs end so, and what they cost
+//! beside their work is this call.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 
-use super::{BrokerError, BrokerOptions, Lease, Settled, millis, scripts};
-use crate::{
-    batch::{Batch, Load},
-    connection::Connection,
-    keys::BullKeys,
-};
+use super::{BullmqBroker, claim::Claimed, millis, scripts};
+use crate::queue::{BrokerError, ClaimNumber, Completed, Completion, Delivery, answers};
 
-/// As much as Redis does in a few hundred microseconds, and writes into its journal at once.
-const MOST: Load = Load {
-    requests: 64,
-    bytes: 1024 * 1024,
-};
-
-struct Completion {
-    lease: Lease,
-    result: String,
+/// What the claim beside the completions came to.
+enum Beside {
+    /// None was to be made, or no slot was freed.
+    Nothing,
+    Claimed(Claimed),
+    /// The error that Redis raised.
+    Failed(RedisError),
 }
 
-/// Writes the completions of one queue.
-#[derive(Debug)]
-pub(super) struct Completions(Batch<Completion, Result<Settled, RedisError>>);
-
-impl Completions {
-    pub(super) fn new(connection: Connection, keys: &BullKeys, options: BrokerOptions) -> Self {
-        let prefix = keys.prefix.clone();
-        let weigh = |completion: &Completion| completion.result.len();
-        Self(Batch::new(MOST, weigh, move |completions| {
-            let (connection, prefix) = (connection.clone(), prefix.clone());
-            async move { write(&connection, &prefix, options, &completions).await }
-        }))
+impl FromRedisValue for Beside {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        Ok(match value {
+            Value::Nil => Self::Nothing,
+            Value::BulkString(text) => Self::Failed(answers::raised(&String::from_utf8_lossy(&text))),
+            claimed => Self::Claimed(from_redis_value(claimed)?),
+        })
     }
+}
 
-    /// Ends a job well. `result` is JSON.
-    pub(super) async fn write(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
-        let completion = Completion {
-            lease: lease.clone(),
-            result: result.to_owned(),
+impl BullmqBroker {
+    pub(super) async fn complete_jobs(
+        &self,
+        completions: &[Completion],
+        next: Option<ClaimNumber>,
+    ) -> Completed {
+        // A replica that does not renew could not hold what it claims.
+        let mut next = next.filter(|_| self.renewal().holds());
+        let mut all = Completed {
+            settled: Vec::with_capacity(completions.len()),
+            claimed: None,
         };
-        let died = || (ErrorKind::Client, "the completion's call died").into();
-        let settled: Result<Settled, RedisError> =
-            self.0.ask(completion).await.unwrap_or_else(|| Err(died()));
-        Ok(settled?)
+        while all.settled.len() < completions.len() {
+            let left = &completions[all.settled.len()..];
+            let number = next.take();
+            match self.complete_some(left, number).await {
+                Ok((settled, beside)) if (1..=left.len()).contains(&settled.len()) => {
+                    all.settled.extend(settled.into_iter().map(answers::settled));
+                    if let Some(number) = number {
+                        all.claimed = self.claimed_beside(beside, number).await;
+                    }
+                }
+                Ok(_) => all.settled.extend(answers::failed(&answers::too_few(), left.len())),
+                Err(error) => all.settled.extend(answers::failed(&error, left.len())),
+            }
+        }
+        all
     }
-}
 
-async fn write(
-    connection: &Connection,
-    prefix: &str,
-    options: BrokerOptions,
-    completions: &[Completion],
-) -> Vec<Result<Settled, RedisError>> {
-    let mut settled = Vec::with_capacity(completions.len());
-    while settled.len() < completions.len() {
-        let left = &completions[settled.len()..];
-        let mut call = scripts::COMPLETE.prepare_invoke();
-        call.key(prefix)
-            .arg(millis(options.keep_completed_for))
-            .arg(options.keep_completed_count);
-        for Completion { lease, result } in left {
+    /// Where many jobs are in flight, a script ends the first ones only.
+    async fn complete_some(
+        &self,
+        completions: &[Completion],
+        next: Option<ClaimNumber>,
+    ) -> Result<(Vec<Value>, Beside), RedisError> {
+        let mut call = self.prepare(&scripts::COMPLETE);
+        self.claim_args(&mut call, next, if next.is_some() { completions.len() } else { 0 });
+        call.arg(millis(self.options.keep_completed_for))
+            .arg(self.options.keep_completed_count);
+        for Completion { lease, result } in completions {
             call.arg(&*lease.id).arg(&*lease.token).arg(result);
         }
-        let error = match connection.invoke::<Vec<Value>>(&call).await {
-            Ok(answers) if (1..=left.len()).contains(&answers.len()) => {
-                settled.extend(answers.into_iter().map(read));
-                continue;
-            }
-            Ok(_) => (ErrorKind::UnexpectedReturnType, "not an answer for each job").into(),
-            Err(error) => error,
-        };
-        settled.extend(vec![Err(error); left.len()]);
+        self.connection.invoke(&call).await
     }
-    settled
-}
 
-/// What the script says of one job.
-fn read(answer: Value) -> Result<Settled, RedisError> {
-    match answer {
-        Value::Int(1) => Ok(Settled::Applied),
-        Value::Int(0) => Ok(Settled::Lost),
-        Value::BulkString(text) => Err(refused(&String::from_utf8_lossy(&text))),
-        _ => Err((
-            ErrorKind::UnexpectedReturnType,
-            "neither applied, nor lost, nor refused",
-        )
-            .into()),
-    }
-}
-
-/// The error that Redis raised inside of the script, as if the job had travelled alone.
-fn refused(text: &str) -> RedisError {
-    match text.split_once(' ') {
-        Some((code, detail)) if !code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase()) => {
-            redis::make_extension_error(code.to_owned(), Some(detail.to_owned()))
-        }
-        _ => {
-            let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
-            (kind, "a job cannot be completed", text.to_owned()).into()
+    async fn claimed_beside(
+        &self,
+        beside: Beside,
+        number: ClaimNumber,
+    ) -> Option<Result<Vec<Delivery>, BrokerError>> {
+        match beside {
+            Beside::Nothing => None,
+            Beside::Claimed(claimed) => Some(self.deliveries(claimed, number).await),
+            Beside::Failed(error) => Some(Err(error.into())),
         }
     }
 }

@@ -40,11 +40,12 @@ local function release_parent(queue, id, now)
 end
 
 -- Tells a job's parent how the job ended.
-local function tell_parent(id, opts, parent_json, parent_key, done, value, now)
-  if not parent_key and not parent_json then return end
-  local parent, child = decode(parent_json), P .. id
+local function tell_parent(id, opts, parent_key, done, value, now)
+  if not parent_key then return end
+  local child = P .. id
+  local parent = decode(call('HGET', child, 'parent'))
   local queue, parent_id = parent.queueKey, parent.id
-  if not queue or not parent_id then queue, parent_id = (parent_key or ''):match('^(.*):([^:]*)$') end
+  if not queue or not parent_id then queue, parent_id = parent_key:match('^(.*):([^:]*)$') end
   if not queue then return end
   local key = queue .. ':' .. parent_id
   -- BullMQ 5.1 writes them into the child's options.
@@ -89,27 +90,33 @@ local function untie(key, now)
   end
 end
 
--- Removes what is kept of a job.
-local function forget(id, now)
-  local key = P .. id
-  local untied, problem = pcall(untie, key, now)
-  if not untied then complain(key .. ' is removed, its parent was not told', problem) end
-  call('DEL', key, key .. ':logs', key .. ':dependencies', key .. ':processed', key .. ':failed',
-    key .. ':unsuccessful', 'ledger:' .. key)
+-- Removes what is kept of jobs.
+local function forget(ids, now)
+  local keys = {}
+  for _, id in ipairs(ids) do
+    local key = P .. id
+    local untied, problem = pcall(untie, key, now)
+    if not untied then complain(key .. ' is removed, its parent was not told', problem) end
+    for _, part in ipairs({ '', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful' }) do
+      keys[#keys + 1] = key .. part
+    end
+    keys[#keys + 1] = 'ledger:' .. key
+  end
+  if #keys > 0 then call('DEL', unpack(keys)) end
 end
 
 -- Forgets a chunk of the oldest ended jobs beyond the retention.
 local function trim(set, now, keep_count, keep_ms)
   local excess = keep_count and min(call('ZCARD', set) - keep_count, 50) or 0
   if excess > 0 then
-    local popped = call('ZPOPMIN', set, excess)
-    for i = 1, #popped, 2 do forget(popped[i], now) end
+    local oldest = call('ZRANGE', set, 0, excess - 1)
+    call('ZREM', set, unpack(oldest))
+    forget(oldest, now)
   end
   if keep_ms then
-    for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', 0, 50)) do
-      call('ZREM', set, id)
-      forget(id, now)
-    end
+    local old = call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', '0', '50')
+    if #old > 0 then call('ZREM', set, unpack(old)) end
+    forget(old, now)
   end
 end
 
@@ -142,7 +149,7 @@ end
 -- itself. Any other key is none of its business.
 local function cache(key, id, result, now)
   if type(key) ~= 'string' or key:sub(1, 12) ~= 'idempotency:' then return end
-  local entry = '{"jobId":' .. cjson.encode(id) .. ',"result":' .. result .. ',"cachedAt":' .. string.format('%.0f', now) .. '}'
+  local entry = '{"jobId":' .. cjson.encode(id) .. ',"result":' .. result .. ',"cachedAt":' .. text(now) .. '}'
   call('SET', key, entry, 'EX', 86400)
 end
 
@@ -164,23 +171,20 @@ local function tidy()
 end
 
 -- What is read of a job that ends: what its claim is known by, and what says how.
-local ENDING = { CLAIM[1], CLAIM[2], CLAIM[3], 'opts', 'parent', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
+local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
 
 -- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason.
 local function finish(id, m, token, state, value, now, default_count, default_ms)
   local key, set, done = P .. id, P .. state, state == 'completed'
-  local opts = decode(m[4])
+  local opts = options(m[3])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
-  local told, problem = pcall(tell_parent, id, opts, m[5], m[6], done, value, now)
-  local freed, trouble = pcall(free_deduplication, id, m[7], now)
+  local told, problem = pcall(tell_parent, id, opts, m[4], done, value, now)
+  local freed, trouble = pcall(free_deduplication, id, m[5], now)
   if not (told and freed) then
     complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
   end
-  local attempts = count(m[8], 0) + 1
-  if done then
-    cache(opts.idempotencyKey, id, value, now)
-    call('DEL', 'ledger:' .. key)
-  end
+  local attempts = count(m[6], 0) + 1
+  if done then cache(opts.idempotencyKey, id, value, now) end
 
   local rule = opts.removeOnFail
   if done then rule = opts.removeOnComplete end
@@ -188,18 +192,19 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
   local value_field = done and 'returnvalue' or 'failedReason'
   if keep_count == 0 then
     let_go(id, token)
-    forget(id, now)
+    forget({ id }, now)
     trim_later(set, now)
   else
-    call('ZADD', set, now, id)
+    call('ZADD', set, text(now), id)
     -- A job that is retried by hand waits anew.
-    if m[9] or m[10] or m[11] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
-    let_go(id, token, value_field, value, 'finishedOn', now, 'atm', attempts, unpack(done and { 'progress', 100 } or {}))
+    if m[7] or m[8] or m[9] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
+    let_go(id, token, done, value_field, value, 'finishedOn', text(now), 'atm', text(attempts),
+      unpack(done and { 'progress', '100' } or {}))
     trim_later(set, now, keep_count, keep_ms)
   end
 
   emit(P, state, 'jobId', id, value_field, value, 'prev', 'active')
   if not done and attempts >= count(opts.attempts, 0) then
-    emit(P, 'retries-exhausted', 'jobId', id, 'attemptsMade', attempts)
+    emit(P, 'retries-exhausted', 'jobId', id, 'attemptsMade', text(attempts))
   end
 end

@@ -20,6 +20,6 @@ elseif due or call('ZSCORE', P .. 'waiting-children', id) then
 elseif call('LPOS', P .. 'active', id) then
   state = 'active'
 end
-due = due and string.format('%.0f', max(0, floor(tonumber(due) / 4096)))
+due = due and text(max(0, floor(tonumber(due) / 4096)))
 local log = protected('LRANGE', P .. id .. ':logs', -100, -1)
 return { { state, m[2], m[3], m[4], m[5], m[6], m[7], due, log.err and {} or log, m[1], m[8], m[9] }, apart and 1 or 0 }

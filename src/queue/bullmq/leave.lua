@@ -7,7 +7,7 @@
 local tokens, offset, stretch = ARGV[1] .. ':', tonumber(ARGV[2]), tonumber(ARGV[3])
 expect_claims()
 local left, walked, claimed = 0, 0, call('LRANGE', P .. 'active', offset, offset + stretch - 1)
-nearest = 1
+nearest = '1'
 for _, id in ipairs(claimed) do
   if walked > FARTHEST then return offset + left end
   local token = claim_of(id, tokens, math.huge)

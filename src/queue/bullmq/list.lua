@@ -19,8 +19,8 @@ if since and ended then sources[1][3] = now_ms() - since end
 -- When it ended, or is due.
 local function time_of(score, source)
   local n = tonumber(score)
-  if state == 'delayed' and source == 1 then return string.format('%.0f', floor(n / 4096)) end
-  return ended and string.format('%.0f', n)
+  if state == 'delayed' and source == 1 then return text(floor(n / 4096)) end
+  return ended and text(n)
 end
 
 local start = { tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]) }

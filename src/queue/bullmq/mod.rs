@@ -13,8 +13,8 @@
 //! again if nobody has touched the job since.
 //!
 //! # Not as Node does it
-//! A claim takes many jobs in one script, so an outcome fetches none. Job schedulers are not served: only a BullMQ
-//! worker could create their next run, so their jobs fail and say so. Metrics are not kept.
+//! A script completes, and claims, many jobs at once. Job schedulers are not served: only a BullMQ worker could create
+//! their next run, so their jobs fail and say so. Metrics are not kept.
 
 mod claim;
 mod completions;
@@ -39,9 +39,9 @@ use std::{
 use async_trait::async_trait;
 use redis::ScriptInvocation;
 
-use self::{completions::Completions, neighbours::Neighbours, renewal::Renewal, wait::Waiter};
+use self::{neighbours::Neighbours, renewal::Renewal, wait::Waiter};
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
     Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, line,
     millis,
 };
@@ -76,14 +76,12 @@ pub struct BullmqBroker {
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
     watchers: Watchers,
-    completions: Completions,
 }
 
 impl BullmqBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = BullKeys::new(queue);
-        let completions = Completions::new(connection.clone(), &keys, options);
         Self {
             waiter: Waiter::new(connection.clone(), &keys),
             keys,
@@ -95,7 +93,6 @@ impl BullmqBroker {
             renewal: Mutex::default(),
             swept: AtomicUsize::new(0),
             watchers: Watchers::default(),
-            completions,
         }
     }
 
@@ -175,8 +172,8 @@ impl Broker for BullmqBroker {
         self.sweep().await
     }
 
-    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
-        self.completions.write(lease, result).await
+    async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> Completed {
+        self.complete_jobs(completions, next).await
     }
 
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {

@@ -20,7 +20,7 @@ local function orphan(id, max_lost, now)
     local m, by = call('HMGET', P .. id, unpack(ENDING)), call('HGET', P .. id, 'pb')
     -- A log that is none must not keep the job from ending.
     if type(protected('LLEN', P .. id .. ':logs')) == 'number' then
-      remember(id, now, note_of(count(m[8], 0) + 1, 'poison', reason, by or ''))
+      remember(id, now, note_of(count(m[6], 0) + 1, 'poison', reason, by or ''))
     end
     blame(id, reason)
     finish(id, m, '', 'failed', reason, now)

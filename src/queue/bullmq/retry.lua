@@ -35,7 +35,7 @@ local function retry(id)
   call('HSET', key, 'bw:retried', order)
   call('ZREM', P .. 'failed', id)
   -- Among the prioritized it does not go: neither does Node put it there.
-  call(decode(m[3]).lifo == true and 'RPUSH' or 'LPUSH', (target(P)), id)
+  call(options(m[3]).lifo == true and 'RPUSH' or 'LPUSH', (target(P)), id)
   announce(P, id, 'failed')
   return 'retried'
 end

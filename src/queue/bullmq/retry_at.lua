@@ -23,12 +23,12 @@ if gate == '' then
   call('HDEL', key, 'bw:gate')
 else
   local waited = count(call('HGET', key, 'bw:waited'), 0) + delay
-  call('HSET', key, 'bw:gate', gate, 'bw:waited', string.format('%.0f', waited))
+  call('HSET', key, 'bw:gate', gate, 'bw:waited', text(waited))
 end
 if counts and delay == 0 then
   promote(now)
   local m = call('HMGET', key, 'opts', 'priority')
-  local in_front = decode(m[1]).lifo == true and count(m[2], 0) == 0
+  local in_front = options(m[1]).lifo == true and count(m[2], 0) == 0
   line_up(P, (target(P)), id, in_front)
   let_go(id, token)
   announce(P, id, 'active')

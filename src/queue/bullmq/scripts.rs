@@ -1,16 +1,16 @@
 //! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
-//! can end, and `orphan.lua` where it can be put back because nobody runs it.
+//! can end, `claiming.lua` where jobs are claimed, and `orphan.lua` where one can be put back because nobody runs it.
 
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "ending.lua", "claim.lua";
+    CLAIM = "ending.lua", "claiming.lua", "claim.lua";
     LOOK = "look.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "ending.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
     STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
-    COMPLETE = "ending.lua", "complete.lua";
+    COMPLETE = "ending.lua", "claiming.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "ending.lua", "fail.lua";
     RELEASE = "release.lua";

@@ -1,0 +1,119 @@
+-- Third prelude, of the scripts that claim.
+-- ARGV of these scripts
+--      1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken  5 lock ms
+--      6 s for which the number is remembered  7 bytes of payloads that the answer may hold
+
+-- Claims jobs into free slots: promotes what is due, takes what waits, then what is prioritized, within the queue's own
+-- limits. A job that must not run, because a child of it has failed or because a scheduler made it, ends here.
+-- The caller has read what a claim writes to (`expect_active`), and tidies up.
+-- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries
+-- lost so far, 1 for a payload left out}…, ids without a job…, {id, reason}…
+-- A number that was carried out before returns what is left of it, and claims nothing more.
+local function claim(want, now)
+  local worker, number, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
+  local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
+  local bytes, started = 0, text(now)
+  local rows, ghosts, refused = {}, {}, {}
+  local MOST_ATTEMPTS = 4294967295 -- What the worker can count.
+  local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'ats', 'defa', 'rjk', 'stc' }
+
+  -- The job's fields; nil when there is none, or its key is something else. A script copies a payload several times, and
+  -- must not be long: one that does not fit the answer is for the caller to read.
+  local inline = tonumber(ARGV[7])
+  local function read(id)
+    local size = protected('HSTRLEN', P .. id, 'data')
+    if type(size) ~= 'number' then return end
+    local apart = size > inline
+    FIELDS[2] = apart and '' or 'data'
+    local m = call('HMGET', P .. id, unpack(FIELDS))
+    if not (m[1] or m[2] or m[3] or apart) then return end
+    m.size, m.apart = size, apart
+    if not apart then inline = inline - size end
+    return m
+  end
+
+  local function row(id, m, claims)
+    bytes = bytes + m.size
+    local attempt = min(count(m[4], 0) + 1, MOST_ATTEMPTS)
+    return { id, m[1] or '', m[2], m[3] or '', attempt, count(m[5], 0), claims == 1 and 1 or 0, count(m[9], 0),
+      m.apart and 1 or 0 }
+  end
+
+  -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
+  expect(P, 'wait', 'paused', 'prioritized', 'marker')
+
+  if number <= count(call('GET', session), 0) then
+    -- The newest are in front. What lies deeper by now comes back as a stray.
+    for _, id in ipairs(call('LRANGE', P .. 'active', 0, 299)) do
+      local m = claim_of(id, token, math.huge) == token and read(id)
+      if m then
+        lock(id, token, lock_ms)
+        rows[#rows + 1] = row(id, m, count(m[6], 1))
+      end
+    end
+    return { rows, ghosts, refused }
+  end
+  promote(now)
+  local order = orders(P)
+  call('SET', session, ARGV[2], 'EX', ARGV[6])
+
+  local room, places, rate = order[3] and 0 or want, tonumber(order[2] or nil), tonumber(order[4] or nil)
+  if places then room = min(room, places - call('LLEN', P .. 'active')) end
+  if rate then
+    local taken = tonumber(call('GET', P .. 'limiter') or nil) or 0
+    if taken >= rate and call('PTTL', P .. 'limiter') <= 0 then
+      call('DEL', P .. 'limiter')
+      taken = 0
+    end
+    room = min(room, rate - taken)
+  end
+
+  local function take()
+    local id = call('LMOVE', P .. 'wait', P .. 'active', 'RIGHT', 'LEFT')
+    if id then return id end
+    id = call('ZPOPMIN', P .. 'prioritized')[1]
+    if id then call('LPUSH', P .. 'active', id) else call('DEL', P .. 'pc') end
+    return id
+  end
+
+  local function unsupported(m)
+    if m[7] then return m[7] end
+    -- Looked for as text first, which spares decoding the options of every job.
+    if m[8] or (string.find(m[3] or '', '"repeat"', 1, true) and options(m[3])['repeat']) then
+      return 'made by a job scheduler, whose next run only a BullMQ worker would create: retry it there'
+    end
+  end
+
+  while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
+    local id = take()
+    if not id then break end
+    local m = read(id)
+    if not m then
+      call('LREM', P .. 'active', 1, id)
+      ghosts[#ghosts + 1] = id
+    else
+      local ats, reason = count(m[6], 0) + 1, unsupported(m)
+      if reason then expect_ends('failed') end
+      lock(id, token, lock_ms)
+      call('HSET', P .. id, 'ats', text(ats), 'processedOn', started, 'pb', worker, 'bw:claim', mark(token, ats),
+        unpack(reason and {} or { 'progress', '10' }))
+      emit(P, 'active', 'jobId', id, 'prev', 'waiting')
+      if rate and count_up(P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(order[5], 1000))) end
+      if reason then
+        blame(id, reason)
+        finish(id, call('HMGET', P .. id, unpack(ENDING)), token, 'failed', reason, now)
+        refused[#refused + 1] = { id, reason }
+      else
+        report(id, '10')
+        rows[#rows + 1] = row(id, m, ats)
+      end
+    end
+  end
+
+  if room > 0 and has_work(P) then
+    local _, free = target(P)
+    if free then wake(P) end
+  end
+  return { rows, ghosts, refused }
+end
+
