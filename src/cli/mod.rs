@@ -70,12 +70,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // TLS needs a provider of cryptography; Err says that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // One thread for all that waits, which is nearly all there is to do: jobs that hop between threads cost a third more
-    // (`scripts/bench-peer.sh`). Media is decoded on threads of its own, and replicas scale it out.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build();
+    // One thread, this one, for all that waits, which is nearly all there is to do: what hops between threads costs half
+    // as much again (`scripts/bench-peer.sh`). Media is decoded on threads of its own, and replicas scale it out.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),

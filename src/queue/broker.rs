@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use redis::RedisError;
 
 use super::{
-    ClaimNumber, Completed, Completion, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered,
-    Removal, Retried, RetryOrder, Settled, Watchers,
+    ClaimNumber, Completed, Completion, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page,
+    Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers,
 };
 
 /// One queue in Redis, seen by one replica.

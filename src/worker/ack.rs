@@ -117,7 +117,9 @@ where
             {
                 worker.holds.block(*provider, *delay);
             }
-            let ending = worker.settle(&completions, &delivery.lease, outcome.as_ref()).await;
+            let ending = worker
+                .settle(&completions, &delivery.lease, outcome.as_ref())
+                .await;
             worker.vitals.ended(ending);
             course.count(worker.vitals.cells(), ending, outcome.as_ref());
             trace.note("backend_worker.outcome", ending.as_str());

@@ -55,7 +55,9 @@ impl QueueWorker {
         match (&mut turn, claimed) {
             (Some(number), Some(Ok(deliveries))) => {
                 let ended = completions.iter().zip(&settled).filter(|(_, s)| s.is_ok());
-                let mut slots = self.slots.take_over(ended.map(|(completion, _)| &completion.lease));
+                let mut slots = self
+                    .slots
+                    .take_over(ended.map(|(completion, _)| &completion.lease));
                 self.hand_out(&mut slots, deliveries);
                 **number = number.next();
             }

@@ -6,7 +6,10 @@ use super::{ApalisBroker, WORTH_KEEPING, millis, scripts};
 use crate::queue::{BrokerError, Completion, Settled, answers};
 
 impl ApalisBroker {
-    pub(super) async fn complete_jobs(&self, completions: &[Completion]) -> Vec<Result<Settled, BrokerError>> {
+    pub(super) async fn complete_jobs(
+        &self,
+        completions: &[Completion],
+    ) -> Vec<Result<Settled, BrokerError>> {
         let error = match self.send_completions(completions).await {
             Ok(answers) if answers.len() == completions.len() => {
                 return answers.into_iter().map(answers::settled).collect();

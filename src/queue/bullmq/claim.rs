@@ -49,7 +49,12 @@ impl BullmqBroker {
     }
 
     /// What every script that claims is told first.
-    pub(super) fn claim_args(&self, call: &mut ScriptInvocation<'_>, number: Option<ClaimNumber>, count: usize) {
+    pub(super) fn claim_args(
+        &self,
+        call: &mut ScriptInvocation<'_>,
+        number: Option<ClaimNumber>,
+        count: usize,
+    ) {
         call.arg(&self.worker)
             .arg(number.map_or(0, ClaimNumber::number))
             .arg(count.min(CLAIMS))

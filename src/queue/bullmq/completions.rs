@@ -47,7 +47,9 @@ impl BullmqBroker {
                         all.claimed = self.claimed_beside(beside, number).await;
                     }
                 }
-                Ok(_) => all.settled.extend(answers::failed(&answers::too_few(), left.len())),
+                Ok(_) => all
+                    .settled
+                    .extend(answers::failed(&answers::too_few(), left.len())),
                 Err(error) => all.settled.extend(answers::failed(&error, left.len())),
             }
         }
@@ -61,7 +63,11 @@ impl BullmqBroker {
         next: Option<ClaimNumber>,
     ) -> Result<(Vec<Value>, Beside), RedisError> {
         let mut call = self.prepare(&scripts::COMPLETE);
-        self.claim_args(&mut call, next, if next.is_some() { completions.len() } else { 0 });
+        self.claim_args(
+            &mut call,
+            next,
+            if next.is_some() { completions.len() } else { 0 },
+        );
         call.arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count);
         for Completion { lease, result } in completions {

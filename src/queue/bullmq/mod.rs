@@ -41,9 +41,9 @@ use redis::ScriptInvocation;
 
 use self::{neighbours::Neighbours, renewal::Renewal, wait::Waiter};
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES, JobView, Later, Layout,
-    Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers, line,
-    millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
+    JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
+    Settled, Watchers, line, millis,
 };
 use crate::{
     connection::Connection,

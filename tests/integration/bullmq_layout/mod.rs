@@ -1,5 +1,6 @@
 //! The BullMQ layout where it is not as its producers should have left it, and where Redis has been away.
 
+mod beside;
 mod broken;
 
 use std::time::Duration;

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use backend_worker::queue::{Layout, Removal, Settled};
-use futures_util::future::join_all;
+use backend_worker::queue::{Completed, Completion, Layout, Removal, Settled};
 
 use super::{FIRST, claim};
 use crate::support::{TestRedis, both_layouts, enqueue};
@@ -92,7 +91,11 @@ async fn walks_along_the_claimed_jobs_are_short() {
 
     let (done, held) = held.split_at(30);
     let before = scripts().await;
-    let settled = join_all(done.iter().map(|lease| a.complete(lease, "1"))).await;
+    let completions = done.iter().cloned().map(|lease| Completion {
+        lease,
+        result: "1".to_owned(),
+    });
+    let Completed { settled, .. } = a.complete_all(&completions.collect::<Vec<_>>(), None).await;
     assert!(
         settled.iter().all(|one| matches!(one, Ok(Settled::Applied))),
         "{settled:?}"

@@ -1,0 +1,187 @@
+//! The claim beside completions: one call ends jobs and claims others into their slots.
+
+use backend_worker::queue::{Completed, Completion, Lease, Settled};
+
+use super::FIRST;
+use crate::support::{Script, TestRedis, enqueue, options, replica, until_completed};
+
+fn completion(lease: &Lease) -> Completion {
+    Completion {
+        lease: lease.clone(),
+        result: "1".to_owned(),
+    }
+}
+
+/// Ids of what was claimed beside completions that were all applied; `None` when nothing was to be.
+fn claimed(completed: Completed) -> Option<Vec<String>> {
+    for settled in completed.settled {
+        assert_eq!(settled.unwrap(), Settled::Applied);
+    }
+    let deliveries = completed.claimed?.unwrap();
+    Some(deliveries.into_iter().map(|d| d.lease.id.to_string()).collect())
+}
+
+#[tokio::test]
+async fn as_many_are_claimed_as_have_ended() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ["1", "2", "3", "4", "5", "6"] {
+        enqueue(&*broker, id).await;
+    }
+    let leases: Vec<Lease> = broker
+        .claim(FIRST, 3)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|d| d.lease)
+        .collect();
+
+    let calls = redis.calls("evalsha").await;
+    let ended = [completion(&leases[0]), completion(&leases[1])];
+    let next = FIRST.next();
+    // The first use of a script may have to bring it along.
+    assert_eq!(
+        claimed(broker.complete_all(&ended, Some(next)).await).unwrap(),
+        ["4", "5"]
+    );
+    assert!(redis.calls("evalsha").await <= calls + 2);
+
+    // Its answer was lost: the number tells what it had claimed, and claims nothing more.
+    let again = broker.claim(next, 9).await.unwrap();
+    let mut ids: Vec<&str> = again.iter().map(|d| &*d.lease.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["4", "5"]);
+    assert!(
+        again
+            .iter()
+            .all(|d| d.lease.token.ends_with(&format!(":{}", next.number())))
+    );
+    // And so does the call itself.
+    let mut ids = claimed(broker.complete_all(&ended, Some(next)).await).unwrap();
+    ids.sort_unstable();
+    assert_eq!(ids, ["4", "5"]);
+
+    // Without a number nothing is claimed.
+    assert_eq!(
+        claimed(broker.complete_all(&[completion(&leases[2])], None).await),
+        None
+    );
+    let counts = broker.counts().await.unwrap();
+    assert_eq!((counts.completed, counts.active, counts.waiting), (3, 2, 1));
+}
+
+#[tokio::test]
+async fn the_queues_own_limits_hold_beside_completions() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ["1", "2", "3", "4"] {
+        enqueue(&*broker, id).await;
+    }
+    let leases: Vec<Lease> = broker
+        .claim(FIRST, 2)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|d| d.lease)
+        .collect();
+    // One place only, and one job is still in it.
+    redis
+        .ask::<()>(&["HSET", "bull:q:meta", "concurrency", "1"])
+        .await;
+    let second = FIRST.next();
+    assert_eq!(
+        claimed(broker.complete_all(&[completion(&leases[0])], Some(second)).await).unwrap(),
+        [""; 0]
+    );
+    let third = second.next();
+    assert_eq!(
+        claimed(broker.complete_all(&[completion(&leases[1])], Some(third)).await).unwrap(),
+        ["3"]
+    );
+
+    let lease = broker.claim(third, 1).await.unwrap().remove(0).lease;
+    broker.set_paused(true).await.unwrap();
+    let fourth = third.next();
+    assert_eq!(
+        claimed(broker.complete_all(&[completion(&lease)], Some(fourth)).await).unwrap(),
+        [""; 0]
+    );
+    assert_eq!(broker.counts().await.unwrap().waiting, 1);
+}
+
+#[tokio::test]
+async fn a_claim_that_fails_costs_no_completion() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ["1", "2"] {
+        enqueue(&*broker, id).await;
+    }
+    let leases: Vec<Lease> = broker
+        .claim(FIRST, 2)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|d| d.lease)
+        .collect();
+    redis.ask::<()>(&["SET", "bull:q:wait", "none"]).await;
+    let next = FIRST.next();
+    let Completed {
+        settled,
+        claimed: beside,
+    } = broker.complete_all(&[completion(&leases[0])], Some(next)).await;
+    assert_eq!(settled.into_iter().next().unwrap().unwrap(), Settled::Applied);
+    assert!(beside.unwrap().unwrap_err().is_refusal());
+
+    // Nor does a completion that fails keep the claim of the others from being made; and its slot is not free.
+    redis.ask::<()>(&["DEL", "bull:q:wait"]).await;
+    enqueue(&*broker, "3").await;
+    redis.ask::<()>(&["DEL", "bull:q:2"]).await;
+    redis.ask::<()>(&["SET", "bull:q:2", "no hash"]).await;
+    let Completed {
+        settled,
+        claimed: beside,
+    } = broker.complete_all(&[completion(&leases[1])], Some(next)).await;
+    assert!(settled.into_iter().next().unwrap().unwrap_err().is_refusal());
+    assert!(beside.is_none(), "the number is still to be used");
+    assert_eq!(broker.claim(next, 1).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_replica_without_a_renewal_ends_its_jobs_and_claims_none() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ["1", "2"] {
+        enqueue(&*broker, id).await;
+    }
+    let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    broker.leave().await.unwrap(); // It holds nothing from here on.
+    assert!(
+        broker
+            .complete_all(&[completion(&lease)], Some(FIRST.next()))
+            .await
+            .claimed
+            .is_none()
+    );
+    assert_eq!(broker.counts().await.unwrap().active, 0);
+}
+
+/// Under load the claim loop has nothing to do: a job costs one call.
+#[tokio::test]
+async fn a_full_queue_costs_one_call_a_job() {
+    const JOBS: u64 = 200;
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    for id in 0..JOBS {
+        enqueue(&*broker, &id.to_string()).await;
+    }
+    let before = redis.calls("evalsha").await;
+    let running = replica(broker.clone(), 1, Script::echo(), &options());
+    until_completed(&*broker, JOBS).await;
+    let calls = redis.calls("evalsha").await - before;
+    running.stop().await;
+    assert!(calls < JOBS + JOBS / 4, "{calls} calls for {JOBS} jobs");
+}
