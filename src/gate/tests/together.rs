@@ -1,5 +1,5 @@
-//! Calls that come together are asked for in one script, and settled in one: what comes of it must be what comes of
-//! asking one after the other.
+//! Calls that come together are settled and asked for in one script: what comes of it must be what comes of settling one
+//! after the other, and then of asking one after the other.
 
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -116,14 +116,35 @@ pub(super) async fn check(rig: &Rig, rounds: u64) -> anyhow::Result<()> {
                     ends.push((id, end));
                 }
             }
-            let all = join_all(ends.iter().map(|(id, end)| together.settle(*id, *end))).await;
-            for ((id, end), settled) in ends.iter().zip(all) {
+            // What comes next asks at the same time, in between.
+            let next: Vec<(String, u64)> = (0..rng.random_range(0..4))
+                .map(|n| (format!("{round}:{step}:next{n}"), rng.random_range(0..60)))
+                .collect();
+            let before = scripts_run(rig).await;
+            let asked = next
+                .iter()
+                .map(|(id, tokens)| together.admit(id.as_str(), *tokens));
+            let (first, rest) = ends.split_at(ends.len() / 2);
+            let (all, asked, rest) = tokio::join!(
+                join_all(first.iter().map(|(id, end)| together.settle(*id, *end))),
+                join_all(asked),
+                join_all(rest.iter().map(|(id, end)| together.settle(*id, *end))),
+            );
+            same!(
+                scripts_run(rig).await - before,
+                u64::from(ends.len() + next.len() > 0)
+            );
+            for ((id, end), settled) in ends.iter().zip(all.into_iter().chain(rest)) {
                 let (settled, alone) = (settled.unwrap(), one_by_one.settle(*id, *end).await.unwrap());
                 moved += u64::from(matches!(
                     settled.effect,
                     Effect::Opened | Effect::Reopened | Effect::Closed
                 ));
                 same!((id, settled), (id, alone));
+            }
+            for ((id, tokens), answer) in next.iter().zip(asked) {
+                let alone = one_by_one.admit(id.as_str(), *tokens).await.unwrap();
+                same!((id, told(answer.unwrap())), (id, told(alone)));
             }
             same!(stored(rig, &together).await, stored(rig, &one_by_one).await);
             rig.pass(rng.random_range(0..4_000)).await;
