@@ -9,10 +9,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, Call, Failure, Guard, Provider,
+    Attempt, Call, Failure, Guard, Provider, context,
     media::{Media, Source, audio},
     payload,
     providers::AzureSpeech,
+    raw,
 };
 
 mod answer;
@@ -251,15 +252,7 @@ async fn assess<'a>(
     ask: &'a Attempt<'a>,
 ) -> Result<Output, Failure> {
     let call = Call::new(Provider::AzureSpeech, "assess");
-    let reply = guard
-        .call(&call, &|| {
-            Box::pin(async {
-                let reply = ask().await?;
-                // Read here too, so that an answer nobody can use is tried again like any other stumble.
-                answer::read(&reply.body, reference_text)?;
-                Ok(reply)
-            })
-        })
-        .await?;
-    Ok(answer::read(&reply.body, reference_text)?.map_or_else(Output::no_speech, Output::scored))
+    let read = |answer: &_| answer::read(&raw::tree(call.provider, answer)?, reference_text);
+    let assessment = context::ask(guard, &call, ask, &read).await?;
+    Ok(assessment.map_or_else(Output::no_speech, Output::scored))
 }

@@ -1,11 +1,14 @@
 //! What a handler may use while it runs: guarded provider calls. Everything that is shared between replicas
 //! (retry, breaker, limits, ledger, progress) sits behind [`Guard`], so a handler knows none of it.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    sync::{Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::{Failure, Provider};
 
@@ -56,12 +59,18 @@ impl Call {
 }
 
 /// The usable answer of a provider, whole: what was paid for can be stored, and read again by the handler.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Reply {
-    /// The provider's answer.
-    pub body: Value,
+    /// The provider's answer: JSON, as it came.
+    pub body: Box<RawValue>,
     /// Tokens that it really used, where the provider counts them.
     pub tokens: Option<u64>,
+}
+
+impl PartialEq for Reply {
+    fn eq(&self, other: &Self) -> bool {
+        (self.body.get(), self.tokens) == (other.body.get(), other.tokens)
+    }
 }
 
 /// Makes one attempt at a call, afresh each time that it is invoked.
@@ -77,4 +86,29 @@ pub trait Guard: Send + Sync {
     /// [`Class::Cancelled`](crate::Class::Cancelled) when the job has to go back to its queue. A handler passes
     /// both of these on unchanged.
     async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure>;
+}
+
+/// Makes a guarded call, and reads its answer: within the attempt, so that one that nobody can use is tried again like
+/// any other stumble.
+pub(crate) async fn ask<T: Send>(
+    guard: &dyn Guard,
+    call: &Call,
+    attempt: &Attempt<'_>,
+    read: &(dyn Fn(&RawValue) -> Result<T, Failure> + Sync),
+) -> Result<T, Failure> {
+    let answer = Mutex::new(None);
+    let reply = guard
+        .call(call, &|| {
+            Box::pin(async {
+                let reply = attempt().await?;
+                let read = read(&reply.body)?;
+                *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+                Ok(reply)
+            })
+        })
+        .await?;
+    match answer.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(answer) => Ok(answer),
+        None => read(&reply.body), // The guard had kept it from an earlier run.
+    }
 }

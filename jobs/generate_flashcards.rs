@@ -3,14 +3,14 @@
 //! - `prompt`: the request, from the payload.
 //! - `answer`: the cards, from what came back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::{Number, Value, value::RawValue};
+use serde_json::{Number, value::RawValue};
 
-use crate::{Call, Failure, Guard, Provider, Reply, payload, providers::OpenAi};
+use crate::{Call, Failure, Guard, Provider, Reply, context, payload, providers::OpenAi};
 
 mod answer;
 #[cfg(any(test, fuzzing))]
@@ -214,14 +214,10 @@ pub struct TokenUsage {
 }
 
 impl TokenUsage {
-    fn add(&mut self, answer: &Value) {
-        let count = |name: &str| answer["usage"][name].as_u64();
-        let prompt = count("prompt_tokens").unwrap_or(0);
-        let completion = count("completion_tokens").unwrap_or(0);
-        let total = count("total_tokens").unwrap_or(prompt.saturating_add(completion));
-        self.prompt_tokens = self.prompt_tokens.saturating_add(prompt);
-        self.completion_tokens = self.completion_tokens.saturating_add(completion);
-        self.total_tokens = self.total_tokens.saturating_add(total);
+    fn add(&mut self, other: Self) {
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
+        self.total_tokens = self.total_tokens.saturating_add(other.total_tokens);
     }
 }
 
@@ -271,23 +267,10 @@ async fn generate(
     for (step, cap) in [("chat", cap), ("chat:larger", 2 * cap)] {
         let request = prompt::request(payload, model, cap);
         let call = Call::new(Provider::OpenAi, step).with_estimated_tokens(request.estimated_tokens);
-        let answer = Mutex::new(None);
-        let reply = guard
-            .call(&call, &|| {
-                Box::pin(async {
-                    let reply = chat(request.body.clone()).await?;
-                    // Read here, so that an answer nobody can use is tried again like any other stumble.
-                    let read = answer::read(&reply.body, payload)?;
-                    *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
-                    Ok(reply)
-                })
-            })
-            .await?;
-        token_usage.add(&reply.body);
-        let answer = match answer.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(answer) => answer,
-            None => answer::read(&reply.body, payload)?, // The guard had kept it from an earlier run.
-        };
+        let attempt = || chat(request.body.clone());
+        let read = |answer: &_| answer::read(answer, payload);
+        let (answer, usage) = context::ask(guard, &call, &attempt, &read).await?;
+        token_usage.add(usage);
         if let Answer::Cards(flashcards) = answer {
             return Ok(Output {
                 success: true,

@@ -20,6 +20,7 @@ pub mod media;
 mod payload;
 pub mod process_image;
 pub mod providers;
+mod raw;
 mod registry;
 mod settings;
 #[cfg(test)]

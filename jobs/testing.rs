@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, value::to_raw_value};
 
 use crate::{Attempt, Call, Class, Failure, Guard, Reply};
 
@@ -125,5 +125,8 @@ impl<Q: Send> Script<Q> {
 
 /// A provider's answer.
 pub(crate) fn reply(body: Value) -> Reply {
-    Reply { body, tokens: None }
+    Reply {
+        body: to_raw_value(&body).unwrap(),
+        tokens: None,
+    }
 }

@@ -3,10 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
-use super::{Difficulty, FEWEST_CARDS, Flashcard, Payload};
-use crate::{Failure, Provider, payload::without_values};
+use super::{Difficulty, FEWEST_CARDS, Flashcard, Payload, TokenUsage};
+use crate::{
+    Failure, Provider,
+    payload::without_values,
+    raw::{Picked, pick},
+};
 
 /// A topic that the model chose needs this many cards to stand on its own.
 const FEWEST_OF_A_TOPIC: usize = 5;
@@ -22,37 +26,56 @@ pub(super) enum Answer {
     CutOff,
 }
 
-/// The cards in an answer.
+/// The cards in an answer, and what they cost.
 ///
 /// A refusal and filtered content are permanent. What has not the agreed form, or too few cards, is transient: the
 /// model may do better next time.
-pub(super) fn read(body: &Value, payload: &Payload) -> Result<Answer, Failure> {
-    let choice = &body["choices"][0];
-    let message = &choice["message"];
-    if let Some(refusal) = message["refusal"].as_str().filter(|text| !text.is_empty()) {
+pub(super) fn read(body: &RawValue, payload: &Payload) -> Result<(Answer, TokenUsage), Failure> {
+    let [refusal, finish_reason, content, usage @ ..] = pick(
+        body,
+        [
+            "/choices/0/message/refusal",
+            "/choices/0/finish_reason",
+            "/choices/0/message/content",
+            "/usage/prompt_tokens",
+            "/usage/completion_tokens",
+            "/usage/total_tokens",
+        ],
+    );
+    let text = |picked| Option::as_ref(picked).and_then(Picked::text);
+    if let Some(refusal) = text(&refusal).filter(|text| !text.is_empty()) {
         return Err(permanent(format!(
             "openai: the model refused: {}",
             excerpt(refusal)
         )));
     }
-    match choice["finish_reason"].as_str() {
+    let usage = used(usage);
+    match text(&finish_reason) {
         Some("stop") => {}
-        Some("length") => return Ok(Answer::CutOff),
+        Some("length") => return Ok((Answer::CutOff, usage)),
         Some("content_filter") => {
             return Err(permanent("openai: the content filter stopped the answer".into()));
         }
         _ => return Err(unusable("no finished choice")),
     }
-    let content = message["content"]
-        .as_str()
-        .ok_or_else(|| unusable("no content"))?;
+    let content = text(&content).ok_or_else(|| unusable("no content"))?;
     let deck: Deck<'_> = serde_json::from_str(content)
         .map_err(|e| unusable("the content is not the agreed JSON").caused_by(without_values(&e)))?;
     let cards = cards(deck, payload);
     if cards.len() < FEWEST_CARDS {
         return Err(unusable(&format!("only {} usable flashcards", cards.len())));
     }
-    Ok(Answer::Cards(cards))
+    Ok((Answer::Cards(cards), usage))
+}
+
+fn used(counts: [Option<Picked<'_>>; 3]) -> TokenUsage {
+    let [prompt, completion, total] = counts.map(|count| count.and_then(|count| count.count()));
+    let (prompt, completion) = (prompt.unwrap_or(0), completion.unwrap_or(0));
+    TokenUsage {
+        prompt_tokens: prompt,
+        completion_tokens: completion,
+        total_tokens: total.unwrap_or(prompt.saturating_add(completion)),
+    }
 }
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@
 )]
 
 use hostile::Target;
-use serde_json::json;
+use serde_json::{json, value::to_raw_value};
 
 use super::*;
 use crate::{Class, fuzzing::expect_modest};
@@ -30,12 +30,13 @@ pub static FLASHCARDS_PROMPT: Target = Target::new("flashcards_prompt", |input| 
 
 /// An answer of the model, or what stands in one: a deck of as many cards as were wanted, or a reason why it is none.
 pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| {
-    let whole = serde_json::from_slice::<Value>(input)
+    let whole = serde_json::from_slice::<Box<RawValue>>(input)
         .ok()
-        .filter(|body| body.get("choices").is_some());
+        .filter(|body| body.get().contains("\"choices\""));
     let body = whole.unwrap_or_else(|| {
         let message = json!({ "content": String::from_utf8_lossy(input) });
-        json!({ "choices": [{ "message": message, "finish_reason": "stop" }] })
+        let body = json!({ "choices": [{ "message": message, "finish_reason": "stop" }] });
+        to_raw_value(&body).expect("JSON")
     });
     for (topic, count) in [("Biology", Some(12)), (AI_SELECTION, None)] {
         let payload = Payload {
@@ -48,8 +49,8 @@ pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| 
             count,
         };
         match answer::read(&body, &payload) {
-            Ok(Answer::CutOff) => {}
-            Ok(Answer::Cards(flashcards)) => {
+            Ok((Answer::CutOff, _)) => {}
+            Ok((Answer::Cards(flashcards), usage)) => {
                 assert!((FEWEST_CARDS..=payload.cap()).contains(&flashcards.len()));
                 let fine = |card: &Flashcard| {
                     ![&card.front, &card.back, &card.topic]
@@ -58,8 +59,8 @@ pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| 
                 };
                 assert!(flashcards.iter().all(fine), "{flashcards:?}");
                 let mut token_usage = TokenUsage::default();
-                token_usage.add(&body);
-                token_usage.add(&body);
+                token_usage.add(usage);
+                token_usage.add(usage);
                 let output = Output {
                     success: true,
                     flashcards,
@@ -76,4 +77,5 @@ pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| 
             }
         }
     }
-});
+})
+.with_factor(64);

@@ -1,4 +1,7 @@
-use serde_json::{json, value::RawValue};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::*;
 use crate::{
@@ -55,12 +58,13 @@ fn cut_off() -> Value {
 }
 
 fn read(body: &Value, change: Value) -> Vec<Flashcard> {
-    match answer::read(body, &payload(change)).unwrap() {
+    let body = to_raw_value(body).unwrap();
+    match answer::read(&body, &payload(change)).unwrap().0 {
         Answer::Cards(cards) => cards,
         Answer::CutOff => panic!("cut off"),
     }
 }
 
 fn refused(body: &Value) -> Failure {
-    answer::read(body, &payload(json!({}))).unwrap_err()
+    answer::read(&to_raw_value(body).unwrap(), &payload(json!({}))).unwrap_err()
 }

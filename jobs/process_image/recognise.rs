@@ -8,8 +8,9 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Call, Class, Failure, Guard, Provider, Reply, VisionApi,
+    Call, Class, Failure, Guard, Provider, Reply, VisionApi, context,
     providers::azure_vision::{EXPIRED, operation_failure},
+    raw,
 };
 
 /// An operation that is not done by then is left to the job's next attempt, which goes on polling it where replies
@@ -103,24 +104,14 @@ impl Recogniser<'_> {
     }
 
     /// Makes one guarded call, and tells what its answer says.
-    async fn call<T>(
+    async fn call<T: Send>(
         &self,
         call: &Call,
         question: &(dyn Fn() -> Ask + Sync),
         read: &(dyn Fn(&Value) -> Result<T, Failure> + Sync),
     ) -> Result<T, Failure> {
-        let reply = self
-            .guard
-            .call(call, &|| {
-                Box::pin(async {
-                    let reply = (self.ask)(question()).await?;
-                    // Read here too, so that an answer nobody can use is tried again like any other stumble.
-                    read(&reply.body)?;
-                    Ok(reply)
-                })
-            })
-            .await?;
-        read(&reply.body)
+        let read = |answer: &_| read(&raw::tree(call.provider, answer)?);
+        context::ask(self.guard, call, &|| (self.ask)(question()), &read).await
     }
 }
 

@@ -7,7 +7,7 @@ use reqwest::{
     Client,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap},
 };
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use url::Url;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Class, Failure, Provider, Reply, SpeechSettings,
     media::{Shown, audio::Audio},
+    raw::{Picked, pick},
 };
 
 /// Speech to text for short audio.
@@ -83,8 +84,9 @@ impl AzureSpeech {
             .build()
             .map_err(|e| self.peer.unbuildable(e))?;
         let answer = self.peer.exchange(request).await?;
-        let body: serde_json::Value = self.peer.json(&answer.body)?;
-        match body["RecognitionStatus"].as_str() {
+        let body: Box<RawValue> = self.peer.json(&answer.body)?;
+        let [status] = pick(&body, ["/RecognitionStatus"]);
+        match status.as_ref().and_then(Picked::text) {
             Some("Success" | "NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => {
                 Ok(Reply { body, tokens: None })
             }

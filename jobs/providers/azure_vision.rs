@@ -7,7 +7,10 @@ use reqwest::{
     Client, RequestBuilder,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},
 };
-use serde_json::{Value, json};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 use url::Url;
 
 use super::{
@@ -15,7 +18,11 @@ use super::{
     answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
     http::{Answer, Peer, join, key_header},
 };
-use crate::{Class, Failure, Provider, Reply, VisionApi, VisionSettings, media::Shown};
+use crate::{
+    Class, Failure, Provider, Reply, VisionApi, VisionSettings,
+    media::Shown,
+    raw::{Picked, pick},
+};
 
 /// Image Analysis 4.0, and what it is asked for.
 pub(super) const ANALYZE: &str = "/computervision/imageanalysis:analyze";
@@ -121,7 +128,7 @@ impl AzureVision {
                     .by(Provider::AzureVision)
             })?;
         Ok(Reply {
-            body: json!({ "operationId": id }),
+            body: answer_of(&json!({ "operationId": id })),
             tokens: None,
         })
     }
@@ -146,14 +153,15 @@ impl AzureVision {
             // This endpoint took the image: what it does not know is the operation.
             Err(failure) if failure.status() == Some(404) => {
                 return Ok(Reply {
-                    body: json!({ "status": EXPIRED }),
+                    body: answer_of(&json!({ "status": EXPIRED })),
                     tokens: None,
                 });
             }
             answer => answer?,
         };
-        let body: Value = self.peer.json(&answer.body)?;
-        match body["status"].as_str() {
+        let body: Box<RawValue> = self.peer.json(&answer.body)?;
+        let [status] = pick(&body, ["/status"]);
+        match status.as_ref().and_then(Picked::text) {
             Some("notStarted" | "running" | "succeeded" | "failed") => Ok(Reply { body, tokens: None }),
             status => {
                 let status = excerpt(status.unwrap_or("missing"));
@@ -179,6 +187,12 @@ fn octets(request: RequestBuilder, image: Bytes) -> RequestBuilder {
     request
         .header(CONTENT_TYPE, "application/octet-stream")
         .body(image)
+}
+
+/// An answer of our own, in place of one that says the same without JSON.
+#[expect(clippy::expect_used, reason = "a tree's names are text, so it can be written")]
+fn answer_of(tree: &Value) -> Box<RawValue> {
+    to_raw_value(tree).expect("JSON")
 }
 
 /// The last segment of the URL in `Operation-Location`; the rest of it is not believed.

@@ -8,7 +8,7 @@ use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpR
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use tower::service_fn;
 use url::Url;
 
@@ -16,7 +16,7 @@ use super::{
     answer::{ErrorBody, class_of, refusal, retry_after},
     http::{Peer, join, key_header},
 };
-use crate::{Class, Failure, OpenAiSettings, Provider, Reply, media::Shown};
+use crate::{Class, Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
 
 /// Codes and types of a 429 that no waiting mends. Any `…_spend_limit_exceeded` is another.
 const NO_CREDIT: [&str; 3] = [
@@ -91,11 +91,12 @@ impl OpenAi {
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
     pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<Reply, Failure> {
-        match self.client.chat().create_byot::<_, Value>(request).await {
-            Ok(body) => Ok(Reply {
-                tokens: body["usage"]["total_tokens"].as_u64(),
-                body,
-            }),
+        match self.client.chat().create_byot::<_, Box<RawValue>>(request).await {
+            Ok(body) => {
+                let [tokens] = raw::pick(&body, ["/usage/total_tokens"]);
+                let tokens = tokens.and_then(|tokens| tokens.count());
+                Ok(Reply { body, tokens })
+            }
             Err(OpenAIError::Boxed(error)) => Err(error.downcast::<Failure>().map_or_else(unsent, |f| *f)),
             Err(error) => Err(unsent(error.into())),
         }

@@ -22,7 +22,7 @@ use std::{
 
 use jobs::{Call, Class, Failure, Reply};
 use redis::{RedisError, Script};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tracing::{info, warn};
 
 use self::writings::{DEADLINE, Writings, in_time};
@@ -270,8 +270,8 @@ impl Entry<'_> {
 /// `=<tokens or -> <body>`
 fn written(reply: &Reply) -> String {
     match reply.tokens {
-        Some(tokens) => format!("={tokens} {}", reply.body),
-        None => format!("=- {}", reply.body),
+        Some(tokens) => format!("={tokens} {}", reply.body.get()),
+        None => format!("=- {}", reply.body.get()),
     }
 }
 
@@ -279,7 +279,7 @@ fn written(reply: &Reply) -> String {
 fn read(entry: &str) -> Option<Reply> {
     let (tokens, body) = entry.strip_prefix('=')?.split_once(' ')?;
     Some(Reply {
-        body: serde_json::from_str::<Value>(body).ok()?,
+        body: serde_json::from_str::<Box<RawValue>>(body).ok()?,
         tokens: match tokens {
             "-" => None,
             number => Some(number.parse().ok()?),

@@ -1,10 +1,11 @@
-use serde_json::json;
-
 use super::*;
 
 fn reply(tokens: Option<u64>) -> Reply {
     Reply {
-        body: json!({ "text": "zwölf = 12 \u{1F600}", "n": [1, 2.5, null] }),
+        body: serde_json::from_str(
+            "{\n  \"text\": \"zwölf = \\u0031 \u{1F600}\",\n  \"n\": [1, 2.50, null]\n}",
+        )
+        .unwrap(),
         tokens,
     }
 }

@@ -10,7 +10,7 @@ use backend_worker::{
 };
 use jobs::{Call, Class, Failure, JobType, Reply};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::to_raw_value};
 
 use crate::support::{
     Node, Scene, Script, TestRedis, Worker, both_layouts, eventually, options, raw, replica,
@@ -48,7 +48,7 @@ fn call(step: &'static str) -> Call {
 
 fn reply() -> Reply {
     Reply {
-        body: json!({"cards": ["ä", 1]}),
+        body: to_raw_value(&json!({"cards": ["ä", 1]})).unwrap(),
         tokens: Some(7),
     }
 }
@@ -146,7 +146,7 @@ async fn calls_go_on_without_a_ledger_that_can_be_written() {
     .await;
 
     let long = Reply {
-        body: json!("x".repeat(2_000_000)),
+        body: to_raw_value(&"x".repeat(2_000_000)).unwrap(),
         tokens: None,
     };
     make(&page(&ledger, "long", 1), "chat", Ok(long)).await;

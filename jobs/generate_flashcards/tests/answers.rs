@@ -94,6 +94,22 @@ fn refusals_and_filters_are_permanent() {
 }
 
 #[test]
+fn what_is_of_another_type_is_not_there() {
+    let mut body = deck(&numbered(12));
+    body["choices"][0]["message"]["refusal"] = json!(7);
+    body["usage"]["total_tokens"] = json!("150");
+    body["usage"]["completion_tokens"] = json!(-1);
+    let (answer, usage) = answer::read(&to_raw_value(&body).unwrap(), &payload(json!({}))).unwrap();
+    assert!(matches!(answer, Answer::Cards(cards) if cards.len() == 12));
+    assert_eq!(
+        (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens),
+        (100, 0, 100)
+    );
+    body["choices"][0]["finish_reason"] = json!(3);
+    assert!(refused(&body).message().contains("no finished choice"));
+}
+
+#[test]
 fn nothing_that_the_model_wrote_shows_in_a_failure() {
     let wrote = json!({ "flashcards": format!("the learner's own {}", "words ".repeat(500)) });
     let failure = refused(&json!({

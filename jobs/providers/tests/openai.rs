@@ -78,8 +78,9 @@ async fn a_completion() {
         "choices": [{ "index": 0, "message": { "content": "{}" }, "finish_reason": "a_new_reason" }],
         "usage": { "prompt_tokens": 100, "completion_tokens": 23, "total_tokens": 123 },
         "brand_new": { "z": 1, "a": 2 },
-    });
-    let server = Server::start(Play::answer(200, "x-request-id: r1\r\n", answer.to_string())).await;
+    })
+    .to_string();
+    let server = Server::start(Play::answer(200, "x-request-id: r1\r\n", &answer)).await;
     for (path, target) in [
         ("/v1", "/v1/chat/completions"),
         ("/", "/chat/completions"),
@@ -90,7 +91,7 @@ async fn a_completion() {
         let request =
             json!({ "model": openai.model(), "messages": [{ "role": "user", "content": "häää?" }] });
         let reply = openai.chat(&request).await.unwrap();
-        assert_eq!((&reply.body, reply.tokens), (&answer, Some(123)));
+        assert_eq!((reply.body.get(), reply.tokens), (answer.as_str(), Some(123)));
         let seen = server.requests().pop().unwrap();
         assert_eq!(seen.line, format!("POST {target}"));
         assert_eq!(
@@ -112,12 +113,18 @@ async fn a_completion() {
 
 #[tokio::test]
 async fn an_answer_need_not_count_its_tokens() {
-    let server = Server::start(Play::answer(200, "", r#"{"choices":[]}"#)).await;
-    let reply = clients(&server.url, PATIENT)
-        .openai
-        .unwrap()
-        .chat(&json!({}))
-        .await
-        .unwrap();
-    assert_eq!(reply.tokens, None);
+    let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(1_000), "]".repeat(1_000));
+    for answer in [
+        r#"{"choices":[]}"#,
+        r#"{"usage":7}"#,
+        r#"{"usage":{"total_tokens":"7"}}"#,
+        r#"{"usage":{"total_tokens":7.5}}"#,
+        "[\n  1e999\n]",
+        &deep,
+    ] {
+        let server = Server::start(Play::answer(200, "", answer)).await;
+        let openai = clients(&server.url, PATIENT).openai.unwrap();
+        let reply = openai.chat(&json!({})).await.unwrap();
+        assert_eq!((reply.body.get(), reply.tokens), (answer, None));
+    }
 }

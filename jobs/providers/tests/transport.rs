@@ -148,7 +148,7 @@ async fn openai_gets_its_time_for_the_whole_answer() {
     assert_eq!(failure.class(), Class::Transient, "{failure}");
     assert!(failure.message().contains("in time"), "{failure}");
     let reply = call(&clients(&server.url, PATIENT), "chat").await.unwrap();
-    assert_eq!(reply.body, json!({ "id": "chat-1" }));
+    assert_eq!(reply.body.get(), body.concat());
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn no_key_shows() {
             // An answer becomes a result, or the reason of a failure, further on.
             let server = Server::start(Play::answer(200, "", &echo)).await;
             if let Ok(reply) = call(&clients(&server.url, PATIENT), name).await {
-                let said = reply.body.to_string();
+                let said = reply.body.get();
                 assert!(said.contains("[key]") && !said.contains(key), "{name}: {said}");
             }
         }

@@ -99,7 +99,7 @@ fn a_calls_end_means_what_the_documentation_says() {
     }
     assert_eq!(of(Class::Blocked), Settlement::new(Outcome::Cancelled));
     let reply = Reply {
-        body: serde_json::Value::Null,
+        body: serde_json::value::RawValue::NULL.to_owned(),
         tokens: Some(9),
     };
     assert_eq!(

@@ -1,0 +1,180 @@
+//! Looks into JSON that stays text. A provider's answer is mostly one long text or a list of thousands of numbers: a
+//! tree of it costs more than the few values that are wanted, and one of a hostile answer many times its length.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
+
+use crate::{Failure, Provider};
+
+#[cfg(test)]
+mod tests;
+
+/// A value that was picked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Picked<'a> {
+    Text(Cow<'a, str>),
+    Count(u64),
+}
+
+impl Picked<'_> {
+    /// The text, where it is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Count(_) => None,
+        }
+    }
+
+    /// The whole number from 0, where it is one.
+    pub(crate) fn count(&self) -> Option<u64> {
+        match self {
+            Self::Count(count) => Some(*count),
+            Self::Text(_) => None,
+        }
+    }
+}
+
+/// The texts and counts at these places, each a JSON pointer without escapes, found in one pass.
+///
+/// As lenient as the index of a tree: `None` where no such value stands, whatever stands there instead. Of members with
+/// the same name the last counts.
+pub(crate) fn pick<'a, const N: usize>(json: &'a RawValue, places: [&str; N]) -> [Option<Picked<'a>>; N] {
+    let mut found = [const { None }; N];
+    let root = Part {
+        wanted: places.into_iter().zip(0..).collect(),
+        found: &mut found,
+    };
+    let walked = root.deserialize(&mut serde_json::Deserializer::from_str(json.get()));
+    // Fails at what is JSON and no value, such as half a surrogate pair: then nothing is believed.
+    if walked.is_ok() {
+        found
+    } else {
+        [const { None }; N]
+    }
+}
+
+/// All of an answer as a tree, for one of which most is wanted.
+///
+/// # Errors
+/// Transient, for what is JSON and no tree: nested too deeply, or with a number that is too large.
+pub(crate) fn tree(provider: Provider, answer: &RawValue) -> Result<Value, Failure> {
+    serde_json::from_str(answer.get()).map_err(|e| {
+        Failure::transient(format!("{provider}: unusable answer: it cannot be read"))
+            .by(provider)
+            .caused_by(e)
+    })
+}
+
+/// A value on the way to those that are wanted, or one of them.
+struct Part<'s, 'a> {
+    /// What is left of the way to each from here, and its place in `found`.
+    wanted: Vec<(&'s str, usize)>,
+    found: &'s mut [Option<Picked<'a>>],
+}
+
+impl<'s, 'a> Part<'s, 'a> {
+    /// The member or item whose name or index `pass` takes from the beginning of a way.
+    fn below(&mut self, pass: impl Fn(&'s str) -> Option<&'s str>) -> Part<'_, 'a> {
+        let step = |(way, place): &(&'s str, usize)| {
+            let rest = pass(way.strip_prefix('/')?)?;
+            (rest.is_empty() || rest.starts_with('/')).then_some((rest, *place))
+        };
+        Part {
+            wanted: self.wanted.iter().filter_map(step).collect(),
+            found: self.found,
+        }
+    }
+
+    /// Keeps the value, where this is one that is wanted.
+    fn keep(self, value: Picked<'a>) {
+        if let Some((_, place)) = self.wanted.iter().find(|(way, _)| way.is_empty()) {
+            self.found[*place] = Some(value);
+        }
+    }
+}
+
+impl<'a> DeserializeSeed<'a> for Part<'_, 'a> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, json: D) -> Result<(), D::Error> {
+        if self.wanted.is_empty() {
+            return IgnoredAny::deserialize(json).map(drop);
+        }
+        // An earlier member of the same name counts no more.
+        self.wanted
+            .iter()
+            .for_each(|(_, place)| self.found[*place] = None);
+        json.deserialize_any(self)
+    }
+}
+
+/// The name of a member; borrowed, where it holds no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Visitor<'a> for Part<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut members: A) -> Result<(), A::Error> {
+        while let Some(Name(name)) = members.next_key()? {
+            members.next_value_seed(
+                self.below(|way| way.strip_prefix(&*name).filter(|_| !name.contains('/'))),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(mut self, mut items: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        loop {
+            let item = self.below(|way| {
+                let (number, rest) = way.split_at(way.find('/').unwrap_or(way.len()));
+                (number.parse() == Ok(index)).then_some(rest)
+            });
+            if items.next_element_seed(item)?.is_none() {
+                return Ok(());
+            }
+            index += 1_usize;
+        }
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'a str) -> Result<(), E> {
+        self.keep(Picked::Text(text.into()));
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.keep(Picked::Text(text.to_owned().into()));
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, count: u64) -> Result<(), E> {
+        self.keep(Picked::Count(count));
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
