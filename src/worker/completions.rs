@@ -12,10 +12,10 @@ use crate::{
     queue::{BrokerError, Completed, Completion, Lease, Settled},
 };
 
-/// Few, so that Redis ends and claims the next ones while the worker starts those before them. With more, jobs that take
-/// equally long stay together in waves, and all of a wave wait for its last (`scripts/bench-peer.sh`, 50 ms).
+/// Between two evils (`scripts/bench-peer.sh`): with more, jobs that take equally long stay together in waves, and all of
+/// a wave wait for its last; with fewer, what a script's beginning costs Redis is shared by fewer.
 const MOST: Load = Load {
-    requests: 8,
+    requests: 16,
     bytes: 1024 * 1024,
 };
 
