@@ -11,7 +11,7 @@ enum Beside {
     /// None was to be made, or no slot was freed.
     Nothing,
     Claimed(Claimed),
-    /// The error that Redis raised.
+    /// The error that Redis raised, or what it answered cannot be read. The completions stand all the same.
     Failed(RedisError),
 }
 
@@ -20,7 +20,7 @@ impl FromRedisValue for Beside {
         Ok(match value {
             Value::Nil => Self::Nothing,
             Value::BulkString(text) => Self::Failed(answers::raised(&String::from_utf8_lossy(&text))),
-            claimed => Self::Claimed(from_redis_value(claimed)?),
+            claimed => from_redis_value(claimed).map_or_else(|e| Self::Failed(e.into()), Self::Claimed),
         })
     }
 }
@@ -63,11 +63,7 @@ impl BullmqBroker {
         next: Option<ClaimNumber>,
     ) -> Result<(Vec<Value>, Beside), RedisError> {
         let mut call = self.prepare(&scripts::COMPLETE);
-        self.claim_args(
-            &mut call,
-            next,
-            if next.is_some() { completions.len() } else { 0 },
-        );
+        self.claim_args(&mut call, next, next.map_or(0, |_| completions.len()));
         call.arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count);
         for Completion { lease, result } in completions {
