@@ -1,9 +1,24 @@
 //! The claim beside completions: one call ends jobs and claims others into their slots.
 
-use backend_worker::queue::{Completed, Completion, Lease, Settled};
+use std::sync::Arc;
+
+use backend_worker::queue::{Broker, Completed, Completion, Lease, Settled};
 
 use super::FIRST;
 use crate::support::{Script, TestRedis, enqueue, options, replica, until_completed};
+
+/// A queue with jobs of which the first `claimed` are this replica's.
+async fn queue(ids: &[&str], claimed: usize) -> (TestRedis, Arc<dyn Broker>, Vec<Lease>) {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    for id in ids {
+        enqueue(&*broker, id).await;
+    }
+    let claimed = broker.claim(FIRST, claimed).await.unwrap();
+    let leases = claimed.into_iter().map(|delivery| delivery.lease).collect();
+    (redis, broker, leases)
+}
 
 fn completion(lease: &Lease) -> Completion {
     Completion {
@@ -23,19 +38,7 @@ fn claimed(completed: Completed) -> Option<Vec<String>> {
 
 #[tokio::test]
 async fn as_many_are_claimed_as_have_ended() {
-    let redis = TestRedis::start().await;
-    let broker = redis.bullmq("q", "w");
-    broker.renew(&[]).await.unwrap();
-    for id in ["1", "2", "3", "4", "5", "6"] {
-        enqueue(&*broker, id).await;
-    }
-    let leases: Vec<Lease> = broker
-        .claim(FIRST, 3)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|d| d.lease)
-        .collect();
+    let (redis, broker, leases) = queue(&["1", "2", "3", "4", "5", "6"], 3).await;
 
     let calls = redis.calls("evalsha").await;
     let ended = [completion(&leases[0]), completion(&leases[1])];
@@ -73,19 +76,7 @@ async fn as_many_are_claimed_as_have_ended() {
 
 #[tokio::test]
 async fn the_queues_own_limits_hold_beside_completions() {
-    let redis = TestRedis::start().await;
-    let broker = redis.bullmq("q", "w");
-    broker.renew(&[]).await.unwrap();
-    for id in ["1", "2", "3", "4"] {
-        enqueue(&*broker, id).await;
-    }
-    let leases: Vec<Lease> = broker
-        .claim(FIRST, 2)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|d| d.lease)
-        .collect();
+    let (redis, broker, leases) = queue(&["1", "2", "3", "4"], 2).await;
     // One place only, and one job is still in it.
     redis
         .ask::<()>(&["HSET", "bull:q:meta", "concurrency", "1"])
@@ -113,19 +104,7 @@ async fn the_queues_own_limits_hold_beside_completions() {
 
 #[tokio::test]
 async fn a_claim_that_fails_costs_no_completion() {
-    let redis = TestRedis::start().await;
-    let broker = redis.bullmq("q", "w");
-    broker.renew(&[]).await.unwrap();
-    for id in ["1", "2"] {
-        enqueue(&*broker, id).await;
-    }
-    let leases: Vec<Lease> = broker
-        .claim(FIRST, 2)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|d| d.lease)
-        .collect();
+    let (redis, broker, leases) = queue(&["1", "2"], 2).await;
     redis.ask::<()>(&["SET", "bull:q:wait", "none"]).await;
     let next = FIRST.next();
     let Completed {
@@ -135,7 +114,7 @@ async fn a_claim_that_fails_costs_no_completion() {
     assert_eq!(settled.into_iter().next().unwrap().unwrap(), Settled::Applied);
     assert!(beside.unwrap().unwrap_err().is_refusal());
 
-    // Nor does a completion that fails keep the claim of the others from being made; and its slot is not free.
+    // A completion that fails frees no slot: nothing is claimed into it, and the number is still to be used.
     redis.ask::<()>(&["DEL", "bull:q:wait"]).await;
     enqueue(&*broker, "3").await;
     redis.ask::<()>(&["DEL", "bull:q:2"]).await;
@@ -145,23 +124,17 @@ async fn a_claim_that_fails_costs_no_completion() {
         claimed: beside,
     } = broker.complete_all(&[completion(&leases[1])], Some(next)).await;
     assert!(settled.into_iter().next().unwrap().unwrap_err().is_refusal());
-    assert!(beside.is_none(), "the number is still to be used");
+    assert!(beside.is_none());
     assert_eq!(broker.claim(next, 1).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn a_replica_without_a_renewal_ends_its_jobs_and_claims_none() {
-    let redis = TestRedis::start().await;
-    let broker = redis.bullmq("q", "w");
-    broker.renew(&[]).await.unwrap();
-    for id in ["1", "2"] {
-        enqueue(&*broker, id).await;
-    }
-    let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
+    let (_redis, broker, leases) = queue(&["1", "2"], 1).await;
     broker.leave().await.unwrap(); // It holds nothing from here on.
     assert!(
         broker
-            .complete_all(&[completion(&lease)], Some(FIRST.next()))
+            .complete_all(&[completion(&leases[0])], Some(FIRST.next()))
             .await
             .claimed
             .is_none()
