@@ -3,6 +3,4 @@
 -- ARGV as in claiming.lua
 -- Returns what `claim` returns.
 expect_active()
-local claimed = claim(tonumber(ARGV[3]), now_ms())
-tidy()
-return claimed
+return claim(tonumber(ARGV[3]), now_ms())

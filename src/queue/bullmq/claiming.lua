@@ -5,7 +5,7 @@
 
 -- Claims jobs into free slots: promotes what is due, takes what waits, then what is prioritized, within the queue's own
 -- limits. A job that must not run, because a child of it has failed or because a scheduler made it, ends here.
--- The caller has read what a claim writes to (`expect_active`), and tidies up.
+-- The caller has read what a claim writes to (`expect_active`).
 -- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries
 -- lost so far, 1 for a payload left out}…, ids without a job…, {id, reason}…
 -- A number that was carried out before returns what is left of it, and claims nothing more.
@@ -39,9 +39,6 @@ local function claim(want, now)
       m.apart and 1 or 0 }
   end
 
-  -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
-  expect(P, 'wait', 'paused', 'prioritized', 'marker')
-
   if number <= count(call('GET', session), 0) then
     -- The newest are in front. What lies deeper by now comes back as a stray.
     for _, id in ipairs(call('LRANGE', P .. 'active', 0, 299)) do
@@ -53,9 +50,11 @@ local function claim(want, now)
     end
     return { rows, ghosts, refused }
   end
+  -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
+  for _, list in ipairs({ 'wait', 'paused' }) do call('LLEN', P .. list) end
+  for _, set in ipairs({ 'prioritized', 'marker' }) do call('ZCARD', P .. set) end
   promote(now)
   local order = orders(P)
-  call('SET', session, ARGV[2], 'EX', ARGV[6])
 
   local room, places, rate = order[3] and 0 or want, tonumber(order[2] or nil), tonumber(order[4] or nil)
   if places then room = min(room, places - call('LLEN', P .. 'active')) end
@@ -68,12 +67,26 @@ local function claim(want, now)
     room = min(room, rate - taken)
   end
 
-  local function take()
-    local id = call('LMOVE', P .. 'wait', P .. 'active', 'RIGHT', 'LEFT')
-    if id then return id end
-    id = call('ZPOPMIN', P .. 'prioritized')[1]
-    if id then call('LPUSH', P .. 'active', id) else call('DEL', P .. 'pc') end
-    return id
+  -- The next jobs in line, at most so many, which are among the claimed ones then.
+  local scores = {}
+  local function take(most)
+    local ids = most > 0 and call('RPOP', P .. 'wait', most) or {}
+    if #ids < most then
+      local prioritized = call('ZPOPMIN', P .. 'prioritized', most - #ids)
+      for i = 1, #prioritized, 2 do
+        ids[#ids + 1] = prioritized[i]
+        scores[prioritized[i]] = prioritized[i + 1]
+      end
+      if #ids < most then call('DEL', P .. 'pc') end
+    end
+    if #ids > 0 then call('LPUSH', P .. 'active', unpack(ids)) end
+    return ids
+  end
+
+  -- Puts back the last that was taken, where it stood.
+  local function put_back(id)
+    call('LREM', P .. 'active', 1, id)
+    if scores[id] then call('ZADD', P .. 'prioritized', scores[id], id) else call('RPUSH', P .. 'wait', id) end
   end
 
   local function unsupported(m)
@@ -84,30 +97,44 @@ local function claim(want, now)
     end
   end
 
-  while #rows + #refused < room and #ghosts < 100 and bytes < most_bytes do
-    local id = take()
-    if not id then break end
-    local m = read(id)
-    if not m then
-      call('LREM', P .. 'active', 1, id)
-      ghosts[#ghosts + 1] = id
+  local function start(id, m)
+    local ats, reason = count(m[6], 0) + 1, unsupported(m)
+    if reason then expect_ends('failed') end
+    lock(id, token, lock_ms)
+    call('HSET', P .. id, 'ats', text(ats), 'processedOn', started, 'pb', worker, 'bw:claim', mark(token, ats),
+      unpack(reason and {} or { 'progress', '10' }))
+    emit(P, 'active', 'jobId', id, 'prev', 'waiting')
+    if rate and count_up(P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(order[5], 1000))) end
+    if reason then
+      blame(id, reason)
+      finish(id, call('HMGET', P .. id, unpack(ENDING)), token, 'failed', reason, now)
+      tidy(now)
+      refused[#refused + 1] = { id, reason }
     else
-      local ats, reason = count(m[6], 0) + 1, unsupported(m)
-      if reason then expect_ends('failed') end
-      lock(id, token, lock_ms)
-      call('HSET', P .. id, 'ats', text(ats), 'processedOn', started, 'pb', worker, 'bw:claim', mark(token, ats),
-        unpack(reason and {} or { 'progress', '10' }))
-      emit(P, 'active', 'jobId', id, 'prev', 'waiting')
-      if rate and count_up(P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(order[5], 1000))) end
-      if reason then
-        blame(id, reason)
-        finish(id, call('HMGET', P .. id, unpack(ENDING)), token, 'failed', reason, now)
-        refused[#refused + 1] = { id, reason }
+      report(id, '10')
+      rows[#rows + 1] = row(id, m, ats)
+    end
+  end
+
+  local ids = take(room)
+  call('SET', session, ARGV[2], 'EX', ARGV[6])
+  while #ids > 0 do
+    local full
+    for i, id in ipairs(ids) do
+      full = bytes >= most_bytes
+      if full then
+        for last = #ids, i, -1 do put_back(ids[last]) end
+        break
+      end
+      local m = read(id)
+      if m then
+        start(id, m)
       else
-        report(id, '10')
-        rows[#rows + 1] = row(id, m, ats)
+        call('LREM', P .. 'active', 1, id)
+        ghosts[#ghosts + 1] = id
       end
     end
+    ids = take((full or #ghosts >= 100) and 0 or room - #rows - #refused)
   end
 
   if room > 0 and has_work(P) then

@@ -20,12 +20,12 @@ local function text(n)
 end
 
 -- How to read a key of the queue so that one of a wrong type raises an error.
-local READ = {
-  wait = 'LLEN', paused = 'LLEN', active = 'LLEN', prioritized = 'ZCARD', delayed = 'ZCARD', completed = 'ZCARD',
-  failed = 'ZCARD', ['waiting-children'] = 'ZCARD', marker = 'ZCARD', stalled = 'SCARD', meta = 'HLEN',
-  events = 'XLEN', pc = 'STRLEN', limiter = 'STRLEN',
-}
+local READ
 local function expect(p, ...)
+  READ = READ or {
+    wait = 'LLEN', paused = 'LLEN', active = 'LLEN', prioritized = 'ZCARD', delayed = 'ZCARD', completed = 'ZCARD',
+    failed = 'ZCARD', ['waiting-children'] = 'ZCARD', marker = 'ZCARD', meta = 'HLEN', events = 'XLEN', pc = 'STRLEN',
+  }
   for _, name in ipairs({ ... }) do call(READ[name], p .. name) end
 end
 
@@ -36,7 +36,7 @@ end
 local suspects, in_flight
 local function expect_active()
   in_flight = call('LLEN', P .. 'active')
-  expect(P, 'events')
+  call('XLEN', P .. 'events')
   suspects = call('SCARD', P .. 'stalled')
 end
 local function expect_claims()
@@ -109,7 +109,15 @@ local function orders(p)
   return known
 end
 
-local function emit(p, ...) call('XADD', p .. 'events', 'MAXLEN', '~', orders(p)[1], '*', 'event', ...) end
+-- Tells what happened. The first event of a script also shortens the stream to its length.
+local streams = {}
+local function emit(p, ...)
+  local stream = streams[p]
+  if stream then return call('XADD', stream, '*', 'event', ...) end
+  stream = p .. 'events'
+  streams[p] = stream
+  call('XADD', stream, 'MAXLEN', '~', orders(p)[1], '*', 'event', ...)
+end
 
 -- Announces progress in percent, as Node's `updateProgress` does; the caller writes it into the job.
 local function report(id, percent) emit(P, 'progress', 'jobId', id, 'data', percent) end
@@ -220,16 +228,17 @@ end
 
 local CLAIM = { 'bw:claim', 'ats' }
 
--- What a claim still has to do with a job, whose fields CLAIM may have been read already.
+-- What a claim still has to do with a job.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend
 --   'gone'     the job is no more: ended by this claim and not kept, or removed by somebody
 --   'lost'     the job is somebody else's
-local function standing(id, token, m)
+-- `m` are its fields CLAIM and `holder` what its lock says, where the caller has read them.
+local function standing(id, token, m, holder)
   local key = P .. id
   m = m or call('HMGET', key, unpack(CLAIM))
   if m[1] == mark(token, m[2])
-    and (call('GET', key .. ':lock') == token or call('LPOS', P .. 'active', id)) then return 'held' end
+    and ((holder or call('GET', key .. ':lock')) == token or call('LPOS', P .. 'active', id)) then return 'held' end
   if call('HGET', key, 'bw:settled') == token then return 'settled' end
   return call('EXISTS', key) == 1 and 'lost' or 'gone'
 end
@@ -249,15 +258,10 @@ local FARTHEST = 20000
 -- From which end: the oldest are the last (-1), the newest the first (1).
 local nearest = '-1'
 
--- Ends a claim, after its job has been put where it goes; `...` are further fields for the job, each with its value. Of
--- a job that is `over` nothing has to be paid for again.
-local function let_go(id, token, over, ...)
+-- Ends a claim but for its lock, after its job has been put where it goes; `...` are further fields for the job, each
+-- with its value.
+local function let_go(id, token, ...)
   call('LREM', P .. 'active', nearest, id)
-  if over then
-    call('DEL', P .. id .. ':lock', 'ledger:' .. P .. id)
-  else
-    call('DEL', P .. id .. ':lock')
-  end
   clear(id)
   call('HSET', P .. id, 'bw:claim', '', 'bw:settled', token, ...)
   -- A queue with a limit of its own has a free place now, which nothing else announces.
@@ -267,10 +271,13 @@ local function let_go(id, token, over, ...)
   end
 end
 
+local function unlock(id) call('DEL', P .. id .. ':lock') end
+
 -- Puts a job back as if it had not been claimed.
 local function give_back(id, token)
   line_up(P, (target(P)), id, true)
-  let_go(id, token, false, 'progress', '0')
+  let_go(id, token, 'progress', '0')
+  unlock(id)
   announce(P, id, 'active')
 end
 

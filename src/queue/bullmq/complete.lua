@@ -8,15 +8,19 @@
 local want, keep_ms, keep_count, now, answers = tonumber(ARGV[3]), tonumber(ARGV[8]), tonumber(ARGV[9]), now_ms(), {}
 -- Where jobs wait is read when something is put there; a parent's keys by whoever tells it.
 expect_active()
-expect(P, 'completed')
+call('ZCARD', P .. 'completed')
 if orders(P)[2] then expect_lines(P) end
 
 -- Since Redis 7 an error is a table.
 local function worded(problem) return type(problem) == 'table' and problem.err or problem end
 
-local function complete(id, token, result)
+local locks = {}
+for i = 10, #ARGV, 3 do locks[#locks + 1] = P .. ARGV[i] .. ':lock' end
+local holders = call('MGET', unpack(locks))
+
+local function complete(id, token, result, holder)
   local m = call('HMGET', P .. id, unpack(ENDING))
-  local held = standing(id, token, m)
+  local held = standing(id, token, m, holder)
   if held ~= 'held' then return refusal(held) end
   report(id, '100')
   finish(id, m, token, 'completed', result, now, keep_count, keep_ms)
@@ -28,7 +32,7 @@ local walked, freed = 0, 0
 for i = 10, #ARGV, 3 do
   if walked > FARTHEST then break end
   walked = walked + in_flight
-  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2], holders[(i - 7) / 3])
   if fine then freed = freed + 1 end
   answers[#answers + 1] = fine and answer or worded(answer)
 end
@@ -38,5 +42,5 @@ if want > 0 and freed > 0 then
   local fine, answer = pcall(claim, min(want, freed), now)
   claimed = fine and answer or worded(answer)
 end
-tidy()
+tidy(now)
 return { answers, claimed }

@@ -90,34 +90,26 @@ local function untie(key, now)
   end
 end
 
--- Removes what is kept of jobs.
-local function forget(ids, now)
-  local keys = {}
-  for _, id in ipairs(ids) do
-    local key = P .. id
-    local untied, problem = pcall(untie, key, now)
-    if not untied then complain(key .. ' is removed, its parent was not told', problem) end
-    for _, part in ipairs({ '', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful' }) do
-      keys[#keys + 1] = key .. part
-    end
-    keys[#keys + 1] = 'ledger:' .. key
-  end
-  if #keys > 0 then call('DEL', unpack(keys)) end
+-- Keys that go at the end of a script, in one call.
+local doomed = {}
+local function bury()
+  if #doomed > 0 then call('DEL', unpack(doomed)) end
+  doomed = {}
+end
+local function doom(key)
+  doomed[#doomed + 1] = key
+  if #doomed == 1000 then bury() end
 end
 
--- Forgets a chunk of the oldest ended jobs beyond the retention.
-local function trim(set, now, keep_count, keep_ms)
-  local excess = keep_count and min(call('ZCARD', set) - keep_count, 50) or 0
-  if excess > 0 then
-    local oldest = call('ZRANGE', set, 0, excess - 1)
-    call('ZREM', set, unpack(oldest))
-    forget(oldest, now)
+-- Removes what is kept of a job. When one has `completed` its parent was told, and its page of the ledger went.
+local function forget(id, now, completed)
+  local key = P .. id
+  if not completed then
+    local untied, problem = pcall(untie, key, now)
+    if not untied then complain(key .. ' is removed, its parent was not told', problem) end
+    doom('ledger:' .. key)
   end
-  if keep_ms then
-    local old = call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', '0', '50')
-    if #old > 0 then call('ZREM', set, unpack(old)) end
-    forget(old, now)
-  end
+  for _, part in ipairs({ '', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful' }) do doom(key .. part) end
 end
 
 -- Frees the deduplication id that a job holds (one with a time to live stays until then), and adds the job that was
@@ -153,18 +145,53 @@ local function cache(key, id, result, now)
   call('SET', key, entry, 'EX', 86400)
 end
 
--- Beyond the retention, the oldest ended jobs are forgotten once a script, or where a job with another rule follows.
-local due_trim
-local function trim_later(set, now, keep_count, keep_ms)
-  local last = due_trim
-  if last and (last[1] ~= set or last[3] ~= keep_count or last[4] ~= keep_ms) then trim(unpack(last, 1, 4)) end
-  due_trim = { set, now, keep_count, keep_ms }
+-- Jobs that have ended, and are not in their set yet: {set, keep_count, keep_ms, what ZADD is told of each}.
+local ended
+
+-- To add to a sorted set that is a packed list, as those of up to 128 members are, takes two walks along it. A member
+-- that is too long for such a list makes a tree of it for good.
+local TOO_LONG = string.rep('-', 65)
+local function plant(set)
+  if protected('OBJECT', 'ENCODING', set) == 'skiplist' then return end
+  call('ZADD', set, 0, TOO_LONG)
+  call('ZREM', set, TOO_LONG)
+end
+
+-- Puts them into their set, and forgets a chunk of the oldest ones there beyond the retention.
+local function retain(now)
+  local set, keep_count, keep_ms = P .. ended.set, ended.keep_count, ended.keep_ms
+  local function drop(ids)
+    if #ids > 0 then call('ZREM', set, unpack(ids)) end
+    for _, id in ipairs(ids) do forget(id, now, ended.set == 'completed') end
+  end
+
+  if #ended.entries > 0 then call('ZADD', set, unpack(ended.entries)) end
+  local excess = keep_count and min(call('ZCARD', set) - keep_count, 50) or 0
+  if excess > 0 then
+    plant(set)
+    drop(call('ZRANGE', set, 0, excess - 1))
+  end
+  if keep_ms then drop(call('ZRANGEBYSCORE', set, '-inf', now - keep_ms, 'LIMIT', '0', '50')) end
+end
+
+-- Puts a job into the set of those that ended so: at the end of the script, or where one with another rule follows. `kept`
+-- is false of a job of which nothing is kept.
+local function file(id, set, now, kept, keep_count, keep_ms)
+  if ended and (ended.set ~= set or ended.keep_count ~= keep_count or ended.keep_ms ~= keep_ms) then
+    retain(now)
+    ended = nil
+  end
+  ended = ended or { set = set, keep_count = keep_count, keep_ms = keep_ms, entries = {} }
+  local entries = ended.entries
+  if kept then entries[#entries + 1], entries[#entries + 2] = text(now), id end
 end
 
 -- What is left to do when jobs have ended: the last statement of a script.
-local function tidy()
-  if not due_trim then return end
-  trim(unpack(due_trim, 1, 4))
+local function tidy(now)
+  if not ended then return end
+  retain(now)
+  ended = nil
+  bury()
   -- The jobs have ended: a foreign key among these costs the event and no more.
   if call('LLEN', P .. 'active') == 0 and protected('ZCARD', P .. 'delayed') == 0 and protected('LLEN', P .. 'wait') == 0
     and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
@@ -175,13 +202,15 @@ local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa',
 
 -- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason.
 local function finish(id, m, token, state, value, now, default_count, default_ms)
-  local key, set, done = P .. id, P .. state, state == 'completed'
+  local key, done = P .. id, state == 'completed'
   local opts = options(m[3])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
-  local told, problem = pcall(tell_parent, id, opts, m[4], done, value, now)
-  local freed, trouble = pcall(free_deduplication, id, m[5], now)
-  if not (told and freed) then
-    complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
+  if m[4] or m[5] then
+    local told, problem = pcall(tell_parent, id, opts, m[4], done, value, now)
+    local freed, trouble = pcall(free_deduplication, id, m[5], now)
+    if not (told and freed) then
+      complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
+    end
   end
   local attempts = count(m[6], 0) + 1
   if done then cache(opts.idempotencyKey, id, value, now) end
@@ -192,16 +221,18 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
   local value_field = done and 'returnvalue' or 'failedReason'
   if keep_count == 0 then
     let_go(id, token)
-    forget({ id }, now)
-    trim_later(set, now)
+    forget(id, now, done)
+    file(id, state, now, false)
   else
-    call('ZADD', set, text(now), id)
     -- A job that is retried by hand waits anew.
     if m[7] or m[8] or m[9] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
-    let_go(id, token, done, value_field, value, 'finishedOn', text(now), 'atm', text(attempts),
+    let_go(id, token, value_field, value, 'finishedOn', text(now), 'atm', text(attempts),
       unpack(done and { 'progress', '100' } or {}))
-    trim_later(set, now, keep_count, keep_ms)
+    file(id, state, now, true, keep_count, keep_ms)
   end
+  doom(key .. ':lock')
+  -- Nothing of it has to be paid for again.
+  if done then doom('ledger:' .. key) end
 
   emit(P, state, 'jobId', id, value_field, value, 'prev', 'active')
   if not done and attempts >= count(opts.attempts, 0) then

@@ -12,5 +12,5 @@ local now = now_ms()
 remember(id, now, ARGV[4])
 blame(id, reason)
 finish(id, m, token, 'failed', reason, now)
-tidy()
+tidy(now)
 return 1

@@ -28,6 +28,7 @@ local function orphan(id, max_lost, now)
   end
   call('RPUSH', (target(P)), id) -- Prioritized ones too: they have waited.
   let_go(id, '')
+  unlock(id)
   announce(P, id, 'active')
   emit(P, 'stalled', 'jobId', id)
   return 'requeued'

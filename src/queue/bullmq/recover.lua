@@ -17,7 +17,7 @@ expect_ends('failed')
 for i = #claimed, 1, -1 do
   local id = claimed[i]
   if tally.requeued + tally.poisoned == chunk or walked > FARTHEST then
-    tidy()
+    tidy(now)
     return { tally.requeued, tally.poisoned, offset + left }
   end
   if call('EXISTS', P .. id .. ':lock') == 1 then
@@ -32,5 +32,5 @@ for i = #claimed, 1, -1 do
     end
   end
 end
-tidy()
+tidy(now)
 return { tally.requeued, tally.poisoned, #claimed == stretch and offset + left or -1 }

@@ -37,7 +37,8 @@ if not is_job then return from and 'removed' or 'unknown' end
 -- In no list, and not named like a job: somebody else's.
 if not from and id:find(':', 1, true) then return 'unknown' end
 if m[4] and protected('GET', P .. 'de:' .. m[4]) == id then call('DEL', P .. 'de:' .. m[4], P .. 'dn:' .. m[4]) end
-forget({ id }, now_ms())
+forget(id, now_ms())
+bury()
 call('SREM', P .. 'stalled', id)
 emit(P, 'removed', 'jobId', id, 'prev', from or 'unknown')
 return 'removed'

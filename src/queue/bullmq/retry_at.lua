@@ -37,4 +37,5 @@ else
   put_off(P, id, now + delay)
   let_go(id, token)
 end
+unlock(id)
 return 1

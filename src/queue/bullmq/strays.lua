@@ -8,7 +8,7 @@ local tally, walked = { requeued = 0, poisoned = 0 }, 0
 expect_ends('failed')
 for i = 4, #ARGV do
   if walked > FARTHEST then
-    tidy()
+    tidy(now)
     return { tally.requeued, tally.poisoned, i - 4 }
   end
   walked = walked + in_flight
@@ -17,5 +17,5 @@ for i = 4, #ARGV do
     tally[fate] = tally[fate] + 1
   end
 end
-tidy()
+tidy(now)
 return { tally.requeued, tally.poisoned, #ARGV - 3 }

@@ -158,3 +158,20 @@ async fn a_full_queue_costs_one_call_a_job() {
     running.stop().await;
     assert!(calls < JOBS + JOBS / 4, "{calls} calls for {JOBS} jobs");
 }
+
+#[tokio::test]
+async fn claims_are_under_way_together_and_one_that_is_overtaken_claims_nothing() {
+    let (_redis, broker, leases) = queue(&["1", "2", "3", "4"], 2).await;
+    let (second, third) = (FIRST.next(), FIRST.next().next());
+    let complete = async |lease: &Lease, number| {
+        claimed(broker.complete_all(&[completion(lease)], Some(number)).await).unwrap()
+    };
+    assert_eq!(complete(&leases[1], third).await, ["3"]);
+    assert_eq!(complete(&leases[0], second).await, [""; 0]);
+    // Both answers were lost: each number tells what is left of its claim.
+    assert_eq!(broker.claim(third, 9).await.unwrap()[0].lease.id.as_ref(), "3");
+    assert!(broker.claim(second, 9).await.unwrap().is_empty());
+    let rest = broker.claim(third.next(), 9).await.unwrap();
+    assert_eq!(rest.len(), 1);
+    assert_eq!(&*rest[0].lease.id, "4");
+}

@@ -1,6 +1,7 @@
 //! The BullMQ layout where it is not as its producers should have left it, and where Redis has been away.
 
 mod beside;
+mod bounds;
 mod broken;
 
 use std::time::Duration;
