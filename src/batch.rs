@@ -1,7 +1,7 @@
 //! Group commit: what is asked while a call is under way goes together into the next one.
 //!
 //! Alone, a request leaves at once. Under load a call carries many, so that Redis and this process pay for a round
-//! trip once and not once a request.
+//! trip once and not once a request. Only what would fill a call does not wait for one that is under way.
 
 use std::{
     collections::VecDeque,
@@ -21,22 +21,26 @@ pub(crate) struct Batch<Q, A>(Arc<Inner<Q, A>>);
 struct Inner<Q, A> {
     carry: Box<Carry<Q, A>>,
     weigh: fn(&Q) -> usize,
-    most: Load,
+    most: Bounds,
     queue: Mutex<Queue<Q, A>>,
 }
 
-/// How much a call carries at most; a request that is heavier travels alone.
+/// How much travels at a time, at most.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Load {
-    /// Requests.
+pub(crate) struct Bounds {
+    /// Calls under way; another one sets out beside the first when it is full.
+    pub(crate) calls: usize,
+    /// Requests in a call.
     pub(crate) requests: usize,
-    /// Bytes.
+    /// Requests in a call while those that wait would not fill one.
+    pub(crate) partial: usize,
+    /// Bytes in a call; a request that is heavier travels alone.
     pub(crate) bytes: usize,
 }
 
 struct Queue<Q, A> {
     waiting: VecDeque<(Q, oneshot::Sender<A>)>,
-    under_way: bool,
+    under_way: usize,
 }
 
 impl<Q, A> Clone for Batch<Q, A> {
@@ -54,8 +58,8 @@ impl<Q, A> fmt::Debug for Batch<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
-    /// Requests for `carry`, at most so many in one call, each as heavy as `weigh` says, in bytes.
-    pub(crate) fn new<F, C>(most: Load, weigh: fn(&Q) -> usize, carry: C) -> Self
+    /// Requests for `carry`, each as heavy as `weigh` says, in bytes.
+    pub(crate) fn new<F, C>(most: Bounds, weigh: fn(&Q) -> usize, carry: C) -> Self
     where
         F: Future<Output = Vec<A>> + Send + 'static,
         C: Fn(Vec<Q>) -> F + Send + Sync + 'static,
@@ -66,7 +70,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
             most,
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
-                under_way: false,
+                under_way: 0,
             }),
         }))
     }
@@ -93,31 +97,41 @@ impl<Q, A> Inner<Q, A> {
     fn line_up(&self, request: Q, answer: oneshot::Sender<A>) -> bool {
         let mut queue = self.queue();
         queue.waiting.push_back((request, answer));
-        !std::mem::replace(&mut queue.under_way, true)
+        let sets_out = queue.under_way == 0
+            || (queue.under_way < self.most.calls && queue.waiting.len() >= self.most.requests);
+        queue.under_way += usize::from(sets_out);
+        sets_out
     }
 
-    /// The next load; empty when nobody waits any more, and then nothing is under way.
+    /// The next load of a ride; empty when it is over: nobody waits, or other rides are enough for who does.
     fn load(&self) -> (Vec<Q>, Vec<oneshot::Sender<A>>) {
         let mut queue = self.queue();
         let (mut requests, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0usize);
-        while let Some((request, answer)) = queue.waiting.pop_front() {
+        let full = queue.waiting.len() >= self.most.requests;
+        let most = if full {
+            self.most.requests
+        } else {
+            self.most.partial
+        };
+        let needed = queue.under_way == 1 || full;
+        while needed && let Some((request, answer)) = queue.waiting.pop_front() {
             if answer.is_closed() {
                 continue;
             }
             bytes = bytes.saturating_add((self.weigh)(&request));
-            if !requests.is_empty() && (bytes > self.most.bytes || requests.len() >= self.most.requests) {
+            if !requests.is_empty() && (bytes > self.most.bytes || requests.len() >= most) {
                 queue.waiting.push_front((request, answer));
                 break;
             }
             requests.push(request);
             answers.push(answer);
         }
-        queue.under_way = !requests.is_empty();
+        queue.under_way -= usize::from(requests.is_empty());
         (requests, answers)
     }
 }
 
-/// Carries loads until nobody waits.
+/// Carries loads until it is needed no more.
 struct Ride<Q, A> {
     inner: Arc<Inner<Q, A>>,
     over: bool,
@@ -144,8 +158,10 @@ impl<Q, A> Drop for Ride<Q, A> {
     fn drop(&mut self) {
         if !self.over {
             let mut queue = self.inner.queue();
-            queue.under_way = false;
-            queue.waiting.clear();
+            queue.under_way -= 1;
+            if queue.under_way == 0 {
+                queue.waiting.clear();
+            }
         }
     }
 }

@@ -8,8 +8,10 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::*;
 
-const FOUR: Load = Load {
+const FOUR: Bounds = Bounds {
+    calls: 1,
     requests: 4,
+    partial: 4,
     bytes: 10,
 };
 
@@ -31,9 +33,14 @@ impl Road {
 
     /// A batch over this road, where each request is a number that weighs as much, and is answered by its double.
     fn batch(self: &Arc<Self>) -> Batch<usize, usize> {
+        self.lanes(1)
+    }
+
+    /// The same, with so many calls under way at a time.
+    fn lanes(self: &Arc<Self>, calls: usize) -> Batch<usize, usize> {
         let road = self.clone();
         Batch::new(
-            FOUR,
+            Bounds { calls, ..FOUR },
             |n| *n,
             move |requests| {
                 let road = road.clone();
@@ -104,6 +111,48 @@ async fn what_comes_while_a_call_is_under_way_waits_for_it_and_who_leaves_is_lef
 }
 
 #[tokio::test]
+async fn a_full_call_sets_out_beside_the_first_and_a_third_waits() {
+    let road = Road::new(false);
+    let batch = road.lanes(2);
+    let ask = |n| {
+        let batch = batch.clone();
+        tokio::spawn(async move { batch.ask(n).await })
+    };
+    let settled = async |calls: usize| {
+        while road.calls().len() < calls {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(road.calls().len(), calls);
+    };
+    let mut asked = vec![ask(1)];
+    settled(1).await;
+    asked.extend([2, 2, 2].map(ask));
+    settled(1).await; // Not full.
+    asked.push(ask(2));
+    settled(2).await;
+    asked.extend([1, 1, 1, 1, 3].map(ask));
+    settled(2).await; // No third one, full or not.
+    // Whichever ends first takes the full load; with less than that to do, one goes on and the other is over.
+    road.gate.notify_one();
+    settled(3).await;
+    road.gate.notify_one();
+    settled(3).await;
+    road.gate.notify_one();
+    settled(4).await;
+    road.gate.notify_one();
+    let answers = join_all(asked).await.into_iter().map(Result::unwrap);
+    let doubles = [2, 4, 4, 4, 4, 2, 2, 2, 2, 6].map(Some);
+    assert_eq!(answers.collect::<Vec<_>>(), doubles);
+    assert_eq!(road.calls(), [vec![1], vec![2; 4], vec![1; 4], vec![3]]);
+    while batch.0.queue().under_way > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_call_that_dies_leaves_nobody_waiting() {
     let road = Road::new(true);
     let batch = road.batch();
@@ -137,4 +186,20 @@ async fn nobody_is_forgotten_when_many_threads_ask() {
         ended.unwrap();
     }
     assert_eq!(sent.load(Ordering::Relaxed), 20_000);
+}
+
+#[tokio::test]
+async fn a_line_that_would_not_fill_a_call_goes_in_small_ones() {
+    let road = Road::new(true);
+    let carry = {
+        let road = road.clone();
+        move |requests: Vec<usize>| {
+            road.calls.lock().unwrap().push(requests.clone());
+            async move { requests }
+        }
+    };
+    let batch = Batch::new(Bounds { partial: 2, ..FOUR }, |_| 0, carry);
+    join_all([1, 2, 3].map(|n| batch.ask(n))).await;
+    join_all([1, 2, 3, 4, 5].map(|n| batch.ask(n))).await;
+    assert_eq!(road.calls(), [vec![1, 2], vec![3], vec![1, 2, 3, 4], vec![5]]);
 }

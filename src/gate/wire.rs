@@ -10,11 +10,13 @@ use super::{
     permit::Settlement,
     verdict::{Effect, Reason, State},
 };
-use crate::batch::{Batch, Load};
+use crate::batch::{Batch, Bounds};
 
 /// Requests and ends of calls that one script handles at most.
-const MOST: Load = Load {
+const MOST: Bounds = Bounds {
+    calls: 1,
     requests: 64,
+    partial: 64,
     bytes: usize::MAX,
 };
 

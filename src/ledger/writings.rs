@@ -6,15 +6,17 @@ use redis::{FromRedisValue, RedisError, Script};
 use tracing::warn;
 
 use crate::{
-    batch::{Batch, Load},
+    batch::{Batch, Bounds},
     connection::Connection,
 };
 
 /// How long a call waits for its ledger, at most: then it is made without.
 pub(super) const DEADLINE: Duration = Duration::from_millis(250);
 /// Entries that one script writes at most.
-const MOST: Load = Load {
+const MOST: Bounds = Bounds {
+    calls: 1,
     requests: 64,
+    partial: 64,
     bytes: 1024 * 1024,
 };
 

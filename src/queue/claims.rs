@@ -9,7 +9,7 @@ impl ClaimNumber {
     /// The first claim.
     pub const FIRST: Self = Self(1);
 
-    /// The claim after this one, which has been answered.
+    /// The claim after this one. Each that was not answered has to be asked for again.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)

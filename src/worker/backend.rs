@@ -86,8 +86,8 @@ impl QueueBackend {
                 // At most one call to Redis away from its end.
                 let _ = claims.await;
             }
-            // As is a claim beside completions.
-            drop(worker.turn.lock().await);
+            // As are claims beside completions.
+            worker.turns.end().await;
             *lock(&worker.claimed) = None;
             let mut unstarted = Vec::new();
             while let Some(task) = claimed.as_mut().and_then(|tasks| tasks.try_recv().ok()) {

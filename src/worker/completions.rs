@@ -1,23 +1,38 @@
 //! Jobs that have ended well, written together; the same call claims others into their slots. Under load a replica
-//! claims so and in no other way, and its slots are not empty for the time of a round trip.
+//! claims so and in no other way: its slots are not empty for the time of a round trip, and with many of them Redis has
+//! the next call before it has answered the last.
 
 use std::sync::Arc;
 
 use redis::ErrorKind;
 use tracing::debug;
 
-use super::runtime::QueueWorker;
+use super::{runtime::QueueWorker, turns::Turn};
 use crate::{
-    batch::{Batch, Load},
+    batch::{Batch, Bounds},
     queue::{BrokerError, Completed, Completion, Lease, Settled},
 };
 
-/// Between two evils (`scripts/bench-peer.sh`): with more, jobs that take equally long stay together in waves, and all of
-/// a wave wait for its last; with fewer, what a script's beginning costs Redis is shared by fewer.
-const MOST: Load = Load {
-    requests: 16,
-    bytes: 1024 * 1024,
-};
+/// Completions in a call, at most: what a claim beside them takes.
+const MOST: usize = 32;
+/// The same while few wait. Jobs that take equally long stay together in waves once they were ended together, and all of
+/// a wave wait for its last.
+const FEW: usize = 8;
+/// Calls under way, at most.
+const CALLS: usize = 8;
+
+/// How the completions of a queue with so many slots travel (measured by `scripts/bench-peer.sh`). When all of its jobs end
+/// at once, all but one call of them are under way, so that Redis has the next before it has answered the last; the one
+/// keeps those calls apart, which would else be answered, and sent again, in one go.
+fn bounds(capacity: usize) -> Bounds {
+    let requests = capacity.div_ceil(3).clamp(1, MOST);
+    Bounds {
+        calls: (capacity.saturating_sub(1) / requests).clamp(2, CALLS),
+        requests,
+        partial: requests.min(FEW),
+        bytes: 1024 * 1024,
+    }
+}
 
 /// Writes the completions of one queue.
 #[derive(Debug, Clone)]
@@ -26,10 +41,14 @@ pub(super) struct Completions(Batch<Completion, Result<Settled, BrokerError>>);
 impl Completions {
     pub(super) fn new(worker: Arc<QueueWorker>) -> Self {
         let weigh = |completion: &Completion| completion.result.len();
-        Self(Batch::new(MOST, weigh, move |completions| {
-            let worker = worker.clone();
-            async move { worker.complete(&completions).await }
-        }))
+        Self(Batch::new(
+            bounds(worker.slots.capacity()),
+            weigh,
+            move |completions| {
+                let worker = worker.clone();
+                async move { worker.complete(&completions).await }
+            },
+        ))
     }
 
     /// Ends a job well. `result` is JSON.
@@ -44,25 +63,26 @@ impl Completions {
 }
 
 impl QueueWorker {
-    /// Ends jobs well, and claims beside that unless a claim is under way already, or none is wanted.
+    /// Ends jobs well, and claims beside that if jobs are wanted.
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Settled, BrokerError>> {
-        let mut turn = if self.wants_jobs() {
-            self.turn.try_lock().ok()
+        let turn = if self.wants_jobs() {
+            self.turns.take()
         } else {
             None
         };
-        let next = turn.as_deref().copied();
+        let next = turn.as_ref().map(Turn::number);
         let Completed { settled, claimed } = self.broker.complete_all(completions, next).await;
-        match (&mut turn, claimed) {
-            (Some(number), Some(Ok(deliveries))) => {
+        match (turn, claimed) {
+            (Some(turn), Some(Ok(deliveries))) => {
                 let ended = completions.iter().zip(&settled).filter(|(_, s)| s.is_ok());
                 let mut slots = self
                     .slots
                     .take_over(ended.map(|(completion, _)| &completion.lease));
                 self.hand_out(&mut slots, deliveries);
-                **number = number.next();
+                turn.answered();
             }
-            // The claim loop asks again with the same number.
+            (Some(turn), None) => turn.answered(), // There was nothing to answer.
+            // Asked for again.
             (_, Some(Err(error))) => debug!(%error, "nothing was claimed beside the completions"),
             _ => {}
         }

@@ -88,9 +88,10 @@ impl QueueWorker {
                 return;
             };
             self.vitals.claims().beat();
-            // After an error, or a panic, the same number is asked for again.
-            let mut number = self.turn.lock().await;
-            let answer = self.broker.claim(*number, slots.count()).await;
+            let Some(turn) = self.turns.take() else {
+                return;
+            };
+            let answer = self.broker.claim(turn.number(), slots.count()).await;
             match &answer {
                 // Not a word from Redis, perhaps: the broker can know that by itself.
                 Err(BrokerError::Unleased) => {}
@@ -101,10 +102,10 @@ impl QueueWorker {
             match answer {
                 Ok(deliveries) => {
                     pause.reset();
-                    let idle = deliveries.is_empty();
+                    let idle = deliveries.is_empty() && !turn.is_again();
                     self.hand_out(&mut slots, deliveries);
-                    *number = number.next();
-                    drop((slots, number));
+                    turn.answered();
+                    drop(slots);
                     self.idle.store(idle, Ordering::Relaxed);
                     if idle {
                         self.wait_for_work(&mut pause).await;

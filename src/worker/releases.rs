@@ -6,14 +6,16 @@ use futures_util::future::join_all;
 use redis::ErrorKind;
 
 use crate::{
-    batch::{Batch, Load},
+    batch::{Batch, Bounds},
     queue::{Broker, BrokerError, Lease, Settled},
 };
 
 /// One call to Redis at a time: thousands of them side by side would wait for each other until they time out, and be sent
 /// again.
-const MOST: Load = Load {
+const MOST: Bounds = Bounds {
+    calls: 1,
     requests: 64,
+    partial: 64,
     bytes: usize::MAX,
 };
 

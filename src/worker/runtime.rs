@@ -20,10 +20,11 @@ use super::{
     outcome::OutcomeRules,
     releases::Releases,
     slots::Slots,
+    turns::Turns,
     vitals::{Tally, Vitals},
 };
 use crate::{
-    queue::{Broker, ClaimNumber},
+    queue::Broker,
     watchdog::{self, Pulse, Watchdog},
 };
 
@@ -73,8 +74,7 @@ pub struct QueueWorker {
     pub(super) shutdown: ShutdownSteps,
     /// Cancelled when the lease has been handed back.
     pub(super) left: CancellationToken,
-    /// The number of the next claim. Who claims holds it until the answer has come: one claim at a time.
-    pub(super) turn: tokio::sync::Mutex<ClaimNumber>,
+    pub(super) turns: Turns,
     /// Where claimed jobs go; nowhere before apalis asks for the first, and after the worker has closed.
     pub(super) claimed: Mutex<Option<Claimed>>,
     /// The claim loop has found nothing, and waits until there may be work.
@@ -138,7 +138,7 @@ impl Runtime {
                 renew_every: options.renew_every,
                 shutdown: shutdown.clone(),
                 left: CancellationToken::new(),
-                turn: tokio::sync::Mutex::new(ClaimNumber::FIRST),
+                turns: Turns::new(),
                 claimed: Mutex::default(),
                 idle: AtomicBool::new(false),
             })

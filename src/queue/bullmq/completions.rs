@@ -40,17 +40,22 @@ impl BullmqBroker {
         while all.settled.len() < completions.len() {
             let left = &completions[all.settled.len()..];
             let number = next.take();
-            match self.complete_some(left, number).await {
-                Ok((settled, beside)) if (1..=left.len()).contains(&settled.len()) => {
+            let answer = self.complete_some(left, number).await;
+            let answer = answer.and_then(|(settled, beside)| match settled.len() {
+                count if (1..=left.len()).contains(&count) => Ok((settled, beside)),
+                _ => Err(answers::too_few()),
+            });
+            match answer {
+                Ok((settled, beside)) => {
                     all.settled.extend(settled.into_iter().map(answers::settled));
                     if let Some(number) = number {
                         all.claimed = self.claimed_beside(beside, number).await;
                     }
                 }
-                Ok(_) => all
-                    .settled
-                    .extend(answers::failed(&answers::too_few(), left.len())),
-                Err(error) => all.settled.extend(answers::failed(&error, left.len())),
+                Err(error) => {
+                    all.settled.extend(answers::failed(&error, left.len()));
+                    all.claimed = all.claimed.or(number.map(|_| Err(error.into())));
+                }
             }
         }
         all

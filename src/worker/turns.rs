@@ -1,0 +1,130 @@
+//! Whose turn it is to claim, and with which number. Several claims can be under way; one that was not answered is asked
+//! for again, with its number, so that no job is stranded.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+use crate::queue::ClaimNumber;
+
+/// The claims of one queue.
+#[derive(Debug)]
+pub(super) struct Turns {
+    numbers: Mutex<Numbers>,
+    /// Read by each claim that is under way.
+    open: RwLock<()>,
+}
+
+#[derive(Debug)]
+struct Numbers {
+    next: ClaimNumber,
+    unanswered: Vec<ClaimNumber>,
+}
+
+/// A claim that is under way. Unless it was answered, whoever claims next asks for it again.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    number: ClaimNumber,
+    again: bool,
+    answered: bool,
+    _open: RwLockReadGuard<'a, ()>,
+}
+
+impl Turns {
+    pub(super) fn new() -> Self {
+        Self {
+            numbers: Mutex::new(Numbers {
+                next: ClaimNumber::FIRST,
+                unanswered: Vec::new(),
+            }),
+            open: RwLock::default(),
+        }
+    }
+
+    /// A turn to claim; `None` when the worker leaves.
+    pub(super) fn take(&self) -> Option<Turn<'_>> {
+        let open = self.open.try_read().ok()?;
+        let mut numbers = self.numbers();
+        let unanswered = numbers.unanswered.pop();
+        let number = unanswered.unwrap_or_else(|| {
+            let next = numbers.next;
+            numbers.next = next.next();
+            next
+        });
+        Some(Turn {
+            turns: self,
+            number,
+            again: unanswered.is_some(),
+            answered: false,
+            _open: open,
+        })
+    }
+
+    /// Waits until no claim is under way.
+    pub(super) async fn end(&self) {
+        drop(self.open.write().await);
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    pub(super) const fn number(&self) -> ClaimNumber {
+        self.number
+    }
+
+    /// Whether it was asked for before: then its answer does not say what there is to claim now.
+    pub(super) const fn is_again(&self) -> bool {
+        self.again
+    }
+
+    /// Ends it: its answer has been dealt with.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.turns.numbers().unanswered.push(self.number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_number_is_asked_for_until_it_is_answered() {
+        let turns = Turns::new();
+        let (first, second) = (turns.take().unwrap(), turns.take().unwrap());
+        assert_eq!((first.number().number(), second.number().number()), (1, 2));
+        assert!(!first.is_again());
+        second.answered();
+        drop(first);
+        let again = turns.take().unwrap();
+        assert_eq!(again.number().number(), 1);
+        assert!(again.is_again());
+        let third = turns.take().unwrap();
+        assert_eq!(third.number().number(), 3);
+        again.answered();
+        third.answered();
+        assert_eq!(turns.take().unwrap().number().number(), 4);
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_what_is_under_way_and_lets_nobody_start() {
+        let turns = Turns::new();
+        let under_way = turns.take().unwrap();
+        let mut end = std::pin::pin!(turns.end());
+        assert!(futures_util::poll!(&mut end).is_pending());
+        assert!(turns.take().is_none());
+        under_way.answered();
+        end.await;
+    }
+}
