@@ -28,7 +28,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn wait(&self, limit: Duration) -> Result<bool, BrokerError>;
 
     /// Claims up to `count` jobs. The same `number` again, or an older one, returns what is left of that claim and
-    /// claims nothing more: no job is stranded because an answer was lost or a request was late.
+    /// claims nothing more: no job is stranded because an answer was lost or a request was late. Several may be under way.
     async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError>;
 
     /// Renews this replica's lease on the queue, and returns those of `held` that it has lost. What the queue counts

@@ -81,8 +81,8 @@ impl QueueWorker {
                 self.hand_out(&mut slots, deliveries);
                 turn.answered();
             }
-            (Some(turn), None) => turn.answered(), // There was nothing to answer.
-            // Asked for again.
+            // Nothing was asked for; what is to be asked for again still is.
+            (Some(turn), None) if !turn.is_again() => turn.answered(),
             (_, Some(Err(error))) => debug!(%error, "nothing was claimed beside the completions"),
             _ => {}
         }

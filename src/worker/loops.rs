@@ -221,12 +221,13 @@ impl QueueWorker {
         }
     }
 
-    /// Waits until there may be work, the worker closes, or Redis is away.
+    /// Waits until there may be work, a claim has to be asked for again, the worker closes, or Redis is away.
     async fn wait_for_work(&self, pause: &mut Pause) {
         loop {
             let work = tokio::select! {
                 biased;
                 () = self.shutdown.closing.cancelled() => return,
+                () = self.turns.owe() => return,
                 work = self.broker.wait(IDLE) => work,
             };
             self.vitals.claims().beat();

@@ -106,7 +106,7 @@ impl Slots {
     /// Notes a claimed job; `stop` is cancelled when it turns out to be lost.
     pub fn occupy(&self, slots: &mut FreeSlots, lease: Lease, stop: CancellationToken, course: Arc<Course>) {
         let mut jobs = self.jobs();
-        // A resent claim may bring one job more than is free by now: it runs, and the count is right again after it.
+        // A resent claim may bring more jobs than are free by now: they run, and the count is right again after them.
         jobs.insert(
             lease,
             Job {

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard};
 
 use crate::queue::ClaimNumber;
 
@@ -13,12 +13,15 @@ pub(super) struct Turns {
     numbers: Mutex<Numbers>,
     /// Read by each claim that is under way.
     open: RwLock<()>,
+    /// Told of each that was not answered.
+    owing: Notify,
 }
 
 #[derive(Debug)]
 struct Numbers {
     next: ClaimNumber,
     unanswered: Vec<ClaimNumber>,
+    over: bool,
 }
 
 /// A claim that is under way. Unless it was answered, whoever claims next asks for it again.
@@ -37,8 +40,10 @@ impl Turns {
             numbers: Mutex::new(Numbers {
                 next: ClaimNumber::FIRST,
                 unanswered: Vec::new(),
+                over: false,
             }),
             open: RwLock::default(),
+            owing: Notify::new(),
         }
     }
 
@@ -46,6 +51,9 @@ impl Turns {
     pub(super) fn take(&self) -> Option<Turn<'_>> {
         let open = self.open.try_read().ok()?;
         let mut numbers = self.numbers();
+        if numbers.over {
+            return None;
+        }
         let unanswered = numbers.unanswered.pop();
         let number = unanswered.unwrap_or_else(|| {
             let next = numbers.next;
@@ -61,9 +69,15 @@ impl Turns {
         })
     }
 
-    /// Waits until no claim is under way.
+    /// Waits until there may be a claim to ask for again.
+    pub(super) async fn owe(&self) {
+        self.owing.notified().await;
+    }
+
+    /// Waits until no claim is under way; there is none after it.
     pub(super) async fn end(&self) {
-        drop(self.open.write().await);
+        let _all = self.open.write().await;
+        self.numbers().over = true;
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
@@ -91,6 +105,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.turns.numbers().unanswered.push(self.number);
+            self.turns.owing.notify_one();
         }
     }
 }
@@ -107,6 +122,7 @@ mod tests {
         assert!(!first.is_again());
         second.answered();
         drop(first);
+        turns.owe().await;
         let again = turns.take().unwrap();
         assert_eq!(again.number().number(), 1);
         assert!(again.is_again());
@@ -126,5 +142,6 @@ mod tests {
         assert!(turns.take().is_none());
         under_way.answered();
         end.await;
+        assert!(turns.take().is_none());
     }
 }

@@ -55,6 +55,8 @@ local function claim(want, now)
   for _, set in ipairs({ 'prioritized', 'marker' }) do call('ZCARD', P .. set) end
   promote(now)
   local order = orders(P)
+  -- The first write is one that a Redis without memory refuses.
+  call('SET', session, ARGV[2], 'EX', ARGV[6])
 
   local room, places, rate = order[3] and 0 or want, tonumber(order[2] or nil), tonumber(order[4] or nil)
   if places then room = min(room, places - call('LLEN', P .. 'active')) end
@@ -68,7 +70,7 @@ local function claim(want, now)
   end
 
   -- The next jobs in line, at most so many, which are among the claimed ones then.
-  local scores = {}
+  local scores, out_of_line = {}, false
   local function take(most)
     local ids = most > 0 and call('RPOP', P .. 'wait', most) or {}
     if #ids < most then
@@ -77,7 +79,7 @@ local function claim(want, now)
         ids[#ids + 1] = prioritized[i]
         scores[prioritized[i]] = prioritized[i + 1]
       end
-      if #ids < most then call('DEL', P .. 'pc') end
+      out_of_line = #ids < most
     end
     if #ids > 0 then call('LPUSH', P .. 'active', unpack(ids)) end
     return ids
@@ -86,7 +88,12 @@ local function claim(want, now)
   -- Puts back the last that was taken, where it stood.
   local function put_back(id)
     call('LREM', P .. 'active', 1, id)
-    if scores[id] then call('ZADD', P .. 'prioritized', scores[id], id) else call('RPUSH', P .. 'wait', id) end
+    if scores[id] then
+      call('ZADD', P .. 'prioritized', scores[id], id)
+      out_of_line = false
+    else
+      call('RPUSH', P .. 'wait', id)
+    end
   end
 
   local function unsupported(m)
@@ -117,7 +124,6 @@ local function claim(want, now)
   end
 
   local ids = take(room)
-  call('SET', session, ARGV[2], 'EX', ARGV[6])
   while #ids > 0 do
     local full
     for i, id in ipairs(ids) do
@@ -137,6 +143,7 @@ local function claim(want, now)
     ids = take((full or #ghosts >= 100) and 0 or room - #rows - #refused)
   end
 
+  if out_of_line then call('DEL', P .. 'pc') end -- The order among equals begins anew.
   if room > 0 and has_work(P) then
     local _, free = target(P)
     if free then wake(P) end

@@ -37,10 +37,10 @@ for i = 10, #ARGV, 3 do
   answers[#answers + 1] = fine and answer or worded(answer)
 end
 
+tidy(now)
 local claimed = false
 if want > 0 and freed > 0 then
   local fine, answer = pcall(claim, min(want, freed), now)
   claimed = fine and answer or worded(answer)
 end
-tidy(now)
 return { answers, claimed }

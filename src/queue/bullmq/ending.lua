@@ -101,7 +101,8 @@ local function doom(key)
   if #doomed == 1000 then bury() end
 end
 
--- Removes what is kept of a job. When one has `completed` its parent was told, and its page of the ledger went.
+-- Removes what is kept of a job. When one has `completed` its parent was told, and its page of the ledger went with that, or
+-- goes by itself where a worker of BullMQ's own ended the job.
 local function forget(id, now, completed)
   local key = P .. id
   if not completed then
@@ -149,7 +150,7 @@ end
 local ended
 
 -- To add to a sorted set that is a packed list, as those of up to 128 members are, takes two walks along it. A member
--- that is too long for such a list makes a tree of it for good.
+-- that is too long for such a list makes a tree of it, until Redis loads it from a dump.
 local TOO_LONG = string.rep('-', 65)
 local function plant(set)
   if protected('OBJECT', 'ENCODING', set) == 'skiplist' then return end
@@ -186,7 +187,7 @@ local function file(id, set, now, kept, keep_count, keep_ms)
   if kept then entries[#entries + 1], entries[#entries + 2] = text(now), id end
 end
 
--- What is left to do when jobs have ended: the last statement of a script.
+-- What is left to do when jobs have ended. A script that ends jobs ends with it, unless it goes on to claim.
 local function tidy(now)
   if not ended then return end
   retain(now)
@@ -205,9 +206,11 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
   local key, done = P .. id, state == 'completed'
   local opts = options(m[3])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
+  local told, problem = true, nil
   if m[4] or m[5] then
-    local told, problem = pcall(tell_parent, id, opts, m[4], done, value, now)
-    local freed, trouble = pcall(free_deduplication, id, m[5], now)
+    local freed, trouble
+    told, problem = pcall(tell_parent, id, opts, m[4], done, value, now)
+    freed, trouble = pcall(free_deduplication, id, m[5], now)
     if not (told and freed) then
       complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
     end
@@ -221,7 +224,7 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
   local value_field = done and 'returnvalue' or 'failedReason'
   if keep_count == 0 then
     let_go(id, token)
-    forget(id, now, done)
+    forget(id, now, done and told)
     file(id, state, now, false)
   else
     -- A job that is retried by hand waits anew.

@@ -78,3 +78,18 @@ async fn a_set_at_its_retention_is_a_tree_of_the_newest() {
     left.retain(|key| key.ends_with(":1") || key.ends_with(":2") || key.contains(":lock"));
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[tokio::test]
+async fn a_redis_without_memory_refuses_a_claim_whole() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    broker.renew(&[]).await.unwrap();
+    enqueue(&*broker, "1").await;
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    // What ran could not be written.
+    assert!(broker.claim(FIRST, 1).await.is_err());
+    let waiting: Vec<String> = redis.ask(&["LRANGE", "bull:q:wait", "0", "-1"]).await;
+    assert_eq!(waiting, ["1"]);
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(broker.claim(FIRST, 1).await.unwrap().len(), 1);
+}
