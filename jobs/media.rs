@@ -39,6 +39,9 @@ pub(crate) use fetch::Shown;
 /// Pauses before a download is tried again. A medium is small and free, a job that goes back to its queue is not.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
 
+/// Name of the web API's uploads folder, with which its paths begin.
+const UPLOADS: &str = "uploads";
+
 /// Where the bytes of one payload field are. Not `Debug`: a URL can be signed, and a payload can be long.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
@@ -46,7 +49,7 @@ pub enum Source<'a> {
     Url(&'a str),
     /// Base64, standard or URL-safe, padded or not, perhaps as a `data:` URL.
     Base64(&'a str),
-    /// A path below the uploads folder, absolute or relative to it.
+    /// A path below the uploads folder: absolute, relative to it, or beginning with its name.
     FilePath(&'a str),
 }
 
@@ -152,7 +155,7 @@ impl Media {
             .await
             .map_err(|e| Failure::deployment("UPLOADS_DIR cannot be opened").caused_by(e))?;
         // Missing, outside and not a file are one answer: a payload must not learn what else the disk holds.
-        let Some(path) = regular_file_below(&folder, path).await else {
+        let Some(path) = upload(&folder, path).await else {
             return Err(Failure::invalid_field(field, "is no file below UPLOADS_DIR"));
         };
         let unreadable =
@@ -172,6 +175,25 @@ impl Media {
         }
         Ok(bytes.into())
     }
+}
+
+/// The file that a producer's path names, in any of the forms that producers use: absolute, relative to the uploads
+/// folder, or relative to the folder around it (`uploads/a.m4a`), as the web API writes it.
+async fn upload(folder: &Path, path: &str) -> Option<PathBuf> {
+    let path = path.trim();
+    if let Some(file) = regular_file_below(folder, path).await {
+        return Some(file);
+    }
+    regular_file_below(folder, below_uploads(folder, path)?).await
+}
+
+/// A relative path without its first folder, where that is the uploads folder by its name, or by the web API's name for
+/// it.
+fn below_uploads<'a>(folder: &Path, path: &'a str) -> Option<&'a str> {
+    let relative = path.trim_start_matches("./");
+    let (first, rest) = relative.split_once('/')?;
+    let is_uploads = first == UPLOADS || folder.file_name().is_some_and(|name| name == first);
+    (is_uploads && !path.starts_with('/')).then(|| rest.trim_start_matches('/'))
 }
 
 /// The real path of a regular file, if that lies below `folder` once every link is followed. Looked at before it
