@@ -67,7 +67,12 @@ impl ChatAnswer {
     /// Reads an answer. Fields of an unexpected type count as missing.
     pub(crate) fn read(body: &RawValue) -> Self {
         let json = without_lone_surrogates(body.get());
-        let root = Members::of(&json, ["choices", "usage", "model", "message", "output_text"]);
+        // Some gateways put the answer into an array.
+        let answer = match json.starts_with('[') {
+            true => first_item(&json).unwrap_or_default(),
+            false => &json,
+        };
+        let root = Members::of(answer, ["choices", "usage", "model", "message", "output_text"]);
         let [choices, usage, model, message, output_text] = root.0;
         let choice = choices.and_then(first_item).unwrap_or_default();
         let [choice_message, text, finish] = Members::of(choice, ["message", "text", "finish_reason"]).0;

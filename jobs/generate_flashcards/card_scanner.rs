@@ -57,15 +57,7 @@ pub(super) fn scan(text: &str, consume: &mut dyn FnMut(RawCard) -> ControlFlow<(
             Err(_) => break,
         }
     }
-    let text = without_reasoning(&text);
-    Scanner {
-        text,
-        at: 0,
-        stack: Vec::new(),
-        skipped: 0,
-        consume,
-    }
-    .run()
+    Scanner::new(&text, consume, MOST_ENCODINGS).run()
 }
 
 fn is_padding(c: char) -> bool {
@@ -235,18 +227,34 @@ struct Scanner<'t, 'c> {
     /// Open containers beyond [`DEEPEST`].
     skipped: usize,
     consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
+    /// How many more JSON texts within strings are read.
+    encodings: usize,
+    /// Whether the consumer had enough.
+    is_done: bool,
 }
 
-impl<'t> Scanner<'t, '_> {
-    fn run(mut self) -> ScanEnd {
-        while let Some(next) = self.peek() {
+impl<'t, 'c> Scanner<'t, 'c> {
+    fn new(text: &'t str, consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>, encodings: usize) -> Self {
+        Self {
+            text: without_reasoning(text),
+            at: 0,
+            stack: Vec::new(),
+            skipped: 0,
+            consume,
+            encodings,
+            is_done: false,
+        }
+    }
+
+    fn run(&mut self) -> ScanEnd {
+        while let Some(next) = self.peek().filter(|_| !self.is_done) {
             if self.stack.is_empty() {
                 self.outside(next);
-            } else if self.inside(next).is_break() {
-                return ScanEnd::Complete;
+            } else {
+                self.inside(next);
             }
         }
-        match self.stack.is_empty() {
+        match self.is_done || self.stack.is_empty() {
             true => ScanEnd::Complete,
             false => ScanEnd::CutOff,
         }
@@ -267,12 +275,12 @@ impl<'t> Scanner<'t, '_> {
         }
     }
 
-    fn inside(&mut self, next: char) -> ControlFlow<()> {
+    fn inside(&mut self, next: char) {
         match next {
             '{' | '[' => self.open(next),
             '}' | ']' => {
                 self.at += 1;
-                return self.close();
+                self.close();
             }
             ',' => {
                 self.at += 1;
@@ -301,7 +309,6 @@ impl<'t> Scanner<'t, '_> {
                 self.token(Cow::Borrowed(text), false);
             }
         }
-        ControlFlow::Continue(())
     }
 
     /// The frame that is scanned, unless it is too deep to matter.
@@ -331,17 +338,13 @@ impl<'t> Scanner<'t, '_> {
     }
 
     /// Closes the innermost container, whichever bracket closes it: a model can confuse them.
-    fn close(&mut self) -> ControlFlow<()> {
+    fn close(&mut self) {
         if self.skipped > 0 {
             self.skipped -= 1;
-            return ControlFlow::Continue(());
-        }
-        match self.stack.pop() {
-            Some(Frame::Object { card: Some(card), .. }) => match card.finish() {
-                Some(card) => (self.consume)(card),
-                None => ControlFlow::Continue(()),
-            },
-            _ => ControlFlow::Continue(()),
+        } else if let Some(Frame::Object { card: Some(card), .. }) = self.stack.pop()
+            && let Some(card) = card.finish()
+        {
+            self.is_done = (self.consume)(card).is_break();
         }
     }
 
@@ -362,8 +365,10 @@ impl<'t> Scanner<'t, '_> {
                 expects_key,
             }) => {
                 *expects_key = true;
-                if let Some(field) = field.take().filter(|_| !is_null) {
-                    card.get_or_insert_default().set(field, text);
+                match field.take() {
+                    Some(field) if !is_null => card.get_or_insert_default().set(field, text),
+                    None if is_quoted => self.encoded(&text),
+                    _ => {}
                 }
             }
             Some(Frame::Array { field: Some(field) }) if !is_null => {
@@ -373,6 +378,16 @@ impl<'t> Scanner<'t, '_> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Reads a string that holds a JSON text: some models write the array of cards as a string.
+    fn encoded(&mut self, text: &str) {
+        let is_json = text.trim_start_matches(is_padding).starts_with(['{', '[', '`']);
+        if is_json && self.encodings > 0 {
+            let mut inner = Scanner::new(text, &mut *self.consume, self.encodings - 1);
+            inner.run();
+            self.is_done = inner.is_done;
         }
     }
 

@@ -123,6 +123,8 @@ impl Builder<'_> {
             Err(Unsuitable::Sentence) => return self.dropped.sentences += 1,
         };
         let back = back(&raw.back, self.payload.wants_translations());
+        let front = without_gloss(&front, &back).to_owned();
+        let back = without_gloss(&back, &front).to_owned();
         if back.is_empty() {
             return self.dropped.incomplete += 1;
         }
@@ -142,9 +144,17 @@ impl Builder<'_> {
     }
 }
 
+/// The text without the other side of the card in brackets behind it: "la célula (the cell)".
+fn without_gloss<'a>(text: &'a str, other: &str) -> &'a str {
+    text.strip_suffix(')')
+        .and_then(|rest| rest.rsplit_once(" ("))
+        .filter(|(_, gloss)| folded(gloss) == folded(other))
+        .map_or(text, |(text, _)| text.trim_end())
+}
+
 /// The translation or definition, without outer punctuation; empty when it is unusable.
 fn back(text: &str, is_translation: bool) -> String {
-    let text = clean(text);
+    let text = term::plain(text);
     let mut back = term::without_outer_punctuation(&text);
     if !is_translation && back.split(' ').count() > MOST_WORDS_OF_A_DEFINITION {
         back = first_clause(back);
@@ -169,7 +179,7 @@ fn first_clause(text: &str) -> &str {
 
 /// The example, if it shows the front literally; the app builds a sentence of its own for an empty one.
 fn example(text: &str, front: &str) -> String {
-    let example = detail(text);
+    let example = detail(&term::plain(text));
     match contains(&example, front) {
         true => example,
         false => String::new(),

@@ -1,5 +1,7 @@
 //! A term as the app's games use it: the student types it, hears it, and arranges its letters.
 
+use std::borrow::Cow;
+
 use crate::text::clean;
 
 #[cfg(test)]
@@ -23,7 +25,7 @@ pub(super) enum Unsuitable {
 /// # Errors
 /// Why it is none, for a blank text, a question, or a sentence of more than eight words.
 pub(super) fn front(text: &str) -> Result<String, Unsuitable> {
-    let text = clean(text);
+    let text = plain(text);
     if is_question(&text) {
         return Err(Unsuitable::Question);
     }
@@ -35,6 +37,71 @@ pub(super) fn front(text: &str) -> Result<String, Unsuitable> {
         return Err(Unsuitable::Sentence);
     }
     Ok(term.to_owned())
+}
+
+/// The text without inline HTML and without the label of its field ("Term: …"), cleaned.
+pub(super) fn plain(text: &str) -> String {
+    let cleaned = clean(&without_html(text));
+    match cleaned.split_once(": ") {
+        Some((label, rest)) if LABELS.iter().any(|known| label.eq_ignore_ascii_case(known)) => {
+            rest.to_owned()
+        }
+        _ => cleaned,
+    }
+}
+
+/// Labels that models repeat in a value.
+const LABELS: [&str; 8] = [
+    "front",
+    "back",
+    "term",
+    "word",
+    "translation",
+    "definition",
+    "meaning",
+    "example",
+];
+
+/// Without the tags that models use for emphasis, and with the characters of the usual entities.
+fn without_html(text: &str) -> Cow<'_, str> {
+    if !text.contains(['<', '&']) {
+        return Cow::Borrowed(text);
+    }
+    const ENTITIES: [(&str, &str); 6] = [
+        ("&nbsp;", " "),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#39;", "'"),
+        ("&amp;", "&"),
+    ];
+    const TAGS: [&str; 12] = [
+        "b", "i", "u", "em", "strong", "span", "p", "br", "sup", "sub", "mark", "code",
+    ];
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['<', '&']) {
+        plain.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some((entity, character)) = ENTITIES.iter().find(|(entity, _)| rest.starts_with(entity)) {
+            plain.push_str(character);
+            rest = &rest[entity.len()..];
+            continue;
+        }
+        let inside = rest.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+        let name = inside.map(|(tag, _)| tag.trim_matches('/').split(' ').next().unwrap_or_default());
+        match (inside, name) {
+            (Some((_, behind)), Some(name)) if TAGS.iter().any(|tag| name.eq_ignore_ascii_case(tag)) => {
+                rest = behind;
+            }
+            _ => {
+                plain.push_str(&rest[..1]);
+                rest = &rest[1..];
+            }
+        }
+    }
+    plain.push_str(rest);
+    Cow::Owned(plain)
 }
 
 /// Whether a text asks something: by its mark in any script, or by an English beginning such as "What is the".
@@ -116,11 +183,15 @@ pub(super) fn without_outer_punctuation(text: &str) -> &str {
     }
 }
 
-/// Marks that belong to no term, at either end.
+/// Marks that belong to no term, at either end; pictures among them, which no student can type.
 fn is_outer(c: char) -> bool {
     matches!(
         c,
-        ',' | ';'
+        '\u{2600}'..='\u{27bf}'
+            | '\u{1f000}'..='\u{1faff}'
+            | '\u{fe0f}'
+            | ','
+            | ';'
             | ':'
             | '!'
             | '?'
@@ -157,8 +228,6 @@ fn is_outer(c: char) -> bool {
             | '—'
             | '='
             | '~'
-            | '<'
-            | '>'
             | '^'
             | '\\'
     )

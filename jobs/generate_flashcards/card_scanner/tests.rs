@@ -40,6 +40,8 @@ fn a_deck_is_found_whatever_stands_around_it() {
         Value::from(Value::from(TWO).to_string()).to_string(),
         format!("{{\"front\":{{\"type\":\"string\"}},\"back\":{{\"type\":\"string\"}}}} {TWO}"),
         format!("{{\"arguments\":{TWO}}}"),
+        json!({ "flashcards": TWO }).to_string(),
+        json!({ "answer": json!({ "cards": TWO }).to_string() }).to_string(),
     ] {
         assert_eq!(pairs(&text), ["a=1", "b=2"], "{text}");
         assert_eq!(cards(&text).1, ScanEnd::Complete, "{text}");

@@ -41,6 +41,18 @@ fn a_card_is_repaired() {
 }
 
 #[test]
+fn the_other_side_in_brackets_goes() {
+    let sides = |front: &str, back: &str| {
+        let card = one(json!({ "front": front, "back": back }));
+        (card.front, card.back)
+    };
+    let right = ("la célula".to_owned(), "the cell".to_owned());
+    assert_eq!(sides("la célula (the cell)", "the cell"), right);
+    assert_eq!(sides("la célula", "the cell (La célula)."), right);
+    assert_eq!(sides("run (verb)", "correr").0, "run (verb)");
+}
+
+#[test]
 fn an_example_without_the_front_is_left_out() {
     let example =
         |example: Value| one(json!({ "front": "Zelle", "back": "cell", "example": example })).example;

@@ -35,6 +35,13 @@ fn outer_punctuation_goes_and_a_terms_own_stays() {
         ("3D printing", "3D printing"),
         ("1.5 litres", "1.5 litres"),
         ("A\u{301}rbol", "Árbol"),
+        ("<b>la célula</b>", "la célula"),
+        ("<span class=\"x\">la</span> célula<br/>", "la célula"),
+        ("R&amp;D", "R&D"),
+        ("a < b", "a < b"),
+        ("Term: la célula", "la célula"),
+        ("TCP: handshake", "TCP: handshake"),
+        ("🌱 la planta 🌱", "la planta"),
     ] {
         assert_eq!(front(written).as_deref(), Ok(term), "{written}");
     }
