@@ -3,14 +3,14 @@
 //! - `answer`: the scores, from what came back.
 //! - `feedback`: what the learner is told about them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Attempt, Call, Failure, Guard, Provider, context,
-    media::{Media, Source, audio},
+    media::{Media, Source, audio, decoder::AudioDecoder},
     payload,
     providers::AzureSpeech,
     raw,
@@ -218,12 +218,18 @@ pub struct WordIssue {
 pub struct AssessPronunciation {
     speech: Option<AzureSpeech>,
     media: Media,
+    decoder: Arc<dyn AudioDecoder>,
 }
 
 impl AssessPronunciation {
-    /// A handler that asks `speech`; without it every job fails as a deployment fault.
-    pub fn new(speech: Option<AzureSpeech>, media: Media) -> Self {
-        Self { speech, media }
+    /// A handler that asks `speech`; without it every job fails as a deployment fault. Recordings are decoded by
+    /// `decoder`.
+    pub fn new(speech: Option<AzureSpeech>, media: Media, decoder: Arc<dyn AudioDecoder>) -> Self {
+        Self {
+            speech,
+            media,
+            decoder,
+        }
     }
 
     /// Runs one job.
@@ -240,7 +246,7 @@ impl AssessPronunciation {
         })?;
         let (field, source) = payload.source()?;
         let bytes = self.media.load(&field, source).await?;
-        let audio = audio::prepare(&field, bytes, LONGEST_AUDIO).await?;
+        let audio = audio::prepare(&*self.decoder, &field, bytes, LONGEST_AUDIO).await?;
         let (text, language) = (payload.reference_text.trim(), payload.language());
         assess(text, guard, &|| Box::pin(speech.assess(text, language, &audio))).await
     }

@@ -5,8 +5,8 @@
 //! # Layout
 //! - [`Media`]: loads the bytes of one [`Source`].
 //! - `fetch`: downloads; `address`: which hosts a download may reach.
-//! - [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is only repacked;
-//!   `vorbis`: a guard before its decoder.
+//! - [`decoder`]: where recordings are decoded. [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is
+//!   only repacked; `bounds`, `vorbis`: what is refused before it reaches a decoder.
 //! - [`image`]: format and size of a picture, from its header.
 
 use std::{
@@ -24,6 +24,8 @@ use crate::{Class, Failure, MediaSettings};
 
 mod address;
 pub mod audio;
+mod bounds;
+pub mod decoder;
 mod fetch;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;

@@ -1,14 +1,18 @@
 //! The one list of job types and providers, and [`Jobs`], which runs a job by its type.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Failure, Guard, Settings, assess_pronunciation::AssessPronunciation,
-    generate_flashcards::GenerateFlashcards, media::Media, payload::without_values,
-    process_image::ProcessImage, providers::Clients,
+    Failure, Guard, Settings,
+    assess_pronunciation::AssessPronunciation,
+    generate_flashcards::GenerateFlashcards,
+    media::{Media, decoder::AudioDecoder},
+    payload::without_values,
+    process_image::ProcessImage,
+    providers::Clients,
 };
 
 /// Of an unknown type's name, so many characters are shown: it comes from outside.
@@ -127,16 +131,16 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Builds the handlers and their HTTP clients. Opens no connection.
+    /// Builds the handlers and their HTTP clients. Opens no connection. Recordings are decoded by `decoder`.
     ///
     /// # Errors
     /// When an HTTP client cannot be built (no TLS roots, say).
-    pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: &Settings, decoder: Arc<dyn AudioDecoder>) -> Result<Self, reqwest::Error> {
         let clients = Clients::new(settings)?;
         let media = Media::new(&settings.media)?;
         Ok(Self {
             flashcards: GenerateFlashcards::new(clients.openai),
-            pronunciation: AssessPronunciation::new(clients.speech, media.clone()),
+            pronunciation: AssessPronunciation::new(clients.speech, media.clone(), decoder),
             image: ProcessImage::new(clients.vision, media),
         })
     }

@@ -11,6 +11,7 @@ use crate::{
     connection::Connection,
     gate::Gates,
     ledger::Ledger,
+    media_helper::{HelperLimits, HelperPool},
     migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
@@ -60,8 +61,13 @@ impl Replica {
         let ledger = config
             .ledger_ttl
             .map(|ttl| Arc::new(Ledger::new(connection.clone(), ttl, config.unknown_calls)));
+        let decoder = HelperPool::new(
+            config.media_helper.clone(),
+            HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
+        );
         let dispatcher = Dispatcher {
-            jobs: jobs::Jobs::new(&config.handlers).context("cannot build the providers' clients")?,
+            jobs: jobs::Jobs::new(&config.handlers, decoder)
+                .context("cannot build the providers' clients")?,
             gates: gates.clone(),
             ledger: ledger.clone(),
             retry: config.retry,

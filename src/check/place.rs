@@ -4,7 +4,10 @@ use futures_util::future::join_all;
 use jobs::{Class, JobType, Provider, providers::reach};
 
 use super::Finding;
-use crate::config::Config;
+use crate::{
+    config::Config,
+    media_helper::{Confinement, HelperLimits, HelperPool},
+};
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     vec![
@@ -72,6 +75,38 @@ fn media_hosts(config: &Config) -> Finding {
             CHECK,
             format!("media may come from private addresses: {}", hosts.join(", ")),
             "empty MEDIA_ALLOWED_HOSTS outside of development",
+        ),
+    }
+}
+
+/// The process in which recordings are decoded: whether it starts, and what confines it.
+pub(super) async fn media_helper(config: &Config) -> Finding {
+    const CHECK: &str = "media helper";
+    let limits = HelperLimits::for_recordings_of(config.handlers.media.max_bytes);
+    let pool = HelperPool::new(config.media_helper.clone(), limits);
+    match pool.probe().await {
+        Ok(Confinement {
+            landlock: true,
+            seccomp: true,
+        }) => Finding::ok(
+            CHECK,
+            format!(
+                "recordings are decoded behind Landlock and seccomp, in {} MB and {} s of CPU time",
+                limits.memory / 1_000_000,
+                limits.cpu_seconds
+            ),
+        ),
+        Ok(confinement) => Finding::warning(
+            CHECK,
+            format!(
+                "recordings are decoded behind {confinement}: the kernel or the container offers no more"
+            ),
+            "use a kernel of 5.13 or later with Landlock, and a container profile that allows Landlock and seccomp",
+        ),
+        Err(error) => Finding::failure(
+            CHECK,
+            error.to_string(),
+            "let this user start processes, and leave them address space (ulimit -u, ulimit -v)",
         ),
     }
 }

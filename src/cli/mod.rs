@@ -18,6 +18,7 @@ use tracing::{error, info};
 use crate::{
     config::{self, Config},
     demo,
+    media_helper::{self, HelperArgs},
     migrate::MigrateError,
     replica::Replica,
     telemetry,
@@ -61,6 +62,9 @@ enum Command {
     },
     /// Bring the Redis keyspace to this version (`run` does so by itself).
     Migrate(migrate::MigrateArgs),
+    /// Decode recordings from standard input: the worker starts this by itself.
+    #[command(name = media_helper::SUBCOMMAND, hide = true)]
+    DecodeMedia(HelperArgs),
     /// Serve the providers' protocols without the providers.
     Simulate(simulate::SimulateArgs),
 }
@@ -68,6 +72,10 @@ enum Command {
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A helper starts nothing that its sandbox would have to allow.
+    if let Some(Command::DecodeMedia(args)) = &cli.command {
+        return media_helper::serve(args);
+    }
     // TLS needs a provider of cryptography; Err says that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // One thread, this one, for all that waits, which is nearly all there is to do: what hops between threads costs half
@@ -98,6 +106,7 @@ pub fn main() -> ExitCode {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Migrate(args) => migrate::run(args).await,
+            Command::DecodeMedia(args) => Ok(media_helper::serve(&args)),
             Command::Simulate(args) => simulate::run(args).await,
         }
     });

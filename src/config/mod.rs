@@ -21,6 +21,7 @@ use crate::{
     connection::RedisAddress,
     gate::GatesSettings,
     ledger::UnknownCalls,
+    media_helper::HelperProgram,
     ops::Access,
     queue::{BrokerOptions, Layout},
     ratelimit::Window,
@@ -86,6 +87,8 @@ pub struct Config {
     pub log_filter: String,
     /// Where traces are sent; `None`: nowhere.
     pub traces: Option<TraceSettings>,
+    /// The program of the processes in which recordings are decoded.
+    pub media_helper: HelperProgram,
     /// Names this replica: unique, and recognisable to an operator.
     pub replica: String,
     effective: Vec<(&'static str, String)>,
@@ -189,6 +192,7 @@ impl Config {
                     .map_err(|e| e.to_string())
             }),
             traces: traces::read(&mut env),
+            media_helper: HelperProgram::of_this_process(),
             replica: replica(&mut env),
             effective: Vec::new(),
         };

@@ -26,6 +26,7 @@ mod failover;
 mod gate;
 mod handlers;
 mod hostile_jobs;
+mod hostile_media;
 mod job_events;
 mod ledger;
 mod letters;

@@ -231,7 +231,8 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
                 timeout: Duration::from_secs(1),
             },
         };
-        let worker = jobs::Jobs::new(&settings).unwrap();
+        let worker =
+            jobs::Jobs::new(&settings, std::sync::Arc::new(jobs::media::decoder::InProcess)).unwrap();
         let image = BASE64_STANDARD.encode(png(300, 200, ""));
         let payload = json!({ "imageBase64": image }).to_string();
         let run = || worker.run(jobs::JobType::ProcessImage, payload.as_bytes(), &OneAttempt);
