@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,10 @@ pub struct Payload {
     /// The language spoken, a BCP 47 tag. Absent: `en-US`.
     #[schemars(length(max = 35))]
     pub language: Option<String>,
+    /// The text that this was read from: it counts as memory in use until this is dropped.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub held: Option<Bytes>,
 }
 
 impl Payload {
@@ -247,7 +252,13 @@ impl AssessPronunciation {
         let (field, source) = payload.source()?;
         let bytes = self.media.load(&field, source).await?;
         let audio = audio::prepare(&*self.decoder, &field, bytes, LONGEST_AUDIO).await?;
-        let (text, language) = (payload.reference_text.trim(), payload.language());
+        let (text, language) = (
+            payload.reference_text.trim().to_owned(),
+            payload.language().to_owned(),
+        );
+        // The recording in it is large, and the call may wait for long.
+        drop(payload);
+        let (text, language) = (text.as_str(), language.as_str());
         assess(text, guard, &|| Box::pin(speech.assess(text, language, &audio))).await
     }
 }

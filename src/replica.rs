@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Context;
+use jobs::MemoryBudget;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -51,6 +52,9 @@ impl Replica {
         if let Some(fault) = config.drain_fault() {
             warn!("{fault}");
         }
+        for fault in config.access_faults() {
+            warn!("{fault}");
+        }
         let connection = Connection::open(&config.redis).context("REDIS_URL")?;
         let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);
         let rules = OutcomeRules {
@@ -66,9 +70,15 @@ impl Replica {
             HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
         );
         let dispatcher = Dispatcher {
-            jobs: jobs::Jobs::new(&config.handlers, decoder)
-                .context("cannot build the providers' clients")?,
+            jobs: jobs::Jobs::new(
+                &config.handlers,
+                decoder,
+                MemoryBudget::new(config.media_memory / 2),
+            )
+            .context("cannot build the providers' clients")?,
             gates: gates.clone(),
+            // Apart from the media: a job holds room of both at a time.
+            payloads: MemoryBudget::new(config.media_memory / 2),
             ledger: ledger.clone(),
             retry: config.retry,
             rules: rules.clone(),

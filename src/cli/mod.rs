@@ -13,7 +13,8 @@ mod simulate;
 use std::{future::Future, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tracing::{error, info};
+use secrecy::ExposeSecret;
+use tracing::{error, info, warn};
 
 use crate::{
     config::{self, Config},
@@ -136,13 +137,32 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
+    let secrets = config.secrets();
+    jobs::redaction::hide(secrets.iter().map(ExposeSecret::expose_secret));
     telemetry::init(config.log_format, &config.log_filter);
+    if let Err(error) = forbid_core_dumps() {
+        warn!(%error, "core dumps cannot be forbidden: one would hold the keys of this process");
+    }
     let traces = telemetry::trace::start(config.traces.as_ref(), &config.replica)?;
     let (stop, hasten) = stop_signals()?;
     let ran = Replica::new(&config).await?.run(stop, hasten).await;
     traces.finish().await;
     ran?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keys and payloads stand in this process's memory, which a core dump would write to a disk, or to a collector: the
+/// kernel asks the latter for a process that may be dumped, whatever its limit.
+fn forbid_core_dumps() -> std::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 /// The first SIGTERM or SIGINT, and the second.

@@ -1,8 +1,10 @@
 //! The socket that the routes are served on.
 //!
+//! - `denials`: callers that may not.
 //! - `places`: how many connections there may be, and which of them are always answered.
 //! - `write_timeout`: cuts off clients that do not read.
 
+mod denials;
 mod places;
 mod write_timeout;
 
@@ -198,6 +200,7 @@ pub(super) async fn connection(
     };
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        let path = request.uri().path().to_owned();
         let (reserved, later_place, routes) = (reserved.clone(), later_place.clone(), routes.clone());
         let answer = tokio::time::timeout(limits.answer, async move {
             let waits = reserved.filter(|_| later_place.get().is_none() && !is_vital(&request));
@@ -212,6 +215,12 @@ pub(super) async fn connection(
                 Ok(Err(never)) => match never {},
                 Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
             };
+            if matches!(
+                response.status(),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+            ) {
+                denials::note(peer, &path);
+            }
             if is_reserved {
                 // The next request finds a place, or comes into the reserve by its own turn.
                 response

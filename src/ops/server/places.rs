@@ -7,12 +7,14 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::ratelimit::site;
 
 /// The places of a server.
 #[derive(Debug)]
@@ -149,17 +151,6 @@ impl Drop for Place {
         drop(taken);
         // Each that waits looks for itself: the place may be of an address whose bound was the reason.
         self.places.freed.notify_waiters();
-    }
-}
-
-/// What counts as one address: of IPv6 the network of 64 bits, all of which one customer has.
-fn site(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let network = v6.to_bits() >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from_bits(network))
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -295,3 +295,39 @@ async fn a_helper_holds_no_secret_and_no_file_of_the_worker() {
     })
     .await;
 }
+
+/// Feeds helpers so many inputs, made out of the seeds of the fuzz target: each is audio or a reason, and a helper that
+/// dies of one is replaced.
+async fn feed(count: usize) {
+    let pool = helpers(usual());
+    let seeds = hostile::seeds("audio")
+        .into_iter()
+        .map(|(_, seed)| seed)
+        .collect();
+    let (mut audio, mut refused) = (0, 0);
+    for input in hostile::inputs(seeds, count) {
+        let input = Bytes::from(input);
+        match pool.decode(input.clone(), LIMIT).await {
+            Ok(decoded) => {
+                assert!(decoded.duration <= LIMIT && decoded.bytes.len() < 2_100_000);
+                audio += 1;
+            }
+            Err(Undecoded::Recording(_)) => refused += 1,
+            Err(other) => panic!("{other:?}: {}", input.escape_ascii()),
+        }
+    }
+    println!("{count} inputs: {audio} are audio, {refused} are refused");
+    assert!(audio > 0 && refused > 0);
+}
+
+#[tokio::test]
+async fn no_input_gets_past_the_helpers() {
+    feed(2_000).await;
+}
+
+/// `cargo nextest run --release --run-ignored only -E 'test(a_million_inputs)'`
+#[tokio::test]
+#[ignore = "takes an hour"]
+async fn a_million_inputs_do_not_get_past_the_helpers() {
+    feed(1_000_000).await;
+}
