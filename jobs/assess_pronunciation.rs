@@ -10,7 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, Call, Failure, Guard, Provider, context,
+    Attempt, Call, Failure, Guard, Provider,
+    context::{self, Unusable},
     media::{Media, Source, audio, decoder::AudioDecoder},
     payload,
     providers::AzureSpeech,
@@ -269,7 +270,12 @@ async fn assess<'a>(
     ask: &'a Attempt<'a>,
 ) -> Result<Output, Failure> {
     let call = Call::new(Provider::AzureSpeech, "assess");
-    let read = |answer: &_| answer::read(&raw::tree(call.provider, answer)?, reference_text);
+    let read = |answer: &_| {
+        answer::read(
+            &raw::tree(call.provider, answer).map_err(Unusable::Useless)?,
+            reference_text,
+        )
+    };
     let assessment = context::ask(guard, &call, ask, &read).await?;
     Ok(assessment.map_or_else(Output::no_speech, Output::scored))
 }

@@ -13,7 +13,9 @@
 //! - [`providers`]: protocol and classification, one attempt each.
 
 pub mod assess_pronunciation;
+mod chat_answer;
 pub mod context;
+mod failed_reason;
 pub mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -29,8 +31,10 @@ mod registry;
 mod settings;
 #[cfg(test)]
 mod testing;
+mod text;
 
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
+pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{Class, Failure};
 pub use memory::{MemoryBudget, Room};
 pub use payload::without_values;

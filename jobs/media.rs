@@ -10,6 +10,7 @@
 //! - [`image`]: format and size of a picture, from its header.
 
 use std::{
+    fs::File,
     io::{Error, Read},
     path::Path,
     sync::Arc,
@@ -43,6 +44,9 @@ use files::{Unopened, open_beneath};
 /// Pauses before a download is tried again. A medium is small and free, a job that goes back to its queue is not.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
 
+/// Name of the web API's uploads folder, with which its paths begin.
+const UPLOADS: &str = "uploads";
+
 /// Where the bytes of one payload field are. Not `Debug`: a URL can be signed, and a payload can be long.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
@@ -50,7 +54,7 @@ pub enum Source<'a> {
     Url(&'a str),
     /// Base64, standard or URL-safe, padded or not, perhaps as a `data:` URL.
     Base64(&'a str),
-    /// A path below the uploads folder, absolute or relative to it.
+    /// A path below the uploads folder: absolute, relative to it, or beginning with its name.
     FilePath(&'a str),
 }
 
@@ -206,7 +210,7 @@ impl Media {
 fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
     let unreadable =
         |e: Error| Failure::transient(format!("payload field \"{field}\": cannot be read")).caused_by(e);
-    let file = open_beneath(folder, path).map_err(|why| match why {
+    let file = open_upload(folder, path).map_err(|why| match why {
         Unopened::Folder(e) => Failure::deployment("UPLOADS_DIR cannot be opened").caused_by(e),
         Unopened::NoFile => Failure::invalid_field(field, "is no file below UPLOADS_DIR"),
         Unopened::Unreadable(e) => unreadable(e),
@@ -223,6 +227,25 @@ fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Resul
         return Err(too_large(field, max_bytes));
     }
     Ok(bytes)
+}
+
+/// Opens the file that a producer's path names, in any of the forms that producers use: absolute, relative to the uploads
+/// folder, or relative to the folder around it (`uploads/a.m4a`), as the web API writes it.
+fn open_upload(folder: &Path, path: &str) -> Result<File, Unopened> {
+    let path = path.trim();
+    match (open_beneath(folder, path), below_uploads(folder, path)) {
+        (Err(Unopened::NoFile), Some(rest)) => open_beneath(folder, rest),
+        (opened, _) => opened,
+    }
+}
+
+/// A relative path without its first folder, where that is the uploads folder by its name, or by the web API's name for
+/// it.
+fn below_uploads<'a>(folder: &Path, path: &'a str) -> Option<&'a str> {
+    let relative = path.trim_start_matches("./");
+    let (first, rest) = relative.split_once('/')?;
+    let is_uploads = first == UPLOADS || folder.file_name().is_some_and(|name| name == first);
+    (is_uploads && !path.starts_with('/')).then(|| rest.trim_start_matches('/'))
 }
 
 fn too_large(field: &str, max_bytes: u64) -> Failure {

@@ -170,9 +170,10 @@ pub struct Output {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Recognition {
-    /// The text of all pages, a blank line between two.
+    /// The text of all images, a blank line between two. Each image's text starts with a line that names the image by
+    /// its number, `--- Image 1 ---`; an image without text has no such line.
     pub text: String,
-    /// One page an image, in the order of the payload.
+    /// One page an image, in the order of the payload: the parts of `text` between the lines that name the images.
     pub pages: Vec<Page>,
     /// How many pages there are.
     pub page_count: usize,
@@ -188,7 +189,7 @@ pub struct Recognition {
 pub struct Page {
     /// The number of the image, from 1.
     pub page: usize,
-    /// Its text; empty when it holds none.
+    /// Its text, without the line that names the image; empty when the image holds none.
     pub text: String,
     /// Its text, line by line.
     pub lines: Vec<String>,
@@ -323,13 +324,13 @@ impl Gathered {
                 None => no_image(&self.pages),
             });
         }
-        let texts: Vec<&str> = self
+        let sections: Vec<String> = self
             .pages
             .iter()
-            .map(|page| page.text.as_str())
-            .filter(|text| !text.is_empty())
+            .filter(|page| !page.text.is_empty())
+            .map(|page| format!("--- Image {} ---\n{}", page.page, page.text))
             .collect();
-        let text = texts.join("\n\n");
+        let text = sections.join("\n\n");
         let page_count = total_images;
         let result = Recognition {
             text,

@@ -126,6 +126,12 @@ async fn a_file_below_the_uploads_folder_is_read() {
         ("sub/b", "0123456789"),
         ("inner-link", "0123456789"),
         (absolute.to_str().unwrap(), "hello"),
+        // As the web API writes them, relative to its own working directory.
+        ("uploads/a", "hello"),
+        ("./uploads/a", "hello"),
+        ("uploads//a", "hello"),
+        ("uploads/sub/b", "0123456789"),
+        (" uploads/a\n", "hello"),
     ] {
         assert_eq!(
             media.load("f", Source::FilePath(path)).await.unwrap(),
@@ -157,6 +163,13 @@ async fn no_path_leads_out_of_the_uploads_folder() {
         folder.0.join("secret").to_str().unwrap(),
         "/etc/passwd",
         "/dev/zero",
+        "uploads/../../secret",
+        "uploads/link",
+        "uploads//etc/passwd",
+        "uploads/",
+        "uploads",
+        "/uploads/a",
+        "other/a",
         "missing",
         "a/b",
         "sub",

@@ -1,7 +1,7 @@
 //! One exchange with a provider, the same for all: send once, read at most so much, turn every end but a 2xx into
 //! a [`Failure`].
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use reqwest::{
@@ -64,7 +64,7 @@ impl Peer {
                 .map_err(|e| self.cut(status.as_u16(), e))?;
             return Ok(Answer {
                 headers: std::mem::take(response.headers_mut()),
-                body: clean(body, &self.key),
+                body: json_text(clean(body, &self.key)),
             });
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
@@ -158,6 +158,24 @@ async fn read(response: &mut Response, limit: usize) -> Result<Bytes, Cut> {
                 });
             }
         }
+    }
+}
+
+/// The body without a byte order mark, and with U+FFFD for bytes that are not UTF-8.
+///
+/// Some gateways send either. Both spoil a whole answer for a strict parser, and the answer was paid for. A body that
+/// does not begin like JSON stays as it is.
+fn json_text(body: Bytes) -> Bytes {
+    let body = match body.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) => body.slice_ref(rest),
+        None => body,
+    };
+    if !matches!(body.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        return body;
+    }
+    match String::from_utf8_lossy(&body) {
+        Cow::Borrowed(_) => body,
+        Cow::Owned(text) => text.into(),
     }
 }
 

@@ -113,6 +113,7 @@ fn calls(text: &mut Text) {
     }
     for (family, counters) in [
         (&table::PAID_CALLS, &PROCESS.paid_calls),
+        (&table::USELESS_ANSWERS, &PROCESS.useless_answers),
         (&table::TOKENS, &PROCESS.tokens),
     ] {
         for (provider, counter) in all.iter().zip(counters) {

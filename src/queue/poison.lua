@@ -7,6 +7,9 @@
 -- before they begin: by a payload that cannot be received.
 local BYSTANDING = 4
 
+-- What a student reads of such a job: `jobs/failed_reason.rs` decides the wording, and a test compares the two.
+local SENTENCE = 'The job could not be finished.'
+
 -- Whether the claim with this token is known to have run. `begun` is the token that its job's hash names.
 local function has_begun(token, begun, ledger)
   if not token or token == '' then return false end
@@ -17,6 +20,6 @@ end
 -- Why a job is poison, if it is: `lost` of its deliveries ended without an outcome, `cut` of them while it ran.
 local function poison(lost, cut, most)
   if cut < most and lost < most * BYSTANDING then return end
-  return 'poison: ' .. (cut < most and lost or cut) .. ' deliveries ended without an outcome'
+  return SENTENCE .. ' poison: ' .. (cut < most and lost or cut) .. ' deliveries ended without an outcome'
 end
 

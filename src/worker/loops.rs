@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Assignment, Course, runtime::QueueWorker, slots::FreeSlots};
+use super::{Assignment, Course, runtime::QueueWorker, slots::FreeSlots, suspects::Suspect};
 use crate::{
     guard::Stops,
     queue::{BrokerError, Delivery, Lease},
@@ -287,19 +287,21 @@ impl QueueWorker {
             if !open || self.slots.holds(&delivery.lease) {
                 continue;
             }
-            let is_suspect = delivery.lost > 0;
-            let Some(presence) = self.isolation.enter(is_suspect) else {
+            let Some(presence) = self.isolation.enter(delivery.lost > 0) else {
                 too_many.push(delivery.lease);
                 continue;
             };
             let (lease, stop) = (delivery.lease.clone(), self.shutdown.hasten.child_token());
-            let course: Arc<Course> = Arc::default();
+            let (course, suspect) = (Arc::<Course>::default(), presence.suspect());
             self.slots
                 .occupy(slots, lease, stop.clone(), course.clone(), presence);
-            if is_suspect {
-                tokio::spawn(self.clone().run_alone(delivery, stop, course));
-            } else {
-                self.start(self.task(delivery, stop, course));
+            match suspect {
+                Some(suspect) => {
+                    tokio::spawn(self.clone().run_alone(suspect, delivery, stop, course));
+                }
+                None => {
+                    self.start(self.task(delivery, stop, course));
+                }
             }
         }
         if !too_many.is_empty() {
@@ -308,7 +310,13 @@ impl QueueWorker {
     }
 
     /// Starts a suspect once it is alone, or gives it back where the worker closes before that.
-    async fn run_alone(self: Arc<Self>, delivery: Delivery, stop: CancellationToken, course: Arc<Course>) {
+    async fn run_alone(
+        self: Arc<Self>,
+        suspect: Suspect,
+        delivery: Delivery,
+        stop: CancellationToken,
+        course: Arc<Course>,
+    ) {
         let lease = delivery.lease.clone();
         info!(parent: &self.span, id = %lease.id, lost = delivery.lost,
             "an earlier delivery of this job ended without an outcome: it runs alone, once the other jobs have ended");
@@ -316,7 +324,11 @@ impl QueueWorker {
             biased;
             () = self.shutdown.closing.cancelled() => self.put_back(vec![lease]).await,
             () = stop.cancelled() => self.slots.vacate(&lease), // It is another replica's by now.
-            () = self.isolation.suspect_is_alone() => self.start(self.task(delivery, stop, course)),
+            () = self.isolation.may_run(&suspect) => {
+                if !self.start(self.task(delivery, stop, course)) {
+                    self.put_back(vec![lease]).await;
+                }
+            }
         }
     }
 
@@ -332,12 +344,10 @@ impl QueueWorker {
         }
     }
 
-    /// Hands a job to apalis. Where the backend is gone, it goes back when the worker leaves.
-    fn start(&self, task: Task<Assignment>) {
+    /// Hands a job to apalis; `false` where the backend is gone.
+    fn start(&self, task: Task<Assignment>) -> bool {
         let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(claimed) = &*claimed {
-            let _ = claimed.send(task);
-        }
+        claimed.as_ref().is_some_and(|claimed| claimed.send(task).is_ok())
     }
 
     fn task(&self, delivery: Delivery, stop: CancellationToken, course: Arc<Course>) -> Task<Assignment> {

@@ -4,14 +4,18 @@
 //! suspects from then on: a suspect runs only while nothing else is in flight in its replica, in any queue. If it kills
 //! again, no other job is blamed and no other job's paid call is lost.
 //!
-//! While a replica holds a suspect it claims nothing. It waits until the other jobs have ended, runs the suspect, and
-//! claims again. It holds one suspect at a time; further ones go back to the head of their queue for other replicas.
+//! While a replica holds suspects it claims nothing. It waits until the other jobs have ended, runs the suspects one after
+//! the other, and claims again. A suspect that waits has not begun: if the one that runs kills the replica, the others are
+//! no closer to being poison.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::Notify;
 
-/// What is in flight in a replica, over all of its queues, and the suspect among it.
+/// What is in flight in a replica, over all of its queues, and the suspects among it.
 #[derive(Debug, Default)]
 pub(super) struct Isolation {
     state: Mutex<State>,
@@ -21,57 +25,56 @@ pub(super) struct Isolation {
 
 #[derive(Debug, Default)]
 struct State {
-    in_flight: usize,
-    suspect: Option<Phase>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// It waits until the other jobs have ended.
-    Waits,
-    /// It runs alone.
-    Runs,
+    /// Jobs that are no suspects.
+    others: usize,
+    suspects: usize,
+    /// Whether a suspect runs.
+    runs: bool,
 }
 
 /// Counts a job as in flight until it is dropped.
 #[derive(Debug)]
 pub(super) struct Presence {
     isolation: Arc<Isolation>,
-    is_suspect: bool,
+    suspect: Option<Suspect>,
 }
 
+/// A suspect, and whether it runs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Suspect(Arc<AtomicBool>);
+
 impl Isolation {
-    /// Lets a claimed job in. `None` where it has to go back: another suspect is here, or a suspect runs alone.
+    /// Lets a claimed job in. `None` where it has to go back, because a suspect runs alone.
     pub(super) fn enter(self: &Arc<Self>, is_suspect: bool) -> Option<Presence> {
         let mut state = self.state();
-        match (is_suspect, state.suspect) {
-            (true, Some(_)) | (false, Some(Phase::Runs)) => return None,
-            (true, None) => state.suspect = Some(Phase::Waits),
-            (false, _) => {}
+        match is_suspect {
+            true => state.suspects += 1,
+            false if state.runs => return None,
+            false => state.others += 1,
         }
-        state.in_flight += 1;
         Some(Presence {
             isolation: self.clone(),
-            is_suspect,
+            suspect: is_suspect.then(Suspect::default),
         })
     }
 
     /// Whether a suspect is here, so that nothing may be claimed.
     pub(super) fn is_on(&self) -> bool {
-        self.state().suspect.is_some()
+        self.state().suspects > 0
     }
 
     /// Waits until no suspect is here.
     pub(super) async fn is_over(&self) {
-        self.until(|state| state.suspect.is_none()).await;
+        self.until(|state| state.suspects == 0).await;
     }
 
-    /// Waits until the suspect is alone; from then on nothing else is let in.
-    pub(super) async fn suspect_is_alone(&self) {
+    /// Waits until this suspect may run alone; from then on nothing else is let in before it has ended.
+    pub(super) async fn may_run(&self, suspect: &Suspect) {
         self.until(|state| {
-            let alone = state.in_flight <= 1;
-            if alone && state.suspect.is_some() {
-                state.suspect = Some(Phase::Runs);
+            let alone = state.others == 0 && !state.runs;
+            if alone {
+                state.runs = true;
+                suspect.0.store(true, Ordering::Relaxed);
             }
             alone
         })
@@ -95,12 +98,24 @@ impl Isolation {
     }
 }
 
+impl Presence {
+    /// The suspect that this is, if it is one.
+    pub(super) fn suspect(&self) -> Option<Suspect> {
+        self.suspect.clone()
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.isolation.state();
-        state.in_flight -= 1;
-        if self.is_suspect {
-            state.suspect = None;
+        match &self.suspect {
+            Some(suspect) => {
+                state.suspects -= 1;
+                if suspect.0.load(Ordering::Relaxed) {
+                    state.runs = false;
+                }
+            }
+            None => state.others -= 1,
         }
         drop(state);
         self.isolation.changed.notify_waiters();
@@ -117,22 +132,37 @@ mod tests {
     async fn a_suspect_waits_for_the_others_and_keeps_them_out() {
         let isolation: Arc<Isolation> = Arc::default();
         let (one, two) = (isolation.enter(false).unwrap(), isolation.enter(false).unwrap());
-        let suspect = isolation.enter(true).unwrap();
+        let (first, second) = (isolation.enter(true).unwrap(), isolation.enter(true).unwrap());
         assert!(isolation.is_on());
-        assert!(isolation.enter(true).is_none(), "one suspect at a time");
         let late = isolation.enter(false).expect("a claim that was under way");
-        let mut alone = std::pin::pin!(isolation.suspect_is_alone());
+        let (a, b) = (first.suspect().unwrap(), second.suspect().unwrap());
+        let mut first_runs = std::pin::pin!(isolation.may_run(&a));
         for other in [one, two, late] {
-            assert!(poll!(&mut alone).is_pending());
+            assert!(poll!(&mut first_runs).is_pending());
             drop(other);
         }
-        alone.await;
+        first_runs.await;
         assert!(isolation.enter(false).is_none(), "nothing runs beside it");
+        let mut second_runs = std::pin::pin!(isolation.may_run(&b));
+        assert!(poll!(&mut second_runs).is_pending(), "no other suspect either");
+        drop(first);
+        second_runs.await;
         let mut over = std::pin::pin!(isolation.is_over());
         assert!(poll!(&mut over).is_pending());
-        drop(suspect);
+        drop(second);
         over.await;
         assert!(!isolation.is_on());
+        assert!(isolation.enter(false).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_suspect_that_leaves_before_it_runs_stops_nobody() {
+        let isolation: Arc<Isolation> = Arc::default();
+        let (runs, waits) = (isolation.enter(true).unwrap(), isolation.enter(true).unwrap());
+        isolation.may_run(&runs.suspect().unwrap()).await;
+        drop(waits);
+        assert!(isolation.enter(false).is_none(), "the one still runs");
+        drop(runs);
         assert!(isolation.enter(false).is_some());
     }
 }

@@ -40,6 +40,7 @@ mod outages;
 mod poison;
 mod process;
 mod redis_tls;
+mod replaced_worker;
 mod runtime;
 mod secrets;
 mod support;

@@ -208,6 +208,8 @@ impl jobs::Guard for OneAttempt {
     ) -> Result<jobs::Reply, jobs::Failure> {
         attempt().await
     }
+
+    async fn useless(&self, _: &jobs::Call, _: bool) {}
 }
 
 #[tokio::test]

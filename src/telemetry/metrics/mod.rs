@@ -51,6 +51,8 @@ pub struct Process {
     pub tokens: [Counter; PROVIDERS],
     /// Replies that cost money.
     pub paid_calls: [Counter; PROVIDERS],
+    /// Replies that their jobs could not use.
+    pub useless_answers: [Counter; PROVIDERS],
     /// How long Redis takes to answer.
     pub redis_seconds: Histogram,
     /// Calls to Redis that failed.
@@ -75,6 +77,7 @@ impl Process {
             transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
             tokens: [const { Counter::new() }; PROVIDERS],
             paid_calls: [const { Counter::new() }; PROVIDERS],
+            useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
             redis_reconnects: Counter::new(),

@@ -1,6 +1,7 @@
 //! Jobs of every type from the queue through the real handlers to the simulated providers, and back: results,
 //! retries, failures, and how many requests each costs.
 
+mod decks;
 mod results;
 mod retries;
 
@@ -159,7 +160,10 @@ async fn an_unknown_type_fails_or_goes_back() {
     let push = "redis.call('HSET', 'ai-jobs:data', 'x', '{\"type\":\"transcribe\",\"data\":{}}') \
         redis.call('RPUSH', 'ai-jobs:active', 'x')";
     scene.redis.ask::<()>(&["EVAL", push, "0"]).await;
-    assert_eq!(failed(&scene.ended("x").await), "Unknown job type: transcribe");
+    assert_eq!(
+        failed(&scene.ended("x").await),
+        "The request could not be processed. Unknown job type: transcribe"
+    );
     scene.end().await;
 
     let scene = Scene::set_with(&[("UNKNOWN_JOB_TYPE", "give-back")]).await;
@@ -225,7 +229,9 @@ async fn with_no_patience_for_breakers_a_job_fails_as_it_used_to() {
     let view = scene.run("2", JobType::GenerateFlashcards, cards("x")).await;
     let reason = failed(&view);
     assert!(
-        reason.starts_with("Circuit breaker is OPEN for openai. Retry in "),
+        reason.starts_with(
+            "The service is busy; please try again later. Circuit breaker is OPEN for openai. Retry in "
+        ),
         "{reason}"
     );
     assert_eq!(scene.requests(Provider::OpenAi), 1);
