@@ -8,6 +8,8 @@
 //! - [`failure`]: [`Failure`] and its [`Class`], the one verdict that retry and gate both read.
 //! - [`context`]: [`Guard`], through which a handler makes its paid calls.
 //! - [`media`]: bytes from base64, https or the uploads folder; audio to 16 kHz mono.
+//! - [`MemoryBudget`]: bounds what all jobs hold in memory together.
+//! - [`redaction`]: secrets out of texts.
 //! - [`providers`]: protocol and classification, one attempt each.
 
 pub mod assess_pronunciation;
@@ -19,10 +21,12 @@ pub mod failure;
 pub mod fuzzing;
 pub mod generate_flashcards;
 pub mod media;
+mod memory;
 mod payload;
 pub mod process_image;
 pub mod providers;
 mod raw;
+pub mod redaction;
 mod registry;
 mod settings;
 #[cfg(test)]
@@ -32,6 +36,7 @@ mod text;
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{Class, Failure};
+pub use memory::{MemoryBudget, Room};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

@@ -13,7 +13,7 @@ use serde::{
 };
 
 use crate::{
-    Class, Failure, Guard, Provider, VisionApi,
+    Class, Failure, Guard, Provider, Room, VisionApi,
     media::{Media, Source, image},
     payload,
     providers::AzureVision,
@@ -52,6 +52,10 @@ pub struct Payload {
     #[serde(default, deserialize_with = "images")]
     #[schemars(!default, length(min = 1, max = 5))]
     pub images: Option<Vec<Image>>,
+    /// The text that this was read from: it counts as memory in use until this is dropped.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub held: Option<Bytes>,
 }
 
 /// One of several images. Exactly one of the three fields is given.
@@ -238,10 +242,15 @@ impl ProcessImage {
             poll_interval: vision.poll_interval(),
         };
 
+        let rooms = self.media.rooms(sources.iter().map(|(_, source)| *source)).await;
         let loads = sources
             .iter()
-            .map(|(field, source)| self.load(field, *source, vision.api()));
+            .zip(rooms)
+            .map(|((field, source), room)| self.load(room, field, *source, vision.api()));
         let images = join_all(loads).await;
+        // The images in it are large, and calls may wait for long.
+        drop(sources);
+        drop(payload);
         let mut gathered = Gathered::default();
         for (index, image) in images.into_iter().enumerate() {
             match image {
@@ -252,8 +261,14 @@ impl ProcessImage {
         gathered.output()
     }
 
-    async fn load(&self, field: &str, source: Source<'_>, api: VisionApi) -> Result<Bytes, Failure> {
-        let bytes = self.media.load(field, source).await?;
+    async fn load(
+        &self,
+        room: Room,
+        field: &str,
+        source: Source<'_>,
+        api: VisionApi,
+    ) -> Result<Bytes, Failure> {
+        let bytes = self.media.load_into(room, field, source).await?;
         image::check(field, &bytes, api)?;
         Ok(bytes)
     }

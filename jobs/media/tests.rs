@@ -1,6 +1,6 @@
 //! Base64 in all its spellings, and what a file path may reach.
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use super::*;
 use crate::testing::server::{Play, Server};
@@ -9,13 +9,13 @@ use crate::testing::server::{Play, Server};
 fn media(uploads_dir: Option<&Path>) -> Media {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Media::new(&MediaSettings {
+    let settings = MediaSettings {
         uploads_dir: uploads_dir.map(Path::to_path_buf),
         allowed_hosts: Vec::new(),
         max_bytes: 10,
         timeout: Duration::from_secs(5),
-    })
-    .unwrap()
+    };
+    Media::new(&settings, MemoryBudget::new(u64::MAX)).unwrap()
 }
 
 async fn refusal(media: &Media, source: Source<'_>) -> String {

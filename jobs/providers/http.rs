@@ -13,7 +13,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::redact::redact;
-use crate::{Failure, Provider, TRACEPARENT};
+use crate::{Failure, Provider, TRACEPARENT, redaction::conceal_bytes};
 
 /// Largest answer that is read, bytes.
 pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
@@ -64,14 +64,14 @@ impl Peer {
                 .map_err(|e| self.cut(status.as_u16(), e))?;
             return Ok(Answer {
                 headers: std::mem::take(response.headers_mut()),
-                body: json_text(redact(body, &self.key)),
+                body: json_text(clean(body, &self.key)),
             });
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
         let body = match read(&mut response, MAX_REFUSAL).await {
             Ok(body) | Err(Cut { read: body, .. }) => body,
         };
-        let body = redact(body, &self.key);
+        let body = clean(body, &self.key);
         Err((self.classify)(status.as_u16(), response.headers(), &body))
     }
 
@@ -122,6 +122,12 @@ impl Peer {
             .caused_by(error.without_url());
         if sent { failure.with_answer_lost() } else { failure }
     }
+}
+
+/// The body without this provider's key, also where JSON escapes it, and without the process's other secrets.
+fn clean(body: Bytes, key: &SecretString) -> Bytes {
+    let body = redact(body, key);
+    conceal_bytes(&body).map_or(body, Bytes::from)
 }
 
 /// A body that was not read to its end: too long, or broken off.

@@ -118,6 +118,8 @@ fn config(redis: &PrivateRedis, simulator: &Simulator, options: &Options) -> any
     env.insert("REDIS_URL", redis.url());
     for (name, value) in [
         ("PORT", "0"),
+        // The dashboard of the demo has buttons.
+        ("ADMIN_FROM_LOOPBACK", "on"),
         ("RETRY_BASE_DELAY", "300ms"),
         ("RETRY_MAX_DELAY", "2s"),
         ("CONCURRENCY", "6"),

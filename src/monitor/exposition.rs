@@ -169,6 +169,7 @@ fn redis(text: &mut Text) {
         text.counter(&table::REDIS_ERRORS, &[fault.as_str()], counter);
     }
     text.counter(&table::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
+    text.counter(&table::HTTP_DENIED, &[], &PROCESS.http_denied);
     for (fate, counter) in ["exported", "dropped"].iter().zip(&PROCESS.trace_spans) {
         text.counter(&table::TRACE_SPANS, &[fate], counter);
     }

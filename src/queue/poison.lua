@@ -1,9 +1,10 @@
 -- Prelude of the scripts that count lost deliveries.
 --
--- A job is poison when `most` of its deliveries were lost after it had begun to run: only such a job can have killed its
--- replicas. One that was claimed, or waited at a gate, was a bystander. A first delivery has begun when it has marked a
--- paid call in the ledger; later ones say so before they run. The bound on all lost deliveries is for what kills a
--- replica without ever beginning: a payload that it cannot bear to receive.
+-- A job is poison when `most` of its deliveries were lost while it may have killed its replica. The first lost delivery
+-- counts, whatever ran beside it: from then on the job runs alone (worker/suspects.rs), so that a job which only ran
+-- beside a killer is lost once. A later one counts when the job had begun to run, which it notes before it does; one that
+-- was claimed, or waited at a gate, was a bystander. The bound on all lost deliveries is for jobs that kill a replica
+-- before they begin: by a payload that cannot be received.
 local BYSTANDING = 4
 
 -- What a student reads of such a job: `jobs/failed_reason.rs` decides the wording, and a test compares the two.

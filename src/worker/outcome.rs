@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Failure, JobType, Provider, failed_reason};
+use jobs::{Class, Failure, JobType, Provider, failed_reason, redaction::conceal};
 
 use crate::{
     queue::{Delivery, Note},
@@ -203,6 +203,7 @@ impl OutcomeRules {
 /// The failure's text, cut to what may be kept of it.
 pub(super) fn excerpt(failure: &Failure) -> String {
     let text = failure.to_string();
+    let text = conceal(&text).into_owned();
     match text.char_indices().nth(LONGEST_REASON) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

@@ -59,6 +59,8 @@ pub struct Process {
     pub redis_errors: [Counter; RedisFault::ALL.len()],
     /// Times that Redis was reached again.
     pub redis_reconnects: Counter,
+    /// HTTP requests whose caller may not.
+    pub http_denied: Counter,
     /// Spans that reached the collector, and those that were dropped.
     pub trace_spans: [Counter; 2],
 }
@@ -79,6 +81,7 @@ impl Process {
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
             redis_reconnects: Counter::new(),
+            http_denied: Counter::new(),
             trace_spans: [const { Counter::new() }; 2],
         }
     }

@@ -73,6 +73,7 @@ families! {
     REDIS_SECONDS = Histogram "backend_worker_redis_call_seconds" [] "time of one call to Redis, those that fail included";
     REDIS_ERRORS = Counter "backend_worker_redis_errors_total" ["kind"] "calls to Redis that failed";
     REDIS_RECONNECTS = Counter "backend_worker_redis_reconnects_total" [] "times that Redis was reached again";
+    HTTP_DENIED = Counter "backend_worker_http_denied_total" [] "HTTP requests that were refused for want of a valid token, or because of where they came from";
     TRACE_SPANS = Counter "backend_worker_trace_spans_total" ["fate"] "spans for OpenTelemetry";
     REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";

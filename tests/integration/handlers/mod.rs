@@ -10,6 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use backend_worker::{
     config::Config,
     demo::point_to,
+    media_helper::HelperProgram,
     queue::{Broker, JobView, NewJob, State},
     replica::Replica,
     simulator::{Fault, Options, Provider, Recognition, Running, Simulator},
@@ -66,7 +67,8 @@ impl Scene {
         env.insert("OPENAI_BREAKER_FAILURES", "1000".to_owned());
         env.insert("AZURE_BREAKER_FAILURES", "1000".to_owned());
         env.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let config = Config::from_lookup(|name| env.get(name).cloned()).unwrap();
+        let mut config = Config::from_lookup(|name| env.get(name).cloned()).unwrap();
+        config.media_helper = HelperProgram::at(env!("CARGO_BIN_EXE_backend-worker"));
         let replica = Replica::new(&config).await.unwrap();
         let stop = CancellationToken::new();
         let replica = tokio::spawn(replica.run(stop.clone().cancelled_owned(), std::future::pending()));
