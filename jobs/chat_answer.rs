@@ -12,7 +12,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::text::{clean, without_lone_surrogates};
+use crate::{
+    raw::{Picked, pick},
+    text::{clean, without_lone_surrogates},
+};
 
 #[cfg(test)]
 mod tests;
@@ -67,10 +70,64 @@ impl ChatAnswer {
     /// Reads an answer. Fields of an unexpected type count as missing.
     pub(crate) fn read(body: &RawValue) -> Self {
         let json = without_lone_surrogates(body.get());
+        Self::read_usual(&json).unwrap_or_else(|| Self::read_any(&json))
+    }
+
+    /// Reads an answer in the shape that most providers send, in one pass.
+    fn read_usual(json: &str) -> Option<Self> {
+        let [
+            text,
+            refusal,
+            finish,
+            prompt,
+            completion,
+            total,
+            cached,
+            reasoning,
+            model,
+        ] = pick(
+            json,
+            [
+                "/choices/0/message/content",
+                "/choices/0/message/refusal",
+                "/choices/0/finish_reason",
+                "/usage/prompt_tokens",
+                "/usage/completion_tokens",
+                "/usage/total_tokens",
+                "/usage/prompt_tokens_details/cached_tokens",
+                "/usage/completion_tokens_details/reasoning_tokens",
+                "/model",
+            ],
+        );
+        let text = text
+            .and_then(Picked::into_text)
+            .filter(|text| !text.trim().is_empty())?;
+        let count = |picked: Option<Picked<'_>>| picked.and_then(|picked| picked.count());
+        // Missing or in another notation, the counts are looked for again.
+        let (prompt, completion, total) = (count(prompt)?, count(completion)?, count(total)?);
+        let word = |picked: Option<Picked<'_>>| picked.and_then(Picked::into_text).unwrap_or_default();
+        Some(Self {
+            text,
+            refusal: word(refusal),
+            finish: Finish::of(&word(finish)),
+            tokens: TokenCounts {
+                prompt,
+                completion,
+                total,
+                cached: count(cached)?,
+                reasoning: count(reasoning).unwrap_or(0),
+            },
+            model: shortened(&word(model)),
+            has_choice: true,
+        })
+    }
+
+    /// Reads an answer in any shape that is known.
+    fn read_any(json: &str) -> Self {
         // Some gateways put the answer into an array.
         let answer = match json.starts_with('[') {
-            true => first_item(&json).unwrap_or_default(),
-            false => &json,
+            true => first_item(json).unwrap_or_default(),
+            false => json,
         };
         let root = Members::of(answer, ["choices", "usage", "model", "message", "output_text"]);
         let [choices, usage, model, message, output_text] = root.0;

@@ -30,6 +30,14 @@ impl Picked<'_> {
         }
     }
 
+    /// The text, owned, where it is one.
+    pub(crate) fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.into_owned()),
+            Self::Count(_) => None,
+        }
+    }
+
     /// The whole number from 0, where it is one.
     pub(crate) fn count(&self) -> Option<u64> {
         match self {
@@ -43,13 +51,13 @@ impl Picked<'_> {
 ///
 /// As lenient as the index of a tree: `None` where no such value stands, whatever stands there instead. Of members with
 /// the same name the last counts.
-pub(crate) fn pick<'a, const N: usize>(json: &'a RawValue, places: [&str; N]) -> [Option<Picked<'a>>; N] {
+pub(crate) fn pick<'a, const N: usize>(json: &'a str, places: [&str; N]) -> [Option<Picked<'a>>; N] {
     let mut found = [const { None }; N];
     let root = Part {
         wanted: places.into_iter().zip(0..).collect(),
         found: &mut found,
     };
-    let walked = root.deserialize(&mut serde_json::Deserializer::from_str(json.get()));
+    let walked = root.deserialize(&mut serde_json::Deserializer::from_str(json));
     // Fails at what is JSON and no value, such as half a surrogate pair: then nothing is believed.
     if walked.is_ok() {
         found

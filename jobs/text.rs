@@ -56,6 +56,11 @@ fn surrogate(json: &str, at: usize) -> Option<Half> {
 ///
 /// White space of any kind becomes single blanks. Zero-width joiners stay: Persian, Indic scripts and emoji need them.
 pub(crate) fn clean(text: &str) -> String {
+    let trimmed = text.trim_ascii();
+    let is_clean_ascii = trimmed.bytes().all(|b| (b' '..=b'~').contains(&b)) && !trimmed.contains("  ");
+    if is_clean_ascii {
+        return trimmed.to_owned();
+    }
     let mut cleaned = String::with_capacity(text.len().min(1024));
     let mut blank_is_due = false;
     // Filtered first: two characters that an invisible one kept apart can compose.

@@ -85,7 +85,7 @@ impl AzureSpeech {
             .map_err(|e| self.peer.unbuildable(e))?;
         let answer = self.peer.exchange(request).await?;
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
-        let [status] = pick(&body, ["/RecognitionStatus"]);
+        let [status] = pick(body.get(), ["/RecognitionStatus"]);
         match status.as_ref().and_then(Picked::text) {
             Some("Success" | "NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => {
                 Ok(Reply { body, tokens: None })

@@ -160,7 +160,7 @@ impl AzureVision {
             answer => answer?,
         };
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
-        let [status] = pick(&body, ["/status"]);
+        let [status] = pick(body.get(), ["/status"]);
         match status.as_ref().and_then(Picked::text) {
             Some("notStarted" | "running" | "succeeded" | "failed") => Ok(Reply { body, tokens: None }),
             status => {

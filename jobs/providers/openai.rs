@@ -93,7 +93,7 @@ impl OpenAi {
     pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<Reply, Failure> {
         match self.client.chat().create_byot::<_, Box<RawValue>>(request).await {
             Ok(body) => {
-                let [tokens] = raw::pick(&body, ["/usage/total_tokens"]);
+                let [tokens] = raw::pick(body.get(), ["/usage/total_tokens"]);
                 let tokens = tokens.and_then(|tokens| tokens.count());
                 Ok(Reply { body, tokens })
             }

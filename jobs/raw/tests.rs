@@ -8,6 +8,10 @@ fn raw(json: &str) -> &RawValue {
     serde_json::from_str(json).unwrap()
 }
 
+fn pick<'a, const N: usize>(json: &'a RawValue, places: [&str; N]) -> [Option<Picked<'a>>; N] {
+    super::pick(json.get(), places)
+}
+
 fn text(text: &str) -> Option<Picked<'_>> {
     Some(Picked::Text(text.into()))
 }
