@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Context;
+use jobs::MemoryBudget;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -11,6 +12,7 @@ use crate::{
     connection::Connection,
     gate::Gates,
     ledger::Ledger,
+    media_helper::{HelperLimits, HelperPool},
     migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
@@ -50,6 +52,9 @@ impl Replica {
         if let Some(fault) = config.drain_fault() {
             warn!("{fault}");
         }
+        for fault in config.access_faults() {
+            warn!("{fault}");
+        }
         let connection = Connection::open(&config.redis).context("REDIS_URL")?;
         let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);
         let rules = OutcomeRules {
@@ -60,9 +65,20 @@ impl Replica {
         let ledger = config
             .ledger_ttl
             .map(|ttl| Arc::new(Ledger::new(connection.clone(), ttl, config.unknown_calls)));
+        let decoder = HelperPool::new(
+            config.media_helper.clone(),
+            HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
+        );
         let dispatcher = Dispatcher {
-            jobs: jobs::Jobs::new(&config.handlers).context("cannot build the providers' clients")?,
+            jobs: jobs::Jobs::new(
+                &config.handlers,
+                decoder,
+                MemoryBudget::new(config.media_memory / 2),
+            )
+            .context("cannot build the providers' clients")?,
             gates: gates.clone(),
+            // Apart from the media: a job holds room of both at a time.
+            payloads: MemoryBudget::new(config.media_memory / 2),
             ledger: ledger.clone(),
             retry: config.retry,
             rules: rules.clone(),

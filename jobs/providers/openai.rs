@@ -120,10 +120,10 @@ async fn attempt(
     let mut request = request.build().await?;
     *request.timeout_mut() = Some(timeout);
     let checked = async {
-        let answer = peer.exchange(request).await?;
-        // Checked here, for async-openai would log the whole of an answer that it cannot read.
-        peer.json::<&RawValue>(&answer.body)?;
-        Ok::<_, Failure>(answer.body)
+        let body = peer.exchange(request).await?.body;
+        // Checked here, because async-openai would log the whole of an answer that it cannot read.
+        peer.json::<&RawValue>(&body)?;
+        Ok::<_, Failure>(body)
     };
     let body = checked
         .await

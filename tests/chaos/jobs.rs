@@ -38,7 +38,7 @@ fn work(id: &str, n: usize) -> (JobType, Value) {
         }
         _ => {
             // Half of the jobs are one student's.
-            let student = if n % 2 == 0 { 0 } else { n % 7 };
+            let student = if n.is_multiple_of(2) { 0 } else { n % 7 };
             let user = format!("u{student}");
             let payload =
                 json!({"content": format!("cells, {id}"), "subject": "s", "topic": "t", "userId": user});
