@@ -75,6 +75,7 @@ pub struct Failure {
     status: Option<u16>,
     retry_after: Option<Duration>,
     answer_lost: bool,
+    limited: bool,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -88,6 +89,7 @@ impl Failure {
             status: None,
             retry_after: None,
             answer_lost: false,
+            limited: false,
             source: None,
         }
     }
@@ -147,6 +149,14 @@ impl Failure {
         self
     }
 
+    /// Says that a limit stood in the way (requests, tokens, calls in flight, or a pause that the provider has asked for),
+    /// and no breaker: the job keeps its place in the line.
+    #[must_use]
+    pub fn with_limit(mut self) -> Self {
+        self.limited = true;
+        self
+    }
+
     /// The error underneath.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -177,6 +187,11 @@ impl Failure {
     /// Whether the request was sent, and nobody knows what became of it.
     pub const fn is_answer_lost(&self) -> bool {
         self.answer_lost
+    }
+
+    /// Whether a limit stood in the way: the call was not sent, and the job keeps its place in the line.
+    pub const fn is_limited(&self) -> bool {
+        self.limited
     }
 
     /// How long the provider (or the gate) asks to wait.

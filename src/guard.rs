@@ -34,11 +34,17 @@ use crate::{
 /// A wait at the gate that is shorter than this is sat out in the slot: giving the job back would take as long.
 const LONGEST_WAIT_AT_THE_GATE: Duration = Duration::from_millis(250);
 
+/// Longest time that a job keeps its slot at a limit, however short each wait is.
+const LONGEST_WAIT_AT_A_LIMIT: Duration = Duration::from_millis(400);
+
 /// Hears of each retry of a job.
 #[async_trait]
 pub trait Reporter: Send + Sync {
     /// The `nth` try (from 1) failed, and the next follows after `delay`.
     async fn retrying(&self, nth: u8, failure: &Failure, delay: Delay);
+
+    /// A gate has given its verdict on a call; `refused` says which limit stands in the way, and for how long.
+    fn asked(&self, _gate: &Arc<Gate>, _refused: Option<Duration>) {}
 }
 
 /// When a job has to let go.
@@ -166,16 +172,29 @@ impl<'a> JobGuard<'a> {
 
     /// Asks the gate, and sits out the short waits. A longer one is for the queue: the slot is needed.
     async fn admit(&self, gate: &Arc<Gate>, call: &Call) -> Result<Permit, Failure> {
-        let patience = self.patience();
+        let (asked, patience) = (Instant::now(), self.patience());
         loop {
-            match gate.admit(call.estimated_tokens).await {
-                Admission::Admitted(permit) => return Ok(permit),
-                Admission::Rejected(rejection) => match rejection.retry_after {
-                    Some(wait) if self.is_short(wait) && Instant::now() + wait < patience => {
-                        self.wait(call, wait).await?;
-                    }
-                    _ => return Err(rejection.into()),
-                },
+            let rejection = match gate.admit(call.estimated_tokens).await {
+                Admission::Admitted(permit) => {
+                    self.reporter.asked(gate, None);
+                    return Ok(permit);
+                }
+                Admission::Rejected(rejection) => rejection,
+            };
+            // A job that a limit has refused keeps its place in the line: only a moment is worth waiting for.
+            let limit = rejection.reason.is_limit() && !self.paid.load(Ordering::Relaxed);
+            let patience = match limit {
+                true => patience.min(asked + LONGEST_WAIT_AT_A_LIMIT),
+                false => patience,
+            };
+            match rejection.retry_after {
+                Some(wait) if self.is_short(wait) && Instant::now() + wait < patience => {
+                    self.wait(call, wait).await?;
+                }
+                wait => {
+                    self.reporter.asked(gate, wait.filter(|_| limit));
+                    return Err(rejection.into());
+                }
             }
         }
     }

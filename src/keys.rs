@@ -20,11 +20,12 @@
 //! | `<q>:session:<worker>` (ours) | hash | its last claim |
 //! | `<q>:witness` (ours) | string | since when the fleet's renewals follow each other, ms; runs out where they do not |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
+//! | `<q>:fair`, `:fair:turns`, `:fair:moved`, `:fair:line:<owner>` (ours) | hash, zset, hash, list | while jobs wait: whose turn it is (`queue/fair.lua`) |
 //!
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:begun` and `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the string `bw:witness`, as `<q>:witness`;
+//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:owner` (of a large payload), `bw:begun` and `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`;
 //! and `bw:apart:<id>`, for a moment, a hash that is to become a job with a large payload.
 //!
 //! | key | type | content |
@@ -91,6 +92,8 @@ pub struct ApalisKeys {
     pub history_prefix: String,
     /// Present while the queue is paused.
     pub paused: String,
+    /// Hash: the state of the fair line, and what the names of its other keys begin with.
+    pub fair: String,
     /// Prefix of the workers' session hashes, with its colon.
     pub session_prefix: String,
     /// Prefix of the strings that name who holds an idempotency key, with its colon.
@@ -116,6 +119,7 @@ impl ApalisKeys {
             ended_dead: format!("{queue}:ended:dead"),
             history_prefix: format!("{queue}:history:"),
             paused: format!("{queue}:paused"),
+            fair: format!("{queue}:fair"),
             session_prefix: format!("{queue}:session:"),
             idempotency_prefix: format!("{}:", config.idempotency_key_set()),
         }

@@ -2,14 +2,14 @@
 
 mod letters;
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use jobs::{JobType, Provider};
 use serde::Serialize;
 
 use crate::{
-    gate::{BreakerStatus, Gates, Status},
-    queue::{Broker, BrokerError, Counts, JobView, Layout},
+    gate::{BreakerStatus, Gates, Reason, Room, Status},
+    queue::{Broker, BrokerError, Counts, JobView, Layout, LineView, State, WaitingFor},
 };
 
 pub use letters::{Deed, Haul, JobError, JobList, ListedIn, Order, Wanted};
@@ -60,6 +60,50 @@ pub enum BreakerError {
     Redis(#[from] redis::RedisError),
 }
 
+/// Whether one of a provider's limits may be exhausted.
+fn is_full(status: &Status) -> bool {
+    let full =
+        |used: u64, limit: Option<NonZeroU32>| limit.is_some_and(|limit| used >= u64::from(limit.get()));
+    let limits = &status.limits;
+    full(status.requests, limits.requests_per_minute)
+        || full(status.tokens, limits.tokens_per_minute)
+        || full(status.in_flight, limits.max_concurrent)
+        || status.throttled_until.is_some()
+}
+
+/// A limit that is exhausted, in words: `openai: 50 of 50 requests this minute, next in 12 s`.
+fn full_limit(status: &Status, room: &Room) -> Option<String> {
+    let (provider, limits) = (status.provider, &status.limits);
+    let of = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
+    let full = match room.reason.filter(|_| room.calls == 0)? {
+        Reason::Rpm => {
+            let limit = of(limits.requests_per_minute);
+            format!("{} of {limit} requests this minute", status.requests)
+        }
+        Reason::Tpm => {
+            let limit = of(limits.tokens_per_minute);
+            format!("{} of {limit} tokens this minute", status.tokens)
+        }
+        Reason::Concurrency => format!(
+            "{} of {} calls at a time",
+            status.in_flight,
+            of(limits.max_concurrent)
+        ),
+        Reason::Throttled => "a pause that it has asked for".to_owned(),
+        Reason::Pace => "calls are spread in time".to_owned(),
+        Reason::Open | Reason::HalfOpen | Reason::TooLarge => return None,
+    };
+    let next = millis(room.wait).div_ceil(1000);
+    Some(match room.reason {
+        Some(Reason::Concurrency) => format!("{provider}: {full}, next when one ends"),
+        _ => format!("{provider}: {full}, next in {next} s"),
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Operator {
     /// An operator of these queues and gates.
     pub const fn new(brokers: Vec<Arc<dyn Broker>>, gates: Option<Arc<Gates>>) -> Self {
@@ -99,6 +143,9 @@ impl Operator {
                 if job.kind.is_none() {
                     job.kind = broker.kind(id).await?;
                 }
+                if job.state == State::Waiting {
+                    self.look_at_line(&**broker, &mut job).await?;
+                }
                 return Ok(Some(Found {
                     broker: broker.clone(),
                     job,
@@ -106,6 +153,75 @@ impl Operator {
             }
         }
         Ok(None)
+    }
+
+    /// Says where a job stands in its line, what the line waits for, and when the job is expected to start.
+    async fn look_at_line(&self, broker: &dyn Broker, job: &mut JobView) -> Result<(), BrokerError> {
+        let standing = broker.standing(&job.id).await?;
+        let mut line = LineView {
+            position: standing.ahead.map(|ahead| ahead + 1),
+            waiting: standing.waiting,
+            ..LineView::default()
+        };
+        let kind = job.kind.as_deref().and_then(|kind| kind.parse::<JobType>().ok());
+        if let (Some(kind), Some(gates)) = (kind, &self.gates) {
+            let gate = gates.gate(kind.provider());
+            let (status, room) = (gate.status().await?, gate.room().await?);
+            line.limit = full_limit(&status, &room);
+            let rpm = status.limits.requests_per_minute.map(|n| u64::from(n.get()));
+            line.expected_start = rpm.zip(standing.ahead).map(|(rpm, ahead)| {
+                // What has room now starts now, what comes behind it one after the other.
+                let behind = ahead.saturating_sub(room.calls as u64);
+                status.now + millis(room.wait) + behind.saturating_mul(60_000) / rpm
+            });
+            if let Some(reason) = &line.limit {
+                job.waiting_for = Some(WaitingFor {
+                    gate: Some(gate.provider().as_str().to_owned()),
+                    reason: Some(reason.clone()),
+                    until: line.expected_start.unwrap_or(status.now + millis(room.wait)),
+                });
+            }
+        }
+        job.line = Some(line);
+        Ok(())
+    }
+
+    /// Says of each limit that is exhausted what waits for it. `known` is what the gates have told a moment ago: only those
+    /// that look full are asked.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn full_limits(&self, known: &[Status]) -> Result<Vec<(Provider, String)>, BrokerError> {
+        let mut full = Vec::new();
+        for status in known.iter().filter(|status| is_full(status)) {
+            let provider = status.provider;
+            let Some(gates) = &self.gates else { continue };
+            let Some(limit) = full_limit(status, &gates.gate(provider).room().await?) else {
+                continue;
+            };
+            let (mut waiting, mut owners) = (0, 0);
+            let queues: Vec<&str> = JobType::ALL
+                .iter()
+                .filter(|kind| kind.provider() == provider)
+                .map(|kind| kind.default_queue())
+                .collect();
+            for broker in self
+                .brokers
+                .iter()
+                .filter(|broker| queues.contains(&broker.queue()))
+            {
+                let standing = broker.standing("").await?;
+                waiting += standing.waiting;
+                owners += standing.owners;
+            }
+            let jobs = if waiting == 1 { "job waits" } else { "jobs wait" };
+            let students = if owners == 1 { "student" } else { "students" };
+            full.push((
+                provider,
+                format!("{limit}; {waiting} {jobs}, {owners} {students}"),
+            ));
+        }
+        Ok(full)
     }
 
     /// Counts the jobs of every queue.

@@ -24,7 +24,7 @@ use crate::{
     ledger::UnknownCalls,
     media_helper::HelperProgram,
     ops::Access,
-    queue::{BrokerOptions, Layout},
+    queue::{BrokerOptions, FieldName, Layout},
     ratelimit::Window,
     retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
     telemetry::{LogFormat, trace::TraceSettings},
@@ -66,7 +66,7 @@ pub struct Config {
     pub user_window: Window,
     /// How often one address may enqueue over HTTP.
     pub ip_window: Window,
-    /// How long a job may be made to wait by limits and breakers in all.
+    /// How long a job may be made to wait by an open breaker, or for credit, in all.
     pub max_wait: Duration,
     /// Longest run of one delivery.
     pub deadline: Duration,
@@ -196,6 +196,7 @@ impl Config {
                 lease_ttl,
                 keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
                 keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
+                fairness: env.parse(&vars::FAIRNESS_KEY, fairness),
                 leave_out_large: true,
                 ..BrokerOptions::default()
             },
@@ -392,6 +393,16 @@ pub(crate) fn check_queue_name(name: &str) -> Result<String, String> {
 pub(crate) fn default_queues() -> String {
     let queues = |layout| JobType::ALL.map(|kind| format!("{layout}:{}", kind.default_queue()));
     Layout::ALL.map(queues).concat().join(",")
+}
+
+/// The payload field that names a job's owner.
+fn fairness(text: &str) -> Result<Option<FieldName>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let name = FieldName::new(text);
+    let fault = || "off, or the name of a field: up to 64 letters, digits, `_`, `-` and `.`".to_owned();
+    name.map(Some).ok_or_else(fault)
 }
 
 fn retry(env: &mut Reader<'_>) -> RetryPolicy {

@@ -108,7 +108,8 @@ vars! {
     AZURE_BREAKER_OPEN_FOR = Value("30s"), "time until a probe may pass";
     AZURE_BREAKER_WINDOW = Value("60s"), "how long a failure counts";
     AZURE_BREAKER_HALF_OPEN = Value("3"), "probes at most, not fewer than the successes";
-    CIRCUIT_MAX_WAIT = Value("10m"), "how long limits and breakers may hold a job up in all; `0` fails it at once";
+    CIRCUIT_MAX_WAIT = Value("24h"), "how long an open breaker, or a lack of credit, may hold a job up in all; `0` fails it at once. Set it to what a user waits for where jobs are interactive, such as `2m`. Limits never fail a job";
+    FAIRNESS_KEY = Value("userId"), "field of a job's payload that names its owner: within a priority owners take turns, so that a burst of one holds up nobody else; `off` takes jobs first come, first served";
     JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
     DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";
     LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs, and the slots of its calls come free";

@@ -5,10 +5,8 @@
 -- Asked again with the same ids after a lost reply it returns the same permits, and charges nothing.
 local function admit_all(first, last)
   local open_for, half_open_max, success_threshold = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-  local rpm, tpm, max_concurrent = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-  local pace, burst = tonumber(ARGV[8]), tonumber(ARGV[9])
-  -- Probes and slots come free whenever a call ends: a rejection asks to look again soon.
-  local PROBE_HINT, SLOT_HINT = 1000, 250
+  -- Probes come free whenever a call ends: a rejection asks to look again soon.
+  local PROBE_HINT = 1000
   -- With fewer probes than successes wanted, HALF_OPEN could never close.
   half_open_max = max(half_open_max, success_threshold)
 
@@ -20,58 +18,7 @@ local function admit_all(first, last)
     return { state, epoch, now, moved_to, { reason, wait < 0 and -1 or max(1, floor(wait)) }, false }
   end
 
-  -- What the limits count, read when the first call gets that far, and written once at the end.
-  local bucket = floor(now / BUCKET)
-  local oldest, requests, tokens, due, throttled, in_flight, requests_now, tokens_now
   local new_leases, new_data = {}, {}
-
-  local function read_limits()
-    if oldest then return end
-    local win = call('HMGET', WIN, 'oldest', 'requests', 'tokens', 'tat', 'throttled', 'r' .. bucket, 't' .. bucket)
-    due, throttled = whole(win[4]) or 0, whole(win[5]) or 0
-    requests_now, tokens_now = tonumber(win[6] or nil) or 0, tonumber(win[7] or nil) or 0
-
-    local dead = call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
-    if #dead > 0 then
-      call('ZREM', LEASES, unpack(dead))
-      call('HDEL', LEASE_DATA, unpack(dead))
-    end
-    in_flight = max_concurrent > 0 and call('ZCOUNT', LEASES, '(' .. now, '+inf')
-
-    -- One bucket more than the window is long is counted, the oldest in full: never above the limit in any window.
-    requests, tokens = tonumber(win[2] or nil) or 0, tonumber(win[3] or nil) or 0
-    oldest = whole(win[1])
-    local first_counted = bucket - BUCKETS
-    if not oldest then
-      oldest = first_counted
-    elseif oldest < first_counted then
-      local names = {}
-      for i = oldest, min(first_counted - 1, oldest + BUCKETS) do
-        names[#names + 1] = 'r' .. i
-        names[#names + 1] = 't' .. i
-      end
-      local counts = call('HMGET', WIN, unpack(names))
-      for i = 1, #counts, 2 do
-        requests = requests - (tonumber(counts[i] or nil) or 0)
-        tokens = tokens - (tonumber(counts[i + 1] or nil) or 0)
-      end
-      call('HDEL', WIN, unpack(names))
-      oldest = first_counted
-      call('HSET', WIN, 'oldest', oldest, 'requests', requests, 'tokens', tokens, 'hw', now)
-    end
-  end
-
-  local function until_free(prefix, newest, total, cost, limit)
-    local names = {}
-    for i = oldest, bucket do names[#names + 1] = prefix .. i end
-    local counts = call('HMGET', WIN, unpack(names))
-    counts[#counts] = newest -- What was granted just now is not written yet.
-    for i, count in ipairs(counts) do
-      total = total - (tonumber(count or nil) or 0)
-      if total + cost <= limit then return (oldest + i - 1 + BUCKETS + 1) * BUCKET - now end
-    end
-    return WINDOW
-  end
 
   -- Where several limits stand in the way, the longest wait is told.
   local why, longest
@@ -113,22 +60,9 @@ local function admit_all(first, last)
     end
 
     -- The limits.
-    read_limits()
-    needs('throttled', throttled - now)
-    if in_flight and in_flight >= max_concurrent then
-      local first = call('ZRANGEBYSCORE', LEASES, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-      needs('concurrency', min(SLOT_HINT, (whole(first[2]) or now + lease_ttl) - now))
-    end
-    if rpm > 0 and requests + 1 > rpm then needs('rpm', until_free('r', requests_now, requests, 1, rpm)) end
-    if tpm > 0 and estimate > 0 then
-      if estimate > tpm then return refused('too_large', -1) end
-      if tokens + estimate > tpm then needs('tpm', until_free('t', tokens_now, tokens, estimate, tpm)) end
-    end
-    -- The pace (GCRA): the time at which the next call would be due, were all of them evenly spread.
-    if pace > 0 then
-      due = min(due, now + burst * pace) -- a slower pace may have been configured before
-      needs('pace', due - (burst - 1) * pace - now)
-    end
+    read_usage()
+    if estimate > 0 and tpm > 0 and estimate > tpm then return refused('too_large', -1) end
+    need_limits(estimate, needs)
     if why then return refused(why, longest) end
 
     -- The commit.
@@ -143,11 +77,9 @@ local function admit_all(first, last)
       call('SET', ATTEMPTS, live_probes + successes + 1)
       call('HSET', META, 'hw', now)
     end
-    due = max(due, now) + pace
-    requests, requests_now, in_flight = requests + 1, requests_now + 1, in_flight and in_flight + 1
-    tokens, tokens_now = tokens + estimate, tokens_now + estimate
+    charge(estimate)
     new_leases[#new_leases + 1], new_leases[#new_leases + 2] = expires, id
-    new_data[#new_data + 1], new_data[#new_data + 2] = id, epoch .. ':' .. probe .. ':' .. bucket .. ':' .. estimate
+    new_data[#new_data + 1], new_data[#new_data + 2] = id, epoch .. ':' .. probe .. ':' .. bucket .. ':' .. estimate .. ':' .. slice
     return granted(epoch, probe, expires)
   end
 
@@ -156,8 +88,7 @@ local function admit_all(first, last)
   local earlier = call('HMGET', LEASE_DATA, unpack(ids))
   for i, id in ipairs(ids) do answers[i] = admit(id, tonumber(ARGV[first + 2 * i - 1]), earlier[i]) end
   if #new_leases > 0 then
-    call('HSET', WIN, 'hw', now, 'oldest', oldest, 'requests', requests, 'tokens', tokens, 'tat', due,
-      'r' .. bucket, requests_now, 't' .. bucket, tokens_now)
+    write_usage()
     call('ZADD', LEASES, unpack(new_leases))
     call('HSET', LEASE_DATA, unpack(new_data))
   end

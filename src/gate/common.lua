@@ -11,9 +11,11 @@ local call = redis.call
 local floor, max, min = math.floor, math.max, math.min
 local unpack = table.unpack or unpack -- Lua 5.4 (Dragonfly) or 5.1 (Redis, Valkey)
 
--- Rates are counted in buckets of 5 s.
-local WINDOW, BUCKETS = 60000, 12
-local BUCKET = WINDOW / BUCKETS
+-- Rates are counted in buckets of 5 s, and within each in slices of 500 ms. Replicas before slices read and write the
+-- buckets only. A request leaves the window GRACE later than a minute after its slice: calls do not take equally long to
+-- reach the provider. So one bucket more than a minute is counted beside the current one.
+local WINDOW, BUCKETS = 60000, 13
+local BUCKET, SLICE, GRACE = 5000, 500, 200
 -- A clock that steps back further than this is believed.
 local BIG_STEP = 60000
 

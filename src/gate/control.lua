@@ -11,15 +11,19 @@ elseif ARGV[2] == 'open' then
   enter('OPEN')
 end
 
-local requests, tokens = 0, 0
+local totals, gone = { r = 0, t = 0, q = 0, u = 0 }, floor((now - WINDOW - GRACE) / SLICE) - 1
 local win = call('HGETALL', WIN)
 for i = 1, #win, 2 do
-  local kind, bucket = string.match(win[i], '^([rt])(%d+)$')
-  if kind and tonumber(bucket) >= floor(now / BUCKET) - BUCKETS then
-    local count = tonumber(win[i + 1]) or 0
-    if kind == 'r' then requests = requests + count else tokens = tokens + count end
+  local kind, number = string.match(win[i], '^([rtqu])(%d+)$')
+  number = tonumber(number)
+  local slices = kind == 'q' or kind == 'u'
+  local first = floor(now / BUCKET) - BUCKETS
+  -- What has left the window is a part of its bucket still.
+  if kind and (slices and number <= gone and number >= first * (BUCKET / SLICE) or not slices and number >= first) then
+    totals[kind] = totals[kind] + (tonumber(win[i + 1]) or 0)
   end
 end
+local requests, tokens = totals.r - totals.q, totals.t - totals.u
 local counts = call('MGET', FAILURES, ATTEMPTS)
 return {
   { before, state, whole(counts[1]) or 0, successes, opened_at or false, whole(counts[2]) or 0,

@@ -73,22 +73,8 @@ fn answer((state, epoch, now, moved_to, refused, granted): Row) -> Result<Answer
 impl Desk {
     /// Settles permits, then asks for others, one for each request. What is freed can be granted.
     pub(super) async fn turn(&self, ends: &[End], requests: &[Request]) -> Result<Turn, RedisError> {
-        let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
-        let LimitSettings {
-            requests_per_minute,
-            tokens_per_minute,
-            max_concurrent,
-            pace,
-        } = limits;
-        let mut call = self.call(&self.scripts.turn);
-        call.arg(millis(breaker.open_for))
-            .arg(breaker.half_open_max)
-            .arg(breaker.success_threshold);
-        for limit in [requests_per_minute, tokens_per_minute, max_concurrent] {
-            call.arg(limit.map_or(0, |n| n.get()));
-        }
-        call.arg(pace.map_or(0, |p| millis(p.interval)))
-            .arg(pace.map_or(1, |p| p.burst.get()));
+        let breaker = &self.settings.breaker;
+        let mut call = self.limited_call(&self.scripts.turn);
         call.arg(breaker.failure_threshold)
             .arg(millis(breaker.window))
             .arg(ends.len());
@@ -149,6 +135,37 @@ impl Desk {
             throttled_until,
             now,
         })
+    }
+
+    /// How many calls of so many tokens the limits would let pass now.
+    pub(super) async fn room(
+        &self,
+        estimated_tokens: u64,
+    ) -> Result<(i64, u64, String, i64, u64), RedisError> {
+        let mut call = self.limited_call(&self.scripts.room);
+        call.arg(estimated_tokens.min(MOST_TOKENS));
+        self.connection.invoke(&call).await
+    }
+
+    /// A call of a script that looks at the limits.
+    fn limited_call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+        let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
+        let LimitSettings {
+            requests_per_minute,
+            tokens_per_minute,
+            max_concurrent,
+            pace,
+        } = limits;
+        let mut call = self.call(script);
+        call.arg(millis(breaker.open_for))
+            .arg(breaker.half_open_max)
+            .arg(breaker.success_threshold);
+        for limit in [requests_per_minute, tokens_per_minute, max_concurrent] {
+            call.arg(limit.map_or(0, |n| n.get()));
+        }
+        call.arg(pace.map_or(0, |p| millis(p.interval)))
+            .arg(pace.map_or(1, |p| p.burst.get()));
+        call
     }
 
     fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {

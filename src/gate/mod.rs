@@ -5,8 +5,8 @@
 //! name the same breaker share it.
 //!
 //! # Layout
-//! - `common.lua` (prelude: keys, clock, breaker), `turn.lua` with its parts `settle.lua` and `admit.lua`, `renew.lua`,
-//!   `control.lua`: one operation a file; `presence.lua` counts the replicas. The keys are [`crate::keys::GateKeys`].
+//! - `common.lua` (prelude: keys, clock, breaker), `limits.lua` (prelude: what the limits count), `turn.lua` with its parts
+//!   `settle.lua` and `admit.lua`, `room.lua`, `renew.lua`, `control.lua`: one operation a file; `presence.lua` counts the replicas. The keys are [`crate::keys::GateKeys`].
 //! - `scripts`, `desk`: the scripts, typed. `wire`: what comes together travels together; deadlines.
 //! - `provider`, `permit`, `verdict`: the face that callers see.
 //! - `local`: what decides while Redis is away. `outbox`: what Redis is told when it is back.
@@ -56,7 +56,7 @@ use self::{
 };
 pub use self::{
     permit::{Outcome, Permit, Settlement},
-    provider::{Admission, Gate},
+    provider::{Admission, Gate, Room},
     settings::{BreakerSettings, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace},
     status::{BreakerStatus, Status},
     verdict::{Effect, Reason, Rejection, State},

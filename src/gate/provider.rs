@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jobs::Provider;
@@ -21,7 +21,7 @@ use super::{
     permit::{Permit, Settlement},
     report::{self, Scope},
     status::Status,
-    verdict::{Effect, Rejection, State},
+    verdict::{Effect, Reason, Rejection, State},
     wire::{Control, Verdict, Wire},
 };
 use crate::telemetry::metrics::{PROCESS, labels::Index};
@@ -84,6 +84,21 @@ pub struct Gate {
     /// Permits that Redis has granted and that are in use: their leases are renewed.
     live: Mutex<HashMap<Arc<str>, CancellationToken>>,
     outbox: Mutex<Outbox>,
+    /// Told when a call has ended: a limit on calls in flight may have room now.
+    freed: Notify,
+}
+
+/// How many calls the limits would let pass now, as far as Redis can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// So many; `usize::MAX` without limits.
+    pub calls: usize,
+    /// When more may pass: from now. Zero where some may pass now.
+    pub wait: Duration,
+    /// What stands in the way, where no call may pass.
+    pub reason: Option<Reason>,
+    /// As `calls` and `wait`, where the requests of a minute are spread over it.
+    pub spread: (usize, Duration),
 }
 
 /// The gate's verdict on a call.
@@ -105,6 +120,7 @@ impl Gate {
             local,
             live: Mutex::default(),
             outbox,
+            freed: Notify::new(),
         }
     }
 
@@ -180,6 +196,31 @@ impl Gate {
         })
     }
 
+    /// Whether the provider's requests of a minute are limited.
+    pub fn limits_requests(&self) -> bool {
+        self.wire.desk.settings.limits.requests_per_minute.is_some()
+    }
+
+    /// How many calls the limits would let pass now. The breaker is not asked, and nothing is consumed.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn room(&self) -> Result<Room, RedisError> {
+        let (calls, wait, reason, spread, spread_wait) = self.wire.desk.room(1).await?;
+        let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
+        Ok(Room {
+            calls: any(calls),
+            spread: (any(spread), Duration::from_millis(spread_wait)),
+            wait: Duration::from_millis(wait),
+            reason: Reason::ALL.iter().copied().find(|known| known.as_str() == reason),
+        })
+    }
+
+    /// Resolves when a call of this replica has ended after this was called.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
     /// Reads the gate.
     ///
     /// # Errors
@@ -247,6 +288,7 @@ impl Gate {
             settlement.outcome,
             settled,
         );
+        self.freed.notify_waiters();
         Ok(settled.effect)
     }
 

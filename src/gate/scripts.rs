@@ -1,4 +1,5 @@
-//! The scripts of the gate: `common.lua` in front of each operation's file, and the two parts of `turn.lua`.
+//! The scripts of the gate: `common.lua` in front of each operation's file, `limits.lua` where limits are
+//! looked at, and the two parts of `turn.lua`.
 
 use redis::Script;
 
@@ -6,6 +7,7 @@ use redis::Script;
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) turn: Script,
+    pub(super) room: Script,
     pub(super) renew: Script,
     pub(super) control: Script,
     pub(super) presence: Script,
@@ -19,13 +21,16 @@ impl Scripts {
     /// The scripts after an edit of each source file, by its name: tests bring a clock of their own, and faults.
     pub(super) fn edited(edit: impl Fn(&str, &str) -> String) -> Self {
         let common = edit("common", include_str!("common.lua"));
-        let operation = |name, source| Script::new(&format!("{common}{}", edit(name, source)));
+        let operation = |name, source: &str| Script::new(&format!("{common}{}", edit(name, source)));
+        let limits = edit("limits", include_str!("limits.lua"));
         let parts = [
+            limits.clone(),
             edit("settle", include_str!("settle.lua")),
             edit("admit", include_str!("admit.lua")),
         ];
         Self {
             turn: operation("turn", &format!("{}{}", parts.concat(), include_str!("turn.lua"))),
+            room: operation("room", &format!("{limits}{}", include_str!("room.lua"))),
             renew: operation("renew", include_str!("renew.lua")),
             control: operation("control", include_str!("control.lua")),
             presence: Script::new(&edit("presence", include_str!("presence.lua"))),
@@ -33,9 +38,10 @@ impl Scripts {
     }
 
     /// All of them, by name.
-    pub(super) fn named(&self) -> [(&'static str, &Script); 4] {
+    pub(super) fn named(&self) -> [(&'static str, &Script); 5] {
         [
             ("turn", &self.turn),
+            ("room", &self.room),
             ("renew", &self.renew),
             ("control", &self.control),
             ("presence", &self.presence),

@@ -25,24 +25,23 @@ local function settle_all(first, last)
 
   -- Corrections belong in the bucket that was charged, while that is still counted.
   local counted, owed = {}, {}
-  local function owe(bucket, kind, total, by)
+  local function owe(bucket, kind, slice, total, by)
     if counted[bucket] == nil then counted[bucket] = call('HEXISTS', WIN, 'r' .. bucket) == 1 end
     if not counted[bucket] then return end
-    owed[kind .. bucket] = (owed[kind .. bucket] or 0) + by
-    owed[total] = (owed[total] or 0) + by
+    for _, field in ipairs({ kind .. bucket, slice, total }) do owed[field] = (owed[field] or 0) + by end
   end
 
   local function settle(id, outcome, used, throttle, lease)
     if not lease then return { 'unknown', state, 0 } end
     local expires = whole(call('ZSCORE', LEASES, id)) or 0
-    local lease_epoch, probe, bucket, estimate = string.match(lease, '^(%d+):(%d):(%d+):(%d+)$')
+    local lease_epoch, probe, bucket, estimate, slice = string.match(lease, '^(%d+):(%d):(%d+):(%d+):(%d+)$')
     local was_probe = probe ~= '0' and call('ZREM', PROBES, id) == 1
     if bucket then
       if outcome == 'cancelled' then
-        owe(bucket, 'r', 'requests', -1)
+        owe(bucket, 'r', 'q' .. slice, 'requests', -1)
         used = 0
       end
-      if used >= 0 and used ~= tonumber(estimate) then owe(bucket, 't', 'tokens', used - estimate) end
+      if used >= 0 and used ~= tonumber(estimate) then owe(bucket, 't', 'u' .. slice, 'tokens', used - estimate) end
     end
     if throttle > 0 and now + throttle > (whole(call('HGET', WIN, 'throttled')) or 0) then
       call('HSET', WIN, 'throttled', now + throttle, 'hw', now)

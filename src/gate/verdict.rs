@@ -101,6 +101,13 @@ words! {
     }
 }
 
+impl Reason {
+    /// Whether a limit stands in the way, and not the breaker: then the job keeps its place in the line.
+    pub const fn is_limit(self) -> bool {
+        !matches!(self, Self::Open | Self::HalfOpen)
+    }
+}
+
 /// A call that may not be made now. Nothing was consumed.
 ///
 /// Its text is what the job's owner reads; the breaker's is that of the earlier Node worker, to the letter.
@@ -152,8 +159,12 @@ impl From<Rejection> for Failure {
         } else {
             Class::Permanent
         };
-        Self::new(class, rejection.to_string())
+        let failure = Self::new(class, rejection.to_string())
             .by(rejection.provider)
-            .with_retry_after(rejection.retry_after)
+            .with_retry_after(rejection.retry_after);
+        match rejection.reason.is_limit() && class == Class::Blocked {
+            true => failure.with_limit(),
+            false => failure,
+        }
     }
 }

@@ -75,6 +75,12 @@ fn job(Found { broker, job }: &Found) -> Value {
         body["waitingFor"] =
             json!({ "gate": waiting.gate, "reason": waiting.reason, "until": iso(waiting.until) });
     }
+    if let Some(line) = &job.line {
+        body["position"] = json!(line.position);
+        body["jobsWaiting"] = json!(line.waiting);
+        body["limit"] = json!(line.limit);
+        body["expectedStart"] = json!(line.expected_start.map(iso));
+    }
     body
 }
 
@@ -82,6 +88,8 @@ fn line(line: &HistoryLine) -> Value {
     let note = &line.note;
     json!({
         "at": iso(line.at),
+        "times": line.times.unwrap_or(1),
+        "since": line.since.map(iso),
         "attempt": note.attempt,
         "try": note.r#try,
         "class": note.class,

@@ -7,7 +7,7 @@ use redis::RedisError;
 
 use super::{
     ClaimNumber, Completed, Completion, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page,
-    Query, Recovered, Removal, Retried, RetryOrder, Settled, Watchers,
+    Query, Recovered, Removal, Retried, RetryOrder, Settled, Standing, Watchers,
 };
 
 /// One queue in Redis, seen by one replica.
@@ -58,8 +58,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
         settled.pop().unwrap_or(Ok(Settled::Lost)) // There is one for each.
     }
 
-    /// Puts a job off.
+    /// Puts a job off. A wait for a gate that costs no attempt is added to what the job has [waited](Delivery::waited).
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;
+
+    /// Puts a job off for a limit, or because its provider names a time: however often, it is not added to what the job
+    /// has waited.
+    async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;
 
     /// Makes a job a dead letter.
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError>;
@@ -86,6 +90,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// How old the job is that is next in line, by Redis's clock; zero where nothing waits, or its age is not known.
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError>;
+
+    /// Whose job it is, hashed; `None` where the queue is not shared fairly.
+    fn owner(&self, delivery: &Delivery) -> Option<u64>;
+
+    /// Where a job that waits stands in the order in which jobs are taken; without an id, only how many wait.
+    async fn standing(&self, id: &str) -> Result<Standing, BrokerError>;
 
     /// Looks up a job.
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
@@ -117,6 +127,45 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError>;
 }
 
+/// The name of a field of a payload: 1 to 64 letters, digits, `_`, `-` and `.`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FieldName {
+    bytes: [u8; Self::LONGEST],
+    length: usize,
+}
+
+impl FieldName {
+    const LONGEST: usize = 64;
+
+    /// The name, unless it holds anything else.
+    pub fn new(name: &str) -> Option<Self> {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
+        let fits = !name.is_empty() && name.len() <= Self::LONGEST && name.as_bytes().iter().all(plain);
+        let mut bytes = [0; Self::LONGEST];
+        fits.then(|| {
+            for (place, byte) in bytes.iter_mut().zip(name.as_bytes()) {
+                *place = *byte;
+            }
+            Self {
+                bytes,
+                length: name.len(),
+            }
+        })
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        let name = self.bytes.get(..self.length).unwrap_or_default();
+        std::str::from_utf8(name).unwrap_or_default() // ASCII, as `new` has seen.
+    }
+}
+
+impl fmt::Debug for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
 /// How queues are kept, whatever their layout.
 #[derive(Debug, Clone, Copy)]
 pub struct BrokerOptions {
@@ -129,6 +178,9 @@ pub struct BrokerOptions {
     pub keep_completed_for: Duration,
     /// How many completed jobs are kept, where their producer says nothing.
     pub keep_completed_count: u64,
+    /// The field of a job's payload that names its owner: within a priority, owners take turns. `None`: first come, first
+    /// served.
+    pub fairness: Option<FieldName>,
     /// Whether claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
     pub leave_out_large: bool,
 }
@@ -140,6 +192,7 @@ impl Default for BrokerOptions {
             max_lost: 3,
             keep_completed_for: Duration::from_secs(24 * 3600),
             keep_completed_count: 10_000,
+            fairness: FieldName::new("userId"),
             leave_out_large: false,
         }
     }

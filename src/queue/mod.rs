@@ -10,6 +10,7 @@ mod backoff;
 mod broker;
 pub mod bullmq;
 mod claims;
+mod fair;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod job;
@@ -23,13 +24,13 @@ pub mod watch;
 use std::time::Duration;
 
 pub use backoff::QueueBackoff;
-pub use broker::{Broker, BrokerError, BrokerOptions};
+pub use broker::{Broker, BrokerError, BrokerOptions, FieldName};
 pub use claims::ClaimNumber;
 pub use job::{Completed, Completion, Delivery, Later, Lease, NewJob, Note, Recovered, Settled};
 pub use layout::{Layout, UnknownLayout};
 pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};
 pub use scripts::script_names;
-pub use view::{Counts, HistoryLine, JobView, State, UnknownState, WaitingFor};
+pub use view::{Counts, HistoryLine, JobView, LineView, Standing, State, UnknownState, WaitingFor};
 pub use watch::Watchers;
 
 /// Bytes of payloads that a script hands out at most. It copies each several times, some 2 ms for a megabyte, and blocks

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Note;
@@ -124,8 +124,39 @@ pub struct JobView {
     /// What a delayed job waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<WaitingFor>,
+    /// Where a job that is in the line stands, as far as somebody has looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<LineView>,
     /// Failed attempts so far, oldest first.
     pub history: Vec<HistoryLine>,
+}
+
+/// Where a job stands in the line of those that wait: an estimate, since others join the line and leave it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How many jobs are taken before it, where that can be told.
+    pub ahead: Option<u64>,
+    /// How many jobs wait.
+    pub waiting: u64,
+    /// Owners of these, as far as they were counted.
+    pub owners: u64,
+}
+
+/// What a job that is in the line waits for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LineView {
+    /// Its place in the order in which jobs start, from 1: an estimate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// How many jobs wait in the line.
+    pub waiting: u64,
+    /// The limit that the line waits for, in words, where one is exhausted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// When it is expected to start, ms since 1970 by Redis's clock, where a limit of requests sets the pace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_start: Option<u64>,
 }
 
 /// What a delayed job waits for.
@@ -144,19 +175,35 @@ pub struct WaitingFor {
 /// A [`Note`] with its time.
 #[derive(Debug, Clone, Serialize)]
 pub struct HistoryLine {
-    /// When, ms since 1970 by Redis's clock.
+    /// When, ms since 1970 by Redis's clock; of what happened several times, the last.
     pub at: u64,
+    /// How often it happened in a row, where that is more than once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
+    /// When it first happened, where it did more than once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// What happened.
     #[serde(flatten)]
     pub note: Note,
+}
+
+/// What the scripts add to a note that is repeated.
+#[derive(Debug, Default, Deserialize)]
+struct Repeats {
+    times: Option<u64>,
+    since: Option<u64>,
 }
 
 /// Reads a history back: `<ms> <note as JSON>`. Lines of another make are left out.
 pub(super) fn read_history(lines: &[String]) -> Vec<HistoryLine> {
     let read = |line: &String| {
         let (at, note) = line.split_once(' ')?;
+        let Repeats { times, since } = serde_json::from_str(note).unwrap_or_default();
         Some(HistoryLine {
             at: at.parse().ok()?,
+            times,
+            since,
             note: serde_json::from_str::<Note>(note).ok()?,
         })
     };

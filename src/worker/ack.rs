@@ -109,15 +109,8 @@ where
                 }
                 outcome => outcome,
             };
-            let outcome = outcome.map(|outcome| outcome.told_to_student(course.kind()));
-            if let Some(Outcome::Later {
-                delay,
-                waits_for: Some(provider),
-                ..
-            }) = &outcome
-            {
-                worker.holds.block(*provider, *delay);
-            }
+            course.has_started();
+            let outcome = outcome.map(|outcome| worker.hold(outcome.told_to_student(course.kind())));
             let ending = worker
                 .settle(&completions, &delivery.lease, outcome.as_ref())
                 .await;
@@ -159,6 +152,33 @@ fn failure_of(error: &BoxDynError) -> Failure {
 }
 
 impl QueueWorker {
+    /// Holds the queue as an outcome says, and decides how a job waits that a limit has refused.
+    fn hold(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Later {
+                delay,
+                waits_for: Some(provider),
+                ..
+            } => self.holds.block(provider, delay),
+            Outcome::Limited {
+                provider,
+                wait,
+                ref reason,
+            } if self.holds.park(provider, wait, self.slots.capacity()) => {
+                return Outcome::Later {
+                    delay: wait,
+                    counts: false,
+                    reason: reason.clone(),
+                    waits_for: Some(provider),
+                    adds_up: false,
+                    note: None,
+                };
+            }
+            _ => {}
+        }
+        outcome
+    }
+
     /// Notes that a job runs which was lost before, and may have killed its replica. Says whether it is still ours to run.
     async fn begin(&self, lease: &Lease) -> bool {
         match self.broker.begin(lease).await {
@@ -213,6 +233,7 @@ impl QueueWorker {
                 counts,
                 reason,
                 waits_for,
+                adds_up,
                 note,
             } => {
                 let later = Later {
@@ -222,10 +243,13 @@ impl QueueWorker {
                     gate: waits_for.map(Provider::as_str),
                     note: note.as_ref(),
                 };
-                self.broker.retry_at(lease, later).await
+                match adds_up {
+                    true => self.broker.retry_at(lease, later).await,
+                    false => self.broker.put_off(lease, later).await,
+                }
             }
             Outcome::Failed { reason, note } => self.broker.fail(lease, reason, note.as_ref()).await,
-            Outcome::Released => self.releases.write(lease).await,
+            Outcome::Limited { .. } | Outcome::Released => self.releases.write(lease).await,
         }
     }
 }
@@ -250,6 +274,10 @@ fn report(outcome: &Outcome) -> Ending {
         Outcome::Failed { reason, .. } => {
             error!("the job failed: {reason}");
             Ending::Failed
+        }
+        Outcome::Limited { reason, .. } => {
+            debug!("the job is back in its place in the line: {reason}");
+            Ending::Released
         }
         Outcome::Released => {
             info!("given back to the queue");

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -10,7 +10,7 @@ use std::{
 
 use jobs::JobType;
 
-use super::{Outcome, vitals::Ending};
+use super::{Outcome, holds::Starting, vitals::Ending};
 use crate::telemetry::metrics::{
     QueueCells,
     labels::{Index, JobClass, JobLabel, JobOutcome},
@@ -22,6 +22,8 @@ pub struct Course {
     claimed: Instant,
     kind: OnceLock<JobType>,
     retried: AtomicBool,
+    /// Until its gate has given a verdict.
+    starting: Mutex<Option<Starting>>,
 }
 
 impl Default for Course {
@@ -30,6 +32,7 @@ impl Default for Course {
             claimed: Instant::now(),
             kind: OnceLock::new(),
             retried: AtomicBool::new(false),
+            starting: Mutex::default(),
         }
     }
 }
@@ -48,6 +51,19 @@ impl Course {
     /// Its payload was opened: it is a job of this type.
     pub fn is_a(&self, kind: JobType) {
         let _ = self.kind.set(kind); // A delivery is opened once.
+    }
+
+    /// It has been claimed, and is on its way to its gate.
+    pub(super) fn starts(&self, starting: Starting) {
+        *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(starting);
+    }
+
+    /// Its gate has given a verdict, or it has ended without one.
+    pub fn has_started(&self) {
+        self.starting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     /// One of its calls is tried again.

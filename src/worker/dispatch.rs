@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::{Assignment, Handle, Outcome, loops::Pause, outcome::OutcomeRules};
 use crate::{
-    gate::Gates,
+    gate::{Gate, Gates},
     guard::{JobGuard, Reporter},
     ledger::Ledger,
     queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope},
@@ -166,6 +166,7 @@ fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
         counts: false,
         reason: failure.to_string(),
         waits_for: None,
+        adds_up: false,
         note: None,
     }
 }
@@ -238,6 +239,19 @@ impl Reporter for ProgressReporter<'_> {
             }
             // The job goes on: progress is a courtesy, the result is not.
             Err(error) => warn!(%error, "progress is not reported"),
+        }
+    }
+
+    fn asked(&self, gate: &Arc<Gate>, refused: Option<Duration>) {
+        self.assignment.course.has_started();
+        // Whose job it was that has passed, or wants to: of a gate without a limit nobody needs to know.
+        if gate.limits_requests()
+            && let Some(owner) = self.assignment.broker.owner(&self.assignment.delivery)
+        {
+            self.assignment.holds.saw_owner(owner, gate);
+        }
+        if let Some(wait) = refused {
+            self.assignment.holds.limit(gate, wait);
         }
     }
 }

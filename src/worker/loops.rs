@@ -14,7 +14,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Assignment, Course, runtime::QueueWorker, slots::FreeSlots, suspects::Suspect};
+use super::{
+    Assignment, Course, holds::Allowance, runtime::QueueWorker, slots::FreeSlots, suspects::Suspect,
+};
 use crate::{
     guard::Stops,
     queue::{BrokerError, Delivery, Lease},
@@ -83,10 +85,10 @@ impl QueueWorker {
     pub(super) async fn claim_loop(self: Arc<Self>) {
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            if !self.isolation_is_over().await || !self.hold_is_over().await {
+            if !self.isolation_is_over().await {
                 return;
             }
-            let Some(mut slots) = self.free_slots().await else {
+            let Some(mut slots) = self.slots_to_fill().await else {
                 return;
             };
             self.vitals.claims().beat();
@@ -211,17 +213,40 @@ impl QueueWorker {
         true
     }
 
-    /// Waits until no gate holds the queue, stirring all the while; `false` when the worker closes.
-    async fn hold_is_over(&self) -> bool {
-        while let Some(until) = self.holds.until() {
+    /// Waits for free slots that jobs may be claimed into: while a limit is exhausted, no more of them than calls may
+    /// start. `None` when the worker closes.
+    async fn slots_to_fill(&self) -> Option<FreeSlots> {
+        loop {
+            let mut slots = self.free_slots().await?;
+            let allowance = self
+                .holds
+                .allowance(slots.count(), self.slots.capacity(), Some(&*self.broker))
+                .await;
+            let (until, gate) = match allowance {
+                Allowance::All => return Some(slots),
+                Allowance::UpTo(most) => {
+                    slots.keep(most);
+                    return Some(slots);
+                }
+                Allowance::Wait(until, gate) => (until, gate),
+            };
+            drop(slots);
+            let freed = async {
+                match &gate {
+                    Some(gate) => gate.freed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                () = self.shutdown.closing.cancelled() => return false,
+                () = self.shutdown.closing.cancelled() => return None,
+                () = freed => {}
+                () = self.holds.started() => {}
                 () = tokio::time::sleep_until(until) => {}
-                () = tokio::time::sleep(IDLE) => self.vitals.claims().beat(),
+                () = tokio::time::sleep(IDLE) => {}
             }
+            self.vitals.claims().beat();
         }
-        true
     }
 
     /// Waits for free slots, stirring all the while; `None` when the worker closes.
@@ -238,22 +263,17 @@ impl QueueWorker {
 
     /// Waits until there may be work, a claim has to be asked for again, the worker closes, or Redis is away.
     async fn wait_for_work(&self, pause: &mut Pause) {
-        loop {
-            let work = tokio::select! {
-                biased;
-                () = self.shutdown.closing.cancelled() => return,
-                () = self.turns.owe() => return,
-                work = self.broker.wait(IDLE) => work,
-            };
-            self.vitals.claims().beat();
-            match work {
-                Ok(false) => {}
-                Ok(true) => return,
-                Err(error) => {
-                    debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
-                    return self.rest(pause).await;
-                }
-            }
+        let work = tokio::select! {
+            biased;
+            () = self.shutdown.closing.cancelled() => return,
+            () = self.turns.owe() => return,
+            work = self.broker.wait(IDLE) => work,
+        };
+        self.vitals.claims().beat();
+        // Without work too there is a claim now and then: it clears what is left of a line that others have emptied.
+        if let Err(error) = work {
+            debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
+            self.rest(pause).await;
         }
     }
 
@@ -269,7 +289,7 @@ impl QueueWorker {
     pub(super) fn wants_jobs(&self) -> bool {
         !self.shutdown.closing.is_cancelled()
             && !self.idle.load(Ordering::Relaxed)
-            && self.holds.until().is_none()
+            && self.holds.is_free()
             && !self.isolation.is_on()
     }
 
@@ -293,6 +313,7 @@ impl QueueWorker {
             };
             let (lease, stop) = (delivery.lease.clone(), self.shutdown.hasten.child_token());
             let (course, suspect) = (Arc::<Course>::default(), presence.suspect());
+            course.starts(self.holds.starts());
             self.slots
                 .occupy(slots, lease, stop.clone(), course.clone(), presence);
             match suspect {

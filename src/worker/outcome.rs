@@ -32,6 +32,8 @@ pub enum Outcome {
         reason: String,
         /// Whose gate said so.
         waits_for: Option<Provider>,
+        /// Whether the wait counts towards the longest that a job may wait for a breaker or for credit.
+        adds_up: bool,
         /// For the history.
         note: Option<Note>,
     },
@@ -41,6 +43,15 @@ pub enum Outcome {
         reason: String,
         /// For the history.
         note: Option<Note>,
+    },
+    /// Refused by a limit before anything was sent: back to its place in the line.
+    Limited {
+        /// Whose limit.
+        provider: Provider,
+        /// When the limit may let it pass, from now.
+        wait: Duration,
+        /// Why.
+        reason: String,
     },
     /// Given back as it was.
     Released,
@@ -54,6 +65,7 @@ impl Outcome {
             Self::Later { note: Some(note), .. } | Self::Failed { note: Some(note), .. } => {
                 Class::ALL.into_iter().find(|class| class.as_str() == note.class)
             }
+            Self::Limited { .. } => Some(Class::Blocked),
             // What was never sent leaves no note.
             Self::Later { waits_for, .. } => waits_for.map(|_| Class::Blocked),
             Self::Failed { note: None, .. } => None,
@@ -82,7 +94,8 @@ impl Outcome {
 pub struct OutcomeRules {
     /// Waits between the queue's attempts.
     pub retry: RetryPolicy,
-    /// How long a job may be made to wait by limits and breakers in all; zero fails it at once.
+    /// How long a job may be made to wait in all by an open breaker, or for credit; zero fails it at once. Limits never
+    /// fail a job.
     pub max_wait: Duration,
     /// Names this replica in histories.
     pub replica: String,
@@ -93,17 +106,18 @@ impl OutcomeRules {
     pub fn of(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
         match failure.class() {
             Class::Cancelled => Outcome::Released,
+            Class::Blocked if failure.is_limited() => self.limited(failure),
             // Out of quota: the job is good, and runs once someone has paid. Until then it waits behind the breaker
             // that such failures open.
             Class::Blocked | Class::OutOfQuota => self
                 .wait(failure, delivery, tries)
                 .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
-            // The provider names a time: the job waits for it like for a gate, without losing an attempt.
+            // The provider names a time: the job waits for it, however often, without losing an attempt.
             Class::Transient | Class::RateLimited
                 if failure.retry_after().is_some_and(|t| t > LONGEST_WAIT_IN_SLOT) =>
             {
-                self.wait(failure, delivery, tries)
-                    .unwrap_or_else(|| self.again(failure, delivery, tries))
+                let delay = failure.retry_after().unwrap_or_default().min(LONGEST_DELAY);
+                self.later(delay, failure, delivery, tries)
             }
             Class::Transient | Class::RateLimited => self.again(failure, delivery, tries),
             Class::Deployment | Class::Permanent => {
@@ -124,6 +138,7 @@ impl OutcomeRules {
             counts: true,
             reason: excerpt(failure),
             waits_for: None,
+            adds_up: false,
             note: Some(note),
         }
     }
@@ -140,39 +155,55 @@ impl OutcomeRules {
         delay.min(LONGEST_DELAY)
     }
 
-    /// A wait that costs no attempt, unless the job would wait for longer than it may in all.
+    /// A wait for a breaker or for credit, which costs no attempt, unless the job has waited for as long as it may in all.
     fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<Outcome> {
         let unknown = if failure.class() == Class::OutOfQuota {
             QUOTA_WAIT
         } else {
             LONGEST_WAIT_IN_SLOT
         };
+        // The breaker may close sooner than it says, when someone resets it: the last wait is cut, not skipped.
         let left = self.max_wait.saturating_sub(delivery.waited);
-        let delay = match (failure.retry_after().unwrap_or(unknown), failure.class()) {
-            // A gate may open sooner than it says, when someone resets it: the last wait is cut, not skipped.
-            (wait, Class::Blocked | Class::OutOfQuota) => wait.min(left),
-            (wait, _) => wait,
-        };
-        if left.is_zero() || delay > left {
-            return None;
-        }
+        let delay = failure.retry_after().unwrap_or(unknown).min(left);
+        (!left.is_zero()).then(|| self.later(delay, failure, delivery, tries))
+    }
+
+    fn later(&self, delay: Duration, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
         // What was never sent is no failed attempt, and leaves no line in the history.
         let sent = failure.class() != Class::Blocked;
         let note = sent.then(|| self.note(failure, delivery, tries, Some(delay)));
-        let reason = excerpt(failure);
-        Some(Outcome::Later {
+        Outcome::Later {
             delay,
             counts: false,
-            reason,
+            reason: excerpt(failure),
             waits_for: failure.provider(),
+            adds_up: matches!(failure.class(), Class::Blocked | Class::OutOfQuota),
             note,
-        })
+        }
     }
 
+    /// The job keeps its place in the line. A failure that does not say whose limit it was waits like for a breaker.
+    fn limited(&self, failure: &Failure) -> Outcome {
+        match failure.provider() {
+            Some(provider) => Outcome::Limited {
+                provider,
+                wait: failure.retry_after().unwrap_or(LONGEST_WAIT_IN_SLOT),
+                reason: excerpt(failure),
+            },
+            None => Outcome::Released,
+        }
+    }
+
+    /// Names what the job has waited for: the failure's own words say what stands in the way now.
     fn waited_long_enough(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
-        let reason = match self.max_wait.is_zero() {
-            true => excerpt(failure),
-            false => format!(
+        let reason = match (self.max_wait.is_zero(), failure.class()) {
+            (true, _) => excerpt(failure),
+            (false, Class::OutOfQuota) => format!(
+                "waited {} s in all for credit (CIRCUIT_MAX_WAIT): {}",
+                delivery.waited.as_secs(),
+                excerpt(failure)
+            ),
+            (false, _) => format!(
                 "waited {} s in all: {}",
                 delivery.waited.as_secs(),
                 excerpt(failure)

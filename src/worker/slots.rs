@@ -27,6 +27,15 @@ impl FreeSlots {
         self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
+    /// Keeps so many of them at most; the others are free again.
+    pub fn keep(&mut self, most: usize) {
+        if let Some(slots) = &mut self.0
+            && let Some(kept) = slots.split(most.min(slots.num_permits()))
+        {
+            self.0 = Some(kept);
+        }
+    }
+
     fn take_one(&mut self) -> Option<OwnedSemaphorePermit> {
         self.0.as_mut()?.split(1)
     }

@@ -77,6 +77,7 @@ fn fault_of(key: &str) -> Option<&'static str> {
     if let Some(name) = key.strip_prefix(&bull.prefix) {
         let (job, part) = name.split_once(':').unwrap_or((name, ""));
         return match part {
+            _ if job == "bw" && part.starts_with("fair") => Some("turns of a line that is empty"),
             _ if job == "bw" => None,
             "" if [&bull.active]
                 .into_iter()
@@ -95,6 +96,9 @@ fn fault_of(key: &str) -> Option<&'static str> {
     }
     if key == apalis.active || key == apalis.scheduled || key.starts_with(&apalis.inflight_prefix) {
         return Some("jobs are in it");
+    }
+    if key.starts_with(&apalis.fair) {
+        return Some("turns of a line that is empty");
     }
     if let Some(id) = key.strip_prefix(&apalis.meta_prefix) {
         return (!id.starts_with("job-apalis-") || id.contains(':')).then_some("foreign");

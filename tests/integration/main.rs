@@ -25,6 +25,7 @@ mod cut_over;
 mod dashboard;
 mod depth;
 mod failover;
+mod fair_line;
 mod gate;
 mod handlers;
 mod hostile_jobs;

@@ -14,7 +14,10 @@ use crate::gate::{
 
 const LEASE: u64 = 15_000;
 const BUCKET: u64 = 5000;
-const BUCKETS: u64 = 12;
+const BUCKETS: u64 = 13;
+const SLICE: u64 = 500;
+/// How long after its slice a charge counts: a minute, and a moment for calls that are slow to reach the provider.
+const COUNTED: u64 = 60_200;
 
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -29,7 +32,7 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct Charge {
     id: String,
-    bucket: u64,
+    slice: u64,
     requests: u64,
     tokens: u64,
 }
@@ -208,7 +211,7 @@ impl Model {
         let provider = &mut self.providers[gate];
         provider.charges.push(Charge {
             id: id.to_owned(),
-            bucket: current,
+            slice: now / SLICE,
             requests: 1,
             tokens,
         });
@@ -286,18 +289,17 @@ impl Model {
 }
 
 impl Provider {
-    /// How long until `cost` fits: the charges leave bucket by bucket.
+    /// How long until `cost` fits: the charges leave slice by slice.
     fn wait(&self, of: impl Fn(&Charge) -> u64, cost: u64, most: u64, now: u64) -> u64 {
-        let counted_from =
-            |first: u64| -> u64 { self.charges.iter().filter(|c| c.bucket >= first).map(&of).sum() };
-        let current = now / BUCKET;
-        let first_that_fits = (current - BUCKETS..)
-            .find(|first| counted_from(*first) + cost <= most)
+        let leaves = |charge: &Charge| (charge.slice + 1) * SLICE + COUNTED;
+        let counted_at = |at: u64| -> u64 { self.charges.iter().filter(|c| leaves(c) > at).map(&of).sum() };
+        let mut times: Vec<u64> = self.charges.iter().map(leaves).filter(|at| *at > now).collect();
+        times.push(now);
+        times.sort_unstable();
+        let fits = times
+            .into_iter()
+            .find(|at| counted_at(*at) + cost <= most)
             .unwrap();
-        if first_that_fits == current - BUCKETS {
-            0
-        } else {
-            (first_that_fits + BUCKETS) * BUCKET - now
-        }
+        fits - now
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jobs::Provider;
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
@@ -83,6 +84,8 @@ pub(super) struct Sampler {
     rates: Rates,
     replicas: Option<Vec<Replica>>,
     failures: Option<Failures>,
+    /// The limits that are exhausted, and what waits for them.
+    full: Vec<(Provider, String)>,
     last: Option<(Instant, Box<RawValue>)>,
 }
 
@@ -105,10 +108,14 @@ impl Sampler {
         let mut point = None;
         if let Some(reading) = &reading {
             let failed = reading.queues.iter().map(|queue| queue.counts.failed).sum();
-            let (replicas, failures) = tokio::join!(
+            let (replicas, failures, full) = tokio::join!(
                 timeout(DEADLINE, monitor.replicas()),
                 self.look_at_failures(operator, failed),
+                timeout(DEADLINE, operator.full_limits(&reading.gates)),
             );
+            if let Ok(Ok(full)) = full {
+                self.full = full;
+            }
             // What cannot be read this time is shown as it was; its age shows in what it says.
             if let Ok(Ok(replicas)) = replicas {
                 self.replicas = Some(replicas);
@@ -180,6 +187,11 @@ impl Sampler {
         let limits = reading.gates.iter().map(|status| {
             let mut shown = limit(status);
             shown["provider"] = json!(status.provider.as_str());
+            let full = self
+                .full
+                .iter()
+                .find(|(provider, _)| *provider == status.provider);
+            shown["full"] = json!(full.map(|(_, words)| words));
             shown
         });
         let replicas = self.replicas.iter().flatten().map(|replica| {

@@ -148,7 +148,7 @@ impl Story {
     }
 }
 
-fn retry(HistoryLine { at, note }: &HistoryLine) -> Value {
+fn retry(HistoryLine { at, note, .. }: &HistoryLine) -> Value {
     json!({
         "error": note.cause,
         "class": note.class,
@@ -176,6 +176,8 @@ mod tests {
     fn view(state: State, progress: u8, lines: &[(u32, u32)]) -> JobView {
         let line = |(nth, &(attempt, r#try)): (usize, &(u32, u32))| HistoryLine {
             at: 1_000 + nth as u64,
+            times: None,
+            since: None,
             note: Note {
                 attempt,
                 r#try,
@@ -196,6 +198,7 @@ mod tests {
             result: (state == State::Completed).then(|| json!({"ok": true})),
             error: (state == State::Failed).then(|| "it failed".to_owned()),
             waiting_for: None,
+            line: None,
             history: lines.iter().enumerate().map(line).collect(),
         }
     }

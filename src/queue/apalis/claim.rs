@@ -23,6 +23,8 @@ enum Answer {
     Unleased,
     /// It was carried out before.
     Before,
+    /// Jobs have to be given their places in the fair line first.
+    Unplaced,
     Rows(Vec<Row>),
 }
 
@@ -30,7 +32,8 @@ impl FromRedisValue for Answer {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         Ok(match value {
             Value::Nil => Self::Unleased,
-            Value::Int(_) => Self::Before,
+            Value::Int(0) => Self::Before,
+            Value::Int(_) => Self::Unplaced,
             rows => Self::Rows(from_redis_value(rows)?),
         })
     }
@@ -42,13 +45,39 @@ impl ApalisBroker {
         number: ClaimNumber,
         count: usize,
     ) -> Result<Vec<Delivery>, BrokerError> {
+        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
+        let mut answer = self.ask_for_jobs(number, count, false).await?;
+        if matches!(answer, Answer::Unplaced) {
+            self.give_places().await?;
+            answer = self.ask_for_jobs(number, count, true).await?;
+        }
+        let rows = match answer {
+            Answer::Unleased => return Err(BrokerError::Unleased),
+            Answer::Before => self.left_of(&token).await?,
+            Answer::Rows(rows) => rows,
+            Answer::Unplaced => Vec::new(), // It never says so twice.
+        };
+        let mut deliveries = Vec::new();
+        for row in rows {
+            deliveries.extend(self.deliver(row, &token).await?);
+        }
+        Ok(deliveries)
+    }
+
+    async fn ask_for_jobs(
+        &self,
+        number: ClaimNumber,
+        count: usize,
+        anyway: bool,
+    ) -> Result<Answer, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::CLAIM.prepare_invoke();
         call.key(&keys.active).key(&keys.scheduled).key(&self.inflight);
         call.key(&keys.data)
             .key(&keys.leases)
             .key(&keys.paused)
-            .key(&self.session);
+            .key(&self.session)
+            .key(&keys.fair);
         call.arg(&self.worker)
             .arg(number.number())
             .arg(count.min(CLAIMS))
@@ -56,18 +85,10 @@ impl ApalisBroker {
             .arg(INLINE_BYTES);
         call.arg(&keys.meta_prefix)
             .arg(DEFAULT_MAX_ATTEMPTS)
-            .arg(&keys.inflight_prefix);
-        let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
-        let rows = match self.connection.invoke(&call).await? {
-            Answer::Unleased => return Err(BrokerError::Unleased),
-            Answer::Before => self.left_of(&token).await?,
-            Answer::Rows(rows) => rows,
-        };
-        let mut deliveries = Vec::new();
-        for row in rows {
-            deliveries.extend(self.deliver(row, &token).await?);
-        }
-        Ok(deliveries)
+            .arg(&keys.inflight_prefix)
+            .arg(self.fairness())
+            .arg(u8::from(anyway));
+        Ok(self.connection.invoke(&call).await?)
     }
 
     /// What is left of a claim that was carried out before.

@@ -56,12 +56,31 @@ local function add_ended(key, zset, id, now)
   if zset then call('ZADD', key, floor(now / 1000), id) else call('SADD', key, id) end
 end
 
--- Appends to a job's history, which keeps the last 100 lines.
-local function remember(history, now, note)
-  if note ~= '' then
-    call('RPUSH', history, string.format('%.0f', now) .. ' ' .. note)
-    call('LTRIM', history, -100, -1)
+-- A line of history, and the same once more: what does not differ by numbers alone is told once, with a count.
+local function repeated(row, note)
+  local since, before = string.match(row or '', '^(%d+) ({.*})$')
+  if not before or #before > 8192 then return end
+  local fine, first = pcall(cjson.decode, before)
+  local readable, second = pcall(cjson.decode, note)
+  if not (fine and readable and type(first) == 'table' and type(second) == 'table') then return end
+  local function bare(cause) return (string.gsub(tostring(cause), '%w*%d%w*', '#')) end
+  for _, field in ipairs({ 'attempt', 'try', 'class' }) do
+    if first[field] ~= second[field] then return end
   end
+  if not second.delay_ms or bare(first.cause) ~= bare(second.cause) then return end
+  local times, from = tonumber(first.times) or 1, tonumber(first.since) or tonumber(since)
+  return string.format('%s,"times":%.0f,"since":%.0f}', string.sub(note, 1, -2), times + 1, from)
+end
+
+-- Appends to a job's history, which keeps the last 100 lines. A wait that costs no attempt, and is like the
+-- last one, is told with it.
+local function remember(history, now, note, is_wait)
+  if note == '' then return end
+  local at = string.format('%.0f', now) .. ' '
+  local again = is_wait and repeated(call('LINDEX', history, -1), note)
+  if again then return call('LSET', history, -1, at .. again) end
+  call('RPUSH', history, at .. note)
+  call('LTRIM', history, -100, -1)
 end
 
 -- A line of history that no replica wrote: it has the shape of a `Note`.

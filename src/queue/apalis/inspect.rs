@@ -163,6 +163,7 @@ pub(super) fn view(
         result,
         error: failed.or(last_error),
         waiting_for,
+        line: None,
         history: read_history(&history),
     }
 }

@@ -17,6 +17,7 @@ mod follow;
 pub(crate) mod fuzz;
 mod inspect;
 mod letters;
+mod places;
 pub(super) mod scripts;
 mod strays;
 mod wait;
@@ -31,7 +32,7 @@ use self::wait::Waiter;
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
     JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Watchers, line, millis,
+    Settled, Standing, Watchers, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -89,6 +90,22 @@ impl ApalisBroker {
             options,
             watchers: Watchers::default(),
         }
+    }
+
+    async fn delay(&self, lease: &Lease, later: &Later<'_>, adds_up: bool) -> Result<Settled, BrokerError> {
+        let mut call = scripts::RETRY_AT.prepare_invoke();
+        call.key(&self.inflight).key(&self.keys.scheduled);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&self.keys.meta_prefix)
+            .arg(&self.keys.history_prefix);
+        call.arg(millis(later.delay))
+            .arg(u8::from(later.counts))
+            .arg(later.reason)
+            .arg(line(later.note)?)
+            .arg(later.gate.unwrap_or_default())
+            .arg(u8::from(adds_up));
+        Ok(settled(self.connection.invoke(&call).await?))
     }
 }
 
@@ -173,18 +190,11 @@ impl Broker for ApalisBroker {
     }
 
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
-        let mut call = scripts::RETRY_AT.prepare_invoke();
-        call.key(&self.inflight).key(&self.keys.scheduled);
-        call.arg(&*lease.id)
-            .arg(&*lease.token)
-            .arg(&self.keys.meta_prefix)
-            .arg(&self.keys.history_prefix);
-        call.arg(millis(later.delay))
-            .arg(u8::from(later.counts))
-            .arg(later.reason)
-            .arg(line(later.note)?)
-            .arg(later.gate.unwrap_or_default());
-        Ok(settled(self.connection.invoke(&call).await?))
+        self.delay(lease, &later, true).await
+    }
+
+    async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+        self.delay(lease, &later, false).await
     }
 
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {
@@ -205,6 +215,8 @@ impl Broker for ApalisBroker {
             let mut call = scripts::RELEASE.prepare_invoke();
             call.key(&self.inflight)
                 .key(&self.keys.active)
+                .key(&self.keys.data)
+                .key(&self.keys.fair)
                 .arg(&self.keys.meta_prefix);
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
@@ -245,7 +257,9 @@ impl Broker for ApalisBroker {
             .key(&self.keys.active)
             .key(&self.keys.leases)
             .key(&self.keys.workers)
-            .key(&self.session);
+            .key(&self.session)
+            .key(&self.keys.data)
+            .key(&self.keys.fair);
         call.arg(&self.worker).arg(&self.keys.meta_prefix).arg(MOVE_CHUNK);
         while self.connection.invoke::<u64>(&call).await? > 0 {}
         Ok(())
@@ -296,6 +310,14 @@ impl Broker for ApalisBroker {
 
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
         self.age_of_next().await
+    }
+
+    fn owner(&self, delivery: &Delivery) -> Option<u64> {
+        self.owner_of(delivery.payload.as_deref()?)
+    }
+
+    async fn standing(&self, id: &str) -> Result<Standing, BrokerError> {
+        self.standing_of(id).await
     }
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {

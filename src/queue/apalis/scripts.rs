@@ -1,9 +1,11 @@
-//! The scripts of the apalis layout: `common.lua` in front of each operation's file.
+//! The scripts of the apalis layout: `common.lua` in front of each operation's file, `../fair.lua` and
+//! `line.lua` where a job is taken from the line or put back.
 
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "row.lua", "claim.lua";
+    CLAIM = "../fair.lua", "line.lua", "row.lua", "claim.lua";
+    PLACES = "../fair.lua", "line.lua", "places.lua";
     CLAIMED = "row.lua", "claimed.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "../poison.lua", "orphan.lua", "recover.lua";
@@ -12,13 +14,14 @@ scripts! {
     COMPLETE = "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "fail.lua";
-    RELEASE = "release.lua";
+    RELEASE = "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";
     PROGRESS = "progress.lua";
-    LEAVE = "leave.lua";
+    LEAVE = "../fair.lua", "line.lua", "leave.lua";
     ENQUEUE = "enqueue.lua";
     COUNTS = "counts.lua";
     LIST = "../pages.lua", "list.lua";
     RETRY = "retry.lua";
+    STANDING = "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
     REMOVE = "../lines.lua", "remove.lua";
 }

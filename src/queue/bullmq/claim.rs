@@ -30,8 +30,9 @@ type Row = (
 );
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
-/// What a claim returns: jobs, ids without a job, and jobs that must not run.
-pub(super) type Claimed = (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>);
+/// What a claim returns: jobs, ids without a job, jobs that must not run, and whether jobs have to be given their places
+/// in the fair line before anything is claimed.
+pub(super) type Claimed = (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>, bool);
 
 impl BullmqBroker {
     pub(super) async fn claim_jobs(
@@ -42,10 +43,17 @@ impl BullmqBroker {
         if !self.renewal().holds() {
             return Err(BrokerError::Unleased);
         }
-        let mut call = self.prepare(&scripts::CLAIM);
-        self.claim_args(&mut call, Some(number), count);
-        let claimed = self.connection.invoke(&call).await?;
-        self.deliveries(claimed, number).await
+        let mut is_ready = false;
+        loop {
+            let mut call = self.prepare(&scripts::CLAIM);
+            self.claim_args(&mut call, Some(number), count, is_ready);
+            let claimed: Claimed = self.connection.invoke(&call).await?;
+            if !claimed.3 {
+                return self.deliveries(claimed, number).await;
+            }
+            is_ready = true;
+            self.give_places().await?;
+        }
     }
 
     /// What every script that claims is told first.
@@ -54,6 +62,7 @@ impl BullmqBroker {
         call: &mut ScriptInvocation<'_>,
         number: Option<ClaimNumber>,
         count: usize,
+        anyway: bool,
     ) {
         call.arg(&self.worker)
             .arg(number.map_or(0, ClaimNumber::number))
@@ -61,13 +70,15 @@ impl BullmqBroker {
             .arg(MOST_BYTES);
         call.arg(millis(self.options.lease_ttl))
             .arg(SESSION.as_secs())
-            .arg(INLINE_BYTES);
+            .arg(INLINE_BYTES)
+            .arg(self.fairness())
+            .arg(u8::from(anyway));
     }
 
     /// The claimed jobs; says what became of the others.
     pub(super) async fn deliveries(
         &self,
-        (rows, ghosts, refused): Claimed,
+        (rows, ghosts, refused, _): Claimed,
         number: ClaimNumber,
     ) -> Result<Vec<Delivery>, BrokerError> {
         for id in &ghosts {

@@ -1,14 +1,20 @@
--- Third prelude, of the scripts that claim.
+-- Fourth prelude, of the scripts that claim.
 -- ARGV of these scripts
 --      1 worker  2 claim number  3 how many  4 bytes of payloads after which no further job is taken  5 lock ms
 --      6 s for which the number is remembered  7 bytes of payloads that the answer may hold
+--      8 field of the payload that names a job's owner, or '' where the line is not shared fairly
+--      9 are jobs claimed while some have no place in that line yet 0|1
+
+-- Jobs that a claim gives a place in the fair line at most.
+local AT_A_CLAIM = 128
 
 -- Claims jobs into free slots: promotes what is due, takes what waits, then what is prioritized, within the queue's own
 -- limits. A job that must not run, because a child of it has failed or because a scheduler made it, ends here.
 -- The caller has read what a claim writes to (`expect_active`).
--- Returns {jobs, ghosts, refused}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries
+-- Returns {jobs, ghosts, refused, whether jobs have to be given their places first 0|1}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries
 -- lost so far, 1 for a payload left out}…, ids without a job…, {id, reason}…
--- A number that was carried out before returns what is left of it, and claims nothing more.
+-- A number that was carried out before returns what is left of it, and claims nothing more. Where jobs have to be given
+-- their places first, nothing is claimed, and the number is not used up.
 local function claim(want, now)
   local worker, number, most_bytes, lock_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
   local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
@@ -48,16 +54,13 @@ local function claim(want, now)
         rows[#rows + 1] = row(id, m, count(m[6], 1))
       end
     end
-    return { rows, ghosts, refused }
+    return { rows, ghosts, refused, 0 }
   end
   -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
   for _, list in ipairs({ 'wait', 'paused' }) do call('LLEN', P .. list) end
   for _, set in ipairs({ 'prioritized', 'marker' }) do call('ZCARD', P .. set) end
   promote(now)
   local order = orders(P)
-  -- The first write is one that a Redis without memory refuses.
-  call('SET', session, ARGV[2], 'EX', ARGV[6])
-
   local room, places, rate = order[3] and 0 or want, tonumber(order[2] or nil), tonumber(order[4] or nil)
   if places then room = min(room, places - call('LLEN', P .. 'active')) end
   if rate then
@@ -69,10 +72,18 @@ local function claim(want, now)
     room = min(room, rate - taken)
   end
 
+  local line, fair, clears = wait_line(ARGV[8]), nil, nil
+  if not order[3] and (call('LLEN', line.list) > max(room, 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
+    fair, clears = open_line(line, now, AT_A_CLAIM, {})
+    if ARGV[9] == '0' and (clears or fair and fair.without_place > 0) then return { rows, ghosts, refused, 1 } end
+  end
+  call('SET', session, ARGV[2], 'EX', ARGV[6])
+
   -- The next jobs in line, at most so many, which are among the claimed ones then.
   local scores, out_of_line = {}, false
   local function take(most)
-    local ids = most > 0 and call('RPOP', P .. 'wait', most) or {}
+    local ids = {}
+    if most > 0 then ids = fair and fair.take(most) or not fair and call('RPOP', P .. 'wait', most) or {} end
     if #ids < most then
       local prioritized = call('ZPOPMIN', P .. 'prioritized', most - #ids)
       for i = 1, #prioritized, 2 do
@@ -93,6 +104,7 @@ local function claim(want, now)
       out_of_line = false
     else
       call('RPUSH', P .. 'wait', id)
+      returned(id)
     end
   end
 
@@ -148,6 +160,6 @@ local function claim(want, now)
     local _, free = target(P)
     if free then wake(P) end
   end
-  return { rows, ghosts, refused }
+  return { rows, ghosts, refused, 0 }
 end
 

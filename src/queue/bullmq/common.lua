@@ -273,8 +273,12 @@ end
 
 local function unlock(id) call('DEL', P .. id .. ':lock') end
 
+-- What else is to be done for a job that is put back at the front of those that wait (line.lua).
+local returned = function() end
+
 -- Puts a job back as if it had not been claimed.
 local function give_back(id, token)
+  returned(id)
   line_up(P, (target(P)), id, true)
   let_go(id, token, 'progress', '0')
   unlock(id)
@@ -283,12 +287,30 @@ end
 
 local function expect_log(id) call('LLEN', P .. id .. ':logs') end
 
--- Appends to a job's log, which keeps the last 100 rows where the producer names no other number.
-local function remember(id, now, note)
+-- A line of history, and the same once more: what does not differ by numbers alone is told once, with a count.
+local function repeated(row, note)
+  local since, before = string.match(row or '', '^(%d+) ({.*})$')
+  if not before or #before > 8192 then return end
+  local first, second = decode(before), decode(note)
+  local function bare(cause) return (string.gsub(tostring(cause), '%w*%d%w*', '#')) end
+  for _, field in ipairs({ 'attempt', 'try', 'class' }) do
+    if first[field] ~= second[field] then return end
+  end
+  if not second.delay_ms or bare(first.cause) ~= bare(second.cause) then return end
+  return string.format('%s,"times":%.0f,"since":%.0f}', string.sub(note, 1, -2), count(first.times, 1) + 1,
+    count(first.since, tonumber(since)))
+end
+
+-- Appends to a job's log, which keeps the last 100 rows where the producer names no other number. A wait that costs no
+-- attempt, and is like the last one, is told with it.
+local function remember(id, now, note, is_wait)
   if note == '' then return end
+  local logs = P .. id .. ':logs'
+  local again = is_wait and repeated(call('LINDEX', logs, -1), note)
+  if again then return call('LSET', logs, -1, text(now) .. ' ' .. again) end
   local keep = count(options(call('HGET', P .. id, 'opts')).kl, 0)
-  call('RPUSH', P .. id .. ':logs', text(now) .. ' ' .. note)
-  call('LTRIM', P .. id .. ':logs', -(keep > 0 and keep or 100), -1)
+  call('RPUSH', logs, text(now) .. ' ' .. note)
+  call('LTRIM', logs, -(keep > 0 and keep or 100), -1)
 end
 
 -- A line of history that no replica wrote: it has the shape of a `Note`.

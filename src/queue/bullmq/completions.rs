@@ -68,7 +68,7 @@ impl BullmqBroker {
         next: Option<ClaimNumber>,
     ) -> Result<(Vec<Value>, Beside), RedisError> {
         let mut call = self.prepare(&scripts::COMPLETE);
-        self.claim_args(&mut call, next, next.map_or(0, |_| completions.len()));
+        self.claim_args(&mut call, next, next.map_or(0, |_| completions.len()), false);
         call.arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count);
         for Completion { lease, result } in completions {
@@ -84,6 +84,8 @@ impl BullmqBroker {
     ) -> Option<Result<Vec<Delivery>, BrokerError>> {
         match beside {
             Beside::Nothing => None,
+            // The claim loop gives the jobs their places.
+            Beside::Claimed(claimed) if claimed.3 => None,
             Beside::Claimed(claimed) => Some(self.deliveries(claimed, number).await),
             Beside::Failed(error) => Some(Err(error.into())),
         }

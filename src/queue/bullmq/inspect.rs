@@ -127,6 +127,7 @@ pub(super) fn view(id: &str, row: Row) -> JobView {
         result,
         error,
         waiting_for,
+        line: None,
         history: read_history(&log.into_iter().map(text).collect::<Vec<_>>()),
     }
 }

@@ -25,6 +25,7 @@ mod inspect;
 mod letters;
 mod neighbours;
 mod options;
+mod places;
 mod renewal;
 pub(super) mod scripts;
 mod sweep;
@@ -43,7 +44,7 @@ use self::{neighbours::Neighbours, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
     JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Watchers, line, millis,
+    Settled, Standing, Watchers, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -108,6 +109,19 @@ impl BullmqBroker {
         pipeline.hget([self.keys.prefix.as_bytes(), id].concat(), name);
         let (value,) = self.connection.for_large()?.query(&pipeline).await?;
         Ok(value)
+    }
+
+    async fn delay(&self, lease: &Lease, later: &Later<'_>, adds_up: bool) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::RETRY_AT);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(millis(later.delay.min(LONGEST_DELAY)));
+        call.arg(u8::from(later.counts))
+            .arg(later.reason)
+            .arg(line(later.note)?)
+            .arg(later.gate.unwrap_or_default())
+            .arg(u8::from(adds_up));
+        self.settle(&call).await
     }
 
     async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<Settled, BrokerError> {
@@ -177,15 +191,11 @@ impl Broker for BullmqBroker {
     }
 
     async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
-        let mut call = self.prepare(&scripts::RETRY_AT);
-        call.arg(&*lease.id)
-            .arg(&*lease.token)
-            .arg(millis(later.delay.min(LONGEST_DELAY)));
-        call.arg(u8::from(later.counts))
-            .arg(later.reason)
-            .arg(line(later.note)?)
-            .arg(later.gate.unwrap_or_default());
-        self.settle(&call).await
+        self.delay(lease, &later, true).await
+    }
+
+    async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+        self.delay(lease, &later, false).await
     }
 
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {
@@ -284,6 +294,14 @@ impl Broker for BullmqBroker {
 
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
         self.age_of_next().await
+    }
+
+    fn owner(&self, delivery: &Delivery) -> Option<u64> {
+        self.owner_of(delivery.payload.as_deref()?)
+    }
+
+    async fn standing(&self, id: &str) -> Result<Standing, BrokerError> {
+        self.standing_of(id).await
     }
 
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {

@@ -1,22 +1,23 @@
 //! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
-//! can end, `claiming.lua` where jobs are claimed, and `orphan.lua` where one can be put back because nobody runs it.
+//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are claimed, and `orphan.lua` where one can be put back because nobody runs it.
 
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "ending.lua", "claiming.lua", "claim.lua";
+    CLAIM = "../fair.lua", "line.lua", "ending.lua", "claiming.lua", "claim.lua";
     LOOK = "look.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "ending.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
     STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
-    COMPLETE = "ending.lua", "claiming.lua", "complete.lua";
+    PLACES = "../fair.lua", "line.lua", "places.lua";
+    COMPLETE = "../fair.lua", "line.lua", "ending.lua", "claiming.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "ending.lua", "fail.lua";
-    RELEASE = "release.lua";
+    RELEASE = "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";
     PROGRESS = "progress.lua";
-    LEAVE = "leave.lua";
+    LEAVE = "../fair.lua", "line.lua", "leave.lua";
     ENQUEUE = "enqueue.lua";
     PAUSE = "pause.lua";
     FIND = "find.lua";
@@ -24,4 +25,5 @@ scripts! {
     RETRY = "ending.lua", "retry.lua";
     REMOVE = "ending.lua", "../lines.lua", "remove.lua";
     OLDEST = "oldest.lua";
+    STANDING = "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
 }

@@ -85,22 +85,39 @@ fn blocked_jobs_wait_for_free_up_to_the_limit() {
 fn a_long_retry_after_costs_no_attempt_whoever_asks_for_it() {
     for class in [Class::RateLimited, Class::Transient] {
         assert_eq!(of(class, 30, 3, 0, 600), Ok((30, false)), "{class}");
-        // It does not fit any more: an attempt is spent on it, while there is one.
-        assert_eq!(of(class, 30, 1, 580, 600), Ok((30, true)), "{class}");
-        assert_eq!(of(class, 30, 1, 0, 0), Ok((30, true)), "{class}");
-        assert!(of(class, 30, 3, 0, 0).is_err(), "{class}");
+        // It is not a wait for a breaker: no bound on those makes it fail.
+        assert_eq!(of(class, 30, 3, 600, 600), Ok((30, false)), "{class}");
+        assert_eq!(of(class, 30, 3, 0, 0), Ok((30, false)), "{class}");
     }
     assert_eq!(
         of(Class::RateLimited, 86_400, 1, 0, 600),
-        Ok((600, true)),
+        Ok((600, false)),
         "a day is not granted"
     );
 }
 
 #[test]
+fn a_job_that_a_limit_refuses_keeps_its_place_however_long_it_has_waited() {
+    let limited = failure(Class::Blocked, Some(54 * SECOND)).with_limit();
+    for (waited, max_wait) in [(0, 600), (600, 600), (0, 0)] {
+        assert_eq!(
+            rules(max_wait * SECOND).of(&limited, &delivery(3, waited * SECOND), 0),
+            Outcome::Limited {
+                provider: Provider::OpenAi,
+                wait: 54 * SECOND,
+                reason: "it went wrong".to_owned(),
+            }
+        );
+    }
+}
+
+#[test]
 fn without_credit_a_job_waits_for_someone_to_pay() {
     assert_eq!(of(Class::OutOfQuota, 0, 1, 0, 600), Ok((60, false)));
-    assert!(of(Class::OutOfQuota, 0, 1, 600, 600).is_err());
+    assert_eq!(
+        of(Class::OutOfQuota, 0, 1, 600, 600).unwrap_err(),
+        "waited 600 s in all for credit (CIRCUIT_MAX_WAIT): it went wrong"
+    );
 }
 
 #[test]

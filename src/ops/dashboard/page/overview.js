@@ -125,12 +125,14 @@ function breakerRow({ name }) {
 function limitRow({ provider }) {
   const kinds = [['concurrent', 'calls at a time'], ['requestsPerMinute', 'requests a minute'], ['tokensPerMinute', 'tokens a minute']];
   const meters = kinds.map(([, label]) => meter(label));
-  const [free, throttle] = [el('p', { class: 'small' }), el('p', { class: 'probe' })];
-  const node = el('li', {}, el('p', { class: 'name' }, provider), meters, free, throttle);
+  const [free, throttle, full] = [el('p', { class: 'small' }), el('p', { class: 'probe' }), el('p', { class: 'probe' })];
+  const node = el('li', {}, el('p', { class: 'name' }, provider), meters, full, free, throttle);
   node.update = (now) => {
     kinds.forEach(([kind], n) => meters[n].show(now[kind].used, now[kind].limit));
     const open = kinds.filter(([kind]) => !now[kind].limit).map(([kind, label]) => `${count(now[kind].used)} ${label}`);
     say(free, open.length ? `Without a limit: ${open.join(', ')}` : '');
+    say(full, now.full ?? '');
+    full.hidden = !now.full;
     const until = now.throttledUntil ? Date.parse(now.throttledUntil) : null;
     throttle.hidden = until === null;
     if (until !== null) tick(throttle, () => (until > redisNow() ? `Left alone for ${countdown(until)}, as it asked for` : 'It may be asked again'));

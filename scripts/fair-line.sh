@@ -1,0 +1,10 @@
+#!/bin/sh
+# Measures how long students wait for a limit, with everything at its defaults: replicas, the simulator and a Redis as
+# processes, jobs added by BullMQ's own Queue.
+#   sh scripts/fair-line.sh burst 3         one student adds 700 jobs (BURST), then 20 others one each; ALL=1: until all are done
+#   sh scripts/fair-line.sh steady 3        40 students add 20 jobs a minute, one adds 200 at once; 9 minutes (MINUTES)
+# FAIRNESS_KEY=off measures first come, first served; RPM is the limit, LATENCY the provider's.
+set -eu
+cd "$(dirname "$0")/.."
+cargo build --locked --bin backend-worker
+exec node tests/node/fair-line.mjs "$PWD/target/debug/backend-worker" "$@"

@@ -1,0 +1,24 @@
+-- Says how many calls the provider's limits would let pass now. Nothing is consumed.
+-- KEYS  as in common.lua
+-- ARGV  2-4 not used  5-9 as in limits.lua  10 tokens that a call is expected to use
+-- Returns {how many calls, -1 for any number; ms until more of them may pass; the reason, or ''; how many calls and ms
+-- where they are spread over the minute}
+read_usage()
+local most, reason, wait = math.huge, '', 0
+local function allows(room, why)
+  if room < most then most, reason = max(0, room), why end
+end
+if max_concurrent > 0 then allows(max_concurrent - used.in_flight, 'concurrency') end
+if rpm > 0 then allows(rpm - used.requests + left('q'), 'rpm') end
+if pace > 0 then allows(floor((now - min(used.due, now + burst * pace)) / pace) + burst, 'pace') end
+need_limits(tonumber(ARGV[10]), function(why, ms)
+  if ms > wait then most, reason, wait = 0, why, ms end
+end)
+most = most == math.huge and -1 or floor(most)
+local spread, next_spread = most, wait
+if SPREAD > 0 then
+  local due = min(used.spread, now + SPREAD_BURST * SPREAD) -- the limit may have been lower before
+  spread = min(most < 0 and SPREAD_BURST or most, max(0, floor((now - due) / SPREAD) + SPREAD_BURST))
+  if spread == 0 then next_spread = max(wait, due - (SPREAD_BURST - 1) * SPREAD - now, 1) end
+end
+return { most, max(0, floor(wait)), reason, spread, max(0, floor(next_spread)) }

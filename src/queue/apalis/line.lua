@@ -1,0 +1,44 @@
+-- Second prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair.lua).
+
+-- A larger payload does not pass through a script: the caller finds the owner of its job.
+local LARGEST = 262144
+
+-- The line of the jobs that wait; `key` names the field, of the data within a task, that names their owners.
+local function wait_line(active, data, scheduled, state, meta_prefix, key)
+  local line, quoted = { list = active, state = state, key = key }, '"' .. key .. '"'
+
+  function line.at(distance) return distance end
+  function line.range(first, last) return first, last end
+  function line.from_front() end
+  function line.pop(n) return call('LPOP', active, n) or {} end
+
+  function line.owner_of(id, known)
+    local size = call('HSTRLEN', data, id)
+    if size == 0 then return '', 0 end
+    if size <= LARGEST then return owner_in(call('HGET', data, id), quoted, 2), size end
+    local meta = meta_prefix .. id
+    if known[id] then protected('HSET', meta, 'owner', known[id]) end
+    local stored = protected('HGET', meta, 'owner')
+    return known[id] or type(stored) == 'string' and stored or nil, 0
+  end
+
+  -- Whether a job that is not found in the list has left it: removed, claimed, ended or put off.
+  function line.is_elsewhere(id)
+    local m = protected('HMGET', meta_prefix .. id, 'status', 'claim')
+    if m.err then return true end
+    if m[2] and m[2] ~= '' or m[1] and m[1] ~= 'Pending' then return true end
+    return call('ZSCORE', scheduled, id) or not m[1] and call('HEXISTS', data, id) == 0
+  end
+
+  return line
+end
+
+-- Gives the owner of a job that goes back to the front its turn back.
+local function returned(data, state, id)
+  local key = protected('HGET', state, 'key')
+  if type(key) ~= 'string' or key == '' then return end
+  local line = wait_line('', data, '', state, '', key)
+  local size = call('HSTRLEN', data, id)
+  if size > 0 and size <= LARGEST then refund_turn(line, (line.owner_of(id, {}))) end
+end
+

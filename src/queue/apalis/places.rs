@@ -1,0 +1,66 @@
+//! Jobs that wait get their places in the fair line (`../fair.lua`): a claim gives a few, this gives the others.
+
+use async_trait::async_trait;
+
+use super::{ApalisBroker, Envelope, scripts};
+use crate::queue::{
+    BrokerError, FieldName, Standing,
+    fair::{PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
+};
+
+impl ApalisBroker {
+    /// The payload field that names a job's owner, as the scripts take it.
+    pub(super) fn fairness(&self) -> &str {
+        self.options.fairness.as_ref().map_or("", FieldName::as_str)
+    }
+
+    /// Where a job stands in the line.
+    pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::STANDING.prepare_invoke();
+        call.key(&keys.active)
+            .key(&keys.data)
+            .key(&keys.scheduled)
+            .key(&keys.fair);
+        call.arg(id).arg(self.fairness()).arg(&keys.meta_prefix);
+        Ok(standing(self.connection.invoke(&call).await?))
+    }
+
+    /// Whose job it is that has this payload, hashed.
+    pub(super) fn owner_of(&self, task: &[u8]) -> Option<u64> {
+        let key = self.options.fairness?;
+        let data = serde_json::from_slice::<Envelope<'_>>(task).map(|envelope| envelope.data.get());
+        Some(hash(&owner_of(data.unwrap_or_default().as_bytes(), key.as_str())))
+    }
+
+    /// Gives every job that waits its place.
+    pub(super) async fn give_places(&self) -> Result<(), BrokerError> {
+        give_places(self).await
+    }
+}
+
+#[async_trait]
+impl Places for ApalisBroker {
+    async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::PLACES.prepare_invoke();
+        call.key(&keys.active)
+            .key(&keys.data)
+            .key(&keys.scheduled)
+            .key(&keys.fair);
+        call.arg(self.fairness()).arg(PLACES_CHUNK).arg(&keys.meta_prefix);
+        if let Some((id, owner)) = known {
+            call.arg(id).arg(owner);
+        }
+        Ok(self.connection.invoke(&call).await?)
+    }
+
+    async fn owner(&self, id: &[u8]) -> Result<String, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget(&self.keys.data, id);
+        let (payload,): (Option<Vec<u8>>,) = self.connection.query(&pipeline).await?;
+        let task = payload.unwrap_or_default();
+        let data = serde_json::from_slice::<Envelope<'_>>(&task).map(|envelope| envelope.data.get());
+        Ok(owner_of(data.unwrap_or_default().as_bytes(), self.fairness()))
+    }
+}

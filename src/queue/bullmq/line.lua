@@ -1,0 +1,43 @@
+-- Third prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair.lua).
+
+-- A larger payload does not pass through a script: the caller finds the owner of its job.
+local LARGEST = 262144
+
+-- The line of the jobs that wait without a priority; `key` names the field of the payload that names their owners.
+local function wait_line(key)
+  local line, quoted = { list = P .. 'wait', state = P .. 'bw:fair', key = key }, '"' .. key .. '"'
+
+  function line.at(distance) return -1 - distance end
+  function line.range(first, last) return -1 - last, -1 - first end
+  function line.from_front(ids)
+    for i = 1, floor(#ids / 2) do ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i] end
+  end
+  function line.pop(n) return call('RPOP', line.list, n) or {} end
+
+  function line.owner_of(id, known)
+    local key = P .. id
+    local size = protected('HSTRLEN', key, 'data')
+    if type(size) ~= 'number' or size == 0 then return '', 0 end
+    if size <= LARGEST then return owner_in(call('HGET', key, 'data'), quoted, 1), size end
+    if known[id] then call('HSET', P .. id, 'bw:owner', known[id]) end
+    return known[id] or call('HGET', P .. id, 'bw:owner') or nil, 0
+  end
+
+  -- Whether a job that is not found in the list has left it: removed, claimed, ended or put off.
+  function line.is_elsewhere(id)
+    local key = P .. id
+    return call('EXISTS', key) == 0 or call('EXISTS', key .. ':lock') == 1 or call('ZSCORE', P .. 'delayed', id)
+      or call('ZSCORE', P .. 'completed', id) or call('ZSCORE', P .. 'failed', id) or call('ZSCORE', P .. 'prioritized', id)
+  end
+
+  return line
+end
+
+-- Gives the owner of a job that goes back to the front its turn back.
+function returned(id)
+  local key = protected('HGET', P .. 'bw:fair', 'key')
+  if type(key) ~= 'string' or key == '' then return end
+  local line = wait_line(key)
+  local owner = line.owner_of(id, {})
+  if owner then refund_turn(line, owner) end
+end

@@ -1,0 +1,51 @@
+//! Jobs that wait get their places in the fair line (`../fair.lua`): a claim gives a few, this gives the others.
+
+use async_trait::async_trait;
+
+use super::{BullmqBroker, scripts};
+use crate::queue::{
+    BrokerError, FieldName, Standing,
+    fair::{PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
+};
+
+impl BullmqBroker {
+    /// The payload field that names a job's owner, as the scripts take it.
+    pub(super) fn fairness(&self) -> &str {
+        self.options.fairness.as_ref().map_or("", FieldName::as_str)
+    }
+
+    /// Where a job stands in the line.
+    pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
+        let mut call = self.prepare(&scripts::STANDING);
+        call.arg(id).arg(self.fairness());
+        Ok(standing(self.connection.invoke(&call).await?))
+    }
+
+    /// Whose job it is that has this payload, hashed.
+    pub(super) fn owner_of(&self, payload: &[u8]) -> Option<u64> {
+        let key = self.options.fairness?;
+        Some(hash(&owner_of(payload, key.as_str())))
+    }
+
+    /// Gives every job that waits its place.
+    pub(super) async fn give_places(&self) -> Result<(), BrokerError> {
+        give_places(self).await
+    }
+}
+
+#[async_trait]
+impl Places for BullmqBroker {
+    async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
+        let mut call = self.prepare(&scripts::PLACES);
+        call.arg(self.fairness()).arg(PLACES_CHUNK);
+        if let Some((id, owner)) = known {
+            call.arg(id).arg(owner);
+        }
+        Ok(self.connection.invoke(&call).await?)
+    }
+
+    async fn owner(&self, id: &[u8]) -> Result<String, BrokerError> {
+        let payload = self.field(id, "data").await?.unwrap_or_default();
+        Ok(owner_of(&payload, self.fairness()))
+    }
+}

@@ -1,0 +1,135 @@
+//! The fair line, outside of its scripts: jobs are given their places, and owners are read from payloads that are too
+//! large for `fair.lua`.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use serde::{
+    Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::{BrokerError, Standing};
+
+/// Jobs that one script gives a place at most: it blocks Redis for everyone.
+pub(super) const PLACES_CHUNK: usize = 500;
+/// Longest time that a claim waits for all of them: after that it takes from those that have one.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Gives the jobs of one queue their places.
+#[async_trait]
+pub(super) trait Places {
+    /// Gives some of them their places; `known` is the owner of one. Returns whether there is more to do, and the id of a
+    /// job whose owner has to be found first, or nothing.
+    async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError>;
+
+    /// The owner of a job, out of its payload.
+    async fn owner(&self, id: &[u8]) -> Result<String, BrokerError>;
+}
+
+/// Gives every job that waits its place.
+pub(super) async fn give_places(queue: &(impl Places + Sync)) -> Result<(), BrokerError> {
+    let (started, mut known) = (Instant::now(), None);
+    while started.elapsed() < PATIENCE {
+        let (more, unknown) = queue.give_some(known.take()).await?;
+        if !more {
+            return Ok(());
+        }
+        if !unknown.is_empty() {
+            let owner = queue.owner(&unknown).await?;
+            known = Some((unknown, owner));
+        }
+    }
+    Ok(())
+}
+
+/// What `standing.lua` says.
+pub(super) fn standing((ahead, waiting, owners): (i64, u64, u64)) -> Standing {
+    Standing {
+        ahead: u64::try_from(ahead).ok(), // -1: not known
+        waiting,
+        owners,
+    }
+}
+
+/// An owner's name as it is compared outside of Redis, where no name is kept.
+pub(super) fn hash(owner: &str) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    owner.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Longest name of an owner, bytes: as in `fair.lua`.
+const LONGEST_OWNER: usize = 128;
+
+/// The value of the field `key` of a JSON object, as `fair.lua` reads it; empty where there is none.
+pub(super) fn owner_of(payload: &[u8], key: &str) -> String {
+    let mut parser = serde_json::Deserializer::from_slice(payload);
+    let raw = parser.deserialize_map(Field(key)).ok().flatten();
+    let text = raw.as_deref().map(RawValue::get).unwrap_or_default();
+    let text = match text.strip_prefix('"') {
+        Some(string) => string.split('"').next().unwrap_or_default(),
+        None if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => text,
+        None => "",
+    };
+    let mut end = text.len().min(LONGEST_OWNER);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// Reads one field of an object, and passes over the others.
+struct Field<'a>(&'a str);
+
+impl<'de> Visitor<'de> for Field<'_> {
+    type Value = Option<Box<RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if found.is_none() && key == self.0 {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod model;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_read_whatever_stands_around_it() {
+        for (payload, owner) in [
+            (r#"{"userId":"ann"}"#, "ann"),
+            (r#"{"a":{"userId":"no"},"userId" : "ann"}"#, "ann"),
+            (r#"{"userId":17}"#, "17"),
+            (r#"{"userId":null}"#, ""),
+            (r#"{"userId":{"userId":"no"}}"#, ""),
+            (r#"{"a":1}"#, ""),
+            ("[]", ""),
+            ("{", ""),
+            ("", ""),
+        ] {
+            assert_eq!(owner_of(payload.as_bytes(), "userId"), owner, "{payload}");
+        }
+        let long = format!(r#"{{"userId":"{}"}}"#, "ü".repeat(2_000_000));
+        assert_eq!(owner_of(long.as_bytes(), "userId").len(), LONGEST_OWNER);
+    }
+}

@@ -1,0 +1,244 @@
+//! The line of those that wait, shared fairly between the owners of the jobs: in what order they are handed out, and
+//! what everybody sees meanwhile.
+
+mod scenario;
+mod view;
+
+use std::{collections::HashSet, time::Duration};
+
+use backend_worker::queue::{Broker, ClaimNumber, Delivery, Layout, NewJob, State};
+use jobs::JobType;
+
+use crate::support::{TestRedis, both_layouts, raw, view};
+
+both_layouts! {
+    a_burst_of_one_student_holds_up_nobody_else
+    a_job_that_could_not_start_keeps_its_place
+    whoever_is_named_nobody_is_lost
+    nothing_is_left_behind_when_the_line_is_empty
+    a_job_that_was_removed_is_passed_over
+    one_in_a_hundred_thousand_starts_among_the_first
+    two_replicas_share_the_turns
+}
+
+/// Adds a job with this payload.
+async fn add_raw(broker: &dyn Broker, id: &str, payload: &str) {
+    let payload = raw(payload);
+    let job = NewJob {
+        id,
+        kind: JobType::GenerateFlashcards,
+        payload: &payload,
+        max_attempts: 3,
+        delay: Duration::ZERO,
+    };
+    assert!(broker.enqueue(&job).await.unwrap(), "{id} was there before");
+}
+
+/// Adds jobs of a student, named after him.
+async fn add(broker: &dyn Broker, student: &str, count: usize) {
+    for n in 0..count {
+        let payload =
+            format!(r#"{{"content":"photosynthesis","topic":"{{\"userId\":\"x\"}}","userId":"{student}"}}"#);
+        add_raw(broker, &format!("{student}-{n}"), &payload).await;
+    }
+}
+
+/// Claims as one replica does, with a number of its own each time.
+struct Claims<'a>(&'a dyn Broker, ClaimNumber);
+
+impl<'a> Claims<'a> {
+    async fn of(broker: &'a dyn Broker) -> Self {
+        broker.renew(&[]).await.unwrap();
+        Self(broker, ClaimNumber::FIRST)
+    }
+
+    async fn take(&mut self, count: usize) -> Vec<Delivery> {
+        let claimed = self.0.claim(self.1, count).await.unwrap();
+        self.1 = self.1.next();
+        claimed
+    }
+
+    async fn ids(&mut self, count: usize) -> Vec<String> {
+        let claimed = self.take(count).await;
+        claimed
+            .iter()
+            .map(|delivery| delivery.lease.id.to_string())
+            .collect()
+    }
+
+    /// Everything that waits.
+    async fn rest(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let some = self.ids(32).await;
+            if some.is_empty() {
+                return all;
+            }
+            all.extend(some);
+        }
+    }
+}
+
+/// Keys of the queue that hold whose turn it is.
+async fn fair_keys(redis: &TestRedis) -> Vec<String> {
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await;
+    keys.into_iter().filter(|key| key.contains("fair")).collect()
+}
+
+async fn a_burst_of_one_student_holds_up_nobody_else(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    add(&*broker, "heavy", 60).await;
+    for student in ["ann", "bob"] {
+        add(&*broker, student, 2).await;
+    }
+    let mut claims = Claims::of(&*broker).await;
+    assert_eq!(claims.ids(4).await, ["heavy-0", "ann-0", "bob-0", "heavy-1"]);
+    assert_eq!(claims.ids(3).await, ["ann-1", "bob-1", "heavy-2"]);
+    // The view of the others stays right: what waits, waits.
+    assert_eq!(view(&*broker, "heavy-3").await.state, State::Waiting);
+    let counts = broker.counts().await.unwrap();
+    assert_eq!((counts.waiting, counts.active), (57, 7));
+    // Who comes later waits for one round.
+    add(&*broker, "cyd", 1).await;
+    let next = claims.ids(2).await;
+    assert!(next.contains(&"cyd-0".to_owned()), "{next:?}");
+    let rest = claims.rest().await;
+    let expected: Vec<_> = (0..56).map(|n| format!("heavy-{}", n + 4)).collect();
+    assert_eq!(rest, expected);
+}
+
+async fn a_job_that_could_not_start_keeps_its_place(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    add(&*broker, "heavy", 40).await;
+    add(&*broker, "ann", 3).await;
+    let mut claims = Claims::of(&*broker).await;
+    let first = claims.take(6).await;
+    let leases: Vec<_> = first.iter().map(|delivery| delivery.lease.clone()).collect();
+    assert_eq!(broker.release(&leases).await.unwrap(), 6);
+    let again: HashSet<_> = claims.ids(6).await.into_iter().collect();
+    let before: HashSet<_> = leases.iter().map(|lease| lease.id.to_string()).collect();
+    assert_eq!(again, before);
+    let mut all = claims.rest().await;
+    all.extend(again);
+    assert_eq!(all.len(), 43);
+}
+
+/// What a producer writes is not checked: absent, a number, a list, and one of 3 MB.
+async fn whoever_is_named_nobody_is_lost(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    add(&*broker, "heavy", 40).await;
+    let long = "x".repeat(3_000_000);
+    let names = [
+        "17".to_owned(),
+        "null".to_owned(),
+        r#"{"userId":"heavy"}"#.to_owned(),
+        r#"["heavy"]"#.to_owned(),
+        r#""""#.to_owned(),
+        r#""a\"b""#.to_owned(),
+        format!("\"{long}\""),
+        "true".to_owned(),
+    ];
+    for (n, name) in names.iter().enumerate() {
+        add_raw(
+            &*broker,
+            &format!("odd-{n}"),
+            &format!(r#"{{"n":[1],"userId":{name}}}"#),
+        )
+        .await;
+    }
+    add_raw(&*broker, "none", r#"{"other":1}"#).await;
+    let mut claims = Claims::of(&*broker).await;
+    let first = claims.ids(12).await;
+    assert!(
+        first.iter().filter(|id| id.starts_with("heavy")).count() <= 6,
+        "{first:?}"
+    );
+    for key in fair_keys(&redis).await {
+        assert!(key.len() < 200, "{} bytes of a key", key.len());
+    }
+    let all: HashSet<_> = first.into_iter().chain(claims.rest().await).collect();
+    assert_eq!(all.len(), 49);
+    assert_eq!(fair_keys(&redis).await, Vec::<String>::new());
+}
+
+async fn nothing_is_left_behind_when_the_line_is_empty(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    for n in 0..700 {
+        add(&*broker, &format!("s{n}"), 1).await;
+    }
+    let mut claims = Claims::of(&*broker).await;
+    claims.ids(5).await;
+    assert!(!fair_keys(&redis).await.is_empty());
+    assert_eq!(claims.rest().await.len(), 695);
+    assert_eq!(fair_keys(&redis).await, Vec::<String>::new());
+}
+
+async fn a_job_that_was_removed_is_passed_over(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    add(&*broker, "heavy", 100).await;
+    add(&*broker, "ann", 10).await;
+    let mut claims = Claims::of(&*broker).await;
+    assert_eq!(claims.ids(2).await, ["heavy-0", "ann-0"]);
+    for id in ["heavy-1", "heavy-50", "ann-1", "heavy-99"] {
+        broker.remove(id).await.unwrap();
+    }
+    let rest = claims.rest().await;
+    assert_eq!(rest.len(), 104, "{rest:?}");
+    assert_eq!(rest.iter().collect::<HashSet<_>>().len(), 104);
+    assert_eq!(rest[0], "heavy-2");
+    assert_eq!(rest[1], "ann-2");
+}
+
+async fn one_in_a_hundred_thousand_starts_among_the_first(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    let script = match layout {
+        Layout::Bullmq => {
+            "for i = 1, ARGV[1] do local id = ARGV[2] .. i
+             redis.call('HSET', 'bull:q:' .. id, 'name', 'generate-flashcards', 'opts', '{}', 'timestamp', 1, 'data',
+               '{\"userId\":\"heavy\"}')
+             redis.call('LPUSH', 'bull:q:wait', id) end"
+        }
+        Layout::Apalis => {
+            "for i = 1, ARGV[1] do local id = ARGV[2] .. i
+             redis.call('HSET', 'q:meta:' .. id, 'status', 'Pending', 'attempts', 0)
+             redis.call('HSET', 'q:data', id, '{\"type\":\"generate-flashcards\",\"data\":{\"userId\":\"heavy\"}}')
+             redis.call('RPUSH', 'q:active', id) end"
+        }
+    };
+    for chunk in 0..10 {
+        let prefix = format!("heavy{chunk}-");
+        redis.ask::<()>(&["EVAL", script, "0", "10000", &prefix]).await;
+    }
+    add(&*broker, "ann", 1).await;
+    let mut claims = Claims::of(&*broker).await;
+    let first = claims.ids(20).await;
+    assert_eq!(first.len(), 20);
+    assert!(first.contains(&"ann-0".to_owned()), "{first:?}");
+    let counts = broker.counts().await.unwrap();
+    assert_eq!(counts.waiting, 99_981);
+}
+
+async fn two_replicas_share_the_turns(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
+    add(&*a, "heavy", 50).await;
+    for student in ["ann", "bob", "cyd"] {
+        add(&*a, student, 5).await;
+    }
+    let (mut first, mut second) = (Claims::of(&*a).await, Claims::of(&*b).await);
+    let mut started = Vec::new();
+    for _ in 0..5 {
+        started.extend(first.ids(2).await);
+        started.extend(second.ids(2).await);
+    }
+    for student in ["heavy", "ann", "bob", "cyd"] {
+        let count = started.iter().filter(|id| id.starts_with(student)).count();
+        assert_eq!(count, 5, "{student} in {started:?}");
+    }
+}

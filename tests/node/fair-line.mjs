@@ -1,0 +1,127 @@
+// Measures how long students wait for a limit: replicas and the simulator as processes, jobs added by BullMQ's Queue.
+//
+// node fair-line.mjs <binary> <scenario> [replicas]   (see scripts/fair-line.sh)
+//   burst      one student adds BURST jobs (700), then 20 others one each; ends when the others are done, or all with ALL=1
+//   steady     40 students add 20 jobs a minute for MINUTES (9), one adds 200 at once after the first minute
+import { spawn } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+
+const [binary, scenario = 'burst', replicas = '3'] = process.argv.slice(2);
+const { Queue } = createRequire(import.meta.url)('bullmq');
+const number = (name, fallback) => Number(process.env[name] ?? fallback);
+const [rpm, burst, minutes, latency] = [number('RPM', 50), number('BURST', 700), number('MINUTES', 9), process.env.LATENCY ?? '500ms'];
+const nap = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const children = [];
+const start = (command, args, env) => {
+  const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'inherit'], cwd: tmpdir() });
+  children.push(child);
+  return child;
+};
+const until = (child, pattern) => new Promise((resolve) => {
+  let text = '';
+  child.stdout.on('data', (data) => {
+    text = (text + data).slice(-20000);
+    const found = text.match(pattern);
+    if (found) resolve(found);
+  });
+});
+const stop = () => children.forEach((child) => child.kill('SIGKILL'));
+process.on('exit', stop);
+
+const folder = mkdtempSync(path.join(tmpdir(), 'fair-line-'));
+const port = 20000 + Math.floor(Math.random() * 20000);
+await until(start('redis-server', ['--port', port, '--save', '', '--dir', folder], process.env), /Ready to accept/);
+const simulate = start(binary, ['simulate', '--listen', `127.0.0.1:${port + 1}`, '--latency', latency], process.env);
+const variables = {};
+await until(simulate, /AZURE_VISION_ENDPOINT=\S+/).then((found) => {
+  for (const line of found.input.split('\n')) {
+    const [, name, value] = line.match(/^([A-Z_]+)=(.*)$/) ?? [];
+    if (name) variables[name] = value;
+  }
+});
+const env = {
+  PATH: process.env.PATH, ...variables, REDIS_URL: `redis://127.0.0.1:${port}`, PORT: '0', LOG_FORMAT: 'json', RUST_LOG: 'info',
+  QUEUES: 'bullmq:ai-jobs', OPENAI_RATE_LIMIT_RPM: `${rpm}`,
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(FAIRNESS_KEY|CIRCUIT_MAX_WAIT|CONCURRENCY)$/.test(name))),
+};
+for (let n = 0; n < Number(replicas); n += 1) await until(start(binary, ['run'], env), /"ready: health/);
+
+const connection = { host: '127.0.0.1', port };
+const queue = new Queue('ai-jobs', { connection });
+const began = performance.now();
+const added = new Map(); // job → when, and whose
+let count = 0;
+const add = async (student, jobs = 1) => {
+  const batch = [];
+  for (let n = 0; n < jobs; n += 1) {
+    const id = `job-${(count += 1)}`;
+    added.set(id, { student, at: performance.now() - began });
+    batch.push({ name: 'generate-flashcards', data: { content: id, subject: 'x', topic: 'y', userId: student }, opts: { jobId: id, attempts: 3 } });
+  }
+  await queue.addBulk(batch);
+};
+// When the provider was asked for a job, by the simulator's clock.
+const asked = new Map();
+let next = 0, offset = null, most = { delayed: 0, active: 0 };
+const look = async () => {
+  const stats = await (await fetch(`http://127.0.0.1:${port + 1}/_sim/stats`)).json();
+  offset ??= performance.now() - began - stats.uptime_ms;
+  for (;;) {
+    const page = await (await fetch(`http://127.0.0.1:${port + 1}/_sim/journal?since=${next}`)).json();
+    for (const entry of page.entries) if (!asked.has(entry.marker)) asked.set(entry.marker, entry.at_ms + offset);
+    next = page.next;
+    if (page.entries.length === 0) break;
+  }
+  const counts = await queue.getJobCounts('wait', 'active', 'delayed', 'failed', 'completed');
+  most = { delayed: Math.max(most.delayed, counts.delayed), active: Math.max(most.active, counts.active) };
+  return { counts, stats: stats.providers.openai };
+};
+await look();
+
+const light = () => [...added.keys()].filter((id) => added.get(id).student !== 'heavy');
+if (scenario === 'burst') {
+  await add('heavy', burst);
+  for (let n = 0; n < 20; n += 1) await add(`student-${n}`);
+  const wanted = () => (process.env.ALL ? [...added.keys()] : light());
+  while (wanted().some((id) => !asked.has(id))) {
+    await nap(500);
+    await look();
+  }
+} else {
+  const lights = async (ms) => {
+    const end = performance.now() + ms;
+    while (performance.now() < end) {
+      await nap(-Math.log(1 - Math.random()) * 3000); // 20 a minute, at random
+      await add(`student-${Math.floor(Math.random() * 40)}`);
+      await look();
+    }
+  };
+  await lights(60_000);
+  await add('heavy', 200);
+  await lights((minutes - 1) * 60_000);
+  while ([...added.keys()].some((id) => !asked.has(id))) {
+    await nap(500);
+    await look();
+  }
+}
+await nap(2000);
+const { counts, stats } = await look();
+const waits = (ids) => ids.map((id) => (asked.get(id) - added.get(id).at) / 1000).sort((a, b) => a - b);
+const say = (name, ids) => {
+  const all = waits(ids.filter((id) => asked.has(id)));
+  const at = (share) => (all[Math.min(all.length - 1, Math.floor(all.length * share))] ?? 0).toFixed(1);
+  console.log(`${name}: ${all.length} asked for; wait p50 ${at(0.5)} s, p95 ${at(0.95)} s, max ${at(1)} s`);
+};
+say('others', light());
+say('heavy', [...added.keys()].filter((id) => added.get(id).student === 'heavy'));
+const times = [...asked.values()].sort((a, b) => a - b);
+const span = Math.min(600_000, times.at(-1) - times[0]);
+const within = times.filter((at) => at - times[0] < span).length;
+console.log(`${counts.failed} failed, ${counts.completed} completed; at most ${most.delayed} delayed and ${most.active} active at a look`);
+console.log(`${within} requests in ${(span / 1000).toFixed(0)} s: ${((within / (rpm * span / 60_000)) * 100).toFixed(1)} % of the limit; at most ${stats.max_per_minute} in a minute of ${rpm}`);
+await queue.close();
+stop();
+process.exit(0);
