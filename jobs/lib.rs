@@ -27,7 +27,7 @@ mod settings;
 mod testing;
 
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
-pub use failure::{Class, Failure};
+pub use failure::{AccountFault, Class, Culprit, Failure};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

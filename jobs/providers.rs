@@ -6,7 +6,8 @@
 //! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
 //! - `redact`: takes the key out of all that they say.
 //! - [`reach`]: whether a provider can be reached, without spending.
-//! - `answer`: what they share in reading a refusal: error bodies, excerpts, retry-after.
+//! - `blame`: what a refusal means and who is to blame, in one table for all providers.
+//! - `answer`, `waits`: what an error body says, and how long the provider asks to wait.
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::Settings;
 mod answer;
 pub mod azure_speech;
 pub mod azure_vision;
+mod blame;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;
@@ -25,6 +27,7 @@ mod reach;
 mod redact;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 pub use azure_speech::AzureSpeech;
 pub use azure_vision::AzureVision;
@@ -39,9 +42,6 @@ const USER_AGENT: &str = concat!("backend-worker/", env!("CARGO_PKG_VERSION"));
 
 /// The header in which the Azure services expect their key.
 const AZURE_KEY: HeaderName = HeaderName::from_static("ocp-apim-subscription-key");
-
-/// What an Azure service says, with 403, when the volume of its price tier is used up.
-const NO_VOLUME: &str = "out of call volume quota";
 
 /// The clients of all providers that are configured.
 #[derive(Debug, Clone)]

@@ -11,12 +11,13 @@ use serde_json::{json, value::RawValue};
 use url::Url;
 
 use super::{
-    AZURE_KEY, NO_VOLUME,
-    answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
+    AZURE_KEY,
+    answer::{ErrorBody, excerpt},
+    blame,
     http::{Peer, join, key_header},
 };
 use crate::{
-    Class, Failure, Provider, Reply, SpeechSettings,
+    Failure, Provider, Reply, SpeechSettings,
     media::{Shown, audio::Audio},
     raw::{Picked, pick},
 };
@@ -84,6 +85,7 @@ impl AzureSpeech {
             .build()
             .map_err(|e| self.peer.unbuildable(e))?;
         let answer = self.peer.exchange(request).await?;
+        self.peer.refuse_error_inside(&answer)?;
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
         let [status] = pick(&body, ["/RecognitionStatus"]);
         match status.as_ref().and_then(Picked::text) {
@@ -114,13 +116,7 @@ fn assessment(reference_text: &str) -> String {
     BASE64_STANDARD.encode(parameters.to_string())
 }
 
-/// The meaning of an answer other than 2xx.
-pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
-    let body = ErrorBody::parse(body);
-    let class = match status {
-        403 if body.says(NO_VOLUME) => Class::OutOfQuota,
-        _ => class_of(status),
-    };
-    let wait = retry_after(headers).or_else(|| wait_in(&body.message));
-    refusal(Provider::AzureSpeech, status, class, wait, &body)
+/// The meaning of an answer other than 2xx, and of an error inside of one.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
+    blame::refusal(Provider::AzureSpeech, status, headers, body)
 }

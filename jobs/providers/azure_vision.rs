@@ -14,8 +14,9 @@ use serde_json::{
 use url::Url;
 
 use super::{
-    AZURE_KEY, NO_VOLUME,
-    answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
+    AZURE_KEY,
+    answer::{ErrorBody, excerpt},
+    blame,
     http::{Answer, Peer, join, key_header},
 };
 use crate::{
@@ -103,6 +104,7 @@ impl AzureVision {
         let url = join(&self.endpoint, ANALYZE);
         let request = self.peer.http.post(url).query(&READ_TEXT).timeout(self.timeout);
         let answer = self.send(octets(request, image)).await?;
+        self.peer.refuse_error_inside(&answer)?;
         Ok(Reply {
             body: self.peer.json(&answer.body)?,
             tokens: None,
@@ -119,6 +121,7 @@ impl AzureVision {
         let answer = self
             .send(octets(self.peer.http.post(url).timeout(self.timeout), image))
             .await?;
+        self.peer.refuse_error_inside(&answer)?;
         let id = answer
             .headers
             .get("operation-location")
@@ -164,6 +167,7 @@ impl AzureVision {
         match status.as_ref().and_then(Picked::text) {
             Some("notStarted" | "running" | "succeeded" | "failed") => Ok(Reply { body, tokens: None }),
             status => {
+                self.peer.refuse_error_inside(&answer)?;
                 let status = excerpt(status.unwrap_or("missing"));
                 Err(
                     Failure::transient(format!("azure-vision: the operation's status is {status}"))
@@ -235,16 +239,7 @@ pub(crate) fn operation_failure(answer: &Value) -> Failure {
         .with_status(200)
 }
 
-/// The meaning of an answer other than 2xx.
-pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
-    let body = ErrorBody::parse(body);
-    let class = match status {
-        403 if body.says(NO_VOLUME) => Class::OutOfQuota,
-        // These say more than any code beside them.
-        401 | 403 | 404 | 429 => class_of(status),
-        _ if STUMBLED.contains(&body.code.as_str()) => Class::Transient,
-        _ => class_of(status),
-    };
-    let wait = retry_after(headers).or_else(|| wait_in(&body.message));
-    refusal(Provider::AzureVision, status, class, wait, &body)
+/// The meaning of an answer other than 2xx, and of an error inside of one.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
+    blame::refusal(Provider::AzureVision, status, headers, body)
 }

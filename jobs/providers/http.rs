@@ -12,7 +12,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-use super::redact::redact;
+use super::{
+    answer::{ErrorBody, error_inside},
+    redact::redact,
+};
 use crate::{Failure, Provider, TRACEPARENT};
 
 /// Largest answer that is read, bytes.
@@ -21,8 +24,8 @@ pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// Of a refusal, so much is read, bytes: enough for any error body, and for an edge's HTML page.
 const MAX_REFUSAL: usize = 64 * 1024;
 
-/// Says what a status other than 2xx means.
-pub(super) type Classify = fn(u16, &HeaderMap, &[u8]) -> Failure;
+/// Says what a status other than 2xx means, or an error inside a 2xx.
+pub(super) type Classify = fn(u16, &HeaderMap, &ErrorBody) -> Failure;
 
 /// The way to one provider.
 pub(super) struct Peer {
@@ -39,6 +42,7 @@ pub(super) struct Peer {
 /// A 2xx, read to its end.
 #[derive(Debug)]
 pub(super) struct Answer {
+    pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
@@ -63,6 +67,7 @@ impl Peer {
                 .await
                 .map_err(|e| self.cut(status.as_u16(), e))?;
             return Ok(Answer {
+                status: status.as_u16(),
                 headers: std::mem::take(response.headers_mut()),
                 body: redact(body, &self.key),
             });
@@ -72,7 +77,19 @@ impl Peer {
             Ok(body) | Err(Cut { read: body, .. }) => body,
         };
         let body = redact(body, &self.key);
+        let body = ErrorBody::parse(&body);
         Err((self.classify)(status.as_u16(), response.headers(), &body))
+    }
+
+    /// Refuses a 2xx that carries an error instead of an answer: gateways send one when they have begun to answer.
+    ///
+    /// # Errors
+    /// What the error means.
+    pub(super) fn refuse_error_inside(&self, answer: &Answer) -> Result<(), Failure> {
+        match error_inside(&answer.body) {
+            Some(error) => Err((self.classify)(answer.status, &answer.headers, &error)),
+            None => Ok(()),
+        }
     }
 
     /// The answer's body as JSON.

@@ -13,35 +13,11 @@ use tower::service_fn;
 use url::Url;
 
 use super::{
-    answer::{ErrorBody, class_of, refusal, retry_after},
+    answer::ErrorBody,
+    blame,
     http::{Peer, join, key_header},
 };
-use crate::{Class, Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
-
-/// Codes and types of a 429 that no waiting mends. Any `…_spend_limit_exceeded` is another.
-const NO_CREDIT: [&str; 3] = [
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_usage_limit_exceeded",
-];
-
-/// Codes of a 400 that every job would get: our request does not suit the model.
-const UNSUITABLE_CODES: [&str; 5] = [
-    "invalid_json_schema",
-    "unsupported_parameter",
-    "unsupported_value",
-    "unknown_parameter",
-    "model_not_found",
-];
-
-/// The same, in the words of the 400s that come without a code.
-const UNSUITABLE_WORDS: [&str; 5] = [
-    "invalid schema",
-    "unsupported parameter",
-    "unknown parameter",
-    "unrecognized request argument",
-    "is not supported with this model",
-];
+use crate::{Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
 
 /// OpenAI chat completions.
 #[derive(Clone)]
@@ -123,6 +99,7 @@ async fn attempt(
         let answer = peer.exchange(request).await?;
         // Checked here, for async-openai would log the whole of an answer that it cannot read.
         peer.json::<&RawValue>(&answer.body)?;
+        peer.refuse_error_inside(&answer)?;
         Ok::<_, Failure>(answer.body)
     };
     let body = checked
@@ -174,22 +151,7 @@ impl Config for Endpoint {
     }
 }
 
-/// The meaning of an answer other than 2xx.
-pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
-    let body = ErrorBody::parse(body);
-    let class = match status {
-        400 if is_unsuitable(&body) => Class::Deployment,
-        429 if is_no_credit(&body.code) || is_no_credit(&body.kind) => Class::OutOfQuota,
-        429 if body.says("request too large") => Class::Permanent,
-        _ => class_of(status),
-    };
-    refusal(Provider::OpenAi, status, class, retry_after(headers), &body)
-}
-
-fn is_no_credit(word: &str) -> bool {
-    NO_CREDIT.contains(&word) || word.ends_with("_spend_limit_exceeded")
-}
-
-fn is_unsuitable(body: &ErrorBody) -> bool {
-    UNSUITABLE_CODES.contains(&body.code.as_str()) || UNSUITABLE_WORDS.iter().any(|words| body.says(words))
+/// The meaning of an answer other than 2xx, and of an error inside of one.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
+    blame::refusal(Provider::OpenAi, status, headers, body)
 }

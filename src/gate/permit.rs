@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jobs::{Class, Failure, Reply};
+use jobs::{Class, Culprit, Failure, Reply};
 use tokio_util::sync::CancellationToken;
 
 use super::{local::Account, provider::Gate, verdict::Effect};
 
 /// How long a provider is left alone that asks to slow down without saying for how long.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
-/// A provider that asks for a day does not get it: the fleet looks again after this.
-const LONGEST_THROTTLE: Duration = Duration::from_secs(600);
+/// Longest pause that a provider gets: no wait that it asks for is longer.
+const LONGEST_THROTTLE: Duration = Duration::from_hours(24);
 
 /// How a call ended, as the breaker sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Settlement {
         }
     }
 
-    /// What a call's result means to its gate: the table "Outcomes" of the documentation.
+    /// What a call's result means to its gate: the culprit decides whether the breaker counts it.
     pub fn of(result: &Result<Reply, Failure>) -> Self {
         let failure = match result {
             Ok(reply) => {
@@ -57,9 +57,9 @@ impl Settlement {
             }
             Err(failure) => failure,
         };
-        match failure.class() {
-            Class::Transient | Class::OutOfQuota | Class::Deployment => Self::new(Outcome::Failure),
-            Class::RateLimited => {
+        match (failure.class(), failure.culprit()) {
+            (Class::Blocked, _) => Self::new(Outcome::Cancelled),
+            (Class::RateLimited, _) => {
                 let throttle = failure
                     .retry_after()
                     .unwrap_or(DEFAULT_THROTTLE)
@@ -69,9 +69,8 @@ impl Settlement {
                     ..Self::new(Outcome::Ignored)
                 }
             }
-            // The job is wrong, or was taken away: the provider did nothing amiss.
-            Class::Permanent | Class::Cancelled => Self::new(Outcome::Ignored),
-            Class::Blocked => Self::new(Outcome::Cancelled),
+            (_, Culprit::Provider | Culprit::Account) => Self::new(Outcome::Failure),
+            (_, Culprit::Job | Culprit::Nobody) => Self::new(Outcome::Ignored),
         }
     }
 }

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Failure, Provider};
+use jobs::{Class, Culprit, Failure, Provider};
 
 use crate::{
     queue::{Delivery, Note},
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
 };
 
-/// A provider that asks for a day does not get it: the job looks again after this.
-const LONGEST_DELAY: Duration = Duration::from_secs(600);
+/// Longest delay before a job's next attempt: no provider's wait that is believed is longer.
+const LONGEST_DELAY: Duration = Duration::from_hours(24);
 /// What is kept of a failure's text, characters: it goes into Redis and the log, and may quote what others sent.
 const LONGEST_REASON: usize = 1000;
 
-/// How soon a job asks again whose provider has no credit left.
-const QUOTA_WAIT: Duration = Duration::from_secs(60);
+/// How soon a job asks again after a fault of the account: no credit, a refused key, a missing model.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(60);
 
 /// What a delivery comes to, and so what is written to the queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +82,11 @@ impl OutcomeRules {
             Class::Blocked | Class::OutOfQuota => self
                 .wait(failure, delivery, tries)
                 .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
+            // The provider refuses the account, not the job: the job runs once the key, the model or the request is
+            // right. A fault that no provider has named is this worker's own, and waiting does not remove it.
+            Class::Deployment if failure.account_fault().is_some() => self
+                .wait(failure, delivery, tries)
+                .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
             // The provider names a time: the job waits for it like for a gate, without losing an attempt.
             Class::Transient | Class::RateLimited
                 if failure.retry_after().is_some_and(|t| t > LONGEST_WAIT_IN_SLOT) =>
@@ -126,15 +131,15 @@ impl OutcomeRules {
 
     /// A wait that costs no attempt, unless the job would wait for longer than it may in all.
     fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<Outcome> {
-        let unknown = if failure.class() == Class::OutOfQuota {
-            QUOTA_WAIT
+        let unknown = if failure.culprit() == Culprit::Account {
+            ACCOUNT_WAIT
         } else {
             LONGEST_WAIT_IN_SLOT
         };
         let left = self.max_wait.saturating_sub(delivery.waited);
         let delay = match (failure.retry_after().unwrap_or(unknown), failure.class()) {
             // A gate may open sooner than it says, when someone resets it: the last wait is cut, not skipped.
-            (wait, Class::Blocked | Class::OutOfQuota) => wait.min(left),
+            (wait, Class::Blocked | Class::OutOfQuota | Class::Deployment) => wait.min(left),
             (wait, _) => wait,
         };
         if left.is_zero() || delay > left {

@@ -1,5 +1,7 @@
 use std::num::NonZeroU8;
 
+use jobs::AccountFault;
+
 use super::*;
 use crate::retry::Backoff;
 
@@ -92,8 +94,8 @@ fn a_long_retry_after_costs_no_attempt_whoever_asks_for_it() {
     }
     assert_eq!(
         of(Class::RateLimited, 86_400, 1, 0, 600),
-        Ok((600, true)),
-        "a day is not granted"
+        Ok((86_400, true)),
+        "never sooner than the provider asks"
     );
 }
 
@@ -101,6 +103,23 @@ fn a_long_retry_after_costs_no_attempt_whoever_asks_for_it() {
 fn without_credit_a_job_waits_for_someone_to_pay() {
     assert_eq!(of(Class::OutOfQuota, 0, 1, 0, 600), Ok((60, false)));
     assert!(of(Class::OutOfQuota, 0, 1, 600, 600).is_err());
+}
+
+/// The same of a key, a scope, a model and a parameter. A fault of this worker's own configuration is final.
+#[test]
+fn a_fault_of_the_account_waits_and_a_fault_of_this_worker_does_not() {
+    let delivery = delivery(1, Duration::ZERO);
+    for fault in AccountFault::ALL {
+        let failure = failure(Class::Deployment, None).with_account_fault(fault);
+        match rules(600 * SECOND).of(&failure, &delivery, 1) {
+            Outcome::Later { delay, counts, .. } => assert_eq!((delay.as_secs(), counts), (60, false)),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        let at_once = rules(Duration::ZERO).of(&failure, &delivery, 1);
+        assert!(matches!(at_once, Outcome::Failed { .. }), "{at_once:?}");
+    }
+    let own = rules(600 * SECOND).of(&failure(Class::Deployment, None), &delivery, 1);
+    assert!(matches!(own, Outcome::Failed { .. }), "{own:?}");
 }
 
 #[test]
