@@ -1,14 +1,18 @@
 //! The one list of job types and providers, and [`Jobs`], which runs a job by its type.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Failure, Guard, Settings, assess_pronunciation::AssessPronunciation,
-    generate_flashcards::GenerateFlashcards, media::Media, payload::without_values,
-    process_image::ProcessImage, providers::Clients,
+    Failure, Guard, Settings,
+    assess_pronunciation::AssessPronunciation,
+    generate_flashcards::GenerateFlashcards,
+    media::Media,
+    payload::without_values,
+    process_image::ProcessImage,
+    providers::{Clients, DialectStore},
 };
 
 /// Of an unknown type's name, so many characters are shown: it comes from outside.
@@ -132,7 +136,18 @@ impl Jobs {
     /// # Errors
     /// When an HTTP client cannot be built (no TLS roots, say).
     pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
-        let clients = Clients::new(settings)?;
+        Self::with_store(settings, None)
+    }
+
+    /// The same, for replicas that share what they learn of a provider in `store`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_store(
+        settings: &Settings,
+        store: Option<Arc<dyn DialectStore>>,
+    ) -> Result<Self, reqwest::Error> {
+        let clients = Clients::new(settings, store)?;
         let media = Media::new(&settings.media)?;
         Ok(Self {
             flashcards: GenerateFlashcards::new(clients.openai),

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
+    dialects::Dialects,
     gate::Gates,
     ledger::Ledger,
     migrate::{self, MigrateError, Migrator},
@@ -19,7 +20,11 @@ use crate::{
     ratelimit::RateLimits,
     watchdog::WEDGED_AFTER,
     worker::{
-        Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, supervise, vitals::Tally,
+        Runtime, RuntimeOptions,
+        dispatch::Dispatcher,
+        outcome::{AccountWaits, OutcomeRules},
+        supervise,
+        vitals::Tally,
     },
 };
 
@@ -55,13 +60,19 @@ impl Replica {
         let rules = OutcomeRules {
             retry: config.retry,
             max_wait: config.max_wait,
+            account_waits: AccountWaits::of(config.gates.as_ref()),
+            spreads_retries: config.spreads_retries,
             replica: config.replica.clone(),
         };
         let ledger = config
             .ledger_ttl
             .map(|ttl| Arc::new(Ledger::new(connection.clone(), ttl, config.unknown_calls)));
         let dispatcher = Dispatcher {
-            jobs: jobs::Jobs::new(&config.handlers).context("cannot build the providers' clients")?,
+            jobs: jobs::Jobs::with_store(
+                &config.handlers,
+                Some(Arc::new(Dialects::new(connection.clone()))),
+            )
+            .context("cannot build the providers' clients")?,
             gates: gates.clone(),
             ledger: ledger.clone(),
             retry: config.retry,

@@ -3,10 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use reqwest::{
-    Client,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap},
-};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use serde_json::{json, value::RawValue};
 use url::Url;
 
@@ -14,7 +11,7 @@ use super::{
     AZURE_KEY,
     answer::{ErrorBody, excerpt},
     blame,
-    http::{Peer, join, key_header},
+    http::{Peer, Transport, join, key_header},
 };
 use crate::{
     Failure, Provider, Reply, SpeechSettings,
@@ -43,8 +40,8 @@ impl fmt::Debug for AzureSpeech {
 }
 
 impl AzureSpeech {
-    pub(super) fn new(http: Client, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
-        let key = key_header(&http, AZURE_KEY, &settings.key)?;
+    pub(super) fn new(http: Transport, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
+        let key = key_header(&http.pooled, AZURE_KEY, &settings.key)?;
         Ok(Self {
             peer: Arc::new(Peer {
                 provider: Provider::AzureSpeech,
@@ -74,6 +71,7 @@ impl AzureSpeech {
         let request = self
             .peer
             .http
+            .pooled
             .post(self.url.clone())
             .query(&[("language", language), ("format", "detailed")])
             .headers(self.key.clone())

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
-    Client, RequestBuilder,
+    RequestBuilder,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde_json::{
@@ -17,7 +17,7 @@ use super::{
     AZURE_KEY,
     answer::{ErrorBody, excerpt},
     blame,
-    http::{Answer, Peer, join, key_header},
+    http::{Answer, Peer, Transport, join, key_header},
 };
 use crate::{
     Class, Failure, Provider, Reply, VisionApi, VisionSettings,
@@ -69,8 +69,8 @@ impl fmt::Debug for AzureVision {
 }
 
 impl AzureVision {
-    pub(super) fn new(http: Client, settings: &VisionSettings) -> Result<Self, reqwest::Error> {
-        let key = key_header(&http, AZURE_KEY, &settings.key)?;
+    pub(super) fn new(http: Transport, settings: &VisionSettings) -> Result<Self, reqwest::Error> {
+        let key = key_header(&http.pooled, AZURE_KEY, &settings.key)?;
         Ok(Self {
             peer: Arc::new(Peer {
                 provider: Provider::AzureVision,
@@ -102,7 +102,13 @@ impl AzureVision {
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
     pub async fn analyze(&self, image: Bytes) -> Result<Reply, Failure> {
         let url = join(&self.endpoint, ANALYZE);
-        let request = self.peer.http.post(url).query(&READ_TEXT).timeout(self.timeout);
+        let request = self
+            .peer
+            .http
+            .pooled
+            .post(url)
+            .query(&READ_TEXT)
+            .timeout(self.timeout);
         let answer = self.send(octets(request, image)).await?;
         self.peer.refuse_error_inside(&answer)?;
         Ok(Reply {
@@ -119,7 +125,10 @@ impl AzureVision {
     pub async fn submit(&self, image: Bytes) -> Result<Reply, Failure> {
         let url = join(&self.endpoint, SUBMIT);
         let answer = self
-            .send(octets(self.peer.http.post(url).timeout(self.timeout), image))
+            .send(octets(
+                self.peer.http.pooled.post(url).timeout(self.timeout),
+                image,
+            ))
             .await?;
         self.peer.refuse_error_inside(&answer)?;
         let id = answer
@@ -152,7 +161,10 @@ impl AzureVision {
             &self.endpoint,
             format_args!("/vision/v3.2/read/analyzeResults/{operation_id}"),
         );
-        let answer = match self.send(self.peer.http.get(url).timeout(POLL_TIMEOUT)).await {
+        let answer = match self
+            .send(self.peer.http.pooled.get(url).timeout(POLL_TIMEOUT))
+            .await
+        {
             // This endpoint took the image: what it does not know is the operation.
             Err(failure) if failure.status() == Some(404) => {
                 return Ok(Reply {

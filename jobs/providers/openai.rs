@@ -8,14 +8,18 @@ use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpR
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use tower::service_fn;
 use url::Url;
 
 use super::{
     answer::ErrorBody,
     blame,
-    http::{Peer, join, key_header},
+    dialect::{Dialect, DialectStore, MOST_STEPS, Memory, deployment, is_about_a_parameter},
+    http::{Peer, Transport, join, key_header},
 };
 use crate::{Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
 
@@ -24,6 +28,7 @@ use crate::{Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
 pub struct OpenAi {
     client: Arc<Client<Endpoint>>,
     model: Arc<str>,
+    dialect: Arc<Memory>,
 }
 
 impl fmt::Debug for OpenAi {
@@ -36,8 +41,12 @@ impl fmt::Debug for OpenAi {
 }
 
 impl OpenAi {
-    pub(super) fn new(http: reqwest::Client, settings: &OpenAiSettings) -> Result<Self, reqwest::Error> {
-        let endpoint = Endpoint::new(&http, settings)?;
+    pub(super) fn new(
+        http: Transport,
+        settings: &OpenAiSettings,
+        store: Option<Arc<dyn DialectStore>>,
+    ) -> Result<Self, reqwest::Error> {
+        let endpoint = Endpoint::new(&http.pooled, settings)?;
         let peer = Arc::new(Peer {
             provider: Provider::OpenAi,
             http: http.clone(),
@@ -46,13 +55,17 @@ impl OpenAi {
         });
         let timeout = settings.timeout;
         // `build`, not `with_config`: that one makes a reqwest client of its own, and panics when it cannot.
-        let client = Client::build(http, endpoint).with_http_service(service_fn(move |request| {
+        let client = Client::build(http.pooled, endpoint).with_http_service(service_fn(move |request| {
             let peer = Arc::clone(&peer);
             async move { attempt(&peer, request, timeout).await }
         }));
         Ok(Self {
             client: Arc::new(client),
             model: settings.model.as_str().into(),
+            dialect: Arc::new(Memory::new(
+                deployment(&settings.base_url, &settings.model),
+                store,
+            )),
         })
     }
 
@@ -64,10 +77,56 @@ impl OpenAi {
     /// Makes one attempt at a chat completion. `request` is its whole body, the model included, and does not ask
     /// for a stream. The reply holds the whole answer, and the total of tokens that it cost.
     ///
+    /// A provider that refuses a part of the request is asked again at once, without that part: a refusal costs nothing,
+    /// and what the provider takes is remembered.
+    ///
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
     pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<Reply, Failure> {
-        match self.client.chat().create_byot::<_, Box<RawValue>>(request).await {
+        let request = to_raw_value(request).map_err(|error| unsent(error.into()))?;
+        let dialect = self.dialect.current().await;
+        match self.send(&dialect, &request).await {
+            Err(failure) if is_about_a_parameter(&failure) => self.adapt(dialect, &request, failure).await,
+            answer => answer,
+        }
+    }
+
+    /// Finds out what the provider takes of the request, and sends it so. One call at a time does, and the others go by
+    /// what it has learned.
+    async fn adapt(&self, refused: Dialect, request: &RawValue, failure: Failure) -> Result<Reply, Failure> {
+        let _learning = self.dialect.learning.lock().await;
+        let (mut dialect, mut failure) = (refused.clone(), failure);
+        let known = self.dialect.current().await;
+        let fleet = self.dialect.of_the_fleet().await.filter(|_| known == refused);
+        if let Some(other) = fleet.or(Some(known)).filter(|other| *other != refused) {
+            self.dialect.set(&other);
+            match self.send(&other, request).await {
+                Err(again) if is_about_a_parameter(&again) => (dialect, failure) = (other, again),
+                answer => return answer,
+            }
+        }
+        let tree: Value = serde_json::from_str(request.get()).map_err(|error| unsent(error.into()))?;
+        for _ in 0..MOST_STEPS {
+            let Some(next) = dialect.step_down(failure.parameter(), &tree) else {
+                break;
+            };
+            match self.send(&next, request).await {
+                Err(again) if is_about_a_parameter(&again) => (dialect, failure) = (next, again),
+                answer => {
+                    // Whatever else came of it, the provider has taken the request as such.
+                    if answer.is_ok() {
+                        self.dialect.learned(&next).await;
+                    }
+                    return answer;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn send(&self, dialect: &Dialect, request: &RawValue) -> Result<Reply, Failure> {
+        let request = dialect.write(request).map_err(|error| unsent(error.into()))?;
+        match self.client.chat().create_byot::<_, Box<RawValue>>(&request).await {
             Ok(body) => {
                 let [tokens] = raw::pick(&body, ["/usage/total_tokens"]);
                 let tokens = tokens.and_then(|tokens| tokens.count());

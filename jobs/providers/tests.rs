@@ -15,7 +15,9 @@ use crate::{
 
 mod answer;
 mod corpus;
+mod dialect;
 mod openai;
+mod reach;
 mod redact;
 mod speech;
 mod transport;
@@ -32,7 +34,7 @@ const PATIENT: Duration = Duration::from_secs(20);
 fn clients(base: &Url, timeout: Duration) -> Clients {
     // Ok the first time in this process, Err afterwards: both mean that a provider is installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Clients::new(&settings(base, timeout)).unwrap()
+    Clients::new(&settings(base, timeout), None).unwrap()
 }
 
 fn settings(base: &Url, timeout: Duration) -> Settings {

@@ -1,7 +1,8 @@
 -- Asks for permits, one for each call, in this order: a later one sees what an earlier one was granted. ARGV first … last
 -- are of each call: permit id, tokens that it will use (0 not limited).
 -- Returns for each {state, epoch, now ms, state that it moved the breaker to or nil,
---                   {reason, retry after ms (-1 never)} or nil, {1 probe | 0, lease ends ms} or nil}
+--                   {reason, retry after ms (-1 never), the account's fault behind the breaker or ''} or nil,
+--                   {1 probe | 0, lease ends ms} or nil}
 -- Asked again with the same ids after a lost reply it returns the same permits, and charges nothing.
 local function admit_all(first, last)
   local open_for, half_open_max, success_threshold = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -17,7 +18,7 @@ local function admit_all(first, last)
     return { state, permit_epoch, now, moved_to, false, { probe, expires } }
   end
   local function refused(reason, wait)
-    return { state, epoch, now, moved_to, { reason, wait < 0 and -1 or max(1, floor(wait)) }, false }
+    return { state, epoch, now, moved_to, { reason, wait < 0 and -1 or max(1, floor(wait)), fault or '' }, false }
   end
 
   -- What the limits count, read when the first call gets that far, and written once at the end.
@@ -36,7 +37,7 @@ local function admit_all(first, last)
       call('ZREM', LEASES, unpack(dead))
       call('HDEL', LEASE_DATA, unpack(dead))
     end
-    in_flight = max_concurrent > 0 and call('ZCOUNT', LEASES, '(' .. now, '+inf')
+    in_flight = (max_concurrent > 0 or fault) and call('ZCOUNT', LEASES, '(' .. now, '+inf')
 
     -- One bucket more than the window is long is counted, the oldest in full: never above the limit in any window.
     requests, tokens = tonumber(win[2] or nil) or 0, tonumber(win[3] or nil) or 0
@@ -59,6 +60,14 @@ local function admit_all(first, last)
       oldest = first_counted
       call('HSET', WIN, 'oldest', oldest, 'requests', requests, 'tokens', tokens, 'hw', now)
     end
+  end
+
+  -- A fault of the account fails every call: while it lasts, no more are in flight than it takes to open the breaker.
+  local function may_be_in_flight()
+    local limit = ramped(max_concurrent)
+    if not fault or state ~= 'CLOSED' then return limit > 0 and limit or math.huge end
+    local missing = max(1, tonumber(ARGV[10]) - (whole(call('GET', FAILURES)) or 0))
+    return limit > 0 and min(limit, missing) or missing
   end
 
   local function until_free(prefix, newest, total, cost, limit)
@@ -91,6 +100,8 @@ local function admit_all(first, last)
     local half_opens, live_probes = false, 0
     if state == 'HALF_OPEN' and successes >= success_threshold then
       enter('CLOSED')
+      ramp_epoch = epoch
+      call('HSET', META, 'ramp', epoch)
       moved_to = state
     end
     if state == 'OPEN' then
@@ -99,14 +110,15 @@ local function admit_all(first, last)
         call('SET', OPENED_AT, now)
         call('HSET', META, 'hw', now)
       end
-      local left = opened_at + open_for - now
+      local left = opened_at + open_time(open_for) - now
       if left > 0 then return refused('open', left) end
       half_opens = true
     elseif state == 'HALF_OPEN' then
       local gone = call('ZREMRANGEBYSCORE', PROBES, '-inf', now)
       live_probes = call('ZCARD', PROBES)
       if gone > 0 then call('SET', ATTEMPTS, live_probes + successes) end
-      if live_probes + successes >= half_open_max then
+      -- Another probe cannot pay a bill or mend a key: one at a time shows whether somebody has.
+      if live_probes + successes >= (fault and successes == 0 and 1 or half_open_max) then
         local first = call('ZRANGE', PROBES, 0, 0, 'WITHSCORES')
         return refused('half_open', min(PROBE_HINT, (whole(first[2]) or now) - now))
       end
@@ -115,7 +127,7 @@ local function admit_all(first, last)
     -- The limits.
     read_limits()
     needs('throttled', throttled - now)
-    if in_flight and in_flight >= max_concurrent then
+    if in_flight and in_flight >= may_be_in_flight() then
       local first = call('ZRANGEBYSCORE', LEASES, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
       needs('concurrency', min(SLOT_HINT, (whole(first[2]) or now + lease_ttl) - now))
     end

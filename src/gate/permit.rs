@@ -1,8 +1,11 @@
 //! The right to make one call, and how the call's end is reported.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use jobs::{Class, Culprit, Failure, Reply};
+use jobs::{AccountFault, Class, Culprit, Failure, Reply};
 use tokio_util::sync::CancellationToken;
 
 use super::{local::Account, provider::Gate, verdict::Effect};
@@ -34,6 +37,8 @@ pub struct Settlement {
     pub tokens: Option<u64>,
     /// How long the whole fleet shall leave the provider alone.
     pub throttle: Option<Duration>,
+    /// The fault of the account that a failure is due to.
+    pub fault: Option<AccountFault>,
 }
 
 impl Settlement {
@@ -43,6 +48,7 @@ impl Settlement {
             outcome,
             tokens: None,
             throttle: None,
+            fault: None,
         }
     }
 
@@ -69,7 +75,10 @@ impl Settlement {
                     ..Self::new(Outcome::Ignored)
                 }
             }
-            (_, Culprit::Provider | Culprit::Account) => Self::new(Outcome::Failure),
+            (_, Culprit::Provider | Culprit::Account) => Self {
+                fault: failure.account_fault(),
+                ..Self::new(Outcome::Failure)
+            },
             (_, Culprit::Job | Culprit::Nobody) => Self::new(Outcome::Ignored),
         }
     }
@@ -97,7 +106,7 @@ pub struct Permit {
     gate: Arc<Gate>,
     id: Arc<str>,
     lost: CancellationToken,
-    sent: bool,
+    sent: Option<Instant>,
     settlement: Option<Settlement>,
     /// What this replica has put down for the call; nothing before it is granted.
     account: Option<Account>,
@@ -116,7 +125,7 @@ impl Permit {
             gate,
             id,
             lost,
-            sent: false,
+            sent: None,
             settlement: None,
             account: None,
             local: false,
@@ -147,7 +156,7 @@ impl Permit {
 
     /// Notes that the request leaves now: from here on it costs, and its end says something about the provider.
     pub fn sent(&mut self) {
-        self.sent = true;
+        self.sent = Some(Instant::now());
     }
 
     /// Resolves when the lease is lost: the slot may be another call's by now, and this one has to stop.
@@ -157,11 +166,10 @@ impl Permit {
 
     /// Reports how the call ended. Never fails: with Redis away, the report is kept and delivered later.
     pub async fn settle(mut self, settlement: Settlement) -> Effect {
-        let never_sent = !self.sent && settlement.outcome == Outcome::Ignored;
-        let outcome = if never_sent {
-            Outcome::Cancelled
-        } else {
-            settlement.outcome
+        let outcome = match (self.sent, settlement.outcome) {
+            (None, Outcome::Ignored) => Outcome::Cancelled,
+            (Some(sent), Outcome::Success) if self.gate.is_slow(sent.elapsed()) => Outcome::Failure,
+            (_, outcome) => outcome,
         };
         let settlement = Settlement {
             outcome,
@@ -177,7 +185,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let otherwise = Settlement::new(if self.sent {
+        let otherwise = Settlement::new(if self.sent.is_some() {
             Outcome::Failure
         } else {
             Outcome::Cancelled

@@ -5,7 +5,8 @@ use std::time::Duration;
 use jobs::{Class, Culprit, Failure, Provider};
 
 use crate::{
-    queue::{Delivery, Note},
+    gate::GatesSettings,
+    queue::{Delivery, Note, QueueBackoff},
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
 };
 
@@ -14,7 +15,7 @@ const LONGEST_DELAY: Duration = Duration::from_hours(24);
 /// What is kept of a failure's text, characters: it goes into Redis and the log, and may quote what others sent.
 const LONGEST_REASON: usize = 1000;
 
-/// How soon a job asks again after a fault of the account: no credit, a refused key, a missing model.
+/// Longest wait after a fault of the account that names no time.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(60);
 
 /// What a delivery comes to, and so what is written to the queue.
@@ -68,8 +69,55 @@ pub struct OutcomeRules {
     pub retry: RetryPolicy,
     /// How long a job may be made to wait by limits and breakers in all; zero fails it at once.
     pub max_wait: Duration,
+    /// How soon jobs ask again after a fault of their provider's account.
+    pub account_waits: AccountWaits,
+    /// Whether retries of jobs whose producer names no backoff are spread by ours; at once otherwise, as BullMQ does.
+    pub spreads_retries: bool,
     /// Names this replica in histories.
     pub replica: String,
+}
+
+/// How soon a job asks again after a fault of its provider's account: no credit, a refused key, a missing model. No later
+/// than the breaker lets a probe pass.
+#[derive(Debug, Clone, Copy)]
+pub struct AccountWaits {
+    waits: [Duration; Provider::ALL.len()],
+    /// Without breakers nothing bounds the calls of jobs that wait for a key, a model or a parameter, and nothing alerts:
+    /// such jobs fail at once.
+    has_breakers: bool,
+}
+
+impl AccountWaits {
+    /// As long as each provider's breaker stays open the first time, and a minute at most.
+    pub fn of(gates: Option<&GatesSettings>) -> Self {
+        let wait = |provider| {
+            gates.map_or(ACCOUNT_WAIT, |gates| {
+                gates.of(provider).breaker.open_for().min(ACCOUNT_WAIT)
+            })
+        };
+        Self {
+            waits: Provider::ALL.map(wait),
+            has_breakers: gates.is_some(),
+        }
+    }
+
+    fn wait(self, provider: Option<Provider>) -> Duration {
+        let at = Provider::ALL
+            .into_iter()
+            .position(|known| Some(known) == provider);
+        at.and_then(|at| self.waits.get(at).copied())
+            .unwrap_or(ACCOUNT_WAIT)
+    }
+}
+
+impl Default for AccountWaits {
+    /// Behind breakers, a minute each.
+    fn default() -> Self {
+        Self {
+            has_breakers: true,
+            ..Self::of(None)
+        }
+    }
 }
 
 impl OutcomeRules {
@@ -84,7 +132,7 @@ impl OutcomeRules {
                 .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
             // The provider refuses the account, not the job: the job runs once the key, the model or the request is
             // right. A fault that no provider has named is this worker's own, and waiting does not remove it.
-            Class::Deployment if failure.account_fault().is_some() => self
+            Class::Deployment if failure.account_fault().is_some() && self.account_waits.has_breakers => self
                 .wait(failure, delivery, tries)
                 .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
             // The provider names a time: the job waits for it like for a gate, without losing an attempt.
@@ -117,10 +165,11 @@ impl OutcomeRules {
         }
     }
 
-    /// The wait before the queue's next attempt: the producer's where it names one, but never less than what the
-    /// provider asks for.
+    /// The wait before the queue's next attempt: the producer's where it names one, else ours, but never less than what
+    /// the provider asks for. Without any wait, an outage of a second would use up all attempts.
     fn delay(&self, failure: &Failure, delivery: &Delivery) -> Duration {
-        if let Some(backoff) = &delivery.backoff {
+        let as_bullmq = (delivery.kind.is_some() && !self.spreads_retries).then_some(QueueBackoff::NONE);
+        if let Some(backoff) = delivery.backoff.or(as_bullmq) {
             let asked = failure.retry_after().unwrap_or_default().min(LONGEST_DELAY);
             return backoff.delay(delivery.attempt, &mut rand::rng()).max(asked);
         }
@@ -132,7 +181,7 @@ impl OutcomeRules {
     /// A wait that costs no attempt, unless the job would wait for longer than it may in all.
     fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<Outcome> {
         let unknown = if failure.culprit() == Culprit::Account {
-            ACCOUNT_WAIT
+            self.account_waits.wait(failure.provider())
         } else {
             LONGEST_WAIT_IN_SLOT
         };

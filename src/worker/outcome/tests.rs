@@ -3,7 +3,7 @@ use std::num::NonZeroU8;
 use jobs::AccountFault;
 
 use super::*;
-use crate::retry::Backoff;
+use crate::{gate::BreakerSettings, retry::Backoff};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -15,6 +15,8 @@ fn rules(max_wait: Duration) -> OutcomeRules {
     OutcomeRules {
         retry,
         max_wait,
+        account_waits: AccountWaits::default(),
+        spreads_retries: true,
         replica: "r".to_owned(),
     }
 }
@@ -118,8 +120,64 @@ fn a_fault_of_the_account_waits_and_a_fault_of_this_worker_does_not() {
         let at_once = rules(Duration::ZERO).of(&failure, &delivery, 1);
         assert!(matches!(at_once, Outcome::Failed { .. }), "{at_once:?}");
     }
+    let unbounded = OutcomeRules {
+        account_waits: AccountWaits::of(None),
+        ..rules(600 * SECOND)
+    };
+    let key = failure(Class::Deployment, None).with_account_fault(AccountFault::Key);
+    let without_breaker = unbounded.of(&key, &delivery, 1);
+    assert!(
+        matches!(without_breaker, Outcome::Failed { .. }),
+        "{without_breaker:?}"
+    );
     let own = rules(600 * SECOND).of(&failure(Class::Deployment, None), &delivery, 1);
     assert!(matches!(own, Outcome::Failed { .. }), "{own:?}");
+}
+
+/// A breaker that opens for less than a minute lets its jobs ask again as soon.
+#[test]
+fn a_job_asks_again_when_its_breaker_lets_a_probe_pass() {
+    let mut gates = GatesSettings::default();
+    gates.openai.breaker = BreakerSettings::new("openai", 5, 2, 3 * SECOND, 60 * SECOND, 3).unwrap();
+    let rules = OutcomeRules {
+        account_waits: AccountWaits::of(Some(&gates)),
+        ..rules(600 * SECOND)
+    };
+    for (provider, seconds) in [(Provider::OpenAi, 3), (Provider::AzureSpeech, 30)] {
+        let failure = Failure::new(Class::OutOfQuota, "x").by(provider);
+        match rules.of(&failure, &delivery(1, Duration::ZERO), 1) {
+            Outcome::Later { delay, .. } => assert_eq!(delay.as_secs(), seconds, "{provider}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// BullMQ retries a job without a backoff at once: three attempts are gone within the same outage.
+#[test]
+fn retries_without_a_backoff_are_spread_unless_bullmqs_way_is_wanted() {
+    let delay = |spreads_retries, backoff| {
+        let (spread, mut delivery) = (rules(SECOND), delivery(1, Duration::ZERO));
+        (delivery.kind, delivery.backoff, delivery.max_attempts) = (Some("x".to_owned()), backoff, 3);
+        let rules = OutcomeRules {
+            spreads_retries,
+            ..spread
+        };
+        match rules.of(&failure(Class::Transient, None), &delivery, 1) {
+            Outcome::Later {
+                delay, counts: true, ..
+            } => delay,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(delay(true, None) >= SECOND);
+    assert_eq!(delay(false, None), Duration::ZERO);
+    for spreads in [true, false] {
+        assert_eq!(
+            delay(spreads, Some(QueueBackoff::NONE)),
+            Duration::ZERO,
+            "the producer wants none"
+        );
+    }
 }
 
 #[test]
