@@ -3,14 +3,16 @@
 //! - `answer`: the scores, from what came back.
 //! - `feedback`: what the learner is told about them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, Call, Failure, Guard, Provider, context,
-    media::{Media, Source, audio},
+    Attempt, Call, Failure, Guard, Provider,
+    context::{self, Unusable},
+    media::{Media, Source, audio, decoder::AudioDecoder},
     payload,
     providers::AzureSpeech,
     raw,
@@ -57,6 +59,10 @@ pub struct Payload {
     /// The language spoken, a BCP 47 tag. Absent: `en-US`.
     #[schemars(length(max = 35))]
     pub language: Option<String>,
+    /// The text that this was read from: it counts as memory in use until this is dropped.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub held: Option<Bytes>,
 }
 
 impl Payload {
@@ -218,12 +224,18 @@ pub struct WordIssue {
 pub struct AssessPronunciation {
     speech: Option<AzureSpeech>,
     media: Media,
+    decoder: Arc<dyn AudioDecoder>,
 }
 
 impl AssessPronunciation {
-    /// A handler that asks `speech`; without it every job fails as a deployment fault.
-    pub fn new(speech: Option<AzureSpeech>, media: Media) -> Self {
-        Self { speech, media }
+    /// A handler that asks `speech`; without it every job fails as a deployment fault. Recordings are decoded by
+    /// `decoder`.
+    pub fn new(speech: Option<AzureSpeech>, media: Media, decoder: Arc<dyn AudioDecoder>) -> Self {
+        Self {
+            speech,
+            media,
+            decoder,
+        }
     }
 
     /// Runs one job.
@@ -240,8 +252,14 @@ impl AssessPronunciation {
         })?;
         let (field, source) = payload.source()?;
         let bytes = self.media.load(&field, source).await?;
-        let audio = audio::prepare(&field, bytes, LONGEST_AUDIO).await?;
-        let (text, language) = (payload.reference_text.trim(), payload.language());
+        let audio = audio::prepare(&*self.decoder, &field, bytes, LONGEST_AUDIO).await?;
+        let (text, language) = (
+            payload.reference_text.trim().to_owned(),
+            payload.language().to_owned(),
+        );
+        // The recording in it is large, and the call may wait for long.
+        drop(payload);
+        let (text, language) = (text.as_str(), language.as_str());
         assess(text, guard, &|| Box::pin(speech.assess(text, language, &audio))).await
     }
 }
@@ -252,7 +270,12 @@ async fn assess<'a>(
     ask: &'a Attempt<'a>,
 ) -> Result<Output, Failure> {
     let call = Call::new(Provider::AzureSpeech, "assess");
-    let read = |answer: &_| answer::read(&raw::tree(call.provider, answer)?, reference_text);
+    let read = |answer: &_| {
+        answer::read(
+            &raw::tree(call.provider, answer).map_err(Unusable::Useless)?,
+            reference_text,
+        )
+    };
     let assessment = context::ask(guard, &call, ask, &read).await?;
     Ok(assessment.map_or_else(Output::no_speech, Output::scored))
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 
-use crate::{Failure, Provider};
+use crate::{Class, Failure, Provider};
 
 tokio::task_local! {
     /// The W3C `traceparent` that requests to providers carry, where calls are traced.
@@ -50,6 +50,15 @@ impl Call {
         self
     }
 
+    /// The same call, to be made once more under a step of its own.
+    #[must_use]
+    pub(crate) fn once_more(&self) -> Self {
+        Self {
+            step: format!("{}:again", self.step).into(),
+            ..self.clone()
+        }
+    }
+
     /// Says that its reply costs nothing.
     #[must_use]
     pub fn unpaid(mut self) -> Self {
@@ -86,29 +95,128 @@ pub trait Guard: Send + Sync {
     /// [`Class::Cancelled`](crate::Class::Cancelled) when the job has to go back to its queue. A handler passes
     /// both of these on unchanged.
     async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure>;
+
+    /// Takes note that the reply of a call that went well is of no use to its job. One that was kept from an earlier
+    /// delivery (`is_kept`) is dropped: the next call of this step is made, and paid for.
+    async fn useless(&self, call: &Call, is_kept: bool);
 }
 
-/// Makes a guarded call, and reads its answer: within the attempt, so that one that nobody can use is tried again like
-/// any other stumble.
+/// An answer that was read.
+pub(crate) struct Reading<T> {
+    /// The contents of the answer.
+    pub(crate) value: T,
+    /// Whether the job can use it.
+    pub(crate) is_useful: bool,
+}
+
+/// The answer that a handler works with.
+pub(crate) struct Asked<T> {
+    pub(crate) reading: Reading<T>,
+    /// Whether a useless answer of an earlier delivery was replaced by this one: it is not asked for yet again.
+    pub(crate) is_second: bool,
+}
+
+/// Makes a guarded call, and reads its answer.
+///
+/// A useless answer says nothing about the provider, so its call settles as a success. One that the guard had kept from
+/// an earlier delivery (an older version may have accepted it) is dropped, and asked for again once.
+///
+/// `read` fails where the provider reports a fault of its own inside of its answer: that try failed like any other.
+///
+/// # Errors
+/// What the guard says.
+pub(crate) async fn read_call<T: Send>(
+    guard: &dyn Guard,
+    call: &Call,
+    attempt: &Attempt<'_>,
+    read: &(dyn Fn(&RawValue) -> Result<Reading<T>, Failure> + Sync),
+) -> Result<Asked<T>, Failure> {
+    let mut is_second = false;
+    loop {
+        let fresh = Mutex::new(None);
+        let reply = guard
+            .call(call, &|| {
+                Box::pin(async {
+                    let reply = attempt().await?;
+                    let reading = read(&reply.body)?;
+                    *fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+                    Ok(reply)
+                })
+            })
+            .await?;
+        let fresh = fresh.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let is_kept = fresh.is_none();
+        let reading = match fresh {
+            Some(reading) => Some(reading),
+            None => read(&reply.body).ok(),
+        };
+        if reading.as_ref().is_none_or(|reading| !reading.is_useful) {
+            guard.useless(call, is_kept).await;
+        }
+        match reading {
+            Some(reading) if reading.is_useful || !is_kept || is_second => {
+                return Ok(Asked { reading, is_second });
+            }
+            None if is_second => {
+                let message = format!("{}: the answer that was kept cannot be read", call.provider);
+                return Err(Failure::permanent(message).by(call.provider));
+            }
+            // Kept and useless.
+            _ => is_second = true,
+        }
+    }
+}
+
+/// Why an answer cannot be used.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// The provider reports a fault of its own inside of its answer.
+    ProviderFault(Failure),
+    /// Another answer may be better.
+    Useless(Failure),
+    /// Another answer would be the same.
+    Final(Failure),
+}
+
+/// Makes a guarded call, and asks once more for an answer that is useless, under a step of its own: the useless one is
+/// kept as paid.
+///
+/// # Errors
+/// What the guard says; permanent for the second useless answer to a paid call, and for a final one.
 pub(crate) async fn ask<T: Send>(
     guard: &dyn Guard,
     call: &Call,
     attempt: &Attempt<'_>,
-    read: &(dyn Fn(&RawValue) -> Result<T, Failure> + Sync),
+    read: &(dyn Fn(&RawValue) -> Result<T, Unusable> + Sync),
 ) -> Result<T, Failure> {
-    let answer = Mutex::new(None);
-    let reply = guard
-        .call(call, &|| {
-            Box::pin(async {
-                let reply = attempt().await?;
-                let read = read(&reply.body)?;
-                *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
-                Ok(reply)
-            })
-        })
-        .await?;
-    match answer.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(answer) => Ok(answer),
-        None => read(&reply.body), // The guard had kept it from an earlier run.
+    let read = |body: &RawValue| match read(body) {
+        Ok(value) => Ok(Reading {
+            value: Ok(value),
+            is_useful: true,
+        }),
+        Err(Unusable::ProviderFault(failure)) => Err(failure),
+        Err(unusable) => Ok(Reading {
+            value: Err(unusable),
+            is_useful: false,
+        }),
+    };
+    let first = read_call(guard, call, attempt, &read).await?;
+    let last = match first.reading.value {
+        Err(Unusable::Useless(_)) if !first.is_second => {
+            read_call(guard, &call.once_more(), attempt, &read).await?.reading
+        }
+        _ => first.reading,
+    };
+    last.value.map_err(|unusable| match unusable {
+        Unusable::Useless(failure) if call.paid => failure.reclassified(Class::Permanent),
+        unusable => unusable.into(),
+    })
+}
+
+impl From<Unusable> for Failure {
+    fn from(unusable: Unusable) -> Self {
+        let (Unusable::ProviderFault(failure) | Unusable::Useless(failure) | Unusable::Final(failure)) =
+            unusable;
+        failure
     }
 }

@@ -207,6 +207,13 @@ impl Failure {
         Self::new(Class::Deployment, message)
     }
 
+    /// The same failure in another class.
+    #[must_use]
+    pub fn reclassified(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
     /// Names the provider that answered, or failed to.
     #[must_use]
     pub fn by(mut self, provider: Provider) -> Self {

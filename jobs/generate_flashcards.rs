@@ -1,7 +1,9 @@
-//! `generate-flashcards`: 10 to 40 flashcards from a text, by a language model.
+//! `generate-flashcards`: a deck of flashcards from a text, by a language model.
 //!
-//! - `prompt`: the request, from the payload.
-//! - `answer`: the cards, from what came back.
+//! # Layout
+//! - `prompt`: the request, from the payload; `language` tells whether it asks for translations or definitions.
+//! - `card_scanner`: the cards in a text that a model wrote. `deck` and `term`: their repair.
+//! - [`contract`]: the rules of the study app, and their check.
 
 use std::sync::Arc;
 
@@ -10,25 +12,40 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Number, value::RawValue};
 
-use crate::{Call, Failure, Guard, Provider, Reply, context, payload, providers::OpenAi};
+use crate::{
+    Call, Class, Failure, Guard, Provider, Reply,
+    chat_answer::{ChatAnswer, Finish, TokenCounts},
+    context::{self, Reading},
+    payload,
+    providers::OpenAi,
+};
 
-mod answer;
+mod card_scanner;
+pub mod contract;
+mod deck;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod language;
 mod prompt;
+mod term;
 #[cfg(test)]
 mod tests;
 
-use answer::Answer;
+use card_scanner::ScanEnd;
+use deck::Deck;
 
-/// Fewer cards than this are no deck.
-const FEWEST_CARDS: usize = 10;
-/// More cards than this are cut off.
+/// Fewest cards that a payload can ask for.
+const FEWEST_REQUESTED: usize = 10;
+/// Most cards of a deck. Further ones are cut off.
 const MOST_CARDS: usize = 40;
 /// Cards to ask for when the payload names no count.
 const USUAL_CARDS: usize = 20;
-/// Cards to ask for beyond those that are wanted: a duplicate or an odd one is paid for, and must not cost the deck.
+/// Cards to ask for beyond those that are wanted: a duplicate or an unusable one then costs no card of the deck.
 const SPARE_CARDS: usize = 3;
+/// An answer that was cut off with fewer cards than these is asked for once more, with twice the room.
+const ENOUGH_OF_A_CUT_DECK: usize = 5;
+/// Characters of a refusal that are shown.
+const REFUSAL_EXCERPT: usize = 200;
 /// The `topic` that lets the model choose topics.
 const AI_SELECTION: &str = "AI Selection";
 
@@ -53,10 +70,11 @@ pub struct Payload {
     #[serde(default, deserialize_with = "user_id")]
     #[schemars(!default, with = "TextOrNumber")]
     pub user_id: String,
-    /// The learner's own language: answers are written in it. Absent: the target language.
+    /// The student's own language, a name or a tag: the backs are translations into it. Absent, or the same as the
+    /// target language: the backs are short definitions.
     #[schemars(length(max = 100))]
     pub native_language: Option<String>,
-    /// The language of the cards' fronts and examples. Absent: English.
+    /// The language of the cards' fronts and examples, a name or a tag. Absent: English.
     #[schemars(length(max = 100))]
     pub target_language: Option<String>,
     /// How many cards to make, 10 to 40; a number as text is accepted. Absent: about 20.
@@ -92,8 +110,8 @@ impl Payload {
             100,
         )?;
         match self.count {
-            Some(count) if self.asked_for().is_none() => {
-                let why = format_args!("must be from {FEWEST_CARDS} to {MOST_CARDS}, is {count}");
+            Some(count) if self.requested().is_none() => {
+                let why = format_args!("must be from {FEWEST_REQUESTED} to {MOST_CARDS}, is {count}");
                 Err(Failure::invalid_field("count", why))
             }
             _ => Ok(()),
@@ -102,7 +120,7 @@ impl Payload {
 
     /// How many cards the deck should have.
     fn wanted(&self) -> usize {
-        self.asked_for().unwrap_or(USUAL_CARDS)
+        self.requested().unwrap_or(USUAL_CARDS)
     }
 
     /// How many cards to ask the model for.
@@ -111,14 +129,25 @@ impl Payload {
     }
 
     /// How many cards to keep.
-    fn cap(&self) -> usize {
-        self.asked_for().unwrap_or(MOST_CARDS)
+    fn most_cards(&self) -> usize {
+        self.requested().unwrap_or(MOST_CARDS)
     }
 
-    fn asked_for(&self) -> Option<usize> {
+    fn requested(&self) -> Option<usize> {
         usize::try_from(self.count?)
             .ok()
-            .filter(|count| (FEWEST_CARDS..=MOST_CARDS).contains(count))
+            .filter(|count| (FEWEST_REQUESTED..=MOST_CARDS).contains(count))
+    }
+
+    /// Whether the backs are translations: both languages are given, and differ.
+    fn wants_translations(&self) -> bool {
+        match (
+            payload::given(self.native_language.as_ref()),
+            payload::given(self.target_language.as_ref()),
+        ) {
+            (Some(native), Some(target)) => !language::is_same(native, target),
+            _ => false,
+        }
     }
 
     /// The topic of all cards, or `None` when the model chooses topics.
@@ -157,35 +186,40 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::E
         .ok_or_else(|| D::Error::custom("count must be a whole number"))
 }
 
-/// The result of `generate-flashcards`.
+/// The result of `generate-flashcards`, by the contract of the study app: see [`contract`].
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "generate-flashcards result")]
 pub struct Output {
     /// Always true: a job without cards fails.
     pub success: bool,
-    /// 10 to 40 cards, no two with the same front.
+    /// 1 to 40 cards, no two of a topic with the same front.
+    #[schemars(length(min = 1, max = 40))]
     pub flashcards: Vec<Flashcard>,
-    /// What the cards cost.
-    pub token_usage: TokenUsage,
+    /// How many cards the deck was to have. Short material gives fewer.
+    pub requested_cards: usize,
+    /// Tokens of all calls, as the provider adds them up.
+    pub token_usage: u64,
+    /// The same in detail.
+    pub usage: Usage,
 }
 
 /// One card.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Flashcard {
-    /// The question or term.
+    /// A term in the target language: one word or a short phrase, without outer punctuation.
     pub front: String,
-    /// The answer.
+    /// The term's translation where the two languages differ, otherwise its short definition.
     pub back: String,
     /// The payload's topic, or one that the model chose.
     pub topic: String,
-    /// For whom it is.
+    /// For whom the term is.
     pub difficulty: Difficulty,
-    /// The front in use; can be empty.
+    /// A sentence in the target language that contains the front literally, ignoring case; can be empty.
     pub example: String,
     /// How the front is spoken, where that helps.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pronunciation: Option<String>,
 }
 
@@ -193,32 +227,30 @@ pub struct Flashcard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Difficulty {
-    /// Basic terms and facts.
+    /// Basic terms.
     Beginner,
-    /// Understanding and use.
+    /// The terms of the subject.
     Intermediate,
-    /// Fine points.
+    /// Rare terms.
     Expert,
 }
 
-/// Tokens that the provider counted, over all answers that were used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+/// Tokens that the provider counted, over all calls of the job. Where it counts none, they are 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct TokenUsage {
-    /// Tokens read.
+pub struct Usage {
+    /// Tokens of the requests.
     pub prompt_tokens: u64,
-    /// Tokens written.
+    /// Of these, tokens that came from the provider's cache.
+    pub cached_tokens: u64,
+    /// Tokens of the answers, reasoning included.
     pub completion_tokens: u64,
-    /// Both.
-    pub total_tokens: u64,
-}
-
-impl TokenUsage {
-    fn add(&mut self, other: Self) {
-        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
-        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
-        self.total_tokens = self.total_tokens.saturating_add(other.total_tokens);
-    }
+    /// Of these, tokens of reasoning.
+    pub reasoning_tokens: u64,
+    /// Answers that were paid for, those of earlier deliveries included.
+    pub calls: u32,
+    /// The model that answered last, as the provider names it; otherwise the one that was asked.
+    pub model: String,
 }
 
 /// Makes flashcards.
@@ -236,8 +268,8 @@ impl GenerateFlashcards {
     /// Runs one job.
     ///
     /// # Errors
-    /// [`Class::Permanent`](crate::Class::Permanent) for a bad payload, a refusal, or an answer that is cut off
-    /// twice; [`Class::Deployment`](crate::Class::Deployment) without a key; else what the guard says.
+    /// [`Class::Permanent`] for a bad payload, a refusal, or two answers without a usable card;
+    /// [`Class::Deployment`] without a key; otherwise the guard's failure.
     pub async fn run(&self, payload: Payload, guard: &dyn Guard) -> Result<Output, Failure> {
         payload.validate()?;
         let openai = self.openai.as_ref().ok_or_else(|| {
@@ -261,27 +293,193 @@ async fn generate(
     chat: &Chat<'_>,
 ) -> Result<Output, Failure> {
     let cap = prompt::token_cap(payload);
-    let mut token_usage = TokenUsage::default();
-    // An answer that was cut off is asked for once more with twice the room. It has its own step, because the
-    // cut answer was paid for: where replies are kept, it is kept under the first.
-    for (step, cap) in [("chat", cap), ("chat:larger", 2 * cap)] {
+    let ask = async |step, cap| {
         let request = prompt::request(payload, model, cap);
         let call = Call::new(Provider::OpenAi, step).with_estimated_tokens(request.estimated_tokens);
-        let attempt = || chat(request.body.clone());
-        let read = |answer: &_| answer::read(answer, payload);
-        let (answer, usage) = context::ask(guard, &call, &attempt, &read).await?;
-        token_usage.add(usage);
-        if let Answer::Cards(flashcards) = answer {
-            return Ok(Output {
-                success: true,
-                flashcards,
-                token_usage,
-            });
+        let read = |body: &RawValue| Ok(DeckAnswer::read(body, payload, cap).into_reading());
+        context::read_call(guard, &call, &|| chat(request.body.clone()), &read).await
+    };
+    let mut account = Account::new(model);
+    let first = ask("chat", cap).await?;
+    let mut best = first.reading.value;
+    account.add(&best);
+    if let Some(refusal) = best.refusal() {
+        return Err(refusal);
+    }
+    // Another step, because the first answer was paid for, and is kept under its own.
+    let second = match best.gap() {
+        None => None,
+        Some(Gap::CutOff) => Some(("chat:larger", 2 * cap)),
+        Some(Gap::NoCard) if first.is_second => None,
+        Some(Gap::NoCard) => Some(("chat:again", cap)),
+    };
+    if let Some((step, cap)) = second {
+        match ask(step, cap).await {
+            Ok(answer) => {
+                let answer = answer.reading.value;
+                account.add(&answer);
+                if answer.deck.cards.len() >= best.deck.cards.len() {
+                    best = answer;
+                }
+            }
+            // The job comes back, and finds the first answer kept.
+            Err(failure) if matches!(failure.class(), Class::Blocked | Class::Cancelled) => {
+                return Err(failure);
+            }
+            // A small deck is better than none.
+            Err(failure) if best.deck.cards.is_empty() => return Err(failure),
+            Err(_) => {}
         }
     }
-    let message = format!(
-        "openai: the answer was cut off, even with room for {} tokens",
-        2 * cap
-    );
-    Err(Failure::permanent(message).by(Provider::OpenAi))
+    if best.deck.cards.is_empty() {
+        return Err(best.refusal().unwrap_or_else(|| best.without_cards()));
+    }
+    Ok(account.output(best.deck.cards, payload))
+}
+
+/// Adds up the tokens of a job's answers.
+struct Account {
+    tokens: TokenCounts,
+    calls: u32,
+    model: String,
+}
+
+impl Account {
+    fn new(model: &str) -> Self {
+        Self {
+            tokens: TokenCounts::default(),
+            calls: 0,
+            model: model.to_owned(),
+        }
+    }
+
+    fn add(&mut self, answer: &DeckAnswer) {
+        self.tokens.add(answer.tokens);
+        self.calls = self.calls.saturating_add(1);
+        if !answer.model.is_empty() {
+            self.model.clone_from(&answer.model);
+        }
+    }
+
+    fn output(self, flashcards: Vec<Flashcard>, payload: &Payload) -> Output {
+        Output {
+            success: true,
+            flashcards,
+            requested_cards: payload.wanted(),
+            token_usage: self.tokens.total,
+            usage: Usage {
+                prompt_tokens: self.tokens.prompt,
+                cached_tokens: self.tokens.cached,
+                completion_tokens: self.tokens.completion,
+                reasoning_tokens: self.tokens.reasoning,
+                calls: self.calls,
+                model: self.model,
+            },
+        }
+    }
+}
+
+/// An answer of the model, read as a deck.
+struct DeckAnswer {
+    deck: Deck,
+    refusal: String,
+    finish: Finish,
+    tokens: TokenCounts,
+    model: String,
+    has_choice: bool,
+    /// The room that the request left for the answer, tokens.
+    cap: u64,
+}
+
+/// Why an answer is asked for once more.
+enum Gap {
+    /// The model ran out of room before it had written enough cards.
+    CutOff,
+    /// No card of the answer is usable.
+    NoCard,
+}
+
+impl DeckAnswer {
+    fn read(body: &RawValue, payload: &Payload, cap: u64) -> Self {
+        let answer = ChatAnswer::read(body);
+        Self {
+            deck: deck::read(&answer.text, payload),
+            refusal: answer.refusal,
+            finish: answer.finish,
+            tokens: answer.tokens,
+            model: answer.model,
+            has_choice: answer.has_choice,
+            cap,
+        }
+    }
+
+    fn into_reading(self) -> Reading<Self> {
+        Reading {
+            // An answer that was cut off leads to the larger call, which may be kept as well.
+            is_useful: !self.deck.cards.is_empty() || (self.is_cut_off() && self.refusal().is_none()),
+            value: self,
+        }
+    }
+
+    /// Whether the room for the answer was too small, as far as the provider tells.
+    fn is_cut_off(&self) -> bool {
+        self.finish == Finish::Length
+            || (self.deck.end == ScanEnd::CutOff && self.tokens.completion >= self.cap)
+    }
+
+    fn gap(&self) -> Option<Gap> {
+        match self.deck.cards.len() {
+            0..ENOUGH_OF_A_CUT_DECK if self.is_cut_off() => Some(Gap::CutOff),
+            0 => Some(Gap::NoCard),
+            _ => None,
+        }
+    }
+
+    /// The failure of a job whose material the model or a filter refuses. A usable deck comes before a refusal.
+    fn refusal(&self) -> Option<Failure> {
+        if !self.deck.cards.is_empty() {
+            return None;
+        }
+        let message = if !self.refusal.is_empty() {
+            format!("openai: the model refused: {}", excerpt(&self.refusal))
+        } else if self.finish == Finish::ContentFilter {
+            "openai: the content filter stopped the answer".to_owned()
+        } else {
+            return None;
+        };
+        Some(Failure::permanent(message).by(Provider::OpenAi))
+    }
+
+    /// The failure of a job after its last answer.
+    fn without_cards(&self) -> Failure {
+        let mut message = "openai: unusable answer: ".to_owned();
+        let TokenCounts {
+            completion,
+            reasoning,
+            ..
+        } = self.tokens;
+        if self.is_cut_off() {
+            message += &format!("it was cut off, even with room for {} tokens", self.cap);
+            if reasoning > 0 {
+                message += &format!(
+                    "; {reasoning} of its {completion} tokens were reasoning: set OPENAI_MODEL to a model \
+                     that reasons less"
+                );
+            }
+        } else if !self.has_choice {
+            message += "it holds no choice with a message";
+        } else {
+            message += "it holds no usable flashcard";
+            let dropped = self.deck.dropped.to_string();
+            if !dropped.is_empty() {
+                message += &format!(" (dropped: {dropped})");
+            }
+        }
+        Failure::permanent(message).by(Provider::OpenAi)
+    }
+}
+
+/// The beginning of the model's own words, on one line.
+fn excerpt(text: &str) -> String {
+    crate::text::clean(text).chars().take(REFUSAL_EXCERPT).collect()
 }

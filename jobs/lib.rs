@@ -8,26 +8,35 @@
 //! - [`failure`]: [`Failure`] and its [`Class`], the one verdict that retry and gate both read.
 //! - [`context`]: [`Guard`], through which a handler makes its paid calls.
 //! - [`media`]: bytes from base64, https or the uploads folder; audio to 16 kHz mono.
+//! - [`MemoryBudget`]: bounds what all jobs hold in memory together.
+//! - [`redaction`]: secrets out of texts.
 //! - [`providers`]: protocol and classification, one attempt each.
 
 pub mod assess_pronunciation;
+mod chat_answer;
 pub mod context;
+mod failed_reason;
 pub mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod generate_flashcards;
 pub mod media;
+mod memory;
 mod payload;
 pub mod process_image;
 pub mod providers;
 mod raw;
+pub mod redaction;
 mod registry;
 mod settings;
 #[cfg(test)]
 mod testing;
+mod text;
 
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
+pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Class, Culprit, Failure};
+pub use memory::{MemoryBudget, Room};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

@@ -4,27 +4,31 @@
 //!
 //! # Layout
 //! - [`Media`]: loads the bytes of one [`Source`].
-//! - `fetch`: downloads; `address`: which hosts a download may reach.
-//! - [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is only repacked;
-//!   `vorbis`: a guard before its decoder.
+//! - `fetch`: downloads; `address`: which hosts a download may reach. `files`: the uploads folder.
+//! - [`decoder`]: where recordings are decoded. [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is
+//!   only repacked; `bounds`, `vorbis`: what is refused before it reaches a decoder.
 //! - [`image`]: format and size of a picture, from its header.
 
 use std::{
-    io::Error,
-    path::{Path, PathBuf},
+    fs::File,
+    io::{Error, Read},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
-use tokio::{fs, io::AsyncReadExt, time::sleep};
+use tokio::{task::spawn_blocking, time::sleep};
 
-use crate::{Class, Failure, MediaSettings};
+use crate::{Class, Failure, MediaSettings, MemoryBudget, Room};
 
 mod address;
 pub mod audio;
+mod bounds;
+pub mod decoder;
 mod fetch;
+mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod image;
@@ -35,9 +39,13 @@ mod vorbis;
 
 use fetch::Fetcher;
 pub(crate) use fetch::Shown;
+use files::{Unopened, open_beneath};
 
 /// Pauses before a download is tried again. A medium is small and free, a job that goes back to its queue is not.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
+
+/// Name of the web API's uploads folder, with which its paths begin.
+const UPLOADS: &str = "uploads";
 
 /// Where the bytes of one payload field are. Not `Debug`: a URL can be signed, and a payload can be long.
 #[derive(Clone, Copy)]
@@ -46,7 +54,7 @@ pub enum Source<'a> {
     Url(&'a str),
     /// Base64, standard or URL-safe, padded or not, perhaps as a `data:` URL.
     Base64(&'a str),
-    /// A path below the uploads folder, absolute or relative to it.
+    /// A path below the uploads folder: absolute, relative to it, or beginning with its name.
     FilePath(&'a str),
 }
 
@@ -56,20 +64,22 @@ pub struct Media {
     fetcher: Fetcher,
     uploads_dir: Option<Arc<Path>>,
     max_bytes: u64,
+    memory: MemoryBudget,
     /// Pauses before a download is tried again; tests do without.
     pub(crate) pauses: [Duration; 2],
 }
 
 impl Media {
-    /// Builds the HTTP clients. Opens no connection.
+    /// Builds the HTTP clients. Opens no connection. What is loaded takes room of `memory` for as long as it is held.
     ///
     /// # Errors
     /// When a client cannot be built (no TLS roots, say).
     ///
     /// # Panics
     /// When the process has installed no default crypto provider for rustls.
-    pub fn new(settings: &MediaSettings) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: &MediaSettings, memory: MemoryBudget) -> Result<Self, reqwest::Error> {
         Ok(Self {
+            memory,
             fetcher: Fetcher::new(settings)?,
             uploads_dir: settings.uploads_dir.as_ref().map(|dir| Arc::from(dir.as_path())),
             max_bytes: settings.max_bytes,
@@ -85,6 +95,24 @@ impl Media {
     /// too large; [`Class::Transient`] when it could not be reached or read this time;
     /// [`Class::Deployment`] when the uploads folder itself cannot be opened.
     pub async fn load(&self, field: &str, source: Source<'_>) -> Result<Bytes, Failure> {
+        let room = self.memory.room(self.size(source)).await;
+        self.load_into(room, field, source).await
+    }
+
+    /// Waits for room for all of these sources, in one go: jobs that took it piece by piece could wait for each other.
+    pub(crate) async fn rooms(&self, sources: impl Iterator<Item = Source<'_>> + Clone) -> Vec<Room> {
+        let sizes = sources.map(|source| self.size(source));
+        let mut all = self.memory.room(sizes.clone().sum()).await;
+        sizes.map(|size| all.split(size)).collect()
+    }
+
+    /// As [`load`](Self::load), into room that was reserved before.
+    pub(crate) async fn load_into(
+        &self,
+        mut room: Room,
+        field: &str,
+        source: Source<'_>,
+    ) -> Result<Bytes, Failure> {
         let bytes = match source {
             Source::Url(url) => self.download(field, url).await?,
             Source::Base64(text) => self.decode(field, text)?,
@@ -93,10 +121,20 @@ impl Media {
         if bytes.is_empty() {
             return Err(Failure::invalid_field(field, "is empty"));
         }
-        Ok(bytes)
+        room.shrink(bytes.len() as u64);
+        Ok(room.hold(bytes))
     }
 
-    async fn download(&self, field: &str, url: &str) -> Result<Bytes, Failure> {
+    /// Bytes that a source may come to.
+    fn size(&self, source: Source<'_>) -> u64 {
+        match source {
+            Source::Base64(text) => (text.len() as u64 / 4 * 3).min(self.max_bytes),
+            // Nothing tells before it is loaded.
+            Source::Url(_) | Source::FilePath(_) => self.max_bytes,
+        }
+    }
+
+    async fn download(&self, field: &str, url: &str) -> Result<Vec<u8>, Failure> {
         for pause in self.pauses {
             match self.fetcher.get(field, url).await {
                 Err(failure) if failure.class() == Class::Transient => sleep(pause).await,
@@ -106,7 +144,7 @@ impl Media {
         self.fetcher.get(field, url).await
     }
 
-    fn decode(&self, field: &str, text: &str) -> Result<Bytes, Failure> {
+    fn decode(&self, field: &str, text: &str) -> Result<Vec<u8>, Failure> {
         let text = text.trim_ascii_start();
         let body = match text.get(..5) {
             Some(scheme) if scheme.eq_ignore_ascii_case("data:") => match text.split_once(',') {
@@ -122,64 +160,92 @@ impl Media {
         };
         let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
         let symbols = || body.bytes().filter(|b| !b.is_ascii_whitespace());
-        if symbols().count() as u64 / 4 * 3 > self.max_bytes {
+        let count = symbols().count();
+        if count as u64 / 4 * 3 > self.max_bytes {
             return Err(too_large(field, self.max_bytes));
         }
-        let standard: Vec<u8> = symbols()
-            .map(|symbol| match symbol {
-                b'-' => b'+',
-                b'_' => b'/',
-                other => other,
-            })
-            .collect();
-        let bytes = STANDARD_NO_PAD
-            .decode(standard)
-            .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
+        let mut standard = symbols().map(|symbol| match symbol {
+            b'-' => b'+',
+            b'_' => b'/',
+            other => other,
+        });
+        // In pieces of whole groups of four: the text is long, and need not be in memory twice.
+        let (mut bytes, mut piece) = (Vec::with_capacity(count / 4 * 3 + 3), [0; 4096]);
+        loop {
+            let mut length = 0;
+            for (place, symbol) in piece.iter_mut().zip(&mut standard) {
+                *place = symbol;
+                length += 1;
+            }
+            STANDARD_NO_PAD
+                .decode_vec(&piece[..length], &mut bytes)
+                .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
+            if length < piece.len() {
+                break;
+            }
+        }
         if bytes.len() as u64 > self.max_bytes {
             return Err(too_large(field, self.max_bytes));
         }
-        Ok(bytes.into())
+        Ok(bytes)
     }
 
-    async fn read(&self, field: &str, path: &str) -> Result<Bytes, Failure> {
+    async fn read(&self, field: &str, path: &str) -> Result<Vec<u8>, Failure> {
         let Some(folder) = &self.uploads_dir else {
             return Err(Failure::invalid_field(
                 field,
                 "file paths are refused: UPLOADS_DIR is not set",
             ));
         };
-        let folder = fs::canonicalize(folder)
-            .await
-            .map_err(|e| Failure::deployment("UPLOADS_DIR cannot be opened").caused_by(e))?;
-        // Missing, outside and not a file are one answer: a payload must not learn what else the disk holds.
-        let Some(path) = regular_file_below(&folder, path).await else {
-            return Err(Failure::invalid_field(field, "is no file below UPLOADS_DIR"));
-        };
-        let unreadable =
-            |e: Error| Failure::transient(format!("payload field \"{field}\": cannot be read")).caused_by(e);
-        let file = fs::File::open(&path).await.map_err(unreadable)?;
-        if file.metadata().await.map_err(unreadable)?.len() > self.max_bytes {
-            return Err(too_large(field, self.max_bytes));
-        }
-        let mut bytes = Vec::new();
-        // One byte more than allowed shows a file that grew after it was measured.
-        file.take(self.max_bytes.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .await
-            .map_err(unreadable)?;
-        if bytes.len() as u64 > self.max_bytes {
-            return Err(too_large(field, self.max_bytes));
-        }
-        Ok(bytes.into())
+        let (folder, path, field_name) = (folder.clone(), path.to_owned(), field.to_owned());
+        let max_bytes = self.max_bytes;
+        // Reading from a disk blocks, and must not hold up the jobs that wait for the network.
+        let read = spawn_blocking(move || read_beneath(&folder, &path, &field_name, max_bytes));
+        read.await.unwrap_or_else(|e| {
+            Err(Failure::new(Class::Cancelled, "stopped while a file was read").caused_by(e))
+        })
     }
 }
 
-/// The real path of a regular file, if that lies below `folder` once every link is followed. Looked at before it
-/// is opened, because opening a pipe would wait for its writer.
-async fn regular_file_below(folder: &Path, path: &str) -> Option<PathBuf> {
-    let real = fs::canonicalize(folder.join(path)).await.ok()?;
-    let inside = real.starts_with(folder) && fs::metadata(&real).await.ok()?.is_file();
-    inside.then_some(real)
+fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
+    let unreadable =
+        |e: Error| Failure::transient(format!("payload field \"{field}\": cannot be read")).caused_by(e);
+    let file = open_upload(folder, path).map_err(|why| match why {
+        Unopened::Folder(e) => Failure::deployment("UPLOADS_DIR cannot be opened").caused_by(e),
+        Unopened::NoFile => Failure::invalid_field(field, "is no file below UPLOADS_DIR"),
+        Unopened::Unreadable(e) => unreadable(e),
+    })?;
+    if file.metadata().map_err(unreadable)?.len() > max_bytes {
+        return Err(too_large(field, max_bytes));
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed shows a file that grew after it was measured.
+    file.take(max_bytes.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(too_large(field, max_bytes));
+    }
+    Ok(bytes)
+}
+
+/// Opens the file that a producer's path names, in any of the forms that producers use: absolute, relative to the uploads
+/// folder, or relative to the folder around it (`uploads/a.m4a`), as the web API writes it.
+fn open_upload(folder: &Path, path: &str) -> Result<File, Unopened> {
+    let path = path.trim();
+    match (open_beneath(folder, path), below_uploads(folder, path)) {
+        (Err(Unopened::NoFile), Some(rest)) => open_beneath(folder, rest),
+        (opened, _) => opened,
+    }
+}
+
+/// A relative path without its first folder, where that is the uploads folder by its name, or by the web API's name for
+/// it.
+fn below_uploads<'a>(folder: &Path, path: &'a str) -> Option<&'a str> {
+    let relative = path.trim_start_matches("./");
+    let (first, rest) = relative.split_once('/')?;
+    let is_uploads = first == UPLOADS || folder.file_name().is_some_and(|name| name == first);
+    (is_uploads && !path.starts_with('/')).then(|| rest.trim_start_matches('/'))
 }
 
 fn too_large(field: &str, max_bytes: u64) -> Failure {

@@ -13,7 +13,7 @@ use serde::{
 };
 
 use crate::{
-    Class, Failure, Guard, Provider, VisionApi,
+    Class, Failure, Guard, Provider, Room, VisionApi,
     media::{Media, Source, image},
     payload,
     providers::AzureVision,
@@ -52,6 +52,10 @@ pub struct Payload {
     #[serde(default, deserialize_with = "images")]
     #[schemars(!default, length(min = 1, max = 5))]
     pub images: Option<Vec<Image>>,
+    /// The text that this was read from: it counts as memory in use until this is dropped.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub held: Option<Bytes>,
 }
 
 /// One of several images. Exactly one of the three fields is given.
@@ -166,9 +170,10 @@ pub struct Output {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Recognition {
-    /// The text of all pages, a blank line between two.
+    /// The text of all images, a blank line between two. Each image's text starts with a line that names the image by
+    /// its number, `--- Image 1 ---`; an image without text has no such line.
     pub text: String,
-    /// One page an image, in the order of the payload.
+    /// One page an image, in the order of the payload: the parts of `text` between the lines that name the images.
     pub pages: Vec<Page>,
     /// How many pages there are.
     pub page_count: usize,
@@ -184,7 +189,7 @@ pub struct Recognition {
 pub struct Page {
     /// The number of the image, from 1.
     pub page: usize,
-    /// Its text; empty when it holds none.
+    /// Its text, without the line that names the image; empty when the image holds none.
     pub text: String,
     /// Its text, line by line.
     pub lines: Vec<String>,
@@ -237,10 +242,15 @@ impl ProcessImage {
             poll_interval: vision.poll_interval(),
         };
 
+        let rooms = self.media.rooms(sources.iter().map(|(_, source)| *source)).await;
         let loads = sources
             .iter()
-            .map(|(field, source)| self.load(field, *source, vision.api()));
+            .zip(rooms)
+            .map(|((field, source), room)| self.load(room, field, *source, vision.api()));
         let images = join_all(loads).await;
+        // The images in it are large, and calls may wait for long.
+        drop(sources);
+        drop(payload);
         let mut gathered = Gathered::default();
         for (index, image) in images.into_iter().enumerate() {
             match image {
@@ -251,8 +261,14 @@ impl ProcessImage {
         gathered.output()
     }
 
-    async fn load(&self, field: &str, source: Source<'_>, api: VisionApi) -> Result<Bytes, Failure> {
-        let bytes = self.media.load(field, source).await?;
+    async fn load(
+        &self,
+        room: Room,
+        field: &str,
+        source: Source<'_>,
+        api: VisionApi,
+    ) -> Result<Bytes, Failure> {
+        let bytes = self.media.load_into(room, field, source).await?;
         image::check(field, &bytes, api)?;
         Ok(bytes)
     }
@@ -308,13 +324,13 @@ impl Gathered {
                 None => no_image(&self.pages),
             });
         }
-        let texts: Vec<&str> = self
+        let sections: Vec<String> = self
             .pages
             .iter()
-            .map(|page| page.text.as_str())
-            .filter(|text| !text.is_empty())
+            .filter(|page| !page.text.is_empty())
+            .map(|page| format!("--- Image {} ---\n{}", page.page, page.text))
             .collect();
-        let text = texts.join("\n\n");
+        let text = sections.join("\n\n");
         let page_count = total_images;
         let result = Recognition {
             text,

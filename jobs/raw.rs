@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use crate::{Failure, Provider};
+use crate::{Failure, Provider, text::without_lone_surrogates};
 
 #[cfg(test)]
 mod tests;
@@ -63,7 +63,7 @@ pub(crate) fn pick<'a, const N: usize>(json: &'a RawValue, places: [&str; N]) ->
 /// # Errors
 /// Transient, for what is JSON and no tree: nested too deeply, or with a number that is too large.
 pub(crate) fn tree(provider: Provider, answer: &RawValue) -> Result<Value, Failure> {
-    serde_json::from_str(answer.get()).map_err(|e| {
+    serde_json::from_str(&without_lone_surrogates(answer.get())).map_err(|e| {
         Failure::transient(format!("{provider}: unusable answer: it cannot be read"))
             .by(provider)
             .caused_by(e)

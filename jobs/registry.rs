@@ -2,16 +2,17 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Failure, Guard, Settings,
-    assess_pronunciation::AssessPronunciation,
-    generate_flashcards::GenerateFlashcards,
-    media::Media,
+    Failure, Guard, MemoryBudget, Settings,
+    assess_pronunciation::{self, AssessPronunciation},
+    generate_flashcards::{self, GenerateFlashcards},
+    media::{Media, decoder::AudioDecoder},
     payload::without_values,
-    process_image::ProcessImage,
+    process_image::{self, ProcessImage},
     providers::{Clients, DialectStore},
 };
 
@@ -131,12 +132,17 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Builds the handlers and their HTTP clients. Opens no connection.
+    /// Builds the handlers and their HTTP clients. Opens no connection. Recordings are decoded by `decoder`; media take room of
+    /// `memory`.
     ///
     /// # Errors
     /// When an HTTP client cannot be built (no TLS roots, say).
-    pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
-        Self::with_store(settings, None)
+    pub fn new(
+        settings: &Settings,
+        decoder: Arc<dyn AudioDecoder>,
+        memory: MemoryBudget,
+    ) -> Result<Self, reqwest::Error> {
+        Self::with_store(settings, decoder, memory, None)
     }
 
     /// The same, for replicas that share what they learn of a provider in `store`.
@@ -145,27 +151,37 @@ impl Jobs {
     /// As [`new`](Self::new).
     pub fn with_store(
         settings: &Settings,
+        decoder: Arc<dyn AudioDecoder>,
+        memory: MemoryBudget,
         store: Option<Arc<dyn DialectStore>>,
     ) -> Result<Self, reqwest::Error> {
         let clients = Clients::new(settings, store)?;
-        let media = Media::new(&settings.media)?;
+        let media = Media::new(&settings.media, memory)?;
         Ok(Self {
             flashcards: GenerateFlashcards::new(clients.openai),
-            pronunciation: AssessPronunciation::new(clients.speech, media.clone()),
+            pronunciation: AssessPronunciation::new(clients.speech, media.clone(), decoder),
             image: ProcessImage::new(clients.vision, media),
         })
     }
 
-    /// Runs one job to its result, as JSON.
+    /// Runs one job to its result, as JSON. The payload is dropped as soon as its media are loaded.
     ///
     /// # Errors
     /// [`Class::Permanent`](crate::Class::Permanent) naming the field for a payload that does not fit its type;
     /// else what the handler or its guard says.
-    pub async fn run(&self, kind: JobType, payload: &[u8], guard: &dyn Guard) -> Result<Value, Failure> {
+    pub async fn run(&self, kind: JobType, payload: Bytes, guard: &dyn Guard) -> Result<Value, Failure> {
         match kind {
-            JobType::GenerateFlashcards => to_json(self.flashcards.run(decode(payload)?, guard).await?),
-            JobType::AssessPronunciation => to_json(self.pronunciation.run(decode(payload)?, guard).await?),
-            JobType::ProcessImage => to_json(self.image.run(decode(payload)?, guard).await?),
+            JobType::GenerateFlashcards => to_json(self.flashcards.run(decode(&payload)?, guard).await?),
+            JobType::AssessPronunciation => {
+                let mut decoded: assess_pronunciation::Payload = decode(&payload)?;
+                decoded.held = Some(payload);
+                to_json(self.pronunciation.run(decoded, guard).await?)
+            }
+            JobType::ProcessImage => {
+                let mut decoded: process_image::Payload = decode(&payload)?;
+                decoded.held = Some(payload);
+                to_json(self.image.run(decoded, guard).await?)
+            }
         }
     }
 
@@ -175,11 +191,9 @@ impl Jobs {
     /// [`Class::Permanent`](crate::Class::Permanent), naming the field.
     pub fn validate(kind: JobType, payload: &[u8]) -> Result<(), Failure> {
         match kind {
-            JobType::GenerateFlashcards => decode::<crate::generate_flashcards::Payload>(payload)?.validate(),
-            JobType::AssessPronunciation => {
-                decode::<crate::assess_pronunciation::Payload>(payload)?.validate()
-            }
-            JobType::ProcessImage => decode::<crate::process_image::Payload>(payload)?.validate(),
+            JobType::GenerateFlashcards => decode::<generate_flashcards::Payload>(payload)?.validate(),
+            JobType::AssessPronunciation => decode::<assess_pronunciation::Payload>(payload)?.validate(),
+            JobType::ProcessImage => decode::<process_image::Payload>(payload)?.validate(),
         }
     }
 }

@@ -16,7 +16,8 @@ pub(crate) mod server;
 /// Makes up to three attempts, like the real guard, but at once. Replays the replies that it was given.
 #[derive(Default)]
 pub(crate) struct FakeGuard {
-    kept: HashMap<String, Reply>,
+    kept: Mutex<HashMap<String, Reply>>,
+    useless: Mutex<Vec<String>>,
     refusal: Option<Class>,
     calls: Mutex<Vec<Call>>,
 }
@@ -29,7 +30,7 @@ impl FakeGuard {
             .map(|(step, body)| (step.to_owned(), reply(body)))
             .collect();
         Self {
-            kept,
+            kept: Mutex::new(kept),
             ..Self::default()
         }
     }
@@ -50,6 +51,11 @@ impl FakeGuard {
             .iter()
             .map(|call| call.step.to_string())
             .collect()
+    }
+
+    /// The steps whose reply was of no use, in order.
+    pub(crate) fn useless_steps(&self) -> Vec<String> {
+        self.useless.lock().unwrap().clone()
     }
 
     /// The steps that are not paid for, in order.
@@ -77,7 +83,7 @@ impl Guard for FakeGuard {
         if let Some(class) = self.refusal {
             return Err(Failure::new(class, "refused"));
         }
-        if let Some(reply) = self.kept.get(call.step.as_ref()) {
+        if let Some(reply) = self.kept.lock().unwrap().get(call.step.as_ref()) {
             return Ok(reply.clone());
         }
         for _ in 1..3 {
@@ -87,6 +93,13 @@ impl Guard for FakeGuard {
             }
         }
         attempt().await
+    }
+
+    async fn useless(&self, call: &Call, is_kept: bool) {
+        self.useless.lock().unwrap().push(call.step.to_string());
+        if is_kept {
+            self.kept.lock().unwrap().remove(call.step.as_ref());
+        }
     }
 }
 

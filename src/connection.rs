@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -24,6 +24,8 @@ use crate::telemetry::metrics::{
 
 /// No call to Redis waits longer than this for its answer, unless its caller says otherwise.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same where the answer, or the question, is a large payload: several may be before it on their socket.
+const LARGE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls in a row without an answer after which the socket counts as dead. A partition sends no RST, so nothing
 /// else would ever tell.
@@ -111,6 +113,10 @@ struct Inner {
     left: Mutex<Option<Instant>>,
     /// The last call found no connection.
     cut_off: AtomicBool,
+    /// How long an answer may take.
+    response_timeout: Duration,
+    /// The connection of large payloads, once there was one.
+    large: OnceLock<Connection>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -125,8 +131,11 @@ impl Connection {
     /// # Errors
     /// When the URL is not one that Redis clients understand, or a certificate cannot be read.
     pub fn open(address: &RedisAddress) -> Result<Self, RedisError> {
-        let client = address.client()?;
-        let manager = Mutex::new(new_manager(&client)?);
+        Self::of(address.client()?, RESPONSE_TIMEOUT)
+    }
+
+    fn of(client: Client, response_timeout: Duration) -> Result<Self, RedisError> {
+        let manager = Mutex::new(new_manager(&client, response_timeout)?);
         Ok(Self(Arc::new(Inner {
             client,
             manager,
@@ -134,7 +143,23 @@ impl Connection {
             generation: AtomicU64::new(0),
             left: Mutex::new(None),
             cut_off: AtomicBool::new(false),
+            response_timeout,
+            large: OnceLock::new(),
         })))
+    }
+
+    /// The connection on which large payloads travel. What shared a socket with one would wait for all of it, and count
+    /// as unanswered.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn for_large(&self) -> Result<&Self, RedisError> {
+        if self.0.large.get().is_none() {
+            let large = Self::of(self.0.client.clone(), LARGE_RESPONSE_TIMEOUT)?;
+            let _ = self.0.large.set(large); // Another task may have been first: its connection is the one.
+        }
+        let missing = || RedisError::from((ErrorKind::Client, "no connection for large payloads"));
+        self.0.large.get().ok_or_else(missing)
     }
 
     /// Runs a script: one round trip, two when Redis has forgotten the script.
@@ -249,7 +274,7 @@ impl Connection {
     }
 
     fn reopen(&self, why: &str) {
-        if let Ok(fresh) = new_manager(&self.0.client) {
+        if let Ok(fresh) = new_manager(&self.0.client, self.0.response_timeout) {
             tracing::warn!("{why}");
             *self.0.manager.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
             self.0.generation.fetch_add(1, Ordering::Relaxed);
@@ -261,10 +286,10 @@ fn refuses_writes(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
-fn new_manager(client: &Client) -> Result<ConnectionManager, RedisError> {
+fn new_manager(client: &Client, response_timeout: Duration) -> Result<ConnectionManager, RedisError> {
     let config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT))
+        .set_response_timeout(Some(response_timeout))
         .set_number_of_retries(0)
         // The default of 50 makes callers queue behind each other at a few hundred jobs in flight.
         .set_pipeline_buffer_size(1024);

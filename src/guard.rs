@@ -284,6 +284,19 @@ impl Guard for JobGuard<'_> {
             info!(%provider, nth = nth + 1, "Retrying {provider} call (attempt {}): {failure}", nth + 1);
         }
     }
+
+    async fn useless(&self, call: &Call, is_kept: bool) {
+        let (provider, step) = (call.provider, &call.step);
+        if is_kept {
+            warn!(%provider, %step, "the answer that was kept of an earlier delivery is useless: it is dropped, and asked for again");
+            if let Some(page) = &self.page {
+                page.drop_kept(call).await;
+            }
+        } else {
+            warn!(%provider, %step, "the provider's answer is useless for this job: it does not count for the breaker");
+            PROCESS.useless_answers[provider.index()].add(1);
+        }
+    }
 }
 
 /// How long the provider asks to wait.

@@ -8,6 +8,7 @@
 //! - [`replica`]: one replica, wired from the configuration: brokers, workers, HTTP.
 //! - [`queue`]: the trait `Broker` and the layouts behind it.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
+//! - [`media_helper`]: the processes in which untrusted recordings are decoded.
 //! - [`guard`] and [`retry`]: what stands around every provider call.
 //! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
 //! - [`check`]: what stands in the way of a deployment.
@@ -31,6 +32,7 @@ pub mod gate;
 pub mod guard;
 pub mod keys;
 pub mod ledger;
+pub mod media_helper;
 pub mod migrate;
 pub mod monitor;
 pub mod operator;

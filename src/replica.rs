@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Context;
+use jobs::MemoryBudget;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -12,6 +13,7 @@ use crate::{
     dialects::Dialects,
     gate::Gates,
     ledger::Ledger,
+    media_helper::{HelperLimits, HelperPool},
     migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
@@ -55,6 +57,9 @@ impl Replica {
         if let Some(fault) = config.drain_fault() {
             warn!("{fault}");
         }
+        for fault in config.access_faults() {
+            warn!("{fault}");
+        }
         let connection = Connection::open(&config.redis).context("REDIS_URL")?;
         let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);
         let rules = OutcomeRules {
@@ -67,13 +72,21 @@ impl Replica {
         let ledger = config
             .ledger_ttl
             .map(|ttl| Arc::new(Ledger::new(connection.clone(), ttl, config.unknown_calls)));
+        let decoder = HelperPool::new(
+            config.media_helper.clone(),
+            HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
+        );
         let dispatcher = Dispatcher {
             jobs: jobs::Jobs::with_store(
                 &config.handlers,
+                decoder,
+                MemoryBudget::new(config.media_memory / 2),
                 Some(Arc::new(Dialects::new(connection.clone()))),
             )
             .context("cannot build the providers' clients")?,
             gates: gates.clone(),
+            // Apart from the media: a job holds room of both at a time.
+            payloads: MemoryBudget::new(config.media_memory / 2),
             ledger: ledger.clone(),
             retry: config.retry,
             rules: rules.clone(),

@@ -4,19 +4,27 @@
 use serde_json::Value;
 
 use super::{Assessment, PASS_SCORE, Phoneme, Word};
-use crate::{Failure, Provider};
+use crate::{Failure, Provider, context::Unusable};
 
 /// The scores in an answer, or `None` when no speech was heard.
 ///
-/// An answer that has not the agreed form is transient. Speech without a single score is permanent: the provider
-/// understood it, and would not score it the next time either.
-pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessment>, Failure> {
+/// The status `Error` is the provider's own fault. Any other answer of an unexpected form is useless. Speech without a
+/// single score is final: the provider understood it, and would not score it the next time either.
+pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessment>, Unusable> {
     match body["RecognitionStatus"].as_str() {
         Some("Success") => {}
         Some("NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => return Ok(None),
+        Some("Error") => {
+            let message = "azure-speech: the service failed inside of its answer (RecognitionStatus Error)";
+            return Err(Unusable::ProviderFault(
+                Failure::transient(message).by(Provider::AzureSpeech),
+            ));
+        }
         _ => {
             let message = "azure-speech: unusable answer: no known RecognitionStatus";
-            return Err(Failure::transient(message).by(Provider::AzureSpeech));
+            return Err(Unusable::Useless(
+                Failure::transient(message).by(Provider::AzureSpeech),
+            ));
         }
     }
     let best = best_of(body);
@@ -30,7 +38,9 @@ pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessme
     let Some(pronunciation) = score(best, "PronScore").or(accuracy) else {
         let message =
             "azure-speech: heard speech but gave no scores: is this language supported for assessment?";
-        return Err(Failure::permanent(message).by(Provider::AzureSpeech));
+        return Err(Unusable::Final(
+            Failure::permanent(message).by(Provider::AzureSpeech),
+        ));
     };
     Ok(Some(Assessment {
         accuracy_score: accuracy.unwrap_or(0.0),

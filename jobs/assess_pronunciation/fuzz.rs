@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target ends at a broken property"
 )]
 
 use hostile::Target;
@@ -40,7 +40,8 @@ pub static SPEECH_ANSWER: Target = Target::new("speech_answer", |input| {
             );
             assert!(serde_json::to_value(Output::scored(assessment)).is_ok());
         }
-        Err(failure) => {
+        Err(unusable) => {
+            let failure = Failure::from(unusable);
             expect_modest(&failure);
             assert!(
                 matches!(failure.class(), Class::Transient | Class::Permanent),

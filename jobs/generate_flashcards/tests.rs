@@ -1,15 +1,9 @@
-use serde_json::{
-    Value, json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, json, value::RawValue};
 
 use super::*;
-use crate::{
-    Class,
-    testing::{FakeGuard, Script},
-};
+use crate::testing::{FakeGuard, Script};
 
-mod answers;
+mod corpus;
 mod flow;
 mod payloads;
 mod requests;
@@ -25,46 +19,45 @@ fn payload(change: Value) -> Payload {
     serde_json::from_value(payload).unwrap()
 }
 
-/// What a request asks, as the provider reads it.
-fn asked(request: &RawValue) -> Value {
+/// The request, as the provider reads it.
+fn parsed(request: &RawValue) -> Value {
     serde_json::from_str(request.get()).unwrap()
 }
 
-fn card(front: &str, topic: &str) -> Value {
-    json!({
-        "front": front, "back": "an answer", "topic": topic, "difficulty": "beginner", "example": "In use.",
-        "pronunciation": null,
-    })
+/// A finished answer with numbered cards.
+fn deck(count: usize) -> Value {
+    let cards: Vec<_> = (0..count)
+        .map(|n| {
+            json!({
+                "front": format!("term {n}"), "back": "a meaning", "topic": "Cells", "difficulty": "beginner",
+                "example": format!("Here is term {n} in use."), "pronunciation": null,
+            })
+        })
+        .collect();
+    answer(&json!({ "flashcards": cards }).to_string(), "stop")
 }
 
-/// A finished answer with these cards.
-fn deck(cards: &[Value]) -> Value {
-    let content = json!({ "flashcards": cards }).to_string();
+fn answer(content: &str, finish_reason: &str) -> Value {
     json!({
-        "choices": [{ "message": { "content": content, "refusal": null }, "finish_reason": "stop" }],
+        "choices": [{ "message": { "content": content, "refusal": null }, "finish_reason": finish_reason }],
         "usage": { "prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150 },
+        "model": "gpt-4o-mini-2024-07-18",
     })
 }
 
-fn numbered(count: usize) -> Vec<Value> {
-    (0..count).map(|n| card(&format!("front {n}"), "Cells")).collect()
+/// An answer that was cut off behind this many cards.
+fn cut_behind(count: usize) -> Value {
+    let whole = deck(count + 1);
+    let content = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    let last = format!("term {count}");
+    answer(
+        &content[..content.find(&last).unwrap_or(content.len()) + 3],
+        "length",
+    )
 }
 
-fn cut_off() -> Value {
-    json!({
-        "choices": [{ "message": { "content": "{\"flashcards\":[{\"fro" }, "finish_reason": "length" }],
-        "usage": { "prompt_tokens": 100, "completion_tokens": 4000 },
-    })
-}
-
-fn read(body: &Value, change: Value) -> Vec<Flashcard> {
-    let body = to_raw_value(body).unwrap();
-    match answer::read(&body, &payload(change)).unwrap().0 {
-        Answer::Cards(cards) => cards,
-        Answer::CutOff => panic!("cut off"),
-    }
-}
-
-fn refused(body: &Value) -> Failure {
-    answer::read(&to_raw_value(body).unwrap(), &payload(json!({}))).unwrap_err()
+fn refusal() -> Value {
+    let mut body = answer("", "stop");
+    body["choices"][0]["message"] = json!({ "content": null, "refusal": "I cannot\nhelp with that." });
+    body
 }

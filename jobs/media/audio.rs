@@ -1,5 +1,5 @@
 //! Any recording to what Azure Speech takes: 16 kHz mono 16-bit WAV, or Opus in Ogg. The format is told from the
-//! content, never from a name. Containers and codecs are decoded in process; only Opus stays coded.
+//! content, never from a name. Only Opus stays coded. [`decoder`](super::decoder) says in which process this runs.
 
 use std::{fmt, io::Cursor, time::Duration};
 
@@ -12,9 +12,12 @@ use symphonia::core::{
     io::MediaSourceStream,
     packet::Packet,
 };
-use tokio::task::spawn_blocking;
 
-use super::{opus, vorbis};
+use super::{
+    bounds::{self, Damage},
+    decoder::{AudioDecoder, Undecoded},
+    opus, vorbis,
+};
 use crate::{Class, Failure};
 
 #[cfg(test)]
@@ -24,7 +27,7 @@ mod tests;
 const SAMPLE_RATE: u32 = 16_000;
 
 /// Sample rates that recordings have. Others are forged headers, and would cost memory.
-const SOURCE_RATES: std::ops::RangeInclusive<u32> = 4_000..=192_000;
+pub(super) const SOURCE_RATES: std::ops::RangeInclusive<u32> = 4_000..=192_000;
 
 /// Encoders add some silence before and after. A recording that is too long by no more than this is cut.
 pub(super) const PADDING: Duration = Duration::from_millis(200);
@@ -85,6 +88,8 @@ pub(super) enum Reject {
     Damaged(Error),
     #[error("audio has a sample rate of {0} Hz, {min} to {max} are supported", min = SOURCE_RATES.start(), max = SOURCE_RATES.end())]
     SampleRate(u32),
+    #[error("audio has {0} channels, at most {max} are supported", max = bounds::MOST_CHANNELS)]
+    Channels(usize),
     #[error("audio cannot be resampled: {0}")]
     Resample(Box<dyn std::error::Error + Send + Sync>),
     #[error("audio is empty")]
@@ -95,30 +100,28 @@ pub(super) enum Reject {
     LongerThan(Duration),
 }
 
-/// Makes any supported recording ready to be sent. The work is CPU-bound and runs on a blocking thread; its
-/// memory is bounded by `limit`, whatever the file claims. `limit` is the longest duration allowed (30 s for
-/// assessment); up to 0.2 s more, which encoders pad, are cut off.
+/// Makes any supported recording ready to be sent. `limit` is the longest duration allowed (30 s for assessment); up to
+/// 0.2 s more, which encoders pad, are cut off.
 ///
 /// # Errors
-/// [`Class::Permanent`], naming `field`, for audio that is not one, damaged, empty or too
-/// long; [`Class::Cancelled`] when the process is stopping.
-pub async fn prepare(field: &str, bytes: Bytes, limit: Duration) -> Result<Audio, Failure> {
-    match spawn_blocking(move || convert(bytes, limit)).await {
-        Ok(outcome) => outcome.map_err(|why| Failure::invalid_field(field, why)),
-        // A decoder tripped over this file; it would again.
-        Err(e) if e.is_panic() => Err(Failure::invalid_field(
-            field,
-            "audio is damaged: its decoder gave up",
-        )),
-        Err(_) => Err(Failure::new(
-            Class::Cancelled,
-            "stopped while the audio was decoded",
-        )),
-    }
+/// [`Class::Permanent`], naming `field`, for audio that is not one, damaged, empty, too long, or too much for its
+/// decoder; [`Class::Transient`] when the host cut the decoding short; [`Class::Cancelled`] when the process is stopping.
+pub async fn prepare(
+    decoder: &dyn AudioDecoder,
+    field: &str,
+    bytes: Bytes,
+    limit: Duration,
+) -> Result<Audio, Failure> {
+    decoder.decode(bytes, limit).await.map_err(|why| match why {
+        Undecoded::Recording(why) => Failure::invalid_field(field, why),
+        Undecoded::Interrupted(why) => Failure::transient(format!("payload field \"{field}\": {why}")),
+        Undecoded::Stopped => Failure::new(Class::Cancelled, why.to_string()),
+    })
 }
 
-pub(super) fn convert(bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
-    let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), Default::default());
+pub(super) fn convert(mut bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
+    let audio = bytes.split_off(bounds::skip_id3v2(&bytes));
+    let stream = MediaSourceStream::new(Box::new(Cursor::new(audio)), Default::default());
     let format = symphonia::default::get_probe()
         .probe(
             &Default::default(),
@@ -127,16 +130,18 @@ pub(super) fn convert(bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
             Default::default(),
         )
         .map_err(Reject::Container)?;
+    bounds::check_tracks(&*format)?;
     let track = format
         .default_track(TrackType::Audio)
         .ok_or(Reject::NoTrack)?
         .clone();
-    let codec = track
+    let parameters = track
         .codec_params
         .as_ref()
         .and_then(|params| params.audio())
-        .ok_or(Reject::NoTrack)?
-        .codec;
+        .ok_or(Reject::NoTrack)?;
+    bounds::check_parameters(parameters)?;
+    let codec = parameters.codec;
     let packets = Packets {
         format,
         track: track.id,
@@ -172,7 +177,13 @@ impl Packets {
         while self.left > 0 {
             self.left -= 1;
             match self.format.next_packet() {
-                Ok(Some(packet)) if packet.track_id == self.track => return Some(packet),
+                Ok(Some(packet)) if packet.track_id == self.track => {
+                    if packet.data.len() > bounds::MOST_PACKET_BYTES {
+                        self.error = Some(Error::LimitError("a packet is larger than 2 MiB"));
+                        return None;
+                    }
+                    return Some(packet);
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
                 Err(e) => {
@@ -206,12 +217,14 @@ fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f
         .make_audio_decoder(params, &Default::default())
         .map_err(Reject::Damaged)?;
     let (mut mono, mut rate, mut interleaved) = (Vec::new(), None, Vec::<f32>::new());
+    let mut damage = Damage::default();
     while let Some(packet) = packets.next_packet() {
         let decoded = match decoder.decode(&packet) {
             Ok(decoded) => decoded,
             // A bad packet is left out, as a player would.
             Err(e @ (Error::DecodeError(_) | Error::IoError(_))) => {
                 packets.error.get_or_insert(e);
+                damage.add()?;
                 continue;
             }
             Err(e) => return Err(Reject::Damaged(e)),
@@ -220,7 +233,11 @@ fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f
         if !SOURCE_RATES.contains(&packet_rate) || *rate.get_or_insert(packet_rate) != packet_rate {
             return Err(Reject::SampleRate(packet_rate));
         }
-        if channels == 0 {
+        if channels > bounds::MOST_CHANNELS {
+            return Err(Reject::Channels(channels));
+        }
+        if channels == 0 || decoded.frames() == 0 {
+            damage.add()?;
             continue;
         }
         decoded.copy_to_vec_interleaved(&mut interleaved);

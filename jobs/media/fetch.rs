@@ -1,18 +1,27 @@
 //! Downloads of what a payload's URL points to. A URL comes from a user: it is checked before each request, on
 //! every redirect as on the first, and the name behind it only ever resolves to public addresses.
 
-use std::{error::Error, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use bytes::Bytes;
-use reqwest::{Client, Response, StatusCode, header::LOCATION, redirect};
-use tokio::time::timeout;
+use reqwest::{Client, Response, StatusCode, dns::Resolve as _, header::LOCATION, redirect};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::AbortHandle,
+    time::timeout,
+};
 use url::{Host, Url};
 
 use super::{
     address::{NotPublic, PublicOnly, is_public},
     too_large,
 };
-use crate::{Failure, MediaSettings};
+use crate::{Class, Failure, MediaSettings};
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +39,50 @@ pub(super) struct Fetcher {
     allowed: Arc<[String]>,
     max_bytes: u64,
     timeout: Duration,
+    threads: Arc<Threads>,
+}
+
+/// The threads that downloads run on. A server may send faster than it can be listened to (informational responses
+/// without end, say); on the worker's one thread that would hold up every other job.
+#[derive(Debug, Default)]
+struct Threads(OnceLock<Runtime>);
+
+impl Threads {
+    /// Two, so that one such server does not hold up all other downloads.
+    const COUNT: usize = 2;
+
+    fn get(&self) -> std::io::Result<&Runtime> {
+        if let Some(runtime) = self.0.get() {
+            return Ok(runtime);
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(Self::COUNT)
+            .thread_name("download")
+            .enable_all()
+            .build()?;
+        // Of two that are built at a time, one is dropped, which must not wait within a task.
+        if let Err(other) = self.0.set(runtime) {
+            other.shutdown_background();
+        }
+        self.0.get().ok_or_else(|| std::io::Error::other("no threads"))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Ends a download that is not waited for any more.
+struct Abort(AbortHandle);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Fetcher {
@@ -51,27 +104,43 @@ impl Fetcher {
             allowed: settings.allowed_hosts.clone().into(),
             max_bytes: settings.max_bytes,
             timeout: settings.timeout,
+            threads: Arc::default(),
         })
     }
 
     /// The body of the answer to a GET of `text`.
-    pub(super) async fn get(&self, field: &str, text: &str) -> Result<Bytes, Failure> {
+    pub(super) async fn get(&self, field: &str, text: &str) -> Result<Vec<u8>, Failure> {
         // The text itself stays out of the message: it may hold a signature or a password.
         let url =
             Url::parse(text).map_err(|e| Failure::invalid_field(field, "is not a valid URL").caused_by(e))?;
         let shown = Shown(&url).to_string();
-        match timeout(self.timeout, self.follow(field, url)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(transient(
+        let threads = self.threads.get().map_err(|e| {
+            transient(
+                field,
+                format_args!("{shown} cannot be fetched: no thread can be started"),
+            )
+            .caused_by(e)
+        })?;
+        let (fetcher, field_name) = (self.clone(), field.to_owned());
+        let download =
+            threads.spawn(async move { timeout(fetcher.timeout, fetcher.follow(&field_name, url)).await });
+        let _abort = Abort(download.abort_handle());
+        match download.await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(transient(
                 field,
                 format_args!("{shown} took longer than {:?} to load", self.timeout),
             )),
+            Err(ended) => {
+                Err(Failure::new(Class::Cancelled, "stopped while a file was loaded").caused_by(ended))
+            }
         }
     }
 
-    async fn follow(&self, field: &str, mut url: Url) -> Result<Bytes, Failure> {
+    async fn follow(&self, field: &str, mut url: Url) -> Result<Vec<u8>, Failure> {
         for _ in 0..=MAX_REDIRECTS {
             let client = self.client_for(field, &url)?;
+            self.check_port(field, &url).await?;
             let response = client
                 .get(url.clone())
                 .send()
@@ -120,6 +189,27 @@ impl Fetcher {
         }
     }
 
+    /// Refuses ports on which no web server of the public internet has to be reached: what listens there need not speak
+    /// HTTP at all. A name that leads inside is refused for that first.
+    async fn check_port(&self, field: &str, url: &Url) -> Result<(), Failure> {
+        if self.is_allowed(url) || url.port_or_known_default() == Some(443) {
+            return Ok(());
+        }
+        if let Some(name) = url.domain().and_then(|name| name.parse().ok())
+            && let Err(error) = PublicOnly.resolve(name).await
+        {
+            let shown = Shown(url);
+            return Err(match error.downcast::<NotPublic>() {
+                Ok(refusal) => Failure::invalid_field(field, format_args!("{shown} {refusal}")),
+                Err(other) => transient(field, format_args!("{shown} cannot be fetched")).caused_by(other),
+            });
+        }
+        Err(Failure::invalid_field(
+            field,
+            format_args!("{} names a port other than 443", Shown(url)),
+        ))
+    }
+
     fn is_allowed(&self, url: &Url) -> bool {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return false;
@@ -130,7 +220,7 @@ impl Fetcher {
             .any(|entry| entry.eq_ignore_ascii_case(host) || entry.eq_ignore_ascii_case(&with_port))
     }
 
-    async fn read(&self, field: &str, url: &Url, mut response: Response) -> Result<Bytes, Failure> {
+    async fn read(&self, field: &str, url: &Url, mut response: Response) -> Result<Vec<u8>, Failure> {
         let status = response.status();
         if !status.is_success() {
             return Err(refused_by_server(field, url, status));
@@ -148,7 +238,7 @@ impl Fetcher {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body.into())
+        Ok(body)
     }
 }
 

@@ -5,9 +5,12 @@
 use std::time::Duration;
 
 use ogg::{PacketWriteEndInfo, PacketWriter};
-use symphonia::core::{errors::Error, formats::Track};
+use symphonia::core::formats::Track;
 
-use super::audio::{Audio, AudioFormat, PADDING, Packets, Reject, duration_of, samples_in, too_long};
+use super::{
+    audio::{Audio, AudioFormat, PADDING, Packets, Reject, duration_of, samples_in, too_long},
+    bounds::{Damage, damaged},
+};
 
 /// Opus counts time in samples at 48 kHz, whatever the recording had.
 const SAMPLE_RATE: u32 = 48_000;
@@ -15,22 +18,28 @@ const SAMPLE_RATE: u32 = 48_000;
 /// Longest packet, 120 ms.
 const MAX_PACKET: u64 = 5_760;
 
+/// Bytes of coded audio for a second: 510 kbit/s, the most that RFC 6716 knows.
+const MAX_BYTES_PER_SECOND: u64 = 63_750;
+
+/// Coded bytes for recordings of any length: the first packets of a stream may exceed the rate.
+const EXTRA_BYTES: u64 = 16 * 1024;
+
 /// The file has one stream; any number names it.
 const SERIAL: u32 = 1;
 
 /// Packs the Opus packets of a track into an Ogg file that plays no longer than `limit`.
 pub(super) fn repack(mut packets: Packets, track: &Track, limit: Duration) -> Result<Audio, Reject> {
-    let head = head(track).ok_or(Reject::Damaged(Error::DecodeError(
-        "the Opus header is missing or invalid",
-    )))?;
+    let head = head(track).ok_or(damaged("the Opus header is missing or invalid"))?;
     let pre_skip = u64::from(u16::from_le_bytes([head[10], head[11]]));
     let last_sample = pre_skip + samples_in(limit, SAMPLE_RATE);
     let too_many = last_sample + samples_in(PADDING, SAMPLE_RATE);
 
     // Each packet with the position at which it ends; and how much of the last one is not to be played.
     let (mut kept, mut end, mut trimmed) = (Vec::new(), 0, 0);
+    let (mut damage, mut bytes) = (Damage::default(), 0);
     while let Some(packet) = packets.next_packet() {
         let Some(samples) = samples_of(&packet.data) else {
+            damage.add()?;
             continue;
         };
         let start = end;
@@ -45,6 +54,10 @@ pub(super) fn repack(mut packets: Packets, track: &Track, limit: Duration) -> Re
             ((time.as_secs_f64() * f64::from(SAMPLE_RATE)).round() as u64).min(samples)
         });
         if start < last_sample {
+            bytes += packet.data.len() as u64;
+            if bytes > end * MAX_BYTES_PER_SECOND / u64::from(SAMPLE_RATE) + EXTRA_BYTES {
+                return Err(damaged("Opus packets are larger than their audio can be"));
+            }
             kept.push((packet.data, end));
         }
     }

@@ -1,6 +1,6 @@
 //! Base64 in all its spellings, and what a file path may reach.
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use super::*;
 use crate::testing::server::{Play, Server};
@@ -9,13 +9,13 @@ use crate::testing::server::{Play, Server};
 fn media(uploads_dir: Option<&Path>) -> Media {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Media::new(&MediaSettings {
+    let settings = MediaSettings {
         uploads_dir: uploads_dir.map(Path::to_path_buf),
         allowed_hosts: Vec::new(),
         max_bytes: 10,
         timeout: Duration::from_secs(5),
-    })
-    .unwrap()
+    };
+    Media::new(&settings, MemoryBudget::new(u64::MAX)).unwrap()
 }
 
 async fn refusal(media: &Media, source: Source<'_>) -> String {
@@ -126,6 +126,12 @@ async fn a_file_below_the_uploads_folder_is_read() {
         ("sub/b", "0123456789"),
         ("inner-link", "0123456789"),
         (absolute.to_str().unwrap(), "hello"),
+        // As the web API writes them, relative to its own working directory.
+        ("uploads/a", "hello"),
+        ("./uploads/a", "hello"),
+        ("uploads//a", "hello"),
+        ("uploads/sub/b", "0123456789"),
+        (" uploads/a\n", "hello"),
     ] {
         assert_eq!(
             media.load("f", Source::FilePath(path)).await.unwrap(),
@@ -157,6 +163,13 @@ async fn no_path_leads_out_of_the_uploads_folder() {
         folder.0.join("secret").to_str().unwrap(),
         "/etc/passwd",
         "/dev/zero",
+        "uploads/../../secret",
+        "uploads/link",
+        "uploads//etc/passwd",
+        "uploads/",
+        "uploads",
+        "/uploads/a",
+        "other/a",
         "missing",
         "a/b",
         "sub",

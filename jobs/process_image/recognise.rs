@@ -8,9 +8,11 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Call, Class, Failure, Guard, Provider, Reply, VisionApi, context,
+    Call, Class, Failure, Guard, Provider, Reply, VisionApi,
+    context::{self, Unusable},
     providers::azure_vision::{EXPIRED, operation_failure},
     raw,
+    text::clean,
 };
 
 /// An operation that is not done by then is left to the job's next attempt, which goes on polling it where replies
@@ -120,7 +122,10 @@ impl Recogniser<'_> {
         question: &(dyn Fn() -> Ask + Sync),
         read: &(dyn Fn(&Value) -> Result<T, Failure> + Sync),
     ) -> Result<T, Failure> {
-        let read = |answer: &_| read(&raw::tree(call.provider, answer)?);
+        let read = |answer: &_| {
+            let answer = raw::tree(call.provider, answer).map_err(Unusable::Useless)?;
+            read(&answer).map_err(Unusable::Useless)
+        };
         context::ask(self.guard, call, &|| (self.ask)(question()), &read).await
     }
 }
@@ -177,7 +182,8 @@ fn lines(parts: &[Value]) -> Vec<String> {
         .filter_map(|part| part["lines"].as_array())
         .flatten()
         .filter_map(|line| line["text"].as_str())
-        .map(str::to_owned)
+        .map(clean)
+        .filter(|line| !line.is_empty())
         .collect()
 }
 

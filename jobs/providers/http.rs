@@ -1,7 +1,7 @@
 //! One exchange with a provider, the same for all: send once, read at most so much, turn every end but a 2xx into
 //! a [`Failure`].
 
-use std::{cell::Cell, error::Error as _, fmt, io, time::Duration};
+use std::{borrow::Cow, cell::Cell, error::Error as _, fmt, io, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
@@ -20,7 +20,7 @@ use super::{
     http_client,
     redact::redact,
 };
-use crate::{Failure, Provider, TRACEPARENT};
+use crate::{Failure, Provider, TRACEPARENT, redaction::conceal_bytes};
 
 /// Largest answer that is read, bytes.
 pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
@@ -158,14 +158,14 @@ impl Peer {
             return Ok(Answer {
                 status: status.as_u16(),
                 headers: std::mem::take(response.headers_mut()),
-                body: redact(body, &self.key),
+                body: json_text(clean(body, &self.key)),
             });
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
         let body = match read(&mut response, MAX_REFUSAL).await {
             Ok(body) | Err(Cut { read: body, .. }) => body,
         };
-        let body = redact(body, &self.key);
+        let body = clean(body, &self.key);
         let body = ErrorBody::parse(&body);
         Err((self.classify)(status.as_u16(), response.headers(), &body))
     }
@@ -230,6 +230,12 @@ impl Peer {
     }
 }
 
+/// The body without this provider's key, also where JSON escapes it, and without the process's other secrets.
+fn clean(body: Bytes, key: &SecretString) -> Bytes {
+    let body = redact(body, key);
+    conceal_bytes(&body).map_or(body, Bytes::from)
+}
+
 /// A body that was not read to its end: too long, or broken off.
 struct Cut {
     read: Bytes,
@@ -258,6 +264,24 @@ async fn read(response: &mut Response, limit: usize) -> Result<Bytes, Cut> {
                 });
             }
         }
+    }
+}
+
+/// The body without a byte order mark, and with U+FFFD for bytes that are not UTF-8.
+///
+/// Some gateways send either. Both spoil a whole answer for a strict parser, and the answer was paid for. A body that
+/// does not begin like JSON stays as it is.
+fn json_text(body: Bytes) -> Bytes {
+    let body = match body.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) => body.slice_ref(rest),
+        None => body,
+    };
+    if !matches!(body.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        return body;
+    }
+    match String::from_utf8_lossy(&body) {
+        Cow::Borrowed(_) => body,
+        Cow::Owned(text) => text.into(),
     }
 }
 

@@ -156,7 +156,7 @@ async fn attempt(
     *request.timeout_mut() = Some(timeout);
     let checked = async {
         let answer = peer.exchange(request).await?;
-        // Checked here, for async-openai would log the whole of an answer that it cannot read.
+        // Checked here, because async-openai would log the whole of an answer that it cannot read.
         peer.json::<&RawValue>(&answer.body)?;
         peer.refuse_error_inside(&answer)?;
         Ok::<_, Failure>(answer.body)

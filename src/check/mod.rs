@@ -70,6 +70,7 @@ impl Finding {
 pub async fn all(config: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("configuration", "every variable can be read")];
     findings.extend(place::look(config));
+    findings.push(place::media_helper(config).await);
     let (redis, providers, dialect, accounts) = tokio::join!(
         redis::look(config),
         place::providers(config),

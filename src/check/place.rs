@@ -7,9 +7,16 @@ use jobs::{
     AccountFault, Class, JobType, Provider,
     providers::{Dialect, DialectStore, Reached, deployment, reach},
 };
+use url::{Host, Url};
 
 use super::Finding;
-use crate::{config::Config, connection::Connection, dialects::Dialects, keys::GateKeys};
+use crate::{
+    config::Config,
+    connection::Connection,
+    dialects::Dialects,
+    keys::GateKeys,
+    media_helper::{Confinement, HelperLimits, HelperPool},
+};
 
 /// Longest wait for Redis, of which the other findings say what is wrong with it.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -19,6 +26,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         uploads(config),
         drain(config),
         tokens(config),
+        reads(config),
+        provider_urls(config),
         media_hosts(config),
     ]
 }
@@ -64,11 +73,70 @@ fn tokens(config: &Config) -> Finding {
     const CHECK: &str = "tokens";
     match &config.access.admin {
         Some(_) => Finding::ok(CHECK, "changing routes want ADMIN_TOKEN"),
+        None if config.access.admin_from_loopback => Finding::warning(
+            CHECK,
+            "no ADMIN_TOKEN: changing routes answer to loopback, and so to callers of a proxy or sidecar on this host",
+            "set ADMIN_TOKEN, and ADMIN_FROM_LOOPBACK to off",
+        ),
         None => Finding::warning(
             CHECK,
-            "no ADMIN_TOKEN: changing routes answer to loopback only",
-            "set ADMIN_TOKEN to reset breakers or enqueue jobs from elsewhere",
+            "no ADMIN_TOKEN: changing routes are off, to loopback too",
+            "set ADMIN_TOKEN to reset breakers over HTTP, and ENQUEUE_TOKEN for callers that add jobs",
         ),
+    }
+}
+
+fn reads(config: &Config) -> Finding {
+    const CHECK: &str = "read token";
+    match &config.access.read {
+        Some(_) => Finding::ok(CHECK, "reading routes want READ_TOKEN"),
+        None => Finding::warning(
+            CHECK,
+            "no READ_TOKEN: reading routes answer to callers that name the port by an address, or localhost",
+            "set READ_TOKEN where others than you reach the port",
+        ),
+    }
+}
+
+/// Keys travel in each request to a provider.
+fn provider_urls(config: &Config) -> Finding {
+    const CHECK: &str = "provider URLs";
+    let handlers = &config.handlers;
+    let urls = [
+        ("OPENAI_BASE_URL", handlers.openai.as_ref().map(|s| &s.base_url)),
+        (
+            "AZURE_SPEECH_ENDPOINT",
+            handlers.speech.as_ref().map(|s| &s.endpoint),
+        ),
+        (
+            "AZURE_VISION_ENDPOINT",
+            handlers.vision.as_ref().map(|s| &s.endpoint),
+        ),
+    ];
+    let in_clear: Vec<&str> = urls
+        .iter()
+        .filter(|(_, url)| url.is_some_and(|url| url.scheme() == "http" && !is_loopback(url)))
+        .map(|(name, _)| *name)
+        .collect();
+    match in_clear.is_empty() {
+        true => Finding::ok(CHECK, "keys travel encrypted, or stay on this host"),
+        false => Finding::warning(
+            CHECK,
+            format!(
+                "keys travel in the clear: {} begins with http://",
+                in_clear.join(", ")
+            ),
+            "use https://",
+        ),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 
@@ -130,6 +198,38 @@ pub(super) async fn accounts(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The process in which recordings are decoded: whether it starts, and what confines it.
+pub(super) async fn media_helper(config: &Config) -> Finding {
+    const CHECK: &str = "media helper";
+    let limits = HelperLimits::for_recordings_of(config.handlers.media.max_bytes);
+    let pool = HelperPool::new(config.media_helper.clone(), limits);
+    match pool.probe().await {
+        Ok(Confinement {
+            landlock: true,
+            seccomp: true,
+        }) => Finding::ok(
+            CHECK,
+            format!(
+                "recordings are decoded behind Landlock and seccomp, in {} MB and {} s of CPU time",
+                limits.memory / 1_000_000,
+                limits.cpu_seconds
+            ),
+        ),
+        Ok(confinement) => Finding::warning(
+            CHECK,
+            format!(
+                "recordings are decoded behind {confinement}: the kernel or the container offers no more"
+            ),
+            "use a kernel of 5.13 or later with Landlock, and a container profile that allows Landlock and seccomp",
+        ),
+        Err(error) => Finding::failure(
+            CHECK,
+            error.to_string(),
+            "let this user start processes, and leave them address space (ulimit -u, ulimit -v)",
+        ),
+    }
 }
 
 /// Each provider: whether it has a key, can be reached, and takes the key.

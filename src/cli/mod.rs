@@ -13,11 +13,13 @@ mod simulate;
 use std::{future::Future, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tracing::{error, info};
+use secrecy::ExposeSecret;
+use tracing::{error, info, warn};
 
 use crate::{
     config::{self, Config},
     demo,
+    media_helper::{self, HelperArgs},
     migrate::MigrateError,
     replica::Replica,
     telemetry,
@@ -61,6 +63,9 @@ enum Command {
     },
     /// Bring the Redis keyspace to this version (`run` does so by itself).
     Migrate(migrate::MigrateArgs),
+    /// Decode recordings from standard input: the worker starts this by itself.
+    #[command(name = media_helper::SUBCOMMAND, hide = true)]
+    DecodeMedia(HelperArgs),
     /// Serve the providers' protocols without the providers.
     Simulate(simulate::SimulateArgs),
 }
@@ -68,6 +73,10 @@ enum Command {
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A helper starts nothing that its sandbox would have to allow.
+    if let Some(Command::DecodeMedia(args)) = &cli.command {
+        return media_helper::serve(args);
+    }
     // TLS needs a provider of cryptography; Err says that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // One thread, this one, for all that waits, which is nearly all there is to do: what hops between threads costs half
@@ -98,6 +107,7 @@ pub fn main() -> ExitCode {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Migrate(args) => migrate::run(args).await,
+            Command::DecodeMedia(args) => Ok(media_helper::serve(&args)),
             Command::Simulate(args) => simulate::run(args).await,
         }
     });
@@ -127,13 +137,32 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
+    let secrets = config.secrets();
+    jobs::redaction::hide(secrets.iter().map(ExposeSecret::expose_secret));
     telemetry::init(config.log_format, &config.log_filter);
+    if let Err(error) = forbid_core_dumps() {
+        warn!(%error, "core dumps cannot be forbidden: one would hold the keys of this process");
+    }
     let traces = telemetry::trace::start(config.traces.as_ref(), &config.replica)?;
     let (stop, hasten) = stop_signals()?;
     let ran = Replica::new(&config).await?.run(stop, hasten).await;
     traces.finish().await;
     ran?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keys and payloads stand in this process's memory, which a core dump would write to a disk, or to a collector: the
+/// kernel asks the latter for a process that may be dumped, whatever its limit.
+fn forbid_core_dumps() -> std::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 /// The first SIGTERM or SIGINT, and the second.

@@ -15,12 +15,14 @@ pub mod vars;
 use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
 
 use jobs::{JobType, Settings};
+use secrecy::{ExposeSecret, SecretString};
 
 use self::reader::Reader;
 use crate::{
     connection::RedisAddress,
     gate::GatesSettings,
     ledger::UnknownCalls,
+    media_helper::HelperProgram,
     ops::Access,
     queue::{BrokerOptions, Layout},
     ratelimit::Window,
@@ -88,6 +90,10 @@ pub struct Config {
     pub log_filter: String,
     /// Where traces are sent; `None`: nowhere.
     pub traces: Option<TraceSettings>,
+    /// Memory that payloads and media of all jobs may take at a time, bytes.
+    pub media_memory: u64,
+    /// The program of the processes in which recordings are decoded.
+    pub media_helper: HelperProgram,
     /// Names this replica: unique, and recognisable to an operator.
     pub replica: String,
     effective: Vec<(&'static str, String)>,
@@ -122,9 +128,21 @@ impl Config {
             Err(error) if error.not_found() => {}
             Err(error) => return Err(ConfigError(vec![dotenv_fault(&error)])),
         }
-        values.extend(
-            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
-        );
+        let mut unreadable = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(values.insert(name, value)),
+                // Ignored, a token of these bytes would leave open what it is to close.
+                Err(_) if vars::ALL.iter().any(|var| var.name == name) => {
+                    unreadable.push(format!("{name}: the value is refused: it is not UTF-8"));
+                }
+                Err(_) => {}
+            }
+        }
+        if !unreadable.is_empty() {
+            return Err(ConfigError(unreadable));
+        }
         Self::from_lookup(|name| values.get(name).cloned())
     }
 
@@ -146,8 +164,10 @@ impl Config {
             retry: retry(&mut env),
             gates: gates::read(&mut env, lease_ttl),
             access: Access {
-                admin: env.secret(&vars::ADMIN_TOKEN),
-                read: env.secret(&vars::READ_TOKEN),
+                admin: env.token(&vars::ADMIN_TOKEN),
+                enqueue: env.token(&vars::ENQUEUE_TOKEN),
+                read: env.token(&vars::READ_TOKEN),
+                admin_from_loopback: env.switch(&vars::ADMIN_FROM_LOOPBACK),
                 trust_proxy: env.switch(&vars::TRUST_PROXY),
             },
             user_window: Window {
@@ -183,6 +203,7 @@ impl Config {
                 lease_ttl,
                 keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
                 keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
+                leave_out_large: true,
                 ..BrokerOptions::default()
             },
             log_format: env.parse(&vars::LOG_FORMAT, |text| text.parse()),
@@ -196,6 +217,8 @@ impl Config {
                     .map_err(|e| e.to_string())
             }),
             traces: traces::read(&mut env),
+            media_memory: env.parse(&vars::MEDIA_MEMORY, media_memory),
+            media_helper: HelperProgram::of_this_process(),
             replica: replica(&mut env),
             effective: Vec::new(),
         };
@@ -214,6 +237,55 @@ impl Config {
         ))
     }
 
+    /// All that must not be shown: keys, tokens and passwords.
+    pub fn secrets(&self) -> Vec<SecretString> {
+        let Settings {
+            openai,
+            speech,
+            vision,
+            ..
+        } = &self.handlers;
+        let keys = [
+            openai.as_ref().map(|s| &s.key),
+            speech.as_ref().map(|s| &s.key),
+            vision.as_ref().map(|s| &s.key),
+            self.access.admin.as_ref(),
+            self.access.enqueue.as_ref(),
+            self.access.read.as_ref(),
+        ];
+        let mut secrets: Vec<SecretString> = keys.into_iter().flatten().cloned().collect();
+        // In the URL it may be percent-encoded, which Redis's client shows decoded.
+        if let Ok(info) = redis::IntoConnectionInfo::into_connection_info(self.redis.url().expose_secret())
+            && let Some(password) = info.redis_settings().password()
+        {
+            secrets.push(password.into());
+        }
+        if let Ok(url) = self.redis.url().expose_secret().parse::<url::Url>()
+            && let Some(password) = url.password()
+        {
+            secrets.push(password.into());
+        }
+        let headers = self.traces.iter().flat_map(|traces| &traces.headers);
+        secrets.extend(headers.filter_map(|(_, value)| value.to_str().ok().map(SecretString::from)));
+        secrets
+    }
+
+    /// What leaves the HTTP port more open than a deployment should.
+    pub fn access_faults(&self) -> Vec<&'static str> {
+        let mut faults = Vec::new();
+        if self.access.admin.is_none() && self.access.admin_from_loopback {
+            faults.push(
+                "ADMIN_FROM_LOOPBACK is on: a proxy or a sidecar on this host opens the changing routes to its callers",
+            );
+        }
+        if self.access.read.is_none() {
+            faults.push(
+                "no READ_TOKEN: callers that name the port by an address, or localhost, read jobs and their results",
+            );
+        }
+        faults
+    }
+
     /// Each variable with the value in force, secrets left out.
     pub fn effective(&self) -> impl fmt::Display {
         struct Pairs(Vec<(&'static str, String)>);
@@ -227,6 +299,33 @@ impl Config {
         }
         Pairs(self.effective.clone())
     }
+}
+
+/// Bytes, or what this host's limit allows.
+fn media_memory(text: &str) -> Result<u64, String> {
+    /// Where nothing limits the process.
+    const UNLIMITED: u64 = 1 << 30;
+    /// Below this, media of the largest size would run one at a time.
+    const LEAST: u64 = 64 << 20;
+    if text == "auto" {
+        // Of cgroups of version 2, and 1.
+        let limits = [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ];
+        let limit = limits
+            .iter()
+            .find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+        // Version 1 writes a number near the end of the range where there is none.
+        return Ok(limit
+            .filter(|limit| *limit < 1 << 50)
+            .map_or(UNLIMITED, |limit| (limit / 2).max(LEAST)));
+    }
+    let bytes = text
+        .parse()
+        .ok()
+        .filter(|bytes| (LEAST..=1 << 40).contains(bytes));
+    bytes.ok_or_else(|| format!("auto, or bytes from {LEAST} to {}", 1u64 << 40))
 }
 
 /// Where the file is wrong, and not what stands there: it may be a secret.

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::vars::{Fallback, Var};
@@ -131,6 +131,19 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A secret that callers of the HTTP port have to know.
+    pub(super) fn token(&mut self, var: &Var) -> Option<SecretString> {
+        const SHORTEST: usize = 16;
+        let token = self.secret(var)?;
+        if token.expose_secret().len() < SHORTEST {
+            return self.complain(
+                var,
+                "is refused: a token has 16 characters or more (openssl rand -hex 32 makes one)",
+            );
+        }
+        Some(token)
+    }
+
     fn text(&mut self, var: &Var) -> Option<String> {
         let text = (self.lookup)(var.name)?.trim().to_owned();
         if text.is_empty() {
@@ -148,7 +161,8 @@ impl<'a> Reader<'a> {
     }
 
     fn refuse(&mut self, var: &Var, text: &str, expected: &str) {
-        let shown = if var.secret {
+        // A URL may hold a password, and a refused one need not be a URL.
+        let shown = if var.secret || text.contains("://") || text.contains('@') {
             "the value".to_owned()
         } else {
             format!("{text:?}")

@@ -125,9 +125,12 @@ vars! {
     UPLOADS_DIR = None, "folder below which the files of `audioFilePath` and `imageFilePath` lie; without it they are refused";
     MEDIA_ALLOWED_HOSTS = Value(""), "hosts (`host` or `host:port`) that media may be fetched from over http and at private addresses, for development";
     MEDIA_MAX_BYTES = Value("20971520"), "largest audio or image file";
+    MEDIA_MEMORY = Value("auto"), "bytes that large payloads and media of all jobs may take at a time; further jobs wait for room. `auto`: half of the container's memory limit, 1 GB without one";
     MEDIA_TIMEOUT = Value("30s"), "longest download of one file";
-    ADMIN_TOKEN: secret = None, "opens the routes that change something; without it they answer to loopback only";
-    READ_TOKEN: secret = None, "closes the reading routes to everyone without it";
+    ADMIN_TOKEN: secret = None, "opens the routes that change something; without it they are off; 16 characters or more, like the other tokens";
+    ADMIN_FROM_LOOPBACK = Value("off"), "`on`, without `ADMIN_TOKEN`: they answer to 127.0.0.1 and ::1; not where a proxy or a sidecar on this host forwards to the port";
+    ENQUEUE_TOKEN: secret = None, "opens the routes that add jobs, and no others";
+    READ_TOKEN: secret = None, "closes the reading routes to everyone without it; where it is not set they answer under `localhost` and literal addresses only";
     TRUST_PROXY = Value("off"), "`on`: the last address of `X-Forwarded-For` is the caller's";
     USER_RATE_LIMIT = Value("200"), "jobs that one user may enqueue over HTTP within the window; `0` is no limit";
     IP_RATE_LIMIT = Value("0"), "the same for one address";

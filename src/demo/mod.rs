@@ -104,7 +104,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(130));
     };
     let shown = shown?;
-    println!("{}", shown.table());
+    println!("{}\n{}", shown.table(), shown.contract());
     Ok(if shown.all_done() {
         ExitCode::SUCCESS
     } else {
@@ -118,6 +118,8 @@ fn config(redis: &PrivateRedis, simulator: &Simulator, options: &Options) -> any
     env.insert("REDIS_URL", redis.url());
     for (name, value) in [
         ("PORT", "0"),
+        // The dashboard of the demo has buttons.
+        ("ADMIN_FROM_LOOPBACK", "on"),
         ("RETRY_BASE_DELAY", "300ms"),
         ("RETRY_MAX_DELAY", "2s"),
         ("CONCURRENCY", "6"),
@@ -166,7 +168,7 @@ async fn enqueue(config: &Config, count: u32) -> anyhow::Result<Vec<show::Follow
             delay: Duration::ZERO,
         };
         broker.enqueue(&job).await.context("a demo job is not enqueued")?;
-        followed.push(show::Followed::new(*kind, id, broker.clone()));
+        followed.push(show::Followed::new(*kind, id, payload, broker.clone()));
     }
     Ok(followed)
 }

@@ -12,22 +12,29 @@ const IMAGES: &[&[u8]] = &[
     include_bytes!("../../samples/text.png"),
     include_bytes!("../../samples/text.jpg"),
 ];
-const SUBJECTS: &[(&str, &str, &str)] = &[
-    (
+/// Subject, topic, native language, target language and material.
+const SUBJECTS: &[[&str; 5]] = &[
+    [
         "Biology",
         "Photosynthesis",
+        "Spanish",
+        "English",
         "Plants turn light, water and carbon dioxide into sugar and oxygen.",
-    ),
-    (
+    ],
+    [
         "History",
         "The printing press",
+        "English",
+        "en-GB",
         "Movable type made books cheap, and ideas hard to stop.",
-    ),
-    (
-        "Spanish",
+    ],
+    [
+        "Travel",
         "AI Selection",
-        "A first week in Madrid: greetings, food, directions, numbers.",
-    ),
+        "en-US",
+        "Spanish",
+        "Una semana en Madrid: saludos, comida, direcciones, números.",
+    ],
 ];
 
 /// The payload of the `n`th job.
@@ -35,8 +42,11 @@ pub(super) fn payload(kind: JobType, n: u32) -> anyhow::Result<Box<RawValue>> {
     let pick = n as usize / JobType::ALL.len();
     let value = match kind {
         JobType::GenerateFlashcards => {
-            let (subject, topic, content) = SUBJECTS[pick % SUBJECTS.len()];
-            json!({ "content": format!("{content} (job-{n})"), "subject": subject, "topic": topic, "userId": "demo" })
+            let [subject, topic, native, target, content] = SUBJECTS[pick % SUBJECTS.len()];
+            json!({
+                "content": format!("{content} (job-{n})"), "subject": subject, "topic": topic, "userId": "demo",
+                "nativeLanguage": native, "targetLanguage": target,
+            })
         }
         JobType::AssessPronunciation => {
             let audio = BASE64_STANDARD.encode(SPEECH[pick % SPEECH.len()]);

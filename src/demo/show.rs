@@ -10,7 +10,11 @@ use std::{
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jobs::JobType;
+use jobs::{
+    JobType,
+    generate_flashcards::contract::{self, Violation},
+};
+use serde_json::{Value, value::RawValue};
 
 use crate::queue::{Broker, JobView, State};
 
@@ -21,18 +25,40 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Followed {
     kind: JobType,
     id: String,
+    payload: Box<RawValue>,
     broker: Arc<dyn Broker>,
 }
 
 impl Followed {
-    pub(super) const fn new(kind: JobType, id: String, broker: Arc<dyn Broker>) -> Self {
-        Self { kind, id, broker }
+    pub(super) const fn new(
+        kind: JobType,
+        id: String,
+        payload: Box<RawValue>,
+        broker: Arc<dyn Broker>,
+    ) -> Self {
+        Self {
+            kind,
+            id,
+            payload,
+            broker,
+        }
+    }
+
+    /// Checks the result of a flashcards job against the contract of the study app.
+    fn check(&self, result: &Value) -> anyhow::Result<Vec<Violation>> {
+        let payload = serde_json::from_str(self.payload.get())?;
+        Ok(contract::violations(&payload, result))
     }
 }
 
 /// How the jobs ended.
 #[derive(Debug, Default)]
-pub(super) struct Shown(BTreeMap<JobType, Row>);
+pub(super) struct Shown {
+    rows: BTreeMap<JobType, Row>,
+    decks: u64,
+    cards: usize,
+    violations: usize,
+}
 
 #[derive(Debug, Default)]
 struct Row {
@@ -45,7 +71,20 @@ struct Row {
 
 impl Shown {
     pub(super) fn all_done(&self) -> bool {
-        self.0.values().all(|row| row.done == row.jobs)
+        self.rows.values().all(|row| row.done == row.jobs) && self.violations == 0
+    }
+
+    /// How the decks keep the contract of the study app.
+    pub(super) fn contract(&self) -> String {
+        let Self {
+            decks,
+            cards,
+            violations,
+            ..
+        } = self;
+        format!(
+            "{decks} decks with {cards} cards, checked against the app's contract: {violations} violations"
+        )
     }
 
     pub(super) fn table(&self) -> Table {
@@ -53,7 +92,7 @@ impl Shown {
         table
             .load_style(UTF8_FULL_CONDENSED)
             .set_header(["type", "jobs", "done", "failed", "attempts", "time"]);
-        for (kind, row) in &self.0 {
+        for (kind, row) in &self.rows {
             let numbers = [row.jobs, row.done, row.failed, row.calls].map(|n| n.to_string());
             let mut cells = vec![kind.to_string()];
             cells.extend(numbers);
@@ -106,10 +145,10 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
     let started = Instant::now();
     let mut shown = Shown::default();
     for job in jobs {
-        shown.0.entry(job.kind).or_default().jobs += 1;
+        shown.rows.entry(job.kind).or_default().jobs += 1;
     }
     let bars: BTreeMap<JobType, ProgressBar> = shown
-        .0
+        .rows
         .iter()
         .map(|(kind, row)| (*kind, bar(&stage.bars, *kind, row.jobs)))
         .collect();
@@ -119,7 +158,6 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
     while ended.contains(&false) {
         let mut percents: BTreeMap<JobType, u64> = BTreeMap::new();
         for (job, ended) in jobs.iter().zip(&mut ended) {
-            let row = shown.0.entry(job.kind).or_default();
             if !*ended {
                 // A look that fails is made again, in the next round.
                 let Ok(view) = job.broker.find(&job.id).await else {
@@ -129,7 +167,8 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
                 *percents.entry(job.kind).or_default() += u64::from(view.progress);
                 if matches!(view.state, State::Completed | State::Failed) {
                     *ended = true;
-                    count(row, &view, started.elapsed());
+                    count(shown.rows.entry(job.kind).or_default(), &view, started.elapsed());
+                    shown.check(job, &view, stage)?;
                     if view.state == State::Failed {
                         stage.say(&format!("{} failed: {}", job.id, view.error.unwrap_or_default()));
                     }
@@ -139,7 +178,7 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
             }
         }
         for (kind, bar) in &bars {
-            let row = &shown.0[kind];
+            let row = &shown.rows[kind];
             bar.set_position(percents.get(kind).copied().unwrap_or_default());
             bar.set_message(format!(
                 "{} of {} done, {} attempts",
@@ -158,6 +197,25 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
         bar.finish();
     }
     Ok(shown)
+}
+
+impl Shown {
+    /// Counts the deck of a completed job, and shows where it breaks the contract.
+    fn check(&mut self, job: &Followed, view: &JobView, stage: &Stage) -> anyhow::Result<()> {
+        let deck = view
+            .result
+            .as_ref()
+            .filter(|_| job.kind == JobType::GenerateFlashcards);
+        let Some(result) = deck else { return Ok(()) };
+        let violations = job.check(result)?;
+        for violation in &violations {
+            stage.say(&format!("{} breaks the contract at {violation}", job.id));
+        }
+        self.decks += 1;
+        self.cards += result["flashcards"].as_array().map_or(0, Vec::len);
+        self.violations += violations.len();
+        Ok(())
+    }
 }
 
 /// Each line of the history is an attempt that failed; the one that ended the job comes on top.

@@ -193,6 +193,17 @@ impl Page {
         reply
     }
 
+    /// Drops the kept answer of a call, so that the call is made again. An answer that cannot be dropped while Redis is
+    /// away stays until the page expires.
+    pub async fn drop_kept(&self, call: &Call) {
+        let mut dropping = redis::pipe();
+        dropping.hdel(&self.key, self.field(call)).ignore();
+        let dropped = tokio::time::timeout(DEADLINE, self.ledger.connection.query::<()>(&dropping)).await;
+        if !matches!(dropped, Ok(Ok(()))) {
+            warn!(step = %call.step, "the ledger is not reached: a useless answer stays in it");
+        }
+    }
+
     /// Marks a call that is about to be sent.
     ///
     /// # Errors

@@ -113,6 +113,7 @@ fn calls(text: &mut Text) {
     }
     for (family, counters) in [
         (&table::PAID_CALLS, &PROCESS.paid_calls),
+        (&table::USELESS_ANSWERS, &PROCESS.useless_answers),
         (&table::TOKENS, &PROCESS.tokens),
     ] {
         for (provider, counter) in all.iter().zip(counters) {
@@ -168,6 +169,7 @@ fn redis(text: &mut Text) {
         text.counter(&table::REDIS_ERRORS, &[fault.as_str()], counter);
     }
     text.counter(&table::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
+    text.counter(&table::HTTP_DENIED, &[], &PROCESS.http_denied);
     for (fate, counter) in ["exported", "dropped"].iter().zip(&PROCESS.trace_spans) {
         text.counter(&table::TRACE_SPANS, &[fate], counter);
     }

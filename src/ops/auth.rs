@@ -1,12 +1,15 @@
-//! Who may call: reads are open unless a read token is set; what changes something wants the admin token, and is
-//! answered to loopback only where none is configured.
+//! Who may call.
 //!
-//! Trust in loopback is trust in who sits at this host, and a browser there runs pages of strangers. So a caller that is
-//! trusted for its address alone must name this host in `Host` (a name that was bound to 127.0.0.1 since the page was
-//! loaded is another's), and must not come from a page of another origin. A token needs none of that: no page can send
-//! one that it does not know.
+//! - Routes that change something want `ADMIN_TOKEN`; those that add jobs take `ENQUEUE_TOKEN` as well. Without a token
+//!   they are off, unless `ADMIN_FROM_LOOPBACK` opens them to this host.
+//! - Reads want `READ_TOKEN`. Without one they are answered under names that can mean nothing but an address: a page whose
+//!   name was bound to this host after it was loaded (DNS rebinding) sends its own name.
+//!
+//! A forwarder on this host makes the whole world local, and not all of them say so. That is why trust in loopback has to
+//! be asked for. Where it is, a caller must come from 127.0.0.1 or ::1, through no forwarder that shows, name this host in
+//! `Host`, and come from no page of another origin.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::{
     Json,
@@ -24,10 +27,14 @@ use subtle::ConstantTimeEq;
 /// The tokens that open the routes.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// For what changes something.
+    /// For routes that change something.
     pub admin: Option<SecretString>,
+    /// For routes that add jobs, beside the admin's.
+    pub enqueue: Option<SecretString>,
     /// For reads, where they are not open.
     pub read: Option<SecretString>,
+    /// Whether this host may change something where no admin token is set.
+    pub admin_from_loopback: bool,
     /// Whether the last address of `X-Forwarded-For` is the caller's: behind a proxy that sets it.
     pub trust_proxy: bool,
 }
@@ -37,7 +44,7 @@ pub struct Access {
 pub enum Denied {
     /// A token is missing or wrong, or loopback would have to call; says which.
     Token(&'static str),
-    /// A browser calls for a page of another site.
+    /// A browser calls for a page of another site, or may.
     Foreign(&'static str),
 }
 
@@ -54,8 +61,21 @@ impl IntoResponse for Denied {
     }
 }
 
-/// What a proxy adds: with one on this host, the whole world is local.
-const FORWARDED: [&str; 2] = ["x-forwarded-for", "forwarded"];
+/// What the headers of forwarders begin with.
+const FORWARDED: [&str; 12] = [
+    "forwarded",
+    "via",
+    "x-forwarded",
+    "x-real-",
+    "x-client-",
+    "x-cluster-",
+    "x-original-",
+    "x-envoy-",
+    "x-amzn-",
+    "cf-",
+    "true-client-",
+    "fastly-",
+];
 
 impl Access {
     /// Whether a caller may change something.
@@ -68,14 +88,30 @@ impl Access {
             Some(_) => Err(Denied::Token(
                 "this route wants Authorization: Bearer ADMIN_TOKEN",
             )),
-            None if !peer.ip().to_canonical().is_loopback()
-                || FORWARDED.iter().any(|name| headers.contains_key(*name)) =>
-            {
-                Err(Denied::Token(
-                    "no ADMIN_TOKEN is configured: this route answers to loopback only",
-                ))
+            None if !self.admin_from_loopback => {
+                Err(Denied::Token("no ADMIN_TOKEN is configured: this route is off"))
             }
+            None if !is_loopback(peer) || is_forwarded(headers) => Err(Denied::Token(
+                "no ADMIN_TOKEN is configured: this route answers to loopback only",
+            )),
             None => is_of_this_host(headers),
+        }
+    }
+
+    /// Whether a caller may add jobs.
+    ///
+    /// # Errors
+    /// [`Denied`], saying what is missing.
+    pub fn to_enqueue(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Denied> {
+        match &self.enqueue {
+            Some(token) if bears(headers, token) => Ok(()),
+            Some(_) => self.to_change(headers, peer).map_err(|denied| match denied {
+                Denied::Token(_) => {
+                    Denied::Token("this route wants Authorization: Bearer ENQUEUE_TOKEN, or ADMIN_TOKEN")
+                }
+                foreign @ Denied::Foreign(_) => foreign,
+            }),
+            None => self.to_change(headers, peer),
         }
     }
 
@@ -84,11 +120,15 @@ impl Access {
     /// # Errors
     /// [`Denied`], saying what is missing.
     pub fn to_read(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let is_admin = || self.admin.as_ref().is_some_and(|admin| bears(headers, admin));
         match &self.read {
-            None => Ok(()),
             Some(token) if bears(headers, token) => Ok(()),
-            Some(_) if self.admin.as_ref().is_some_and(|admin| bears(headers, admin)) => Ok(()),
+            _ if is_admin() => Ok(()),
             Some(_) => Err(Denied::Token("this route wants Authorization: Bearer READ_TOKEN")),
+            None if is_address(host(headers)) => Ok(()),
+            None => Err(Denied::Foreign(
+                "no READ_TOKEN is configured: reads are answered under localhost and literal addresses only",
+            )),
         }
     }
 
@@ -114,10 +154,22 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port)
 }
 
+/// Whether the peer is this host itself, by the addresses that only it has.
+fn is_loopback(peer: SocketAddr) -> bool {
+    let ip = peer.ip().to_canonical();
+    ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
+}
+
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers
+        .keys()
+        .any(|name| FORWARDED.iter().any(|start| name.as_str().starts_with(start)))
+}
+
 /// Whether the caller is no browser that acts for another site: see the module's own words.
 fn is_of_this_host(headers: &HeaderMap) -> Result<(), Denied> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let host = text(HOST.as_str()).unwrap_or_default();
+    let host = host(headers);
     if !is_loopback_name(host) {
         return Err(Denied::Foreign(
             "no ADMIN_TOKEN is configured: this route answers to localhost only, and Host names another",
@@ -139,16 +191,33 @@ fn is_of_this_host(headers: &HeaderMap) -> Result<(), Denied> {
     ))
 }
 
+/// The `Host` header; of several, none counts.
+fn host(headers: &HeaderMap) -> &str {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().unwrap_or_default(),
+        _ => "",
+    }
+}
+
 /// Whether a `Host` can mean nothing but this host, whoever answers for names.
 fn is_loopback_name(host: &str) -> bool {
+    named(host, |ip| ip.to_canonical().is_loopback())
+}
+
+/// Whether a `Host` is `localhost` or an address: no name that somebody could bind to an address of their choice.
+fn is_address(host: &str) -> bool {
+    named(host, |_| true)
+}
+
+/// Whether a `Host` is `localhost`, or an address that `fits`.
+fn named(host: &str, fits: impl Fn(IpAddr) -> bool) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;
     };
     let name = authority.host();
     // User and password are no part of a Host.
-    !host.contains('@')
-        && (name.eq_ignore_ascii_case("localhost")
-            || address(name).is_some_and(|ip| ip.to_canonical().is_loopback()))
+    !host.contains('@') && (name.eq_ignore_ascii_case("localhost") || address(name).is_some_and(fits))
 }
 
 /// In constant time: how long it takes to be refused says nothing about the token.
@@ -181,6 +250,8 @@ mod tests {
         Access {
             admin: admin.map(Into::into),
             read: read.map(Into::into),
+            enqueue: None,
+            admin_from_loopback: true,
             trust_proxy: false,
         }
     }
@@ -282,8 +353,88 @@ mod tests {
     }
 
     #[test]
-    fn reads_are_open_unless_a_token_is_set() {
-        assert!(access(None, None).to_read(&headers(&[])).is_ok());
+    fn changing_routes_are_off_unless_a_token_or_loopback_is_configured() {
+        let local = headers(&[("host", "localhost:3002")]);
+        let closed = Access::default();
+        for peer in ["127.0.0.1:1", "[::1]:1"] {
+            let peer = peer.parse().unwrap();
+            assert!(matches!(closed.to_change(&local, peer), Err(Denied::Token(_))));
+            assert!(matches!(closed.to_enqueue(&local, peer), Err(Denied::Token(_))));
+            assert!(access(None, None).to_change(&local, peer).is_ok());
+        }
+        // A sidecar has an address of the loopback network, too.
+        for peer in ["127.0.0.6:1", "[::ffff:127.0.0.6]:1", "10.0.0.1:1"] {
+            assert!(
+                access(None, None)
+                    .to_change(&local, peer.parse().unwrap())
+                    .is_err(),
+                "{peer}"
+            );
+        }
+        for name in [
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "via",
+            "x-real-ip",
+            "x-envoy-external-address",
+            "cf-connecting-ip",
+        ] {
+            let forwarded = headers(&[("host", "localhost:3002"), (name, "x")]);
+            let near = "127.0.0.1:1".parse().unwrap();
+            assert!(access(None, None).to_change(&forwarded, near).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_token_for_adding_adds_and_does_nothing_else() {
+        let mut access = access(Some("admin"), None);
+        access.enqueue = Some("enqueue".into());
+        let far = "10.0.0.1:1".parse().unwrap();
+        let bearer = |token: &str| headers(&[("authorization", &format!("Bearer {token}"))]);
+        for (token, adds, changes) in [
+            ("enqueue", true, false),
+            ("admin", true, true),
+            ("x", false, false),
+        ] {
+            assert_eq!(access.to_enqueue(&bearer(token), far).is_ok(), adds, "{token}");
+            assert_eq!(access.to_change(&bearer(token), far).is_ok(), changes, "{token}");
+            assert_eq!(access.to_read(&bearer(token)).is_ok(), changes, "{token}");
+        }
+        assert!(access.to_enqueue(&headers(&[]), far).is_err());
+    }
+
+    #[test]
+    fn without_a_token_reads_are_answered_under_addresses_only() {
+        for host in [
+            "localhost",
+            "LOCALHOST:3002",
+            "127.0.0.1:3002",
+            "10.1.2.3",
+            "[fd12::7]:3002",
+        ] {
+            assert!(
+                access(None, None).to_read(&headers(&[("host", host)])).is_ok(),
+                "{host}"
+            );
+        }
+        for host in [
+            "",
+            "rebound.example",
+            "worker.railway.internal:3002",
+            "a@127.0.0.1",
+            "localhost.example",
+        ] {
+            let denied = access(None, None).to_read(&headers(&[("host", host)]));
+            assert!(matches!(denied, Err(Denied::Foreign(_))), "{host}");
+        }
+        let two = headers(&[("host", "localhost")]);
+        let mut two = two.clone();
+        two.append("host", "rebound.example".parse().unwrap());
+        assert!(access(None, None).to_read(&two).is_err(), "two names are none");
+    }
+
+    #[test]
+    fn reads_want_the_token_where_one_is_set() {
         let closed = access(Some("admin"), Some("read"));
         assert!(closed.to_read(&headers(&[])).is_err());
         for token in ["Bearer read", "Bearer admin"] {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Access, Dashboard, Ops, Streams,
-    server::{Limits, connection},
+    server::{Limits, connection, uncounted},
 };
 use crate::{
     connection::Connection,
@@ -82,6 +82,7 @@ pub static HTTP_REQUEST: Target = Target::new("http_request", |input| {
         ROUTES.clone(),
         Limits::default(),
         CancellationToken::new(),
+        uncounted(),
     );
     let mut answers = Vec::new();
     let (mut reading, mut writing) = tokio::io::split(client);

@@ -1,4 +1,5 @@
-//! `GET /api/health`: the body that the old worker gave, and a 503 that says why.
+//! `GET /api/health`: the body that the replaced Node worker gave, which operators' scripts read, and a 503 with the
+//! reason.
 
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ pub struct Health {
     service: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// Seconds.
-    uptime: f64,
-    uptime_minutes: u64,
+    /// Milliseconds.
+    uptime: u64,
+    /// With two decimals, as text.
+    uptime_minutes: String,
     stats: Stats,
     /// ISO 8601, by this replica's clock.
     timestamp: String,
@@ -33,7 +35,7 @@ struct Stats {
     failed: u64,
     currently_processing: usize,
     peak_concurrency: usize,
-    /// `"98.5%"`, as the old worker wrote it; `"N/A"` before the first job.
+    /// `"97.5%"`; `"0%"` before the first job.
     success_rate: String,
 }
 
@@ -64,8 +66,8 @@ pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health
         status,
         service: "worker",
         reason: (!complaints.is_empty()).then(|| complaints.join("; ")),
-        uptime: uptime.as_secs_f64(),
-        uptime_minutes: uptime.as_secs() / 60,
+        uptime: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+        uptime_minutes: format!("{:.2}", uptime.as_secs_f64() / 60.0),
         stats: Stats {
             processed: tally.processed(),
             succeeded: tally.succeeded,
@@ -82,7 +84,7 @@ pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health
 
 fn success_rate(tally: Tally) -> String {
     match tally.processed() {
-        0 => "N/A".to_owned(),
+        0 => "0%".to_owned(),
         processed => format!("{:.1}%", tally.succeeded as f64 * 100.0 / processed as f64),
     }
 }
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_success_rate_reads_as_before() {
-        assert_eq!(success_rate(Tally::default()), "N/A");
+        assert_eq!(success_rate(Tally::default()), "0%");
         assert_eq!(
             success_rate(Tally {
                 succeeded: 2,

@@ -25,6 +25,10 @@ use crate::{
 
 /// What the windows of the intake count, as the web API names it.
 pub(super) const ACTION: &str = "ai";
+/// The window of jobs that name no user.
+const NAMELESS: &str = "ai-nameless";
+/// Longest id of a user, bytes: it becomes part of a key.
+const LONGEST_USER: usize = 128;
 /// Attempts of a job that came in over HTTP, as the web API asks for them.
 const ATTEMPTS: u32 = 3;
 
@@ -63,8 +67,8 @@ struct Who {
 }
 
 async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> Result<Response, Refusal> {
-    ops.access.to_change(request.headers(), peer)?;
-    // Read only now: who may not call makes this replica hold nothing.
+    ops.access.to_enqueue(request.headers(), peer)?;
+    // Read only now: a caller that may not add jobs makes this replica hold nothing.
     let headers = &request.headers().clone();
     let body = &Bytes::from_request(request, &()).await.map_err(Refusal::Body)?;
     let payload: Box<RawValue> = serde_json::from_slice(body)
@@ -73,14 +77,17 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
 
     let id = ulid::Ulid::generate().to_string();
     let ip = Subject::Ip(ops.access.caller(headers, peer));
-    let user = user(headers, body);
+    let user = user(headers, body)?;
     let mut allowance = ops.rate_limits.take(&ip, ACTION, ops.ip_window, &id).await?;
-    if allowance.is_none_or(|a| a.allowed)
-        && let Some(user) = &user
-    {
+    if allowance.is_none_or(|a| a.allowed) {
+        // A job that names no user counts for its caller's address: the users' window cannot be avoided.
+        let (subject, action) = match &user {
+            Some(user) => (Subject::User(user), ACTION),
+            None => (ip, NAMELESS),
+        };
         allowance = ops
             .rate_limits
-            .take(&Subject::User(user), ACTION, ops.user_window, &id)
+            .take(&subject, action, ops.user_window, &id)
             .await?
             .or(allowance);
     }
@@ -121,14 +128,25 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
 }
 
 /// From the payload, or the header that the web app sends.
-fn user(headers: &HeaderMap, body: &[u8]) -> Option<String> {
-    let who: Option<Who> = serde_json::from_slice(body).ok();
-    let user = who.and_then(|who| who.user_id).map(|id| match id {
+fn user(headers: &HeaderMap, body: &[u8]) -> Result<Option<String>, Refusal> {
+    // The body is a payload that was found valid. A field that is there twice would name one user here and another there.
+    let who: Who = serde_json::from_slice(body)
+        .map_err(|error| Refusal::Bad(format!("userId: {}", jobs::without_values(&error))))?;
+    let named = who.user_id.map(|id| match id {
         UserId::Text(text) => text,
         UserId::Number(number) => number.to_string(),
     });
-    user.or_else(|| headers.get("user-id")?.to_str().ok().map(str::to_owned))
+    let header = || headers.get("user-id")?.to_str().ok().map(str::to_owned);
+    let user = named
         .filter(|user| !user.is_empty())
+        .or_else(header)
+        .filter(|user| !user.is_empty());
+    match user {
+        Some(user) if user.len() > LONGEST_USER => Err(Refusal::Bad(format!(
+            "userId: is longer than {LONGEST_USER} bytes"
+        ))),
+        user => Ok(user),
+    }
 }
 
 fn limited(mut response: Response, allowance: Allowance) -> Response {

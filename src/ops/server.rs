@@ -1,16 +1,24 @@
 //! The socket that the routes are served on.
+//!
+//! - `denials`: callers that may not.
+//! - `places`: how many connections there may be, and which of them are always answered.
+//! - `write_timeout`: cuts off clients that do not read.
+
+mod denials;
+mod places;
+mod write_timeout;
 
 use std::{
     convert::Infallible,
     net::{Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use axum::{
     Router,
     extract::{ConnectInfo, Request},
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header::CONNECTION},
     response::{IntoResponse, Response},
 };
 use hyper::{
@@ -25,12 +33,15 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::{
+    places::{Place, Places, Reserved},
+    write_timeout::WriteTimeout,
+};
 use super::Ops;
 
 /// The HTTP server, bound but not yet serving.
@@ -61,8 +72,8 @@ impl Server {
 
     /// Serves until `stop` is cancelled; streams end then, and requests in flight get a second to end.
     ///
-    /// Whoever is slow is cut off: a head that does not come, a request that is not answered in time, and more
-    /// connections than there are places wait.
+    /// Slow clients are cut off: a head that does not come, a request that is not answered in time, an answer that is
+    /// not read. Health and metrics are answered however many connections there are.
     ///
     /// # Errors
     /// None at present; kept for what a listener may say.
@@ -73,7 +84,12 @@ impl Server {
             streams.close();
             dashboard.close();
         };
-        let served = serve(self.0, ops.router(), Limits::default(), stop.clone());
+        let mut limits = Limits::default();
+        if ops.access.trust_proxy {
+            // All callers have the proxy's address.
+            limits.per_address = limits.connections;
+        }
+        let served = serve(self.0, ops.router(), limits, stop.clone());
         tokio::join!(served, close);
         Ok(())
     }
@@ -82,20 +98,29 @@ impl Server {
 /// What one caller, and all of them, may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Connections at a time; more wait in the listener's queue.
+    /// Connections at a time.
     connections: usize,
+    /// Connections of one address at a time.
+    per_address: usize,
+    /// Connections beyond those, which are answered about health and metrics, and else wait for one of them to end.
+    reserve: usize,
     /// Longest wait for the head of a request, and for the next request of a connection.
     head: Duration,
     /// Longest time for a request to be read and answered; how long an answer then streams is up to the route.
     answer: Duration,
+    /// Longest time for which a client may take nothing of an answer.
+    write: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 512,
+            per_address: 256,
+            reserve: 64,
             head: Duration::from_secs(10),
             answer: Duration::from_secs(30),
+            write: Duration::from_secs(30),
         }
     }
 }
@@ -103,25 +128,24 @@ impl Default for Limits {
 /// Largest head of a request, bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
+/// Routes that are answered whatever else is going on: the platform restarts a replica that does not answer them.
+const VITAL: [&str; 4] = ["/", "/health", "/api/health", "/metrics"];
+
 async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections, limits.per_address, limits.reserve);
     let mut connections = JoinSet::new();
     loop {
-        // A place is taken before a connection is: who comes when all are taken waits in the kernel.
-        let next = async {
-            let place = places.clone().acquire_owned().await;
-            (listener.accept().await, place)
-        };
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            (accepted, place) = next => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let (routes, stop) = (routes.clone(), stop.clone());
-                    connections.spawn(async move {
-                        connection(stream, peer, routes, limits, stop).await;
-                        drop(place);
-                    });
+                    let standing = match places.try_take(peer.ip()) {
+                        Some(place) => Standing::Placed(place),
+                        None => Standing::Reserved(places.reserve(peer.ip())),
+                    };
+                    connections.spawn(connection(stream, peer, routes, limits, stop, standing));
                 }
                 Err(error) => {
                     // Out of file descriptors, as a rule: some become free when a connection ends.
@@ -132,8 +156,27 @@ async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: Canc
         }
     }
     let ended = async { while connections.join_next().await.is_some() {} };
-    // Who has not ended within a second is cut off with the set.
+    // Connections that have not ended within a second are cut off with the set.
     let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+}
+
+/// What a connection may ask for.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Anything.
+    Placed(Place),
+    /// Health and metrics; anything else once a place is free.
+    Reserved(Reserved),
+}
+
+/// A connection that is not counted: for the fuzz targets.
+#[cfg(any(test, fuzzing))]
+pub(super) fn uncounted() -> Standing {
+    let anywhere = Ipv6Addr::LOCALHOST.into();
+    let places = Places::new(usize::MAX, usize::MAX, 1);
+    places
+        .try_take(anywhere)
+        .map_or_else(|| Standing::Reserved(places.reserve(anywhere)), Standing::Placed)
 }
 
 pub(super) async fn connection(
@@ -142,27 +185,61 @@ pub(super) async fn connection(
     routes: Router,
     limits: Limits,
     stop: CancellationToken,
+    standing: Standing,
 ) {
     let routes = TowerToHyperService::new(routes);
+    let (reserved, _place) = match standing {
+        Standing::Placed(place) => (None, Some(place)),
+        Standing::Reserved(reserved) => (Some(Arc::new(reserved)), None),
+    };
+    // Held until the connection ends: an answer may stream.
+    let later_place: Arc<OnceLock<Place>> = Arc::default();
+    let (is_reserved, evicted) = match &reserved {
+        Some(reserved) => (true, reserved.evicted.clone()),
+        None => (false, CancellationToken::new()),
+    };
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        let answer = tokio::time::timeout(limits.answer, routes.call(request));
+        let path = request.uri().path().to_owned();
+        let (reserved, later_place, routes) = (reserved.clone(), later_place.clone(), routes.clone());
+        let answer = tokio::time::timeout(limits.answer, async move {
+            let waits = reserved.filter(|_| later_place.get().is_none() && !is_vital(&request));
+            if let Some(reserved) = waits {
+                let _ = later_place.set(reserved.place().await);
+            }
+            routes.call(request).await
+        });
         async move {
-            Ok::<Response, Infallible>(match answer.await {
+            let mut response = match answer.await {
                 Ok(Ok(response)) => response,
                 Ok(Err(never)) => match never {},
                 Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
-            })
+            };
+            if matches!(
+                response.status(),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+            ) {
+                denials::note(peer, &path);
+            }
+            if is_reserved {
+                // The next request finds a place, or comes into the reserve by its own turn.
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<Response, Infallible>(response)
         }
     });
+    let stream = TokioIo::new(WriteTimeout::new(stream, limits.write));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = evicted.cancelled() => return debug!(%peer, "HTTP: connection cut off for a newer one"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -171,6 +248,10 @@ pub(super) async fn connection(
     if let Err(error) = ended {
         debug!(%error, %peer, "HTTP: connection ended");
     }
+}
+
+fn is_vital(request: &Request<Incoming>) -> bool {
+    VITAL.contains(&request.uri().path())
 }
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// claims nothing more: no job is stranded because an answer was lost or a request was late. Several may be under way.
     async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError>;
 
+    /// The bytes of a job's payload, without the payload.
+    async fn payload_size(&self, id: &str) -> Result<u64, BrokerError>;
+
+    /// A job's payload that its claim has left out.
+    async fn payload(&self, id: &str) -> Result<Option<Vec<u8>>, BrokerError>;
+
     /// Renews this replica's lease on the queue, and returns those of `held` that it has lost. What the queue counts
     /// as this replica's while it is not among `held` goes back, unless it was claimed a moment ago.
     async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError>;
@@ -123,6 +129,8 @@ pub struct BrokerOptions {
     pub keep_completed_for: Duration,
     /// How many completed jobs are kept, where their producer says nothing.
     pub keep_completed_count: u64,
+    /// Whether claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
+    pub leave_out_large: bool,
 }
 
 impl Default for BrokerOptions {
@@ -132,6 +140,7 @@ impl Default for BrokerOptions {
             max_lost: 3,
             keep_completed_for: Duration::from_secs(24 * 3600),
             keep_completed_count: 10_000,
+            leave_out_large: false,
         }
     }
 }

@@ -40,7 +40,8 @@ pub struct Delivery {
     pub lease: Lease,
     /// The job's type, where the layout keeps it beside the payload.
     pub kind: Option<String>,
-    /// The payload; `None` when the queue knows an id without one.
+    /// The payload; `None` when it is so large that the claim has left it out, or the queue knows an id without one.
+    /// [`Broker::payload`](super::Broker::payload) tells which.
     pub payload: Option<Bytes>,
     /// Which attempt this is, from 1.
     pub attempt: u32,

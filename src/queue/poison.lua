@@ -1,10 +1,14 @@
 -- Prelude of the scripts that count lost deliveries.
 --
--- A job is poison when `most` of its deliveries were lost after it had begun to run: only such a job can have killed its
--- replicas. One that was claimed, or waited at a gate, was a bystander. A first delivery has begun when it has marked a
--- paid call in the ledger; later ones say so before they run. The bound on all lost deliveries is for what kills a
--- replica without ever beginning: a payload that it cannot bear to receive.
+-- A job is poison when `most` of its deliveries were lost while it may have killed its replica. The first lost delivery
+-- counts, whatever ran beside it: from then on the job runs alone (worker/suspects.rs), so that a job which only ran
+-- beside a killer is lost once. A later one counts when the job had begun to run, which it notes before it does; one that
+-- was claimed, or waited at a gate, was a bystander. The bound on all lost deliveries is for jobs that kill a replica
+-- before they begin: by a payload that cannot be received.
 local BYSTANDING = 4
+
+-- What a student reads of such a job: `jobs/failed_reason.rs` decides the wording, and a test compares the two.
+local SENTENCE = 'The job could not be finished.'
 
 -- Whether the claim with this token is known to have run. `begun` is the token that its job's hash names.
 local function has_begun(token, begun, ledger)
@@ -16,6 +20,6 @@ end
 -- Why a job is poison, if it is: `lost` of its deliveries ended without an outcome, `cut` of them while it ran.
 local function poison(lost, cut, most)
   if cut < most and lost < most * BYSTANDING then return end
-  return 'poison: ' .. (cut < most and lost or cut) .. ' deliveries ended without an outcome'
+  return SENTENCE .. ' poison: ' .. (cut < most and lost or cut) .. ' deliveries ended without an outcome'
 end
 

@@ -3,7 +3,11 @@
 //! `ratelimit:user:<id>:<action>` and `ratelimit:ip:<ip>:<action>` are sorted sets of ms timestamps. One script looks
 //! and takes, so two requests at a time cannot both have the last place.
 
-use std::{net::IpAddr, sync::LazyLock, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use redis::{RedisError, Script};
 use serde::Serialize;
@@ -27,8 +31,16 @@ impl Subject<'_> {
     pub fn key(&self, action: &str) -> String {
         match self {
             Self::User(id) => format!("ratelimit:user:{id}:{action}"),
-            Self::Ip(ip) => format!("ratelimit:ip:{}:{action}", ip.to_canonical()),
+            Self::Ip(ip) => format!("ratelimit:ip:{}:{action}", site(*ip)),
         }
+    }
+}
+
+/// What counts as one address: of IPv6 the network of 64 bits, all of which one customer has.
+pub(crate) fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -146,6 +158,11 @@ mod tests {
             Subject::Ip(mapped).key("general"),
             "ratelimit:ip:192.168.1.1:general"
         );
+        let one_customer = ["2001:db8:1:2::1", "2001:db8:1:2:ffff::7"];
+        for address in one_customer {
+            let key = Subject::Ip(address.parse().unwrap()).key("general");
+            assert_eq!(key, "ratelimit:ip:2001:db8:1:2:::general", "{address}");
+        }
     }
 
     #[tokio::test]

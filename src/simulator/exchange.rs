@@ -253,6 +253,7 @@ fn instead(provider: Provider, fault: &Fault) -> Option<Answer> {
         | Fault::Refusal
         | Fault::ContentFilter
         | Fault::Length
+        | Fault::Deck { .. }
         | Fault::NoUsage
         | Fault::Speech { .. }
         | Fault::OperationFailed { .. }

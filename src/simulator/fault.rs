@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Provider, faults::MAX_PENDING};
+use super::{DeckFlaw, Provider, faults::MAX_PENDING};
 
 /// One thing that goes wrong. As JSON: `{"kind":"status","status":503,"retry_after":2}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,11 @@ pub enum Fault {
     ContentFilter,
     /// OpenAI: the answer is half, `finish_reason` `length`.
     Length,
+    /// OpenAI: a deck of flashcards as a careless model writes it.
+    Deck {
+        /// The flaw of the deck.
+        flaw: DeckFlaw,
+    },
     /// OpenAI: the answer lacks `usage`.
     NoUsage,
     /// Speech: 200 with this recognition status.
@@ -122,6 +127,7 @@ impl Fault {
             Self::Refusal => "refusal",
             Self::ContentFilter => "content_filter",
             Self::Length => "length",
+            Self::Deck { .. } => "deck",
             Self::NoUsage => "no_usage",
             Self::Speech { .. } => "speech",
             Self::OperationFailed { .. } => "operation_failed",
@@ -132,7 +138,9 @@ impl Fault {
     /// Whether the provider can fail in this way, with these numbers.
     pub(super) fn check(&self, provider: Provider) -> Result<(), FaultError> {
         let only = match self {
-            Self::Refusal | Self::ContentFilter | Self::Length | Self::NoUsage => Provider::OpenAi,
+            Self::Refusal | Self::ContentFilter | Self::Length | Self::Deck { .. } | Self::NoUsage => {
+                Provider::OpenAi
+            }
             Self::Speech { .. } => Provider::AzureSpeech,
             Self::OperationFailed { .. } | Self::OperationUnknown => Provider::AzureVision,
             _ => provider,

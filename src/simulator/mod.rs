@@ -47,6 +47,7 @@ pub use fault::{Fault, FaultError, Recognition};
 pub use faults::{Faults, MAX_PENDING};
 pub use jobs::Provider;
 pub use journal::{Counts, Entry, Journal, KEPT};
+pub use openai::DeckFlaw;
 
 /// How the simulator behaves.
 #[derive(Debug, Clone, Default)]

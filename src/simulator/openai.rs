@@ -1,7 +1,8 @@
 //! OpenAI chat completions: an answer that satisfies the schema of its request, and the errors. The checks are in
-//! `check`.
+//! `check`, the flashcards in `deck`.
 
 mod check;
+mod deck;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,9 @@ use super::{
     exchange::{Answer, Ask},
     schema,
 };
+
+pub use deck::DeckFlaw;
+use deck::DeckSource;
 
 /// Largest `max_completion_tokens`.
 const MAX_COMPLETION: u64 = 16_384;
@@ -142,10 +146,20 @@ fn request_id(ask: &Ask<'_>) -> String {
 
 fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
     let user = last_user_message(request);
-    let seed = schema::Seed::new(&user, wanted_count(request));
+    let count = wanted_count(request);
+    let seed = schema::Seed::new(&user, count);
     let format = request.get("response_format").unwrap_or(&Value::Null);
+    let flaw = match ask.fault {
+        Some(Fault::Deck { flaw }) => Some(*flaw),
+        _ => None,
+    };
+    let deck = DeckSource { prompt: &user, count };
     let mut content = match format["type"].as_str() {
-        Some("json_schema") => schema::fill(&format["json_schema"]["schema"], &seed).to_string(),
+        Some("json_schema") => {
+            let schema = &format["json_schema"]["schema"];
+            deck.content(schema, flaw)
+                .unwrap_or_else(|| schema::fill(schema, &seed).to_string())
+        }
         Some("json_object") => json!({"text": seed.sentence()}).to_string(),
         _ => seed.sentence(),
     };

@@ -109,6 +109,7 @@ where
                 }
                 outcome => outcome,
             };
+            let outcome = outcome.map(|outcome| outcome.told_to_student(course.kind()));
             if let Some(Outcome::Later {
                 delay,
                 waits_for: Some(provider),

@@ -64,7 +64,7 @@ impl Completions {
 
 impl QueueWorker {
     /// Ends jobs well, and claims beside that if jobs are wanted.
-    async fn complete(&self, completions: &[Completion]) -> Vec<Result<Settled, BrokerError>> {
+    async fn complete(self: &Arc<Self>, completions: &[Completion]) -> Vec<Result<Settled, BrokerError>> {
         let turn = if self.wants_jobs() {
             self.turns.take()
         } else {

@@ -3,15 +3,16 @@
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use jobs::{Failure, JobType, Jobs};
+use bytes::Bytes;
+use jobs::{Class, Failure, JobType, Jobs, MemoryBudget, redaction::conceal};
 use tracing::{debug, warn};
 
-use super::{Assignment, Handle, Outcome, outcome::OutcomeRules};
+use super::{Assignment, Handle, Outcome, loops::Pause, outcome::OutcomeRules};
 use crate::{
     gate::Gates,
     guard::{JobGuard, Reporter},
     ledger::Ledger,
-    queue::{Delivery, Note, Settled, apalis::Envelope},
+    queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope},
     retry::{Delay, RetryPolicy},
 };
 
@@ -34,6 +35,8 @@ pub struct Dispatcher {
     pub jobs: Jobs,
     /// The gates before the providers; `None` with the breakers and limits switched off.
     pub gates: Option<Arc<Gates>>,
+    /// Room for payloads that claims leave out.
+    pub payloads: MemoryBudget,
     /// What was paid for; `None` with the ledger switched off.
     pub ledger: Option<Arc<Ledger>>,
     /// How provider calls are retried.
@@ -55,7 +58,14 @@ impl std::fmt::Debug for Dispatcher {
 #[async_trait]
 impl Handle for Dispatcher {
     async fn handle(&self, assignment: &Assignment) -> Outcome {
-        let delivery = &assignment.delivery;
+        let mut delivery = assignment.delivery.clone();
+        if delivery.payload.is_none() {
+            match self.load(assignment).await {
+                Ok(payload) => delivery.payload = payload,
+                Err(failure) => return self.rules.of(&failure, &delivery, 0),
+            }
+        }
+        let delivery = &delivery;
         let (kind, data) = match open(delivery) {
             Ok(opened) => opened,
             Err(Unopened::Failure(failure)) => return self.rules.of(&failure, delivery, 0),
@@ -79,14 +89,59 @@ impl Handle for Dispatcher {
         // Who waits in a slot may be killed there with its replica, and be blamed for it: not what was lost before.
         let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
         debug!(%kind, "running");
-        match self.jobs.run(kind, data, &guard).await {
-            Ok(result) => Outcome::Completed(result.to_string()),
+        let payload = delivery
+            .payload
+            .as_ref()
+            .map_or_else(Bytes::new, |whole| whole.slice_ref(data));
+        // Nothing else holds a large one: the handler drops it as soon as it can.
+        let delivery = &Delivery {
+            payload: None,
+            ..delivery.clone()
+        };
+        match self.jobs.run(kind, payload, &guard).await {
+            Ok(result) => Outcome::Completed(conceal(&result.to_string()).into_owned()),
             Err(failure) => self.rules.of(&failure, delivery, guard.tries()),
         }
     }
 }
 
+/// What a payload takes in memory, for each of its bytes: the bytes, and what is read from them.
+const PAYLOAD_FACTOR: u64 = 2;
+
 impl Dispatcher {
+    /// Reads a payload that the claim has left out, once there is room for it. Redis may be away for a while.
+    async fn load(&self, assignment: &Assignment) -> Result<Option<Bytes>, Failure> {
+        let Assignment {
+            delivery,
+            broker,
+            stops,
+            ..
+        } = assignment;
+        let id = &delivery.lease.id;
+        let load = async {
+            let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(2));
+            loop {
+                let loaded = async {
+                    let size = broker.payload_size(id).await?;
+                    let room = self.payloads.room(size.saturating_mul(PAYLOAD_FACTOR)).await;
+                    Ok::<_, BrokerError>(broker.payload(id).await?.map(|payload| room.hold(payload)))
+                };
+                match loaded.await {
+                    Ok(payload) => return payload,
+                    Err(error) => warn!(%error, "the job's payload cannot be read yet"),
+                }
+                pause.wait().await;
+            }
+        };
+        let cancelled = |why: &str| Err(Failure::new(Class::Cancelled, why));
+        tokio::select! {
+            biased;
+            () = stops.now.cancelled() => cancelled("the replica has to let go of the job"),
+            () = stops.draining.cancelled() => cancelled("the replica is stopping"),
+            payload = load => Ok(payload),
+        }
+    }
+
     /// The first attempt of a job gets all tries, each further one a single try: the layers add up, they do not
     /// multiply (three attempts of three tries would be nine paid calls).
     fn policy_for(&self, delivery: &Delivery) -> RetryPolicy {
@@ -170,7 +225,7 @@ impl Reporter for ProgressReporter<'_> {
             attempt: delivery.attempt,
             r#try: u32::from(nth),
             class: failure.class().as_str().to_owned(),
-            cause: failure.to_string(),
+            cause: conceal(&failure.to_string()).into_owned(),
             delay_ms: Some(u64::try_from(delay.total().as_millis()).unwrap_or(u64::MAX)),
             replica: self.replica.to_owned(),
         };
@@ -190,7 +245,6 @@ impl Reporter for ProgressReporter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jobs::Class;
 
     fn delivery(payload: Option<&str>) -> Delivery {
         Delivery::first_of(None, payload.map(|text| text.to_owned().into()))

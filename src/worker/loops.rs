@@ -8,11 +8,13 @@ use std::{
 };
 
 use apalis::prelude::{Task, TaskBuilder, TaskId};
+use futures_util::future::join_all;
 use rand::RngExt;
 use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Assignment, Course, runtime::QueueWorker, slots::FreeSlots};
+use super::{Assignment, Course, runtime::QueueWorker, slots::FreeSlots, suspects::Suspect};
 use crate::{
     guard::Stops,
     queue::{BrokerError, Delivery, Lease},
@@ -81,7 +83,7 @@ impl QueueWorker {
     pub(super) async fn claim_loop(self: Arc<Self>) {
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            if !self.hold_is_over().await {
+            if !self.isolation_is_over().await || !self.hold_is_over().await {
                 return;
             }
             let Some(mut slots) = self.free_slots().await else {
@@ -196,6 +198,19 @@ impl QueueWorker {
         }
     }
 
+    /// Waits until no suspect is in the replica, stirring all the while; `false` when the worker closes.
+    async fn isolation_is_over(&self) -> bool {
+        while self.isolation.is_on() {
+            tokio::select! {
+                biased;
+                () = self.shutdown.closing.cancelled() => return false,
+                () = self.isolation.is_over() => {}
+                () = tokio::time::sleep(IDLE) => self.vitals.claims().beat(),
+            }
+        }
+        true
+    }
+
     /// Waits until no gate holds the queue, stirring all the while; `false` when the worker closes.
     async fn hold_is_over(&self) -> bool {
         while let Some(until) = self.holds.until() {
@@ -255,27 +270,87 @@ impl QueueWorker {
         !self.shutdown.closing.is_cancelled()
             && !self.idle.load(Ordering::Relaxed)
             && self.holds.until().is_none()
+            && !self.isolation.is_on()
     }
 
     /// Gives claimed jobs their slots, and to apalis. Where the backend is gone, they go back when the worker leaves.
-    pub(super) fn hand_out(&self, slots: &mut FreeSlots, deliveries: Vec<Delivery>) {
-        let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A job whose earlier delivery was lost waits until it is alone in the replica.
+    pub(super) fn hand_out(self: &Arc<Self>, slots: &mut FreeSlots, deliveries: Vec<Delivery>) {
+        let open = self
+            .claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        let mut too_many = Vec::new();
         for delivery in deliveries {
-            if let (Some(claimed), Some(task)) = (&*claimed, self.assign(slots, delivery)) {
-                let _ = claimed.send(task);
+            // It is running here already, after a claim was answered twice.
+            if !open || self.slots.holds(&delivery.lease) {
+                continue;
+            }
+            let Some(presence) = self.isolation.enter(delivery.lost > 0) else {
+                too_many.push(delivery.lease);
+                continue;
+            };
+            let (lease, stop) = (delivery.lease.clone(), self.shutdown.hasten.child_token());
+            let (course, suspect) = (Arc::<Course>::default(), presence.suspect());
+            self.slots
+                .occupy(slots, lease, stop.clone(), course.clone(), presence);
+            match suspect {
+                Some(suspect) => {
+                    tokio::spawn(self.clone().run_alone(suspect, delivery, stop, course));
+                }
+                None => {
+                    self.start(self.task(delivery, stop, course));
+                }
+            }
+        }
+        if !too_many.is_empty() {
+            tokio::spawn(self.clone().put_back(too_many));
+        }
+    }
+
+    /// Starts a suspect once it is alone, or gives it back where the worker closes before that.
+    async fn run_alone(
+        self: Arc<Self>,
+        suspect: Suspect,
+        delivery: Delivery,
+        stop: CancellationToken,
+        course: Arc<Course>,
+    ) {
+        let lease = delivery.lease.clone();
+        info!(parent: &self.span, id = %lease.id, lost = delivery.lost,
+            "an earlier delivery of this job ended without an outcome: it runs alone, once the other jobs have ended");
+        tokio::select! {
+            biased;
+            () = self.shutdown.closing.cancelled() => self.put_back(vec![lease]).await,
+            () = stop.cancelled() => self.slots.vacate(&lease), // It is another replica's by now.
+            () = self.isolation.may_run(&suspect) => {
+                if !self.start(self.task(delivery, stop, course)) {
+                    self.put_back(vec![lease]).await;
+                }
             }
         }
     }
 
-    /// Gives a claimed job its slot. `None` when it is running here already, after a claim was answered twice.
-    fn assign(&self, slots: &mut FreeSlots, delivery: Delivery) -> Option<Task<Assignment>> {
-        let lease: Lease = delivery.lease.clone();
-        if self.slots.holds(&lease) {
-            return None;
+    /// Gives jobs back that were claimed and not started.
+    async fn put_back(self: Arc<Self>, leases: Vec<Lease>) {
+        for given in join_all(leases.iter().map(|lease| self.releases.write(lease))).await {
+            if let Err(error) = given {
+                warn!(%error, "a job cannot be given back: it is recovered when its lease has run out");
+            }
         }
-        let stop = self.shutdown.hasten.child_token();
-        let course: Arc<Course> = Arc::default();
-        self.slots.occupy(slots, lease, stop.clone(), course.clone());
+        for lease in &leases {
+            self.slots.vacate(lease);
+        }
+    }
+
+    /// Hands a job to apalis; `false` where the backend is gone.
+    fn start(&self, task: Task<Assignment>) -> bool {
+        let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.as_ref().is_some_and(|claimed| claimed.send(task).is_ok())
+    }
+
+    fn task(&self, delivery: Delivery, stop: CancellationToken, course: Arc<Course>) -> Task<Assignment> {
         let stops = Stops {
             draining: self.shutdown.closing.clone(),
             now: stop,
@@ -294,6 +369,6 @@ impl QueueWorker {
         .task_id(TaskId::from_string(id))
         .attempt(usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1))
         .max_attempts(usize::try_from(max_attempts).unwrap_or(usize::MAX));
-        Some(task.build())
+        task.build()
     }
 }

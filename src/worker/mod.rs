@@ -11,6 +11,7 @@
 //! - [`dispatch`]: from a raw payload to a handler, and back to an outcome.
 //! - [`holds`]: when a queue is left alone, because a gate says so.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
+//! - `suspects`: jobs that may have killed a replica run alone.
 //! - `turns`: the claims that are under way, and their numbers.
 //! - [`vitals`]: what health and the closing line report.
 
@@ -27,6 +28,7 @@ pub mod outcome;
 mod releases;
 pub mod runtime;
 pub mod slots;
+mod suspects;
 mod turns;
 pub mod vitals;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Culprit, Failure, Provider};
+use jobs::{Class, Culprit, Failure, JobType, Provider, failed_reason, redaction::conceal};
 
 use crate::{
     gate::GatesSettings,
@@ -59,6 +59,22 @@ impl Outcome {
             Self::Later { waits_for, .. } => waits_for.map(|_| Class::Blocked),
             Self::Failed { note: None, .. } => None,
         }
+    }
+}
+
+impl Outcome {
+    /// The outcome as the queue keeps it: the reason of a failed attempt starts with a sentence for the student.
+    pub(super) fn told_to_student(mut self, kind: Option<JobType>) -> Self {
+        let class = self.class();
+        if let Some(class) = class
+            && let Self::Failed { reason, .. }
+            | Self::Later {
+                reason, counts: true, ..
+            } = &mut self
+        {
+            *reason = failed_reason(class, kind, reason);
+        }
+        self
     }
 }
 
@@ -241,6 +257,7 @@ impl OutcomeRules {
 /// The failure's text, cut to what may be kept of it.
 pub(super) fn excerpt(failure: &Failure) -> String {
     let text = failure.to_string();
+    let text = conceal(&text).into_owned();
     match text.char_indices().nth(LONGEST_REASON) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

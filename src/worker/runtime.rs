@@ -20,6 +20,7 @@ use super::{
     outcome::OutcomeRules,
     releases::Releases,
     slots::Slots,
+    suspects::Isolation,
     turns::Turns,
     vitals::{Tally, Vitals},
 };
@@ -66,6 +67,8 @@ pub struct QueueWorker {
     /// What its jobs' spans are children of.
     pub(super) span: tracing::Span,
     pub(super) slots: Slots,
+    /// What is in flight in all queues of the replica.
+    pub(super) isolation: Arc<Isolation>,
     pub(super) vitals: Vitals,
     pub(super) holds: Arc<Holds>,
     pub(super) rules: OutcomeRules,
@@ -124,6 +127,7 @@ impl Runtime {
         options: &RuntimeOptions,
     ) -> Self {
         let shutdown = ShutdownSteps::default();
+        let isolation: Arc<Isolation> = Arc::default();
         let workers = queues.into_iter().map(|(broker, concurrency)| {
             let span = tracing::info_span!("worker", queue = broker.queue(), layout = %broker.layout());
             Arc::new(QueueWorker {
@@ -131,6 +135,7 @@ impl Runtime {
                 broker,
                 span,
                 slots: Slots::new(concurrency),
+                isolation: isolation.clone(),
                 vitals: Vitals::default(),
                 holds: Arc::default(),
                 rules: options.rules.clone(),

@@ -14,7 +14,7 @@ use jobs::JobType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::Course;
+use super::{Course, suspects::Presence};
 use crate::queue::Lease;
 
 /// Free slots, taken for a claim. Those that the claim does not fill are free again when this is dropped.
@@ -64,6 +64,7 @@ struct Job {
     stop: CancellationToken,
     course: Arc<Course>,
     slot: Option<OwnedSemaphorePermit>,
+    _presence: Presence,
 }
 
 impl Slots {
@@ -103,8 +104,15 @@ impl Slots {
         slots
     }
 
-    /// Notes a claimed job; `stop` is cancelled when it turns out to be lost.
-    pub fn occupy(&self, slots: &mut FreeSlots, lease: Lease, stop: CancellationToken, course: Arc<Course>) {
+    /// Notes a claimed job; `stop` is cancelled when it turns out to be lost. `presence` is dropped with the slot.
+    pub(super) fn occupy(
+        &self,
+        slots: &mut FreeSlots,
+        lease: Lease,
+        stop: CancellationToken,
+        course: Arc<Course>,
+        presence: Presence,
+    ) {
         let mut jobs = self.jobs();
         // A resent claim may bring more jobs than are free by now: they run, and the count is right again after them.
         jobs.insert(
@@ -113,6 +121,7 @@ impl Slots {
                 stop,
                 course,
                 slot: slots.take_one(),
+                _presence: presence,
             },
         );
         self.peak.fetch_max(jobs.len(), Ordering::Relaxed);

@@ -86,7 +86,7 @@ pub(crate) async fn audit(field: &Field, strict: bool) -> Verdict {
         match job.state.as_str() {
             "completed" if job.success => completed += 1,
             "completed" => wrong.push(id.clone()),
-            "failed" if job.reason.starts_with("poison") && field.record().kills >= POISON_AFTER => {
+            "failed" if job.reason.contains("poison: ") && field.record().kills >= POISON_AFTER => {
                 poisoned.push(format!("{id} {}", calls.failed + calls.good.len() as u32))
             }
             "failed" => failed.push(format!("{id}: {}", job.reason)),

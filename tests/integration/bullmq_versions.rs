@@ -128,7 +128,10 @@ async fn jobs_are_read_back_as_they_ended(version: &str) {
     let job = node.until("bad", "failed").await;
     assert_eq!(
         (&job["failedReason"], &job["attemptsMade"]),
-        (&json!("503"), &json!(2))
+        (
+            &json!("The service is temporarily unavailable; please try again later. 503"),
+            &json!(2)
+        )
     );
 
     node.ask("pause", json!({})).await;

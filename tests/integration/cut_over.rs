@@ -174,7 +174,7 @@ async fn from_the_node_worker_to_ours_and_back_while_jobs_come_in() {
     at_work(&scene, true, false).await;
 
     // 1. Check.
-    let (code, answer) = check(&scene, &[QUEUE, ("ADMIN_TOKEN", "t")]).await;
+    let (code, answer) = check(&scene, &[QUEUE, ("ADMIN_TOKEN", "adm1n-t0ken-of-tests")]).await;
     assert_eq!(code, Some(0), "{answer}");
     assert_eq!(of(&answer, "keyspace").0, "warning", "{answer}");
     let dry = run(&scene, &["migrate", "--dry-run"]).await;

@@ -87,6 +87,22 @@ async fn an_answer_is_found_by_later_deliveries_of_the_same_work_only() {
 }
 
 #[tokio::test]
+async fn a_kept_answer_that_is_useless_can_be_dropped() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, UnknownCalls::Fail);
+    make(&page(&ledger, "a", 1), "chat", Ok(reply())).await;
+    make(&page(&ledger, "a", 1), "chat:again", Ok(reply())).await;
+    let again = page(&ledger, "a", 2);
+    again.drop_kept(&call("chat")).await;
+    assert_eq!(again.kept(&call("chat")).await, None);
+    assert_eq!(again.kept(&call("chat:again")).await, Some(reply()));
+    // The call is made again, and its answer is no unknown one.
+    make(&again, "chat", Ok(reply())).await;
+    assert_eq!(again.kept(&call("chat")).await, Some(reply()));
+    assert_eq!(ledger.spending().unknown, 0);
+}
+
+#[tokio::test]
 async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
     let redis = TestRedis::start().await;
     let ledger = ledger(&redis, UnknownCalls::Retry);

@@ -10,6 +10,7 @@
     reason = "a test that is surprised shall end"
 )]
 
+mod access;
 mod apalis_layout;
 mod broker_contract;
 mod bullmq_fleet;
@@ -19,6 +20,7 @@ mod bullmq_node;
 mod bullmq_outcomes;
 mod bullmq_versions;
 mod check;
+mod crowd;
 mod cut_over;
 mod dashboard;
 mod depth;
@@ -26,9 +28,11 @@ mod failover;
 mod gate;
 mod handlers;
 mod hostile_jobs;
+mod hostile_media;
 mod job_events;
 mod ledger;
 mod letters;
+mod memory;
 mod migrate;
 mod monitor;
 mod monitoring;
@@ -36,6 +40,7 @@ mod outages;
 mod poison;
 mod process;
 mod redis_tls;
+mod replaced_worker;
 mod runtime;
 mod secrets;
 mod support;

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::support::{Scene, both_layouts, eventually, view};
 
 both_layouts! {
+    a_killer_takes_no_bystander_along_twice
     what_ran_when_its_replica_was_killed_is_poison_in_the_end
     what_was_lost_before_does_not_wait_in_its_slot
 }
@@ -62,11 +63,56 @@ async fn what_ran_when_its_replica_was_killed_is_poison_in_the_end(layout: Layou
     assert!(error.contains("poison: 3 deliveries ended without"), "{error}");
 }
 
+/// A killer and five bystanders are in flight when their replica dies. From then on each runs alone: the killer takes its
+/// next replicas down by itself, fails as poison under its own name, and no bystander fails or is paid for a third time.
+async fn a_killer_takes_no_bystander_along_twice(layout: Layout) {
+    let scene = Scene::set(Duration::from_millis(300)).await;
+    let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+    let bystanders = ["job-b1", "job-b2", "job-b3", "job-b4", "job-b5"];
+    for id in bystanders.into_iter().chain(["job-killer"]) {
+        add(&scene, layout, id).await;
+    }
+    let queues = format!("{layout}:ai-jobs=8");
+    let env = [("QUEUES", queues.as_str()), ("LEASE_TTL", "5s")];
+    let journal = scene.simulator.journal();
+    let calls = |id: &str| {
+        let all = journal.of(Provider::OpenAi);
+        all.iter().filter(|call| call.marker == id).count()
+    };
+    let (mut kills, mut worker) = (0, scene.worker(&env).await);
+    let killer = loop {
+        // It kills its replica while its call is under way.
+        let called = eventually("the killer is called, or has ended", async || {
+            let job = view(&*broker, "job-killer").await;
+            (job.state == State::Failed || calls("job-killer") > kills).then_some(job)
+        })
+        .await;
+        if called.state == State::Failed {
+            break called;
+        }
+        kills += 1;
+        worker.signal(Signal::SIGKILL);
+        worker.ended().await;
+        worker = scene.worker(&env).await;
+    };
+    let error = killer.error.unwrap();
+    assert!(error.contains("poison: 3 deliveries ended without"), "{error}");
+    assert_eq!(kills, 3);
+    for id in bystanders {
+        let job = eventually(&format!("{id} has ended"), async || {
+            Some(view(&*broker, id).await).filter(|job| matches!(job.state, State::Completed | State::Failed))
+        })
+        .await;
+        assert_eq!(job.state, State::Completed, "{id}: {:?}", job.error);
+        assert!(calls(id) <= 2, "{id} was paid for {} times", calls(id));
+    }
+}
+
 /// A first delivery waits for a busy provider in its slot. One of a job that was lost goes back to the queue instead, where
 /// no replica can take it along into death.
 async fn what_was_lost_before_does_not_wait_in_its_slot(layout: Layout) {
     let scene = Scene::set(Duration::from_secs(3600)).await;
-    for id in ["runs", "waits", "lost"] {
+    for id in ["runs", "waits"] {
         add(&scene, layout, id).await;
     }
     let lost = match layout {
@@ -80,13 +126,25 @@ async fn what_was_lost_before_does_not_wait_in_its_slot(layout: Layout) {
             .ask(&["HGET", &key, &format!("{prefix}{field}")])
             .await
     };
+    let queues = format!("{layout}:ai-jobs=2");
+    let env = [("QUEUES", queues.as_str()), ("OPENAI_MAX_CONCURRENT", "1")];
+    let worker = scene.worker(&env).await;
+    let journal = scene.simulator.journal();
+    journal
+        .wait_until(|journal| journal.of(Provider::OpenAi).len() == 1)
+        .await;
+    let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+    eventually("both slots are taken", async || {
+        (broker.counts().await.unwrap().active == 2).then_some(())
+    })
+    .await;
+    add(&scene, layout, "lost").await;
     scene
         .redis
         .ask::<()>(&["HSET", &hash(layout, "lost").0, lost, "1"])
         .await;
-    let queues = format!("{layout}:ai-jobs=3");
-    let env = [("QUEUES", queues.as_str()), ("OPENAI_MAX_CONCURRENT", "1")];
-    let worker = scene.worker(&env).await;
+    // It is alone in another replica.
+    let _other = scene.worker(&env).await;
     eventually("it has gone back and come again", async || {
         let waited = field("lost", "waited").await?.parse::<u64>().ok()?;
         (waited > 250 && field("lost", "begun").await.is_some()).then_some(())

@@ -64,7 +64,10 @@ async fn max_attempts_are_respected(layout: Layout) {
     assert_eq!(started, ["one", "two", "two"]);
     let job = view(&*broker, "two").await;
     assert_eq!((job.attempts_made, job.history.len()), (2, 2));
-    assert_eq!(job.error.as_deref(), Some("a transient failure"));
+    assert_eq!(
+        job.error.as_deref(),
+        Some("The service is temporarily unavailable; please try again later. a transient failure")
+    );
     running.stop().await;
 }
 

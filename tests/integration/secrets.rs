@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::support::{PATIENCE, Scene, TestRedis, eventually};
 
 const PASSWORD: &str = "redis-pass-7391";
-const ADMIN: &str = "admin-token-5520";
-const READ: &str = "read-token-8846";
+const ADMIN: &str = "admin-token-of-tests-5520";
+const READ: &str = "read-token-of-tests-8846";
 
 /// Everything that Redis holds, as one text.
 pub(crate) async fn everything(redis: &TestRedis) -> String {

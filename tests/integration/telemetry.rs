@@ -13,8 +13,10 @@ use crate::support::{Scene, TestRedis, Worker, eventually};
 
 pub(crate) const PAYLOAD: &str = r#"{"content":"marzipan-content","subject":"s","topic":"t","userId":"u"}"#;
 /// Jobs fail at once or wait, whatever the number of tries.
-pub(crate) const QUICK: &[(&str, &str)] =
-    &[("QUEUES", "ai-jobs=4,bullmq:ai-jobs=2"), ("ADMIN_TOKEN", "adm1n")];
+pub(crate) const QUICK: &[(&str, &str)] = &[
+    ("QUEUES", "ai-jobs=4,bullmq:ai-jobs=2"),
+    ("ADMIN_TOKEN", "adm1n-t0ken-of-tests"),
+];
 
 /// An answer in Prometheus's text format, read with suspicion.
 struct Scrape(HashMap<String, f64>);
@@ -190,13 +192,13 @@ async fn an_outage_shows_in_the_metrics_and_so_does_its_end() {
 #[tokio::test]
 async fn reads_are_closed_by_the_token() {
     let scene = Scene::set(Duration::ZERO).await;
-    let worker = scene.worker(&[("READ_TOKEN", "t0ken")]).await;
+    let worker = scene.worker(&[("READ_TOKEN", "r3ad-t0ken-of-tests")]).await;
     for path in ["/metrics", "/api/metrics/alerts"] {
         let url = format!("http://127.0.0.1:{}{path}", worker.port);
         assert_eq!(reqwest::get(&url).await.unwrap().status(), 401);
         let with = reqwest::Client::new()
             .get(&url)
-            .bearer_auth("t0ken")
+            .bearer_auth("r3ad-t0ken-of-tests")
             .send()
             .await
             .unwrap();

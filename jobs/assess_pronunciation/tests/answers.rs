@@ -92,12 +92,12 @@ fn the_scored_alternative_is_reported() {
 }
 
 #[test]
-fn speech_without_scores_is_no_zero() {
-    let failure = answer::read(
-        &json!({ "RecognitionStatus": "Success", "DisplayText": "Hei.", "NBest": [{ "Display": "Hei." }] }),
-        "Hei",
-    )
-    .unwrap_err();
+fn speech_without_scores_is_final() {
+    let body =
+        json!({ "RecognitionStatus": "Success", "DisplayText": "Hei.", "NBest": [{ "Display": "Hei." }] });
+    let Err(Unusable::Final(failure)) = answer::read(&body, "Hei") else {
+        panic!("another answer would be the same")
+    };
     assert_eq!(
         (failure.class(), failure.provider()),
         (Class::Permanent, Some(Provider::AzureSpeech))
@@ -105,17 +105,21 @@ fn speech_without_scores_is_no_zero() {
 }
 
 #[test]
-fn unusable_answers_are_transient() {
+fn an_error_status_is_the_providers_fault_and_an_unknown_one_is_useless() {
+    let error = json!({ "RecognitionStatus": "Error" });
+    let Err(Unusable::ProviderFault(failure)) = answer::read(&error, "x") else {
+        panic!("the provider reports a fault")
+    };
+    assert_eq!(failure.class(), Class::Transient);
     for body in [
         json!(null),
         json!({}),
         json!([1]),
-        json!({ "RecognitionStatus": "Error" }),
+        json!({ "RecognitionStatus": "New" }),
     ] {
-        let failure = answer::read(&body, "x").unwrap_err();
-        assert_eq!(
-            (failure.class(), failure.provider()),
-            (Class::Transient, Some(Provider::AzureSpeech))
+        assert!(
+            matches!(answer::read(&body, "x"), Err(Unusable::Useless(_))),
+            "{body}"
         );
     }
 }

@@ -6,14 +6,48 @@ async fn run(guard: &FakeGuard, script: &Script<()>) -> Result<Output, Failure> 
 
 #[tokio::test]
 async fn scores_a_sentence() {
-    // The first answer cannot be used, so it is asked for again.
+    // The first answer is useless, so it is asked for once more.
     let (guard, script) = (FakeGuard::default(), Script::new([Ok(json!({})), Ok(flat())]));
     let output = run(&guard, &script).await.unwrap();
     assert!(output.success && output.error.is_none());
     assert_eq!(output.result, Some(read(&flat())));
     assert_eq!(output.feedback.unwrap().word_issues.len(), 1);
-    assert_eq!(guard.steps(), ["assess"]);
+    assert_eq!(guard.steps(), ["assess", "assess:again"]);
     assert_eq!(script.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_useless_answer_ends_the_job_and_a_faulty_one_is_tried_again() {
+    let (guard, script) = (FakeGuard::default(), Script::new([Ok(json!({})), Ok(json!({}))]));
+    let failure = run(&guard, &script).await.unwrap_err();
+    assert_eq!((failure.class(), script.asked().len()), (Class::Permanent, 2));
+    assert_eq!(guard.useless_steps(), ["assess", "assess:again"]);
+
+    let error = json!({ "RecognitionStatus": "Error" });
+    let (guard, script) = (FakeGuard::default(), Script::new(vec![Ok(error); 3]));
+    let failure = run(&guard, &script).await.unwrap_err();
+    assert_eq!((failure.class(), script.asked().len()), (Class::Transient, 3));
+    assert!(guard.useless_steps().is_empty());
+}
+
+#[tokio::test]
+async fn a_kept_answer_that_is_useless_is_dropped_and_asked_for_once() {
+    let (guard, script) = (
+        FakeGuard::keeping([("assess", json!({}))]),
+        Script::new([Ok(flat())]),
+    );
+    assert!(run(&guard, &script).await.unwrap().success);
+    let (guard, script) = (
+        FakeGuard::keeping([("assess", json!({}))]),
+        Script::new([Ok(json!({}))]),
+    );
+    assert_eq!(run(&guard, &script).await.unwrap_err().class(), Class::Permanent);
+    assert_eq!(script.asked().len(), 1);
+    // An older version can have kept the provider's own fault.
+    let fault = json!({ "RecognitionStatus": "Error" });
+    let (guard, script) = (FakeGuard::keeping([("assess", fault)]), Script::new([Ok(flat())]));
+    assert!(run(&guard, &script).await.unwrap().success);
+    assert_eq!(guard.useless_steps(), ["assess"]);
 }
 
 #[tokio::test]

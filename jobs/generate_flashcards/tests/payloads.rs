@@ -7,9 +7,9 @@ fn takes_what_the_web_api_sends() {
     }));
     payload.validate().unwrap();
     assert_eq!(payload.user_id, "42");
-    assert_eq!((payload.wanted(), payload.cap()), (12, 12));
+    assert_eq!((payload.wanted(), payload.most_cards()), (12, 12));
     let usual = super::payload(json!({ "count": null }));
-    assert_eq!((usual.wanted(), usual.cap()), (USUAL_CARDS, MOST_CARDS));
+    assert_eq!((usual.wanted(), usual.most_cards()), (USUAL_CARDS, MOST_CARDS));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::f64::consts::TAU;
 use proptest::prelude::*;
 
 use super::*;
+use crate::media::decoder::InProcess;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -18,13 +19,15 @@ fn sample(name: &str) -> Bytes {
 }
 
 async fn prepared(name: &str) -> Audio {
-    prepare("audioUrl", sample(name), LIMIT)
+    prepare(&InProcess, "audioUrl", sample(name), LIMIT)
         .await
         .unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 async fn refusal(bytes: impl Into<Bytes>) -> String {
-    let failure = prepare("audioUrl", bytes.into(), LIMIT).await.unwrap_err();
+    let failure = prepare(&InProcess, "audioUrl", bytes.into(), LIMIT)
+        .await
+        .unwrap_err();
     assert_eq!(failure.class(), Class::Permanent, "{failure}");
     let text = failure.to_string();
     text.strip_prefix("payload field \"audioUrl\": ")
@@ -107,7 +110,10 @@ async fn what_is_right_already_stays_bit_for_bit() {
     let audio = prepared("good_morning.wav").await;
     assert!(original.ends_with(&audio.bytes[44..]));
     assert_eq!(
-        prepare("f", audio.bytes.clone(), LIMIT).await.unwrap().bytes,
+        prepare(&InProcess, "f", audio.bytes.clone(), LIMIT)
+            .await
+            .unwrap()
+            .bytes,
         audio.bytes
     );
     assert_eq!(pcm(&prepared("good_morning.flac").await), pcm(&audio));
@@ -123,7 +129,7 @@ async fn silence_is_audio_too() {
 #[tokio::test]
 async fn resampling_keeps_pitch_and_length() {
     for rate in [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 47_999] {
-        let audio = prepare("f", tone(rate, 1_000.0, 2.0).into(), LIMIT)
+        let audio = prepare(&InProcess, "f", tone(rate, 1_000.0, 2.0).into(), LIMIT)
             .await
             .unwrap();
         let seconds = audio.duration.as_secs_f64();
@@ -150,7 +156,9 @@ async fn opus_is_repacked_into_ogg_from_every_container() {
         );
         packets.push(opus_packets(&audio));
         // Our own file is read again to the same bytes.
-        let again = prepare("f", audio.bytes.clone(), LIMIT).await.unwrap();
+        let again = prepare(&InProcess, "f", audio.bytes.clone(), LIMIT)
+            .await
+            .unwrap();
         assert_eq!(
             (again.bytes, again.duration),
             (audio.bytes, audio.duration),
@@ -208,7 +216,10 @@ async fn too_long_is_refused_and_says_how_long() {
         "good_morning.mp3",
         "good_morning.m4a",
     ] {
-        let why = prepare("f", sample(name), one).await.unwrap_err().to_string();
+        let why = prepare(&InProcess, "f", sample(name), one)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(why.contains(" 1 s"), "{name}: {why}");
     }
     // A recorder that streams cannot state a length.
@@ -224,10 +235,12 @@ async fn too_long_is_refused_and_says_how_long() {
 async fn what_an_encoder_pads_is_cut_off() {
     let limit = Duration::from_millis(1_150);
     for name in ["good_morning.wav", "good_morning.ogg", "good_morning.webm"] {
-        let audio = prepare("f", sample(name), limit).await.unwrap();
+        let audio = prepare(&InProcess, "f", sample(name), limit).await.unwrap();
         assert_eq!(audio.duration, limit, "{name}");
         if audio.format == AudioFormat::OggOpus {
-            let again = prepare("f", audio.bytes.clone(), LIMIT).await.unwrap();
+            let again = prepare(&InProcess, "f", audio.bytes.clone(), LIMIT)
+                .await
+                .unwrap();
             assert_eq!(again.duration, limit, "{name}");
             opus_packets(&audio);
         }
@@ -271,7 +284,7 @@ async fn a_float_recording_may_hold_anything() {
             [0.25, f32::NAN, f32::INFINITY, -1e30][if i % 1_000 == 0 { i as usize / 1_000 % 4 } else { 0 }];
         file.extend(value.to_le_bytes());
     }
-    let samples = pcm(&prepare("f", file.into(), LIMIT).await.unwrap());
+    let samples = pcm(&prepare(&InProcess, "f", file.into(), LIMIT).await.unwrap());
     let middle = &samples[2_000..14_000];
     let mean = middle.iter().map(|s| f64::from(*s)).sum::<f64>() / middle.len() as f64;
     assert!((8_000.0..8_400.0).contains(&mean), "{mean}");
@@ -282,7 +295,7 @@ async fn a_damaged_packet_is_left_out() {
     let mut file = sample("good_morning.flac").to_vec();
     let middle = file.len() / 2;
     file[middle..middle + 64].fill(0x55);
-    let seconds = prepare("f", file.into(), LIMIT)
+    let seconds = prepare(&InProcess, "f", file.into(), LIMIT)
         .await
         .unwrap()
         .duration
@@ -295,7 +308,7 @@ async fn a_large_tag_before_the_music_does_no_harm() {
     let mut file = b"ID3\x04\0\0\0\x60\0\0".to_vec(); // a tag of 1.5 MiB
     file.resize(10 + 0x60 * 0x4000, 0);
     file.extend(sample("good_morning.mp3"));
-    let seconds = prepare("f", file.into(), LIMIT)
+    let seconds = prepare(&InProcess, "f", file.into(), LIMIT)
         .await
         .unwrap()
         .duration
@@ -315,7 +328,7 @@ fn content_types_are_azures() {
 /// Runs `prepare` on hostile bytes: whatever it says, it says in time and within the limit.
 fn survives(bytes: Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    match runtime.block_on(prepare("f", bytes.into(), LIMIT)) {
+    match runtime.block_on(prepare(&InProcess, "f", bytes.into(), LIMIT)) {
         Ok(audio) => assert!(audio.duration <= LIMIT && !audio.duration.is_zero()),
         Err(failure) => {
             assert_eq!(failure.class(), Class::Permanent, "{failure}");

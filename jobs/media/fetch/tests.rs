@@ -101,14 +101,17 @@ async fn an_allowed_host_is_fetched_over_http_and_at_a_private_address() {
             .get("f", &server.url("/a?b"))
             .await
             .unwrap(),
-        "hello"
+        b"hello"
     );
     assert_eq!(
         fetcher(&["127.0.0.1"]).get("f", &server.url("/")).await.unwrap(),
-        "hello"
+        b"hello"
     );
     let by_name = server.url("/").replace("127.0.0.1", "LocalHost");
-    assert_eq!(fetcher(&["localhost"]).get("f", &by_name).await.unwrap(), "hello");
+    assert_eq!(
+        fetcher(&["localhost"]).get("f", &by_name).await.unwrap(),
+        b"hello"
+    );
     assert_eq!(server.requests(), 3);
     // The same host at another port, and the same port at another host, are not allowed.
     failure(&fetcher(&["127.0.0.1:1"]), &server.url("/"), Class::Permanent).await;
@@ -166,6 +169,8 @@ async fn a_forbidden_url_is_refused_before_anything_is_sent() {
         "https://[2001:db8::1]/",
         "https://[ff02::1]/",
         "https://localhost/",
+        "https://8.8.8.8:6379/",
+        "https://[2606:4700::1111]:8443/",
     ] {
         failure(&fetcher, url, Class::Permanent).await;
     }
@@ -202,7 +207,7 @@ async fn redirects_are_followed_five_times() {
     let end = Server::start(answer("200 OK", "hello")).await;
     let start = Server::start(redirect_to(&end.url("/b"))).await;
     let both = fetcher(&[&start.host, &end.host]);
-    assert_eq!(both.get("f", &start.url("/a")).await.unwrap(), "hello");
+    assert_eq!(both.get("f", &start.url("/a")).await.unwrap(), b"hello");
 
     let circle = Server::start(redirect_to("/again")).await;
     let why = failure(&fetcher(&[&circle.host]), &circle.url("/"), Class::Permanent).await;

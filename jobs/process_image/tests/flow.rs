@@ -37,7 +37,7 @@ async fn image_analysis_is_one_call() {
         .await
         .unwrap();
     assert_eq!(lines, ["text"]);
-    assert_eq!(guard.steps(), ["image:2"]);
+    assert_eq!(guard.steps(), ["image:2", "image:2:again"]);
     assert_eq!(script.asked(), [Ask::Analyze(IMAGE), Ask::Analyze(IMAGE)]);
 }
 

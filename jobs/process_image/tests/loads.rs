@@ -51,7 +51,7 @@ async fn run(api: VisionApi, paths: &[&str]) -> (Result<Output, Failure>, Vec<St
     };
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut media = Media::new(&settings.media).unwrap();
+    let mut media = Media::new(&settings.media, crate::MemoryBudget::new(u64::MAX)).unwrap();
     media.pauses = [Duration::ZERO; 2];
     let handler = ProcessImage::new(Clients::new(&settings, None).unwrap().vision, media);
     let images: Vec<Value> = paths

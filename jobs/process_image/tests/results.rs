@@ -14,7 +14,7 @@ fn a_bad_image_costs_only_its_own_page() {
         json!({
             "success": true,
             "result": {
-                "text": "one\ntwo\n\nthree",
+                "text": "--- Image 1 ---\none\ntwo\n\n--- Image 4 ---\nthree",
                 "pages": [
                     { "page": 1, "text": "one\ntwo", "lines": ["one", "two"] },
                     { "page": 2, "text": "", "lines": [],

@@ -153,7 +153,7 @@ async fn openai_gets_its_time_for_the_whole_answer() {
 
 #[tokio::test]
 async fn a_paid_answer_that_is_no_json_is_transient() {
-    for body in ["", "<html>welcome</html>", "{\"choices\":[{\"mess", "\u{feff}{}"] {
+    for body in ["", "<html>welcome</html>", "{\"choices\":[{\"mess"] {
         for name in ["chat", "assess", "analyze", "poll"] {
             let server = Server::start(Play::answer(200, "", body)).await;
             let failure = refused(&server, name, PATIENT).await;
@@ -161,6 +161,16 @@ async fn a_paid_answer_that_is_no_json_is_transient() {
             assert!(failure.message().contains("not JSON"), "{name} {body}: {failure}");
             server.only_request();
         }
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_and_bytes_that_are_not_utf_8_cost_no_answer() {
+    let sent = b"\xef\xbb\xbf {\"status\":\"a\xffb\"}";
+    for name in ["chat", "analyze"] {
+        let server = Server::start(Play::answer(200, "", sent)).await;
+        let reply = call(&clients(&server.url, PATIENT), name).await.unwrap();
+        assert_eq!(reply.body.get(), "{\"status\":\"a\u{fffd}b\"}", "{name}");
     }
 }
 

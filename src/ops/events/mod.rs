@@ -47,8 +47,8 @@ use crate::{
     },
 };
 
-/// Streams of a replica at a time, where nobody says otherwise.
-const PLACES: usize = 1000;
+/// Streams of a replica at a time: well below the connections that its port takes, so that other callers get through.
+const PLACES: usize = 192;
 /// Silence after which a comment keeps proxies from closing the connection. The job is looked at then, too, in case
 /// its queue did not announce what became of it.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -1,4 +1,8 @@
-use axum::{body::Bytes, extract::DefaultBodyLimit, routing::post};
+use axum::{
+    body::Bytes,
+    extract::DefaultBodyLimit,
+    routing::{get, post},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -14,11 +18,21 @@ async fn start(connections: usize) -> (SocketAddr, CancellationToken) {
     let address = listener.local_addr().unwrap();
     let limits = Limits {
         connections,
+        per_address: connections,
+        reserve: 16,
         head: Duration::from_millis(200),
-        answer: Duration::from_millis(200),
+        answer: Duration::from_millis(400),
+        write: Duration::from_millis(200),
+    };
+    let endless = || async {
+        let chunks =
+            futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 65_536])));
+        axum::body::Body::from_stream(chunks)
     };
     let routes = Router::new()
         .route("/", post(async |body: Bytes| body))
+        .route("/health", get(async || "healthy"))
+        .route("/endless", get(endless))
         .layer(DefaultBodyLimit::max(1024));
     let stop = CancellationToken::new();
     tokio::spawn(serve(listener, routes, limits, stop.clone()));
@@ -66,6 +80,53 @@ async fn a_slowloris_does_not_keep_others_out() {
     }
     assert!(read(send(address, GOOD).await).await.ends_with("hi"));
     drop(held);
+}
+
+const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+
+/// Every place is held, one caller with its request unanswered: health is answered all the same, on a connection of its
+/// own that ends after it.
+#[tokio::test]
+async fn health_is_answered_when_every_place_is_taken() {
+    let (address, _stop) = start(2).await;
+    let endless = "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let mut reader = send(address, endless).await;
+        reader.read_exact(&mut [0; 12]).await.unwrap();
+        readers.push(tokio::spawn(async move {
+            let mut sink = vec![0; 65_536];
+            while reader.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+        }));
+    }
+    // More callers than the reserve holds: the oldest of them make room.
+    let mut waiting = Vec::new();
+    for _ in 0..40 {
+        waiting.push(send(address, GOOD).await);
+    }
+    assert!(read(send(address, HEALTH).await).await.ends_with("healthy"));
+    for reader in readers {
+        assert!(!reader.is_finished(), "readers keep their places");
+        reader.abort();
+    }
+    let last = waiting.pop().unwrap();
+    assert!(
+        read(last).await.starts_with("HTTP/1.1"),
+        "a place has come free, or the wait is over"
+    );
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_is_cut_off() {
+    let (address, _stop) = start(1).await;
+    let deaf = send(address, "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    deaf.readable().await.unwrap();
+    // It holds the one place until its write has waited for too long.
+    let answered = async { while !read(send(address, GOOD).await).await.ends_with("hi") {} };
+    tokio::time::timeout(PATIENCE, answered)
+        .await
+        .expect("the place comes free");
+    drop(deaf);
 }
 
 #[tokio::test]

@@ -96,10 +96,10 @@ impl ApalisBroker {
                 return Ok(None);
             }
         };
-        if apart {
+        if apart && !self.options.leave_out_large {
             let mut pipeline = redis::pipe();
             pipeline.hget(&self.keys.data, &id);
-            (payload,) = self.connection.query(&pipeline).await?;
+            (payload,) = self.connection.for_large()?.query(&pipeline).await?;
         }
         Ok(Some(Delivery {
             lease: Lease {

@@ -251,6 +251,20 @@ impl Broker for ApalisBroker {
         Ok(())
     }
 
+    async fn payload_size(&self, id: &str) -> Result<u64, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HSTRLEN").arg(&self.keys.data).arg(id);
+        let (size,) = self.connection.query(&pipeline).await?;
+        Ok(size)
+    }
+
+    async fn payload(&self, id: &str) -> Result<Option<Vec<u8>>, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget(&self.keys.data, id);
+        let (payload,) = self.connection.for_large()?.query(&pipeline).await?;
+        Ok(payload)
+    }
+
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError> {
         let envelope = Envelope {
             kind: job.kind.as_str().to_owned(),
@@ -260,7 +274,10 @@ impl Broker for ApalisBroker {
         if payload.len() > INLINE_BYTES {
             let mut pipeline = redis::pipe();
             pipeline.hset_nx(&self.keys.data, job.id, std::mem::take(&mut payload));
-            self.connection.query::<()>(pipeline.ignore()).await?;
+            self.connection
+                .for_large()?
+                .query::<()>(pipeline.ignore())
+                .await?;
         }
         let mut call = scripts::ENQUEUE.prepare_invoke();
         call.key(&self.keys.data)

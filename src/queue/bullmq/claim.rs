@@ -81,7 +81,7 @@ impl BullmqBroker {
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut deliveries = Vec::new();
         for mut row in rows {
-            if row.8 {
+            if row.8 && !self.options.leave_out_large {
                 row.2 = self.field(&row.0, "data").await?;
             }
             match delivery(row, &token) {
@@ -113,7 +113,7 @@ pub(super) fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8E
             token: token.clone(),
         },
         kind: Some(String::from_utf8_lossy(&name).into_owned()),
-        payload: payload.map(Bytes::from),
+        payload: payload.filter(|payload| !payload.is_empty()).map(Bytes::from),
         attempt,
         max_attempts: options.max_attempts,
         backoff: options.backoff,

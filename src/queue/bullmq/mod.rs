@@ -106,7 +106,7 @@ impl BullmqBroker {
     async fn field(&self, id: &[u8], name: &str) -> Result<Option<Vec<u8>>, BrokerError> {
         let mut pipeline = redis::pipe();
         pipeline.hget([self.keys.prefix.as_bytes(), id].concat(), name);
-        let (value,) = self.connection.query(&pipeline).await?;
+        let (value,) = self.connection.for_large()?.query(&pipeline).await?;
         Ok(value)
     }
 
@@ -240,6 +240,21 @@ impl Broker for BullmqBroker {
         self.put_back_all().await
     }
 
+    async fn payload_size(&self, id: &str) -> Result<u64, BrokerError> {
+        let mut pipeline = redis::pipe();
+        let key = [self.keys.prefix.as_bytes(), id.as_bytes()].concat();
+        pipeline.cmd("HSTRLEN").arg(key).arg("data");
+        let (size,) = self.connection.query(&pipeline).await?;
+        Ok(size)
+    }
+
+    async fn payload(&self, id: &str) -> Result<Option<Vec<u8>>, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget([self.keys.prefix.as_bytes(), id.as_bytes()].concat(), "data");
+        let (payload,) = self.connection.for_large()?.query(&pipeline).await?;
+        Ok(payload)
+    }
+
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError> {
         if !BullKeys::is_job_id(job.id) {
             return Err(BrokerError::Id(job.id.to_owned()));
@@ -254,7 +269,7 @@ impl Broker for BullmqBroker {
             let mut pipeline = redis::pipe();
             pipeline.hset(&apart, "data", payload).ignore();
             pipeline.pexpire(&apart, APART_MS).ignore();
-            self.connection.query::<()>(&pipeline).await?;
+            self.connection.for_large()?.query::<()>(&pipeline).await?;
             payload = "";
         }
         let mut call = self.prepare(&scripts::ENQUEUE);

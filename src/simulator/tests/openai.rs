@@ -91,7 +91,7 @@ async fn the_same_prompt_has_the_same_answer_and_another_prompt_another() {
     let again = content(&send(bench.chat(&cards("Some text about rivers", cards_schema())), 200).await);
     let other = content(&send(bench.chat(&cards("Some text about stones", cards_schema())), 200).await);
     assert_eq!(first, again);
-    assert_ne!(first["flashcards"][0]["back"], other["flashcards"][0]["back"]);
+    assert_ne!(first, other);
     assert_eq!(first["flashcards"].as_array().unwrap().len(), 20);
 }
 
@@ -105,7 +105,7 @@ async fn of_a_prompt_in_json_the_longest_text_is_the_material() {
         answer["flashcards"][0]["front"]
             .as_str()
             .unwrap()
-            .contains("\"Magma\""),
+            .contains("Magma"),
         "{answer}"
     );
 }

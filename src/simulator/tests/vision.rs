@@ -208,6 +208,8 @@ impl jobs::Guard for OneAttempt {
     ) -> Result<jobs::Reply, jobs::Failure> {
         attempt().await
     }
+
+    async fn useless(&self, _: &jobs::Call, _: bool) {}
 }
 
 #[tokio::test]
@@ -231,10 +233,15 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
                 timeout: Duration::from_secs(1),
             },
         };
-        let worker = jobs::Jobs::new(&settings).unwrap();
+        let worker = jobs::Jobs::new(
+            &settings,
+            std::sync::Arc::new(jobs::media::decoder::InProcess),
+            jobs::MemoryBudget::new(u64::MAX),
+        )
+        .unwrap();
         let image = BASE64_STANDARD.encode(png(300, 200, ""));
         let payload = json!({ "imageBase64": image }).to_string();
-        let run = || worker.run(jobs::JobType::ProcessImage, payload.as_bytes(), &OneAttempt);
+        let run = || worker.run(jobs::JobType::ProcessImage, payload.clone().into(), &OneAttempt);
         let requests = || {
             let entries = bench.sim.journal().of(Provider::AzureVision);
             let posts = entries.iter().filter(|entry| entry.method == "POST").count();

@@ -51,12 +51,16 @@ pub struct Process {
     pub tokens: [Counter; PROVIDERS],
     /// Replies that cost money.
     pub paid_calls: [Counter; PROVIDERS],
+    /// Replies that their jobs could not use.
+    pub useless_answers: [Counter; PROVIDERS],
     /// How long Redis takes to answer.
     pub redis_seconds: Histogram,
     /// Calls to Redis that failed.
     pub redis_errors: [Counter; RedisFault::ALL.len()],
     /// Times that Redis was reached again.
     pub redis_reconnects: Counter,
+    /// HTTP requests whose caller may not.
+    pub http_denied: Counter,
     /// Spans that reached the collector, and those that were dropped.
     pub trace_spans: [Counter; 2],
 }
@@ -73,9 +77,11 @@ impl Process {
             transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
             tokens: [const { Counter::new() }; PROVIDERS],
             paid_calls: [const { Counter::new() }; PROVIDERS],
+            useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
             redis_reconnects: Counter::new(),
+            http_denied: Counter::new(),
             trace_spans: [const { Counter::new() }; 2],
         }
     }

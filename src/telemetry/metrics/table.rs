@@ -64,6 +64,7 @@ families! {
     RETRIES = Counter "backend_worker_provider_retries_total" ["provider", "class"] "tries that followed a failed one in the same delivery (series appear with their first retry)";
     RETRY_DELAY = Histogram "backend_worker_provider_retry_delay_seconds" ["provider"] "wait before such a try";
     PAID_CALLS = Counter "backend_worker_paid_calls_total" ["provider"] "answers that cost money";
+    USELESS_ANSWERS = Counter "backend_worker_useless_answers_total" ["provider"] "answers that arrived and were of no use to their job; they do not count for the breaker";
     LEDGER = Counter "backend_worker_ledger_total" ["event"] "paid calls sent; answers reused instead of sending; unknown: sent once and the answer lost; resent: of these, sent again; unrecorded: not written down";
     TOKENS = Counter "backend_worker_tokens_total" ["provider"] "tokens that the provider charged";
     ADMISSIONS = Counter "backend_worker_gate_admissions_total" ["provider", "scope"] "calls that the gate let pass: the fleet's, or the replica's own while Redis is away";
@@ -72,6 +73,7 @@ families! {
     REDIS_SECONDS = Histogram "backend_worker_redis_call_seconds" [] "time of one call to Redis, those that fail included";
     REDIS_ERRORS = Counter "backend_worker_redis_errors_total" ["kind"] "calls to Redis that failed";
     REDIS_RECONNECTS = Counter "backend_worker_redis_reconnects_total" [] "times that Redis was reached again";
+    HTTP_DENIED = Counter "backend_worker_http_denied_total" [] "HTTP requests that were refused for want of a valid token, or because of where they came from";
     TRACE_SPANS = Counter "backend_worker_trace_spans_total" ["fate"] "spans for OpenTelemetry";
     REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";

@@ -189,3 +189,50 @@ fn what_is_kept_of_a_failure_is_bounded() {
     assert_eq!(reason.chars().count(), LONGEST_REASON + 1);
     assert_eq!(note.unwrap().cause, reason);
 }
+
+#[test]
+fn the_reason_of_a_failed_job_starts_with_a_sentence_for_the_student() {
+    let failed = |class| {
+        let failure = Failure::new(class, "details").by(Provider::OpenAi);
+        match rules(Duration::ZERO)
+            .of(&failure, &delivery(u32::MAX, Duration::ZERO), 1)
+            .told_to_student(Some(JobType::GenerateFlashcards))
+        {
+            Outcome::Failed { reason, note } => (reason, note.unwrap().cause),
+            other => panic!("{class}: {other:?}"),
+        }
+    };
+    for (class, sentence) in [
+        (
+            Class::Transient,
+            "The service is temporarily unavailable; please try again later.",
+        ),
+        (Class::RateLimited, "The service is busy; please try again later."),
+        (Class::Blocked, "The service is busy; please try again later."),
+        (
+            Class::OutOfQuota,
+            "The service is not available at the moment; please try again later.",
+        ),
+        (
+            Class::Deployment,
+            "The service is not available at the moment; please try again later.",
+        ),
+        (
+            Class::Permanent,
+            "The study material could not be turned into flashcards.",
+        ),
+    ] {
+        // The history is for operators, and has the details alone.
+        assert_eq!(
+            failed(class),
+            (format!("{sentence} details"), "details".to_owned())
+        );
+    }
+    assert_eq!(Outcome::Released.told_to_student(None), Outcome::Released);
+}
+
+#[test]
+fn the_script_for_poison_has_the_sentence_of_the_table() {
+    let script = include_str!("../../queue/poison.lua");
+    assert!(script.contains(&format!("local SENTENCE = '{}'", jobs::LOST)));
+}

@@ -50,7 +50,8 @@ async fn retried_with_the_producers_backoff() {
     let job = scene.node.until("1a", "completed").await;
     assert_eq!(tries(&job), (&json!(3), &json!(3), 2));
     assert_eq!(
-        job["failedReason"], "the provider \"stumbled\"",
+        job["failedReason"],
+        "The service is temporarily unavailable; please try again later. the provider \"stumbled\"",
         "the old reason stays"
     );
     assert_eq!(
@@ -102,7 +103,10 @@ async fn failed_after_its_attempts_and_retried_by_hand() {
         .await;
     let job = scene.node.until("1a", "failed").await;
     assert_eq!(tries(&job), (&json!(2), &json!(2), 1));
-    assert_eq!(job["failedReason"], "the provider \"stumbled\"");
+    assert_eq!(
+        job["failedReason"],
+        "The service is temporarily unavailable; please try again later. the provider \"stumbled\""
+    );
     let events = [
         "added",
         "waiting",

@@ -10,6 +10,7 @@
 mod cases;
 mod stage;
 
+use jobs::{Class, student_sentence};
 use serde_json::Value;
 
 use stage::{Side, Stage};
@@ -83,7 +84,8 @@ async fn compare(outcome: &str, play: impl AsyncFn(&Stage)) {
         play(&stage).await;
         stage.end().await
     };
-    let (node, ours) = tokio::join!(record(Side::Node), record(Side::Ours));
+    let (node, mut ours) = tokio::join!(record(Side::Node), record(Side::Ours));
+    take_sentences(&mut ours);
     let mut found = Vec::new();
     differ("", Some(&node), Some(&ours), &mut found);
 
@@ -108,6 +110,34 @@ async fn compare(outcome: &str, play: impl AsyncFn(&Stage)) {
         "{outcome}\nnot in the table (where, Node, ours): {surprises:#?}\nin the table, not seen: {missed:#?}\n\
         Node: {node:#}\nours: {ours:#}"
     );
+}
+
+/// Takes the sentence for the student, with which each of our reasons starts, out of the record. Node's worker has none.
+fn take_sentences(record: &mut Value) {
+    match record {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(reason) if name == "failedReason" => *reason = without_sentence(reason),
+                    value => take_sentences(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(take_sentences),
+        _ => {}
+    }
+}
+
+fn without_sentence(reason: &str) -> String {
+    Class::ALL
+        .into_iter()
+        .find_map(|class| {
+            reason
+                .strip_prefix(student_sentence(class, None))?
+                .strip_prefix(' ')
+        })
+        .unwrap_or_else(|| panic!("{reason:?} does not start with a sentence for the student"))
+        .to_owned()
 }
 
 /// Collects where two records differ, and what stands there on either side.

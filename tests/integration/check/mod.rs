@@ -54,7 +54,15 @@ async fn a_sound_deployment_passes() {
     .await;
     let migrated = scene.command(&["migrate"]).output().await.unwrap();
     assert!(migrated.status.success(), "{migrated:?}");
-    let (code, answer) = check(&scene, &[("ADMIN_TOKEN", "t"), ("MEDIA_ALLOWED_HOSTS", "")]).await;
+    let (code, answer) = check(
+        &scene,
+        &[
+            ("ADMIN_TOKEN", "adm1n-t0ken-of-tests"),
+            ("READ_TOKEN", "r3ad-t0ken-of-tests"),
+            ("MEDIA_ALLOWED_HOSTS", ""),
+        ],
+    )
+    .await;
     assert_eq!((code, &answer["ok"]), (Some(0), &json!(true)), "{answer}");
     for finding in answer["findings"].as_array().unwrap() {
         // Other work on this machine may make Redis slow.

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use super::FLASHCARDS;
 use crate::support::{Browser, Scene, TestRedis, Worker, eventually};
 
-const TOKEN: &str = "adm1n-t0ken";
+const TOKEN: &str = "adm1n-t0ken-of-tests";
 /// What a hostile producer might call a job.
 const BAD_ID: &str = "\"><img src=x onerror=alert(1)>";
 const BAD_TYPE: &str = "<script>alert(2)</script>";
 
 const ENV: &[(&str, &str)] = &[
     ("ADMIN_TOKEN", TOKEN),
-    ("READ_TOKEN", "r3ad-t0ken"),
+    ("READ_TOKEN", "r3ad-t0ken-of-tests"),
     ("CONCURRENCY", "6"),
     ("OPENAI_RATE_LIMIT_RPM", "1200"),
     ("OPENAI_MAX_CONCURRENT", "8"),
@@ -116,7 +116,7 @@ async fn an_operator_watches_a_fleet_through_an_outage() {
     browser.see("#token-why", "READ_TOKEN").await;
     give_token(&mut browser, "wr0ng").await;
     browser.see("#token-why", "does not do").await;
-    give_token(&mut browser, "r3ad-t0ken").await;
+    give_token(&mut browser, "r3ad-t0ken-of-tests").await;
     browser.see("#replicas", "Working").await;
     browser.see("#failures", "No dead letters").await;
     browser.see("#pulse", "Live").await;

@@ -90,7 +90,12 @@ async fn the_fleet_is_shown_with_its_jobs_and_its_failures_and_nothing_of_their_
         (&failure["type"], &failure["class"], &failure["layout"]),
         (&json!(kind), &json!("permanent"), &json!("bullmq"))
     );
-    assert_eq!(failure["error"], json!(format!("Unknown job type: {kind}")));
+    assert_eq!(
+        failure["error"],
+        json!(format!(
+            "The request could not be processed. Unknown job type: {kind}"
+        ))
+    );
 
     // A job that hangs at its provider is in flight at one of the two.
     let faults = scene.simulator.faults();

@@ -9,7 +9,10 @@ use crate::support::{Scene, Sse};
 async fn the_page_is_open_and_its_data_is_not() {
     let scene = Scene::set(Duration::ZERO).await;
     let worker = scene
-        .worker(&[("READ_TOKEN", "r3ad"), ("ADMIN_TOKEN", "adm1n")])
+        .worker(&[
+            ("READ_TOKEN", "r3ad-t0ken-of-tests"),
+            ("ADMIN_TOKEN", "adm1n-t0ken-of-tests"),
+        ])
         .await;
     let page = reqwest::get(url(&worker, "/dashboard")).await.unwrap();
     assert_eq!(page.status(), 200);
@@ -43,14 +46,16 @@ async fn the_page_is_open_and_its_data_is_not() {
         "{}",
         text.len()
     );
-    assert!(!text.contains("r3ad") && !text.contains(&worker.name));
+    assert!(!text.contains("r3ad-t0ken-of-tests") && !text.contains(&worker.name));
 
     let events = url(&worker, "/api/dashboard/events");
     let refused = reqwest::get(&events).await.unwrap();
     assert_eq!(refused.status(), 401);
-    let in_url = reqwest::get(format!("{events}?token=r3ad")).await.unwrap();
+    let in_url = reqwest::get(format!("{events}?token=r3ad-t0ken-of-tests"))
+        .await
+        .unwrap();
     assert_eq!(in_url.status(), 401, "a token in a URL is none");
-    for token in ["r3ad", "adm1n"] {
+    for token in ["r3ad-t0ken-of-tests", "adm1n-t0ken-of-tests"] {
         let mut stream = Sse::open_with(&events, Some(token)).await;
         assert_eq!(stream.next().await.unwrap().0, "history");
         stream.until("frame").await;
@@ -107,12 +112,20 @@ async fn a_page_of_another_site_changes_nothing_through_a_browser_on_this_host()
     assert_eq!(waiting, 0);
 
     // With a token it is the token that counts.
-    let closed = scene.worker(&[("ADMIN_TOKEN", "adm1n")]).await;
+    let closed = scene.worker(&[("ADMIN_TOKEN", "adm1n-t0ken-of-tests")]).await;
     let reset = client
         .post(url(&closed, reset))
         .header("host", "ops.example")
         .header("origin", "https://ops.example");
     let without = reset.try_clone().unwrap().send().await.unwrap();
     assert_eq!(without.status(), 401);
-    assert_eq!(reset.bearer_auth("adm1n").send().await.unwrap().status(), 200);
+    assert_eq!(
+        reset
+            .bearer_auth("adm1n-t0ken-of-tests")
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
 }

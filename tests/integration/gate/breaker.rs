@@ -118,7 +118,11 @@ async fn an_operator_resets_a_breaker_with_the_token_only() {
         assert_eq!((code, &body["success"]), (401, &json!(false)));
     }
     let (_, code, body) = worker
-        .post("/api/circuit-breakers/reset/nobody", Some("adm1n"), &json!({}))
+        .post(
+            "/api/circuit-breakers/reset/nobody",
+            Some("adm1n-t0ken-of-tests"),
+            &json!({}),
+        )
         .await;
     assert_eq!(
         (code, &body["available"]),
@@ -126,7 +130,11 @@ async fn an_operator_resets_a_breaker_with_the_token_only() {
         "{body}"
     );
     let (_, code, body) = worker
-        .post("/api/circuit-breakers/reset/openai", Some("adm1n"), &json!({}))
+        .post(
+            "/api/circuit-breakers/reset/openai",
+            Some("adm1n-t0ken-of-tests"),
+            &json!({}),
+        )
         .await;
     assert_eq!((code, &body["success"]), (200, &json!(true)));
     worker.until_state("CLOSED").await;

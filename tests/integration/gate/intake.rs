@@ -18,12 +18,14 @@ async fn the_intake_checks_limits_and_answers() {
     let path = "/api/ai/generate-flashcards";
     let (_, code, _) = worker.post(path, None, &cards(1)).await;
     assert_eq!(code, 401);
-    let (_, code, body) = worker.post(path, Some("adm1n"), &json!({"content": "x"})).await;
+    let (_, code, body) = worker
+        .post(path, Some("adm1n-t0ken-of-tests"), &json!({"content": "x"}))
+        .await;
     assert_eq!(code, 400);
     let error = body["error"].as_str().unwrap();
     assert!(error.contains("subject") && error.contains("topic"), "{error}");
     let (_, code, body) = worker
-        .post("/api/jobs/transcribe", Some("adm1n"), &json!({}))
+        .post("/api/jobs/transcribe", Some("adm1n-t0ken-of-tests"), &json!({}))
         .await;
     assert_eq!(
         (code, &body["error"]),
@@ -31,7 +33,7 @@ async fn the_intake_checks_limits_and_answers() {
     );
 
     for left in ["1", "0"] {
-        let (headers, code, body) = worker.post(path, Some("adm1n"), &cards(1)).await;
+        let (headers, code, body) = worker.post(path, Some("adm1n-t0ken-of-tests"), &cards(1)).await;
         assert_eq!(
             (code, headers["x-ratelimit-remaining"].to_str().unwrap()),
             (202, left),
@@ -40,7 +42,7 @@ async fn the_intake_checks_limits_and_answers() {
         let status_url = body["statusUrl"].as_str().unwrap();
         assert_eq!(worker.get(status_url).await.0, 200);
     }
-    let (headers, code, _) = worker.post(path, Some("adm1n"), &cards(1)).await;
+    let (headers, code, _) = worker.post(path, Some("adm1n-t0ken-of-tests"), &cards(1)).await;
     assert_eq!((code, headers["x-ratelimit-limit"].to_str().unwrap()), (429, "2"));
     assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 3500);
     let (_, limits) = worker.get("/api/rate-limits/status?userId=test").await;

@@ -167,7 +167,9 @@ async fn a_429_throttles_the_fleet_and_nobody_else() {
         "nothing else was sent"
     );
     assert_eq!(b.breaker().await["state"], json!("CLOSED"));
-    let (_, _, answer) = b.post("/api/jobs/process-image", Some("adm1n"), &image()).await;
+    let (_, _, answer) = b
+        .post("/api/jobs/process-image", Some("adm1n-t0ken-of-tests"), &image())
+        .await;
     b.until_status(answer["jobId"].as_str().unwrap(), "completed")
         .await;
     for worker in [a, b] {

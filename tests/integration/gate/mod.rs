@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::{Worker, eventually};
 
 const GATED: &[(&str, &str)] = &[
-    ("ADMIN_TOKEN", "adm1n"),
+    ("ADMIN_TOKEN", "adm1n-t0ken-of-tests"),
     ("QUEUES", "ai-jobs=4,audio-jobs=2,vision-jobs=2"),
     ("OPENAI_BREAKER_OPEN_FOR", "3s"),
 ];
@@ -52,7 +52,11 @@ impl Worker {
     /// Enqueues a flashcard job over HTTP; its id.
     async fn enqueue(&self, n: usize) -> String {
         let (_, code, body) = self
-            .post("/api/ai/generate-flashcards", Some("adm1n"), &cards(n))
+            .post(
+                "/api/ai/generate-flashcards",
+                Some("adm1n-t0ken-of-tests"),
+                &cards(n),
+            )
             .await;
         assert_eq!((code, &body["status"]), (202, &json!("queued")), "{body}");
         body["jobId"].as_str().unwrap().to_owned()

@@ -1,6 +1,7 @@
 //! Jobs of every type from the queue through the real handlers to the simulated providers, and back: results,
 //! retries, failures, and how many requests each costs.
 
+mod decks;
 mod results;
 mod retries;
 
@@ -9,6 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use backend_worker::{
     config::Config,
     demo::point_to,
+    media_helper::HelperProgram,
     queue::{Broker, JobView, NewJob, State},
     replica::Replica,
     simulator::{Fault, Options, Provider, Recognition, Running, Simulator},
@@ -65,7 +67,8 @@ impl Scene {
         env.insert("OPENAI_BREAKER_FAILURES", "1000".to_owned());
         env.insert("AZURE_BREAKER_FAILURES", "1000".to_owned());
         env.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let config = Config::from_lookup(|name| env.get(name).cloned()).unwrap();
+        let mut config = Config::from_lookup(|name| env.get(name).cloned()).unwrap();
+        config.media_helper = HelperProgram::at(env!("CARGO_BIN_EXE_backend-worker"));
         let replica = Replica::new(&config).await.unwrap();
         let stop = CancellationToken::new();
         let replica = tokio::spawn(replica.run(stop.clone().cancelled_owned(), std::future::pending()));
@@ -157,7 +160,10 @@ async fn an_unknown_type_fails_or_goes_back() {
     let push = "redis.call('HSET', 'ai-jobs:data', 'x', '{\"type\":\"transcribe\",\"data\":{}}') \
         redis.call('RPUSH', 'ai-jobs:active', 'x')";
     scene.redis.ask::<()>(&["EVAL", push, "0"]).await;
-    assert_eq!(failed(&scene.ended("x").await), "Unknown job type: transcribe");
+    assert_eq!(
+        failed(&scene.ended("x").await),
+        "The request could not be processed. Unknown job type: transcribe"
+    );
     scene.end().await;
 
     let scene = Scene::set_with(&[("UNKNOWN_JOB_TYPE", "give-back")]).await;
@@ -223,7 +229,9 @@ async fn with_no_patience_for_breakers_a_job_fails_as_it_used_to() {
     let view = scene.run("2", JobType::GenerateFlashcards, cards("x")).await;
     let reason = failed(&view);
     assert!(
-        reason.starts_with("Circuit breaker is OPEN for openai. Retry in "),
+        reason.starts_with(
+            "The service is busy; please try again later. Circuit breaker is OPEN for openai. Retry in "
+        ),
         "{reason}"
     );
     assert_eq!(scene.requests(Provider::OpenAi), 1);

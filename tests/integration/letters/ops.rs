@@ -192,8 +192,8 @@ async fn the_routes_do_the_same_behind_the_token() {
     let scene = Scene::set(Duration::ZERO).await;
     let worker = scene
         .worker(&[
-            ("ADMIN_TOKEN", "adm1n"),
-            ("READ_TOKEN", "r3ad"),
+            ("ADMIN_TOKEN", "adm1n-t0ken-of-tests"),
+            ("READ_TOKEN", "r3ad-t0ken-of-tests"),
             ("QUEUES", "bullmq:ai-jobs=1,apalis:ai-jobs=1"),
         ])
         .await;
@@ -208,7 +208,7 @@ async fn the_routes_do_the_same_behind_the_token() {
             enqueue(&**broker, id).await;
         }
     }
-    let admin = Some("adm1n");
+    let admin = Some("adm1n-t0ken-of-tests");
     eventually("they have failed", async || {
         let (_, list) = ask(Method::GET, url("/api/jobs?state=failed"), admin).await;
         (list["jobs"].as_array()?.len() == 4).then_some(())
@@ -220,7 +220,7 @@ async fn the_routes_do_the_same_behind_the_token() {
         (Method::POST, "/api/jobs/retry"),
         (Method::DELETE, "/api/jobs/both"),
     ] {
-        for token in [None, Some("wrong"), Some("r3ad")] {
+        for token in [None, Some("wrong"), Some("r3ad-t0ken-of-tests")] {
             assert_eq!(
                 ask(method.clone(), url(path), token).await.0,
                 401,
@@ -232,7 +232,7 @@ async fn the_routes_do_the_same_behind_the_token() {
     let (code, list) = ask(
         Method::GET,
         url("/api/jobs?queue=apalis:ai-jobs&limit=1"),
-        Some("r3ad"),
+        Some("r3ad-t0ken-of-tests"),
     )
     .await;
     assert_eq!((code, &list["more"]), (200, &json!(true)));

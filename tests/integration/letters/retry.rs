@@ -117,7 +117,7 @@ async fn a_poisoned_job_starts_with_a_fresh_count(f: Fixture) {
     }
     let page = f.a.list(&failed(None, 9)).await.unwrap();
     assert_eq!(page.jobs[0].class.as_deref(), Some("poison"));
-    assert!(page.jobs[0].error.as_deref().unwrap().starts_with("poison: 3"));
+    assert!(page.jobs[0].error.as_deref().unwrap().contains("poison: 3"));
 
     assert_eq!(f.a.retry(&["1"], &order("o")).await.unwrap(), [Retried::Done]);
     for poisoned in [0, 0, 1] {

@@ -79,7 +79,7 @@ async fn two_hundred_mixed_jobs_survive_a_sigterm_in_the_middle() {
         let result = view.result.unwrap();
         assert_eq!(result["success"], true);
         match *kind {
-            "generate-flashcards" => assert!(result["flashcards"].as_array().unwrap().len() >= 10),
+            "generate-flashcards" => assert!(!result["flashcards"].as_array().unwrap().is_empty()),
             "assess-pronunciation" => {
                 let text = result["result"]["recognizedText"].as_str().unwrap();
                 assert_eq!(text.trim_end_matches('.'), "Good morning");

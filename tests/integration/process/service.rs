@@ -48,6 +48,15 @@ async fn health_tells_how_the_replica_is() {
         (&json!(1), &json!(1))
     );
     assert_eq!(health["stats"]["successRate"], json!("100.0%"));
+    // As the replaced worker's scripts read them: milliseconds, and minutes as text with two decimals.
+    let uptime = health["uptime"].as_u64().unwrap();
+    let minutes = health["uptimeMinutes"].as_str().unwrap();
+    let (_, decimals) = minutes.split_once('.').unwrap();
+    assert_eq!(decimals.len(), 2, "{minutes}");
+    assert!(
+        (minutes.parse::<f64>().unwrap() - uptime as f64 / 60_000.0).abs() <= 0.006,
+        "{uptime} {minutes}"
+    );
     assert_eq!(health["pid"].as_u64(), Some(u64::from(worker.pid())));
     for alias in ["/", "/health"] {
         let answer = reqwest::get(format!("http://127.0.0.1:{}{alias}", worker.port))

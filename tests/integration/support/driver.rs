@@ -22,7 +22,7 @@ pub(crate) fn folder() -> PathBuf {
 }
 
 /// Runs a script; its input and output are pipes.
-pub(super) fn script(name: &str) -> Command {
+pub(crate) fn script(name: &str) -> Command {
     let mut command = Command::new("node");
     command
         .arg(folder().join(name))

@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 
 #[allow(unused_imports, reason = "the chaos suite looks at no page")]
 pub(crate) use browser::Browser;
-pub(crate) use driver::folder as node_folder;
+pub(crate) use driver::{folder as node_folder, script as node_script};
 pub(crate) use node::{Node, NodeScene};
 pub(crate) use proxy::{Proxy, Weather};
 pub(crate) use replica::{RunningReplica, Script, options, replica};

@@ -64,6 +64,7 @@ impl Scene {
         let mut env = point_to(&simulator, &options);
         env.push(("REDIS_URL", redis.server.url()));
         env.push(("PORT", "0".to_owned()));
+        env.push(("ADMIN_FROM_LOOPBACK", "on".to_owned()));
         env.push(("LOG_FORMAT", "json".to_owned()));
         env.push(("RETRY_BASE_DELAY", "20ms".to_owned()));
         env.push(("OPENAI_RATE_LIMIT_RPM", "0".to_owned()));

@@ -1,0 +1,320 @@
+//! Reads a chat completion as providers really send it.
+//!
+//! The fields of the protocol are in providers' documentation; compatible providers leave some out, nest the content in
+//! parts, answer through a tool call, or write numbers as text. The reader takes what it finds, and never builds a tree
+//! of the answer.
+
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::text::{clean, without_lone_surrogates};
+
+#[cfg(test)]
+mod tests;
+
+/// Longest name of a model that is passed on, characters.
+const LONGEST_MODEL: usize = 100;
+/// A content in more parts than this is not read further.
+const MOST_PARTS: usize = 256;
+
+/// Tokens that the provider counted for one answer. What it did not count is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct TokenCounts {
+    /// Tokens of the request.
+    pub(crate) prompt: u64,
+    /// Of these, tokens that came from the provider's cache.
+    pub(crate) cached: u64,
+    /// Tokens of the answer, reasoning included.
+    pub(crate) completion: u64,
+    /// Of these, tokens of reasoning.
+    pub(crate) reasoning: u64,
+    /// All tokens, as the provider adds them up.
+    pub(crate) total: u64,
+}
+
+/// Why a model stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// It had no room left.
+    Length,
+    /// A filter of the provider stopped it.
+    ContentFilter,
+    /// Anything else: it had finished, or the provider does not say.
+    Other,
+}
+
+/// One answer of a model.
+#[derive(Debug)]
+pub(crate) struct ChatAnswer {
+    /// The text that the model wrote; empty when it wrote none.
+    pub(crate) text: String,
+    /// The model's own words for a refusal; empty when it did not refuse.
+    pub(crate) refusal: String,
+    pub(crate) finish: Finish,
+    pub(crate) tokens: TokenCounts,
+    /// The model that the provider names; empty when it names none.
+    pub(crate) model: String,
+    /// Whether the answer has any choice at all.
+    pub(crate) has_choice: bool,
+}
+
+impl ChatAnswer {
+    /// Reads an answer. Fields of an unexpected type count as missing.
+    pub(crate) fn read(body: &RawValue) -> Self {
+        let json = without_lone_surrogates(body.get());
+        // Some gateways put the answer into an array.
+        let answer = match json.starts_with('[') {
+            true => first_item(&json).unwrap_or_default(),
+            false => &json,
+        };
+        let root = Members::of(answer, ["choices", "usage", "model", "message", "output_text"]);
+        let [choices, usage, model, message, output_text] = root.0;
+        let choice = choices.and_then(first_item).unwrap_or_default();
+        let [choice_message, text, finish] = Members::of(choice, ["message", "text", "finish_reason"]).0;
+        let message = choice_message.or(message).unwrap_or_default();
+        let [content, refusal, tool_calls, function_call] =
+            Members::of(message, ["content", "refusal", "tool_calls", "function_call"]).0;
+
+        let mut written = [content, text, output_text]
+            .into_iter()
+            .flatten()
+            .map(content_text)
+            .find(|text| !text.trim().is_empty());
+        if written.is_none() {
+            // Some gateways ask for the schema as a tool: the deck stands in the call's arguments.
+            let call = tool_calls.and_then(first_item);
+            let function = call.and_then(|call| Members::of(call, ["function"]).0[0]);
+            written = [function, function_call]
+                .into_iter()
+                .flatten()
+                .find_map(|call| Members::of(call, ["arguments"]).0[0].map(content_text));
+        }
+        Self {
+            text: written.unwrap_or_default(),
+            refusal: refusal.and_then(string).unwrap_or_default(),
+            finish: Finish::of(&finish.and_then(string).unwrap_or_default()),
+            tokens: usage.map(TokenCounts::of).unwrap_or_default(),
+            model: model
+                .and_then(string)
+                .map(|name| shortened(&name))
+                .unwrap_or_default(),
+            has_choice: !message.is_empty() || text.is_some() || output_text.is_some(),
+        }
+    }
+}
+
+fn shortened(name: &str) -> String {
+    clean(name).chars().take(LONGEST_MODEL).collect()
+}
+
+impl Finish {
+    fn of(reason: &str) -> Self {
+        match reason.to_ascii_lowercase().as_str() {
+            "length" | "max_tokens" | "max_output_tokens" | "model_length" | "max_completion_tokens" => {
+                Self::Length
+            }
+            "content_filter" | "safety" | "prohibited_content" | "blocklist" | "recitation" => {
+                Self::ContentFilter
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+impl TokenCounts {
+    fn of(usage: &str) -> Self {
+        let [
+            prompt,
+            input,
+            completion,
+            output,
+            total,
+            prompt_details,
+            input_details,
+            completion_details,
+            output_details,
+            cache_hit,
+        ] = Members::of(
+            usage,
+            [
+                "prompt_tokens",
+                "input_tokens",
+                "completion_tokens",
+                "output_tokens",
+                "total_tokens",
+                "prompt_tokens_details",
+                "input_tokens_details",
+                "completion_tokens_details",
+                "output_tokens_details",
+                "prompt_cache_hit_tokens",
+            ],
+        )
+        .0;
+        let detail = |details: [Option<&str>; 2], name| {
+            let details = details.into_iter().flatten();
+            details
+                .filter_map(|details| Members::of(details, [name]).0[0])
+                .find_map(number)
+        };
+        let first = |places: [Option<&str>; 2]| places.into_iter().flatten().find_map(number);
+        let prompt = first([prompt, input]).unwrap_or(0);
+        let completion = first([completion, output]).unwrap_or(0);
+        Self {
+            prompt,
+            completion,
+            cached: detail([prompt_details, input_details], "cached_tokens")
+                .or_else(|| cache_hit.and_then(number))
+                .unwrap_or(0),
+            reasoning: detail([completion_details, output_details], "reasoning_tokens").unwrap_or(0),
+            total: total
+                .and_then(number)
+                .unwrap_or_else(|| prompt.saturating_add(completion)),
+        }
+    }
+
+    /// Adds the counts of another answer.
+    pub(crate) fn add(&mut self, other: Self) {
+        for (sum, count) in [
+            (&mut self.prompt, other.prompt),
+            (&mut self.cached, other.cached),
+            (&mut self.completion, other.completion),
+            (&mut self.reasoning, other.reasoning),
+            (&mut self.total, other.total),
+        ] {
+            *sum = sum.saturating_add(count);
+        }
+    }
+}
+
+/// The text of a content: a string, parts with texts, or JSON that stands there in place of its text.
+fn content_text(content: &str) -> String {
+    if let Some(text) = string(content) {
+        return text;
+    }
+    let parts: Items<'_> = match serde_json::from_str(content) {
+        Ok(parts) => parts,
+        Err(_) => {
+            return if content == "null" {
+                String::new()
+            } else {
+                content.to_owned()
+            };
+        }
+    };
+    let mut text = String::new();
+    let mut is_text = false;
+    for part in parts.0 {
+        let [kind, own, nested] = Members::of(part, ["type", "text", "content"]).0;
+        // Reasoning travels as a part of its own at some providers.
+        let kind = kind.and_then(string).unwrap_or_default();
+        let is_reasoning = kind.contains("think") || kind.contains("reasoning");
+        let part = string(part).or_else(|| {
+            let own = own.or(nested)?;
+            string(own).or_else(|| string(Members::of(own, ["value"]).0[0]?))
+        });
+        if let Some(part) = part {
+            is_text = true;
+            if !is_reasoning {
+                text.push_str(&part);
+            }
+        }
+    }
+    // An array of cards rather than of parts.
+    if is_text { text } else { content.to_owned() }
+}
+
+fn string(json: &str) -> Option<String> {
+    json.starts_with('"').then(|| serde_json::from_str(json).ok())?
+}
+
+/// A count from 0, also one that was written as text or as a fraction.
+fn number(json: &str) -> Option<u64> {
+    let text = json.trim_matches('"').trim();
+    text.parse().ok().or_else(|| {
+        let count = text.parse::<f64>().ok()?.trunc();
+        (0.0..=1e15)
+            .contains(&count)
+            .then(|| format!("{count:.0}").parse().ok())?
+    })
+}
+
+/// The first item of an array; the value itself, where a provider sends it without an array.
+fn first_item(json: &str) -> Option<&str> {
+    match serde_json::from_str::<Items<'_>>(json) {
+        Ok(items) => items.0.first().copied(),
+        Err(_) => json.starts_with('{').then_some(json),
+    }
+}
+
+/// The JSON texts of the first items of an array.
+struct Items<'a>(Vec<&'a str>);
+
+impl<'a> Deserialize<'a> for Items<'a> {
+    fn deserialize<D: Deserializer<'a>>(json: D) -> Result<Self, D::Error> {
+        struct ItemsVisitor<'a>(PhantomData<&'a ()>);
+        impl<'a> Visitor<'a> for ItemsVisitor<'a> {
+            type Value = Items<'a>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'a>>(self, mut all: A) -> Result<Items<'a>, A::Error> {
+                let mut items = Vec::new();
+                while items.len() < MOST_PARTS
+                    && let Some(item) = all.next_element::<&RawValue>()?
+                {
+                    items.push(item.get());
+                }
+                while all.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Items(items))
+            }
+        }
+        json.deserialize_seq(ItemsVisitor(PhantomData))
+    }
+}
+
+/// The JSON texts of some members of an object. `null` counts as missing; of equal names the last counts.
+struct Members<'a, const N: usize>([Option<&'a str>; N]);
+
+impl<'a, const N: usize> Members<'a, N> {
+    fn of(json: &'a str, names: [&str; N]) -> Self {
+        struct MembersVisitor<'n, 'a, const N: usize>([&'n str; N], PhantomData<&'a ()>);
+        impl<'a, const N: usize> Visitor<'a> for MembersVisitor<'_, 'a, N> {
+            type Value = [Option<&'a str>; N];
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'a>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+                let mut found = [None; N];
+                while let Some(Name(name)) = members.next_key()? {
+                    match self.0.iter().position(|wanted| *wanted == name) {
+                        Some(at) => {
+                            let value = members.next_value::<&RawValue>()?.get();
+                            found[at] = Some(value).filter(|value| *value != "null");
+                        }
+                        None => drop(members.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(found)
+            }
+        }
+        if !json.starts_with('{') {
+            return Self([None; N]);
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let found = deserializer.deserialize_map(MembersVisitor(names, PhantomData));
+        Self(found.unwrap_or([None; N]))
+    }
+}
+
+/// A member's name; borrowed, where it holds no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -1,0 +1,156 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn read(body: &str) -> ChatAnswer {
+    ChatAnswer::read(serde_json::from_str(body).unwrap())
+}
+
+fn text(body: &Value) -> String {
+    read(&body.to_string()).text
+}
+
+fn with_message(message: &Value) -> Value {
+    json!({ "choices": [{ "message": message, "finish_reason": "stop" }] })
+}
+
+#[test]
+fn the_text_is_found_in_every_shape() {
+    let call = json!({ "function": { "name": "deck", "arguments": "the text" } });
+    for body in [
+        with_message(&json!({ "content": "the text", "refusal": null })),
+        with_message(
+            &json!({ "content": [{ "type": "text", "text": "the " }, { "type": "text", "text": "text" }] }),
+        ),
+        with_message(&json!({ "content": [{ "type": "output_text", "text": { "value": "the text" } }] })),
+        with_message(&json!({ "content": ["the ", "text"] })),
+        with_message(&json!({ "content": [
+            { "type": "thinking", "thinking": [{ "type": "text", "text": "hm" }] },
+            { "type": "text", "text": "the text" },
+        ] })),
+        with_message(
+            &json!({ "content": [{ "type": "reasoning", "text": "hm" }, { "type": "text", "text": "the text" }] }),
+        ),
+        with_message(&json!({ "content": null, "tool_calls": [call] })),
+        with_message(&json!({ "content": "", "function_call": { "arguments": "the text" } })),
+        json!({ "choices": [{ "text": "the text" }] }),
+        json!({ "choices": { "message": { "content": "the text" } } }),
+        json!({ "message": { "content": "the text" } }),
+        json!({ "output_text": "the text" }),
+    ] {
+        assert_eq!(text(&body), "the text", "{body}");
+    }
+    // Parsed already, or cards in place of parts: the JSON itself is the text.
+    assert_eq!(
+        text(&with_message(&json!({ "content": { "a": 1 } }))),
+        "{\"a\":1}"
+    );
+    assert_eq!(
+        text(&with_message(&json!({ "content": [{ "front": "a" }] }))),
+        "[{\"front\":\"a\"}]"
+    );
+    let arguments = json!({ "tool_calls": [{ "function": { "arguments": { "a": 1 } } }] });
+    assert_eq!(text(&with_message(&arguments)), "{\"a\":1}");
+}
+
+#[test]
+fn an_answer_without_text_is_empty() {
+    for body in [
+        json!({}),
+        json!([]),
+        json!(null),
+        json!("text"),
+        json!({ "choices": [] }),
+        json!({ "choices": null }),
+        json!({ "choices": "?" }),
+        json!({ "choices": [null, { "message": { "content": "the second" } }] }),
+        with_message(&json!({ "content": null })),
+        with_message(&json!(7)),
+    ] {
+        assert_eq!(text(&body), "", "{body}");
+    }
+    assert!(!read("{\"choices\":[]}").has_choice);
+    assert!(read("{\"choices\":[{\"message\":{\"content\":null}}]}").has_choice);
+}
+
+#[test]
+fn a_lone_surrogate_costs_no_more_than_its_character() {
+    let answer = read(r#"{"model":"\ud83d","choices":[{"message":{"content":"a\ud83db"}}]}"#);
+    assert_eq!(
+        (answer.text.as_str(), answer.model.as_str()),
+        ("a\u{fffd}b", "\u{fffd}")
+    );
+}
+
+#[test]
+fn the_reason_to_stop_is_read_in_any_spelling() {
+    for (reason, finish) in [
+        (json!("stop"), Finish::Other),
+        (json!("end_turn"), Finish::Other),
+        (json!(null), Finish::Other),
+        (json!(3), Finish::Other),
+        (json!("length"), Finish::Length),
+        (json!("MAX_TOKENS"), Finish::Length),
+        (json!("content_filter"), Finish::ContentFilter),
+        (json!("SAFETY"), Finish::ContentFilter),
+    ] {
+        let body = json!({ "choices": [{ "message": {}, "finish_reason": reason }] });
+        assert_eq!(read(&body.to_string()).finish, finish, "{body}");
+    }
+}
+
+#[test]
+fn tokens_are_counted_in_every_notation() {
+    let counts = |usage: Value| {
+        let TokenCounts {
+            prompt,
+            cached,
+            completion,
+            reasoning,
+            total,
+        } = read(&json!({ "usage": usage }).to_string()).tokens;
+        [prompt, cached, completion, reasoning, total]
+    };
+    assert_eq!(
+        counts(json!({
+            "prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150,
+            "prompt_tokens_details": { "cached_tokens": 64 },
+            "completion_tokens_details": { "reasoning_tokens": 20 },
+        })),
+        [100, 64, 50, 20, 150]
+    );
+    assert_eq!(
+        counts(json!({ "prompt_tokens": "100", "completion_tokens": 50.0, "prompt_cache_hit_tokens": 7 })),
+        [100, 7, 50, 0, 150]
+    );
+    assert_eq!(
+        counts(json!({
+            "input_tokens": 1, "output_tokens": 2, "input_tokens_details": { "cached_tokens": 1 },
+            "output_tokens_details": { "reasoning_tokens": 2 },
+        })),
+        [1, 1, 2, 2, 3]
+    );
+    for odd in [
+        json!(null),
+        json!([]),
+        json!({ "prompt_tokens": -1, "completion_tokens": "many", "total_tokens": {} }),
+    ] {
+        assert_eq!(counts(odd), [0; 5]);
+    }
+    let most = u64::MAX;
+    let mut sum =
+        read(&json!({ "usage": { "prompt_tokens": most, "completion_tokens": 1 } }).to_string()).tokens;
+    assert_eq!(sum.total, most);
+    sum.add(sum);
+    assert_eq!(sum.prompt, most);
+}
+
+proptest! {
+    #[test]
+    fn any_json_is_read(content in any::<String>(), reason in any::<Option<String>>(), key in "[a-z_]{0,12}") {
+        let message = json!({ "content": content, (key): [reason] });
+        let body = json!({ "choices": [{ "message": message, "finish_reason": reason }] });
+        prop_assert_eq!(text(&body), content);
+    }
+}

@@ -1,0 +1,67 @@
+//! The reason of a failed job, as students and operators read it.
+//!
+//! The web API shows a failed job's reason on the student's phone unchanged. So each reason starts with a sentence that a
+//! student understands; the technical part for the operator follows. This module is the one place that decides the
+//! sentence, by the class of the failure.
+
+use crate::{Class, JobType};
+
+/// The sentence for a job whose replicas died while they ran it. `src/queue/poison.lua` repeats it: a test compares them.
+pub const LOST: &str = "The job could not be finished.";
+
+/// The sentence for the student. `kind` is the job's type, where its payload could be read.
+pub const fn student_sentence(class: Class, kind: Option<JobType>) -> &'static str {
+    match class {
+        Class::Transient => "The service is temporarily unavailable; please try again later.",
+        Class::RateLimited | Class::Blocked => "The service is busy; please try again later.",
+        Class::OutOfQuota | Class::Deployment => {
+            "The service is not available at the moment; please try again later."
+        }
+        Class::Cancelled => LOST,
+        Class::Permanent => match kind {
+            Some(JobType::GenerateFlashcards) => "The study material could not be turned into flashcards.",
+            Some(JobType::AssessPronunciation) => "The recording could not be assessed.",
+            Some(JobType::ProcessImage) => "The text in the images could not be read.",
+            None => "The request could not be processed.",
+        },
+    }
+}
+
+/// A reason for `failedReason`: the sentence for the student, then the technical part.
+pub fn failed_reason(class: Class, kind: Option<JobType>, details: &str) -> String {
+    format!("{} {details}", student_sentence(class, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_starts_with_one_sentence() {
+        let kinds = JobType::ALL.into_iter().map(Some).chain([None]);
+        for (class, kind) in Class::ALL
+            .into_iter()
+            .flat_map(|class| kinds.clone().map(move |kind| (class, kind)))
+        {
+            let sentence = student_sentence(class, kind);
+            assert!(
+                sentence.ends_with('.') && sentence.matches('.').count() == 1,
+                "{sentence}"
+            );
+            // A student knows none of these words.
+            for word in [
+                "openai", "azure", "redis", "breaker", "quota", "payload", "provider", "429",
+            ] {
+                assert!(!sentence.to_lowercase().contains(word), "{sentence}");
+            }
+        }
+        assert_eq!(
+            failed_reason(
+                Class::Permanent,
+                Some(JobType::GenerateFlashcards),
+                "openai answered 400"
+            ),
+            "The study material could not be turned into flashcards. openai answered 400"
+        );
+    }
+}

@@ -1,0 +1,546 @@
+//! Finds cards in a text that a model wrote, whatever stands around them.
+//!
+//! A model is asked for one JSON object, and may write a Markdown fence around it, its reasoning before it, an
+//! apology after it, an array instead of the object, or stop in the middle. The scanner therefore does not parse a
+//! document. It walks over the text once and reports each complete JSON object that has a front and a back, at any
+//! depth. It also reads what is nearly JSON: raw line breaks and unescaped quotes in strings, trailing commas, single
+//! or typographic quotes, unquoted keys, comments.
+//!
+//! The scanner keeps one card and a bounded stack, never a tree of the text, so memory stays a small multiple of the
+//! input.
+
+use std::{borrow::Cow, ops::ControlFlow};
+
+use crate::text::without_lone_surrogates;
+
+#[cfg(test)]
+mod tests;
+
+/// Containers deeper than this are skipped: no deck nests so deep.
+const DEEPEST: usize = 32;
+/// A decoded JSON string can hold another JSON text, once or twice.
+const MOST_ENCODINGS: usize = 2;
+/// Longest unquoted key that is looked for after a missing comma, bytes.
+const LONGEST_KEY: usize = 40;
+
+/// A card as the model wrote it, not checked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct RawCard {
+    pub(super) front: String,
+    pub(super) back: String,
+    pub(super) topic: String,
+    pub(super) difficulty: String,
+    pub(super) example: String,
+    pub(super) pronunciation: String,
+}
+
+/// How a scan ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScanEnd {
+    /// Every object and array was closed, or the consumer had enough.
+    Complete,
+    /// The text ended inside an object or an array.
+    CutOff,
+}
+
+/// Hands each complete card in the text to `consume`, in order, until it breaks off.
+pub(super) fn scan(text: &str, consume: &mut dyn FnMut(RawCard) -> ControlFlow<()>) -> ScanEnd {
+    let mut text = Cow::Borrowed(text);
+    for _ in 0..MOST_ENCODINGS {
+        let trimmed = text.trim_matches(is_padding);
+        if !trimmed.starts_with('"') {
+            break;
+        }
+        // The whole text is one JSON string: the model encoded its answer twice.
+        match serde_json::from_str::<String>(&without_lone_surrogates(trimmed)) {
+            Ok(decoded) => text = Cow::Owned(decoded),
+            Err(_) => break,
+        }
+    }
+    Scanner::new(&text, consume, MOST_ENCODINGS).run()
+}
+
+fn is_padding(c: char) -> bool {
+    c.is_whitespace() || c == '\u{feff}'
+}
+
+/// Tags around a model's reasoning, opening and closing.
+const REASONING_TAGS: [(&str, &str); 8] = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<reflection>", "</reflection>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+];
+
+/// The answer behind the model's reasoning. Reasoning can hold drafts of cards, which are not the answer.
+fn without_reasoning(text: &str) -> &str {
+    let mut text = text.trim_start_matches(is_padding);
+    // Blocks can follow each other; each round consumes one.
+    while let Some((_, close)) = REASONING_TAGS.iter().find(|(open, _)| starts_with(text, open)) {
+        match find(text, close) {
+            Some(end) => text = text[end + close.len()..].trim_start_matches(is_padding),
+            // Cut off while the model was still reasoning.
+            None => return "",
+        }
+    }
+    // Some chat templates swallow the opening tag. A text that begins with JSON has no reasoning before it: the tag
+    // is then a word on a card.
+    if !text.starts_with(['{', '[', '`']) {
+        for (_, close) in REASONING_TAGS {
+            if let Some(end) = rfind(text, close) {
+                return &text[end + close.len()..];
+            }
+        }
+    }
+    text
+}
+
+fn starts_with(text: &str, tag: &str) -> bool {
+    text.get(..tag.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(tag))
+}
+
+fn find(text: &str, tag: &str) -> Option<usize> {
+    places(text, tag).find(|at| starts_with(&text[*at..], tag))
+}
+
+fn rfind(text: &str, tag: &str) -> Option<usize> {
+    places(text, tag).rev().find(|at| starts_with(&text[*at..], tag))
+}
+
+/// Where the first character of a tag stands: each of the tags has it once or twice, so that the search is linear.
+fn places<'a>(text: &'a str, tag: &str) -> impl DoubleEndedIterator<Item = usize> + use<'a> {
+    let first = tag.chars().next().unwrap_or_default();
+    text.match_indices(first).map(|(at, _)| at)
+}
+
+/// One open container.
+enum Frame {
+    Object {
+        /// The card so far; an object without a card's fields needs none.
+        card: Option<Box<PartialCard>>,
+        /// The field of the key that was read last, where it is one of a card's.
+        field: Option<FieldMatch>,
+        /// Whether a key comes next, and not a value.
+        expects_key: bool,
+    },
+    Array {
+        /// The field of the card around it that collects its texts.
+        field: Option<FieldMatch>,
+    },
+}
+
+/// A card with a note for each field whether its own name or a synonym set it.
+#[derive(Default)]
+struct PartialCard {
+    fields: [Option<(String, bool)>; 6],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Front,
+    Back,
+    Topic,
+    Difficulty,
+    Example,
+    Pronunciation,
+}
+
+/// A key that names a field, by its own name or by a synonym.
+#[derive(Debug, Clone, Copy)]
+struct FieldMatch {
+    field: Field,
+    is_exact: bool,
+}
+
+impl FieldMatch {
+    fn of(key: &str) -> Option<Self> {
+        let mut name = [0u8; 16];
+        let mut length = 0;
+        for c in key.chars().filter(|c| !matches!(c, ' ' | '_' | '-')) {
+            *name.get_mut(length)? = u8::try_from(c).ok()?.to_ascii_lowercase();
+            length += 1;
+        }
+        let (field, is_exact) = match &name[..length] {
+            b"front" => (Field::Front, true),
+            b"term" | b"word" => (Field::Front, false),
+            b"back" => (Field::Back, true),
+            b"translation" | b"definition" | b"meaning" => (Field::Back, false),
+            b"topic" => (Field::Topic, true),
+            b"category" => (Field::Topic, false),
+            b"difficulty" => (Field::Difficulty, true),
+            b"level" | b"difficultylevel" => (Field::Difficulty, false),
+            b"example" => (Field::Example, true),
+            b"examplesentence" | b"sentence" | b"examples" => (Field::Example, false),
+            b"pronunciation" => (Field::Pronunciation, true),
+            b"ipa" | b"phonetic" => (Field::Pronunciation, false),
+            _ => return None,
+        };
+        Some(Self { field, is_exact })
+    }
+}
+
+impl PartialCard {
+    fn set(&mut self, key: FieldMatch, text: Cow<'_, str>) {
+        let slot = &mut self.fields[key.field as usize];
+        // A synonym does not replace the field itself: {"word": …, "front": …}.
+        if !matches!(slot, Some((_, true))) || key.is_exact {
+            *slot = Some((text.into_owned(), key.is_exact));
+        }
+    }
+
+    /// Adds one of several texts of a field.
+    fn append(&mut self, key: FieldMatch, text: &str) {
+        match &mut self.fields[key.field as usize] {
+            Some((already, _)) if !already.is_empty() => {
+                already.push_str(", ");
+                already.push_str(text);
+            }
+            slot => *slot = Some((text.to_owned(), key.is_exact)),
+        }
+    }
+
+    /// The card, if it has a front and a back.
+    fn finish(self) -> Option<RawCard> {
+        let [front, back, topic, difficulty, example, pronunciation] = self.fields;
+        let text = |field: Option<(String, bool)>| field.map(|(text, _)| text).unwrap_or_default();
+        Some(RawCard {
+            front: front?.0,
+            back: back?.0,
+            topic: text(topic),
+            difficulty: text(difficulty),
+            example: text(example),
+            pronunciation: text(pronunciation),
+        })
+    }
+}
+
+struct Scanner<'t, 'c> {
+    text: &'t str,
+    /// Byte offset, always at a character's start.
+    at: usize,
+    stack: Vec<Frame>,
+    /// Open containers beyond [`DEEPEST`].
+    skipped: usize,
+    consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
+    /// How many more JSON texts within strings are read.
+    encodings: usize,
+    /// Whether the consumer had enough.
+    is_done: bool,
+}
+
+impl<'t, 'c> Scanner<'t, 'c> {
+    fn new(text: &'t str, consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>, encodings: usize) -> Self {
+        Self {
+            text: without_reasoning(text),
+            at: 0,
+            stack: Vec::new(),
+            skipped: 0,
+            consume,
+            encodings,
+            is_done: false,
+        }
+    }
+
+    fn run(&mut self) -> ScanEnd {
+        while let Some(next) = self.peek().filter(|_| !self.is_done) {
+            if self.stack.is_empty() {
+                self.outside(next);
+            } else {
+                self.inside(next);
+            }
+        }
+        match self.is_done || self.stack.is_empty() {
+            true => ScanEnd::Complete,
+            false => ScanEnd::CutOff,
+        }
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.text[self.at..].chars().next()
+    }
+
+    /// Text around the JSON: only the beginning of a container matters.
+    fn outside(&mut self, next: char) {
+        match next {
+            '{' | '[' => self.open(next),
+            _ => {
+                let rest = &self.text[self.at..];
+                self.at += rest.find(['{', '[']).unwrap_or(rest.len());
+            }
+        }
+    }
+
+    fn inside(&mut self, next: char) {
+        match next {
+            '{' | '[' => self.open(next),
+            '}' | ']' => {
+                self.at += 1;
+                self.close();
+            }
+            ',' => {
+                self.at += 1;
+                if let Some(Frame::Object {
+                    field, expects_key, ..
+                }) = self.top()
+                {
+                    (*field, *expects_key) = (None, true);
+                }
+            }
+            ':' => {
+                self.at += 1;
+                if let Some(Frame::Object { expects_key, .. }) = self.top() {
+                    *expects_key = false;
+                }
+            }
+            '"' | '\'' | '\u{201c}' | '\u{201e}' => {
+                let text = self.string(next);
+                self.token(text, true);
+            }
+            '/' if self.text[self.at..].starts_with("//") => self.skip_past("\n"),
+            '/' if self.text[self.at..].starts_with("/*") => self.skip_past("*/"),
+            c if is_padding(c) => self.at += c.len_utf8(),
+            _ => {
+                let text = self.bare_token();
+                self.token(Cow::Borrowed(text), false);
+            }
+        }
+    }
+
+    /// The frame that is scanned, unless it is too deep to matter.
+    fn top(&mut self) -> Option<&mut Frame> {
+        self.stack.last_mut().filter(|_| self.skipped == 0)
+    }
+
+    fn open(&mut self, bracket: char) {
+        self.at += 1;
+        if self.stack.len() == DEEPEST || self.skipped > 0 {
+            self.skipped += 1;
+            return;
+        }
+        self.stack.push(match bracket {
+            '{' => Frame::Object {
+                card: None,
+                field: None,
+                expects_key: true,
+            },
+            _ => Frame::Array {
+                field: match self.stack.last() {
+                    Some(Frame::Object { field, .. }) => *field,
+                    _ => None,
+                },
+            },
+        });
+    }
+
+    /// Closes the innermost container, whichever bracket closes it: a model can confuse them.
+    fn close(&mut self) {
+        if self.skipped > 0 {
+            self.skipped -= 1;
+        } else if let Some(Frame::Object { card: Some(card), .. }) = self.stack.pop()
+            && let Some(card) = card.finish()
+        {
+            self.is_done = (self.consume)(card).is_break();
+        }
+    }
+
+    /// A key or a value was read.
+    fn token(&mut self, text: Cow<'t, str>, is_quoted: bool) {
+        if self.skipped > 0 {
+            return;
+        }
+        let is_null = !is_quoted && matches!(&*text, "null" | "None" | "undefined" | "NaN");
+        match self.stack.last_mut() {
+            Some(Frame::Object {
+                field, expects_key, ..
+            }) if *expects_key => *field = FieldMatch::of(&text),
+            // The field is taken, so that debris behind the value does not replace it. A comma may be missing.
+            Some(Frame::Object {
+                card,
+                field,
+                expects_key,
+            }) => {
+                *expects_key = true;
+                match field.take() {
+                    Some(field) if !is_null => card.get_or_insert_default().set(field, text),
+                    None if is_quoted => self.encoded(&text),
+                    _ => {}
+                }
+            }
+            Some(Frame::Array { field: Some(field) }) if !is_null => {
+                let field = *field;
+                if let [.., Frame::Object { card, .. }, _] = self.stack.as_mut_slice() {
+                    card.get_or_insert_default().append(field, &text);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads a string that holds a JSON text: some models write the array of cards as a string.
+    fn encoded(&mut self, text: &str) {
+        let is_json = text.trim_start_matches(is_padding).starts_with(['{', '[', '`']);
+        if is_json && self.encodings > 0 {
+            let mut inner = Scanner::new(text, &mut *self.consume, self.encodings - 1);
+            inner.run();
+            self.is_done = inner.is_done;
+        }
+    }
+
+    fn skip_past(&mut self, end: &str) {
+        let rest = &self.text[self.at..];
+        self.at += rest.find(end).map_or(rest.len(), |at| at + end.len());
+    }
+
+    /// A number, a literal, an unquoted key, or debris.
+    fn bare_token(&mut self) -> &'t str {
+        let rest = &self.text[self.at..];
+        let ends = |c: char| matches!(c, ',' | ':' | '{' | '}' | '[' | ']' | '"') || is_padding(c);
+        let first = rest.chars().next().map_or(0, char::len_utf8);
+        let length = first + rest[first..].find(ends).unwrap_or(rest.len() - first);
+        self.at += length;
+        &rest[..length]
+    }
+
+    /// A string, from its opening quote to past its closing one, or to the text's end.
+    fn string(&mut self, open: char) -> Cow<'t, str> {
+        let close = match open {
+            '\u{201c}' | '\u{201e}' => ['\u{201d}', '\u{201c}'],
+            quote => [quote, quote],
+        };
+        self.at += open.len_utf8();
+        let start = self.at;
+        let is_key = matches!(
+            self.stack.last(),
+            Some(Frame::Object {
+                expects_key: true,
+                ..
+            })
+        );
+        loop {
+            let rest = &self.text[self.at..];
+            let Some(found) = rest.find([close[0], close[1], '\\']) else {
+                self.at = self.text.len();
+                return unescaped(&self.text[start..]);
+            };
+            self.at += found;
+            let Some(mark) = self.peek() else { continue };
+            let end = self.at;
+            self.at += mark.len_utf8();
+            if mark == '\\' {
+                self.at += self.peek().map_or(0, char::len_utf8);
+            } else if self.ends_string(is_key) {
+                return unescaped(&self.text[start..end]);
+            }
+        }
+    }
+
+    /// Whether the quote that was just passed ends its string. Models forget to escape quotes, so the quote counts
+    /// only where JSON can go on after it. In valid JSON every closing quote passes.
+    fn ends_string(&self, is_key: bool) -> bool {
+        let rest = self.text[self.at..].trim_start_matches(is_padding);
+        let in_object = matches!(self.stack.last(), Some(Frame::Object { .. }));
+        match rest.chars().next() {
+            None | Some('}' | ']') => true,
+            Some(':') => is_key,
+            Some(',') if in_object => {
+                let rest = rest[1..].trim_start_matches(is_padding);
+                rest.is_empty() || rest.starts_with(['}', ']', '/']) || begins_with_key(rest)
+            }
+            Some(',') => true,
+            // A comment, or a forgotten comma before the next key.
+            Some('/') => rest.starts_with("//") || rest.starts_with("/*"),
+            Some(_) => in_object && begins_with_quote(rest) && begins_with_key(rest),
+        }
+    }
+}
+
+/// Whether a text begins with a key and its colon, or ends within the key.
+fn begins_with_key(text: &str) -> bool {
+    if begins_with_quote(text) {
+        let mut marks = text.char_indices().skip(1);
+        while let Some((at, c)) = marks.next() {
+            match c {
+                '\\' => drop(marks.next()),
+                '"' | '\'' | '\u{201d}' if closes(text, c) => {
+                    let rest = text[at + c.len_utf8()..].trim_start_matches(is_padding);
+                    return rest.is_empty() || rest.starts_with(':');
+                }
+                _ => {}
+            }
+        }
+        return true;
+    }
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    let length = text.bytes().take(LONGEST_KEY).take_while(is_name).count();
+    length > 0 && text[length..].trim_start_matches(is_padding).starts_with(':')
+}
+
+fn begins_with_quote(text: &str) -> bool {
+    text.starts_with(['"', '\'', '\u{201c}', '\u{201e}'])
+}
+
+/// Whether this quote closes a string that begins as the text does.
+fn closes(text: &str, quote: char) -> bool {
+    match quote {
+        '\u{201d}' => text.starts_with(['\u{201c}', '\u{201e}']),
+        _ => text.starts_with(quote),
+    }
+}
+
+/// The text of a string's inside. Escapes that JSON does not know stay as they are.
+fn unescaped(inside: &str) -> Cow<'_, str> {
+    if !inside.contains('\\') {
+        return Cow::Borrowed(inside);
+    }
+    let inside = without_lone_surrogates(inside);
+    let mut text = String::with_capacity(inside.len());
+    let mut rest = &*inside;
+    while let Some(at) = rest.find('\\') {
+        text.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let Some(escape) = rest.chars().next() else { break };
+        rest = &rest[escape.len_utf8()..];
+        match escape {
+            'n' => text.push('\n'),
+            't' => text.push('\t'),
+            'r' => text.push('\r'),
+            'b' => text.push('\u{8}'),
+            'f' => text.push('\u{c}'),
+            '"' | '\\' | '/' | '\'' => text.push(escape),
+            'u' => match code_point(rest) {
+                Some((c, length)) => {
+                    text.push(c);
+                    rest = &rest[length..];
+                }
+                None => text.push_str("\\u"),
+            },
+            other => {
+                text.push('\\');
+                text.push(other);
+            }
+        }
+    }
+    text.push_str(rest);
+    Cow::Owned(text)
+}
+
+/// The character of the four or, for a surrogate pair, ten characters after `\u`, and their number.
+fn code_point(digits: &str) -> Option<(char, usize)> {
+    let unit = |text: &str| {
+        let digits = text.get(..4)?;
+        let is_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        is_hex.then(|| u32::from_str_radix(digits, 16).ok())?
+    };
+    let first = unit(digits)?;
+    if let Some(c) = char::from_u32(first) {
+        return Some((c, 4));
+    }
+    let second = unit(digits.get(4..)?.strip_prefix("\\u")?)?;
+    let c = 0x10000 + ((first - 0xd800) << 10) + second.checked_sub(0xdc00)?;
+    Some((char::from_u32(c)?, 10))
+}

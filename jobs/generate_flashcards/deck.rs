@@ -1,0 +1,252 @@
+//! Turns the cards that a model wrote into a deck that the study app can play with.
+//!
+//! The rules are those of [`contract`](super::contract). A card is repaired where that is certain, and dropped only
+//! where it would break a game: without a front or a back, with a question or a long sentence as its front, or as a
+//! duplicate.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::ControlFlow,
+};
+
+use super::{
+    Difficulty, Flashcard, Payload,
+    card_scanner::{RawCard, ScanEnd, scan},
+    term::{self, Unsuitable},
+};
+use crate::text::{clean, folded};
+
+#[cfg(test)]
+mod tests;
+
+/// A topic that the model chose needs this many cards to stand on its own.
+pub(super) const FEWEST_OF_A_TOPIC: usize = 5;
+/// Name of the one topic when the model chose none.
+const FALLBACK_TOPIC: &str = "General";
+/// Longest back, characters. A longer one is a text that no student types.
+const LONGEST_BACK: usize = 300;
+/// Longest example, pronunciation and topic, characters. Longer ones are left out.
+const LONGEST_DETAIL: usize = 500;
+/// Definitions with more words are cut at their first clause, where they have one.
+pub(super) const MOST_WORDS_OF_A_DEFINITION: usize = 12;
+
+/// The usable cards of an answer.
+#[derive(Debug)]
+pub(super) struct Deck {
+    pub(super) cards: Vec<Flashcard>,
+    pub(super) dropped: Dropped,
+    /// How the scan of the answer ended.
+    pub(super) end: ScanEnd,
+}
+
+/// How many cards were dropped, by reason.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dropped {
+    pub(super) incomplete: usize,
+    pub(super) questions: usize,
+    pub(super) sentences: usize,
+    pub(super) duplicates: usize,
+}
+
+impl fmt::Display for Dropped {
+    /// `3 incomplete, 1 duplicate`; nothing when none was dropped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.incomplete, "incomplete"),
+            (self.questions, "with a question as front"),
+            (self.sentences, "with a sentence as front"),
+            (self.duplicates, "duplicates"),
+        ];
+        let mut separator = "";
+        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {what}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// Reads the deck in a text that a model wrote.
+pub(super) fn read(text: &str, payload: &Payload) -> Deck {
+    let mut builder = Builder {
+        payload,
+        fixed_topic: payload.fixed_topic().map(clean),
+        seen: HashSet::new(),
+        cards: Vec::new(),
+        dropped: Dropped::default(),
+    };
+    let most = payload.most_cards();
+    let end = scan(text, &mut |card| {
+        builder.add(card);
+        match builder.cards.len() < most {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    });
+    let Builder {
+        mut cards,
+        mut dropped,
+        fixed_topic,
+        ..
+    } = builder;
+    if fixed_topic.is_none() {
+        merge_small_topics(&mut cards);
+        // Two topics can have had the same front, and be one now.
+        let mut seen = HashSet::new();
+        let before = cards.len();
+        cards.retain(|card| seen.insert(identity(card)));
+        dropped.duplicates += before - cards.len();
+    }
+    Deck { cards, dropped, end }
+}
+
+/// Equal for cards that the app takes for duplicates.
+pub(super) fn identity(card: &Flashcard) -> (String, String) {
+    (folded(&card.front), folded(&card.topic))
+}
+
+struct Builder<'a> {
+    payload: &'a Payload,
+    fixed_topic: Option<String>,
+    seen: HashSet<(String, String)>,
+    cards: Vec<Flashcard>,
+    dropped: Dropped,
+}
+
+impl Builder<'_> {
+    fn add(&mut self, raw: RawCard) {
+        let front = match term::front(&raw.front) {
+            Ok(front) => front,
+            Err(Unsuitable::Blank) => return self.dropped.incomplete += 1,
+            Err(Unsuitable::Question) => return self.dropped.questions += 1,
+            Err(Unsuitable::Sentence) => return self.dropped.sentences += 1,
+        };
+        let back = back(&raw.back, self.payload.wants_translations());
+        let front = without_gloss(&front, &back).to_owned();
+        let back = without_gloss(&back, &front).to_owned();
+        if back.is_empty() {
+            return self.dropped.incomplete += 1;
+        }
+        let card = Flashcard {
+            topic: self.fixed_topic.clone().unwrap_or_else(|| detail(&raw.topic)),
+            difficulty: Difficulty::of(&raw.difficulty),
+            example: example(&raw.example, &front),
+            pronunciation: Some(detail(&raw.pronunciation)).filter(|text| !text.is_empty()),
+            front,
+            back,
+        };
+        if self.seen.insert(identity(&card)) {
+            self.cards.push(card);
+        } else {
+            self.dropped.duplicates += 1;
+        }
+    }
+}
+
+/// The text without the other side of the card in brackets behind it: "la célula (the cell)".
+fn without_gloss<'a>(text: &'a str, other: &str) -> &'a str {
+    text.strip_suffix(')')
+        .and_then(|rest| rest.rsplit_once(" ("))
+        .filter(|(_, gloss)| folded(gloss) == folded(other))
+        .map_or(text, |(text, _)| text.trim_end())
+}
+
+/// The translation or definition, without outer punctuation; empty when it is unusable.
+fn back(text: &str, is_translation: bool) -> String {
+    let text = term::plain(text);
+    let mut back = term::without_outer_punctuation(&text);
+    if !is_translation && back.split(' ').count() > MOST_WORDS_OF_A_DEFINITION {
+        back = first_clause(back);
+    }
+    match back.chars().nth(LONGEST_BACK) {
+        None => back.to_owned(),
+        Some(_) => String::new(),
+    }
+}
+
+/// A definition without its second sentence, its aside or its list of details.
+fn first_clause(text: &str) -> &str {
+    let ends = [". ", "; ", " (", " – ", " — ", ": "];
+    let cut = ends.iter().filter_map(|end| text.find(end)).min();
+    let clause = cut.map_or(text, |at| &text[..at]);
+    // Two words before a colon or a bracket define nothing.
+    if clause.split(' ').count() < 3 {
+        return text;
+    }
+    term::without_outer_punctuation(clause)
+}
+
+/// The example, if it shows the front literally; the app builds a sentence of its own for an empty one.
+fn example(text: &str, front: &str) -> String {
+    let example = detail(&term::plain(text));
+    match contains(&example, front) {
+        true => example,
+        false => String::new(),
+    }
+}
+
+/// Whether a text contains another, ignoring case.
+pub(super) fn contains(text: &str, part: &str) -> bool {
+    text.to_lowercase().contains(&part.to_lowercase())
+}
+
+fn detail(text: &str) -> String {
+    let text = clean(text);
+    match text.chars().nth(LONGEST_DETAIL) {
+        None => text,
+        Some(_) => String::new(),
+    }
+}
+
+impl Difficulty {
+    /// The value for what a model wrote, in any case and spelling; `intermediate` for anything unknown.
+    pub(super) fn of(text: &str) -> Self {
+        let word = text.trim().to_lowercase();
+        let starts = |beginnings: &[&str]| beginnings.iter().any(|b| word.starts_with(b));
+        let easy = [
+            "beg", "bas", "eas", "elem", "nov", "start", "simpl", "low", "a1", "a2", "1",
+        ];
+        let hard = [
+            "exp", "adv", "hard", "diff", "prof", "mast", "high", "c1", "c2", "3",
+        ];
+        if starts(&easy) {
+            Self::Beginner
+        } else if starts(&hard) {
+            Self::Expert
+        } else {
+            Self::Intermediate
+        }
+    }
+}
+
+/// Gives the cards of a topic with fewer than five to the largest topic: no card is lost, and the student sees no topic
+/// of two cards. Spellings that differ only in case or blanks are one topic, named as it stands first.
+fn merge_small_topics(cards: &mut [Flashcard]) {
+    let mut topics: Vec<(String, usize)> = Vec::new();
+    let mut index_of: HashMap<String, usize> = HashMap::new();
+    let topic_of_card: Vec<usize> = cards
+        .iter()
+        .map(|card| {
+            let index = *index_of.entry(folded(&card.topic)).or_insert_with(|| {
+                topics.push((card.topic.clone(), 0));
+                topics.len() - 1
+            });
+            topics[index].1 += 1;
+            index
+        })
+        .collect();
+
+    // A card without a topic cannot name one. Of equally large topics the first wins.
+    let largest = topics
+        .iter()
+        .rev()
+        .filter(|(name, _)| !name.is_empty())
+        .max_by_key(|(_, count)| *count)
+        .map_or(FALLBACK_TOPIC, |(name, _)| name);
+    for (card, index) in cards.iter_mut().zip(topic_of_card) {
+        let (name, count) = &topics[index];
+        let is_kept = *count >= FEWEST_OF_A_TOPIC && !name.is_empty();
+        card.topic = if is_kept { name.as_str() } else { largest }.to_owned();
+    }
+}

@@ -1,0 +1,64 @@
+//! The seam between the handlers and the place where recordings are decoded.
+//!
+//! A recording comes from a stranger, and its decoder may loop, overflow the stack or ask for any amount of memory.
+//! The worker therefore decodes in processes of its own, which it can lose; tests decode in their process.
+
+use std::{fmt, panic::catch_unwind, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use super::audio::{Audio, convert};
+
+/// Makes recordings ready for the provider.
+///
+/// Dropping the future of [`decode`](Self::decode) ends the work on the recording.
+#[async_trait]
+pub trait AudioDecoder: Send + Sync + fmt::Debug {
+    /// Decodes a recording that plays for at most `limit`, plus 0.2 s that encoders pad.
+    ///
+    /// # Errors
+    /// [`Undecoded`]: the recording is at fault, or this attempt was cut short.
+    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<Audio, Undecoded>;
+}
+
+/// Why a recording was not decoded. The texts continue a sentence that begins with the payload's field.
+#[derive(Debug, thiserror::Error)]
+pub enum Undecoded {
+    /// The recording is at fault; another attempt ends in the same way.
+    #[error("{0}")]
+    Recording(String),
+    /// The host is at fault, or may be; another attempt can succeed.
+    #[error("{0}")]
+    Interrupted(String),
+    /// The process is stopping.
+    #[error("stopped while the audio was decoded")]
+    Stopped,
+}
+
+/// Decodes on a blocking thread of the calling process. Offers no protection against what a recording does to its
+/// decoder: for tests, and for tools that decode recordings of their own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InProcess;
+
+#[async_trait]
+impl AudioDecoder for InProcess {
+    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<Audio, Undecoded> {
+        match spawn_blocking(move || decode(recording, limit)).await {
+            Ok(decoded) => decoded.map_err(Undecoded::Recording),
+            Err(_) => Err(Undecoded::Stopped),
+        }
+    }
+}
+
+/// Decodes a recording on the calling thread. A panic of a decoder counts as a damaged recording.
+///
+/// # Errors
+/// What is wrong with the recording, as the rest of a sentence.
+pub fn decode(recording: Bytes, limit: Duration) -> Result<Audio, String> {
+    match catch_unwind(move || convert(recording, limit)) {
+        Ok(converted) => converted.map_err(|why| why.to_string()),
+        Err(_) => Err("audio is damaged: its decoder gave up".to_owned()),
+    }
+}

@@ -1,0 +1,224 @@
+//! Secrets out of texts: what a provider echoes must not reach a job's reason, a result or a log, however it is written.
+//!
+//! A secret is found as it stands, in any case of its letters, in base64 (wherever it begins in what was encoded), in
+//! hexadecimal and percent-encoded; and each of these in part, from twelve characters on. The work is one look at each
+//! pair of bytes, and a second one where a form of a secret holds that pair.
+
+use std::{borrow::Cow, collections::HashSet, fmt, sync::OnceLock};
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+
+/// What stands in a secret's place.
+const STAND_IN: &str = "[key]";
+/// Characters of a secret from which on it is recognised in part.
+const WINDOW: usize = 12;
+/// Shorter secrets are none: to take out every occurrence would garble texts.
+const SHORTEST: usize = 8;
+
+static PROCESS: OnceLock<Redactor> = OnceLock::new();
+
+/// Names the secrets of this process, once: those of a second call are ignored.
+pub fn hide<'a>(secrets: impl IntoIterator<Item = &'a str>) {
+    let _ = PROCESS.set(Redactor::new(secrets));
+}
+
+/// The text without the secrets of this process.
+pub fn conceal(text: &str) -> Cow<'_, str> {
+    match PROCESS.get().and_then(|secrets| secrets.redact(text.as_bytes())) {
+        Some(clean) => Cow::Owned(String::from_utf8_lossy(&clean).into_owned()),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// The bytes without the secrets of this process; `None` where they hold none.
+pub fn conceal_bytes(text: &[u8]) -> Option<Vec<u8>> {
+    PROCESS.get().and_then(|secrets| secrets.redact(text))
+}
+
+/// Recognises secrets. Not printable: it holds them.
+struct Redactor {
+    /// Every twelve characters in a row of every form of a secret, in lower case.
+    windows: HashSet<[u8; WINDOW]>,
+    /// Forms that are shorter than that, whole.
+    short: Vec<Vec<u8>>,
+    /// Whether a form holds these two characters in a row where a window begins.
+    pairs: Box<[bool]>,
+}
+
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redactor").finish_non_exhaustive()
+    }
+}
+
+impl Redactor {
+    fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut redactor = Self {
+            windows: HashSet::new(),
+            short: Vec::new(),
+            pairs: vec![false; 1 << 16].into(),
+        };
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= SHORTEST) {
+            for form in forms(secret) {
+                redactor.add(form.to_ascii_lowercase().as_bytes());
+            }
+        }
+        redactor
+    }
+
+    fn add(&mut self, form: &[u8]) {
+        if form.len() < WINDOW {
+            self.pairs[pair(form)] = true;
+            return self.short.push(form.to_vec());
+        }
+        for window in form.windows(WINDOW) {
+            self.pairs[pair(window)] = true;
+            if let Ok(window) = window.try_into() {
+                self.windows.insert(window);
+            }
+        }
+    }
+
+    /// The text without secrets; `None` where it holds none.
+    fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let (mut clean, mut kept, mut at) = (Vec::new(), 0, 0);
+        while at + SHORTEST <= text.len() {
+            let Some(length) = self.found(&text[at..]) else {
+                at += 1;
+                continue;
+            };
+            clean.extend_from_slice(&text[kept..at]);
+            clean.extend_from_slice(STAND_IN.as_bytes());
+            at += length;
+            kept = at;
+        }
+        if kept == 0 {
+            return None;
+        }
+        clean.extend_from_slice(&text[kept..]);
+        Some(clean)
+    }
+
+    /// How many bytes a secret, or a part of one, takes at the beginning of a text.
+    fn found(&self, text: &[u8]) -> Option<usize> {
+        let lower = |at: usize| text[at].to_ascii_lowercase();
+        if !self.pairs[pair(&[lower(0), lower(1)])] {
+            return None;
+        }
+        let is_window = |at: usize| {
+            let window = text
+                .get(at..at + WINDOW)
+                .and_then(|window| <[u8; WINDOW]>::try_from(window).ok());
+            window.is_some_and(|window| {
+                self.windows
+                    .contains(&window.map(|byte| byte.to_ascii_lowercase()))
+            })
+        };
+        if is_window(0) {
+            // Further windows that overlap belong to it.
+            let more = (1..).take_while(|at| is_window(*at)).count();
+            return Some(WINDOW + more);
+        }
+        let is_here = |form: &&Vec<u8>| {
+            text.get(..form.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(form))
+        };
+        self.short.iter().find(is_here).map(Vec::len)
+    }
+}
+
+fn pair(text: &[u8]) -> usize {
+    usize::from(text[0]) << 8 | usize::from(text[1])
+}
+
+/// The ways in which a secret may be written.
+fn forms(secret: &str) -> Vec<String> {
+    let bytes = secret.as_bytes();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let every: String = bytes.iter().map(|byte| format!("%{byte:02x}")).collect();
+    let reserved: String = bytes
+        .iter()
+        .map(|byte| match byte {
+            byte if byte.is_ascii_alphanumeric() || b"-_.~".contains(byte) => char::from(*byte).to_string(),
+            byte => format!("%{byte:02x}"),
+        })
+        .collect();
+    let mut forms = vec![secret.to_owned(), hex, every, reserved];
+    for before in 0..3 {
+        // What stands before it in the encoded text shifts it; the symbols that it shares with its neighbours are left out.
+        let shifted = [&[0][..].repeat(before), bytes].concat();
+        let encoded = STANDARD_NO_PAD.encode(&shifted);
+        let first = [0, 2, 3][before];
+        let last = shifted.len() / 3 * 4;
+        if let Some(own) = encoded.get(first..last.max(first)) {
+            forms.push(own.to_owned());
+            forms.push(own.replace('+', "-").replace('/', "_"));
+        }
+    }
+    forms.retain(|form| form.len() >= SHORTEST);
+    forms
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    use super::*;
+
+    const KEY: &str = "sk-Proj/7Qx+2mN8vB5kL1pR9sT4w";
+
+    fn without(text: &str) -> String {
+        let redactor = Redactor::new([KEY, "short-pw"]);
+        match redactor.redact(text.as_bytes()) {
+            Some(clean) => String::from_utf8(clean).unwrap(),
+            None => text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_in_every_form() {
+        let hex: String = KEY.bytes().map(|byte| format!("{byte:02X}")).collect();
+        let percent = KEY.replace('/', "%2F").replace('+', "%2B");
+        for (form, left) in [
+            (KEY.to_owned(), "[key]"),
+            (KEY.to_uppercase(), "[key]"),
+            (KEY.to_lowercase(), "[key]"),
+            (hex, "[key]"),
+            (percent, "[key]"),
+            (KEY.bytes().map(|byte| format!("%{byte:02x}")).collect(), "[key]"),
+            (KEY[..KEY.len() - 1].to_owned(), "[key]"),
+            (KEY[1..].to_owned(), "[key]"),
+            (KEY[..WINDOW].to_owned(), "[key]"),
+            ("short-pw".to_owned(), "[key]"),
+            ("SHORT-PW".to_owned(), "[key]"),
+        ] {
+            assert_eq!(without(&form), left, "{form}");
+            assert_eq!(without(&format!("a {form}, b {form}.")), "a [key], b [key].");
+        }
+        for before in ["", "B", "Be", "Bearer ", "user:"] {
+            for encoded in [
+                STANDARD.encode(format!("{before}{KEY}")),
+                URL_SAFE.encode(format!("{before}{KEY}\n")),
+            ] {
+                let clean = without(&encoded);
+                assert!(clean.contains("[key]"), "{before}: {clean}");
+                assert!(clean.len() < "[key]".len() + 16, "{before}: {clean}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_texts_stay_as_they_are() {
+        for text in [
+            "",
+            "sk-Proj",
+            "status: succeeded",
+            &KEY[..WINDOW - 1],
+            "short-p",
+            "é\u{fffd}sk",
+        ] {
+            assert_eq!(without(text), text);
+        }
+        assert_eq!(Redactor::new(["s", "1234567"]).redact(b"s 1234567 s"), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! Cleans texts that come from outside, so that a result can be shown, compared and stored as PostgreSQL `jsonb`.
+
+use std::borrow::Cow;
+
+use unicode_normalization::UnicodeNormalization;
+
+#[cfg(test)]
+mod tests;
+
+/// Replaces each lone surrogate escape (`\ud83d` without its partner) in JSON text by the escape of U+FFFD.
+///
+/// JavaScript writes such escapes when it cuts a text inside of an emoji, and no Rust string can hold them. The
+/// replacement has the same length, and text without lone surrogates is returned as it is.
+pub(crate) fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
+    const REPLACEMENT: &str = "\\ufffd";
+    let mut mended: Option<String> = None;
+    let mut at = 0;
+    while let Some(found) = json[at..].find('\\') {
+        let start = at + found;
+        at = match surrogate(json, start) {
+            // Both halves are there: one character.
+            Some(Half::Leading) if surrogate(json, start + 6) == Some(Half::Trailing) => start + 12,
+            Some(_) => {
+                mended
+                    .get_or_insert_with(|| json.to_owned())
+                    .replace_range(start..start + 6, REPLACEMENT);
+                start + 6
+            }
+            // Another escape. Its second character can be a backslash, which begins no escape of its own.
+            None => start + 1 + json[start + 1..].chars().next().map_or(0, char::len_utf8),
+        };
+    }
+    mended.map_or(Cow::Borrowed(json), Cow::Owned)
+}
+
+#[derive(PartialEq)]
+enum Half {
+    Leading,
+    Trailing,
+}
+
+/// Which half of a surrogate pair is escaped at this place of a JSON text.
+fn surrogate(json: &str, at: usize) -> Option<Half> {
+    let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+    if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    match u16::from_str_radix(digits, 16).ok()? {
+        0xd800..=0xdbff => Some(Half::Leading),
+        0xdc00..=0xdfff => Some(Half::Trailing),
+        _ => None,
+    }
+}
+
+/// The text in Unicode's composed form (NFC), on one line, without control characters and outer blanks.
+///
+/// White space of any kind becomes single blanks. Zero-width joiners stay: Persian, Indic scripts and emoji need them.
+pub(crate) fn clean(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len().min(1024));
+    let mut blank_is_due = false;
+    // Filtered first: two characters that an invisible one kept apart can compose.
+    let visible = text.chars().filter(|c| c.is_whitespace() || !is_invisible(*c));
+    for c in visible.nfc() {
+        if c.is_whitespace() {
+            blank_is_due = !cleaned.is_empty();
+        } else {
+            if std::mem::take(&mut blank_is_due) {
+                cleaned.push(' ');
+            }
+            cleaned.push(c);
+        }
+    }
+    cleaned
+}
+
+/// Characters that no result may hold: controls, byte order marks, zero-width spaces, direction overrides and
+/// noncharacters.
+pub(crate) fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{200b}' | '\u{feff}' | '\u{202a}'..='\u{202e}' | '\u{2060}' | '\u{fffe}' | '\u{ffff}'
+        )
+}
+
+/// A text as it is compared: case, outer blanks and runs of white space do not count.
+pub(crate) fn folded(text: &str) -> String {
+    let mut folded = String::with_capacity(text.len());
+    for word in text.split_whitespace() {
+        if !folded.is_empty() {
+            folded.push(' ');
+        }
+        folded.extend(word.chars().flat_map(char::to_lowercase));
+    }
+    folded
+}

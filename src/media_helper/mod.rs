@@ -1,0 +1,23 @@
+//! Untrusted recordings are decoded in processes of their own: the media helpers.
+//!
+//! A helper is this binary with the hidden subcommand `decode-media`. It inherits no environment and no file but three
+//! pipes, confines itself before it reads its first byte, and decodes one recording after the other. A recording that
+//! makes its decoder loop, overflow the stack or ask for too much memory costs that helper and that job, nothing else.
+//!
+//! # Layout
+//! - `pool`: [`HelperPool`], the worker's side: starts helpers, hands them recordings, ends and replaces them.
+//! - `serve`: the helper's side.
+//! - `sandbox`: what the helper gives up before it reads.
+//! - `wire`: what both sides say to each other.
+
+mod pool;
+mod sandbox;
+mod serve;
+mod wire;
+
+pub use pool::{HelperError, HelperLimits, HelperPool, HelperProgram};
+pub use sandbox::Confinement;
+pub use serve::{HelperArgs, serve};
+
+/// The hidden subcommand.
+pub const SUBCOMMAND: &str = "decode-media";

@@ -1,0 +1,80 @@
+//! The helper's side: confine, then decode recordings from standard input until it closes.
+
+use std::{
+    io::{self, Read, Write},
+    panic,
+    process::ExitCode,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use jobs::media::decoder;
+
+use super::{
+    sandbox,
+    wire::{self, Kind},
+};
+
+/// The limits that the worker gives a helper.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct HelperArgs {
+    /// Bytes of memory that decoding may take.
+    #[arg(long)]
+    pub memory: u64,
+    /// Seconds of CPU time for one recording.
+    #[arg(long)]
+    pub cpu: u64,
+    /// Recordings until the worker replaces the helper.
+    #[arg(long)]
+    pub recordings: u64,
+}
+
+/// Decodes recordings until standard input closes.
+pub fn serve(args: &HelperArgs) -> ExitCode {
+    // The worker is told by an answer; what a decoder says in a panic helps nobody, and may quote the recording.
+    panic::set_hook(Box::new(|_| {}));
+    let hello = sandbox::confine(
+        args.memory,
+        args.cpu.saturating_add(1).saturating_mul(args.recordings),
+    );
+    let served = hello.and_then(|confinement| {
+        let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
+        output.write_all(wire::HELLO)?;
+        output.write_all(&[confinement.code()])?;
+        output.flush()?;
+        while answer(args, &mut input, &mut output)? {}
+        Ok(())
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers one request; `false` at the end of the input.
+fn answer(args: &HelperArgs, input: &mut impl Read, output: &mut impl Write) -> io::Result<bool> {
+    let mut head = [0; wire::REQUEST_HEAD];
+    match input.read_exact(&mut head) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        other => other?,
+    }
+    let (limit, length) = wire::read_request_head(&head);
+    sandbox::allow_cpu(args.cpu)?;
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let mut recording = Vec::new();
+    recording.try_reserve_exact(length).map_err(io::Error::other)?;
+    recording.resize(length, 0);
+    input.read_exact(&mut recording)?;
+    let (kind, duration, body) = match decoder::decode(Bytes::from(recording), limit) {
+        Ok(audio) => (Kind::Audio(audio.format), audio.duration, audio.bytes),
+        Err(why) => (Kind::Refused, Duration::ZERO, why.into()),
+    };
+    output.write_all(&wire::answer_head(kind, duration, body.len()))?;
+    output.write_all(&body)?;
+    output.flush()?;
+    Ok(true)
+}

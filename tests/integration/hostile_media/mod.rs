@@ -1,0 +1,333 @@
+//! Recordings that were made to harm the worker: each fails its own job at most, and nothing else.
+
+mod files;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, routing::get};
+use backend_worker::{
+    media_helper::{HelperLimits, HelperPool, HelperProgram},
+    queue::{Broker, JobView, Layout, NewJob, State},
+    simulator::Provider,
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use jobs::{
+    JobType,
+    media::decoder::{AudioDecoder, Undecoded},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use crate::support::{Scene, eventually};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What becomes of a recording.
+enum Wanted {
+    /// It is one like any other.
+    Scored,
+    /// It fails, for a reason that holds this.
+    Refused(&'static str),
+}
+use Wanted::{Refused, Scored};
+
+/// Each kind of hostile recording, and what becomes of it.
+fn hostile() -> Vec<(&'static str, Vec<u8>, Wanted)> {
+    let claims = Refused("a packet claims more than 65,536 frames");
+    vec![
+        ("lpcm-most", files::lpcm(u32::MAX, 8), claims),
+        ("lpcm-many", files::lpcm(100_000_000, 1), Refused("65,536 frames")),
+        ("lpcm-channels", files::lpcm(1, 32), Refused("channels")),
+        ("chapters", files::nested_chapters(1_900), Scored),
+        ("chapters-deeper", files::nested_chapters(5_000), Scored),
+        ("contents", files::chained_contents(3_000), Scored),
+        (
+            "tracks",
+            files::same_track(1_000, 1_000_000),
+            Refused("more than 8 tracks"),
+        ),
+        (
+            "twins",
+            files::same_track(2, 1_000),
+            Refused("several tracks have the same number"),
+        ),
+        (
+            "fat-packet",
+            files::same_track(1, 1_000_000),
+            Refused("Opus packets are larger"),
+        ),
+        (
+            "flac",
+            files::flac(500),
+            Refused("more than 64 packets cannot be decoded"),
+        ),
+    ]
+}
+
+fn helpers(limits: HelperLimits) -> Arc<HelperPool> {
+    HelperPool::new(HelperProgram::at(env!("CARGO_BIN_EXE_backend-worker")), limits)
+}
+
+fn usual() -> HelperLimits {
+    HelperLimits::for_recordings_of(20 * 1024 * 1024)
+}
+
+fn sample(name: &str) -> Bytes {
+    std::fs::read(format!("{}/samples/{name}", env!("CARGO_MANIFEST_DIR")))
+        .unwrap()
+        .into()
+}
+
+fn is_alive(pid: u32) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), None).is_ok()
+}
+
+async fn add(broker: &dyn Broker, id: &str, audio: Value) {
+    let mut payload = json!({"referenceText": "Good morning"});
+    payload
+        .as_object_mut()
+        .unwrap()
+        .extend(audio.as_object().unwrap().clone());
+    let payload = serde_json::value::to_raw_value(&payload).unwrap();
+    let job = NewJob {
+        id,
+        kind: JobType::AssessPronunciation,
+        payload: &payload,
+        max_attempts: 1,
+        delay: Duration::ZERO,
+    };
+    assert!(broker.enqueue(&job).await.unwrap());
+}
+
+async fn ended(broker: &dyn Broker, id: &str) -> JobView {
+    eventually(&format!("{id} has ended"), async || {
+        let view = broker.find(id).await.unwrap()?;
+        matches!(view.state, State::Completed | State::Failed).then_some(view)
+    })
+    .await
+}
+
+/// Every hostile recording, by each way that a recording can come, between good ones. The worker lives, and what is sent
+/// to the provider stays small.
+#[tokio::test]
+async fn a_hostile_recording_fails_its_own_job() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let folder = std::env::temp_dir().join(format!("hostile-media-{}", scene.redis.server.port()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut routes = Router::new();
+    for (name, bytes, _) in hostile() {
+        std::fs::write(folder.join(name), &bytes).unwrap();
+        let bytes = Bytes::from(bytes);
+        routes = routes.route(&format!("/{name}"), get(move || async move { bytes }));
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let server = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+
+    let mut worker = scene
+        .worker(&[
+            ("UPLOADS_DIR", folder.to_str().unwrap()),
+            ("MEDIA_ALLOWED_HOSTS", host.as_str()),
+            ("QUEUES", "apalis:audio-jobs=4"),
+        ])
+        .await;
+    let broker = scene.redis.broker(Layout::Apalis, "audio-jobs", "onlooker");
+    let good = BASE64_STANDARD.encode(sample("good_morning.wav"));
+    for (name, bytes, _) in hostile() {
+        let base64 = BASE64_STANDARD.encode(bytes);
+        add(
+            &*broker,
+            &format!("{name}-base64"),
+            json!({"audioBase64": base64}),
+        )
+        .await;
+        let url = format!("http://{host}/{name}");
+        add(&*broker, &format!("{name}-url"), json!({"audioUrl": url})).await;
+        add(&*broker, &format!("{name}-path"), json!({"audioFilePath": name})).await;
+        add(&*broker, &format!("{name}-good"), json!({"audioBase64": good})).await;
+    }
+    for (name, _, wanted) in hostile() {
+        for way in ["base64", "url", "path"] {
+            let job = ended(&*broker, &format!("{name}-{way}")).await;
+            match wanted {
+                Scored => assert_eq!(job.state, State::Completed, "{name} {way}: {:?}", job.error),
+                Refused(why) => {
+                    let error = job.error.unwrap_or_default();
+                    assert!(error.contains(why), "{name} {way}: {error}");
+                }
+            }
+        }
+        let good = ended(&*broker, &format!("{name}-good")).await;
+        assert_eq!(good.state, State::Completed, "beside {name}: {:?}", good.error);
+    }
+    for request in scene.simulator.journal().of(Provider::AzureSpeech) {
+        assert!(
+            request.body_bytes < 1_000_000,
+            "{} bytes were sent",
+            request.body_bytes
+        );
+    }
+    assert!(!worker.has_ended());
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.ended().await.0, Some(0));
+    server.abort();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_recording_that_takes_too_much_cpu_time_costs_its_helper_alone() {
+    let pool = helpers(HelperLimits {
+        cpu_seconds: 1,
+        ..usual()
+    });
+    let slow = Bytes::from(files::slow_times(2_000_000, 12_000));
+    let why = pool.decode(slow, LIMIT).await.unwrap_err();
+    assert!(
+        matches!(&why, Undecoded::Recording(why) if why.contains("more than 1 s of CPU time")),
+        "{why:?}"
+    );
+    pool.decode(sample("good_morning.mp3"), LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_recording_that_takes_too_much_memory_costs_its_helper_alone() {
+    let pool = helpers(HelperLimits {
+        memory: 12 * 1024 * 1024,
+        ..usual()
+    });
+    let large = Bytes::from(vec![0x20; 40 * 1024 * 1024]);
+    let why = pool.decode(large, LIMIT).await.unwrap_err();
+    assert!(
+        matches!(&why, Undecoded::Recording(why) if why.contains("more than 12 MB of memory")),
+        "{why:?}"
+    );
+    pool.decode(sample("good_morning_opus.mp4"), LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_helper_that_was_killed_is_replaced_and_its_job_may_run_again() {
+    let pool = helpers(usual());
+    pool.decode(sample("good_morning.mp3"), LIMIT).await.unwrap();
+    let [idle] = pool.waiting()[..] else {
+        panic!("one helper waits")
+    };
+    kill(Pid::from_raw(idle.cast_signed()), Signal::SIGKILL).unwrap();
+    // Killed while it waits, it costs no recording; the death may be seen before or after the next one is sent.
+    eventually("a recording is decoded", async || {
+        match pool.decode(sample("good_morning.mp3"), LIMIT).await {
+            Ok(_) => Some(()),
+            Err(Undecoded::Interrupted(_)) => None,
+            Err(other) => panic!("{other:?}"),
+        }
+    })
+    .await;
+    assert_ne!(pool.waiting(), [idle]);
+}
+
+#[tokio::test]
+async fn who_stops_waiting_kills_the_helper() {
+    let pool = helpers(usual());
+    pool.probe().await.unwrap();
+    let [helper] = pool.waiting()[..] else {
+        panic!("one helper waits")
+    };
+    let slow = Bytes::from(files::slow_times(2_000_000, 12_000));
+    let decoding = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.decode(slow, LIMIT).await.map(drop) }
+    });
+    eventually("the helper is at work", async || {
+        pool.waiting().is_empty().then_some(())
+    })
+    .await;
+    assert!(is_alive(helper));
+    decoding.abort();
+    eventually("the helper is gone", async || (!is_alive(helper)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_helper_holds_no_secret_and_no_file_of_the_worker() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let worker = scene
+        .worker(&[
+            ("ADMIN_TOKEN", "a-secret-of-the-worker"),
+            ("QUEUES", "apalis:audio-jobs"),
+        ])
+        .await;
+    let broker = scene.redis.broker(Layout::Apalis, "audio-jobs", "onlooker");
+    let good = BASE64_STANDARD.encode(sample("good_morning.wav"));
+    add(&*broker, "1", json!({"audioBase64": good})).await;
+    assert_eq!(ended(&*broker, "1").await.state, State::Completed);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", worker.pid())).unwrap();
+    let helper: u32 = children.trim().parse().expect("one helper");
+    let of = |name: &str| std::fs::read(format!("/proc/{helper}/{name}")).unwrap();
+    let environment = String::from_utf8(of("environ")).unwrap();
+    assert_eq!(environment.trim_end_matches('\0'), "MIMALLOC_ARENA_RESERVE=0");
+    let status = String::from_utf8(of("status")).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    let limits = String::from_utf8(of("limits")).unwrap();
+    let limit = |name: &str| {
+        limits
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap()
+            .to_owned()
+    };
+    for bounded in [
+        "Max address space",
+        "Max cpu time",
+        "Max core file size",
+        "Max file size",
+    ] {
+        assert!(!limit(bounded).contains("unlimited"), "{}", limit(bounded));
+    }
+    for file in std::fs::read_dir(format!("/proc/{helper}/fd")).unwrap() {
+        let open = std::fs::read_link(file.unwrap().path()).unwrap();
+        assert!(!open.to_string_lossy().starts_with("socket:"), "{open:?}");
+    }
+    worker.signal(Signal::SIGKILL);
+    eventually("the helper ends with its worker", async || {
+        (!is_alive(helper)).then_some(())
+    })
+    .await;
+}
+
+/// Feeds helpers so many inputs, made out of the seeds of the fuzz target: each is audio or a reason, and a helper that
+/// dies of one is replaced.
+async fn feed(count: usize) {
+    let pool = helpers(usual());
+    let seeds = hostile::seeds("audio")
+        .into_iter()
+        .map(|(_, seed)| seed)
+        .collect();
+    let (mut audio, mut refused) = (0, 0);
+    for input in hostile::inputs(seeds, count) {
+        let input = Bytes::from(input);
+        match pool.decode(input.clone(), LIMIT).await {
+            Ok(decoded) => {
+                assert!(decoded.duration <= LIMIT && decoded.bytes.len() < 2_100_000);
+                audio += 1;
+            }
+            Err(Undecoded::Recording(_)) => refused += 1,
+            Err(other) => panic!("{other:?}: {}", input.escape_ascii()),
+        }
+    }
+    println!("{count} inputs: {audio} are audio, {refused} are refused");
+    assert!(audio > 0 && refused > 0);
+}
+
+#[tokio::test]
+async fn no_input_gets_past_the_helpers() {
+    feed(2_000).await;
+}
+
+/// `cargo nextest run --release --run-ignored only -E 'test(a_million_inputs)'`
+#[tokio::test]
+#[ignore = "takes an hour"]
+async fn a_million_inputs_do_not_get_past_the_helpers() {
+    feed(1_000_000).await;
+}
