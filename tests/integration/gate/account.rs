@@ -25,7 +25,7 @@ fn answer(status: u16, body: &str) -> Fault {
 /// What a worker is started with: five calls at a time, as by default.
 fn gated(open_for: &str) -> [(&str, &str); 4] {
     [
-        ("ADMIN_TOKEN", "adm1n"),
+        ("ADMIN_TOKEN", "adm1n-t0ken-of-tests"),
         ("QUEUES", "ai-jobs=20"),
         ("OPENAI_MAX_CONCURRENT", "5"),
         ("OPENAI_BREAKER_OPEN_FOR", open_for),
