@@ -64,6 +64,95 @@ impl fmt::Display for Class {
     }
 }
 
+/// Who has to act before such a call can succeed, and so whether the breaker counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Culprit {
+    /// The provider or the network fails: the breaker counts the call, and the job is tried again.
+    Provider,
+    /// The account or this deployment is at fault (key, scope, credit, model, parameter): the breaker counts the call,
+    /// operators are alerted, and jobs wait until the fault is removed.
+    Account,
+    /// This job is at fault (refusal, flagged input, too large): the breaker never counts the call.
+    Job,
+    /// Neither is at fault (rate limit, a bad sample, a call that was never processed): the breaker does not count it.
+    Nobody,
+}
+
+impl Culprit {
+    /// The word for it in logs and tests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Account => "account",
+            Self::Job => "job",
+            Self::Nobody => "nobody",
+        }
+    }
+}
+
+/// What is wrong with the account or with this deployment's configuration of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccountFault {
+    /// The API key is refused.
+    Key,
+    /// The API key is accepted and lacks a scope or permission.
+    Scope,
+    /// No credit, budget or call volume is left.
+    Credit,
+    /// The model or the Azure deployment does not exist, or the account may not use it.
+    Model,
+    /// The provider does not take a parameter of the request.
+    Parameter,
+    /// Access is denied for another reason: region, firewall, data policy.
+    Access,
+    /// The base URL leads to no such endpoint.
+    Endpoint,
+}
+
+impl AccountFault {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Key,
+        Self::Scope,
+        Self::Credit,
+        Self::Model,
+        Self::Parameter,
+        Self::Access,
+        Self::Endpoint,
+    ];
+
+    /// The word for it in Redis, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Scope => "scope",
+            Self::Credit => "credit",
+            Self::Model => "model",
+            Self::Parameter => "parameter",
+            Self::Access => "access",
+            Self::Endpoint => "endpoint",
+        }
+    }
+
+    /// The fault in words that an operator can act on.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Key => "the provider refuses the API key",
+            Self::Scope => "the API key lacks a scope",
+            Self::Credit => "the account has no credit or quota left",
+            Self::Model => "the model is not available to the account",
+            Self::Parameter => "the provider does not take a parameter of the request",
+            Self::Access => "the provider denies access to the account",
+            Self::Endpoint => "the base URL leads to no such endpoint",
+        }
+    }
+
+    /// The fault with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.as_str() == word)
+    }
+}
+
 /// A failed call or job: its class, what happened in words an operator can act on, and the cause.
 ///
 /// The message never carries a secret, and never more than a short excerpt of what a provider sent.
@@ -76,6 +165,9 @@ pub struct Failure {
     retry_after: Option<Duration>,
     answer_lost: bool,
     limited: bool,
+    culprit: Option<Culprit>,
+    account_fault: Option<AccountFault>,
+    parameter: Option<Box<str>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -90,6 +182,9 @@ impl Failure {
             retry_after: None,
             answer_lost: false,
             limited: false,
+            culprit: None,
+            account_fault: None,
+            parameter: None,
             source: None,
         }
     }
@@ -157,6 +252,27 @@ impl Failure {
         self
     }
 
+    /// Names the culprit, where it is another than the class suggests.
+    #[must_use]
+    pub fn blaming(mut self, culprit: Culprit) -> Self {
+        self.culprit = Some(culprit);
+        self
+    }
+
+    /// Says what is wrong with the account or the deployment.
+    #[must_use]
+    pub fn with_account_fault(mut self, fault: AccountFault) -> Self {
+        self.account_fault = Some(fault);
+        self
+    }
+
+    /// Names the request parameter that the provider does not take.
+    #[must_use]
+    pub fn with_parameter(mut self, parameter: Option<String>) -> Self {
+        self.parameter = parameter.map(String::into_boxed_str);
+        self
+    }
+
     /// The error underneath.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -167,6 +283,27 @@ impl Failure {
     /// What kind of failure this is.
     pub const fn class(&self) -> Class {
         self.class
+    }
+
+    /// Who has to act: decides whether the breaker counts the call.
+    pub const fn culprit(&self) -> Culprit {
+        match (self.culprit, self.class) {
+            (Some(culprit), _) => culprit,
+            (None, Class::Transient) => Culprit::Provider,
+            (None, Class::OutOfQuota | Class::Deployment) => Culprit::Account,
+            (None, Class::Permanent) => Culprit::Job,
+            (None, Class::RateLimited | Class::Blocked | Class::Cancelled) => Culprit::Nobody,
+        }
+    }
+
+    /// What is wrong with the account or the deployment, as far as the provider's answer says.
+    pub const fn account_fault(&self) -> Option<AccountFault> {
+        self.account_fault
+    }
+
+    /// The request parameter that the provider does not take, if it names one.
+    pub fn parameter(&self) -> Option<&str> {
+        self.parameter.as_deref()
     }
 
     /// What happened, without the causes underneath.

@@ -35,7 +35,7 @@ mod text;
 
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
-pub use failure::{Class, Failure};
+pub use failure::{AccountFault, Class, Culprit, Failure};
 pub use memory::{MemoryBudget, Room};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};

@@ -6,17 +6,22 @@
 //! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
 //! - `redact`: takes the key out of all that they say.
 //! - [`reach`]: whether a provider can be reached, without spending.
-//! - `answer`: what they share in reading a refusal: error bodies, excerpts, retry-after.
+//! - `blame`: what a refusal means and who is to blame, in one table for all providers.
+//! - `dialect`: what a provider that speaks like OpenAI takes of a request.
+//! - `answer`, `waits`: what an error body says, and how long the provider asks to wait.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{Client, ClientBuilder, header::HeaderName, redirect, retry};
 
+use self::http::Transport;
 use crate::Settings;
 
 mod answer;
 pub mod azure_speech;
 pub mod azure_vision;
+mod blame;
+mod dialect;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;
@@ -25,11 +30,13 @@ mod reach;
 mod redact;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 pub use azure_speech::AzureSpeech;
 pub use azure_vision::AzureVision;
+pub use dialect::{Dialect, DialectStore, REMEMBERED_FOR, deployment};
 pub use openai::OpenAi;
-pub use reach::reach;
+pub use reach::{Reached, reach};
 
 /// Longest wait for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,9 +46,6 @@ const USER_AGENT: &str = concat!("backend-worker/", env!("CARGO_PKG_VERSION"));
 
 /// The header in which the Azure services expect their key.
 const AZURE_KEY: HeaderName = HeaderName::from_static("ocp-apim-subscription-key");
-
-/// What an Azure service says, with 403, when the volume of its price tier is used up.
-const NO_VOLUME: &str = "out of call volume quota";
 
 /// The clients of all providers that are configured.
 #[derive(Debug, Clone)]
@@ -55,20 +59,20 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Builds the clients. Opens no connection.
+    /// Builds the clients. Opens no connection. Replicas with the same `store` share what they learn of a provider.
     ///
     /// The process must have installed a rustls crypto provider: reqwest panics without one.
     ///
     /// # Errors
     /// When the HTTP client cannot be built (no TLS roots, say), or a key holds characters that no header may
     /// carry.
-    pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
-        let http = http_client().build()?;
+    pub fn new(settings: &Settings, store: Option<Arc<dyn DialectStore>>) -> Result<Self, reqwest::Error> {
+        let http = Transport::new()?;
         Ok(Self {
             openai: settings
                 .openai
                 .as_ref()
-                .map(|s| OpenAi::new(http.clone(), s))
+                .map(|s| OpenAi::new(http.clone(), s, store))
                 .transpose()?,
             speech: settings
                 .speech

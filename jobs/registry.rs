@@ -13,7 +13,7 @@ use crate::{
     media::{Media, decoder::AudioDecoder},
     payload::without_values,
     process_image::{self, ProcessImage},
-    providers::Clients,
+    providers::{Clients, DialectStore},
 };
 
 /// Of an unknown type's name, so many characters are shown: it comes from outside.
@@ -142,7 +142,20 @@ impl Jobs {
         decoder: Arc<dyn AudioDecoder>,
         memory: MemoryBudget,
     ) -> Result<Self, reqwest::Error> {
-        let clients = Clients::new(settings)?;
+        Self::with_store(settings, decoder, memory, None)
+    }
+
+    /// The same, for replicas that share what they learn of a provider in `store`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_store(
+        settings: &Settings,
+        decoder: Arc<dyn AudioDecoder>,
+        memory: MemoryBudget,
+        store: Option<Arc<dyn DialectStore>>,
+    ) -> Result<Self, reqwest::Error> {
+        let clients = Clients::new(settings, store)?;
         let media = Media::new(&settings.media, memory)?;
         Ok(Self {
             flashcards: GenerateFlashcards::new(clients.openai),

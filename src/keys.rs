@@ -225,6 +225,18 @@ pub fn ledger_key(job: &str) -> String {
     format!("ledger:{job}")
 }
 
+/// String: what the provider of a deployment takes of a request, as JSON.
+pub fn dialect_key(deployment: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, deployment.as_bytes());
+    let digest: String = digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    format!("gate:dialect:{digest}")
+}
+
 /// The keys of one provider's gate. The first five are a contract with the web API and with `redis-cli`.
 ///
 /// A breaker may be shared by several providers; windows and leases are the provider's own. All names carry the
@@ -241,7 +253,8 @@ pub struct GateKeys {
     pub opened_at: String,
     /// String: probes and successes, in `HALF_OPEN` only.
     pub attempts: String,
-    /// Hash: epoch, the state last written, the times of the last failures, high-water mark of the clock.
+    /// Hash: epoch, the state last written, the times of the last failures, how the last calls ended, openings in a row,
+    /// the epoch of the last recovery, the account's fault, high-water mark of the clock.
     pub meta: String,
     /// Zset: permit → when its probe ends, ms.
     pub probes: String,

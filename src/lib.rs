@@ -25,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod demo;
+pub mod dialects;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gate;

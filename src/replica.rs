@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
+    dialects::Dialects,
     gate::Gates,
     ledger::Ledger,
     media_helper::{HelperLimits, HelperPool},
@@ -21,7 +22,11 @@ use crate::{
     ratelimit::RateLimits,
     watchdog::WEDGED_AFTER,
     worker::{
-        Runtime, RuntimeOptions, dispatch::Dispatcher, outcome::OutcomeRules, supervise, vitals::Tally,
+        Runtime, RuntimeOptions,
+        dispatch::Dispatcher,
+        outcome::{AccountWaits, OutcomeRules},
+        supervise,
+        vitals::Tally,
     },
 };
 
@@ -60,6 +65,8 @@ impl Replica {
         let rules = OutcomeRules {
             retry: config.retry,
             max_wait: config.max_wait,
+            account_waits: AccountWaits::of(config.gates.as_ref()),
+            spreads_retries: config.spreads_retries,
             replica: config.replica.clone(),
         };
         let ledger = config
@@ -70,10 +77,11 @@ impl Replica {
             HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
         );
         let dispatcher = Dispatcher {
-            jobs: jobs::Jobs::new(
+            jobs: jobs::Jobs::with_store(
                 &config.handlers,
                 decoder,
                 MemoryBudget::new(config.media_memory / 2),
+                Some(Arc::new(Dialects::new(connection.clone()))),
             )
             .context("cannot build the providers' clients")?,
             gates: gates.clone(),

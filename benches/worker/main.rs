@@ -21,7 +21,10 @@ use backend_worker::{
     queue::{Broker, BrokerOptions, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
-    worker::{Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules},
+    worker::{
+        Assignment, Handle, Outcome, Runtime, RuntimeOptions,
+        outcome::{AccountWaits, OutcomeRules},
+    },
 };
 use jobs::JobType;
 use tokio_util::sync::CancellationToken;
@@ -248,6 +251,8 @@ fn options() -> Result<RuntimeOptions> {
         rules: OutcomeRules {
             retry,
             max_wait: Duration::from_secs(600),
+            account_waits: AccountWaits::default(),
+            spreads_retries: true,
             replica: "bench".to_owned(),
         },
         deadline: Duration::from_secs(300),

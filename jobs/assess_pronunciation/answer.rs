@@ -27,7 +27,7 @@ pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessme
             ));
         }
     }
-    let best = &body["NBest"][0];
+    let best = best_of(body);
     let heard = [&best["Display"], &body["DisplayText"], &best["Lexical"]]
         .into_iter()
         .find_map(|text| text.as_str().map(str::trim).filter(|text| !text.is_empty()));
@@ -52,6 +52,27 @@ pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessme
         words: items(best, "Words").map(word).collect(),
         passed: pronunciation >= PASS_SCORE,
     }))
+}
+
+/// The alternative to report: the first that is spoken and scored. The service at times puts an empty one in front.
+fn best_of(body: &Value) -> &Value {
+    let alternatives = || items(body, "NBest");
+    let is_scored = |best: &&Value| {
+        let score = score(best, "PronScore").or_else(|| score(best, "AccuracyScore"));
+        score.is_some_and(|score| score > 0.0)
+    };
+    let is_spoken = |best: &&Value| {
+        let texts = [&best["Display"], &best["Lexical"]];
+        texts
+            .into_iter()
+            .filter_map(Value::as_str)
+            .any(|text| !text.trim().is_empty())
+    };
+    alternatives()
+        .find(|best| is_spoken(best) && is_scored(best))
+        .or_else(|| alternatives().find(is_scored))
+        .or_else(|| alternatives().find(is_spoken))
+        .unwrap_or(&body["NBest"][0])
 }
 
 fn word(value: &Value) -> Word {

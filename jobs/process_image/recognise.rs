@@ -19,6 +19,10 @@ use crate::{
 /// are kept, and submits anew where they are not.
 const LONGEST_OPERATION: Duration = Duration::from_secs(120);
 
+/// So many polls in a row may say that the operation is not known: the service needs a moment until all of it knows an
+/// operation that it has just accepted. Each submit is paid, a poll is not.
+const MOST_UNKNOWN: u32 = 10;
+
 /// One request to the provider.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Ask {
@@ -86,12 +90,18 @@ impl Recogniser<'_> {
 
         let poll = Call::new(Provider::AzureVision, format!("image:{number}:poll{round}")).unpaid();
         let deadline = Instant::now() + limit;
+        let mut unknown = 0;
         loop {
             let state = self
                 .call(&poll, &|| Ask::Poll(operation.clone()), &polled)
                 .await?;
-            if let State::Ended(end) = state {
-                return Ok(end);
+            match state {
+                State::Ended(end) => return Ok(end),
+                State::Unknown if unknown + 1 == MOST_UNKNOWN => {
+                    return Ok(Err(unusable("the operation is not known, or not any more")));
+                }
+                State::Unknown => unknown += 1,
+                State::Running => unknown = 0,
             }
             if Instant::now() + self.poll_interval > deadline {
                 break;
@@ -127,6 +137,8 @@ pub(super) type End = Result<Vec<String>, Failure>;
 #[derive(Debug)]
 pub(super) enum State {
     Running,
+    /// The service does not know the operation: not yet, or not any more.
+    Unknown,
     Ended(End),
 }
 
@@ -158,9 +170,7 @@ pub(super) fn polled(body: &Value) -> Result<State, Failure> {
             Ok(State::Ended(end))
         }
         Some("failed") => Ok(State::Ended(Err(operation_failure(body)))),
-        Some(EXPIRED) => Ok(State::Ended(Err(unusable(
-            "the operation is not known, or not any more",
-        )))),
+        Some(EXPIRED) => Ok(State::Unknown),
         _ => Err(unusable("no known status")),
     }
 }

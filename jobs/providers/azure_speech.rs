@@ -3,20 +3,18 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use reqwest::{
-    Client,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap},
-};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use serde_json::{json, value::RawValue};
 use url::Url;
 
 use super::{
-    AZURE_KEY, NO_VOLUME,
-    answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
-    http::{Peer, join, key_header},
+    AZURE_KEY,
+    answer::{ErrorBody, excerpt},
+    blame,
+    http::{Peer, Transport, join, key_header},
 };
 use crate::{
-    Class, Failure, Provider, Reply, SpeechSettings,
+    Failure, Provider, Reply, SpeechSettings,
     media::{Shown, audio::Audio},
     raw::{Picked, pick},
 };
@@ -42,8 +40,8 @@ impl fmt::Debug for AzureSpeech {
 }
 
 impl AzureSpeech {
-    pub(super) fn new(http: Client, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
-        let key = key_header(&http, AZURE_KEY, &settings.key)?;
+    pub(super) fn new(http: Transport, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
+        let key = key_header(&http.pooled, AZURE_KEY, &settings.key)?;
         Ok(Self {
             peer: Arc::new(Peer {
                 provider: Provider::AzureSpeech,
@@ -73,6 +71,7 @@ impl AzureSpeech {
         let request = self
             .peer
             .http
+            .pooled
             .post(self.url.clone())
             .query(&[("language", language), ("format", "detailed")])
             .headers(self.key.clone())
@@ -84,6 +83,7 @@ impl AzureSpeech {
             .build()
             .map_err(|e| self.peer.unbuildable(e))?;
         let answer = self.peer.exchange(request).await?;
+        self.peer.refuse_error_inside(&answer)?;
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
         let [status] = pick(body.get(), ["/RecognitionStatus"]);
         match status.as_ref().and_then(Picked::text) {
@@ -114,13 +114,7 @@ fn assessment(reference_text: &str) -> String {
     BASE64_STANDARD.encode(parameters.to_string())
 }
 
-/// The meaning of an answer other than 2xx.
-pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
-    let body = ErrorBody::parse(body);
-    let class = match status {
-        403 if body.says(NO_VOLUME) => Class::OutOfQuota,
-        _ => class_of(status),
-    };
-    let wait = retry_after(headers).or_else(|| wait_in(&body.message));
-    refusal(Provider::AzureSpeech, status, class, wait, &body)
+/// The meaning of an answer other than 2xx, and of an error inside of one.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
+    blame::refusal(Provider::AzureSpeech, status, headers, body)
 }

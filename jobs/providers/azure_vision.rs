@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
-    Client, RequestBuilder,
+    RequestBuilder,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use serde_json::{
@@ -14,9 +14,10 @@ use serde_json::{
 use url::Url;
 
 use super::{
-    AZURE_KEY, NO_VOLUME,
-    answer::{ErrorBody, class_of, excerpt, refusal, retry_after, wait_in},
-    http::{Answer, Peer, join, key_header},
+    AZURE_KEY,
+    answer::{ErrorBody, excerpt},
+    blame,
+    http::{Answer, Peer, Transport, join, key_header},
 };
 use crate::{
     Class, Failure, Provider, Reply, VisionApi, VisionSettings,
@@ -68,8 +69,8 @@ impl fmt::Debug for AzureVision {
 }
 
 impl AzureVision {
-    pub(super) fn new(http: Client, settings: &VisionSettings) -> Result<Self, reqwest::Error> {
-        let key = key_header(&http, AZURE_KEY, &settings.key)?;
+    pub(super) fn new(http: Transport, settings: &VisionSettings) -> Result<Self, reqwest::Error> {
+        let key = key_header(&http.pooled, AZURE_KEY, &settings.key)?;
         Ok(Self {
             peer: Arc::new(Peer {
                 provider: Provider::AzureVision,
@@ -101,8 +102,15 @@ impl AzureVision {
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
     pub async fn analyze(&self, image: Bytes) -> Result<Reply, Failure> {
         let url = join(&self.endpoint, ANALYZE);
-        let request = self.peer.http.post(url).query(&READ_TEXT).timeout(self.timeout);
+        let request = self
+            .peer
+            .http
+            .pooled
+            .post(url)
+            .query(&READ_TEXT)
+            .timeout(self.timeout);
         let answer = self.send(octets(request, image)).await?;
+        self.peer.refuse_error_inside(&answer)?;
         Ok(Reply {
             body: self.peer.json(&answer.body)?,
             tokens: None,
@@ -117,8 +125,12 @@ impl AzureVision {
     pub async fn submit(&self, image: Bytes) -> Result<Reply, Failure> {
         let url = join(&self.endpoint, SUBMIT);
         let answer = self
-            .send(octets(self.peer.http.post(url).timeout(self.timeout), image))
+            .send(octets(
+                self.peer.http.pooled.post(url).timeout(self.timeout),
+                image,
+            ))
             .await?;
+        self.peer.refuse_error_inside(&answer)?;
         let id = answer
             .headers
             .get("operation-location")
@@ -149,7 +161,10 @@ impl AzureVision {
             &self.endpoint,
             format_args!("/vision/v3.2/read/analyzeResults/{operation_id}"),
         );
-        let answer = match self.send(self.peer.http.get(url).timeout(POLL_TIMEOUT)).await {
+        let answer = match self
+            .send(self.peer.http.pooled.get(url).timeout(POLL_TIMEOUT))
+            .await
+        {
             // This endpoint took the image: what it does not know is the operation.
             Err(failure) if failure.status() == Some(404) => {
                 return Ok(Reply {
@@ -164,6 +179,7 @@ impl AzureVision {
         match status.as_ref().and_then(Picked::text) {
             Some("notStarted" | "running" | "succeeded" | "failed") => Ok(Reply { body, tokens: None }),
             status => {
+                self.peer.refuse_error_inside(&answer)?;
                 let status = excerpt(status.unwrap_or("missing"));
                 Err(
                     Failure::transient(format!("azure-vision: the operation's status is {status}"))
@@ -235,16 +251,7 @@ pub(crate) fn operation_failure(answer: &Value) -> Failure {
         .with_status(200)
 }
 
-/// The meaning of an answer other than 2xx.
-pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
-    let body = ErrorBody::parse(body);
-    let class = match status {
-        403 if body.says(NO_VOLUME) => Class::OutOfQuota,
-        // These say more than any code beside them.
-        401 | 403 | 404 | 429 => class_of(status),
-        _ if STUMBLED.contains(&body.code.as_str()) => Class::Transient,
-        _ => class_of(status),
-    };
-    let wait = retry_after(headers).or_else(|| wait_in(&body.message));
-    refusal(Provider::AzureVision, status, class, wait, &body)
+/// The meaning of an answer other than 2xx, and of an error inside of one.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
+    blame::refusal(Provider::AzureVision, status, headers, body)
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hostile::Target;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{azure_speech, azure_vision, openai};
+use super::{answer::ErrorBody, azure_speech, azure_vision, openai};
 use crate::{Class, fuzzing::expect_modest};
 
 /// A refusal, as it comes over the wire: the status, headers, an empty line, the body. Its class is one that a refusal
@@ -38,7 +38,7 @@ pub static REFUSAL: Target = Target::new("refusal", |input| {
     }
     let body = lines.collect::<Vec<_>>().concat();
     for classify in [openai::classify, azure_speech::classify, azure_vision::classify] {
-        let failure = classify(status.unwrap_or(500), &headers, &body);
+        let failure = classify(status.unwrap_or(500), &headers, &ErrorBody::parse(&body));
         expect_modest(&failure);
         assert!(
             !matches!(failure.class(), Class::Blocked | Class::Cancelled),

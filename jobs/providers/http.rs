@@ -1,7 +1,7 @@
 //! One exchange with a provider, the same for all: send once, read at most so much, turn every end but a 2xx into
 //! a [`Failure`].
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, cell::Cell, error::Error as _, fmt, io, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
@@ -10,9 +10,16 @@ use reqwest::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::time::Instant;
+use tower::util::MapResponseLayer;
+use tracing::debug;
 use url::Url;
 
-use super::redact::redact;
+use super::{
+    answer::{ErrorBody, error_inside},
+    http_client,
+    redact::redact,
+};
 use crate::{Failure, Provider, TRACEPARENT, redaction::conceal_bytes};
 
 /// Largest answer that is read, bytes.
@@ -21,15 +28,100 @@ pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// Of a refusal, so much is read, bytes: enough for any error body, and for an edge's HTML page.
 const MAX_REFUSAL: usize = 64 * 1024;
 
-/// Says what a status other than 2xx means.
-pub(super) type Classify = fn(u16, &HeaderMap, &[u8]) -> Failure;
+/// Says what a status other than 2xx means, or an error inside a 2xx.
+pub(super) type Classify = fn(u16, &HeaderMap, &ErrorBody) -> Failure;
+
+/// How long after a request has left a closed connection shows that it was closed before: nothing was processed then. A
+/// provider that closes later may have worked on the request.
+const CLOSED_BEFORE: Duration = Duration::from_secs(1);
+
+tokio::task_local! {
+    /// Set when the request that this task sends opens a connection, instead of taking one that was open.
+    static OPENED: Cell<bool>;
+}
+
+/// The clients of all providers' requests.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    /// Keeps connections open, and takes one that is.
+    pub(super) pooled: Client,
+    /// Opens a connection for each request.
+    fresh: Client,
+}
+
+impl Transport {
+    /// Opens no connection.
+    ///
+    /// # Errors
+    /// When no client can be built: no TLS roots, say.
+    pub(super) fn new() -> Result<Self, reqwest::Error> {
+        let opened = MapResponseLayer::new(|connection| {
+            // Outside of a request's task a connection is opened in reserve.
+            let _ = OPENED.try_with(|opened| opened.set(true));
+            connection
+        });
+        Ok(Self {
+            pooled: http_client().connector_layer(opened).build()?,
+            fresh: http_client().pool_max_idle_per_host(0).build()?,
+        })
+    }
+
+    /// Sends a request. One that was certainly not processed is sent once more at once, over a connection of its own.
+    async fn execute(&self, provider: Provider, request: Request) -> Result<Response, reqwest::Error> {
+        let (again, sent) = (request.try_clone(), Instant::now());
+        let first = async {
+            let answer = self.pooled.execute(request).await;
+            (answer, OPENED.with(Cell::get))
+        };
+        let (answer, opened) = OPENED.scope(Cell::new(false), first).await;
+        let error = match answer {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        let closed_before = !opened && sent.elapsed() < CLOSED_BEFORE && is_closed(&error);
+        match again.filter(|_| error.is_connect() || closed_before) {
+            Some(again) => {
+                debug!(%provider, "a request to {provider} was not processed, and is sent once more: {}",
+                    error.without_url());
+                self.fresh.execute(again).await
+            }
+            None => Err(error),
+        }
+    }
+}
+
+/// Whether the connection was closed before a byte of an answer.
+fn is_closed(error: &reqwest::Error) -> bool {
+    if error.is_timeout() {
+        return false;
+    }
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+        {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{
+                BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+            };
+            return matches!(
+                error.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
+            );
+        }
+        cause = error.source();
+    }
+    false
+}
 
 /// The way to one provider.
 pub(super) struct Peer {
     /// Who it is.
     pub(super) provider: Provider,
     /// Sends the requests.
-    pub(super) http: Client,
+    pub(super) http: Transport,
     /// Taken out of whatever the provider says: some echo it.
     pub(super) key: SecretString,
     /// Its verdict on refusals.
@@ -39,6 +131,7 @@ pub(super) struct Peer {
 /// A 2xx, read to its end.
 #[derive(Debug)]
 pub(super) struct Answer {
+    pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
@@ -54,7 +147,7 @@ impl Peer {
         }
         let mut response = self
             .http
-            .execute(request)
+            .execute(self.provider, request)
             .await
             .map_err(|e| self.broken("was not reached", e))?;
         let status = response.status();
@@ -63,6 +156,7 @@ impl Peer {
                 .await
                 .map_err(|e| self.cut(status.as_u16(), e))?;
             return Ok(Answer {
+                status: status.as_u16(),
                 headers: std::mem::take(response.headers_mut()),
                 body: json_text(clean(body, &self.key)),
             });
@@ -72,7 +166,19 @@ impl Peer {
             Ok(body) | Err(Cut { read: body, .. }) => body,
         };
         let body = clean(body, &self.key);
+        let body = ErrorBody::parse(&body);
         Err((self.classify)(status.as_u16(), response.headers(), &body))
+    }
+
+    /// Refuses a 2xx that carries an error instead of an answer: gateways send one when they have begun to answer.
+    ///
+    /// # Errors
+    /// What the error means.
+    pub(super) fn refuse_error_inside(&self, answer: &Answer) -> Result<(), Failure> {
+        match error_inside(&answer.body) {
+            Some(error) => Err((self.classify)(answer.status, &answer.headers, &error)),
+            None => Ok(()),
+        }
     }
 
     /// The answer's body as JSON.

@@ -8,46 +8,27 @@ use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpR
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 use tower::service_fn;
 use url::Url;
 
 use super::{
-    answer::{ErrorBody, class_of, refusal, retry_after},
-    http::{Peer, join, key_header},
+    answer::ErrorBody,
+    blame,
+    dialect::{Dialect, DialectStore, MOST_STEPS, Memory, deployment, is_about_a_parameter},
+    http::{Peer, Transport, join, key_header},
 };
-use crate::{Class, Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
-
-/// Codes and types of a 429 that no waiting mends. Any `…_spend_limit_exceeded` is another.
-const NO_CREDIT: [&str; 3] = [
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_usage_limit_exceeded",
-];
-
-/// Codes of a 400 that every job would get: our request does not suit the model.
-const UNSUITABLE_CODES: [&str; 5] = [
-    "invalid_json_schema",
-    "unsupported_parameter",
-    "unsupported_value",
-    "unknown_parameter",
-    "model_not_found",
-];
-
-/// The same, in the words of the 400s that come without a code.
-const UNSUITABLE_WORDS: [&str; 5] = [
-    "invalid schema",
-    "unsupported parameter",
-    "unknown parameter",
-    "unrecognized request argument",
-    "is not supported with this model",
-];
+use crate::{Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
 
 /// OpenAI chat completions.
 #[derive(Clone)]
 pub struct OpenAi {
     client: Arc<Client<Endpoint>>,
     model: Arc<str>,
+    dialect: Arc<Memory>,
 }
 
 impl fmt::Debug for OpenAi {
@@ -60,8 +41,12 @@ impl fmt::Debug for OpenAi {
 }
 
 impl OpenAi {
-    pub(super) fn new(http: reqwest::Client, settings: &OpenAiSettings) -> Result<Self, reqwest::Error> {
-        let endpoint = Endpoint::new(&http, settings)?;
+    pub(super) fn new(
+        http: Transport,
+        settings: &OpenAiSettings,
+        store: Option<Arc<dyn DialectStore>>,
+    ) -> Result<Self, reqwest::Error> {
+        let endpoint = Endpoint::new(&http.pooled, settings)?;
         let peer = Arc::new(Peer {
             provider: Provider::OpenAi,
             http: http.clone(),
@@ -70,13 +55,17 @@ impl OpenAi {
         });
         let timeout = settings.timeout;
         // `build`, not `with_config`: that one makes a reqwest client of its own, and panics when it cannot.
-        let client = Client::build(http, endpoint).with_http_service(service_fn(move |request| {
+        let client = Client::build(http.pooled, endpoint).with_http_service(service_fn(move |request| {
             let peer = Arc::clone(&peer);
             async move { attempt(&peer, request, timeout).await }
         }));
         Ok(Self {
             client: Arc::new(client),
             model: settings.model.as_str().into(),
+            dialect: Arc::new(Memory::new(
+                deployment(&settings.base_url, &settings.model),
+                store,
+            )),
         })
     }
 
@@ -88,10 +77,56 @@ impl OpenAi {
     /// Makes one attempt at a chat completion. `request` is its whole body, the model included, and does not ask
     /// for a stream. The reply holds the whole answer, and the total of tokens that it cost.
     ///
+    /// A provider that refuses a part of the request is asked again at once, without that part: a refusal costs nothing,
+    /// and what the provider takes is remembered.
+    ///
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
     pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<Reply, Failure> {
-        match self.client.chat().create_byot::<_, Box<RawValue>>(request).await {
+        let request = to_raw_value(request).map_err(|error| unsent(error.into()))?;
+        let dialect = self.dialect.current().await;
+        match self.send(&dialect, &request).await {
+            Err(failure) if is_about_a_parameter(&failure) => self.adapt(dialect, &request, failure).await,
+            answer => answer,
+        }
+    }
+
+    /// Finds out what the provider takes of the request, and sends it so. One call at a time does, and the others go by
+    /// what it has learned.
+    async fn adapt(&self, refused: Dialect, request: &RawValue, failure: Failure) -> Result<Reply, Failure> {
+        let _learning = self.dialect.learning.lock().await;
+        let (mut dialect, mut failure) = (refused.clone(), failure);
+        let known = self.dialect.current().await;
+        let fleet = self.dialect.of_the_fleet().await.filter(|_| known == refused);
+        if let Some(other) = fleet.or(Some(known)).filter(|other| *other != refused) {
+            self.dialect.set(&other);
+            match self.send(&other, request).await {
+                Err(again) if is_about_a_parameter(&again) => (dialect, failure) = (other, again),
+                answer => return answer,
+            }
+        }
+        let tree: Value = serde_json::from_str(request.get()).map_err(|error| unsent(error.into()))?;
+        for _ in 0..MOST_STEPS {
+            let Some(next) = dialect.step_down(failure.parameter(), &tree) else {
+                break;
+            };
+            match self.send(&next, request).await {
+                Err(again) if is_about_a_parameter(&again) => (dialect, failure) = (next, again),
+                answer => {
+                    // Whatever else came of it, the provider has taken the request as such.
+                    if answer.is_ok() {
+                        self.dialect.learned(&next).await;
+                    }
+                    return answer;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn send(&self, dialect: &Dialect, request: &RawValue) -> Result<Reply, Failure> {
+        let request = dialect.write(request).map_err(|error| unsent(error.into()))?;
+        match self.client.chat().create_byot::<_, Box<RawValue>>(&request).await {
             Ok(body) => {
                 let [tokens] = raw::pick(body.get(), ["/usage/total_tokens"]);
                 let tokens = tokens.and_then(|tokens| tokens.count());
@@ -120,10 +155,11 @@ async fn attempt(
     let mut request = request.build().await?;
     *request.timeout_mut() = Some(timeout);
     let checked = async {
-        let body = peer.exchange(request).await?.body;
+        let answer = peer.exchange(request).await?;
         // Checked here, because async-openai would log the whole of an answer that it cannot read.
-        peer.json::<&RawValue>(&body)?;
-        Ok::<_, Failure>(body)
+        peer.json::<&RawValue>(&answer.body)?;
+        peer.refuse_error_inside(&answer)?;
+        Ok::<_, Failure>(answer.body)
     };
     let body = checked
         .await
@@ -174,22 +210,7 @@ impl Config for Endpoint {
     }
 }
 
-/// The meaning of an answer other than 2xx.
-pub(super) fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
-    let body = ErrorBody::parse(body);
-    let class = match status {
-        400 if is_unsuitable(&body) => Class::Deployment,
-        429 if is_no_credit(&body.code) || is_no_credit(&body.kind) => Class::OutOfQuota,
-        429 if body.says("request too large") => Class::Permanent,
-        _ => class_of(status),
-    };
-    refusal(Provider::OpenAi, status, class, retry_after(headers), &body)
-}
-
-fn is_no_credit(word: &str) -> bool {
-    NO_CREDIT.contains(&word) || word.ends_with("_spend_limit_exceeded")
-}
-
-fn is_unsuitable(body: &ErrorBody) -> bool {
-    UNSUITABLE_CODES.contains(&body.code.as_str()) || UNSUITABLE_WORDS.iter().any(|words| body.says(words))
+/// The meaning of an answer other than 2xx, and of an error inside of one.
+pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
+    blame::refusal(Provider::OpenAi, status, headers, body)
 }

@@ -8,23 +8,37 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 
 use super::{
-    AZURE_KEY, azure_speech, azure_vision,
-    http::{Peer, join, key_header},
-    http_client, openai,
+    AZURE_KEY,
+    answer::excerpt,
+    azure_speech, azure_vision,
+    http::{Answer, Peer, Transport, join, key_header},
+    openai,
 };
-use crate::{Class, Failure, Provider, Settings, VisionApi};
+use crate::{AccountFault, Class, Failure, OpenAiSettings, Provider, Settings, VisionApi};
 
 /// Longest wait for the whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How a provider was found.
+#[derive(Debug)]
+pub enum Reached {
+    /// It takes the key, and has the model as far as it says.
+    Well,
+    /// It lists no models, or the key may not list them: whether it takes the key for calls is not known.
+    NoModelList(Failure),
+    /// It shuts the model down on this day, as it writes it.
+    ModelEnds(String),
+}
+
 /// Reaches for a provider; `None` where it is not configured.
 ///
 /// # Errors
-/// What stands in the way of every job, by its class.
-pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<(), Failure>> {
-    let http = match http_client().build() {
+/// What stands in the way of every job, by its class and the fault of the account.
+pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Reached, Failure>> {
+    let http = match Transport::new() {
         Ok(http) => http,
         Err(error) => {
             return Some(Err(
@@ -36,14 +50,15 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<(),
         Provider::OpenAi => {
             let s = settings.openai.as_ref()?;
             let bearer = SecretString::from(format!("Bearer {}", s.key.expose_secret()));
-            let request = key_header(&http, AUTHORIZATION, &bearer)
-                .map(|key| http.get(join(&s.base_url, "/models")).headers(key));
+            let request = key_header(&http.pooled, AUTHORIZATION, &bearer)
+                .map(|key| http.pooled.get(join(&s.base_url, "/models")).headers(key));
             (request, &s.key, openai::classify)
         }
         Provider::AzureSpeech => {
             let s = settings.speech.as_ref()?;
-            let request = key_header(&http, AZURE_KEY, &s.key).map(|key| {
-                http.post(join(&s.endpoint, azure_speech::PATH))
+            let request = key_header(&http.pooled, AZURE_KEY, &s.key).map(|key| {
+                http.pooled
+                    .post(join(&s.endpoint, azure_speech::PATH))
                     .query(&[("language", "en-US"), ("format", "detailed")])
                     .header(CONTENT_TYPE, "audio/wav; codecs=audio/pcm; samplerate=16000")
                     .headers(key)
@@ -57,8 +72,9 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<(),
                 VisionApi::ImageAnalysis40 => (azure_vision::ANALYZE, &azure_vision::READ_TEXT),
                 VisionApi::Read32 => (azure_vision::SUBMIT, &[]),
             };
-            let request = key_header(&http, AZURE_KEY, &s.key).map(|key| {
-                http.post(join(&s.endpoint, path))
+            let request = key_header(&http.pooled, AZURE_KEY, &s.key).map(|key| {
+                http.pooled
+                    .post(join(&s.endpoint, path))
                     .query(query)
                     .header(CONTENT_TYPE, "application/octet-stream")
                     .headers(key)
@@ -74,16 +90,101 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<(),
         classify,
     };
     let request = request.and_then(|request| request.timeout(TIMEOUT).build());
-    Some(match request {
-        Ok(request) => send(&peer, request).await,
-        Err(error) => Err(peer.unbuildable(error)),
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return Some(Err(peer.unbuildable(error))),
+    };
+    let sent = send(&peer, request).await;
+    Some(match &settings.openai {
+        Some(openai) if provider == Provider::OpenAi => model_list(&peer, openai, sent).await,
+        _ => sent.map(|_| Reached::Well),
     })
 }
 
-async fn send(peer: &Peer, request: Request) -> Result<(), Failure> {
+/// The answer; `None` for a refusal of what was sent, or a request to slow down: the key was taken.
+async fn send(peer: &Peer, request: Request) -> Result<Option<Answer>, Failure> {
     match peer.exchange(request).await {
-        // Refused for what was sent, or told to slow down: the key was taken.
-        Err(failure) if !matches!(failure.class(), Class::Permanent | Class::RateLimited) => Err(failure),
-        _ => Ok(()),
+        Ok(answer) => {
+            peer.refuse_error_inside(&answer)?;
+            Ok(Some(answer))
+        }
+        Err(failure) if matches!(failure.class(), Class::Permanent | Class::RateLimited) => Ok(None),
+        Err(failure) => Err(failure),
     }
+}
+
+/// What the list of models says of the key and of the model. Many providers serve none, and a key need not be allowed to
+/// read it.
+async fn model_list(
+    peer: &Peer,
+    settings: &OpenAiSettings,
+    listed: Result<Option<Answer>, Failure>,
+) -> Result<Reached, Failure> {
+    let answer = match listed {
+        Ok(Some(answer)) => answer,
+        Ok(None) => return Ok(Reached::Well),
+        Err(failure) => {
+            let fault = failure.account_fault();
+            let unlisted = matches!(
+                (fault, failure.status()),
+                (Some(AccountFault::Scope), _)
+                    | (
+                        Some(AccountFault::Endpoint | AccountFault::Model | AccountFault::Parameter),
+                        Some(404 | 405 | 410 | 501)
+                    )
+            );
+            return if unlisted {
+                Ok(Reached::NoModelList(failure))
+            } else {
+                Err(failure)
+            };
+        }
+    };
+    let models = serde_json::from_slice::<ModelList>(&answer.body)
+        .unwrap_or_default()
+        .data;
+    let known = models.into_iter().find(|model| model.id == settings.model);
+    if let Some(model) = known {
+        return Ok(model
+            .shutdown_date
+            .map_or(Reached::Well, |day| Reached::ModelEnds(excerpt(&day))));
+    }
+    // A list need not be complete: proxies leave out aliases. The model's own address decides.
+    let mut url = join(&settings.base_url, "/models");
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.push(&settings.model);
+    }
+    let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
+    let request = key_header(&peer.http.pooled, AUTHORIZATION, &bearer)
+        .and_then(|key| peer.http.pooled.get(url).headers(key).timeout(TIMEOUT).build())
+        .map_err(|error| peer.unbuildable(error))?;
+    match send(peer, request).await {
+        Ok(_) => Ok(Reached::Well),
+        Err(failure) if failure.status() == Some(404) => {
+            let message = format!(
+                "openai has no model {}, or the key may not use it (404)",
+                settings.model
+            );
+            Err(Failure::deployment(message)
+                .by(Provider::OpenAi)
+                .with_status(404)
+                .with_account_fault(AccountFault::Model))
+        }
+        // The list was served: the key is good.
+        Err(_) => Ok(Reached::Well),
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct ModelList {
+    #[serde(default)]
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    shutdown_date: Option<String>,
 }

@@ -7,14 +7,17 @@ use proptest::prelude::*;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::Clients;
+use super::{Clients, answer::ErrorBody, http::Classify};
 use crate::{
-    Class, Failure, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
+    Class, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
     media::audio::{Audio, AudioFormat},
 };
 
 mod answer;
+mod corpus;
+mod dialect;
 mod openai;
+mod reach;
 mod redact;
 mod speech;
 mod transport;
@@ -31,7 +34,7 @@ const PATIENT: Duration = Duration::from_secs(20);
 fn clients(base: &Url, timeout: Duration) -> Clients {
     // Ok the first time in this process, Err afterwards: both mean that a provider is installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Clients::new(&settings(base, timeout)).unwrap()
+    Clients::new(&settings(base, timeout), None).unwrap()
 }
 
 fn settings(base: &Url, timeout: Duration) -> Settings {
@@ -82,14 +85,14 @@ type Row = (
 );
 
 /// Holds each row against the verdict, and shows all that differ.
-fn check_table(classify: fn(u16, &HeaderMap, &[u8]) -> Failure, rows: &[Row]) {
+fn check_table(classify: Classify, rows: &[Row]) {
     let mut wrong = String::new();
     for (status, headers, body, class, wait, words) in rows {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
-        let verdict = classify(*status, &headers, body);
+        let verdict = classify(*status, &headers, &ErrorBody::parse(body));
         let as_told = verdict.class() == *class
             && verdict.status() == Some(*status)
             && verdict.retry_after() == wait.map(Duration::from_millis)
@@ -128,7 +131,7 @@ proptest! {
         }
         let all = [super::openai::classify, super::azure_speech::classify, super::azure_vision::classify];
         for classify in all {
-            let verdict = classify(status, &headers, &body);
+            let verdict = classify(status, &headers, &ErrorBody::parse(&body));
             prop_assert!(verdict.message().chars().count() <= 500, "{}", verdict.message());
             prop_assert!(!verdict.message().contains(char::is_control), "{:?}", verdict.message());
             prop_assert!(verdict.retry_after() <= Some(Duration::from_hours(24)));

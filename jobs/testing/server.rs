@@ -142,6 +142,11 @@ async fn serve(
     stream.shutdown().await
 }
 
+/// Reads one request.
+pub(crate) async fn request_of(stream: &mut TcpStream) -> io::Result<Request> {
+    read(stream).await
+}
+
 async fn read(stream: &mut TcpStream) -> io::Result<Request> {
     let mut bytes = Vec::new();
     let end = loop {

@@ -71,9 +71,16 @@ pub async fn all(config: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("configuration", "every variable can be read")];
     findings.extend(place::look(config));
     findings.push(place::media_helper(config).await);
-    let (redis, providers) = tokio::join!(redis::look(config), place::providers(config));
+    let (redis, providers, dialect, accounts) = tokio::join!(
+        redis::look(config),
+        place::providers(config),
+        place::dialect(config),
+        place::accounts(config)
+    );
     findings.extend(redis);
     findings.extend(providers);
+    findings.extend(dialect);
+    findings.extend(accounts);
     findings
 }
 

@@ -1,14 +1,25 @@
 //! The process and its surroundings: folders, drain time, tokens, providers.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
-use jobs::{Class, JobType, Provider, providers::reach};
+use jobs::{
+    AccountFault, Class, JobType, Provider,
+    providers::{Dialect, DialectStore, Reached, deployment, reach},
+};
 use url::{Host, Url};
 
 use super::Finding;
 use crate::{
     config::Config,
+    connection::Connection,
+    dialects::Dialects,
+    keys::GateKeys,
     media_helper::{Confinement, HelperLimits, HelperPool},
 };
+
+/// Longest wait for Redis, of which the other findings say what is wrong with it.
+const ANSWER: Duration = Duration::from_secs(1);
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     vec![
@@ -141,6 +152,54 @@ fn media_hosts(config: &Config) -> Finding {
     }
 }
 
+/// What OpenAI, or the provider in its place, has been found to take of a request; nothing where it takes all of it.
+pub(super) async fn dialect(config: &Config) -> Option<Finding> {
+    let settings = config.handlers.openai.as_ref()?;
+    let store = Dialects::new(Connection::open(&config.redis).ok()?);
+    let known = store
+        .load(&deployment(&settings.base_url, &settings.model))
+        .await?;
+    let dialect = Dialect::parse(&known).filter(|dialect| !dialect.is_whole())?;
+    let found =
+        format!("the provider does not take the whole request: for 24 hours it is written with {dialect}");
+    Some(Finding::ok("openai request", found))
+}
+
+/// Accounts that jobs wait for now, as the fleet has found them: a call that would show it costs money.
+pub(super) async fn accounts(config: &Config) -> Vec<Finding> {
+    let (Some(gates), Ok(connection)) = (&config.gates, Connection::open(&config.redis)) else {
+        return Vec::new();
+    };
+    let mut findings: Vec<Finding> = Vec::new();
+    for provider in Provider::ALL {
+        let breaker = gates.of(provider).breaker.name();
+        let keys = GateKeys::new(breaker, provider.as_str());
+        let mut call = redis::pipe();
+        call.get(&keys.state).hget(&keys.meta, "fault");
+        let answer = tokio::time::timeout(
+            ANSWER,
+            connection.query::<(Option<String>, Option<String>)>(&call),
+        );
+        let Ok(Ok((state, fault))) = answer.await else {
+            break;
+        };
+        let is_closed = state.is_none_or(|state| state == "CLOSED");
+        let fault = fault
+            .as_deref()
+            .and_then(|fault| AccountFault::from_word(fault.split_once(':')?.1));
+        if let Some(fault) = fault.filter(|_| !is_closed)
+            && findings
+                .iter()
+                .all(|known| !known.found.starts_with(&format!("{breaker}:")))
+        {
+            let found = format!("{breaker}: jobs wait, since {}", fault.in_words());
+            let cure = format!("see to it; `breaker reset {breaker}` saves the rest of the wait then");
+            findings.push(Finding::failure("account", found, cure));
+        }
+    }
+    findings
+}
+
 /// The process in which recordings are decoded: whether it starts, and what confines it.
 pub(super) async fn media_helper(config: &Config) -> Finding {
     const CHECK: &str = "media helper";
@@ -197,23 +256,40 @@ async fn one(config: &Config, provider: Provider) -> Finding {
         let found = format!("{key} is not set: {} jobs fail", jobs.join(" and "));
         return Finding::warning(check, found, format!("set {key}"));
     };
-    let Err(failure) = reached else {
-        return Finding::ok(check, "reached, and it takes the key");
+    let failure = match reached {
+        Ok(Reached::Well) => return Finding::ok(check, "reached, and it takes the key"),
+        Ok(Reached::NoModelList(failure)) => {
+            let found = format!(
+                "reached, and it lists no models, so whether it takes the key is not known: {failure}"
+            );
+            let cure = "none is needed where jobs run; else run one job, and see its reason";
+            return Finding::warning(check, found, cure);
+        }
+        Ok(Reached::ModelEnds(day)) => {
+            let found = format!("reached, and it takes the key; it shuts the model down on {day}");
+            return Finding::warning(check, found, "set OPENAI_MODEL to its successor before that day");
+        }
+        Err(failure) => failure,
     };
-    let cure = match (failure.class(), failure.status()) {
-        (Class::Deployment, Some(401 | 403)) => {
+    let cure = match (failure.account_fault(), failure.class(), failure.status()) {
+        (Some(AccountFault::Key), ..) => {
             format!("check {key}: it is wrong, expired, or of another resource")
         }
-        (Class::Deployment, Some(_)) => format!("check {place}: nothing is served there"),
-        (Class::Deployment, None) => {
+        (Some(AccountFault::Scope), ..) => format!("give {key} the scope, or use another key"),
+        (Some(AccountFault::Model), ..) => "set OPENAI_MODEL to a model that the account may use".to_owned(),
+        (Some(AccountFault::Access), ..) => {
+            format!("check {key} and what its resource allows: region, firewall, data policy")
+        }
+        (Some(_), Class::Deployment, _) => format!("check {place}: nothing is served there"),
+        (_, Class::Deployment, _) => {
             "install the system's certificates (Debian: ca-certificates), or name their file in SSL_CERT_FILE"
                 .to_owned()
         }
-        (Class::OutOfQuota, _) => "add credit, or wait for the quota to be replenished".to_owned(),
-        (_, Some(_)) => {
+        (_, Class::OutOfQuota, _) => "add credit, or wait for the quota to be replenished".to_owned(),
+        (_, _, Some(_)) => {
             "the provider stumbles: see its status page; its breaker will open, and jobs wait".to_owned()
         }
-        (_, None) => format!("check {place}, name resolution, and that the network lets connections out"),
+        (_, _, None) => format!("check {place}, name resolution, and that the network lets connections out"),
     };
     Finding::failure(check, failure.to_string(), cure)
 }

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{HOUR, Reader, vars, vars::Var};
-use crate::gate::{BreakerSettings, GateSettings, GatesSettings, LimitSettings};
+use crate::gate::{BreakerSettings, FailureShare, GateSettings, GatesSettings, LimitSettings};
 
 /// The variables of one kind of breaker.
 struct BreakerVars {
@@ -12,6 +12,8 @@ struct BreakerVars {
     open_for: &'static Var,
     window: &'static Var,
     half_open: &'static Var,
+    share: &'static Var,
+    slow_after: &'static Var,
 }
 
 const OPENAI: BreakerVars = BreakerVars {
@@ -20,6 +22,8 @@ const OPENAI: BreakerVars = BreakerVars {
     open_for: &vars::OPENAI_BREAKER_OPEN_FOR,
     window: &vars::OPENAI_BREAKER_WINDOW,
     half_open: &vars::OPENAI_BREAKER_HALF_OPEN,
+    share: &vars::OPENAI_BREAKER_SHARE,
+    slow_after: &vars::OPENAI_BREAKER_SLOW_AFTER,
 };
 
 const AZURE: BreakerVars = BreakerVars {
@@ -28,6 +32,8 @@ const AZURE: BreakerVars = BreakerVars {
     open_for: &vars::AZURE_BREAKER_OPEN_FOR,
     window: &vars::AZURE_BREAKER_WINDOW,
     half_open: &vars::AZURE_BREAKER_HALF_OPEN,
+    share: &vars::AZURE_BREAKER_SHARE,
+    slow_after: &vars::AZURE_BREAKER_SLOW_AFTER,
 };
 
 /// All gates, or `None` when they are switched off. What is wrong is noted in `env` all the same.
@@ -76,6 +82,8 @@ struct Numbers {
     open_for: Duration,
     window: Duration,
     half_open: u32,
+    share: FailureShare,
+    slow_after: Option<Duration>,
 }
 
 fn numbers(env: &mut Reader<'_>, vars: &BreakerVars) -> Numbers {
@@ -86,6 +94,19 @@ fn numbers(env: &mut Reader<'_>, vars: &BreakerVars) -> Numbers {
         open_for: env.duration(vars.open_for, least, 24 * HOUR),
         window: env.duration(vars.window, least, 24 * HOUR),
         half_open: env.number(vars.half_open, 1..=1000),
+        share: env.parse(vars.share, |text| {
+            let share = text
+                .parse::<f64>()
+                .ok()
+                .filter(|share| (0.0..=1.0).contains(share));
+            // Whole percents: the filter has bounded the share.
+            let percent = share.map(|share| (share * 100.0).round() as u8);
+            percent
+                .and_then(FailureShare::new)
+                .ok_or_else(|| "a share from 0 to 1".to_owned())
+        }),
+        slow_after: Some(env.duration(vars.slow_after, Duration::ZERO, HOUR))
+            .filter(|after| !after.is_zero()),
     };
     if numbers.half_open < numbers.successes {
         let fault = format!(
@@ -104,11 +125,14 @@ fn breaker(env: &mut Reader<'_>, name: &Var, numbers: Numbers) -> BreakerSetting
         open_for,
         window,
         half_open,
+        share,
+        slow_after,
     } = numbers;
     // The other faults have been noted by their own variables: only the name is left.
     let half_open = half_open.max(successes);
     env.parse(name, |text| {
         BreakerSettings::new(text, failures, successes, open_for, window, half_open)
+            .map(|breaker| breaker.with_share(share).with_slow_after(slow_after))
             .map_err(|e| e.to_string())
     })
 }

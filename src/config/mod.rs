@@ -78,6 +78,8 @@ pub struct Config {
     pub ledger_ttl: Option<Duration>,
     /// What becomes of a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
+    /// Whether retries of BullMQ jobs whose producer names no backoff are spread by ours.
+    pub spreads_retries: bool,
     /// What becomes of jobs of unknown types.
     pub unknown_types: UnknownTypes,
     /// How queues are kept.
@@ -186,6 +188,11 @@ impl Config {
                 "retry" => Ok(UnknownCalls::Retry),
                 "fail" => Ok(UnknownCalls::Fail),
                 _ => Err("retry or fail".to_owned()),
+            }),
+            spreads_retries: env.parse(&vars::QUEUE_BACKOFF, |text| match text {
+                "spread" => Ok(true),
+                "as-bullmq" => Ok(false),
+                _ => Err("spread or as-bullmq".to_owned()),
             }),
             unknown_types: env.parse(&vars::UNKNOWN_JOB_TYPE, |text| match text {
                 "fail" => Ok(UnknownTypes::Fail),

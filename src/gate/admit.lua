@@ -1,7 +1,8 @@
 -- Asks for permits, one for each call, in this order: a later one sees what an earlier one was granted. ARGV first … last
 -- are of each call: permit id, tokens that it will use (0 not limited).
 -- Returns for each {state, epoch, now ms, state that it moved the breaker to or nil,
---                   {reason, retry after ms (-1 never)} or nil, {1 probe | 0, lease ends ms} or nil}
+--                   {reason, retry after ms (-1 never), the account's fault behind the breaker or ''} or nil,
+--                   {1 probe | 0, lease ends ms} or nil}
 -- Asked again with the same ids after a lost reply it returns the same permits, and charges nothing.
 local function admit_all(first, last)
   local open_for, half_open_max, success_threshold = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -15,7 +16,7 @@ local function admit_all(first, last)
     return { state, permit_epoch, now, moved_to, false, { probe, expires } }
   end
   local function refused(reason, wait)
-    return { state, epoch, now, moved_to, { reason, wait < 0 and -1 or max(1, floor(wait)) }, false }
+    return { state, epoch, now, moved_to, { reason, wait < 0 and -1 or max(1, floor(wait)), fault or '' }, false }
   end
 
   local new_leases, new_data = {}, {}
@@ -38,6 +39,8 @@ local function admit_all(first, last)
     local half_opens, live_probes = false, 0
     if state == 'HALF_OPEN' and successes >= success_threshold then
       enter('CLOSED')
+      ramp_epoch = epoch
+      call('HSET', META, 'ramp', epoch)
       moved_to = state
     end
     if state == 'OPEN' then
@@ -46,14 +49,15 @@ local function admit_all(first, last)
         call('SET', OPENED_AT, now)
         call('HSET', META, 'hw', now)
       end
-      local left = opened_at + open_for - now
+      local left = opened_at + open_time(open_for) - now
       if left > 0 then return refused('open', left) end
       half_opens = true
     elseif state == 'HALF_OPEN' then
       local gone = call('ZREMRANGEBYSCORE', PROBES, '-inf', now)
       live_probes = call('ZCARD', PROBES)
       if gone > 0 then call('SET', ATTEMPTS, live_probes + successes) end
-      if live_probes + successes >= half_open_max then
+      -- Another probe cannot pay a bill or mend a key: one at a time shows whether somebody has.
+      if live_probes + successes >= (fault and successes == 0 and 1 or half_open_max) then
         local first = call('ZRANGE', PROBES, 0, 0, 'WITHSCORES')
         return refused('half_open', min(PROBE_HINT, (whole(first[2]) or now) - now))
       end
@@ -62,7 +66,7 @@ local function admit_all(first, last)
     -- The limits.
     read_usage()
     if estimate > 0 and tpm > 0 and estimate > tpm then return refused('too_large', -1) end
-    need_limits(estimate, needs)
+    need_limits(estimate, needs, tonumber(ARGV[10]))
     if why then return refused(why, longest) end
 
     -- The commit.

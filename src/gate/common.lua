@@ -19,6 +19,11 @@ local BUCKET, SLICE, GRACE = 5000, 500, 200
 -- A clock that steps back further than this is believed.
 local BIG_STEP = 60000
 
+-- The open time doubles with each opening in a row, up to this. A longer configured time stays as it is.
+local LONGEST_OPEN = 600000
+-- After a recovery the concurrency limit comes back in two steps: a quarter of it, then half of it, each for this long.
+local RAMP_STEP = 15000
+
 -- A whole number that anybody may have written; nil for anything else.
 local function whole(text)
   local n = tonumber(text or nil)
@@ -30,7 +35,7 @@ end
 -- a big step what lies too far ahead is drawn back to the new clock.
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000)
-local meta = call('HMGET', META, 'epoch', 'seen', 'hw')
+local meta = call('HMGET', META, 'epoch', 'seen', 'hw', 'opens', 'ramp', 'fault', 'calls')
 local breaker_mark, limits_mark = whole(meta[3]) or 0, whole(call('HGET', WIN, 'hw')) or 0
 local ahead = { breaker = breaker_mark - now > BIG_STEP, limits = limits_mark - now > BIG_STEP }
 if not ahead.breaker then now = max(now, breaker_mark) end
@@ -58,6 +63,39 @@ if state ~= 'OPEN' and state ~= 'HALF_OPEN' then state = 'CLOSED' end
 local opened_at, successes = whole(stored[2]), whole(stored[3]) or 0
 local epoch = whole(meta[1]) or 0
 
+-- The breaker's memory beyond its state:
+--   opens  openings in a row, and the epoch of the last one: `<n>:<epoch>`
+--   ramp   the epoch in which the breaker was closed by probes: the limit comes back in steps from then on
+--   fault  the account's fault, when the last counted call failed for one: `<when ms>:<word>`
+--   calls  how the last ten counted calls of the epoch ended, `S` or `F` each: `<epoch>:<ends>`
+-- Replicas of an earlier version know none of it: what belongs to an epoch names the epoch.
+local opens, opens_epoch = string.match(meta[4] or '', '^(%d+):(%d+)$')
+opens, opens_epoch = tonumber(opens) or 0, tonumber(opens_epoch) or 0
+local ramp_epoch = whole(meta[5]) or 0
+local fault = string.match(meta[6] or '', '^%d+:(%l+)$')
+local calls_epoch, calls = string.match(meta[7] or '', '^(%d+):([SF]+)$')
+if not calls or tonumber(calls_epoch) ~= epoch then calls = '' end
+local calls_changed = false
+
+-- How long the last opening of a row lasts, and how long the breaker stays open now: an opening by hand, or by somebody
+-- else, takes the usual time.
+local function last_open_time(open_for)
+  return max(open_for, min(LONGEST_OPEN, open_for * 2 ^ min(max(opens - 1, 0), 20)))
+end
+local function open_time(open_for)
+  return opens_epoch == epoch and last_open_time(open_for) or open_for
+end
+
+local function note_fault(word)
+  if not word and not fault then return end
+  fault = word
+  if word then
+    call('HSET', META, 'fault', string.format('%.0f', now) .. ':' .. word, 'hw', now)
+  else
+    call('HDEL', META, 'fault')
+  end
+end
+
 -- An epoch is never used twice, not even after the data was lost. `left`: since when the breaker is not closed.
 local known = meta[2] or 'CLOSED'
 local function new_epoch(seen)
@@ -65,10 +103,29 @@ local function new_epoch(seen)
   known = seen
   epoch = max(epoch + 1, now)
   call('HSET', META, 'epoch', epoch, 'seen', seen, 'hw', now)
-  call('HDEL', META, 'ring')
+  calls, calls_changed = '', false
+  call('HDEL', META, 'ring', 'calls')
   call('DEL', PROBES)
 end
-if meta[2] ~= state or epoch == 0 then new_epoch(state) end
+-- What somebody else has decided starts over: no opening before it counts.
+local function forget_openings()
+  opens, opens_epoch, ramp_epoch, fault = 0, 0, 0, nil
+  call('HDEL', META, 'opens', 'ramp', 'fault')
+end
+if meta[2] ~= state or epoch == 0 then
+  new_epoch(state)
+  if opens > 0 or ramp_epoch > 0 or fault then forget_openings() end
+end
+
+-- How many calls may be in flight: all that are allowed (0 no limit), but for the time after a recovery, when the
+-- backlog must not knock the provider over. An epoch is the time at which its state was entered.
+local function ramped(limit)
+  local since = now - epoch
+  if limit == 0 or state ~= 'CLOSED' or ramp_epoch ~= epoch or since <= -RAMP_STEP or since >= 2 * RAMP_STEP then
+    return limit
+  end
+  return max(1, floor(limit * (since < RAMP_STEP and 0.25 or 0.5)))
+end
 
 -- Moves the breaker to a state.
 local function enter(new)

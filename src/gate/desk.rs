@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jobs::AccountFault;
 use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
 
 use super::{
+    permit::Outcome,
     scripts::Scripts,
     settings::{GateSettings, LimitSettings, millis},
     verdict::{Effect, Reason, State},
@@ -48,15 +50,36 @@ type Row = (
     u64,
     u64,
     Option<State>,
-    Option<(Reason, i64)>,
+    Option<(Reason, i64, String)>,
     Option<(bool, u64)>,
 );
 
+/// What `settle.lua` says of one permit.
+type SettledRow = (Effect, State, u32, u32, u32);
+
+/// What `control.lua` says of the breaker.
+type BreakerRow = (
+    State,
+    State,
+    u32,
+    u32,
+    Option<u64>,
+    u32,
+    Option<u64>,
+    Option<u64>,
+    String,
+    Option<u64>,
+);
+
+/// What `control.lua` says of the limits.
+type LimitsRow = (u64, u64, u64, u64, u64);
+
 fn answer((state, epoch, now, moved_to, refused, granted): Row) -> Result<Answer, RedisError> {
     let verdict = match (refused, granted) {
-        (Some((reason, wait)), _) => Verdict::Refused {
+        (Some((reason, wait, fault)), _) => Verdict::Refused {
             reason,
             wait: u64::try_from(wait).ok().map(Duration::from_millis), // -1: never
+            fault: AccountFault::from_word(&fault),
         },
         (None, Some((probe, expires))) => Verdict::Granted { probe, expires },
         (None, None) => return Err((ErrorKind::Parse, "admit.lua neither grants nor refuses").into()),
@@ -77,23 +100,35 @@ impl Desk {
         let mut call = self.limited_call(&self.scripts.turn);
         call.arg(breaker.failure_threshold)
             .arg(millis(breaker.window))
+            .arg(breaker.share.percent())
             .arg(ends.len());
         for End { id, settlement } in ends {
             let used = settlement.tokens.map_or(-1, |n| n.min(MOST_TOKENS).cast_signed());
-            call.arg(&**id).arg(settlement.outcome.as_str()).arg(used);
+            call.arg(&**id);
+            match (settlement.outcome, settlement.fault) {
+                (Outcome::Failure, Some(fault)) => call.arg(format!("failure:{}", fault.as_str())),
+                (outcome, _) => call.arg(outcome.as_str()),
+            };
+            call.arg(used);
             call.arg(settlement.throttle.map_or(0, millis));
         }
         for request in requests {
             call.arg(&*request.id)
                 .arg(request.estimated_tokens.min(MOST_TOKENS));
         }
-        let (settled, admitted): (Vec<(Effect, State, u32)>, Vec<Row>) = self.resent_once(&call).await?;
+        let (settled, admitted): (Vec<SettledRow>, Vec<Row>) = self.resent_once(&call).await?;
         if settled.len() != ends.len() || admitted.len() != requests.len() {
             return Err((ErrorKind::UnexpectedReturnType, "not an answer for each call").into());
         }
         let settled = settled
             .into_iter()
-            .map(|(effect, state, count)| Settled { effect, state, count });
+            .map(|(effect, state, count, failed, of_calls)| Settled {
+                effect,
+                state,
+                count,
+                failed,
+                of_calls,
+            });
         Ok(Turn {
             settled: settled.collect(),
             admitted: admitted.into_iter().map(answer).collect(),
@@ -117,10 +152,22 @@ impl Desk {
             Control::Close => "close",
             Control::Open => "open",
         });
+        call.arg(millis(self.settings.breaker.open_for));
         let (
-            (before, state, failures, successes, opened_at, attempts, not_closed_since),
+            (
+                before,
+                state,
+                failures,
+                successes,
+                opened_at,
+                attempts,
+                not_closed_since,
+                open_until,
+                fault,
+                fault_at,
+            ),
             (in_flight, requests, tokens, throttled_until, now),
-        ) = self.connection.invoke(&call).await?;
+        ): (BreakerRow, LimitsRow) = self.connection.invoke(&call).await?;
         Ok(Reading {
             before,
             state,
@@ -129,6 +176,8 @@ impl Desk {
             opened_at,
             attempts,
             not_closed_since,
+            open_until,
+            fault: AccountFault::from_word(&fault).zip(fault_at),
             in_flight,
             requests,
             tokens,

@@ -39,7 +39,7 @@ local function read_usage()
     call('ZREM', LEASES, unpack(dead))
     call('HDEL', LEASE_DATA, unpack(dead))
   end
-  used.in_flight = max_concurrent > 0 and call('ZCOUNT', LEASES, '(' .. now, '+inf')
+  used.in_flight = (max_concurrent > 0 or fault) and call('ZCOUNT', LEASES, '(' .. now, '+inf')
 
   local first_counted = bucket - BUCKETS
   if not used.oldest then
@@ -112,10 +112,19 @@ local function until_it_fits(bucket_kind, slice_kind, total, cost, limit)
   return WINDOW
 end
 
+-- How many calls may be in flight. A fault of the account fails every call: while it lasts, no more are in flight than it
+-- takes to open the breaker, which opens at `failure_threshold` failures (nil: not looked at).
+local function most_in_flight(failure_threshold)
+  local limit = ramped(max_concurrent)
+  local most = limit > 0 and limit or math.huge
+  if not fault or state ~= 'CLOSED' or not failure_threshold then return most end
+  return min(most, max(1, failure_threshold - (whole(call('GET', FAILURES)) or 0)))
+end
+
 -- Calls needs(reason, ms to wait, 0 or less for none) for each limit that a call may meet.
-local function need_limits(estimate, needs)
+local function need_limits(estimate, needs, failure_threshold)
   needs('throttled', used.throttled - now)
-  if used.in_flight and used.in_flight >= max_concurrent then
+  if used.in_flight and used.in_flight >= most_in_flight(failure_threshold) then
     local first = call('ZRANGEBYSCORE', LEASES, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     needs('concurrency', min(SLOT_HINT, (whole(first[2]) or now + lease_ttl) - now))
   end

@@ -12,8 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jobs::AccountFault;
+
 pub(super) use self::{
-    breaker::{Breaker, Ticket},
+    breaker::{Breaker, Caution, Ticket},
     limits::{Charge, Limits},
 };
 use super::{permit::Settlement, verdict::Reason, wire::Settled};
@@ -24,6 +26,19 @@ pub(super) struct Refusal {
     pub(super) reason: Reason,
     /// `None`: never.
     pub(super) wait: Option<Duration>,
+    /// The account's fault that the breaker is not closed for.
+    pub(super) fault: Option<AccountFault>,
+}
+
+impl Refusal {
+    /// A refusal that no fault of the account is behind.
+    pub(super) const fn new(reason: Reason, wait: Option<Duration>) -> Self {
+        Self {
+            reason,
+            wait,
+            fault: None,
+        }
+    }
 }
 
 /// What was put down for a call, to be settled at its end.
@@ -60,7 +75,7 @@ impl Local {
     pub(super) fn admit(&self, now: Instant, tokens: u64, replicas: u32) -> Result<Grant, Refusal> {
         let (mut breaker, mut limits) = (lock(&self.breaker), lock(&self.limits));
         breaker.check(now)?;
-        limits.check(now, tokens, replicas)?;
+        limits.check(now, tokens, replicas, breaker.caution(now))?;
         let (ticket, half_opened) = breaker.admit(now);
         Ok(Grant {
             account: Account {
@@ -75,7 +90,7 @@ impl Local {
     pub(super) fn granted(&self, now: Instant, tokens: u64, replicas: u32, probe: bool) -> Account {
         let mut breaker = lock(&self.breaker);
         if !probe {
-            breaker.is_closed();
+            breaker.is_closed(now);
         }
         Account {
             ticket: breaker.ticket(),
@@ -89,10 +104,12 @@ impl Local {
             Refusal {
                 reason: Reason::Open,
                 wait: Some(wait),
-            } => lock(&self.breaker).is_open(now + wait),
+                fault,
+            } => lock(&self.breaker).is_open(now + wait, fault),
             Refusal {
                 reason: Reason::Throttled,
                 wait: Some(wait),
+                ..
             } => lock(&self.limits).throttle(now + wait),
             _ => {}
         }
@@ -109,7 +126,7 @@ impl Local {
         lock(&self.limits).release(now, account.charge, settlement);
         let mut breaker = lock(&self.breaker);
         if tell_breaker {
-            return Some(breaker.settle(now, account.ticket, settlement.outcome));
+            return Some(breaker.settle(now, account.ticket, settlement));
         }
         breaker.give_back(account.ticket);
         None

@@ -57,7 +57,9 @@ use self::{
 pub use self::{
     permit::{Outcome, Permit, Settlement},
     provider::{Admission, Gate, Room},
-    settings::{BreakerSettings, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace},
+    settings::{
+        BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace,
+    },
     status::{BreakerStatus, Status},
     verdict::{Effect, Reason, Rejection, State},
 };

@@ -1,16 +1,19 @@
 //! The right to make one call, and how the call's end is reported.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use jobs::{Class, Failure, Reply};
+use jobs::{AccountFault, Class, Culprit, Failure, Reply};
 use tokio_util::sync::CancellationToken;
 
 use super::{local::Account, provider::Gate, verdict::Effect};
 
 /// How long a provider is left alone that asks to slow down without saying for how long.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
-/// A provider that asks for a day does not get it: the fleet looks again after this.
-const LONGEST_THROTTLE: Duration = Duration::from_secs(600);
+/// Longest pause that a provider gets: no wait that it asks for is longer.
+const LONGEST_THROTTLE: Duration = Duration::from_hours(24);
 
 /// How a call ended, as the breaker sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Settlement {
     pub tokens: Option<u64>,
     /// How long the whole fleet shall leave the provider alone.
     pub throttle: Option<Duration>,
+    /// The fault of the account that a failure is due to.
+    pub fault: Option<AccountFault>,
 }
 
 impl Settlement {
@@ -43,10 +48,11 @@ impl Settlement {
             outcome,
             tokens: None,
             throttle: None,
+            fault: None,
         }
     }
 
-    /// What a call's result means to its gate: the table "Outcomes" of the documentation.
+    /// What a call's result means to its gate: the culprit decides whether the breaker counts it.
     pub fn of(result: &Result<Reply, Failure>) -> Self {
         let failure = match result {
             Ok(reply) => {
@@ -57,9 +63,9 @@ impl Settlement {
             }
             Err(failure) => failure,
         };
-        match failure.class() {
-            Class::Transient | Class::OutOfQuota | Class::Deployment => Self::new(Outcome::Failure),
-            Class::RateLimited => {
+        match (failure.class(), failure.culprit()) {
+            (Class::Blocked, _) => Self::new(Outcome::Cancelled),
+            (Class::RateLimited, _) => {
                 let throttle = failure
                     .retry_after()
                     .unwrap_or(DEFAULT_THROTTLE)
@@ -69,9 +75,11 @@ impl Settlement {
                     ..Self::new(Outcome::Ignored)
                 }
             }
-            // The job is wrong, or was taken away: the provider did nothing amiss.
-            Class::Permanent | Class::Cancelled => Self::new(Outcome::Ignored),
-            Class::Blocked => Self::new(Outcome::Cancelled),
+            (_, Culprit::Provider | Culprit::Account) => Self {
+                fault: failure.account_fault(),
+                ..Self::new(Outcome::Failure)
+            },
+            (_, Culprit::Job | Culprit::Nobody) => Self::new(Outcome::Ignored),
         }
     }
 }
@@ -98,7 +106,7 @@ pub struct Permit {
     gate: Arc<Gate>,
     id: Arc<str>,
     lost: CancellationToken,
-    sent: bool,
+    sent: Option<Instant>,
     settlement: Option<Settlement>,
     /// What this replica has put down for the call; nothing before it is granted.
     account: Option<Account>,
@@ -117,7 +125,7 @@ impl Permit {
             gate,
             id,
             lost,
-            sent: false,
+            sent: None,
             settlement: None,
             account: None,
             local: false,
@@ -148,7 +156,7 @@ impl Permit {
 
     /// Notes that the request leaves now: from here on it costs, and its end says something about the provider.
     pub fn sent(&mut self) {
-        self.sent = true;
+        self.sent = Some(Instant::now());
     }
 
     /// Resolves when the lease is lost: the slot may be another call's by now, and this one has to stop.
@@ -158,11 +166,10 @@ impl Permit {
 
     /// Reports how the call ended. Never fails: with Redis away, the report is kept and delivered later.
     pub async fn settle(mut self, settlement: Settlement) -> Effect {
-        let never_sent = !self.sent && settlement.outcome == Outcome::Ignored;
-        let outcome = if never_sent {
-            Outcome::Cancelled
-        } else {
-            settlement.outcome
+        let outcome = match (self.sent, settlement.outcome) {
+            (None, Outcome::Ignored) => Outcome::Cancelled,
+            (Some(sent), Outcome::Success) if self.gate.is_slow(sent.elapsed()) => Outcome::Failure,
+            (_, outcome) => outcome,
         };
         let settlement = Settlement {
             outcome,
@@ -178,7 +185,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let otherwise = Settlement::new(if self.sent {
+        let otherwise = Settlement::new(if self.sent.is_some() {
             Outcome::Failure
         } else {
             Outcome::Cancelled

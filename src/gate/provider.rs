@@ -134,6 +134,29 @@ impl Gate {
         self.wire.desk.settings.breaker.name()
     }
 
+    /// Whether a call that took so long counts as a failure, whatever it has brought; noted in the log.
+    pub(super) fn is_slow(&self, took: Duration) -> bool {
+        let Some(slow_after) = self
+            .wire
+            .desk
+            .settings
+            .breaker
+            .slow_after
+            .filter(|after| took > *after)
+        else {
+            return false;
+        };
+        let breaker = self.breaker();
+        warn!(
+            breaker,
+            "a call to {} took {} ms, more than the {} ms after which it counts as a failure of breaker {breaker}",
+            self.provider,
+            took.as_millis(),
+            slow_after.as_millis()
+        );
+        true
+    }
+
     /// Asks for a permit for one call that will use about so many tokens (0: they are not limited).
     ///
     /// Answers within 250 ms, whatever has become of Redis, and may be dropped at any time.
@@ -160,8 +183,8 @@ impl Gate {
                         let account = self.local.granted(now, estimated_tokens, replicas, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
-                    Verdict::Refused { reason, wait } => {
-                        let refusal = Refusal { reason, wait };
+                    Verdict::Refused { reason, wait, fault } => {
+                        let refusal = Refusal { reason, wait, fault };
                         self.local.refused(now, refusal);
                         permit.refused();
                         refusal
@@ -193,6 +216,7 @@ impl Gate {
             breaker: self.breaker().to_owned(),
             reason: refusal.reason,
             retry_after: refusal.wait,
+            fault: refusal.fault,
         })
     }
 

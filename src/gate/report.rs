@@ -59,7 +59,13 @@ pub(super) fn settled(
         count(provider, scope, settled.state);
     }
     let (name, scope) = (&*breaker.name, scope.as_str());
-    let Settled { effect, state, count } = settled;
+    let Settled {
+        effect,
+        state,
+        count,
+        failed,
+        of_calls,
+    } = settled;
     let (failure_threshold, success_threshold) = (breaker.failure_threshold, breaker.success_threshold);
     let failure = || {
         warn!(
@@ -67,6 +73,8 @@ pub(super) fn settled(
             scope,
             failures = count,
             threshold = failure_threshold,
+            failed,
+            of_calls,
             "Circuit breaker {name}: Failure {count}/{failure_threshold}"
         );
     };

@@ -8,7 +8,7 @@ local most, reason, wait = math.huge, '', 0
 local function allows(room, why)
   if room < most then most, reason = max(0, room), why end
 end
-if max_concurrent > 0 then allows(max_concurrent - used.in_flight, 'concurrency') end
+if max_concurrent > 0 then allows(most_in_flight() - used.in_flight, 'concurrency') end
 if rpm > 0 then allows(rpm - used.requests + left('q'), 'rpm') end
 if pace > 0 then allows(floor((now - min(used.due, now + burst * pace)) / pace) + burst, 'pace') end
 need_limits(tonumber(ARGV[10]), function(why, ms)

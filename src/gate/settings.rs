@@ -16,6 +16,31 @@ pub struct BreakerSettings {
     pub(super) open_for: Duration,
     pub(super) window: Duration,
     pub(super) half_open_max: u32,
+    pub(super) share: FailureShare,
+    pub(super) slow_after: Option<Duration>,
+}
+
+/// The share of failures among the last ten calls that opens a breaker, beside the count of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailureShare(u8);
+
+impl FailureShare {
+    /// A share in percent; `None` above 100. With 0 the count of failures decides alone.
+    pub const fn new(percent: u8) -> Option<Self> {
+        if percent <= 100 { Some(Self(percent)) } else { None }
+    }
+
+    /// In percent.
+    pub const fn percent(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for FailureShare {
+    /// Half of the calls.
+    fn default() -> Self {
+        Self(50)
+    }
 }
 
 /// Calls evenly spread in time.
@@ -154,7 +179,21 @@ impl BreakerSettings {
             open_for,
             window,
             half_open_max,
+            share: FailureShare::default(),
+            slow_after: None,
         })
+    }
+
+    /// Sets the share of failures among the last ten calls that it takes to open the breaker.
+    #[must_use]
+    pub fn with_share(self, share: FailureShare) -> Self {
+        Self { share, ..self }
+    }
+
+    /// Sets the time after which a call counts as a failure, even with an answer. `None`: never.
+    #[must_use]
+    pub fn with_slow_after(self, slow_after: Option<Duration>) -> Self {
+        Self { slow_after, ..self }
     }
 
     /// `openai`: 5 failures, 2 successes, 60 s, window 60 s, 3 half-open.
@@ -166,6 +205,8 @@ impl BreakerSettings {
             open_for: Duration::from_secs(60),
             window: Duration::from_secs(60),
             half_open_max: 3,
+            share: FailureShare::default(),
+            slow_after: None,
         }
     }
 
@@ -177,6 +218,11 @@ impl BreakerSettings {
             open_for: Duration::from_secs(30),
             ..Self::openai()
         }
+    }
+
+    /// How long it stays open the first time.
+    pub const fn open_for(&self) -> Duration {
+        self.open_for
     }
 
     /// Its name.

@@ -1,12 +1,16 @@
 //! A gate as an operator sees it.
 
-use jobs::Provider;
+use jobs::{AccountFault, Provider};
 
 use super::{
-    settings::{GateSettings, LimitSettings, millis},
+    settings::{GateSettings, LimitSettings},
     verdict::State,
     wire::Reading,
 };
+
+/// How long after it an account's fault is told of while the breaker is closed, ms: jobs that met it ask again within a
+/// minute, so it is refreshed while it lasts.
+const FAULT_LASTS: u64 = 180_000;
 
 /// One provider's gate. Times are of Redis's clock, ms since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct BreakerStatus {
     pub not_closed_since: Option<u64>,
     /// When an open one lets a probe pass.
     pub next_retry_at: Option<u64>,
+    /// The account's fault that jobs wait for: no credit, a refused key, a missing model.
+    pub account_fault: Option<AccountFault>,
 }
 
 impl Status {
@@ -69,9 +75,11 @@ impl Status {
                 success_threshold: breaker.success_threshold,
                 opened_at,
                 not_closed_since: reading.not_closed_since,
-                next_retry_at: opened_at
-                    .filter(|_| reading.state == State::Open)
-                    .map(|at| at.saturating_add(millis(breaker.open_for))),
+                next_retry_at: reading.open_until,
+                account_fault: reading
+                    .fault
+                    .filter(|(_, at)| reading.state != State::Closed || reading.now < at + FAULT_LASTS)
+                    .map(|(fault, _)| fault),
             },
             provider,
             limits: settings.limits,

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use jobs::{Class, Failure, Provider};
+use jobs::{AccountFault, Class, Failure, Provider};
 use redis::{FromRedisValue, ParsingError, Value};
 
 /// Words that the scripts say and the logs repeat: an enum, its words, and the way back from Redis.
@@ -121,6 +121,8 @@ pub struct Rejection {
     pub reason: Reason,
     /// When to ask again; `None` when it is never going to pass.
     pub retry_after: Option<Duration>,
+    /// The account's fault that keeps the breaker from closing, where one does.
+    pub fault: Option<AccountFault>,
 }
 
 impl fmt::Display for Rejection {
@@ -147,6 +149,12 @@ impl fmt::Display for Rejection {
         match self.retry_after {
             Some(wait) => write!(f, ". Retry in {}s", wait.as_millis().div_ceil(1000)),
             None => Ok(()),
+        }?;
+        match self.fault {
+            Some(fault) if matches!(self.reason, Reason::Open | Reason::HalfOpen) => {
+                write!(f, ": {}", fault.in_words())
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jobs::AccountFault;
 use redis::{ErrorKind, RedisError};
 
 use super::{
@@ -81,6 +82,8 @@ pub(super) enum Verdict {
         reason: Reason,
         /// `None`: never.
         wait: Option<Duration>,
+        /// The account's fault that the breaker is not closed for.
+        fault: Option<AccountFault>,
     },
 }
 
@@ -92,6 +95,10 @@ pub(super) struct Settled {
     pub(super) state: State,
     /// Failures or successes that count now, if this outcome was counted.
     pub(super) count: u32,
+    /// Failures among the last calls, if this was one of a closed breaker.
+    pub(super) failed: u32,
+    /// How many the last calls are.
+    pub(super) of_calls: u32,
 }
 
 /// What `control.lua` says.
@@ -104,6 +111,9 @@ pub(super) struct Reading {
     pub(super) opened_at: Option<u64>,
     pub(super) attempts: u32,
     pub(super) not_closed_since: Option<u64>,
+    pub(super) open_until: Option<u64>,
+    /// The account's fault that the last counted call failed for, and when.
+    pub(super) fault: Option<(AccountFault, u64)>,
     pub(super) in_flight: u64,
     pub(super) requests: u64,
     pub(super) tokens: u64,

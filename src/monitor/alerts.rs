@@ -47,6 +47,8 @@ enum Measure {
     Count(fn(&Came) -> u64),
     /// The longest that a breaker has not been closed for, seconds.
     BreakerDown,
+    /// How many breakers stand for an account that jobs wait for.
+    AccountFaults,
     /// The oldest job that is next in line, seconds.
     Oldest,
     /// Absence of Redis, seconds.
@@ -98,6 +100,17 @@ pub static RULES: &[Rule] = &[
         expr: "max by (breaker) (backend_worker_breaker_not_closed_seconds) > 300",
         hold: "0s",
         measure: Measure::BreakerDown,
+    },
+    Rule {
+        name: "ProviderAccount",
+        severity: Severity::Critical,
+        threshold: 0.0,
+        about: "providers whose account makes jobs wait (credit, key, scope, model, parameter)",
+        action: "Pay the provider's bill, replace the key, or correct the model: `check` and the reason of a waiting job \
+                 tell which. The jobs wait and go on by themselves; `breaker reset <name>` saves the rest of the wait.",
+        expr: "max by (breaker, fault) (backend_worker_account_fault) > 0",
+        hold: "0s",
+        measure: Measure::AccountFaults,
     },
     Rule {
         name: "RedisAway",
@@ -285,6 +298,21 @@ impl Measure {
                 });
                 let (ms, name) = down.max().map_or((0, None), |(ms, name)| (ms, Some(name)));
                 aged(name, ms as f64 / 1000.0)
+            }
+            Self::AccountFaults => {
+                let faults = reading.breakers().into_iter().filter_map(|breaker| {
+                    let fault = breaker.account_fault?;
+                    Some((
+                        format!("{}: {}", breaker.name, fault.in_words()),
+                        breaker.not_closed_since,
+                    ))
+                });
+                let faults: Vec<(String, Option<u64>)> = faults.collect();
+                Found {
+                    value: faults.len() as f64,
+                    since: faults.iter().filter_map(|(_, since)| *since).min(),
+                    subject: faults.into_iter().next().map(|(subject, _)| subject),
+                }
             }
             Self::Oldest => {
                 let oldest = reading.queues.iter().max_by_key(|queue| queue.oldest);

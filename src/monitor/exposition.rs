@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jobs::Provider;
+use jobs::{AccountFault, Provider};
 
 use super::{Reading, process};
 use crate::{
@@ -205,6 +205,12 @@ fn fleet(text: &mut Text, reading: &Reading) {
             .not_closed_since
             .map_or(0, |since| reading.now.saturating_sub(since));
         text.sample(&table::BREAKER_DOWN, &[&breaker.name], since as f64 / 1000.0);
+    }
+    for breaker in &breakers {
+        for fault in AccountFault::ALL {
+            let is = f64::from(u8::from(breaker.account_fault == Some(fault)));
+            text.sample(&table::ACCOUNT_FAULT, &[&breaker.name, fault.as_str()], is);
+        }
     }
     let limits = reading.gates.iter().flat_map(|gate| {
         let provider = gate.provider.as_str();

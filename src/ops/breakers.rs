@@ -77,7 +77,7 @@ pub(super) async fn limits(
 
 /// A breaker, as the web API has always shown it.
 pub(crate) fn breaker(breaker: &BreakerStatus) -> Value {
-    json!({
+    let mut shown = json!({
         "name": breaker.name,
         "state": breaker.state.as_str(),
         "failures": breaker.failures,
@@ -86,7 +86,11 @@ pub(crate) fn breaker(breaker: &BreakerStatus) -> Value {
         "successThreshold": breaker.success_threshold,
         "openedAt": breaker.opened_at.map(iso),
         "nextRetryAt": breaker.next_retry_at.map(iso),
-    })
+    });
+    if let Some(fault) = breaker.account_fault {
+        shown["accountFault"] = json!(fault.in_words());
+    }
+    shown
 }
 
 /// A provider's limits.

@@ -14,7 +14,7 @@ use jobs::{Failure, Jobs};
 
 use super::{
     dispatch::{Unopened, open},
-    outcome::{Outcome, OutcomeRules},
+    outcome::{AccountWaits, Outcome, OutcomeRules},
 };
 use crate::{
     queue::{Delivery, Note},
@@ -53,6 +53,8 @@ fn expect_writable(failure: &Failure, delivery: &Delivery) {
             backoff: Backoff::default(),
         },
         max_wait: Duration::from_secs(600),
+        account_waits: AccountWaits::default(),
+        spreads_retries: true,
         replica: "r".to_owned(),
     };
     let Outcome::Failed {

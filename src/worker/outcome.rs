@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Failure, JobType, Provider, failed_reason, redaction::conceal};
+use jobs::{Class, Culprit, Failure, JobType, Provider, failed_reason, redaction::conceal};
 
 use crate::{
-    queue::{Delivery, Note},
+    gate::GatesSettings,
+    queue::{Delivery, Note, QueueBackoff},
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
 };
 
-/// A provider that asks for a day does not get it: the job looks again after this.
-const LONGEST_DELAY: Duration = Duration::from_secs(600);
+/// Longest delay before a job's next attempt: no provider's wait that is believed is longer.
+const LONGEST_DELAY: Duration = Duration::from_hours(24);
 /// What is kept of a failure's text, characters: it goes into Redis and the log, and may quote what others sent.
 const LONGEST_REASON: usize = 1000;
 
-/// How soon a job asks again whose provider has no credit left.
-const QUOTA_WAIT: Duration = Duration::from_secs(60);
+/// Longest wait after a fault of the account that names no time.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(60);
 
 /// What a delivery comes to, and so what is written to the queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,8 +98,55 @@ pub struct OutcomeRules {
     /// How long a job may be made to wait in all by an open breaker, or for credit; zero fails it at once. Limits never
     /// fail a job.
     pub max_wait: Duration,
+    /// How soon jobs ask again after a fault of their provider's account.
+    pub account_waits: AccountWaits,
+    /// Whether retries of jobs whose producer names no backoff are spread by ours; at once otherwise, as BullMQ does.
+    pub spreads_retries: bool,
     /// Names this replica in histories.
     pub replica: String,
+}
+
+/// How soon a job asks again after a fault of its provider's account: no credit, a refused key, a missing model. No later
+/// than the breaker lets a probe pass.
+#[derive(Debug, Clone, Copy)]
+pub struct AccountWaits {
+    waits: [Duration; Provider::ALL.len()],
+    /// Without breakers nothing bounds the calls of jobs that wait for a key, a model or a parameter, and nothing alerts:
+    /// such jobs fail at once.
+    has_breakers: bool,
+}
+
+impl AccountWaits {
+    /// As long as each provider's breaker stays open the first time, and a minute at most.
+    pub fn of(gates: Option<&GatesSettings>) -> Self {
+        let wait = |provider| {
+            gates.map_or(ACCOUNT_WAIT, |gates| {
+                gates.of(provider).breaker.open_for().min(ACCOUNT_WAIT)
+            })
+        };
+        Self {
+            waits: Provider::ALL.map(wait),
+            has_breakers: gates.is_some(),
+        }
+    }
+
+    fn wait(self, provider: Option<Provider>) -> Duration {
+        let at = Provider::ALL
+            .into_iter()
+            .position(|known| Some(known) == provider);
+        at.and_then(|at| self.waits.get(at).copied())
+            .unwrap_or(ACCOUNT_WAIT)
+    }
+}
+
+impl Default for AccountWaits {
+    /// Behind breakers, a minute each.
+    fn default() -> Self {
+        Self {
+            has_breakers: true,
+            ..Self::of(None)
+        }
+    }
 }
 
 impl OutcomeRules {
@@ -110,6 +158,11 @@ impl OutcomeRules {
             // Out of quota: the job is good, and runs once someone has paid. Until then it waits behind the breaker
             // that such failures open.
             Class::Blocked | Class::OutOfQuota => self
+                .wait(failure, delivery, tries)
+                .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
+            // The provider refuses the account, not the job: the job runs once the key, the model or the request is
+            // right. A fault that no provider has named is this worker's own, and waiting does not remove it.
+            Class::Deployment if failure.account_fault().is_some() && self.account_waits.has_breakers => self
                 .wait(failure, delivery, tries)
                 .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
             // The provider names a time: the job waits for it, however often, without losing an attempt.
@@ -143,10 +196,11 @@ impl OutcomeRules {
         }
     }
 
-    /// The wait before the queue's next attempt: the producer's where it names one, but never less than what the
-    /// provider asks for.
+    /// The wait before the queue's next attempt: the producer's where it names one, else ours, but never less than what
+    /// the provider asks for. Without any wait, an outage of a second would use up all attempts.
     fn delay(&self, failure: &Failure, delivery: &Delivery) -> Duration {
-        if let Some(backoff) = &delivery.backoff {
+        let as_bullmq = (delivery.kind.is_some() && !self.spreads_retries).then_some(QueueBackoff::NONE);
+        if let Some(backoff) = delivery.backoff.or(as_bullmq) {
             let asked = failure.retry_after().unwrap_or_default().min(LONGEST_DELAY);
             return backoff.delay(delivery.attempt, &mut rand::rng()).max(asked);
         }
@@ -157,8 +211,8 @@ impl OutcomeRules {
 
     /// A wait for a breaker or for credit, which costs no attempt, unless the job has waited for as long as it may in all.
     fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<Outcome> {
-        let unknown = if failure.class() == Class::OutOfQuota {
-            QUOTA_WAIT
+        let unknown = if failure.culprit() == Culprit::Account {
+            self.account_waits.wait(failure.provider())
         } else {
             LONGEST_WAIT_IN_SLOT
         };

@@ -16,7 +16,7 @@ const ADMIN: &str = "admin-token-of-tests-5520";
 const READ: &str = "read-token-of-tests-8846";
 
 /// Everything that Redis holds, as one text.
-async fn everything(redis: &TestRedis) -> String {
+pub(crate) async fn everything(redis: &TestRedis) -> String {
     let mut all = String::new();
     for key in redis.ask::<Vec<String>>(&["KEYS", "*"]).await {
         let kind: String = redis.ask(&["TYPE", &key]).await;

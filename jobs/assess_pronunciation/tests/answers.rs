@@ -69,6 +69,28 @@ fn hears_silence() {
     }
 }
 
+/// The service at times puts an empty alternative in front of the one that it has scored.
+#[test]
+fn the_scored_alternative_is_reported() {
+    for first in [
+        json!({}),
+        json!({ "Display": "" }),
+        json!({ "Display": "Good", "PronScore": null }),
+    ] {
+        let assessment = read(&json!({
+            "RecognitionStatus": "Success",
+            "NBest": [first, { "Display": "Good morning.", "PronScore": 90.0, "AccuracyScore": 91.0 }],
+        }));
+        assert_eq!(
+            (
+                assessment.pronunciation_score,
+                assessment.recognized_text.as_str()
+            ),
+            (90.0, "Good morning.")
+        );
+    }
+}
+
 #[test]
 fn speech_without_scores_is_final() {
     let body =

@@ -84,7 +84,6 @@ async fn an_operation_that_ended_in_vain_is_submitted_once_more() {
     for end in [
         json!({ "status": "failed" }),
         json!({ "status": "failed", "error": { "code": "FailedToProcess" } }),
-        json!({ "status": "expired" }),
         json!({ "status": "succeeded" }),
     ] {
         let again = json!({ "operationId": "op-2" });
@@ -176,4 +175,42 @@ async fn verdicts_pass_unchanged() {
             );
         }
     }
+}
+
+/// Not all of the service knows an operation at once: it is asked again, and nothing is submitted twice.
+#[tokio::test]
+async fn an_operation_that_is_not_known_yet_is_polled_again() {
+    let unknown = || json!({ "status": "expired" });
+    let guard = FakeGuard::default();
+    let script = Script::new([
+        Ok(submitted()),
+        Ok(unknown()),
+        Ok(unknown()),
+        Ok(running()),
+        Ok(unknown()),
+        Ok(succeeded()),
+    ]);
+    let ask = |ask| script.answer(ask);
+    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    assert_eq!(lines.unwrap(), ["text"]);
+    let submits = guard
+        .steps()
+        .iter()
+        .filter(|step| step.contains("submit"))
+        .count();
+    assert_eq!(submits, 1);
+}
+
+/// One that stays unknown has expired: it is submitted once more.
+#[tokio::test]
+async fn an_operation_that_stays_unknown_is_submitted_once_more() {
+    let unknown = || Ok(json!({ "status": "expired" }));
+    let again = json!({ "operationId": "op-2" });
+    let mut answers = vec![Ok(submitted())];
+    answers.extend((0..10).map(|_| unknown()));
+    answers.extend([Ok(again), Ok(succeeded())]);
+    let (guard, script) = (FakeGuard::default(), Script::new(answers));
+    let ask = |ask| script.answer(ask);
+    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    assert_eq!(lines.unwrap(), ["text"]);
 }

@@ -4,11 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderValue};
 
-use crate::providers::answer::{excerpt, retry_after, wait_in};
+use crate::providers::{
+    answer::{ErrorBody, excerpt},
+    waits::{asked, wait_in},
+};
 
 const DAY: u64 = 86_400_000;
 
 type Headers = &'static [(&'static str, &'static str)];
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    asked(headers, &ErrorBody::default(), false)
+}
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     pairs

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{OPENAI_KEY, PATIENT, check_table, clients};
 use crate::{
     Class::*,
-    providers::openai::classify,
+    providers::{answer::ErrorBody, openai::classify},
     testing::server::{Play, Server},
 };
 
@@ -64,7 +64,7 @@ fn refusals() {
 fn what_is_said_about_a_key_is_not_passed_on() {
     let body = br#"{"error":{"message":"Incorrect API key provided: sk-ab***7f.","code":"invalid_api_key"}}"#;
     assert_eq!(
-        classify(401, &Default::default(), body).to_string(),
+        classify(401, &Default::default(), &ErrorBody::parse(body)).to_string(),
         "openai refused the API key (401)"
     );
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 use url::Url;
 
 use super::{OPENAI_KEY, PATIENT, SPEECH_KEY, VISION_KEY, audio, clients, settings};
@@ -295,7 +295,7 @@ fn a_key_that_no_header_can_carry_is_refused_at_the_start() {
             Provider::AzureSpeech => settings.speech.as_mut().unwrap().key = "sk-\nsecret".into(),
             Provider::AzureVision => settings.vision.as_mut().unwrap().key = "sk-\nsecret".into(),
         }
-        let error = format!("{:?}", Clients::new(&settings).unwrap_err());
+        let error = format!("{:?}", Clients::new(&settings, None).unwrap_err());
         assert!(!error.contains("secret"), "{error}");
     }
 }
@@ -305,7 +305,7 @@ fn a_provider_without_settings_has_no_client() {
     let mut settings = settings(&Url::parse("http://127.0.0.1:1").unwrap(), PATIENT);
     (settings.openai, settings.speech, settings.vision) = (None, None, None);
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let clients = Clients::new(&settings).unwrap();
+    let clients = Clients::new(&settings, None).unwrap();
     assert!(clients.openai.is_none() && clients.speech.is_none() && clients.vision.is_none());
 }
 
@@ -326,4 +326,115 @@ fn no_proxy_of_the_environment_is_used() {
         "{said}{}",
         String::from_utf8_lossy(&run.stderr)
     );
+}
+
+/// A provider that keeps connections open: what it does with each request, by the number of requests before.
+async fn keeping_open(
+    play: impl Fn(usize) -> Kept + Send + Sync + 'static,
+) -> (Url, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+    let (play, seen) = (Arc::new(play), Arc::new(AtomicUsize::new(0)));
+    let count = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (play, count) = (play.clone(), count.clone());
+            tokio::spawn(async move {
+                let mut stream = stream;
+                while crate::testing::server::request_of(&mut stream).await.is_ok() {
+                    match play(count.fetch_add(1, Ordering::SeqCst)) {
+                        Kept::Answer(body) => {
+                            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                            stream
+                                .write_all(format!("{head}{body}").as_bytes())
+                                .await
+                                .unwrap();
+                        }
+                        Kept::Close(after, bytes) => {
+                            tokio::time::sleep(after).await;
+                            stream.write_all(bytes).await.unwrap();
+                            return;
+                        }
+                        Kept::Reset => return stream.set_zero_linger().unwrap(),
+                    }
+                }
+            });
+        }
+    });
+    (url, seen)
+}
+
+enum Kept {
+    Answer(&'static str),
+    /// Writes this after a while, and closes.
+    Close(Duration, &'static [u8]),
+    Reset,
+}
+
+const DECK: &str = r#"{"choices":[{"message":{"content":"{}"}}]}"#;
+
+/// The provider closes an idle connection just as the next call leaves: nothing was processed.
+#[tokio::test]
+async fn a_call_over_a_connection_that_was_closed_is_sent_once_more() {
+    for reset in [false, true] {
+        let (url, seen) = keeping_open(move |n| match n {
+            1 if reset => Kept::Reset,
+            1 => Kept::Close(Duration::ZERO, b""),
+            _ => Kept::Answer(DECK),
+        })
+        .await;
+        let clients = clients(&url, PATIENT);
+        for _ in 0..3 {
+            call(&clients, "chat").await.unwrap();
+        }
+        assert_eq!(
+            seen.load(std::sync::atomic::Ordering::SeqCst),
+            4,
+            "reset: {reset}"
+        );
+    }
+}
+
+/// Once is enough: a provider that does it again has a fault.
+#[tokio::test]
+async fn a_call_is_sent_no_more_than_twice() {
+    let (url, seen) = keeping_open(|n| match n {
+        0 => Kept::Answer(DECK),
+        _ => Kept::Close(Duration::ZERO, b""),
+    })
+    .await;
+    let clients = clients(&url, PATIENT);
+    call(&clients, "chat").await.unwrap();
+    let failure = call(&clients, "chat").await.unwrap_err();
+    assert_eq!(
+        (failure.class(), failure.is_answer_lost()),
+        (Class::Transient, true),
+        "{failure}"
+    );
+    assert_eq!(seen.load(std::sync::atomic::Ordering::SeqCst), 3);
+}
+
+/// A connection that closes later, or with something else than an answer: the provider may have worked on the call.
+#[tokio::test]
+async fn a_call_that_may_have_been_processed_is_not_sent_again() {
+    for (after, bytes) in [
+        (Duration::from_millis(1_500), b"".as_slice()),
+        (Duration::ZERO, b"220 mail.example ESMTP\r\n\r\n"),
+    ] {
+        let (url, seen) = keeping_open(move |n| match n {
+            0 => Kept::Answer(DECK),
+            _ => Kept::Close(after, bytes),
+        })
+        .await;
+        let clients = clients(&url, PATIENT);
+        call(&clients, "chat").await.unwrap();
+        let failure = call(&clients, "chat").await.unwrap_err();
+        assert!(failure.is_answer_lost(), "{failure}");
+        assert_eq!(seen.load(std::sync::atomic::Ordering::SeqCst), 2, "{after:?}");
+    }
 }

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jobs::AccountFault;
+
 use super::Refusal;
 use crate::gate::{
-    permit::Outcome,
+    permit::{Outcome, Settlement},
     settings::BreakerSettings,
     verdict::{Effect, Reason, State},
     wire::Settled,
@@ -15,6 +17,12 @@ use crate::gate::{
 
 /// A probe's slot comes free whenever its call ends.
 const PROBE_HINT: Duration = Duration::from_secs(1);
+/// How many of the last calls the failure share is taken of.
+const LAST_CALLS: usize = 10;
+/// The open time doubles with each opening in a row, up to this. A longer configured time stays as it is.
+const LONGEST_OPEN: Duration = Duration::from_secs(600);
+/// After a recovery a quarter of the concurrency limit is granted, then half of it, each for this long.
+const RAMP_STEP: Duration = Duration::from_secs(15);
 
 /// CLOSED → OPEN → HALF_OPEN → CLOSED, by the same rules as the scripts.
 #[derive(Debug)]
@@ -23,13 +31,34 @@ pub(in crate::gate) struct Breaker {
     phase: Phase,
     /// Grows with each change of phase: an outcome from an earlier one is stale.
     epoch: u64,
+    /// Openings in a row.
+    opens: u32,
+    /// The account's fault, when the last counted call failed for one.
+    fault: Option<AccountFault>,
 }
 
 #[derive(Debug)]
 enum Phase {
-    Closed { failures: VecDeque<Instant> },
+    Closed(Closed),
     Open { until: Instant },
     HalfOpen { probes: u32, successes: u32 },
+}
+
+#[derive(Debug, Default)]
+struct Closed {
+    failures: VecDeque<Instant>,
+    /// How the last calls ended: whether each failed.
+    calls: VecDeque<bool>,
+    /// Since when; unknown for a breaker that has always been closed.
+    since: Option<Instant>,
+}
+
+/// What a closed breaker leaves of the concurrency limit.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::gate) struct Caution {
+    pub(super) percent: u64,
+    /// Calls in flight at most, whatever the limit is.
+    pub(super) most: Option<u64>,
 }
 
 /// A call that the breaker has let pass.
@@ -43,34 +72,67 @@ impl Breaker {
     pub(in crate::gate) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
-            phase: Phase::Closed {
-                failures: VecDeque::new(),
-            },
+            phase: Phase::Closed(Closed::default()),
             epoch: 0,
+            opens: 0,
+            fault: None,
         }
     }
 
     pub(super) fn state(&self) -> State {
         match self.phase {
-            Phase::Closed { .. } => State::Closed,
+            Phase::Closed(_) => State::Closed,
             Phase::Open { .. } => State::Open,
             Phase::HalfOpen { .. } => State::HalfOpen,
         }
     }
 
     pub(super) fn check(&self, now: Instant) -> Result<(), Refusal> {
+        let refused = |reason, wait| {
+            Err(Refusal {
+                reason,
+                wait: Some(wait),
+                fault: self.fault,
+            })
+        };
         match self.phase {
-            Phase::Open { until } if now < until => Err(Refusal {
-                reason: Reason::Open,
-                wait: Some(until - now),
-            }),
-            Phase::HalfOpen { probes, successes } if probes + successes >= self.settings.half_open_max => {
-                Err(Refusal {
-                    reason: Reason::HalfOpen,
-                    wait: Some(PROBE_HINT),
-                })
+            Phase::Open { until } if now < until => refused(Reason::Open, until - now),
+            Phase::HalfOpen { probes, successes } if probes + successes >= self.most_probes(successes) => {
+                refused(Reason::HalfOpen, PROBE_HINT)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Another probe cannot pay a bill: one at a time shows whether somebody has.
+    fn most_probes(&self, successes: u32) -> u32 {
+        match self.fault {
+            Some(_) if successes == 0 => 1,
+            _ => self.settings.half_open_max,
+        }
+    }
+
+    /// How many calls may be in flight now: all that are allowed, but for the time after a recovery, and while a fault
+    /// of the account fails every call.
+    pub(super) fn caution(&self, now: Instant) -> Caution {
+        let Phase::Closed(closed) = &self.phase else {
+            return Caution {
+                percent: 100,
+                most: None,
+            };
+        };
+        let percent = match closed.since.map(|since| now.saturating_duration_since(since)) {
+            Some(since) if since < RAMP_STEP => 25,
+            Some(since) if since < 2 * RAMP_STEP => 50,
+            _ => 100,
+        };
+        let missing = self
+            .settings
+            .failure_threshold
+            .saturating_sub(count(closed.failures.len()));
+        Caution {
+            percent,
+            most: self.fault.map(|_| u64::from(missing.max(1))),
         }
     }
 
@@ -108,16 +170,15 @@ impl Breaker {
     }
 
     /// Redis's breaker is closed, and so this one.
-    pub(super) fn is_closed(&mut self) {
+    pub(super) fn is_closed(&mut self, now: Instant) {
         if self.state() != State::Closed {
-            self.enter(Phase::Closed {
-                failures: VecDeque::new(),
-            });
+            self.close(now);
         }
     }
 
     /// Redis's breaker is open, and so this one.
-    pub(super) fn is_open(&mut self, until: Instant) {
+    pub(super) fn is_open(&mut self, until: Instant, fault: Option<AccountFault>) {
+        self.fault = fault;
         match &mut self.phase {
             Phase::Open { until: known } => *known = until,
             _ => self.enter(Phase::Open { until }),
@@ -125,49 +186,75 @@ impl Breaker {
     }
 
     /// Hears of the end of a call.
-    pub(super) fn settle(&mut self, now: Instant, ticket: Ticket, outcome: Outcome) -> Settled {
+    pub(super) fn settle(&mut self, now: Instant, ticket: Ticket, settlement: Settlement) -> Settled {
         self.give_back(ticket);
-        let (mut effect, mut count) = (Effect::Recorded, 0);
+        let mut settled = Settled {
+            effect: Effect::Recorded,
+            state: self.state(),
+            count: 0,
+            failed: 0,
+            of_calls: 0,
+        };
         if ticket.epoch != self.epoch {
-            effect = Effect::Stale;
-        } else {
-            match (outcome, &mut self.phase) {
-                (Outcome::Ignored | Outcome::Cancelled, _) => effect = Effect::Ignored,
-                (Outcome::Success, Phase::HalfOpen { successes, .. }) => {
-                    *successes += 1;
-                    count = *successes;
-                    if count >= self.settings.success_threshold {
-                        effect = Effect::Closed;
-                        self.enter(Phase::Closed {
-                            failures: VecDeque::new(),
-                        });
-                    }
-                }
-                (Outcome::Failure, Phase::HalfOpen { .. }) => {
-                    (effect, count) = (Effect::Reopened, 1);
-                    self.open(now);
-                }
-                (Outcome::Failure, Phase::Closed { failures }) => {
-                    failures.push_back(now);
-                    while failures
-                        .front()
-                        .is_some_and(|at| now - *at >= self.settings.window)
-                    {
-                        failures.pop_front();
-                    }
-                    count = u32::try_from(failures.len()).unwrap_or(u32::MAX);
-                    if count >= self.settings.failure_threshold {
-                        effect = Effect::Opened;
-                        self.open(now);
-                    }
-                }
-                (Outcome::Success | Outcome::Failure, _) => {}
+            settled.effect = Effect::Stale;
+            return settled;
+        }
+        match settlement.outcome {
+            Outcome::Ignored | Outcome::Cancelled => settled.effect = Effect::Ignored,
+            Outcome::Success => {
+                self.fault = None;
+                self.succeeded(now, &mut settled);
+            }
+            Outcome::Failure => {
+                self.fault = settlement.fault;
+                self.failed(now, &mut settled);
             }
         }
-        Settled {
-            effect,
-            state: self.state(),
-            count,
+        settled.state = self.state();
+        settled
+    }
+
+    fn succeeded(&mut self, now: Instant, settled: &mut Settled) {
+        match &mut self.phase {
+            Phase::Closed(closed) => closed.note(false),
+            Phase::HalfOpen { successes, .. } => {
+                *successes += 1;
+                settled.count = *successes;
+                if settled.count >= self.settings.success_threshold {
+                    settled.effect = Effect::Closed;
+                    self.close(now);
+                }
+            }
+            Phase::Open { .. } => {}
+        }
+    }
+
+    fn failed(&mut self, now: Instant, settled: &mut Settled) {
+        let settings = &self.settings;
+        match &mut self.phase {
+            Phase::Closed(closed) => {
+                closed.note(true);
+                closed.failures.push_back(now);
+                let counted = |at: &Instant| now - *at < settings.window;
+                closed.failures.retain(counted);
+                let most = usize::try_from(settings.failure_threshold).unwrap_or(usize::MAX);
+                while closed.failures.len() > most {
+                    closed.failures.pop_front();
+                }
+                let failed = closed.calls.iter().filter(|failed| **failed).count();
+                settled.count = count(closed.failures.len());
+                (settled.failed, settled.of_calls) = (count(failed), count(closed.calls.len()));
+                let enough = settled.count >= settings.failure_threshold;
+                if enough && failed * 100 >= usize::from(settings.share.percent()) * closed.calls.len() {
+                    settled.effect = Effect::Opened;
+                    self.open(now);
+                }
+            }
+            Phase::HalfOpen { .. } => {
+                (settled.effect, settled.count) = (Effect::Reopened, 1);
+                self.open(now);
+            }
+            Phase::Open { .. } => {}
         }
     }
 
@@ -181,14 +268,51 @@ impl Breaker {
         }
     }
 
+    /// Opens, for longer than the last time unless it was closed for long enough in between.
     fn open(&mut self, now: Instant) {
-        self.enter(Phase::Open {
-            until: now + self.settings.open_for,
-        });
+        let stable = self.settings.window.max(self.open_time());
+        let is_stable = match &self.phase {
+            Phase::Closed(Closed { since, .. }) => since.is_none_or(|since| now - since >= stable),
+            _ => false,
+        };
+        self.opens = if is_stable {
+            1
+        } else {
+            self.opens.saturating_add(1)
+        };
+        let until = now + self.open_time();
+        self.enter(Phase::Open { until });
+    }
+
+    /// How long the last opening of a row lasts.
+    fn open_time(&self) -> Duration {
+        let usual = self.settings.open_for;
+        let doubled = usual.saturating_mul(1 << self.opens.saturating_sub(1).min(20));
+        usual.max(doubled.min(LONGEST_OPEN))
+    }
+
+    fn close(&mut self, now: Instant) {
+        self.enter(Phase::Closed(Closed {
+            since: Some(now),
+            ..Closed::default()
+        }));
     }
 
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.epoch += 1;
     }
+}
+
+impl Closed {
+    fn note(&mut self, failed: bool) {
+        self.calls.push_back(failed);
+        if self.calls.len() > LAST_CALLS {
+            self.calls.pop_front();
+        }
+    }
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }

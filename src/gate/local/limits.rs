@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Refusal;
+use super::{Caution, Refusal};
 use crate::gate::{
     permit::{Outcome, Settlement},
     settings::{LimitSettings, Pace},
@@ -59,7 +59,15 @@ impl Limits {
     }
 
     /// Whether a call may pass now, for one of `replicas`. The longest wait is told.
-    pub(super) fn check(&mut self, now: Instant, tokens: u64, replicas: u32) -> Result<(), Refusal> {
+    ///
+    /// `caution` is what the breaker leaves of the concurrency limit.
+    pub(super) fn check(
+        &mut self,
+        now: Instant,
+        tokens: u64,
+        replicas: u32,
+        caution: Caution,
+    ) -> Result<(), Refusal> {
         self.forget_old(now);
         let LimitSettings {
             requests_per_minute,
@@ -76,7 +84,10 @@ impl Limits {
         if let Some(until) = self.throttled_until {
             needs(Reason::Throttled, until.saturating_duration_since(now));
         }
-        if max_concurrent.is_some_and(|limit| self.in_flight >= share(limit, replicas)) {
+        let ramped = max_concurrent.map(|limit| (share(limit, replicas) * caution.percent / 100).max(1));
+        if ramped.is_some_and(|most| self.in_flight >= most)
+            || caution.most.is_some_and(|most| self.in_flight >= most)
+        {
             needs(Reason::Concurrency, SLOT_HINT);
         }
         if let Some(limit) = requests_per_minute {
@@ -87,10 +98,7 @@ impl Limits {
         }
         if let Some(limit) = tokens_per_minute {
             if tokens > u64::from(limit.get()) {
-                return Err(Refusal {
-                    reason: Reason::TooLarge,
-                    wait: None,
-                });
+                return Err(Refusal::new(Reason::TooLarge, None));
             }
             // A call that is larger than the share passes when nothing else has been used.
             let limit = share(limit, replicas).max(tokens);
@@ -104,10 +112,7 @@ impl Limits {
             );
         }
         match longest {
-            Some((wait, reason)) => Err(Refusal {
-                reason,
-                wait: Some(wait),
-            }),
+            Some((wait, reason)) => Err(Refusal::new(reason, Some(wait))),
             None => Ok(()),
         }
     }

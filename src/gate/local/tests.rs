@@ -99,13 +99,7 @@ fn a_failed_probe_opens_it_again_and_old_failures_do_not_count() {
         );
     }
     let now = start + Duration::from_secs(1000);
-    local.refused(
-        now,
-        Refusal {
-            reason: Reason::Open,
-            wait: Some(SECOND),
-        },
-    );
+    local.refused(now, Refusal::new(Reason::Open, Some(SECOND)));
     assert_eq!(refusal(&local, now, 0, 1), Some((Reason::Open, Some(SECOND))));
     let probe = local.admit(now + SECOND, 0, 1).unwrap();
     assert!(probe.half_opened);
@@ -125,6 +119,96 @@ fn a_failed_probe_opens_it_again_and_old_failures_do_not_count() {
             .end(now + SECOND, told, Settlement::new(Success), false)
             .is_none()
     );
+}
+
+#[test]
+fn failures_among_many_successes_do_not_open_it_and_an_outage_does_after_five_calls() {
+    let (local, start) = local(LimitSettings::default());
+    for n in 0..60 {
+        let now = start + n * Duration::from_millis(100);
+        let outcome = if n % 3 == 0 { Failure } else { Success };
+        assert_eq!(
+            end(&local, now, account(&local, now), outcome).effect,
+            Effect::Recorded
+        );
+    }
+    let now = start + 7 * SECOND;
+    let ends: Vec<Effect> = (0..5)
+        .map_while(|_| Some(end(&local, now, local.admit(now, 0, 1).ok()?.account, Failure).effect))
+        .collect();
+    assert_eq!(ends.last(), Some(&Effect::Opened), "{ends:?}");
+}
+
+#[test]
+fn openings_in_a_row_last_longer_and_a_recovery_ramps_up() {
+    let limits = LimitSettings {
+        max_concurrent: NonZeroU32::new(20), // 16 of them for one replica
+        ..LimitSettings::default()
+    };
+    let (local, mut now) = local(limits);
+    for _ in 0..5 {
+        end(&local, now, account(&local, now), Failure);
+    }
+    for seconds in [60, 120, 240, 480, 600, 600] {
+        assert_eq!(
+            refusal(&local, now, 0, 1),
+            Some((Reason::Open, Some(seconds * SECOND)))
+        );
+        now += seconds * SECOND;
+        assert_eq!(
+            end(&local, now, account(&local, now), Failure).effect,
+            Effect::Reopened
+        );
+    }
+    now += 600 * SECOND;
+    assert_eq!(
+        end(&local, now, account(&local, now), Success).effect,
+        Effect::Recorded
+    );
+    assert_eq!(
+        end(&local, now, account(&local, now), Success).effect,
+        Effect::Closed
+    );
+    let mut running = Vec::new();
+    for (after, most) in [(0, 4), (15, 8), (30, 16)] {
+        while let Ok(grant) = local.admit(now + after * SECOND, 0, 1) {
+            running.push(grant.account);
+        }
+        assert_eq!(running.len(), most);
+    }
+}
+
+#[test]
+fn a_fault_of_the_account_costs_few_calls_and_is_named() {
+    let (local, start) = local(LimitSettings::default());
+    let credit = Settlement {
+        fault: Some(AccountFault::Credit),
+        ..Settlement::new(Failure)
+    };
+    let mut calls = 1;
+    local.end(start, account(&local, start), credit, true);
+    while let Ok(grant) = local.admit(start, 0, 1) {
+        calls += 1;
+        let also = local.admit(start, 0, 1).map(|grant| grant.account);
+        local.end(start, grant.account, credit, true);
+        if let Ok(also) = also {
+            calls += 1;
+            local.end(start, also, credit, true);
+        }
+    }
+    assert_eq!(calls, 5);
+    let refused = local.admit(start, 0, 1).unwrap_err();
+    assert_eq!(
+        (refused.reason, refused.fault),
+        (Reason::Open, Some(AccountFault::Credit))
+    );
+    let probe = local.admit(start + 60 * SECOND, 0, 1).unwrap();
+    assert_eq!(
+        refusal(&local, start + 60 * SECOND, 0, 1),
+        Some((Reason::HalfOpen, Some(SECOND)))
+    );
+    end(&local, start + 60 * SECOND, probe.account, Success);
+    assert!(local.admit(start + 60 * SECOND, 0, 1).is_ok());
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What the breaker has to do, and what once went wrong with it.
 
-use super::rig::{Rig, breaker, ms, same, scenarios, unlimited};
+use jobs::AccountFault;
+
+use super::rig::{Rig, breaker, concurrent, ms, same, scenarios, unlimited};
 use crate::gate::{
     BreakerSettings, Settlement,
     permit::Outcome::{Cancelled, Failure, Ignored, Success},
     verdict::{Effect, Reason, State},
-    wire::Control,
+    wire::{Control, Verdict},
 };
 
 /// Two failures open, two successes close, two probes.
@@ -239,6 +241,237 @@ scenarios! {
         let answer = gate.admit("1", 0).await?;
         same!((answer.passes(), answer.is_probe(), answer.moved_to), (true, false, Some(State::Closed)));
         same!(rig.contract(&gate).await, contract("CLOSED"));
+    }
+
+    /// Five failures within a minute are nothing among two hundred calls.
+    async fn failures_among_many_successes_do_not_open_it(rig) {
+        let gate = rig.gate(breaker(), unlimited());
+        for n in 0..60 {
+            let bad = n % 3 == 0;
+            same!(gate.passes(&format!("{n}")).await, true);
+            let settled = gate.settle(format!("{n}"), Settlement::new(if bad { Failure } else { Success })).await?;
+            same!(settled.effect, Effect::Recorded);
+            rig.pass(100).await;
+        }
+        same!(rig.contract(&gate).await[..2], [None, text(5)]);
+        // A full outage after all of that: the last ten calls are half failures after five at most.
+        let mut calls = 0;
+        loop {
+            calls += 1;
+            same!(gate.passes(&format!("out{calls}")).await, true);
+            let settled = gate.settle(format!("out{calls}"), Settlement::new(Failure)).await?;
+            if settled.effect == Effect::Opened || calls > 12 {
+                same!((settled.count, settled.of_calls, settled.failed >= 5), (5, 10, true));
+                break;
+            }
+        }
+        same!(calls <= 5, true);
+    }
+
+    async fn a_full_outage_opens_it_after_five_calls(rig) {
+        for healthy in [0, 3, 10, 40] {
+            let gate = rig.gate(breaker(), unlimited());
+            for n in 0..healthy {
+                same!(gate.passes(&format!("ok{n}")).await, true);
+                same!(gate.ends(&format!("ok{n}"), Success).await, Effect::Recorded);
+            }
+            for n in 1..=5 {
+                same!(gate.passes(&format!("{n}")).await, true);
+                let effect = gate.ends(&format!("{n}"), Failure).await;
+                same!(effect, if n == 5 { Effect::Opened } else { Effect::Recorded });
+            }
+        }
+    }
+
+    /// Ten successes in a row are known: another one costs Redis no write of the breaker.
+    async fn a_healthy_breaker_is_not_written(rig) {
+        let gate = rig.gate(breaker(), unlimited());
+        for n in 0..10 {
+            same!(gate.passes(&format!("{n}")).await && gate.ends(&format!("{n}"), Success).await == Effect::Recorded, true);
+        }
+        let meta = &gate.desk.keys.meta;
+        let before: Vec<String> = rig.query(&["HGETALL", meta]).await;
+        same!(gate.passes("x").await && gate.ends("x", Success).await == Effect::Recorded, true);
+        same!(rig.query::<Vec<String>>(&["HGETALL", meta]).await, before);
+    }
+
+    async fn each_opening_in_a_row_lasts_longer_and_a_stable_time_starts_over(rig) {
+        let gate = rig.gate(breaker(), unlimited());
+        for n in 1..=5 {
+            same!(gate.passes(&format!("{n}")).await, true);
+            same!(gate.ends(&format!("{n}"), Failure).await, if n == 5 { Effect::Opened } else { Effect::Recorded });
+        }
+        for (n, seconds) in [60, 120, 240, 480, 600, 600].into_iter().enumerate() {
+            same!(gate.refusal("x").await, Some((Reason::Open, Some(seconds * 1000))));
+            let reading = gate.desk.control(Control::Status).await?;
+            same!(reading.open_until, Some(rig.now() + seconds * 1000));
+            rig.pass(seconds * 1000).await;
+            let probe = format!("p{n}");
+            same!(gate.admit(probe.as_str(), 0).await?.is_probe(), true);
+            same!(gate.ends(&probe, Failure).await, Effect::Reopened);
+        }
+        rig.pass(600_000).await;
+        same!(gate.passes("a").await && gate.passes("b").await, true);
+        same!((gate.ends("a", Success).await, gate.ends("b", Success).await), (Effect::Recorded, Effect::Closed));
+        // Closed for less than the last opening took: the row goes on.
+        rig.pass(599_000).await;
+        for n in 1..=5 {
+            same!(gate.passes(&format!("f{n}")).await, true);
+            same!(gate.ends(&format!("f{n}"), Failure).await, if n == 5 { Effect::Opened } else { Effect::Recorded });
+        }
+        same!(gate.refusal("x").await, Some((Reason::Open, Some(600_000))));
+        rig.pass(600_000).await;
+        same!(gate.passes("c").await && gate.passes("d").await, true);
+        same!((gate.ends("c", Success).await, gate.ends("d", Success).await), (Effect::Recorded, Effect::Closed));
+        rig.pass(600_001).await;
+        for n in 1..=5 {
+            same!(gate.passes(&format!("g{n}")).await, true);
+            same!(gate.ends(&format!("g{n}"), Failure).await, if n == 5 { Effect::Opened } else { Effect::Recorded });
+        }
+        same!(gate.refusal("x").await, Some((Reason::Open, Some(60_000))));
+        // However long it was half open: only a closed breaker is stable.
+        rig.pass(60_000).await;
+        same!(gate.passes("killed").await, true);
+        rig.pass(120_000).await;
+        same!(gate.passes("late").await, true);
+        same!(gate.ends("late", Failure).await, Effect::Reopened);
+        same!(gate.refusal("x").await, Some((Reason::Open, Some(120_000))));
+    }
+
+    /// Opened by an operator, by the web API or by `redis-cli`: for the usual time, whatever was before.
+    async fn a_manual_state_is_respected_and_starts_over(rig) {
+        let gate = rig.gate(breaker(), unlimited());
+        for n in 1..=5 {
+            same!(gate.passes(&format!("{n}")).await, true);
+            gate.ends(&format!("{n}"), Failure).await;
+        }
+        rig.pass(60_000).await;
+        same!(gate.passes("p").await, true);
+        same!(gate.ends("p", Failure).await, Effect::Reopened);
+        gate.desk.control(Control::Open).await?;
+        same!(gate.refusal("x").await, Some((Reason::Open, Some(60_000))));
+        gate.desk.control(Control::Close).await?;
+        same!(gate.passes("y").await, true);
+        for n in 1..=5 {
+            same!(gate.passes(&format!("h{n}")).await, true);
+            gate.ends(&format!("h{n}"), Failure).await;
+        }
+        same!(gate.refusal("x").await, Some((Reason::Open, Some(60_000))));
+        rig.pass(60_000).await;
+        same!(gate.passes("q").await, true);
+        same!(gate.ends("q", Failure).await, Effect::Reopened);
+        rig.node_reset(&gate).await;
+        for n in 1..=5 {
+            same!(gate.passes(&format!("i{n}")).await, true);
+            gate.ends(&format!("i{n}"), Failure).await;
+        }
+        same!(gate.refusal("x").await, Some((Reason::Open, Some(60_000))));
+    }
+
+    async fn after_a_recovery_the_concurrency_limit_comes_back_in_steps(rig) {
+        let gate = rig.gate(breaker(), concurrent(8));
+        gate.desk.control(Control::Open).await?;
+        rig.pass(60_000).await;
+        same!(gate.passes("a").await && gate.passes("b").await, true);
+        rig.pass(10).await;
+        same!((gate.ends("a", Success).await, gate.ends("b", Success).await), (Effect::Recorded, Effect::Closed));
+        let mut started = 0;
+        for (wait, most) in [(0, 2), (14_999, 2), (1, 4), (14_999, 4), (1, 8)] {
+            // The leases of those that run are renewed.
+            for _ in 0..3 {
+                let ids: Vec<String> = (0..started).map(|n| format!("r{n}")).collect();
+                let words: Vec<&str> = ids.iter().map(String::as_str).collect();
+                same!(gate.lost(&words).await.len(), 0);
+                rig.pass(wait / 3).await;
+            }
+            rig.pass(wait % 3).await;
+            while gate.passes(&format!("r{started}")).await {
+                started += 1;
+            }
+            same!((wait, started), (wait, most));
+            same!(gate.refusal("x").await.map(|(why, _)| why), Some(Reason::Concurrency));
+        }
+        // A breaker that was closed by hand, or has never been open, grants the whole limit.
+        let gate = rig.gate(breaker(), concurrent(8));
+        gate.desk.control(Control::Open).await?;
+        gate.desk.control(Control::Close).await?;
+        for n in 0..8 {
+            same!(gate.passes(&format!("{n}")).await, true);
+        }
+    }
+
+    /// A refused key or an account without credit: as few calls as it takes, one probe at a time, and the refusal says why.
+    async fn a_fault_of_the_account_costs_few_calls_and_is_named(rig) {
+        let credit = Settlement { fault: Some(AccountFault::Credit), ..Settlement::new(Failure) };
+        for limits in [concurrent(5), unlimited()] {
+            let gate = rig.gate(breaker(), limits);
+            same!(gate.passes("c1").await, true);
+            same!(gate.settle("c1", credit).await?.effect, Effect::Recorded);
+            let mut calls = 1;
+            let mut open: Vec<String> = Vec::new();
+            loop {
+                while calls < 30 && gate.passes(&format!("d{calls}")).await {
+                    open.push(format!("d{calls}"));
+                    calls += 1;
+                }
+                let Some(id) = open.pop() else { break };
+                gate.settle(id, credit).await?;
+            }
+            same!(calls, 5);
+            let refused = gate.admit("x", 0).await?;
+            same!(refused.refusal(), Some((Reason::Open, Some(60_000))));
+            same!(matches!(refused.verdict, Verdict::Refused { fault: Some(AccountFault::Credit), .. }), true);
+            same!(gate.desk.control(Control::Status).await?.fault, Some((AccountFault::Credit, rig.now())));
+            // Closed by hand, it starts over.
+            let other = rig.gate(breaker(), limits);
+            same!(other.passes("o").await, true);
+            same!(other.settle("o", credit).await?.effect, Effect::Recorded);
+            same!(other.desk.control(Control::Close).await?.fault, None);
+            rig.pass(60_000).await;
+            same!(gate.admit("p1", 0).await?.is_probe(), true);
+            same!(gate.refusal("p2").await.map(|(why, _)| why), Some(Reason::HalfOpen));
+            same!(gate.ends("p1", Success).await, Effect::Recorded);
+            same!(gate.desk.control(Control::Status).await?.fault, None);
+            same!(gate.passes("p2").await && gate.passes("p3").await, true);
+            same!(gate.passes("p4").await, false);
+            same!(gate.ends("p2", Success).await, Effect::Closed);
+        }
+    }
+
+    /// An earlier version's replica writes the same keys, and knows nothing of what was added.
+    async fn an_earlier_versions_transitions_are_understood(rig) {
+        let gate = rig.gate(breaker(), concurrent(8));
+        for n in 1..=5 {
+            same!(gate.passes(&format!("{n}")).await, true);
+            gate.ends(&format!("{n}"), Failure).await;
+        }
+        let keys = gate.desk.keys.clone();
+        let moved = async |state: &str| {
+            let epoch = (rig.now() + 1).to_string();
+            let _: () = rig.query(&["SET", &keys.state, state]).await;
+            let _: u64 = rig.query(&["HSET", &keys.meta, "epoch", &epoch, "seen", state]).await;
+        };
+        // It half-opens, fails and opens again: for its own, unlengthened time.
+        rig.pass(60_000).await;
+        moved("OPEN").await;
+        let _: () = rig.query(&["SET", &keys.opened_at, &rig.now().to_string()]).await;
+        same!(gate.refusal("x").await, Some((Reason::Open, Some(60_000))));
+        // It closes: no ramp, and calls of the epoch before do not count.
+        rig.pass(60_000).await;
+        moved("CLOSED").await;
+        let _: u64 = rig.query(&["DEL", &keys.opened_at, &keys.failures]).await;
+        rig.pass(10).await;
+        for n in 0..8 {
+            same!(gate.passes(&format!("k{n}")).await, true);
+        }
+        same!(gate.settle("k0", Settlement::new(Failure)).await?.of_calls, 1);
+        // It opens and closes once more.
+        rig.pass(10).await;
+        moved("CLOSED").await;
+        rig.pass(10).await;
+        same!(gate.settle("k1", Settlement::new(Failure)).await?.effect, Effect::Stale);
+        same!(gate.passes("l").await, true);
+        same!(gate.settle("l", Settlement::new(Failure)).await?.of_calls, 1);
     }
 
     /// Speech and vision: the breaker is one, the probes are shared, and so are the failures.

@@ -31,6 +31,8 @@ struct Scope {
 
 const LEASE: u64 = 15_000;
 const OPEN_FOR: u64 = 40_000;
+/// The open time doubles with each opening in a row, up to this.
+const LONGEST_OPEN: u64 = 600_000;
 
 struct Explorer {
     rig: Rig,
@@ -136,8 +138,8 @@ impl Explorer {
         }
         self.saved += 1;
         self.copy(self.saved, false).await;
-        // I6: with everybody gone, a fresh call passes once the open time and the leases are over.
-        self.rig.set_clock(place.now + OPEN_FOR + LEASE).await;
+        // I6: with everybody gone, a fresh call passes once the longest open time and the leases are over.
+        self.rig.set_clock(place.now + LONGEST_OPEN + LEASE).await;
         assert!(self.gates[0].passes("fresh").await, "I6: {place:#?}");
         self.waiting.push_back((self.saved, place));
     }
@@ -197,7 +199,7 @@ impl Explorer {
 
     async fn admit(&mut self, i: usize, place: &Place, before: &Stored) -> Call {
         let answer = self.gates[i % 2].admit(format!("c{i}"), 0).await.unwrap();
-        let Verdict::Refused { reason, wait } = answer.verdict else {
+        let Verdict::Refused { reason, wait, .. } = answer.verdict else {
             *self.effects.entry("admitted").or_default() += 1;
             return Call::Running { epoch: answer.epoch };
         };
@@ -210,7 +212,7 @@ impl Explorer {
             "I4: {reason}"
         );
         assert!(
-            wait.is_some_and(|wait| ms(1) <= wait && wait <= ms(OPEN_FOR)),
+            wait.is_some_and(|wait| ms(1) <= wait && wait <= ms(LONGEST_OPEN)),
             "I10: {reason} {wait:?}"
         );
         Call::Idle

@@ -6,10 +6,11 @@
 //! - `explore`: every order of a few events, with the invariants checked in each state.
 //! - `mutations`: each fault put into the scripts is found by the tests above.
 //! - `face`, `logs`, `away`: what callers and operators see, with Redis there and without.
+//! - `simulation`: what the breaker's rule comes to at the traffic of a real fleet.
 //! - `settings`: what cannot be configured.
 //! - `rig` (scripts on a clock of their own), `replica`, `proxy`, `places`: what the tests stand on.
 //!
-//! `GATE_EXPLORE=long` runs `sequences` and `explore` at full size: minutes instead of seconds.
+//! `GATE_EXPLORE=long` runs `sequences`, `explore` and `simulation` at full size: minutes instead of seconds.
 
 mod away;
 mod bounds;
@@ -29,6 +30,7 @@ mod replica;
 mod rig;
 mod sequences;
 mod settings;
+mod simulation;
 mod together;
 
 /// Whether the long run was asked for.

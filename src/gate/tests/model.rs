@@ -1,7 +1,9 @@
 //! The gate, said again in other words: no rings, no running totals, no counters. `sequences` holds the scripts against
 //! it. Two providers share a breaker.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use jobs::AccountFault;
 
 use super::rig::ms;
 use crate::gate::{
@@ -18,6 +20,9 @@ const BUCKETS: u64 = 13;
 const SLICE: u64 = 500;
 /// How long after its slice a charge counts: a minute, and a moment for calls that are slow to reach the provider.
 const COUNTED: u64 = 60_200;
+const LAST_CALLS: usize = 10;
+const LONGEST_OPEN: u64 = 600_000;
+const RAMP_STEP: u64 = 15_000;
 
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -53,6 +58,15 @@ pub(super) struct Model {
     pub(super) state: State,
     epoch: u64,
     failures: Vec<u64>,
+    /// Failures that counted at the last one.
+    counted: u32,
+    /// Whether each call failed.
+    calls: Vec<bool>,
+    /// Openings in a row, and the epoch of the last.
+    opens: (u32, u64),
+    /// The epoch that began with a recovery.
+    recovered: u64,
+    fault: Option<AccountFault>,
     pub(super) opened_at: Option<u64>,
     pub(super) successes: u32,
     pub(super) leases: BTreeMap<String, Lease>,
@@ -73,6 +87,11 @@ impl Model {
             state: State::Closed,
             epoch: 0,
             failures: Vec::new(),
+            counted: 0,
+            calls: Vec::new(),
+            opens: (0, 0),
+            recovered: 0,
+            fault: None,
             opened_at: None,
             successes: 0,
             leases: BTreeMap::new(),
@@ -82,11 +101,62 @@ impl Model {
 
     pub(super) fn enter(&mut self, state: State, now: u64) {
         (self.state, self.epoch) = (state, now.max(self.epoch + 1));
-        (self.failures, self.successes) = (Vec::new(), 0);
+        (self.failures, self.calls, self.successes) = (Vec::new(), Vec::new(), 0);
         match state {
             State::Open => self.opened_at = Some(now),
             State::Closed => self.opened_at = None,
             State::HalfOpen => {}
+        }
+        if state != State::Open {
+            self.counted = 0;
+        }
+    }
+
+    /// Closed by an operator or by the web API: what was before is over.
+    pub(super) fn reset(&mut self, now: u64) {
+        self.enter(State::Closed, now);
+        (self.opens, self.recovered, self.fault) = ((0, 0), 0, None);
+    }
+
+    fn open(&mut self, now: u64) {
+        let closed_for = i128::from(now) - i128::from(self.epoch);
+        let stable = i128::from(millis(self.breaker.window).max(self.row_time()));
+        let in_a_row = if self.state == State::Closed && closed_for >= stable {
+            1
+        } else {
+            self.opens.0 + 1
+        };
+        self.enter(State::Open, now);
+        self.opens = (in_a_row, self.epoch);
+    }
+
+    /// How long the last opening of a row lasts.
+    fn row_time(&self) -> u64 {
+        let usual = millis(self.breaker.open_for);
+        let mut time = usual;
+        for _ in 1..self.opens.0.min(21) {
+            time *= 2;
+        }
+        time.min(LONGEST_OPEN).max(usual)
+    }
+
+    /// How many calls may be in flight.
+    fn in_flight_limit(&self, limit: Option<NonZeroU32>, now: u64) -> Option<u64> {
+        let limit = limit.map(|n| u64::from(n.get()));
+        if self.state != State::Closed {
+            return limit;
+        }
+        let since = i128::from(now) - i128::from(self.epoch);
+        let step = i128::from(RAMP_STEP);
+        let ramped = limit.map(|n| match since {
+            s if self.recovered != self.epoch || s <= -step || s >= 2 * step => n,
+            s if s < step => (n / 4).max(1),
+            _ => (n / 2).max(1),
+        });
+        let missing = u64::from(self.breaker.failure_threshold.saturating_sub(self.counted).max(1));
+        match self.fault {
+            Some(_) => Some(ramped.map_or(missing, |n| n.min(missing))),
+            None => ramped,
         }
     }
 
@@ -112,18 +182,24 @@ impl Model {
         if let Some(lease) = self.leases.get(id).filter(|l| !l.gone && l.expires > now) {
             return granted(self.state, lease.epoch, lease.probe, lease.expires, None);
         }
-        let (state, epoch) = (self.state, self.epoch);
+        let (state, epoch, fault) = (self.state, self.epoch, self.fault);
         let refused = |reason, wait: Option<u64>| Answer {
             verdict: Verdict::Refused {
                 reason,
                 wait: wait.map(|w| ms(w.max(1))),
+                fault,
             },
             state,
             epoch,
             now,
             moved_to: None,
         };
-        let reopens_at = self.opened_at.map_or(0, |at| at + millis(self.breaker.open_for));
+        let open_time = if self.opens.1 == epoch {
+            self.row_time()
+        } else {
+            millis(self.breaker.open_for)
+        };
+        let reopens_at = self.opened_at.map_or(0, |at| at + open_time);
         if state == State::Open && reopens_at > now {
             return refused(Reason::Open, Some(reopens_at - now));
         }
@@ -133,7 +209,10 @@ impl Model {
                 .filter(|l| l.probe && l.epoch == epoch)
                 .map(|l| l.expires - now)
                 .collect();
-            let most = self.breaker.half_open_max.max(self.breaker.success_threshold);
+            let most = match fault {
+                Some(_) if self.successes == 0 => 1,
+                _ => self.breaker.half_open_max.max(self.breaker.success_threshold),
+            };
             if u32::try_from(probes.len()).unwrap() + self.successes >= most {
                 return refused(
                     Reason::HalfOpen,
@@ -160,9 +239,9 @@ impl Model {
         let provider = &self.providers[gate];
         let mut waits: Vec<(u64, Reason)> = vec![(provider.throttled.saturating_sub(now), Reason::Throttled)];
         let limits = provider.limits;
-        if limits
-            .max_concurrent
-            .is_some_and(|n| in_flight.len() >= n.get() as usize)
+        if self
+            .in_flight_limit(limits.max_concurrent, now)
+            .is_some_and(|n| in_flight.len() as u64 >= n)
         {
             waits.push((
                 in_flight.iter().min().copied().unwrap().min(250),
@@ -221,7 +300,13 @@ impl Model {
 
     pub(super) fn settle(&mut self, gate: usize, id: &str, settlement: Settlement, now: u64) -> Settled {
         self.begin(now);
-        let says = |effect, state, count| Settled { effect, state, count };
+        let says = |effect, state, count| Settled {
+            effect,
+            state,
+            count,
+            failed: 0,
+            of_calls: 0,
+        };
         let Some(lease) = self.leases.get_mut(id).filter(|l| !l.gone && l.gate == gate) else {
             return says(Effect::Unknown, self.state, 0);
         };
@@ -242,19 +327,25 @@ impl Model {
         if stale || expired {
             return says(if stale { Effect::Stale } else { Effect::Expired }, self.state, 0);
         }
+        match settlement.outcome {
+            Outcome::Success => self.fault = None,
+            Outcome::Failure => self.fault = settlement.fault,
+            Outcome::Ignored | Outcome::Cancelled => {}
+        }
         match (settlement.outcome, self.state) {
             (Outcome::Ignored | Outcome::Cancelled, state) => says(Effect::Ignored, state, 0),
             (Outcome::Success, State::HalfOpen) => {
                 let successes = self.successes + 1;
                 if successes >= self.breaker.success_threshold {
                     self.enter(State::Closed, now);
+                    self.recovered = self.epoch;
                     return says(Effect::Closed, State::Closed, successes);
                 }
                 self.successes = successes;
                 says(Effect::Recorded, State::HalfOpen, successes)
             }
             (Outcome::Failure, State::HalfOpen) => {
-                self.enter(State::Open, now);
+                self.open(now);
                 says(Effect::Reopened, State::Open, 1)
             }
             (Outcome::Failure, State::Closed) => {
@@ -262,12 +353,27 @@ impl Model {
                 let window = millis(self.breaker.window);
                 let counted = self.failures.iter().filter(|at| **at + window > now).count();
                 let threshold = self.breaker.failure_threshold;
-                let counted = u32::try_from(counted).unwrap().min(threshold);
-                if counted == threshold {
-                    self.enter(State::Open, now);
-                    return says(Effect::Opened, State::Open, counted);
+                self.counted = u32::try_from(counted).unwrap().min(threshold);
+                self.calls.push(true);
+                let last = &self.calls[self.calls.len().saturating_sub(LAST_CALLS)..];
+                let failed = last.iter().filter(|failed| **failed).count();
+                let mut settled = Settled {
+                    failed: u32::try_from(failed).unwrap(),
+                    of_calls: u32::try_from(last.len()).unwrap(),
+                    ..says(Effect::Recorded, State::Closed, self.counted)
+                };
+                let share = failed as f64 / last.len() as f64;
+                if self.counted == threshold && share * 100.0 >= f64::from(self.breaker.share.percent()) {
+                    let counted = self.counted;
+                    self.open(now);
+                    self.counted = counted;
+                    (settled.effect, settled.state) = (Effect::Opened, State::Open);
                 }
-                says(Effect::Recorded, State::Closed, counted)
+                settled
+            }
+            (Outcome::Success, State::Closed) => {
+                self.calls.push(false);
+                says(Effect::Recorded, State::Closed, 0)
             }
             (Outcome::Success | Outcome::Failure, state) => says(Effect::Recorded, state, 0),
         }

@@ -34,6 +34,73 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("common", "  draw_back(LEASES)\n", ""),
     ("common", "call('DEL', SUCCESSES)", ""),
     ("common", "n >= 0 and n < 1e15", "true"),
+    (
+        "common",
+        "if not calls or tonumber(calls_epoch) ~= epoch then",
+        "if not calls then",
+    ),
+    (
+        "common",
+        "opens_epoch == epoch and last_open_time(open_for) or open_for",
+        "last_open_time(open_for)",
+    ),
+    (
+        "common",
+        "opens_epoch == epoch and last_open_time(open_for) or open_for",
+        "open_for",
+    ),
+    (
+        "common",
+        "min(LONGEST_OPEN, open_for * 2 ^ min(max(opens - 1, 0), 20))",
+        "open_for * 2 ^ min(max(opens - 1, 0), 20)",
+    ),
+    ("common", "or ramp_epoch ~= epoch or", "or"),
+    ("common", "since < RAMP_STEP and 0.25 or 0.5", "0.5"),
+    ("common", "since >= 2 * RAMP_STEP", "since >= RAMP_STEP"),
+    (
+        "common",
+        "opens, opens_epoch, ramp_epoch, fault = 0, 0, 0, nil",
+        "",
+    ),
+    (
+        "admit",
+        "opened_at + open_time(open_for) - now",
+        "opened_at + open_for - now",
+    ),
+    (
+        "admit",
+        "fault and successes == 0 and 1 or half_open_max",
+        "half_open_max",
+    ),
+    (
+        "admit",
+        "local limit = ramped(max_concurrent)",
+        "local limit = max_concurrent",
+    ),
+    ("admit", "if not fault or state ~= 'CLOSED' then", "if true then"),
+    ("settle", "failed * 100 >= share * of_calls", "true"),
+    (
+        "settle",
+        "failed * 100 >= share * of_calls",
+        "failed * 100 > share * of_calls",
+    ),
+    (
+        "settle",
+        "string.sub(calls .. ended, -LAST_CALLS)",
+        "calls .. ended",
+    ),
+    ("settle", "if state == 'CLOSED' then note_call('S') end", ""),
+    (
+        "settle",
+        "while #ring > failure_threshold do table.remove(ring, 1) end",
+        "",
+    ),
+    ("settle", "local stable = state == 'CLOSED' and", "local stable ="),
+    ("settle", "max(window, last_open_time(open_for))", "window"),
+    ("settle", "local n = stable and 1 or opens + 1", "local n = 1"),
+    ("settle", "call('HSET', META, 'ramp', epoch)", ""),
+    ("settle", "note_fault(nil)", ""),
+    ("settle", "note_fault(word)", ""),
     ("admit", "if lease_epoch and expires > now then", "if false then"),
     (
         "admit",
@@ -54,8 +121,8 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("admit", "call('ZREMRANGEBYSCORE', PROBES, '-inf', now)", "0"),
     (
         "admit",
-        "live_probes + successes >= half_open_max",
-        "live_probes >= half_open_max",
+        "live_probes + successes >= (fault",
+        "live_probes >= (fault",
     ),
     (
         "admit",
@@ -120,8 +187,8 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("settle", "at > now - window", "true"),
     (
         "settle",
-        "if count >= failure_threshold then",
-        "if count > failure_threshold then",
+        "if count >= failure_threshold and",
+        "if count > failure_threshold and",
     ),
     (
         "settle",

@@ -199,7 +199,7 @@ impl Answer {
     pub(super) fn refusal(&self) -> Option<(Reason, Option<u64>)> {
         match self.verdict {
             Verdict::Granted { .. } => None,
-            Verdict::Refused { reason, wait } => {
+            Verdict::Refused { reason, wait, .. } => {
                 Some((reason, wait.map(|w| u64::try_from(w.as_millis()).unwrap())))
             }
         }

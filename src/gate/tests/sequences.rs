@@ -1,5 +1,6 @@
 //! Random sequences, run on the scripts and on the model side by side, with a clock that is moved by hand.
 
+use jobs::AccountFault;
 use proptest::{
     prelude::*,
     sample::select,
@@ -12,7 +13,7 @@ use super::{
     rig::{Rig, breaker, limit, ms, same},
 };
 use crate::gate::{
-    BreakerSettings, LimitSettings, Pace, Settlement,
+    BreakerSettings, FailureShare, LimitSettings, Pace, Settlement,
     permit::Outcome,
     verdict::{Reason, State},
     wire::Control,
@@ -47,11 +48,14 @@ fn op() -> impl Strategy<Value = Op> {
     ]);
     let used = select(vec![None, Some(0), Some(5), Some(200)]);
     let throttle = prop::option::weighted(0.1, Just(ms(3000)));
-    let settlement = (outcome, used, throttle).prop_map(|(outcome, tokens, throttle)| Settlement {
-        outcome,
-        tokens,
-        throttle,
-    });
+    let fault = select(vec![None, None, None, Some(AccountFault::Credit)]);
+    let settlement =
+        (outcome, used, throttle, fault).prop_map(|(outcome, tokens, throttle, fault)| Settlement {
+            outcome,
+            tokens,
+            throttle,
+            fault,
+        });
     prop_oneof![
         25 => select(vec![1, 7, 100, 499, 500, 1000, 5000, 15_000, 60_000, 61_000]).prop_map(Op::Pass),
         40 => (0..2usize, select(vec![0, 1, 10, 90, 101, 600]), prop::option::weighted(0.1, 0..8usize))
@@ -71,14 +75,16 @@ fn breakers() -> impl Strategy<Value = BreakerSettings> {
         1..=3u32,
         select(vec![1000, 60_000]),
         select(vec![20_000, 60_000]),
+        select(vec![0, 30, 50, 80]),
     )
         .prop_map(
-            |(failures, successes, half_open_max, open_for, window)| BreakerSettings {
+            |(failures, successes, half_open_max, open_for, window, share)| BreakerSettings {
                 failure_threshold: failures,
                 success_threshold: successes,
                 half_open_max,
                 open_for: ms(open_for),
                 window: ms(window),
+                share: FailureShare::new(share).unwrap(),
                 ..breaker()
             },
         )
@@ -121,7 +127,7 @@ async fn compare(
                 let answer = gates[gate].admit(id.as_str(), tokens).await?;
                 same!(answer, model.admit(gate, &id, tokens, now));
                 if let Some((reason, wait)) = answer.refusal() {
-                    let in_bounds = wait.is_none_or(|wait| (1..=65_000).contains(&wait));
+                    let in_bounds = wait.is_none_or(|wait| (1..=600_000).contains(&wait));
                     anyhow::ensure!(
                         in_bounds && (wait.is_none() == (reason == Reason::TooLarge)),
                         "{reason}: {wait:?}"
@@ -144,7 +150,11 @@ async fn compare(
             }
             Op::Control(open) => {
                 model.begin(now);
-                model.enter(if open { State::Open } else { State::Closed }, now);
+                if open {
+                    model.enter(State::Open, now);
+                } else {
+                    model.reset(now);
+                }
                 gates[0]
                     .desk
                     .control(if open { Control::Open } else { Control::Close })
@@ -153,7 +163,7 @@ async fn compare(
             Op::NodeReset if model.state != State::Closed => {
                 rig.node_reset(&gates[1]).await;
                 gates[0].desk.control(Control::Status).await?;
-                model.enter(State::Closed, now);
+                model.reset(now);
             }
             Op::NodeReset => {}
         }

@@ -86,11 +86,11 @@ fn a_few_jobs_have_no_share() {
     assert!(alert(&reading, "DeadLettersGrowing").firing);
 }
 
-#[test]
-fn a_breaker_that_opens_again_and_again_is_open() {
+/// The gate of a breaker that has half-opened again and again.
+fn status(state: State) -> Status {
     let breaker = BreakerStatus {
         name: "openai".to_owned(),
-        state: State::HalfOpen,
+        state,
         failures: 0,
         successes: 0,
         attempts: 0,
@@ -99,8 +99,9 @@ fn a_breaker_that_opens_again_and_again_is_open() {
         opened_at: Some(NOW - 20_000),
         not_closed_since: Some(NOW - 301_000),
         next_retry_at: None,
+        account_fault: None,
     };
-    let gate = Status {
+    Status {
         breaker,
         provider: jobs::Provider::OpenAi,
         limits: LimitSettings::default(),
@@ -109,7 +110,30 @@ fn a_breaker_that_opens_again_and_again_is_open() {
         tokens: 0,
         throttled_until: None,
         now: NOW,
+    }
+}
+
+#[test]
+fn an_account_that_jobs_wait_for_is_told_with_its_fault() {
+    let mut gate = status(State::Closed);
+    let reading_of = |gate: &Status| Reading {
+        gates: vec![gate.clone()],
+        now: NOW,
+        ..Reading::default()
     };
+    assert!(!alert(&reading_of(&gate), "ProviderAccount").firing);
+    gate.breaker.account_fault = Some(jobs::AccountFault::Credit);
+    let alert = alert(&reading_of(&gate), "ProviderAccount");
+    assert!(alert.firing);
+    assert_eq!(
+        alert.subject.as_deref(),
+        Some("openai: the account has no credit or quota left")
+    );
+}
+
+#[test]
+fn a_breaker_that_opens_again_and_again_is_open() {
+    let gate = status(State::HalfOpen);
     let reading = Reading {
         gates: vec![gate],
         now: NOW,

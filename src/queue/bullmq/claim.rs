@@ -127,7 +127,7 @@ pub(super) fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8E
         payload: payload.filter(|payload| !payload.is_empty()).map(Bytes::from),
         attempt,
         max_attempts: options.max_attempts,
-        backoff: Some(options.backoff),
+        backoff: options.backoff,
         waited: Duration::from_millis(waited),
         first,
         lost,

@@ -10,8 +10,8 @@ use crate::{queue::QueueBackoff, telemetry::trace::TraceContext};
 pub(super) struct JobOptions {
     /// How often the job may be tried, from 1.
     pub(super) max_attempts: u32,
-    /// How the tries are spaced.
-    pub(super) backoff: QueueBackoff,
+    /// How the tries are spaced; `None` where the producer does not say.
+    pub(super) backoff: Option<QueueBackoff>,
     /// The trace that the producer was in: BullMQ writes its telemetry's metadata as `tm`.
     pub(super) trace: Option<TraceContext>,
 }
@@ -38,7 +38,7 @@ fn trace(options: &Value) -> Option<TraceContext> {
 }
 
 /// Any type that is not `exponential` waits the same each time: a strategy of the producer's own cannot be known here.
-fn backoff(value: &Value) -> QueueBackoff {
+fn backoff(value: &Value) -> Option<QueueBackoff> {
     let (exponential, jitter, delay) = match value {
         Value::Object(fields) => (
             fields.get("type").is_some_and(|kind| kind == "exponential"),
@@ -47,11 +47,11 @@ fn backoff(value: &Value) -> QueueBackoff {
         ),
         plain => (false, None, Some(plain)),
     };
-    QueueBackoff {
-        delay_ms: delay.and_then(number).unwrap_or(0.0),
+    Some(QueueBackoff {
+        delay_ms: delay.and_then(number)?,
         exponential,
         jitter: jitter.and_then(number).unwrap_or(0.0),
-    }
+    })
 }
 
 fn number(value: &Value) -> Option<f64> {
@@ -72,7 +72,7 @@ mod tests {
     }
 
     fn backoff_of(json: &str) -> QueueBackoff {
-        read(json).backoff
+        read(json).backoff.unwrap()
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
     fn nonsense_reads_as_nothing() {
         let nothing = JobOptions {
             max_attempts: 1,
-            backoff: QueueBackoff::NONE,
+            backoff: None,
             trace: None,
         };
         for json in [

@@ -80,6 +80,7 @@ families! {
     QUEUE_OLDEST = Gauge "backend_worker_queue_oldest_waiting_seconds" ["queue", "layout"] "age of the job that is next in line, 0 without one; every replica reports the same";
     BREAKER_STATE = Gauge "backend_worker_breaker_state" ["breaker", "state"] "1 for the state that the fleet's breaker is in; every replica reports the same";
     BREAKER_DOWN = Gauge "backend_worker_breaker_not_closed_seconds" ["breaker"] "time since the fleet's breaker was last closed, 0 while it is; every replica reports the same";
+    ACCOUNT_FAULT = Gauge "backend_worker_account_fault" ["breaker", "fault"] "1 while jobs wait for the provider's account: its credit, key, scope, model and so on, else 0; every replica reports the same";
     LIMIT = Gauge "backend_worker_limit" ["provider", "limit"] "limit of the provider, absent where there is none; every replica reports the same";
     LIMIT_USED = Gauge "backend_worker_limit_used" ["provider", "limit"] "how much of it the fleet uses; every replica reports the same";
     PROCESS_MEMORY = Gauge "process_resident_memory_bytes" [] "memory of the process";
@@ -92,7 +93,7 @@ families! {
 mod tests {
     use std::{collections::HashSet, fmt::Write, fs, path::Path};
 
-    use jobs::Provider;
+    use jobs::{AccountFault, Provider};
 
     use super::*;
     use crate::{
@@ -127,6 +128,7 @@ mod tests {
                 "of a breaker {}; of jobs `waiting`, `active`, `completed`, `failed`, `delayed`",
                 values("to")
             ),
+            "fault" => list(AccountFault::ALL.map(AccountFault::as_str).to_vec()),
             "limit" => list(vec!["concurrent", "requests_per_minute", "tokens_per_minute"]),
             unknown => panic!("the label {unknown} has no values"),
         }

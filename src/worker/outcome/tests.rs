@@ -1,7 +1,9 @@
 use std::num::NonZeroU8;
 
+use jobs::AccountFault;
+
 use super::*;
-use crate::retry::Backoff;
+use crate::{gate::BreakerSettings, retry::Backoff};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -13,6 +15,8 @@ fn rules(max_wait: Duration) -> OutcomeRules {
     OutcomeRules {
         retry,
         max_wait,
+        account_waits: AccountWaits::default(),
+        spreads_retries: true,
         replica: "r".to_owned(),
     }
 }
@@ -91,8 +95,8 @@ fn a_long_retry_after_costs_no_attempt_whoever_asks_for_it() {
     }
     assert_eq!(
         of(Class::RateLimited, 86_400, 1, 0, 600),
-        Ok((600, false)),
-        "a day is not granted"
+        Ok((86_400, false)),
+        "never sooner than the provider asks"
     );
 }
 
@@ -118,6 +122,79 @@ fn without_credit_a_job_waits_for_someone_to_pay() {
         of(Class::OutOfQuota, 0, 1, 600, 600).unwrap_err(),
         "waited 600 s in all for credit (CIRCUIT_MAX_WAIT): it went wrong"
     );
+}
+
+/// The same of a key, a scope, a model and a parameter. A fault of this worker's own configuration is final.
+#[test]
+fn a_fault_of_the_account_waits_and_a_fault_of_this_worker_does_not() {
+    let delivery = delivery(1, Duration::ZERO);
+    for fault in AccountFault::ALL {
+        let failure = failure(Class::Deployment, None).with_account_fault(fault);
+        match rules(600 * SECOND).of(&failure, &delivery, 1) {
+            Outcome::Later { delay, counts, .. } => assert_eq!((delay.as_secs(), counts), (60, false)),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        let at_once = rules(Duration::ZERO).of(&failure, &delivery, 1);
+        assert!(matches!(at_once, Outcome::Failed { .. }), "{at_once:?}");
+    }
+    let unbounded = OutcomeRules {
+        account_waits: AccountWaits::of(None),
+        ..rules(600 * SECOND)
+    };
+    let key = failure(Class::Deployment, None).with_account_fault(AccountFault::Key);
+    let without_breaker = unbounded.of(&key, &delivery, 1);
+    assert!(
+        matches!(without_breaker, Outcome::Failed { .. }),
+        "{without_breaker:?}"
+    );
+    let own = rules(600 * SECOND).of(&failure(Class::Deployment, None), &delivery, 1);
+    assert!(matches!(own, Outcome::Failed { .. }), "{own:?}");
+}
+
+/// A breaker that opens for less than a minute lets its jobs ask again as soon.
+#[test]
+fn a_job_asks_again_when_its_breaker_lets_a_probe_pass() {
+    let mut gates = GatesSettings::default();
+    gates.openai.breaker = BreakerSettings::new("openai", 5, 2, 3 * SECOND, 60 * SECOND, 3).unwrap();
+    let rules = OutcomeRules {
+        account_waits: AccountWaits::of(Some(&gates)),
+        ..rules(600 * SECOND)
+    };
+    for (provider, seconds) in [(Provider::OpenAi, 3), (Provider::AzureSpeech, 30)] {
+        let failure = Failure::new(Class::OutOfQuota, "x").by(provider);
+        match rules.of(&failure, &delivery(1, Duration::ZERO), 1) {
+            Outcome::Later { delay, .. } => assert_eq!(delay.as_secs(), seconds, "{provider}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// BullMQ retries a job without a backoff at once: three attempts are gone within the same outage.
+#[test]
+fn retries_without_a_backoff_are_spread_unless_bullmqs_way_is_wanted() {
+    let delay = |spreads_retries, backoff| {
+        let (spread, mut delivery) = (rules(SECOND), delivery(1, Duration::ZERO));
+        (delivery.kind, delivery.backoff, delivery.max_attempts) = (Some("x".to_owned()), backoff, 3);
+        let rules = OutcomeRules {
+            spreads_retries,
+            ..spread
+        };
+        match rules.of(&failure(Class::Transient, None), &delivery, 1) {
+            Outcome::Later {
+                delay, counts: true, ..
+            } => delay,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(delay(true, None) >= SECOND);
+    assert_eq!(delay(false, None), Duration::ZERO);
+    for spreads in [true, false] {
+        assert_eq!(
+            delay(spreads, Some(QueueBackoff::NONE)),
+            Duration::ZERO,
+            "the producer wants none"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,12 @@ mod redis_faults;
 
 use std::time::Duration;
 
-use backend_worker::{check::rights::acl_rule, config::Config, keys::MigrationKeys};
+use backend_worker::{
+    check::rights::acl_rule,
+    config::Config,
+    keys::MigrationKeys,
+    simulator::{Fault, Provider},
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -187,6 +192,71 @@ async fn what_is_wrong_with_the_place_is_told() {
     let (code, answer) = check(&scene, &[("PORT", "http")]).await;
     assert_eq!(code, Some(64));
     expect(&answer, "configuration", "failure", "PORT", "README");
+}
+
+/// What of a provider's account can be told without a call that costs money, and what the fleet has found out.
+#[tokio::test]
+async fn the_providers_account_is_told_apart_from_the_provider() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let faults = scene.simulator.faults();
+    let answer = |status, body: &str| Fault::Status {
+        status,
+        retry_after: None,
+        retry_after_ms: None,
+        body: Some(body.to_owned()),
+    };
+    let scope =
+        r#"{"error":{"message":"You have insufficient permissions. Missing scopes: api.model.read."}}"#;
+    let key =
+        r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: ab***yz."}"#;
+    for (status, body, level, found, cure) in [
+        (
+            404,
+            r#"{"detail":"Not Found"}"#,
+            "warning",
+            "lists no models",
+            "run one job",
+        ),
+        (403, scope, "warning", "api.model.read", "run one job"),
+        (400, key, "failure", "refused the API key (400)", "OPENAI_API_KEY"),
+        (
+            402,
+            r#"{"error":{"message":"Insufficient Balance"}}"#,
+            "failure",
+            "Insufficient Balance",
+            "add credit",
+        ),
+    ] {
+        faults
+            .on_match(Provider::OpenAi, "", answer(status, body), Some(1))
+            .unwrap();
+        let (code, answer) = check(&scene, &[]).await;
+        expect(&answer, "openai", level, found, cure);
+        assert_eq!(code, Some(if level == "failure" { 1 } else { 0 }), "{answer}");
+        assert!(!answer.to_string().contains("***"), "{answer}");
+    }
+    let (_, answer) = check(&scene, &[("OPENAI_MODEL", "gpt-0")]).await;
+    expect(&answer, "openai", "failure", "gpt-0", "OPENAI_MODEL");
+
+    // What jobs have met.
+    scene
+        .redis
+        .ask::<()>(&["SET", "circuit:openai:state", "OPEN"])
+        .await;
+    scene
+        .redis
+        .ask::<u8>(&[
+            "HSET",
+            "circuit:openai:meta",
+            "seen",
+            "OPEN",
+            "fault",
+            "1800000000000:credit",
+        ])
+        .await;
+    let (code, answer) = check(&scene, &[]).await;
+    assert_eq!(code, Some(1));
+    expect(&answer, "account", "failure", "no credit", "breaker reset openai");
 }
 
 #[tokio::test]

@@ -39,12 +39,13 @@ async fn an_invalid_key_opens_the_breaker_for_the_fleet_and_recovery_closes_it()
     }
     let state: String = scene.redis.ask(&["GET", "circuit:openai:state"]).await;
     assert_eq!(state, "OPEN", "redis-cli agrees");
-    // Step 3: a sixth is blocked; it says what it waits for, and has lost no attempt.
+    // Step 3: a sixth is blocked; it says what it waits for, and has lost no attempt. So do the five: the key is at fault.
     ids.push(a.enqueue(5).await);
     let blocked = eventually("a job waits", async || {
         for id in &ids {
             let job = a.job(id).await;
-            if job["status"] == "delayed" {
+            let reason = job["waitingFor"]["reason"].as_str().unwrap_or_default();
+            if job["status"] == "delayed" && reason.starts_with("Circuit breaker") {
                 return Some(job);
             }
         }
@@ -62,7 +63,8 @@ async fn an_invalid_key_opens_the_breaker_for_the_fleet_and_recovery_closes_it()
     );
     let reason = blocked["waitingFor"]["reason"].as_str().unwrap();
     assert!(
-        reason.starts_with("Circuit breaker is OPEN for openai. Retry in "),
+        reason.starts_with("Circuit breaker is OPEN for openai. Retry in ")
+            && reason.ends_with(": the provider refuses the API key"),
         "{reason}"
     );
     // The state outlives every worker.
@@ -73,8 +75,9 @@ async fn an_invalid_key_opens_the_breaker_for_the_fleet_and_recovery_closes_it()
     // Steps 4 and 5: the key is good again. After the time-out probes pass; two good answers close the breaker.
     scene.simulator.faults().clear();
     let (a, b) = (scene.worker(GATED).await, scene.worker(GATED).await);
-    let waiting = blocked["jobId"].as_str().unwrap();
-    a.until_status(waiting, "completed").await;
+    for id in &ids {
+        a.until_status(id, "completed").await;
+    }
     let last = b.enqueue(7).await;
     b.until_status(&last, "completed").await;
     for worker in [&a, &b] {

@@ -1,6 +1,7 @@
 //! The gate at work: replicas as processes, driven and watched over HTTP, as the manual tests of the customer's document
 //! describe it.
 
+mod account;
 mod breaker;
 mod intake;
 mod limits;

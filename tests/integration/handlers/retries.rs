@@ -15,7 +15,7 @@ async fn a_stumble_is_retried_in_the_slot_and_costs_no_attempt_of_the_job() {
     assert_eq!(
         scene.requests(Provider::OpenAi),
         3,
-        "two failed, one did it: no library retries on its own"
+        "one failed, one was not processed and sent once more: no library retries on its own"
     );
     assert_eq!((view.attempts_made, view.progress), (1, 100));
     let tries: Vec<(u32, &str)> = view
@@ -23,7 +23,8 @@ async fn a_stumble_is_retried_in_the_slot_and_costs_no_attempt_of_the_job() {
         .iter()
         .map(|l| (l.note.r#try, l.note.class.as_str()))
         .collect();
-    assert_eq!(tries, [(1, "transient"), (2, "transient")]);
+    // The reset came before a byte of an answer, over a connection that was open before: it counts as no try.
+    assert_eq!(tries, [(1, "transient")]);
     assert!(
         view.history[0].note.cause.contains("503"),
         "{:?}",

@@ -15,7 +15,9 @@ use backend_worker::{
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
     worker::{
-        Assignment, Handle, Outcome, Runtime, RuntimeOptions, outcome::OutcomeRules, runtime::QueueWorker,
+        Assignment, Handle, Outcome, Runtime, RuntimeOptions,
+        outcome::{AccountWaits, OutcomeRules},
+        runtime::QueueWorker,
         vitals::Tally,
     },
 };
@@ -127,6 +129,8 @@ pub(crate) fn options() -> RuntimeOptions {
         rules: OutcomeRules {
             retry,
             max_wait: Duration::from_secs(600),
+            account_waits: AccountWaits::default(),
+            spreads_retries: false,
             replica: "test".to_owned(),
         },
         deadline: Duration::from_secs(300),

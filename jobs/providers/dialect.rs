@@ -1,0 +1,286 @@
+//! The request dialect of a provider that speaks like OpenAI. Many take less than OpenAI does: no JSON schema, another
+//! name for the token cap, no reasoning effort. A refused request is written again with less, once for each part, and what
+//! the provider takes is remembered: in the process, and in a store that the fleet shares.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+use tracing::warn;
+use url::Url;
+
+use crate::{AccountFault, Failure};
+
+/// How long a dialect is remembered: the provider may have learned more by then.
+pub const REMEMBERED_FOR: Duration = Duration::from_hours(24);
+
+/// Most steps down in one call: two of the answer's form, two of the token cap, and a few dropped parameters.
+pub(super) const MOST_STEPS: usize = 8;
+
+/// Parts of a request that no answer can be had without.
+const ESSENTIAL: [&str; 4] = ["model", "messages", "response_format", "max_completion_tokens"];
+
+/// Names of the parts of `response_format`, as providers use them in their errors.
+const FORM: [&str; 5] = [
+    "response_format",
+    "json_schema",
+    "json_object",
+    "strict",
+    "schema",
+];
+
+/// Names of the token cap.
+const CAP: [&str; 2] = ["max_completion_tokens", "max_tokens"];
+
+/// Where the fleet keeps what one replica has learned.
+#[async_trait]
+pub trait DialectStore: fmt::Debug + Send + Sync {
+    /// What is known of the deployment; `None` when nothing is, or the store cannot be reached.
+    async fn load(&self, deployment: &str) -> Option<String>;
+    /// Keeps it for [`REMEMBERED_FOR`]. A store that cannot be reached keeps nothing.
+    async fn save(&self, deployment: &str, dialect: &str);
+}
+
+/// How the form of the answer is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Form {
+    /// `response_format` with the JSON schema.
+    #[default]
+    JsonSchema,
+    /// `response_format` `json_object`; the schema stands in the instructions.
+    JsonObject,
+    /// No `response_format`; the schema stands in the instructions.
+    Instructions,
+}
+
+/// How the token cap is called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Cap {
+    #[default]
+    MaxCompletionTokens,
+    MaxTokens,
+    None,
+}
+
+/// What a provider takes of a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dialect {
+    form: Form,
+    cap: Cap,
+    /// Parameters that are left out.
+    without: BTreeSet<String>,
+}
+
+impl Dialect {
+    /// Reads what a store has kept. `None` for what this version cannot read.
+    pub fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether the provider takes the whole request.
+    pub fn is_whole(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The next dialect after a refusal of `parameter` in this `request`; `None` when nothing is left to leave out.
+    pub(super) fn step_down(&self, parameter: Option<&str>, request: &Value) -> Option<Self> {
+        let mut next = self.clone();
+        let has = |name: &str| request.get(name).is_some() && !self.without.contains(name);
+        let form = |next: &mut Self| {
+            next.form = match self.form {
+                Form::JsonSchema => Form::JsonObject,
+                Form::JsonObject => Form::Instructions,
+                Form::Instructions => return false,
+            };
+            request.get("response_format").is_some()
+        };
+        let cap = |next: &mut Self| {
+            next.cap = match self.cap {
+                Cap::MaxCompletionTokens => Cap::MaxTokens,
+                Cap::MaxTokens => Cap::None,
+                Cap::None => return false,
+            };
+            request.get("max_completion_tokens").is_some()
+        };
+        let stepped = match parameter {
+            Some(name) if CAP.contains(&name) => cap(&mut next),
+            Some(name) if has(name) && !ESSENTIAL.contains(&name) => next.without.insert(name.to_owned()),
+            Some(name) if FORM.contains(&name) => form(&mut next),
+            // The provider does not say which part it means: the form of the answer is what most of them lack.
+            _ => form(&mut next),
+        };
+        stepped.then_some(next)
+    }
+
+    /// The request as this dialect writes it.
+    ///
+    /// # Errors
+    /// When the request is not a JSON object.
+    pub(super) fn write(&self, request: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
+        if self.is_whole() {
+            return Ok(request.to_owned());
+        }
+        let mut request: Map<String, Value> = serde_json::from_str(request.get())?;
+        for name in &self.without {
+            request.shift_remove(name);
+        }
+        if self.cap != Cap::MaxCompletionTokens
+            && let Some(cap) = request.shift_remove("max_completion_tokens")
+            && self.cap == Cap::MaxTokens
+        {
+            request.insert("max_tokens".to_owned(), cap);
+        }
+        if self.form != Form::JsonSchema
+            && let Some(form) = request.shift_remove("response_format")
+        {
+            if self.form == Form::JsonObject {
+                request.insert(
+                    "response_format".to_owned(),
+                    serde_json::json!({ "type": "json_object" }),
+                );
+            }
+            instruct(&mut request, &form["json_schema"]["schema"]);
+        }
+        serde_json::value::to_raw_value(&request)
+    }
+}
+
+/// Puts the form of the answer into the instructions. JSON mode wants the word "JSON" there as well.
+fn instruct(request: &mut Map<String, Value>, schema: &Value) {
+    let mut text = "Answer with one JSON object and nothing else: no explanation, no code fence.".to_owned();
+    if !schema.is_null() {
+        text = format!("{text} It must fit this JSON schema:\n{schema}");
+    }
+    let Some(Value::Array(messages)) = request.get_mut("messages") else {
+        return;
+    };
+    let is_instruction =
+        |message: &&mut Value| matches!(message["role"].as_str(), Some("system" | "developer"));
+    match messages
+        .iter_mut()
+        .find(is_instruction)
+        .map(|message| &mut message["content"])
+    {
+        Some(Value::String(content)) => {
+            content.push_str("\n\n");
+            content.push_str(&text);
+        }
+        Some(Value::Array(parts)) => parts.push(serde_json::json!({ "type": "text", "text": text })),
+        _ => messages.insert(0, serde_json::json!({ "role": "system", "content": text })),
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.form {
+            Form::JsonSchema => "the JSON schema in response_format",
+            Form::JsonObject => "response_format json_object and the schema in the instructions",
+            Form::Instructions => "the schema in the instructions only",
+        })?;
+        match self.cap {
+            Cap::MaxCompletionTokens => {}
+            Cap::MaxTokens => f.write_str(", max_tokens")?,
+            Cap::None => f.write_str(", no token cap")?,
+        }
+        if !self.without.is_empty() {
+            let names: Vec<&str> = self.without.iter().map(String::as_str).collect();
+            write!(f, ", without {}", names.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Names a deployment in a store: its base URL and model, without what a URL may hide.
+pub fn deployment(base: &Url, model: &str) -> String {
+    let host = base.host_str().unwrap_or_default();
+    let port = base.port().map_or(String::new(), |port| format!(":{port}"));
+    format!("{host}{port}{} {model}", base.path().trim_end_matches('/'))
+}
+
+/// What this process knows of one deployment.
+#[derive(Debug)]
+pub(super) struct Memory {
+    deployment: String,
+    store: Option<Arc<dyn DialectStore>>,
+    known: Mutex<Option<Known>>,
+    /// Held by the call that finds out what the provider takes: the others wait for what it learns.
+    pub(super) learning: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    dialect: Dialect,
+    since: Instant,
+}
+
+impl Memory {
+    pub(super) fn new(deployment: String, store: Option<Arc<dyn DialectStore>>) -> Self {
+        Self {
+            deployment,
+            store,
+            known: Mutex::default(),
+            learning: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The dialect to write in: what is known here, else what the fleet knows, else the whole request.
+    pub(super) async fn current(&self) -> Dialect {
+        if let Some(dialect) = self.here() {
+            return dialect;
+        }
+        let dialect = self.of_the_fleet().await.unwrap_or_default();
+        self.set(&dialect);
+        dialect
+    }
+
+    /// What another replica may have learned since.
+    pub(super) async fn of_the_fleet(&self) -> Option<Dialect> {
+        Dialect::parse(&self.store.as_ref()?.load(&self.deployment).await?)
+    }
+
+    fn here(&self) -> Option<Dialect> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known
+            .as_ref()
+            .filter(|known| known.since.elapsed() < REMEMBERED_FOR)?;
+        Some(known.dialect.clone())
+    }
+
+    pub(super) fn set(&self, dialect: &Dialect) {
+        let known = Known {
+            dialect: dialect.clone(),
+            since: Instant::now(),
+        };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+
+    /// Remembers a dialect that the provider has taken after a refusal.
+    pub(super) async fn learned(&self, dialect: &Dialect) {
+        self.set(dialect);
+        warn!(
+            "the provider of {} does not take the whole request: for 24 hours it is written with {dialect}",
+            self.deployment
+        );
+        if let Some(store) = &self.store {
+            store.save(&self.deployment, &dialect.to_text()).await;
+        }
+    }
+}
+
+/// Whether another dialect may be taken where this failure came.
+pub(super) fn is_about_a_parameter(failure: &Failure) -> bool {
+    failure.account_fault() == Some(AccountFault::Parameter)
+}

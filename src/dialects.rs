@@ -1,0 +1,52 @@
+//! What the fleet knows of the dialects of its providers: one string a deployment in Redis, gone after a day.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jobs::providers::{DialectStore, REMEMBERED_FOR};
+use tracing::debug;
+
+use crate::{connection::Connection, keys::dialect_key};
+
+/// Longest wait for Redis: without it, a replica finds out by itself.
+const DEADLINE: Duration = Duration::from_millis(250);
+
+/// The dialects in Redis.
+#[derive(Debug, Clone)]
+pub struct Dialects {
+    connection: Connection,
+}
+
+impl Dialects {
+    /// The dialects that replicas on this Redis share.
+    pub fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, call: &redis::Pipeline) -> Option<T> {
+        match tokio::time::timeout(DEADLINE, self.connection.query::<T>(call)).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                debug!(%error, "the request dialects of the fleet are not reached");
+                None
+            }
+            Err(_elapsed) => None,
+        }
+    }
+}
+
+#[async_trait]
+impl DialectStore for Dialects {
+    async fn load(&self, deployment: &str) -> Option<String> {
+        let mut call = redis::pipe();
+        call.get(dialect_key(deployment));
+        self.ask::<(Option<String>,)>(&call).await?.0
+    }
+
+    async fn save(&self, deployment: &str, dialect: &str) {
+        let mut call = redis::pipe();
+        call.set_ex(dialect_key(deployment), dialect, REMEMBERED_FOR.as_secs())
+            .ignore();
+        let _: Option<()> = self.ask(&call).await;
+    }
+}
