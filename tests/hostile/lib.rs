@@ -127,14 +127,21 @@ impl Target {
 /// # Panics
 /// When there are no seeds.
 pub fn inputs(seeds: Vec<Vec<u8>>, count: usize) -> Vec<Vec<u8>> {
+    stream(seeds).take(count).collect()
+}
+
+/// Inputs made out of these seeds without end, the same ones each time.
+///
+/// # Panics
+/// When there are no seeds.
+pub fn stream(seeds: Vec<Vec<u8>>) -> impl Iterator<Item = Vec<u8>> {
     let (strategy, mut runner) = (edit::inputs(seeds), runner(CASES));
-    let input = |_| {
+    std::iter::repeat_with(move || {
         strategy
             .new_tree(&mut runner)
             .expect("nothing is filtered")
             .current()
-    };
-    (0..count).map(input).collect()
+    })
 }
 
 /// The seeds of a target, by name.

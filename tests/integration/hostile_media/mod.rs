@@ -305,7 +305,7 @@ async fn feed(count: usize) {
         .map(|(_, seed)| seed)
         .collect();
     let (mut audio, mut refused) = (0, 0);
-    for input in hostile::inputs(seeds, count) {
+    for input in hostile::stream(seeds).take(count) {
         let input = Bytes::from(input);
         match pool.decode(input.clone(), LIMIT).await {
             Ok(decoded) => {
