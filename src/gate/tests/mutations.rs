@@ -73,11 +73,15 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
         "half_open_max",
     ),
     (
-        "admit",
+        "limits",
         "local limit = ramped(max_concurrent)",
         "local limit = max_concurrent",
     ),
-    ("admit", "if not fault or state ~= 'CLOSED' then", "if true then"),
+    (
+        "limits",
+        "if not fault or state ~= 'CLOSED' or not failure_threshold then",
+        "if true then",
+    ),
     ("settle", "failed * 100 >= share * of_calls", "true"),
     (
         "settle",
