@@ -29,12 +29,19 @@ impl TestRedis {
                 .find_map(|line| line.strip_prefix("total_commands_processed:"));
             line.unwrap().trim().parse::<u64>().unwrap()
         };
+        let by_command = self.calls_by_command().await;
         let (before, seconds) = (commands().await, 16);
         tokio::time::sleep(Duration::from_secs(seconds)).await; // The length of the watch, not a hope.
         let spent = commands().await - before - 1;
+        let mut more = self.calls_by_command().await;
+        more.retain(|command, calls| {
+            *calls -= by_command.get(command).copied().unwrap_or_default();
+            *calls > 0
+        });
+        // Three a second, and the two by which this test looks.
         assert!(
-            spent <= 2 * seconds,
-            "{spent} commands in {seconds} s, those inside of scripts included"
+            spent <= 3 * seconds + 2,
+            "{spent} commands in {seconds} s, those inside of scripts included: {more:?}"
         );
     }
 }
