@@ -91,8 +91,8 @@ pub trait Guard: Send + Sync {
     /// Makes `attempt` until it yields a reply, or a failure that another attempt cannot mend.
     ///
     /// # Errors
-    /// The last failure; [`Class::Blocked`](crate::Class::Blocked) or
-    /// [`Class::Cancelled`](crate::Class::Cancelled) when the job has to go back to its queue. A handler passes
+    /// The last failure; [`Class::Blocked`] or
+    /// [`Class::Cancelled`] when the job has to go back to its queue. A handler passes
     /// both of these on unchanged.
     async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure>;
 

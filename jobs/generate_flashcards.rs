@@ -87,7 +87,7 @@ impl Payload {
     /// Checks what the types cannot say.
     ///
     /// # Errors
-    /// [`Class::Permanent`](crate::Class::Permanent), naming the field and what is wrong with it.
+    /// [`Class::Permanent`], naming the field and what is wrong with it.
     pub fn validate(&self) -> Result<(), Failure> {
         payload::required(&[
             ("content", &self.content),
