@@ -214,7 +214,7 @@ pub struct Flashcard {
     pub back: String,
     /// The payload's topic, or one that the model chose.
     pub topic: String,
-    /// For whom the term is.
+    /// The student's level that the term suits.
     pub difficulty: Difficulty,
     /// A sentence in the target language that contains the front literally, ignoring case; can be empty.
     pub example: String,

@@ -40,7 +40,7 @@ impl MemoryBudget {
         Room(self.free.clone().acquire_many_owned(units).await.ok())
     }
 
-    /// Bytes that nobody holds.
+    /// Bytes that are free.
     pub fn free(&self) -> u64 {
         self.free.available_permits() as u64 * UNIT
     }

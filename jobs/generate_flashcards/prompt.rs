@@ -209,7 +209,7 @@ impl Schema {
                             "difficulty": {
                                 "type": "string",
                                 "enum": ["beginner", "intermediate", "expert"],
-                                "description": "For whom the term is.",
+                                "description": "The level of the student that the term suits.",
                             },
                             "example": text(
                                 "One simple sentence in the target language that contains the front literally.",

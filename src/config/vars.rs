@@ -114,7 +114,7 @@ vars! {
     AZURE_BREAKER_SHARE = Value("0.5"), "share of the last 10 calls that must have failed as well before it opens; `0`: the failures in the window decide alone";
     AZURE_BREAKER_SLOW_AFTER = Value("0s"), "a call that takes longer counts as a failure, whatever it has brought; `0s`: none does";
     CIRCUIT_MAX_WAIT = Value("24h"), "how long an open breaker, or a lack of credit, may hold a job up in all; `0` fails it at once. Set it to what a user waits for where jobs are interactive, such as `2m`. Limits never fail a job";
-    FAIRNESS_KEY = Value("userId"), "field of a job's payload that names its owner: within a priority owners take turns, so that a burst of one holds up nobody else; `off` takes jobs first come, first served";
+    FAIRNESS_KEY = Value("userId"), "field of a job's payload that names its owner: within a priority owners take turns, so that a burst of one owner does not delay the others; `off` takes jobs first come, first served";
     JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
     DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";
     LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs, and the slots of its calls come free";

@@ -56,7 +56,7 @@ local function admit_all(first, last)
       local gone = call('ZREMRANGEBYSCORE', PROBES, '-inf', now)
       live_probes = call('ZCARD', PROBES)
       if gone > 0 then call('SET', ATTEMPTS, live_probes + successes) end
-      -- Another probe cannot pay a bill or mend a key: one at a time shows whether somebody has.
+      -- More probes cannot pay a bill or replace a key: one at a time shows whether the account works again.
       if live_probes + successes >= (fault and successes == 0 and 1 or half_open_max) then
         local first = call('ZRANGE', PROBES, 0, 0, 'WITHSCORES')
         return refused('half_open', min(PROBE_HINT, (whole(first[2]) or now) - now))

@@ -77,8 +77,8 @@ local calls_epoch, calls = string.match(meta[7] or '', '^(%d+):([SF]+)$')
 if not calls or tonumber(calls_epoch) ~= epoch then calls = '' end
 local calls_changed = false
 
--- How long the last opening of a row lasts, and how long the breaker stays open now: an opening by hand, or by somebody
--- else, takes the usual time.
+-- How long the last opening of a row lasts, and how long the breaker stays open now: an opening by hand, or by another
+-- program, takes the usual time.
 local function last_open_time(open_for)
   return max(open_for, min(LONGEST_OPEN, open_for * 2 ^ min(max(opens - 1, 0), 20)))
 end
@@ -107,7 +107,7 @@ local function new_epoch(seen)
   call('HDEL', META, 'ring', 'calls')
   call('DEL', PROBES)
 end
--- What somebody else has decided starts over: no opening before it counts.
+-- A state that another program has set starts over: openings before it do not count.
 local function forget_openings()
   opens, opens_epoch, ramp_epoch, fault = 0, 0, 0, nil
   call('HDEL', META, 'opens', 'ramp', 'fault')

@@ -16,7 +16,7 @@ local SPREAD_BURST = max(2, floor(rpm / 50))
 -- What the limits count, read when it is first needed, and written once at the end.
 local used
 
--- A count that anybody may have written.
+-- A count that another program may have written.
 local function counted(text)
   local n = tonumber(text or nil)
   return n and n == n and n or 0

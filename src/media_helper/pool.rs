@@ -327,7 +327,7 @@ fn judge(status: Option<ExitStatus>, words: &str, limits: HelperLimits) -> Undec
     }
     match status.and_then(|status| status.signal()) {
         Some(SIGXCPU) => recording(format!("it takes more than {} s of CPU time", limits.cpu_seconds)),
-        // Nothing in a helper does that: the host ran out of memory, or somebody ended it.
+        // Nothing in a helper does that: the host ran out of memory, or another process ended it.
         Some(SIGKILL | SIGTERM) => Undecoded::Interrupted(
             "the process that decoded the audio was killed; the host may be out of memory".to_owned(),
         ),

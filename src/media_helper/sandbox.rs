@@ -1,5 +1,5 @@
-//! What a helper gives up before it reads its first byte: memory and CPU time without end, the file system, the
-//! network, and nearly all system calls.
+//! A helper confines itself before it reads its first byte: it limits its memory and CPU time, and gives up the file
+//! system, the network, and nearly all system calls.
 
 use std::{fmt, fs};
 
@@ -8,7 +8,7 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
-/// What holds a helper back, besides its limits on memory and CPU time. The kernel, or the container around it, may
+/// The confinement of a helper, beside its limits on memory and CPU time. The kernel, or the container around it, may
 /// lack either.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Confinement {

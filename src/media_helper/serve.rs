@@ -32,7 +32,7 @@ pub struct HelperArgs {
 
 /// Decodes recordings until standard input closes.
 pub fn serve(args: &HelperArgs) -> ExitCode {
-    // The worker is told by an answer; what a decoder says in a panic helps nobody, and may quote the recording.
+    // The worker is told by an answer; a decoder's panic message does not help, and may quote the recording.
     panic::set_hook(Box::new(|_| {}));
     let hello = sandbox::confine(
         args.memory,

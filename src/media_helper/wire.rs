@@ -1,4 +1,4 @@
-//! What the worker and a helper say to each other. All numbers are little-endian.
+//! The protocol between the worker and a helper. All numbers are little-endian.
 //!
 //! - Helper, once: `HELLO`, then a byte of [`Confinement`] flags.
 //! - Worker: limit in ms (u64), length (u64), the recording.

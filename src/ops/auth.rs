@@ -205,7 +205,7 @@ fn is_loopback_name(host: &str) -> bool {
     named(host, |ip| ip.to_canonical().is_loopback())
 }
 
-/// Whether a `Host` is `localhost` or an address: no name that somebody could bind to an address of their choice.
+/// Whether a `Host` is `localhost` or an address: no name that an attacker could bind to an address.
 fn is_address(host: &str) -> bool {
     named(host, |_| true)
 }

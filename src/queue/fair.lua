@@ -160,7 +160,7 @@ local function open_line(line, now, most, known)
   local fresh = not m[1]
   if fresh then call('HSET', state, 'key', line.key) end
 
-  -- Something has changed the list in a way that its places do not tell: they are given anew.
+  -- Something has changed the list in a way that its places do not tell: they are given again.
   local function start_over()
     s.clear = true
     call('HSET', state, 'clear', '1')

@@ -124,7 +124,7 @@ pub struct JobView {
     /// What a delayed job waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<WaitingFor>,
-    /// Where a job that is in the line stands, as far as somebody has looked.
+    /// Where a job that is in the line stands, as far as it was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<LineView>,
     /// Failed attempts so far, oldest first.

@@ -244,7 +244,7 @@ impl Reporter for ProgressReporter<'_> {
 
     fn asked(&self, gate: &Arc<Gate>, refused: Option<Duration>) {
         self.assignment.course.has_started();
-        // Whose job it was that has passed, or wants to: of a gate without a limit nobody needs to know.
+        // The owner of a job counts only where a limit makes jobs wait.
         if gate.limits_requests()
             && let Some(owner) = self.assignment.broker.owner(&self.assignment.delivery)
         {

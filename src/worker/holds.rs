@@ -324,7 +324,7 @@ mod tests {
     async fn in_a_mixed_queue_no_more_jobs_are_put_off_than_there_are_slots() {
         let holds = Holds::default();
         holds.saw(Provider::OpenAi);
-        assert!(!holds.park(Provider::OpenAi, SECOND, 2), "nobody is behind it");
+        assert!(!holds.park(Provider::OpenAi, SECOND, 2), "no job is behind it");
         holds.saw(Provider::AzureVision);
         assert!(holds.park(Provider::OpenAi, SECOND, 2));
         assert!(holds.park(Provider::OpenAi, SECOND, 2));

@@ -247,7 +247,7 @@ const ROWS: &[Row] = &[
     row("any", 429, "Limit resets at NOW+60s:date, please wait", limited(Some(60_000)), "Limit resets"),
     row("any", 429, "retry after 3000 days", limited(Some(86_400_000)), "3000 days"),
 
-    // Shapes that nobody has documented: a safe default by status, and no panic.
+    // Undocumented shapes: a safe default by status, and no panic.
     row("any", 400, r#"{"ok":false,"info":{"a":[1,{"b":"c"}]}}"#, job(), "openai answered 400"),
     row("any", 418, r#"{"ok":false}"#, account(Access), "openai answered 418"),
     row("any", 500, "[]", provider(None), "openai answered 500"),

@@ -104,7 +104,7 @@ impl Breaker {
         }
     }
 
-    /// Another probe cannot pay a bill: one at a time shows whether somebody has.
+    /// More probes cannot pay a bill: one at a time shows whether the account works again.
     fn most_probes(&self, successes: u32) -> u32 {
         match self.fault {
             Some(_) if successes == 0 => 1,

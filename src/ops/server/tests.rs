@@ -84,7 +84,7 @@ async fn a_slowloris_does_not_keep_others_out() {
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// Every place is held, one caller with its request unanswered: health is answered all the same, on a connection of its
+/// Every place is held, one caller with its request unanswered: health is still answered, on a connection of its
 /// own that ends after it.
 #[tokio::test]
 async fn health_is_answered_when_every_place_is_taken() {

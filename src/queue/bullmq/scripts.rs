@@ -1,5 +1,5 @@
 //! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
-//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are claimed, and `orphan.lua` where one can be put back because nobody runs it.
+//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are claimed, and `orphan.lua` where one is put back because no replica runs it.
 
 use crate::queue::scripts::scripts;
 

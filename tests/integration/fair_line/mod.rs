@@ -1,5 +1,4 @@
-//! The line of those that wait, shared fairly between the owners of the jobs: in what order they are handed out, and
-//! what everybody sees meanwhile.
+//! The fair line: the order in which waiting jobs are handed out to their owners, and the state that readers see.
 
 mod scenario;
 mod view;

@@ -53,7 +53,7 @@ async fn a_burst_at_a_limit_fails_no_job_and_holds_up_no_other_student(
         eventually(&format!("{count} jobs are done"), async || {
             let counts = broker.counts().await.unwrap();
             assert_eq!(counts.failed, 0, "limits fail no job");
-            assert_eq!(counts.delayed, 0, "nobody waits outside of the line");
+            assert_eq!(counts.delayed, 0, "no job waits outside of the line");
             (counts.completed >= count).then_some(())
         })
         .await;

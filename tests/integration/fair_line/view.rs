@@ -1,4 +1,4 @@
-//! What BullMQ's own classes see while owners take turns, and what they may do to the line meanwhile.
+//! BullMQ's own classes read and change the line while owners take turns.
 
 use std::collections::HashSet;
 

@@ -10,7 +10,7 @@ use crate::support::{Scene, Worker, eventually};
 
 /// As xAI refuses a key.
 const REFUSED_KEY: &str = r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: ab***yz. You can obtain an API key from https://console.x.ai."}"#;
-/// As OpenAI says that nobody has paid.
+/// OpenAI's answer for an account without credit.
 const NO_CREDIT: &str = r#"{"error":{"message":"Your account is not active, please check your billing details on our website.","type":"billing_not_active","param":null,"code":"billing_not_active"}}"#;
 
 fn answer(status: u16, body: &str) -> Fault {

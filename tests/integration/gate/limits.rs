@@ -91,7 +91,7 @@ async fn limits_hold_as_the_provider_counts_them() {
     eventually("jobs wait for the limit", async || {
         let counts = broker.counts().await.unwrap();
         let most = journal.peak_in_window(Provider::OpenAi, Duration::from_secs(60));
-        assert_eq!(counts.delayed, 0, "nobody waits for a limit outside of the line");
+        assert_eq!(counts.delayed, 0, "no job waits for a limit outside of the line");
         (counts.waiting > 0 && most * 10 >= storm.requests_per_minute * 9).then_some(())
     })
     .await;

@@ -40,7 +40,7 @@ fn find(file: &[u8], path: &[&[u8; 4]]) -> Vec<u8> {
     panic!("the sample has no {path:?}")
 }
 
-/// The boxes of a sample that are put together anew.
+/// The boxes of a sample that are put together again.
 struct Mp4 {
     ftyp: Vec<u8>,
     mvhd: Vec<u8>,
