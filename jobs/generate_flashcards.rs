@@ -44,8 +44,6 @@ const USUAL_CARDS: usize = 20;
 const SPARE_CARDS: usize = 3;
 /// An answer that was cut off with fewer cards than these is asked for once more, with twice the room.
 const ENOUGH_OF_A_CUT_DECK: usize = 5;
-/// Characters of a refusal that are shown.
-const REFUSAL_EXCERPT: usize = 200;
 /// The `topic` that lets the model choose topics.
 const AI_SELECTION: &str = "AI Selection";
 
@@ -441,7 +439,8 @@ impl DeckAnswer {
             return None;
         }
         let message = if !self.refusal.is_empty() {
-            format!("openai: the model refused: {}", excerpt(&self.refusal))
+            // The model's own words can quote the material, which must not reach a log.
+            "openai: the model refused to write about the material".to_owned()
         } else if self.finish == Finish::ContentFilter {
             "openai: the content filter stopped the answer".to_owned()
         } else {
@@ -477,9 +476,4 @@ impl DeckAnswer {
         }
         Failure::permanent(message).by(Provider::OpenAi)
     }
-}
-
-/// The beginning of the model's own words, on one line.
-fn excerpt(text: &str) -> String {
-    crate::text::clean(text).chars().take(REFUSAL_EXCERPT).collect()
 }

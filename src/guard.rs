@@ -184,6 +184,8 @@ impl<'a> JobGuard<'a> {
             // A job that a limit has refused keeps its place in the line: only a moment is worth waiting for.
             let limit = rejection.reason.is_limit() && !self.paid.load(Ordering::Relaxed);
             let patience = match limit {
+                // A job that was lost before runs alone by now: nothing else can be blamed while it waits.
+                true if !self.waits_in_slot => self.stops.deadline.min(asked + LONGEST_WAIT_AT_A_LIMIT),
                 true => patience.min(asked + LONGEST_WAIT_AT_A_LIMIT),
                 false => patience,
             };
@@ -192,7 +194,9 @@ impl<'a> JobGuard<'a> {
                     self.wait(call, wait).await?;
                 }
                 wait => {
-                    self.reporter.asked(gate, wait.filter(|_| limit));
+                    // The claimer leaves the queue alone until then, whether the job has paid or not.
+                    self.reporter
+                        .asked(gate, wait.filter(|_| rejection.reason.is_limit()));
                     return Err(rejection.into());
                 }
             }

@@ -218,6 +218,8 @@ local function open_line(line, now, most, known)
     local first_id = call('LINDEX', list, line.at(0))
     if not first_id then
       clear_line(line)
+    elseif s.last and not s.last_id then
+      start_over() -- The last job was taken by its other copy.
     elseif s.last then
       call('HSET', state, 'front', digits_of(front), 'front_id', first_id, 'last', digits_of(s.last), 'last_id', s.last_id,
         'shift', digits_of(s.shift), 'seq', digits_of(s.seq), 'turn', digits_of(s.turn))
@@ -286,7 +288,8 @@ local function open_line(line, now, most, known)
   -- Takes jobs out of the list, wherever they stand: the first ones take the places of those behind them.
   local function take_out(entries)
     local first_ids, near = ids_between(line, 0, #entries - 1), {}
-    for i, id in ipairs(first_ids) do near[id] = i end
+    -- A list can hold an id twice: its first copy is the one that is taken.
+  for i, id in ipairs(first_ids) do near[id] = near[id] or i end
     if has_moved > 0 and #entries > 0 then
       local ids = {}
       for i, entry in ipairs(entries) do ids[i] = entry.id end
@@ -306,12 +309,20 @@ local function open_line(line, now, most, known)
     if #taken == 0 then return taken end
     local popped, fillers, moved = line.pop(#taken), {}, {}
     for _, id in ipairs(popped) do
-      if not is_taken[id] then fillers[#fillers + 1] = id end
+      if is_taken[id] == true then
+        is_taken[id] = 'popped'
+      else
+        fillers[#fillers + 1] = id -- Not taken, or a second copy.
+      end
     end
     for _, pair in ipairs(found) do
       local distance = pair[2] - #taken
       if distance >= 0 then
         local filler = table.remove(fillers)
+        if not filler then
+          start_over() -- The list has fewer jobs than its places say.
+          break
+        end
         call('LSET', list, line.at(distance), filler)
         if filler == s.last_id then s.last_id = nil end
         if pair[1].id == s.last_id then s.last_id = filler end

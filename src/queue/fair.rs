@@ -13,11 +13,14 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
+use tracing::warn;
 
 use super::{BrokerError, Standing};
 
 /// Jobs that one script gives a place at most: it blocks Redis for everyone.
 pub(super) const PLACES_CHUNK: usize = 500;
+/// Largest payload that is read for its owner before the job is claimed, bytes. It is read outside of the memory budget.
+pub(super) const LARGEST_PAYLOAD: u64 = 8 * 1024 * 1024;
 /// Longest time that a claim waits for all of them: after that it takes from those that have one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,7 +31,7 @@ pub(super) trait Places {
     /// job whose owner has to be found first, or nothing.
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError>;
 
-    /// The owner of a job, out of its payload.
+    /// The owner of a job, out of its payload; empty for a payload of more than [`LARGEST_PAYLOAD`] bytes.
     async fn owner(&self, id: &[u8]) -> Result<String, BrokerError>;
 }
 
@@ -41,7 +44,11 @@ pub(super) async fn give_places(queue: &(impl Places + Sync)) -> Result<(), Brok
             return Ok(());
         }
         if !unknown.is_empty() {
-            let owner = queue.owner(&unknown).await?;
+            // A payload that cannot be read must not hold up the claims of the others.
+            let owner = queue.owner(&unknown).await.unwrap_or_else(|error| {
+                warn!(%error, "the owner of a job with a large payload is not read: the job waits among those without an owner");
+                String::new()
+            });
             known = Some((unknown, owner));
         }
     }

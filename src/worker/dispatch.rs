@@ -65,14 +65,16 @@ impl Handle for Dispatcher {
                 Err(failure) => return self.rules.of(&failure, &delivery, 0),
             }
         }
-        let delivery = &delivery;
-        let (kind, data) = match open(delivery) {
-            Ok(opened) => opened,
-            Err(Unopened::Failure(failure)) => return self.rules.of(&failure, delivery, 0),
-            Err(Unopened::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
-                return self.rules.of(&failure, delivery, 0);
+        let (kind, payload) = match open(&delivery) {
+            Ok((kind, data)) => {
+                let whole = delivery.payload.as_ref();
+                (kind, whole.map_or_else(Bytes::new, |whole| whole.slice_ref(data)))
             }
-            Err(Unopened::Unknown(failure)) => return give_back(&failure, delivery),
+            Err(Unopened::Failure(failure)) => return self.rules.of(&failure, &delivery, 0),
+            Err(Unopened::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
+                return self.rules.of(&failure, &delivery, 0);
+            }
+            Err(Unopened::Unknown(failure)) => return give_back(&failure, &delivery),
         };
         let reporter = ProgressReporter {
             assignment,
@@ -83,24 +85,17 @@ impl Handle for Dispatcher {
         let stops = assignment.stops.clone();
         let page = self.ledger.as_ref().map(|ledger| {
             let key = assignment.broker.ledger_key(&delivery.lease.id);
-            ledger.page(key, delivery)
+            ledger.page(key, &delivery)
         });
-        let (policy, gates) = (self.policy_for(delivery), self.gates.as_deref());
+        let (policy, gates) = (self.policy_for(&delivery), self.gates.as_deref());
         // Who waits in a slot may be killed there with its replica, and be blamed for it: not what was lost before.
         let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
         debug!(%kind, "running");
-        let payload = delivery
-            .payload
-            .as_ref()
-            .map_or_else(Bytes::new, |whole| whole.slice_ref(data));
-        // Nothing else holds a large one: the handler drops it as soon as it can.
-        let delivery = &Delivery {
-            payload: None,
-            ..delivery.clone()
-        };
+        // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
+        delivery.payload = None;
         match self.jobs.run(kind, payload, &guard).await {
             Ok(result) => Outcome::Completed(conceal(&result.to_string()).into_owned()),
-            Err(failure) => self.rules.of(&failure, delivery, guard.tries()),
+            Err(failure) => self.rules.of(&failure, &delivery, guard.tries()),
         }
     }
 }

@@ -176,6 +176,14 @@ impl Holds {
                 return Allowance::All;
             }
             inner.seen.retain(|_, at| now - *at < MEMORY);
+            let Inner { seen, limited, .. } = &mut *inner;
+            // A provider whose jobs are gone must not cause claims that the others' limits refuse.
+            if !seen.is_empty() {
+                limited.retain(|provider, _| seen.contains_key(provider));
+            }
+            if limited.is_empty() {
+                return Allowance::All;
+            }
             if let Some(free) = inner.seen.keys().find(|seen| !inner.limited.contains_key(*seen)) {
                 let free = *free;
                 tracing::trace!(provider = %free, "jobs of another provider may pass");
@@ -184,6 +192,15 @@ impl Holds {
                     Some(first) if inner.parked.len() >= most_parked => Allowance::Wait(*first, None),
                     _ => Allowance::All,
                 };
+            }
+            inner.parked.retain(|until| *until > now);
+            if let Some(first) = inner
+                .parked
+                .iter()
+                .min()
+                .filter(|_| inner.parked.len() >= most_parked)
+            {
+                return Allowance::Wait(*first, None);
             }
             // All of the queue's providers are limited: it waits for the first that has room.
             let first = inner.limited.values().map(|limited| limited.until).min();

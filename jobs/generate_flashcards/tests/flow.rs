@@ -140,7 +140,7 @@ async fn refusals_and_filters_end_the_job_with_one_call() {
     let (refused, caps) = outcome([refusal()]).await;
     assert_eq!(
         refused.unwrap_err(),
-        "openai: the model refused: I cannot help with that."
+        "openai: the model refused to write about the material"
     );
     assert_eq!(caps.len(), 1);
     let (filtered, caps) = outcome([answer("", "content_filter")]).await;

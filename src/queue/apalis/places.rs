@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{ApalisBroker, Envelope, scripts};
 use crate::queue::{
     BrokerError, FieldName, Standing,
-    fair::{PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
+    fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
 };
 
 impl ApalisBroker {
@@ -57,8 +57,14 @@ impl Places for ApalisBroker {
 
     async fn owner(&self, id: &[u8]) -> Result<String, BrokerError> {
         let mut pipeline = redis::pipe();
+        pipeline.cmd("HSTRLEN").arg(&self.keys.data).arg(id);
+        let (size,): (u64,) = self.connection.query(&pipeline).await?;
+        if size > LARGEST_PAYLOAD {
+            return Ok(String::new());
+        }
+        let mut pipeline = redis::pipe();
         pipeline.hget(&self.keys.data, id);
-        let (payload,): (Option<Vec<u8>>,) = self.connection.query(&pipeline).await?;
+        let (payload,): (Option<Vec<u8>>,) = self.connection.for_large()?.query(&pipeline).await?;
         let task = payload.unwrap_or_default();
         let data = serde_json::from_slice::<Envelope<'_>>(&task).map(|envelope| envelope.data.get());
         Ok(owner_of(data.unwrap_or_default().as_bytes(), self.fairness()))

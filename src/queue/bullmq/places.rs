@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{BullmqBroker, scripts};
 use crate::queue::{
     BrokerError, FieldName, Standing,
-    fair::{PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
+    fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
 };
 
 impl BullmqBroker {
@@ -45,6 +45,13 @@ impl Places for BullmqBroker {
     }
 
     async fn owner(&self, id: &[u8]) -> Result<String, BrokerError> {
+        let mut pipeline = redis::pipe();
+        let key = [self.keys.prefix.as_bytes(), id].concat();
+        pipeline.cmd("HSTRLEN").arg(key).arg("data");
+        let (size,): (u64,) = self.connection.query(&pipeline).await?;
+        if size > LARGEST_PAYLOAD {
+            return Ok(String::new());
+        }
         let payload = self.field(id, "data").await?.unwrap_or_default();
         Ok(owner_of(&payload, self.fairness()))
     }

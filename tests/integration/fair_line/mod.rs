@@ -11,13 +11,14 @@ use jobs::JobType;
 use crate::support::{TestRedis, both_layouts, raw, view};
 
 both_layouts! {
-    a_burst_of_one_student_holds_up_nobody_else
+    a_burst_of_one_student_does_not_delay_the_others
     a_job_that_could_not_start_keeps_its_place
-    whoever_is_named_nobody_is_lost
+    any_owner_name_is_safe
     nothing_is_left_behind_when_the_line_is_empty
     a_job_that_was_removed_is_passed_over
     one_in_a_hundred_thousand_starts_among_the_first
     two_replicas_share_the_turns
+    an_id_that_stands_twice_loses_no_job
 }
 
 /// Adds a job with this payload.
@@ -84,7 +85,7 @@ async fn fair_keys(redis: &TestRedis) -> Vec<String> {
     keys.into_iter().filter(|key| key.contains("fair")).collect()
 }
 
-async fn a_burst_of_one_student_holds_up_nobody_else(layout: Layout) {
+async fn a_burst_of_one_student_does_not_delay_the_others(layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 60).await;
@@ -125,7 +126,7 @@ async fn a_job_that_could_not_start_keeps_its_place(layout: Layout) {
 }
 
 /// What a producer writes is not checked: absent, a number, a list, and one of 3 MB.
-async fn whoever_is_named_nobody_is_lost(layout: Layout) {
+async fn any_owner_name_is_safe(layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 40).await;
@@ -239,5 +240,40 @@ async fn two_replicas_share_the_turns(layout: Layout) {
     for student in ["heavy", "ann", "bob", "cyd"] {
         let count = started.iter().filter(|id| id.starts_with(student)).count();
         assert_eq!(count, 5, "{student} in {started:?}");
+    }
+}
+
+/// A producer that pushes an id twice puts a second copy into the list. The line starts over, and hands out every job.
+async fn an_id_that_stands_twice_loses_no_job(layout: Layout) {
+    let list = match layout {
+        Layout::Apalis => "q:active",
+        Layout::Bullmq => "bull:q:wait",
+    };
+    // The next job to be claimed is at the end of BullMQ's list, and at the beginning of apalis's.
+    let (front, back) = match layout {
+        Layout::Apalis => ("LPUSH", "RPUSH"),
+        Layout::Bullmq => ("RPUSH", "LPUSH"),
+    };
+    for (id, pushes) in [
+        ("heavy-0", &[front][..]),
+        ("heavy-0", &[front, back]),
+        ("heavy-1", &[back]),
+        ("ann-1", &[front, front, back]),
+    ] {
+        let redis = TestRedis::start().await;
+        let broker = redis.broker(layout, "q", "w");
+        add(&*broker, "heavy", 30).await;
+        add(&*broker, "ann", 5).await;
+        let mut claims = Claims::of(&*broker).await;
+        for push in pushes {
+            redis.ask::<()>(&[push, list, id]).await;
+        }
+        let mut seen: HashSet<String> = claims.ids(3).await.into_iter().collect();
+        for push in pushes {
+            redis.ask::<()>(&[push, list, id]).await;
+        }
+        seen.extend(claims.ids(7).await);
+        seen.extend(claims.rest().await);
+        assert_eq!(seen.len(), 35, "{id} {pushes:?}");
     }
 }
