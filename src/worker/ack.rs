@@ -110,7 +110,7 @@ where
                 outcome => outcome,
             };
             course.has_started();
-            let outcome = outcome.map(|outcome| worker.hold(outcome.told_to_student(course.kind())));
+            let outcome = outcome.map(|outcome| worker.hold(outcome.with_student_sentence(course.kind())));
             let ending = worker
                 .settle(&completions, &delivery.lease, outcome.as_ref())
                 .await;

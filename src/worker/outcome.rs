@@ -76,7 +76,7 @@ impl Outcome {
 
 impl Outcome {
     /// The outcome as the queue keeps it: the reason of a failed attempt starts with a sentence for the student.
-    pub(super) fn told_to_student(mut self, kind: Option<JobType>) -> Self {
+    pub(super) fn with_student_sentence(mut self, kind: Option<JobType>) -> Self {
         let class = self.class();
         if let Some(class) = class
             && let Self::Failed { reason, .. }

@@ -213,7 +213,7 @@ fn the_reason_of_a_failed_job_starts_with_a_sentence_for_the_student() {
         let failure = Failure::new(class, "details").by(Provider::OpenAi);
         match rules(Duration::ZERO)
             .of(&failure, &delivery(u32::MAX, Duration::ZERO), 1)
-            .told_to_student(Some(JobType::GenerateFlashcards))
+            .with_student_sentence(Some(JobType::GenerateFlashcards))
         {
             Outcome::Failed { reason, note } => (reason, note.unwrap().cause),
             other => panic!("{class}: {other:?}"),
@@ -245,7 +245,7 @@ fn the_reason_of_a_failed_job_starts_with_a_sentence_for_the_student() {
             (format!("{sentence} details"), "details".to_owned())
         );
     }
-    assert_eq!(Outcome::Released.told_to_student(None), Outcome::Released);
+    assert_eq!(Outcome::Released.with_student_sentence(None), Outcome::Released);
 }
 
 #[test]
