@@ -257,7 +257,8 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
         assert_eq!(requests(), (2, polls + 3), "{fault:?}");
 
         // The fault falls on both submits, so nothing is left to a third.
-        let faults = [fault.clone(), Fault::Delay { ms: 0 }, fault.clone()];
+        let between = vec![Fault::Delay { ms: 0 }; polls];
+        let faults = [vec![fault.clone()], between, vec![fault.clone()]].concat();
         bench.sim.faults().script(Provider::AzureVision, faults).unwrap();
         let failure = run().await.unwrap_err();
         assert_eq!(failure.class(), jobs::Class::Permanent, "{failure}");
