@@ -49,16 +49,33 @@ impl Sse {
                 // A connection that breaks is an end too.
                 let chunk = self.response.chunk().await.ok()??;
                 self.unread.extend_from_slice(&chunk);
-                while let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
-                    let block: Vec<u8> = self.unread.drain(..end + 2).collect();
-                    match event(&String::from_utf8(block).unwrap()) {
-                        Some(event) => self.events.push_back(event),
-                        None => self.comments += 1,
-                    }
-                }
+                self.read_blocks();
             }
         };
         tokio::time::timeout(PATIENCE, next).await.expect("an event")
+    }
+
+    /// Reads on until a comment has come. Events before it are kept.
+    pub(crate) async fn until_comment(&mut self) {
+        let so_far = self.comments;
+        let reading = async {
+            while self.comments == so_far {
+                let chunk = self.response.chunk().await.unwrap().expect("the stream goes on");
+                self.unread.extend_from_slice(&chunk);
+                self.read_blocks();
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("a comment");
+    }
+
+    fn read_blocks(&mut self) {
+        while let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
+            let block: Vec<u8> = self.unread.drain(..end + 2).collect();
+            match event(&String::from_utf8(block).unwrap()) {
+                Some(event) => self.events.push_back(event),
+                None => self.comments += 1,
+            }
+        }
     }
 
     /// Reads on up to the event of this name, and returns its body.
