@@ -70,7 +70,7 @@ pub struct Media {
 }
 
 impl Media {
-    /// Builds the HTTP clients. Opens no connection. What is loaded takes room of `memory` for as long as it is held.
+    /// Builds the HTTP clients. Opens no connection. Loaded media take room of `memory` for as long as they are held.
     ///
     /// # Errors
     /// When a client cannot be built (no TLS roots, say).

@@ -6,7 +6,7 @@
 //! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
 //! - `redact`: takes the key out of all that they say.
 //! - [`reach`]: whether a provider can be reached, without spending.
-//! - `blame`: what a refusal means and who is to blame, in one table for all providers.
+//! - `blame`: the class and the culprit of a refusal, in one table for all providers.
 //! - `dialect`: what a provider that speaks like OpenAI takes of a request.
 //! - `answer`, `waits`: what an error body says, and how long the provider asks to wait.
 

@@ -29,7 +29,7 @@ pub(super) const MOST_DAMAGED: u32 = 64;
 pub(super) fn skip_id3v2(file: &[u8]) -> usize {
     let mut start = 0;
     while let Some(length) = id3v2_length(&file[start..]) {
-        // A tag that claims more than there is hides no audio; what is left is judged without it.
+        // A tag can claim more bytes than the file has. The rest of the file is then checked without it.
         start = start.saturating_add(length).min(file.len());
     }
     start

@@ -19,7 +19,7 @@ const MAX_WORDS: usize = 16 * 1024;
 /// Characters in a row, digits among them, that are taken for a key or a token.
 const KEY_LENGTH: usize = 20;
 
-/// What an error body says. What is missing is empty.
+/// The contents of an error body. Missing fields are empty.
 #[derive(Debug, Default)]
 pub(super) struct ErrorBody {
     /// The code to show: the innermost, and rather a word than a number.
@@ -114,7 +114,7 @@ impl ErrorBody {
                         Member::Parameter => self.parameter(value),
                         Member::Location => self.parameter(value.get(1).unwrap_or(value)),
                         Member::Headers => self.embedded_headers(value),
-                        // The name says that a text was flagged. What was flagged is a student's.
+                        // The name says that a text was flagged. The flagged text itself is a student's.
                         Member::Flagged => self.codes.push("flagged".to_owned()),
                         Member::Other => self.wait = self.wait.or_else(|| waits::field(name, value)),
                     }
@@ -208,7 +208,7 @@ struct Shown {
     number: Option<String>,
 }
 
-/// What a member of an error object is, by its name.
+/// The role of a member of an error object, by its name.
 enum Member {
     /// A message, or a further error. The lower the number, the better the text says what happened.
     Message(u8),

@@ -1,4 +1,4 @@
-//! Decides what a refusal means and who is to blame for it: one table for all providers, by meaning.
+//! Decides the class and the culprit of a refusal: one table for all providers, by meaning.
 //!
 //! A refusal is an answer other than 2xx, or an error inside a 2xx. The table is read from top to bottom, and the first
 //! rule that fits decides. A rule looks at the status, at every code and type in the body, and at the words of its

@@ -59,6 +59,12 @@ async fn expect_closed(scene: &Scene) {
     assert_eq!(failures.unwrap_or_default(), 0);
 }
 
+/// The next answers of OpenAI are decks with this flaw.
+fn script_decks(scene: &Scene, flaw: DeckFlaw, times: usize) {
+    let faults = vec![Fault::Deck { flaw }; times];
+    scene.simulator.faults().script(Provider::OpenAi, faults).unwrap();
+}
+
 #[tokio::test]
 async fn every_answer_of_the_corpus_has_its_result_and_its_price() {
     let scene = scene().await;
@@ -101,14 +107,7 @@ async fn every_answer_of_the_corpus_has_its_result_and_its_price() {
 #[tokio::test]
 async fn twenty_useless_answers_leave_the_breaker_closed() {
     let scene = scene().await;
-    let prose = Fault::Deck {
-        flaw: DeckFlaw::Prose,
-    };
-    scene
-        .simulator
-        .faults()
-        .script(Provider::OpenAi, vec![prose; 20])
-        .unwrap();
+    script_decks(&scene, DeckFlaw::Prose, 20);
     for n in 0..10 {
         // Attempts of the queue are left, and are not used up on a job that cannot succeed.
         scene
@@ -243,14 +242,7 @@ async fn decks_of_a_careless_model_are_repaired_with_one_call() {
 #[tokio::test]
 async fn a_job_that_an_operator_retries_replaces_its_useless_answer() {
     let scene = scene().await;
-    let prose = Fault::Deck {
-        flaw: DeckFlaw::Prose,
-    };
-    scene
-        .simulator
-        .faults()
-        .script(Provider::OpenAi, vec![prose; 2])
-        .unwrap();
+    script_decks(&scene, DeckFlaw::Prose, 2);
     failed(
         &scene
             .run("1", JobType::GenerateFlashcards, cards("Cells divide."))
