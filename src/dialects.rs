@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jobs::providers::{DialectStore, REMEMBERED_FOR};
 use tracing::debug;
 
-use crate::{connection::Connection, keys::dialect_key};
+use crate::{connection::Connection, deadline::answered_within, keys::dialect_key};
 
 /// Longest wait for Redis: without it, a replica finds out by itself.
 const DEADLINE: Duration = Duration::from_millis(250);
@@ -24,7 +24,7 @@ impl Dialects {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, call: &redis::Pipeline) -> Option<T> {
-        match tokio::time::timeout(DEADLINE, self.connection.query::<T>(call)).await {
+        match answered_within(DEADLINE, self.connection.query::<T>(call)).await {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(error)) => {
                 debug!(%error, "the request dialects of the fleet are not reached");

@@ -16,7 +16,7 @@
 //! - [`migrate`]: what was changed in the keyspace since the first version.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`watchdog`]: ends the process when a loop is wedged.
-//! - [`connection`] and [`keys`]: Redis, and the name of every key.
+//! - [`connection`], `deadline` and [`keys`]: Redis, how long its answers may take, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
 mod batch;
@@ -24,6 +24,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod connection;
+mod deadline;
 pub mod demo;
 pub mod dialects;
 #[cfg(any(test, fuzzing))]

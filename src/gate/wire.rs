@@ -11,7 +11,10 @@ use super::{
     permit::Settlement,
     verdict::{Effect, Reason, State},
 };
-use crate::batch::{Batch, Bounds};
+use crate::{
+    batch::{Batch, Bounds},
+    deadline::answered_within,
+};
 
 /// Requests and ends of calls that one script handles at most.
 const MOST: Bounds = Bounds {
@@ -141,7 +144,7 @@ impl Wire {
                 async move {
                     let count = asks.len();
                     // A call that outlasts its askers' patience must not keep those who come after it waiting.
-                    let turn = tokio::time::timeout(deadline, turn(&desk, asks)).await;
+                    let turn = answered_within(deadline, turn(&desk, asks)).await;
                     match turn.unwrap_or_else(|_elapsed| Err(late())) {
                         Ok(told) => told.into_iter().map(Ok).collect(),
                         Err(error) => vec![error; count].into_iter().map(Err).collect(),
@@ -185,7 +188,7 @@ impl Wire {
     }
 
     async fn in_time(&self, ask: Ask) -> Result<Told, RedisError> {
-        match tokio::time::timeout(self.deadline, self.asks.ask(ask)).await {
+        match answered_within(self.deadline, self.asks.ask(ask)).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err((ErrorKind::Client, "the gate's call died").into()),
             Err(_elapsed) => Err(late()),

@@ -8,6 +8,7 @@ use tracing::warn;
 use crate::{
     batch::{Batch, Bounds},
     connection::Connection,
+    deadline::answered_within,
 };
 
 /// How long a call waits for its ledger, at most: then it is made without.
@@ -69,14 +70,14 @@ impl<T: FromRedisValue + Clone + Send + 'static> Writings<T> {
             field: field.to_owned(),
             text,
         };
-        let answer = tokio::time::timeout(DEADLINE, self.0.ask(writing)).await;
+        let answer = answered_within(DEADLINE, self.0.ask(writing)).await;
         answer.ok().flatten().flatten()
     }
 }
 
 /// What a call to Redis answers, unless it keeps the provider's call waiting for too long.
 pub(super) async fn in_time<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
-    let answered = tokio::time::timeout(DEADLINE, answer).await;
+    let answered = answered_within(DEADLINE, answer).await;
     answered.unwrap_or_else(|_elapsed| {
         warn!("the ledger is not written: no answer in time");
         None
