@@ -192,7 +192,8 @@ impl Desk {
         estimated_tokens: u64,
     ) -> Result<(i64, u64, String, i64, u64), RedisError> {
         let mut call = self.limited_call(&self.scripts.room);
-        call.arg(estimated_tokens.min(MOST_TOKENS));
+        call.arg(estimated_tokens.min(MOST_TOKENS))
+            .arg(self.settings.breaker.failure_threshold);
         self.connection.invoke(&call).await
     }
 

@@ -84,6 +84,8 @@ pub struct Gate {
     /// Permits that Redis has granted and that are in use: their leases are renewed.
     live: Mutex<HashMap<Arc<str>, CancellationToken>>,
     outbox: Mutex<Outbox>,
+    /// Tokens of the call that a limit has refused last: those that wait behind it need about as many.
+    refused_tokens: AtomicU64,
     /// Told when a call has ended: a limit on calls in flight may have room now.
     freed: Notify,
 }
@@ -120,6 +122,7 @@ impl Gate {
             local,
             live: Mutex::default(),
             outbox,
+            refused_tokens: AtomicU64::new(0),
             freed: Notify::new(),
         }
     }
@@ -186,6 +189,9 @@ impl Gate {
                     Verdict::Refused { reason, wait, fault } => {
                         let refusal = Refusal { reason, wait, fault };
                         self.local.refused(now, refusal);
+                        if reason.is_limit() && reason != Reason::TooLarge {
+                            self.refused_tokens.store(estimated_tokens, Ordering::Relaxed);
+                        }
                         permit.refused();
                         refusal
                     }
@@ -225,12 +231,14 @@ impl Gate {
         self.wire.desk.settings.limits.requests_per_minute.is_some()
     }
 
-    /// How many calls the limits would let pass now. The breaker is not asked, and nothing is consumed.
+    /// How many calls the limits would let pass now, each as large as the one that a limit has refused last. The breaker
+    /// is not asked, and nothing is consumed.
     ///
     /// # Errors
     /// Redis's.
     pub async fn room(&self) -> Result<Room, RedisError> {
-        let (calls, wait, reason, spread, spread_wait) = self.wire.desk.room(1).await?;
+        let tokens = self.refused_tokens.load(Ordering::Relaxed);
+        let (calls, wait, reason, spread, spread_wait) = self.wire.desk.room(tokens).await?;
         let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
         Ok(Room {
             calls: any(calls),

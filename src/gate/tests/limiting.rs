@@ -1,6 +1,8 @@
 //! What the limits have to do, and the leases that carry them.
 
 use super::rig::{Rig, breaker, concurrent, limit, ms, requests, same, scenarios, tokens, unlimited};
+use jobs::AccountFault;
+
 use crate::gate::{
     LimitSettings, Pace, Settlement,
     permit::Outcome::{self, Cancelled, Failure, Ignored, Success},
@@ -47,6 +49,43 @@ scenarios! {
         same!(gate.admit("3", 1).await?.passes(), false);
         same!(gate.admit("4", 0).await?.passes(), true);
         same!(gate.admit("5", 1001).await?.refusal(), Some((Reason::TooLarge, None)));
+    }
+
+    /// As many calls as it says are admitted then, and no more.
+    async fn the_room_is_what_is_admitted(rig) {
+        let account = Settlement {
+            fault: Some(AccountFault::Credit),
+            ..Settlement::new(Failure)
+        };
+        let cases = [
+            (requests(7), 100, 3, 4, Reason::Rpm),
+            (tokens(1000), 90, 3, 8, Reason::Tpm),
+            (tokens(1000), 1000, 0, 1, Reason::Tpm),
+            (concurrent(6), 0, 2, 4, Reason::Concurrency),
+        ];
+        for (limits, estimate, before, left, why) in cases {
+            let gate = rig.gate(breaker(), limits);
+            for n in 0..before {
+                same!(gate.admit(format!("before-{n}"), estimate).await?.passes(), true);
+            }
+            same!(gate.desk.room(estimate).await?.0, left);
+            for n in 0..left {
+                same!(gate.admit(format!("after-{n}"), estimate).await?.passes(), true);
+            }
+            let (calls, wait, reason, ..) = gate.desk.room(estimate).await?;
+            same!((calls, wait > 0, &*reason), (0, true, why.as_str()));
+            same!(gate.admit("more", estimate).await?.refusal().map(|(why, _)| why), Some(why));
+        }
+        // While the account is at fault, no more calls are made than it takes to open the breaker.
+        let gate = rig.gate(breaker(), unlimited());
+        same!(gate.admit("f", 0).await?.passes(), true);
+        gate.settle("f", account).await?;
+        let left = gate.desk.room(0).await?.0;
+        for n in 0..left {
+            same!(gate.admit(format!("after-{n}"), 0).await?.passes(), true);
+        }
+        same!(gate.admit("more", 0).await?.passes(), false);
+        same!(gate.desk.room(0).await?.0, 0);
     }
 
     async fn a_call_that_was_never_sent_costs_nothing(rig) {
