@@ -118,6 +118,13 @@ impl<'a> JobGuard<'a> {
             Some(Opened::Send(entry)) => Some(entry),
             None => None,
         };
+        // Of a call that is not sent any more, neither the mark nor the permit may stay.
+        if let Some(stopped) = self.stopped(call) {
+            if let Some(entry) = entry {
+                entry.withdraw().await;
+            }
+            return Err(stopped);
+        }
         let result = match &mut permit {
             Some(permit) => {
                 permit.sent();
@@ -129,6 +136,15 @@ impl<'a> JobGuard<'a> {
         let close = OptionFuture::from(entry.map(|entry| entry.close(&result)));
         tokio::join!(close, settle);
         result
+    }
+
+    /// Why a call that is about to be sent must not be: the job is lost, the replica stops at once, or the time is up.
+    fn stopped(&self, call: &Call) -> Option<Failure> {
+        if self.stops.now.is_cancelled() {
+            return Some(cancelled(call));
+        }
+        let is_late = self.stops.deadline <= Instant::now();
+        is_late.then(|| Failure::transient("the job's deadline passed before the call").by(call.provider))
     }
 
     /// Opens the call's entry in the ledger. What costs nothing has none.

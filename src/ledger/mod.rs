@@ -26,7 +26,7 @@ use serde_json::value::RawValue;
 use tracing::{info, warn};
 
 use self::writings::{DEADLINE, Writings, in_time};
-use crate::{connection::Connection, queue::Delivery};
+use crate::{connection::Connection, deadline::answered_within, queue::Delivery};
 
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
@@ -182,7 +182,7 @@ impl Page {
         }
         let mut look = redis::pipe();
         look.hget(&self.key, self.field(call));
-        let found = tokio::time::timeout(DEADLINE, self.ledger.connection.query::<(Option<String>,)>(&look));
+        let found = answered_within(DEADLINE, self.ledger.connection.query::<(Option<String>,)>(&look));
         let reply = read(&found.await.ok()?.ok()?.0?)?;
         Some(self.reuse(call, reply))
     }
@@ -198,7 +198,7 @@ impl Page {
     pub async fn drop_kept(&self, call: &Call) {
         let mut dropping = redis::pipe();
         dropping.hdel(&self.key, self.field(call)).ignore();
-        let dropped = tokio::time::timeout(DEADLINE, self.ledger.connection.query::<()>(&dropping)).await;
+        let dropped = answered_within(DEADLINE, self.ledger.connection.query::<()>(&dropping)).await;
         if !matches!(dropped, Ok(Ok(()))) {
             warn!(step = %call.step, "the ledger is not reached: a useless answer stays in it");
         }
@@ -266,15 +266,23 @@ impl Entry<'_> {
                 }
             }
             Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => {}
-            Err(_) => {
-                let mut script = CLOSE.prepare_invoke();
-                script.key(&page.key).arg(field).arg(mark);
-                let taken_back = page.ledger.connection.invoke::<()>(&script);
-                // What cannot be taken back counts as unknown later: the safe side.
-                let warned = |error: &RedisError| warn!(%error, "the ledger is not written");
-                let _ = in_time(async { taken_back.await.inspect_err(warned).ok() }).await;
-            }
+            Err(_) => Self { page, field, mark }.take_back().await,
         }
+    }
+
+    /// Closes the entry of a call that was not sent after all.
+    pub async fn withdraw(self) {
+        self.page.ledger.counters.sent.fetch_sub(1, Ordering::Relaxed);
+        self.take_back().await;
+    }
+
+    /// Removes the mark. One that stays while Redis is away counts as an unknown answer later, which is the safe side.
+    async fn take_back(self) {
+        let mut script = CLOSE.prepare_invoke();
+        script.key(&self.page.key).arg(self.field).arg(self.mark);
+        let taken_back = self.page.ledger.connection.invoke::<()>(&script);
+        let warned = |error: &RedisError| warn!(%error, "the ledger is not written");
+        let _ = in_time(async { taken_back.await.inspect_err(warned).ok() }).await;
     }
 }
 

@@ -1,16 +1,20 @@
 //! What was paid for is not paid for again: the ledger by itself, then replicas that are killed between the steps of a job;
 //! and the cache that the web API asks before it enqueues the same work again.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use backend_worker::{
+    guard::{JobGuard, Reporter, Stops},
     ledger::{Ledger, Opened, Page, Spending, UnknownCalls},
     queue::{Broker, Delivery, Layout, Lease, NewJob, State},
+    retry::{Backoff, Delay, RetryPolicy},
     simulator::{Fault, Provider},
 };
-use jobs::{Call, Class, Failure, JobType, Reply};
+use jobs::{Call, Class, Failure, Guard, JobType, Reply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json, value::to_raw_value};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     Node, Scene, Script, TestRedis, Worker, both_layouts, eventually, options, raw, replica,
@@ -126,6 +130,40 @@ async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
     late.close(&Err(Failure::transient("503"))).await;
     assert_eq!(page(&ledger, "a", 3).kept(&call("chat")).await, Some(reply()));
     assert_eq!((ledger.spending().unknown, ledger.spending().resent), (3, 3));
+}
+
+/// Reports nothing.
+struct Silent;
+
+#[async_trait::async_trait]
+impl Reporter for Silent {
+    async fn retrying(&self, _: u8, _: &Failure, _: Delay) {}
+}
+
+#[tokio::test]
+async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, UnknownCalls::Fail);
+    let (stopped, now) = (CancellationToken::new(), Instant::now());
+    stopped.cancel();
+    let lost = (stopped, now + Duration::from_secs(60), Class::Cancelled);
+    let late = (CancellationToken::new(), now, Class::Transient);
+    for (now, deadline, class) in [lost, late] {
+        let stops = Stops {
+            draining: CancellationToken::new(),
+            now,
+            deadline,
+        };
+        let policy = RetryPolicy {
+            tries: NonZeroU8::MIN,
+            backoff: Backoff::default(),
+        };
+        let guard = JobGuard::new(policy, None, Some(page(&ledger, "a", 1)), stops, &Silent);
+        let failure = guard.call(&call("chat"), &|| panic!("the call was sent")).await;
+        assert_eq!(failure.unwrap_err().class(), class);
+        assert!(!redis.ask::<bool>(&["EXISTS", KEY]).await);
+    }
+    assert_eq!(ledger.spending(), Spending::default());
 }
 
 #[tokio::test]
