@@ -20,8 +20,8 @@ mod tests;
 const DEEPEST: usize = 32;
 /// A decoded JSON string can hold another JSON text, once or twice.
 const MOST_ENCODINGS: usize = 2;
-/// Longest unquoted key that is looked for after a missing comma, bytes.
-const LONGEST_KEY: usize = 40;
+/// Longest key that is looked for after a comma or a quote, bytes: a text may hold a quote at every other place.
+const LONGEST_KEY: usize = 80;
 
 /// A card as the model wrote it, not checked.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -465,6 +465,7 @@ fn begins_with_key(text: &str) -> bool {
         let mut marks = text.char_indices().skip(1);
         while let Some((at, c)) = marks.next() {
             match c {
+                _ if at > LONGEST_KEY => return false,
                 '\\' => drop(marks.next()),
                 '"' | '\'' | '\u{201d}' if closes(text, c) => {
                     let rest = text[at + c.len_utf8()..].trim_start_matches(is_padding);

@@ -14,6 +14,8 @@ use tracing_subscriber::{
     prelude::*,
 };
 
+use super::panics;
+
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -112,8 +114,9 @@ impl Visit for EscapedVisitor<'_> {
     }
 }
 
-/// Starts logging to stdout. A second call does nothing.
+/// Starts logging to stdout, panics included. A second call does nothing.
 pub fn init(format: LogFormat, filter: &str) {
+    panics::init();
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     let json = match format {

@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     queue::{BrokerError, Later, Lease, Settled},
-    telemetry::trace::{self, Span, SpanKind},
+    telemetry::{
+        panics::describe_end,
+        trace::{self, Span, SpanKind},
+    },
 };
 
 /// Refusals by Redis after which an outcome is given up: the recovery will hand the job out again.
@@ -121,8 +124,8 @@ where
         };
         let task = tokio::spawn(trace::within(context, job).instrument(span));
         Box::pin(async move {
-            if let Err(error) = task.await {
-                error!(%error, "a job's task died");
+            if let Err(ended) = task.await {
+                error!("a job's task died: {}", describe_end(ended));
             }
             Ok(())
         })

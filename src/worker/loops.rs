@@ -20,6 +20,7 @@ use super::{
 use crate::{
     guard::Stops,
     queue::{BrokerError, Delivery, Lease},
+    telemetry::panics::describe_end,
 };
 
 /// How long the claim loop sleeps at most when nothing announces work: a safety net, not the way work is found.
@@ -70,8 +71,11 @@ where
     tokio::spawn(async move {
         let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(5));
         // A task of its own for each run: a panic ends that task alone, and comes back as an error.
-        while let Err(panic) = tokio::spawn(run()).await {
-            error!(%panic, "the {name} loop died, and is started again");
+        while let Err(ended) = tokio::spawn(run()).await {
+            error!(
+                "the {name} loop died, and is started again: {}",
+                describe_end(ended)
+            );
             pause.wait().await;
         }
     })

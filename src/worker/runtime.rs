@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     queue::Broker,
+    telemetry::panics,
     watchdog::{self, Pulse, Watchdog},
 };
 
@@ -259,9 +260,5 @@ impl Runtime {
 }
 
 fn describe_panic(panic: &Box<dyn std::any::Any + Send>) -> PanicError {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    PanicError(
-        text.or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned()),
-    )
+    PanicError(panics::describe(&**panic))
 }
