@@ -154,13 +154,14 @@ fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
         _ => None,
     };
     let deck = DeckSource { prompt: &user, count };
-    let mut content = match format["type"].as_str() {
-        Some("json_schema") => {
-            let schema = &format["json_schema"]["schema"];
-            deck.content(schema, flaw)
-                .unwrap_or_else(|| schema::fill(schema, &seed).to_string())
-        }
-        Some("json_object") => json!({"text": seed.sentence()}).to_string(),
+    let follow = |schema: &Value| {
+        deck.content(schema, flaw)
+            .unwrap_or_else(|| schema::fill(schema, &seed).to_string())
+    };
+    let mut content = match (format["type"].as_str(), instructed_schema(request)) {
+        (Some("json_schema"), _) => follow(&format["json_schema"]["schema"]),
+        (_, Some(schema)) => follow(&schema),
+        (Some("json_object"), None) => json!({"text": seed.sentence()}).to_string(),
         _ => seed.sentence(),
     };
     let mut finish = "stop";
@@ -254,6 +255,21 @@ fn last_user_message(request: &Map<String, Value>) -> String {
         .find(|message| message["role"] == "user")
         .map(text_of)
         .unwrap_or_default()
+}
+
+/// The JSON schema that stands in the instructions: models follow it there as well.
+fn instructed_schema(request: &Map<String, Value>) -> Option<Value> {
+    messages(request)
+        .filter(|message| message["role"] == "system" || message["role"] == "developer")
+        .find_map(|message| {
+            let text = text_of(message);
+            let schema = &text[text.find("{\"")?..];
+            // What follows the schema is not looked at.
+            let first = serde_json::Deserializer::from_str(schema)
+                .into_iter::<Value>()
+                .next();
+            first?.ok().filter(|schema| schema["properties"].is_object())
+        })
 }
 
 /// How many flashcards the prompt asks for, by its first "N flashcards": 20 unless it says so, at most 100.

@@ -156,3 +156,53 @@ async fn jobs_wait_for_credit_and_complete_when_somebody_has_paid() {
         worker.until_status(id, "completed").await;
     }
 }
+
+/// Half an hour without credit at the default open time, in real time: `GATE_EXPLORE=long` runs it, for 45 minutes at most.
+#[tokio::test]
+async fn half_an_hour_without_credit_costs_a_call_a_minute_at_most() {
+    if !std::env::var("GATE_EXPLORE").is_ok_and(|size| size == "long") {
+        return;
+    }
+    const MINUTE: Duration = Duration::from_secs(60);
+    let scene = Scene::set(Duration::from_millis(5)).await;
+    let worker = scene.worker(&gated("60s")).await;
+    let faults = scene.simulator.faults();
+    faults
+        .on_match(Provider::OpenAi, "", answer(429, NO_CREDIT), None)
+        .unwrap();
+    let mut ids = Vec::new();
+    for n in 0..50 {
+        ids.push(worker.enqueue(n).await);
+    }
+    worker.until_state("OPEN").await;
+    let journal = scene.simulator.journal();
+    let opened_with = journal.of(Provider::OpenAi).len();
+    let mut minutes = tokio::time::interval(MINUTE);
+    minutes.tick().await;
+    for minute in 1..=30 {
+        minutes.tick().await;
+        let calls = journal.of(Provider::OpenAi).len() - opened_with;
+        assert!(calls <= minute, "{calls} calls in {minute} minutes");
+        assert_eq!(firing(&worker).await, ["ProviderAccount"], "one alert");
+    }
+    let probes = journal.of(Provider::OpenAi).len() - opened_with;
+    faults.clear();
+    let mut left = 15;
+    loop {
+        minutes.tick().await;
+        let stats = worker.get("/api/queue/stats").await.1;
+        assert_eq!(stats["stats"]["failed"], json!(0), "no dead letter: {stats}");
+        if stats["stats"]["completed"] == json!(ids.len()) {
+            break;
+        }
+        left -= 1;
+        assert!(
+            left > 0,
+            "jobs still wait 15 minutes after the account has credit: {stats}"
+        );
+    }
+    println!(
+        "{opened_with} calls until OPEN, {probes} probes in 30 minutes, 0 dead letters, all {} jobs done",
+        ids.len()
+    );
+}

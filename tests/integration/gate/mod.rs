@@ -2,6 +2,7 @@
 //! describe it.
 
 mod account;
+mod blame;
 mod breaker;
 mod intake;
 mod limits;
