@@ -17,7 +17,7 @@ use crate::{
     chat_answer::{ChatAnswer, Finish, TokenCounts},
     context::{self, Reading},
     payload,
-    providers::OpenAi,
+    providers::{OpenAi, models::ModelRequest},
 };
 
 mod card_scanner;
@@ -44,6 +44,8 @@ const USUAL_CARDS: usize = 20;
 const SPARE_CARDS: usize = 3;
 /// An answer that was cut off with fewer cards than these is asked for once more, with twice the room.
 const ENOUGH_OF_A_CUT_DECK: usize = 5;
+/// Most room of an answer that is asked for with twice of it, tokens.
+const MOST_ROOM: u64 = 32_768;
 /// The `topic` that lets the model choose topics.
 const AI_SELECTION: &str = "AI Selection";
 
@@ -277,7 +279,7 @@ impl GenerateFlashcards {
         let chat = |request: Arc<RawValue>| -> BoxFuture<'_, _> {
             Box::pin(async move { openai.chat(&request).await })
         };
-        generate(&payload, openai.model(), guard, &chat).await
+        generate(&payload, &openai.model(), guard, &chat).await
     }
 }
 
@@ -286,7 +288,7 @@ type Chat<'a> = dyn Fn(Arc<RawValue>) -> BoxFuture<'a, Result<Reply, Failure>> +
 
 async fn generate(
     payload: &Payload,
-    model: &str,
+    model: &ModelRequest,
     guard: &dyn Guard,
     chat: &Chat<'_>,
 ) -> Result<Output, Failure> {
@@ -294,10 +296,11 @@ async fn generate(
     let ask = async |step, cap| {
         let request = prompt::request(payload, model, cap);
         let call = Call::new(Provider::OpenAi, step).with_estimated_tokens(request.estimated_tokens);
+        let cap = cap + model.reasoning_room;
         let read = |body: &RawValue| Ok(DeckAnswer::read(body, payload, cap).into_reading());
         context::read_call(guard, &call, &|| chat(request.body.clone()), &read).await
     };
-    let mut account = Account::new(model);
+    let mut account = Account::new(&model.model);
     let first = ask("chat", cap).await?;
     let mut best = first.reading.value;
     account.add(&best);
@@ -307,7 +310,11 @@ async fn generate(
     // Another step, because the first answer was paid for, and is kept under its own.
     let second = match best.gap() {
         None => None,
-        Some(Gap::CutOff) => Some(("chat:larger", 2 * cap)),
+        // Reasoning that ate up the room of the answer needs more than twice of it.
+        Some(Gap::CutOff) => Some((
+            "chat:larger",
+            2 * (cap + best.tokens.reasoning.saturating_sub(model.reasoning_room)).min(MOST_ROOM),
+        )),
         Some(Gap::NoCard) if first.is_second => None,
         Some(Gap::NoCard) => Some(("chat:again", cap)),
     };

@@ -8,6 +8,7 @@
 //! - [`reach`]: whether a provider can be reached, without spending.
 //! - `blame`: the class and the culprit of a refusal, in one table for all providers.
 //! - `dialect`: what a provider that speaks like OpenAI takes of a request.
+//! - [`models`]: what is known of language models: reasoning, caches, the day on which they shut down.
 //! - `answer`, `waits`: what an error body says, and how long the provider asks to wait.
 
 use std::{sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ mod dialect;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;
+pub mod models;
 pub mod openai;
 mod reach;
 mod redact;

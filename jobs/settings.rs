@@ -1,12 +1,15 @@
 //! What the handlers need to know of the deployment. Filled by the worker's `config`, the only reader of the
 //! environment; every base URL can point to a stand-in.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 use url::Url;
 
-use crate::media::Shown;
+use crate::{
+    media::Shown,
+    providers::models::{ModelTable, ReasoningEffort, Successor},
+};
 
 /// Settings of all handlers. A provider without settings fails its jobs as a deployment fault that says so.
 #[derive(Debug, Clone)]
@@ -28,8 +31,14 @@ pub struct OpenAiSettings {
     pub base_url: Url,
     /// Bearer key.
     pub key: SecretString,
-    /// Model name, `gpt-4o-mini`.
+    /// Model name, `gpt-6-luna`.
     pub model: String,
+    /// How hard the model thinks before it answers.
+    pub reasoning: ReasoningEffort,
+    /// Which model takes its place when it is gone.
+    pub successor: Successor,
+    /// What is known of models.
+    pub models: Arc<ModelTable>,
     /// Longest wait for an answer, which comes whole.
     pub timeout: Duration,
 }
@@ -39,6 +48,8 @@ impl fmt::Debug for OpenAiSettings {
         f.debug_struct("OpenAiSettings")
             .field("base_url", &format_args!("{}", Shown(&self.base_url)))
             .field("model", &self.model)
+            .field("reasoning", &self.reasoning)
+            .field("successor", &self.successor)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }

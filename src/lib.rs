@@ -14,6 +14,7 @@
 //! - [`check`]: what stands in the way of a deployment.
 //! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
 //! - [`migrate`]: what was changed in the keyspace since the first version.
+//! - [`model_shutdown`]: the day on which the provider shuts the flashcards' model down.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`], `deadline` and [`keys`]: Redis, how long its answers may take, and the name of every key.
@@ -35,6 +36,7 @@ pub mod keys;
 pub mod ledger;
 pub mod media_helper;
 pub mod migrate;
+pub mod model_shutdown;
 pub mod monitor;
 pub mod operator;
 pub mod ops;

@@ -15,6 +15,7 @@ use crate::{
     ledger::Ledger,
     media_helper::{HelperLimits, HelperPool},
     migrate::{self, MigrateError, Migrator},
+    model_shutdown,
     monitor::Monitor,
     operator::Operator,
     ops::{Dashboard, Ops, Server, Streams},
@@ -39,6 +40,7 @@ pub struct Replica {
     ops: Ops,
     server: Server,
     migrator: Migrator,
+    handlers: jobs::Settings,
     name: String,
 }
 
@@ -138,6 +140,7 @@ impl Replica {
             ops,
             server,
             migrator: Migrator::new(connection, &config.replica),
+            handlers: config.handlers.clone(),
             name: config.replica.clone(),
         })
     }
@@ -169,6 +172,10 @@ impl Replica {
                 let (gates, done) = (gates.clone(), done.clone());
                 async move { gates.run(done).await }
             })
+        });
+        let shutdown_watch = supervise("model shutdown", {
+            let (handlers, done) = (self.handlers, done.clone());
+            move || model_shutdown::watch(handlers.clone(), done.clone())
         });
         let monitoring = supervise("monitor", {
             let done = done.clone();
@@ -209,6 +216,9 @@ impl Replica {
             renewals.await.context("the gates' loop died")?;
         }
         monitoring.await.context("the monitor's loop died")?;
+        shutdown_watch
+            .await
+            .context("the loop that watches the model's shutdown died")?;
         server
             .await
             .context("the HTTP server died")?

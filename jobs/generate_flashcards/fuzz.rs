@@ -22,7 +22,7 @@ pub static FLASHCARDS_PROMPT: Target = Target::new("flashcards_prompt", |input| 
         return;
     }
     let cap = prompt::token_cap(&payload);
-    let request = prompt::request(&payload, "gpt", cap);
+    let request = prompt::request(&payload, &ModelRequest::default(), cap);
     assert!(request.estimated_tokens > cap);
     // A control character takes six bytes in JSON, and its backslash one more in the JSON around it.
     assert!(request.body.to_string().len() <= 16 * 1024 + 8 * input.len());

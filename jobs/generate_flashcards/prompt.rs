@@ -14,7 +14,7 @@ use serde_json::{
 };
 
 use super::{Payload, deck::FEWEST_OF_A_TOPIC};
-use crate::payload::given;
+use crate::{payload::given, providers::models::ModelRequest};
 
 /// Room for one card in the answer, tokens: generous, for scripts that take several tokens a character.
 const TOKENS_PER_CARD: u64 = 190;
@@ -27,19 +27,25 @@ pub(super) struct Request {
     pub(super) estimated_tokens: u64,
 }
 
-/// Room for the answer, tokens. Twice the most, 16,340, still fits the 16,384 that the usual model can write.
+/// Room for the answer, tokens. Twice the most, 16,340, still fits the 16,384 that older models can write.
 pub(super) fn token_cap(payload: &Payload) -> u64 {
     TOKENS_PER_CARD * payload.to_write() as u64
 }
 
-/// Asks `model` for the cards, in at most `cap` tokens. Names no temperature: reasoning models refuse any.
-pub(super) fn request(payload: &Payload, model: &str, cap: u64) -> Request {
+/// Asks `model` for the cards, in at most `cap` tokens beside its reasoning. Names no temperature: reasoning models refuse
+/// any.
+pub(super) fn request(payload: &Payload, model: &ModelRequest, cap: u64) -> Request {
+    let cap = cap + model.reasoning_room;
     let system = instructions(payload);
     let user = material(payload);
     let schema = Schema::of(payload);
     let estimated_tokens = tokens_at_most(&system) + tokens_at_most(&user) + schema.tokens + cap;
     let body = Body {
-        model,
+        model: &model.model,
+        reasoning_effort: model.reasoning_effort.as_deref(),
+        prompt_cache_options: model
+            .explicit_cache
+            .then_some(PromptCacheOptions { mode: "explicit" }),
         messages: [
             Message {
                 role: "system",
@@ -69,9 +75,18 @@ pub(super) fn request(payload: &Payload, model: &str, cap: u64) -> Request {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_options: Option<PromptCacheOptions>,
     messages: [Message<'a>; 2],
     max_completion_tokens: u64,
     response_format: ResponseFormat<'a>,
+}
+
+#[derive(Serialize)]
+struct PromptCacheOptions {
+    mode: &'static str,
 }
 
 #[derive(Serialize)]

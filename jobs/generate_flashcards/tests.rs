@@ -19,6 +19,14 @@ fn payload(change: Value) -> Payload {
     serde_json::from_value(payload).unwrap()
 }
 
+/// The request of a model that is not known.
+fn model(name: &str) -> ModelRequest {
+    ModelRequest {
+        model: name.to_owned(),
+        ..ModelRequest::default()
+    }
+}
+
 /// The request, as the provider reads it.
 fn parsed(request: &RawValue) -> Value {
     serde_json::from_str(request.get()).unwrap()

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, value::RawValue};
 use tracing::warn;
 use url::Url;
 
+use super::models::ModelRequest;
 use crate::{AccountFault, Failure};
 
 /// How long a dialect is remembered: the provider may have learned more by then.
@@ -78,6 +79,9 @@ pub struct Dialect {
     cap: Cap,
     /// Parameters that are left out.
     without: BTreeSet<String>,
+    /// The request of the model that takes the place of one that is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    successor: Option<ModelRequest>,
 }
 
 impl Dialect {
@@ -98,7 +102,13 @@ impl Dialect {
     /// The next dialect after a refusal of `parameter` in this `request`; `None` when nothing is left to leave out.
     pub(super) fn step_down(&self, parameter: Option<&str>, request: &Value) -> Option<Self> {
         let mut next = self.clone();
-        let has = |name: &str| request.get(name).is_some() && !self.without.contains(name);
+        let of_successor = |name: &str| {
+            let successor = self.successor.iter();
+            let mut parameters = successor.flat_map(ModelRequest::parameters);
+            parameters.any(|(parameter, value)| parameter == name && value.is_some())
+        };
+        let has =
+            |name: &str| (request.get(name).is_some() || of_successor(name)) && !self.without.contains(name);
         let form = |next: &mut Self| {
             next.form = match self.form {
                 Form::JsonSchema => Form::JsonObject,
@@ -125,6 +135,22 @@ impl Dialect {
         stepped.then_some(next)
     }
 
+    /// The model that requests name, where `configured` is the one of the settings.
+    pub(super) fn model<'a>(&'a self, configured: &'a str) -> &'a str {
+        self.successor
+            .as_ref()
+            .map_or(configured, |successor| &successor.model)
+    }
+
+    /// The dialect in which requests name another model: what the provider does not take of one model says little about
+    /// another.
+    pub(super) fn with_successor(successor: ModelRequest) -> Self {
+        Self {
+            successor: Some(successor),
+            ..Self::default()
+        }
+    }
+
     /// The request as this dialect writes it.
     ///
     /// # Errors
@@ -134,6 +160,9 @@ impl Dialect {
             return Ok(request.to_owned());
         }
         let mut request: Map<String, Value> = serde_json::from_str(request.get())?;
+        if let Some(successor) = &self.successor {
+            rename(&mut request, successor);
+        }
         for name in &self.without {
             request.shift_remove(name);
         }
@@ -155,6 +184,21 @@ impl Dialect {
             instruct(&mut request, &form["json_schema"]["schema"]);
         }
         serde_json::value::to_raw_value(&request)
+    }
+}
+
+/// Lets a request name another model, with what that model takes.
+fn rename(request: &mut Map<String, Value>, successor: &ModelRequest) {
+    request.insert("model".to_owned(), successor.model.as_str().into());
+    for (name, value) in successor.parameters() {
+        match value {
+            Some(value) => drop(request.insert(name.to_owned(), value)),
+            None => drop(request.shift_remove(name)),
+        }
+    }
+    if let Some(cap) = request.get("max_completion_tokens").and_then(Value::as_u64) {
+        let cap = cap.saturating_add(successor.reasoning_room);
+        request.insert("max_completion_tokens".to_owned(), cap.into());
     }
 }
 
@@ -198,6 +242,9 @@ impl fmt::Display for Dialect {
         if !self.without.is_empty() {
             let names: Vec<&str> = self.without.iter().map(String::as_str).collect();
             write!(f, ", without {}", names.join(", "))?;
+        }
+        if let Some(successor) = &self.successor {
+            write!(f, ", to the model {}", successor.model)?;
         }
         Ok(())
     }
@@ -270,10 +317,16 @@ impl Memory {
     /// Remembers a dialect that the provider has taken after a refusal.
     pub(super) async fn learned(&self, dialect: &Dialect) {
         self.set(dialect);
-        warn!(
-            "the provider of {} does not take the whole request: for 24 hours it is written with {dialect}",
-            self.deployment
-        );
+        match &dialect.successor {
+            Some(successor) => warn!(
+                "the model of {} is gone: for 24 hours requests name {} instead. Set OPENAI_MODEL to it, or to another",
+                self.deployment, successor.model
+            ),
+            None => warn!(
+                "the provider of {} does not take the whole request: for 24 hours it is written with {dialect}",
+                self.deployment
+            ),
+        }
         if let Some(store) = &self.store {
             store.save(&self.deployment, &dialect.to_text()).await;
         }
@@ -283,4 +336,9 @@ impl Memory {
 /// Whether another dialect may be taken where this failure came.
 pub(super) fn is_about_a_parameter(failure: &Failure) -> bool {
     failure.account_fault() == Some(AccountFault::Parameter)
+}
+
+/// Whether the model does not exist. A refusal of access says nothing of the kind.
+pub(super) fn is_about_a_missing_model(failure: &Failure) -> bool {
+    failure.account_fault() == Some(AccountFault::Model) && !matches!(failure.status(), Some(401 | 403))
 }

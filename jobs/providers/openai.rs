@@ -2,7 +2,14 @@
 //! reading of errors, which loses the status, the headers, and bodies that are not JSON: a service of ours below
 //! it makes the one attempt.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpRequestFactory};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
@@ -18,8 +25,11 @@ use url::Url;
 use super::{
     answer::ErrorBody,
     blame,
-    dialect::{Dialect, DialectStore, MOST_STEPS, Memory, deployment, is_about_a_parameter},
+    dialect::{
+        Dialect, DialectStore, MOST_STEPS, Memory, deployment, is_about_a_missing_model, is_about_a_parameter,
+    },
     http::{Peer, Transport, join, key_header},
+    models::{ModelRequest, Successor},
 };
 use crate::{Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
 
@@ -27,15 +37,56 @@ use crate::{Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
 #[derive(Clone)]
 pub struct OpenAi {
     client: Arc<Client<Endpoint>>,
-    model: Arc<str>,
+    model: Arc<Model>,
     dialect: Arc<Memory>,
+}
+
+/// The model that requests name, and the one that they name when it is gone.
+struct Model {
+    request: ModelRequest,
+    settings: OpenAiSettings,
+    /// Tokens of reasoning that answers have taken, and a quarter more: a model may reason more than the table says.
+    seen_reasoning: AtomicU64,
+}
+
+/// Most room for reasoning that is left because an answer has taken it, tokens.
+const MOST_SEEN_REASONING: u64 = 32_768;
+
+impl Model {
+    fn new(settings: &OpenAiSettings) -> Self {
+        Self {
+            request: settings.models.request(&settings.model, &settings.reasoning),
+            settings: settings.clone(),
+            seen_reasoning: AtomicU64::new(0),
+        }
+    }
+
+    /// The request of the successor of `gone`, where there is one.
+    fn successor(&self, gone: &str) -> Option<ModelRequest> {
+        let settings = &self.settings;
+        let name = match &settings.successor {
+            Successor::None => None,
+            Successor::Model(name) => Some(name.clone()),
+            Successor::Recommended => settings.models.retirement(&settings.base_url, gone)?.successor,
+        };
+        let name = name.filter(|name| name != gone)?;
+        let mut request = settings.models.request(&name, &settings.reasoning);
+        // The caller has left the room of the configured model.
+        request.reasoning_room = request.reasoning_room.saturating_sub(self.request.reasoning_room);
+        Some(request)
+    }
+
+    fn saw_reasoning(&self, tokens: u64) {
+        let room = (tokens + tokens / 4).min(MOST_SEEN_REASONING);
+        self.seen_reasoning.fetch_max(room, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenAi")
             .field("base", &format_args!("{}", Shown(&self.client.config().base)))
-            .field("model", &self.model)
+            .field("model", &self.model.request.model)
             .finish_non_exhaustive()
     }
 }
@@ -61,7 +112,7 @@ impl OpenAi {
         }));
         Ok(Self {
             client: Arc::new(client),
-            model: settings.model.as_str().into(),
+            model: Arc::new(Model::new(settings)),
             dialect: Arc::new(Memory::new(
                 deployment(&settings.base_url, &settings.model),
                 store,
@@ -69,16 +120,19 @@ impl OpenAi {
         })
     }
 
-    /// The model that requests should name.
-    pub fn model(&self) -> &str {
-        &self.model
+    /// What requests should say of the model, and how much room its reasoning needs by what was seen so far.
+    pub fn model(&self) -> ModelRequest {
+        let seen = self.model.seen_reasoning.load(Ordering::Relaxed);
+        let mut request = self.model.request.clone();
+        request.reasoning_room = request.reasoning_room.max(seen);
+        request
     }
 
     /// Makes one attempt at a chat completion. `request` is its whole body, the model included, and does not ask
     /// for a stream. The reply holds the whole answer, and the total of tokens that it cost.
     ///
-    /// A provider that refuses a part of the request is asked again at once, without that part: a refusal costs nothing,
-    /// and what the provider takes is remembered.
+    /// A provider that refuses a part of the request is asked again at once, without that part, and one that has the model
+    /// no more is asked for its successor: a refusal costs nothing, and what the provider takes is remembered.
     ///
     /// # Errors
     /// What the status means; transient when no whole answer came back, or one that is not JSON.
@@ -86,9 +140,23 @@ impl OpenAi {
         let request = to_raw_value(request).map_err(|error| unsent(error.into()))?;
         let dialect = self.dialect.current().await;
         match self.send(&dialect, &request).await {
-            Err(failure) if is_about_a_parameter(&failure) => self.adapt(dialect, &request, failure).await,
+            Err(failure) if self.can_adapt(&dialect, &failure) => {
+                self.adapt(dialect, &request, failure).await
+            }
             answer => answer,
         }
+    }
+
+    /// Whether the request may be taken in another dialect.
+    fn can_adapt(&self, dialect: &Dialect, failure: &Failure) -> bool {
+        is_about_a_parameter(failure) || self.successor(dialect, failure).is_some()
+    }
+
+    fn successor(&self, dialect: &Dialect, failure: &Failure) -> Option<ModelRequest> {
+        let gone = dialect.model(&self.model.request.model);
+        self.model
+            .successor(gone)
+            .filter(|_| is_about_a_missing_model(failure))
     }
 
     /// Finds out what the provider takes of the request, and sends it so. One call at a time does, and the others go by
@@ -101,17 +169,19 @@ impl OpenAi {
         if let Some(other) = fleet.or(Some(known)).filter(|other| *other != refused) {
             self.dialect.set(&other);
             match self.send(&other, request).await {
-                Err(again) if is_about_a_parameter(&again) => (dialect, failure) = (other, again),
+                Err(again) if self.can_adapt(&other, &again) => (dialect, failure) = (other, again),
                 answer => return answer,
             }
         }
         let tree: Value = serde_json::from_str(request.get()).map_err(|error| unsent(error.into()))?;
         for _ in 0..MOST_STEPS {
-            let Some(next) = dialect.step_down(failure.parameter(), &tree) else {
-                break;
+            let next = match self.successor(&dialect, &failure) {
+                Some(successor) => Some(Dialect::with_successor(successor)),
+                None => dialect.step_down(failure.parameter(), &tree),
             };
+            let Some(next) = next else { break };
             match self.send(&next, request).await {
-                Err(again) if is_about_a_parameter(&again) => (dialect, failure) = (next, again),
+                Err(again) if self.can_adapt(&next, &again) => (dialect, failure) = (next, again),
                 answer => {
                     // Whatever else came of it, the provider has taken the request as such.
                     if answer.is_ok() {
@@ -128,8 +198,17 @@ impl OpenAi {
         let request = dialect.write(request).map_err(|error| unsent(error.into()))?;
         match self.client.chat().create_byot::<_, Box<RawValue>>(&request).await {
             Ok(body) => {
-                let [tokens] = raw::pick(body.get(), ["/usage/total_tokens"]);
+                let [tokens, reasoning] = raw::pick(
+                    body.get(),
+                    [
+                        "/usage/total_tokens",
+                        "/usage/completion_tokens_details/reasoning_tokens",
+                    ],
+                );
                 let tokens = tokens.and_then(|tokens| tokens.count());
+                if let Some(reasoning) = reasoning.and_then(|tokens| tokens.count()) {
+                    self.model.saw_reasoning(reasoning);
+                }
                 Ok(Reply { body, tokens })
             }
             Err(OpenAIError::Boxed(error)) => Err(error.downcast::<Failure>().map_or_else(unsent, |f| *f)),

@@ -96,7 +96,9 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
     };
     let sent = send(&peer, request).await;
     Some(match &settings.openai {
-        Some(openai) if provider == Provider::OpenAi => model_list(&peer, openai, sent).await,
+        Some(openai) if provider == Provider::OpenAi => model_list(&peer, openai, sent)
+            .await
+            .map(|reached| with_known_day(reached, openai)),
         _ => sent.map(|_| Reached::Well),
     })
 }
@@ -172,6 +174,15 @@ async fn model_list(
         }
         // The list was served: the key is good.
         Err(_) => Ok(Reached::Well),
+    }
+}
+
+/// What the table of models knows where the provider tells no day.
+fn with_known_day(reached: Reached, settings: &OpenAiSettings) -> Reached {
+    let known = settings.models.retirement(&settings.base_url, &settings.model);
+    match (reached, known) {
+        (Reached::Well, Some(known)) => Reached::ModelEnds(known.day),
+        (reached, _) => reached,
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Clients, answer::ErrorBody, http::Classify};
 use crate::{
     Class, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
     media::audio::{Audio, AudioFormat},
+    providers::models::{ModelTable, ReasoningEffort, Successor},
 };
 
 mod answer;
@@ -43,6 +44,9 @@ fn settings(base: &Url, timeout: Duration) -> Settings {
             base_url: base.clone(),
             key: OPENAI_KEY.into(),
             model: "gpt-4o-mini".into(),
+            reasoning: ReasoningEffort::Lowest,
+            successor: Successor::Recommended,
+            models: ModelTable::built_in(),
             timeout,
         }),
         speech: Some(SpeechSettings {

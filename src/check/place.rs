@@ -1,11 +1,11 @@
 //! The process and its surroundings: folders, drain time, tokens, providers.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use jobs::{
     AccountFault, Class, JobType, Provider,
-    providers::{Dialect, DialectStore, Reached, deployment, reach},
+    providers::{Dialect, DialectStore, Reached, deployment, models::days_until, reach},
 };
 use url::{Host, Url};
 
@@ -16,6 +16,7 @@ use crate::{
     dialects::Dialects,
     keys::GateKeys,
     media_helper::{Confinement, HelperLimits, HelperPool},
+    model_shutdown,
 };
 
 /// Longest wait for Redis, of which the other findings say what is wrong with it.
@@ -267,7 +268,21 @@ async fn one(config: &Config, provider: Provider) -> Finding {
         }
         Ok(Reached::ModelEnds(day)) => {
             let found = format!("reached, and it takes the key; it shuts the model down on {day}");
-            return Finding::warning(check, found, "set OPENAI_MODEL to its successor before that day");
+            let left = days_until(&day, SystemTime::now());
+            if left.is_some_and(|left| left > model_shutdown::WARNED_DAYS) {
+                return Finding::ok(check, found);
+            }
+            let successor = config
+                .handlers
+                .openai
+                .as_ref()
+                .and_then(model_shutdown::successor);
+            let successor = successor.unwrap_or_else(|| "another model".to_owned());
+            return Finding::warning(
+                check,
+                found,
+                format!("set OPENAI_MODEL to {successor} before that day"),
+            );
         }
         Err(failure) => failure,
     };

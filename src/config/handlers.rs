@@ -1,8 +1,11 @@
 //! The variables of the handlers: providers and media.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use jobs::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
+use jobs::{
+    MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
+    providers::models::{ModelTable, ReasoningEffort, Successor},
+};
 use secrecy::SecretString;
 
 use super::{HOUR, MINUTE, Reader, vars};
@@ -14,6 +17,29 @@ pub(super) fn read(env: &mut Reader<'_>) -> Settings {
         base_url: env.url(&vars::OPENAI_BASE_URL),
         key: SecretString::default(),
         model: env.parse(&vars::OPENAI_MODEL, |text| Ok(text.to_owned())),
+        reasoning: env.parse(&vars::OPENAI_REASONING_EFFORT, |text| match text {
+            "lowest" => Ok(ReasoningEffort::Lowest),
+            "provider-default" => Ok(ReasoningEffort::ProviderDefault),
+            name => ReasoningEffort::given(name).ok_or_else(|| {
+                "lowest, provider-default, none, minimal, low, medium, high, xhigh or max".to_owned()
+            }),
+        }),
+        successor: env.parse(&vars::OPENAI_MODEL_SUCCESSOR, |text| {
+            Ok(match text {
+                "recommended" => Successor::Recommended,
+                "none" => Successor::None,
+                name => Successor::Model(name.to_owned()),
+            })
+        }),
+        models: env
+            .optional(&vars::MODELS_FILE, |path| {
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| format!("a readable file: {error}"))?;
+                let table =
+                    ModelTable::parse(&text).map_err(|error| format!("a table of models: {error}"))?;
+                Ok(Arc::new(table))
+            })
+            .unwrap_or_else(ModelTable::built_in),
         timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
     };
     let region = env.optional(&vars::AZURE_SPEECH_REGION, |text| {

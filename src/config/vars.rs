@@ -72,7 +72,10 @@ vars! {
     CONCURRENCY = Value("20"), "jobs at a time in each queue that names no concurrency";
     OPENAI_API_KEY: secret = None, "without it flashcard jobs fail";
     OPENAI_BASE_URL = Value("https://api.openai.com/v1"), "OpenAI, or a proxy that speaks like it";
-    OPENAI_MODEL = Value("gpt-4o-mini"), "the model that writes flashcards";
+    OPENAI_MODEL = Value("gpt-6-luna"), "the model that writes flashcards";
+    OPENAI_REASONING_EFFORT = Value("lowest"), "how hard the model thinks before it answers, which is billed as output: `lowest` (of those that the model takes), `provider-default` (none is sent), or `none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`";
+    OPENAI_MODEL_SUCCESSOR = Value("recommended"), "the model that takes over when `OPENAI_MODEL` is gone: a name, `recommended` (the one that OpenAI names) or `none`";
+    MODELS_FILE = None, "a table of models (TOML) instead of the built-in `jobs/providers/models.toml`";
     OPENAI_TIMEOUT = Value("180s"), "longest wait for an answer, which comes whole";
     AZURE_SPEECH_KEY: secret = None, "without it pronunciation jobs fail";
     AZURE_SPEECH_REGION = None, "such as `westeurope`";

@@ -18,6 +18,10 @@ const COUNTS: u64 = 60;
 /// Fewer jobs than that have no share worth waking somebody for.
 const FEWEST: u64 = 10;
 
+/// So long before its shutdown a model needs a successor.
+const RETIRING: Duration = Duration::from_hours(30 * 24);
+const DAY: f64 = 86_400.0;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,6 +57,8 @@ enum Measure {
     Oldest,
     /// Absence of Redis, seconds.
     RedisAway,
+    /// Days of the last [`RETIRING`] before the model's shutdown that have passed.
+    ModelShutdown,
 }
 
 /// One rule.
@@ -94,10 +100,11 @@ pub static RULES: &[Rule] = &[
         name: "BreakerOpen",
         severity: Severity::Critical,
         threshold: 300.0,
-        about: "seconds since a breaker was last closed",
+        about: "seconds since a breaker was last closed, for another reason than the account",
         action: "Look at the provider's status page, its key and its credit. The jobs wait, and go on by themselves; \
                  once the provider is well, `breaker reset <name>` saves the rest of the wait.",
-        expr: "max by (breaker) (backend_worker_breaker_not_closed_seconds) > 300",
+        expr: "max by (breaker) (backend_worker_breaker_not_closed_seconds) > 300 unless on (breaker) \
+               backend_worker_account_fault > 0",
         hold: "0s",
         measure: Measure::BreakerDown,
     },
@@ -111,6 +118,17 @@ pub static RULES: &[Rule] = &[
         expr: "max by (breaker, fault) (backend_worker_account_fault) > 0",
         hold: "0s",
         measure: Measure::AccountFaults,
+    },
+    Rule {
+        name: "ModelRetiring",
+        severity: Severity::Critical,
+        threshold: 0.0,
+        about: "days that have passed of the last 30 before the provider shuts the flashcards' model down",
+        action: "Set OPENAI_MODEL to its successor (`check` names it), and look at a few decks before that day. Without it \
+                 the worker moves to OPENAI_MODEL_SUCCESSOR by itself when the model is gone.",
+        expr: "min(backend_worker_model_shutdown_timestamp_seconds) - time() < 30 * 86400",
+        hold: "0s",
+        measure: Measure::ModelShutdown,
     },
     Rule {
         name: "RedisAway",
@@ -293,6 +311,10 @@ impl Measure {
             }),
             Self::BreakerDown => {
                 let down = reading.breakers().into_iter().filter_map(|breaker| {
+                    // That is the alert on the account: one cause, one alert.
+                    if breaker.account_fault.is_some() {
+                        return None;
+                    }
                     let since = breaker.not_closed_since?;
                     Some((now.saturating_sub(since), breaker.name.clone()))
                 });
@@ -318,6 +340,15 @@ impl Measure {
                 let oldest = reading.queues.iter().max_by_key(|queue| queue.oldest);
                 let name = oldest.map(|queue| format!("{}:{}", queue.layout, queue.queue));
                 aged(name, oldest.map_or(0.0, |queue| queue.oldest.as_secs_f64()))
+            }
+            Self::ModelShutdown => {
+                let left = reading.model_shutdown.map(|at| at.saturating_sub(now));
+                let passed = left.map_or(0, |left| millis(RETIRING).saturating_sub(left));
+                Found {
+                    value: passed as f64 / 1000.0 / DAY,
+                    subject: None,
+                    since: Some(now.saturating_sub(passed)),
+                }
             }
             Self::RedisAway => aged(None, 0.0),
         }

@@ -1,6 +1,6 @@
 //! The answer of `GET /metrics`.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use jobs::{AccountFault, Provider};
 
@@ -170,6 +170,10 @@ fn redis(text: &mut Text) {
     }
     text.counter(&table::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
     text.counter(&table::HTTP_DENIED, &[], &PROCESS.http_denied);
+    let shutdown = PROCESS.model_shutdown.load(Ordering::Relaxed);
+    if shutdown > 0 {
+        text.sample(&table::MODEL_SHUTDOWN, &[], shutdown as f64);
+    }
     for (fate, counter) in ["exported", "dropped"].iter().zip(&PROCESS.trace_spans) {
         text.counter(&table::TRACE_SPANS, &[fate], counter);
     }

@@ -14,7 +14,7 @@ pub mod minutes;
 mod process;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -33,6 +33,7 @@ use crate::{
     ledger::Ledger,
     operator::Operator,
     queue::{BrokerError, Counts, Layout},
+    telemetry::metrics::PROCESS,
     worker::runtime::QueueWorker,
 };
 
@@ -65,6 +66,8 @@ pub struct Reading {
     pub gates: Vec<Status>,
     /// What the jobs came to.
     pub minutes: Minutes,
+    /// When the provider shuts the flashcards' model down, ms since 1970, where a day is known.
+    pub model_shutdown: Option<u64>,
     /// Redis's clock, ms.
     pub now: u64,
 }
@@ -225,6 +228,7 @@ impl Monitor {
             queues: queues?,
             gates: rest.0?,
             minutes,
+            model_shutdown: Some(PROCESS.model_shutdown.load(Ordering::Relaxed) * 1000).filter(|at| *at > 0),
             now,
         })
     }

@@ -4,9 +4,13 @@
 mod check;
 mod deck;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Arc, LazyLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use axum::http::Uri;
+use jobs::providers::models::ModelTable;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -18,8 +22,13 @@ use super::{
 pub use deck::DeckFlaw;
 use deck::DeckSource;
 
-/// Largest `max_completion_tokens`.
+/// Largest `max_completion_tokens` of a model that does not reason.
 const MAX_COMPLETION: u64 = 16_384;
+/// Largest `max_completion_tokens` of a model that reasons.
+const MAX_COMPLETION_OF_REASONING: u64 = 128_000;
+
+/// How models reason is no secret of the providers.
+static MODELS: LazyLock<Arc<ModelTable>> = LazyLock::new(ModelTable::built_in);
 
 /// Requests and tokens a minute that the headers speak of. Not enforced: limits are a matter of faults.
 const LIMITS: (u64, u64) = (10_000, 2_000_000);
@@ -50,8 +59,20 @@ pub(super) fn models(ask: &Ask<'_>) -> Answer {
     if let Err(refusal) = check::key(ask) {
         return refusal;
     }
-    let model = |id| json!({"id": id, "object": "model", "created": 1_721_172_741, "owned_by": "system"});
-    let data = ["gpt-4o-mini", "gpt-4o", "gpt-4.1-mini"].map(model);
+    let model = |(id, shutdown_date): (&str, Option<&str>)| {
+        json!({
+            "id": id, "object": "model", "created": 1_721_172_741, "owned_by": "system",
+            "shutdown_date": shutdown_date,
+        })
+    };
+    let ends = Some("2027-01-14");
+    let data = [
+        ("gpt-6-luna", None),
+        ("gpt-4o-mini", ends),
+        ("gpt-4o", ends),
+        ("gpt-4.1-mini", ends),
+    ]
+    .map(model);
     Answer::json(200, &json!({"object": "list", "data": data})).with("x-request-id", request_id(ask))
 }
 
@@ -165,10 +186,13 @@ fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
         _ => seed.sentence(),
     };
     let mut finish = "stop";
+    let reasoning = reasoning_tokens(request, ask.shared.seed ^ ask.seq);
     let cap = ["max_completion_tokens", "max_tokens"]
         .into_iter()
         .find_map(|name| request.get(name)?.as_u64());
     let mut room = cap.unwrap_or(MAX_COMPLETION);
+    let reasoning = reasoning.min(room);
+    room -= reasoning;
     if let Some(Fault::Length) = ask.fault {
         room = room.min(tokens(&content) / 2);
     }
@@ -188,7 +212,7 @@ fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
         _ => {}
     }
     let prompt = prompt_tokens(request);
-    let completion = tokens(content.as_str().or(refusal.as_str()).unwrap_or_default());
+    let completion = reasoning + tokens(content.as_str().or(refusal.as_str()).unwrap_or_default());
     let mut answer = json!({
         "id": format!("chatcmpl-{}", digest::hex(digest::mix(ask.shared.seed ^ ask.seq))),
         "object": "chat.completion",
@@ -208,9 +232,26 @@ fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
         });
     }
     Answer::json(200, &answer)
+}
+
+/// Tokens that the model reasons for before it writes: more with more effort, and never twice the same.
+fn reasoning_tokens(request: &Map<String, Value>, seed: u64) -> u64 {
+    let model = request["model"].as_str().unwrap_or_default();
+    let effort = request.get("reasoning_effort").and_then(Value::as_str);
+    let usual = match effort.or_else(|| MODELS.default_effort(model)) {
+        None | Some("none") => return 0,
+        Some("minimal") => 128,
+        Some("low") => 640,
+        Some("medium") => 2_000,
+        Some("high") => 6_000,
+        _ => 12_000,
+    };
+    usual / 2 + digest::mix(seed) % usual
 }
 
 /// Four characters make a token, by and large.

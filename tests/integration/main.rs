@@ -35,6 +35,7 @@ mod ledger;
 mod letters;
 mod memory;
 mod migrate;
+mod models;
 mod monitor;
 mod monitoring;
 mod outages;

@@ -38,7 +38,7 @@ async fn each_answer_has_its_exact_result() {
             Box::pin(async { Ok(Reply { body, tokens: None }) })
         };
         let guard = FakeGuard::default();
-        let outcome = generate(&payload, "gpt-4o-mini", &guard, &chat).await;
+        let outcome = generate(&payload, &model("gpt-4o-mini"), &guard, &chat).await;
         assert_eq!(guard.steps().len(), case.calls, "{name}");
         match (outcome, case.result, case.failure) {
             (Ok(output), Some(right), None) => {

@@ -1,7 +1,7 @@
 use super::*;
 
 async fn run(guard: &FakeGuard, script: &Script<Value>) -> Result<Output, Failure> {
-    generate(&payload(json!({})), "m", guard, &|request| {
+    generate(&payload(json!({})), &model("m"), guard, &|request| {
         script.answer(parsed(&request))
     })
     .await
@@ -132,7 +132,11 @@ async fn a_cut_answer_names_the_tokens_of_reasoning() {
         message.contains("4370 of its 4370 tokens were reasoning"),
         "{message}"
     );
-    assert_eq!(caps.len(), 2);
+    assert_eq!(
+        caps,
+        [4370, 2 * (4370 + 4370)],
+        "the second call leaves room for as much reasoning"
+    );
 }
 
 #[tokio::test]
@@ -210,7 +214,7 @@ async fn a_duplicate_does_not_cost_the_smallest_deck() {
             .replace("term 1\\", "term 0\\");
         Script::new([Ok(serde_json::from_str(&body).unwrap())]).answer(request)
     };
-    let output = generate(&payload, "m", &FakeGuard::default(), &obedient)
+    let output = generate(&payload, &model("m"), &FakeGuard::default(), &obedient)
         .await
         .unwrap();
     assert_eq!(output.flashcards.len(), 10);

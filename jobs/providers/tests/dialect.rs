@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{PATIENT, settings};
 use crate::{
     AccountFault,
-    providers::{Clients, Dialect, DialectStore, OpenAi},
+    providers::{Clients, Dialect, DialectStore, OpenAi, models::Successor},
     testing::server::{Play, Request, Server},
 };
 
@@ -176,4 +176,83 @@ async fn a_whole_request_is_not_touched() {
     replica(&server, &store).chat(&request()).await.unwrap();
     assert_eq!(server.only_request().body, request().to_string().into_bytes());
     assert_eq!(Dialect::parse("no dialect"), None);
+}
+
+/// As OpenAI answers for a model that it has shut down.
+const NO_MODEL: &str = r#"{"error":{"message":"The model `gpt-4o-mini` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#;
+
+/// A provider that has shut `gpt-4o-mini` down, and whose other models take no effort of `none`.
+async fn provider_without_the_model() -> Server {
+    Server::answering(|request| {
+        let body = sent(request);
+        if body["model"] == "gpt-4o-mini" {
+            return Play::answer(404, "", NO_MODEL);
+        }
+        if body["reasoning_effort"] == "none" {
+            return Play::answer(400, "", r#"{"error":{"message":"Unsupported value: 'reasoning_effort' does not support 'none' with this model.","type":"invalid_request_error","param":"reasoning_effort","code":"unsupported_value"}}"#);
+        }
+        Play::answer(200, "", DECK)
+    })
+    .await
+}
+
+fn replica_with(server: &Server, store: &Arc<Shared>, successor: Successor) -> OpenAi {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store: Arc<dyn DialectStore> = store.clone();
+    let mut settings = settings(&server.url, PATIENT);
+    settings.openai.as_mut().unwrap().successor = successor;
+    Clients::new(&settings, Some(store)).unwrap().openai.unwrap()
+}
+
+#[tokio::test]
+async fn a_model_that_is_gone_is_replaced_by_its_successor() {
+    let (server, store) = (provider_without_the_model().await, Arc::new(Shared::default()));
+    let luna = Successor::Model("gpt-6-luna".to_owned());
+    let openai = replica_with(&server, &store, luna.clone());
+    openai.chat(&request()).await.unwrap();
+    let last = sent(server.requests().last().unwrap());
+    assert_eq!(last["model"], "gpt-6-luna");
+    assert_eq!(last["prompt_cache_options"], json!({ "mode": "explicit" }));
+    assert_eq!(last.get("reasoning_effort"), None);
+    assert_eq!(last["response_format"], request()["response_format"]);
+    // The old name, the new one, and the new one without an effort; from then on one request a call in the whole fleet.
+    assert_eq!(server.requests().len(), 3);
+    openai.chat(&request()).await.unwrap();
+    replica_with(&server, &store, luna)
+        .chat(&request())
+        .await
+        .unwrap();
+    assert_eq!(server.requests().len(), 5);
+    let known = store.0.lock().unwrap().values().next().cloned().unwrap();
+    assert_eq!(
+        Dialect::parse(&known).unwrap().to_string(),
+        "the JSON schema in response_format, without reasoning_effort, to the model gpt-6-luna"
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_is_gone_without_a_successor_is_the_deployments_fault() {
+    let (server, store) = (provider_without_the_model().await, Arc::new(Shared::default()));
+    // The table knows when OpenAI shuts it down, not when this address does.
+    for successor in [
+        Successor::None,
+        Successor::Recommended,
+        Successor::Model("gpt-4o-mini".to_owned()),
+    ] {
+        let failure = replica_with(&server, &store, successor).chat(&request()).await;
+        assert_eq!(failure.unwrap_err().account_fault(), Some(AccountFault::Model));
+    }
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn reasoning_that_was_seen_gets_its_room() {
+    let server = Server::answering(|_| {
+        Play::answer(200, "", r#"{"choices":[],"usage":{"total_tokens":9,"completion_tokens_details":{"reasoning_tokens":2000}}}"#)
+    })
+    .await;
+    let openai = replica(&server, &Arc::new(Shared::default()));
+    assert_eq!(openai.model().reasoning_room, 0);
+    openai.chat(&request()).await.unwrap();
+    assert_eq!(openai.model().reasoning_room, 2_500);
 }

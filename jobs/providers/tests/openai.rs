@@ -87,7 +87,7 @@ async fn a_completion() {
         ("/a/b/", "/a/b/chat/completions"),
     ] {
         let openai = clients(&server.url.join(path).unwrap(), PATIENT).openai.unwrap();
-        assert_eq!(openai.model(), "gpt-4o-mini");
+        assert_eq!(openai.model().model, "gpt-4o-mini");
         let request =
             json!({ "model": openai.model(), "messages": [{ "role": "user", "content": "häää?" }] });
         let reply = openai.chat(&request).await.unwrap();

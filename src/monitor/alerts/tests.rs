@@ -132,6 +132,37 @@ fn an_account_that_jobs_wait_for_is_told_with_its_fault() {
 }
 
 #[test]
+fn one_cause_fires_one_alert() {
+    let mut gate = status(State::Open);
+    gate.breaker.account_fault = Some(jobs::AccountFault::Credit);
+    let reading = Reading {
+        gates: vec![gate],
+        now: NOW,
+        ..Reading::default()
+    };
+    assert!(alert(&reading, "ProviderAccount").firing);
+    assert!(!alert(&reading, "BreakerOpen").firing);
+}
+
+#[test]
+fn a_model_is_retiring_for_its_last_thirty_days() {
+    let day = 86_400_000;
+    let left = |days: Option<u64>| {
+        let reading = Reading {
+            model_shutdown: days.map(|days| NOW + days * day),
+            now: NOW,
+            ..Reading::default()
+        };
+        let found = alert(&reading, "ModelRetiring");
+        (found.firing, found.value, found.since)
+    };
+    assert_eq!(left(None), (false, Some(0.0), None));
+    assert_eq!(left(Some(30)), (false, Some(0.0), None));
+    assert_eq!(left(Some(28)), (true, Some(2.0), Some(NOW - 2 * day)));
+    assert_eq!(left(Some(0)), (true, Some(30.0), Some(NOW - 30 * day)));
+}
+
+#[test]
 fn a_breaker_that_opens_again_and_again_is_open() {
     let gate = status(State::HalfOpen);
     let reading = Reading {

@@ -7,11 +7,11 @@ use super::{
         exchange::{Answer, Ask},
         schema,
     },
-    MAX_COMPLETION, error, invalid, prompt_tokens,
+    MAX_COMPLETION, MAX_COMPLETION_OF_REASONING, MODELS, error, invalid, prompt_tokens,
 };
 
 /// Top-level fields that the API knows; any other is refused.
-const FIELDS: [&str; 31] = [
+const FIELDS: [&str; 32] = [
     "audio",
     "frequency_penalty",
     "logit_bias",
@@ -27,6 +27,7 @@ const FIELDS: [&str; 31] = [
     "prediction",
     "presence_penalty",
     "prompt_cache_key",
+    "prompt_cache_options",
     "reasoning_effort",
     "response_format",
     "safety_identifier",
@@ -90,6 +91,7 @@ pub(super) fn request(ask: &Ask<'_>) -> Result<Map<String, Value>, Answer> {
     }
     let model = model(&request)?;
     check_messages(&request)?;
+    check_effort(&request, model)?;
     check_numbers(&request, model)?;
     check_format(&request)?;
     let prompt = prompt_tokens(&request);
@@ -159,10 +161,33 @@ fn check_messages(request: &Map<String, Value>) -> Result<(), Answer> {
     Ok(())
 }
 
+fn check_effort(request: &Map<String, Value>, model: &str) -> Result<(), Answer> {
+    let efforts = MODELS.reasoning_efforts(model);
+    match request.get("reasoning_effort") {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) if efforts.is_empty() => {
+            let message = "Unrecognized request argument supplied: reasoning_effort";
+            Err(error(400, "invalid_request_error", None, None, message))
+        }
+        Some(effort) if efforts.iter().any(|known| effort == known) => Ok(()),
+        Some(effort) => {
+            let message = format!(
+                "Unsupported value: 'reasoning_effort' does not support {effort} with this model. Supported values \
+                 are: {}.",
+                efforts.join(", ")
+            );
+            Err(invalid("reasoning_effort", Some("unsupported_value"), &message))
+        }
+    }
+}
+
 fn check_numbers(request: &Map<String, Value>, model: &str) -> Result<(), Answer> {
-    let reasoning = ["o1", "o3", "o4", "gpt-5"]
-        .iter()
-        .any(|known| model.starts_with(known));
+    let reasoning = !MODELS.reasoning_efforts(model).is_empty();
+    let most = if reasoning {
+        MAX_COMPLETION_OF_REASONING
+    } else {
+        MAX_COMPLETION
+    };
     if reasoning && request.contains_key("max_tokens") {
         let message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use \
                        'max_completion_tokens' instead.";
@@ -172,11 +197,11 @@ fn check_numbers(request: &Map<String, Value>, model: &str) -> Result<(), Answer
         match request.get(param) {
             None | Some(Value::Null) => {}
             Some(value) => match value.as_u64() {
-                Some(1..=MAX_COMPLETION) => {}
+                Some(n) if (1..=most).contains(&n) => {}
                 Some(n @ 1..) => {
                     let message = format!(
-                        "{param} is too large: {n}. This model supports at most {MAX_COMPLETION} completion tokens, \
-                         whereas you provided {n}."
+                        "{param} is too large: {n}. This model supports at most {most} completion tokens, whereas you \
+                         provided {n}."
                     );
                     return Err(invalid(param, Some("invalid_value"), &message));
                 }

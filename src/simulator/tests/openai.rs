@@ -164,7 +164,7 @@ async fn a_wrong_key_is_refused_as_openai_does() {
     }
     let models = bench.http.get(format!("{}/models", bench.sim.openai_base_url()));
     let models = send(models.bearer_auth("sim-openai-key"), 200).await;
-    assert_eq!(models["data"][0]["id"], "gpt-4o-mini");
+    assert_eq!(models["data"][0]["id"], "gpt-6-luna");
 }
 
 #[tokio::test]

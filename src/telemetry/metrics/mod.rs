@@ -16,6 +16,8 @@ pub mod labels;
 pub mod table;
 pub mod text;
 
+use std::sync::atomic::AtomicU64;
+
 use jobs::{Class, Provider};
 
 use self::{
@@ -61,6 +63,8 @@ pub struct Process {
     pub redis_reconnects: Counter,
     /// HTTP requests whose caller may not.
     pub http_denied: Counter,
+    /// When the provider shuts the flashcards' model down, seconds since 1970; 0 where no day is known.
+    pub model_shutdown: AtomicU64,
     /// Spans that reached the collector, and those that were dropped.
     pub trace_spans: [Counter; 2],
 }
@@ -82,6 +86,7 @@ impl Process {
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
             redis_reconnects: Counter::new(),
             http_denied: Counter::new(),
+            model_shutdown: AtomicU64::new(0),
             trace_spans: [const { Counter::new() }; 2],
         }
     }

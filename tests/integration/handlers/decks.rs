@@ -45,7 +45,7 @@ fn with(change: &Value) -> Value {
 
 /// A replica with the breaker at its defaults.
 async fn scene() -> Scene {
-    Scene::set_with(&[("OPENAI_BREAKER_FAILURES", "5")]).await
+    Scene::set_with(&[("OPENAI_BREAKER_FAILURES", "5"), ("OPENAI_MODEL", "gpt-4o-mini")]).await
 }
 
 /// The breaker has seen no failure.
