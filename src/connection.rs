@@ -11,15 +11,18 @@ use std::{
 
 use redis::{
     Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation,
-    ServerErrorKind, TlsCertificates,
+    TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     io::tcp::TcpSettings,
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::telemetry::metrics::{
-    PROCESS,
-    labels::{Index, RedisFault},
+use crate::{
+    redis_error::Meaning,
+    telemetry::metrics::{
+        PROCESS,
+        labels::{Index, RedisFault},
+    },
 };
 
 /// No call to Redis waits longer than this for its answer, unless its caller says otherwise.
@@ -258,7 +261,8 @@ impl Connection {
             self.0.unanswered.store(0, Ordering::Relaxed);
             self.reopen("Redis answers nothing: opening another connection");
         }
-        if answer.as_ref().is_err_and(refuses_writes) && self.may_leave() {
+        let is_of_replica = |error: &RedisError| Meaning::of(error) == Meaning::Replica;
+        if answer.as_ref().is_err_and(is_of_replica) && self.may_leave() {
             self.reopen("Redis has become a replica: opening another connection to its address");
         }
         answer
@@ -280,10 +284,6 @@ impl Connection {
             self.0.generation.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-fn refuses_writes(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
 fn new_manager(client: &Client, response_timeout: Duration) -> Result<ConnectionManager, RedisError> {

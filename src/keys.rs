@@ -54,6 +54,8 @@ mod migrations;
 use apalis_core::worker::context::WorkerContext;
 
 pub use migrations::{BottleneckKeys, MigrationKeys};
+/// String: written when a replica is asked for its health, to see whether Redis takes writes.
+pub const FLEET_WRITE_PROBE: &str = "fleet:write-probe";
 /// Hash: `<minute>:<count>` → what the fleet's jobs came to in that minute, `last:<replica>` → its last report.
 pub const FLEET_MINUTES: &str = "fleet:minutes";
 /// Zset: replica → when it was last heard of, ms.

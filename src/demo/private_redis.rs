@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// A redis-server of our own, gone when it is dropped.
 #[derive(Debug)]
 pub struct PrivateRedis {
+    program: PathBuf,
     server: Child,
     port: u16,
     folder: PathBuf,
@@ -36,14 +37,27 @@ impl PrivateRedis {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_program("redis-server".into(), arguments).await
+    }
+
+    /// As [`Self::start_with`], with another program than the `redis-server` of the path.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_program(program: PathBuf, arguments: &[&str]) -> anyhow::Result<Self> {
         // Another process may take the port between its release and redis-server's bind: then a further one is tried.
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
             let folder = std::env::temp_dir().join(format!("backend-worker-{}-{port}", std::process::id()));
             std::fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
-            let server = spawn(port, &folder, arguments)?;
-            let mut redis = Self { server, port, folder };
+            let server = spawn(&program, port, &folder, arguments)?;
+            let mut redis = Self {
+                program: program.clone(),
+                server,
+                port,
+                folder,
+            };
             if redis.is_up().await? {
                 return Ok(redis);
             }
@@ -75,7 +89,7 @@ impl PrivateRedis {
             .kill()
             .await
             .context("redis-server cannot be killed")?;
-        self.server = spawn(self.port, &self.folder, arguments)?;
+        self.server = spawn(&self.program, self.port, &self.folder, arguments)?;
         if self.is_up().await? {
             Ok(())
         } else {
@@ -125,8 +139,8 @@ impl Drop for PrivateRedis {
     }
 }
 
-fn spawn(port: u16, folder: &std::path::Path, arguments: &[&str]) -> anyhow::Result<Child> {
-    let server = Command::new("redis-server")
+fn spawn(program: &Path, port: u16, folder: &Path, arguments: &[&str]) -> anyhow::Result<Child> {
+    let server = Command::new(program)
         .args([
             "--bind",
             "127.0.0.1",

@@ -12,6 +12,7 @@ mod exposition;
 pub mod heartbeats;
 pub mod minutes;
 mod process;
+mod write_probe;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -26,6 +27,7 @@ use tracing::debug;
 use self::{
     heartbeats::{Heartbeats, Replica},
     minutes::{Minutes, Reporter},
+    write_probe::WriteProbe,
 };
 use crate::{
     connection::Connection,
@@ -102,6 +104,7 @@ pub struct Monitor {
     ledger: Option<Arc<Ledger>>,
     reporter: Reporter,
     heartbeats: Heartbeats,
+    write_probe: WriteProbe,
     last: Mutex<Last>,
 }
 
@@ -120,6 +123,7 @@ impl Monitor {
             operator,
             ledger,
             reporter: Reporter::new(connection.clone(), replica),
+            write_probe: WriteProbe::new(connection.clone()),
             heartbeats: Heartbeats::new(connection, replica),
             last: Mutex::default(),
         }
@@ -177,6 +181,11 @@ impl Monitor {
             .filter_map(|w| w.vitals().redis_away_for())
             .max();
         alerts::judge(reading, seen.max(away).unwrap_or_default())
+    }
+
+    /// Redis's own words where it answers and refuses writes; looked at once a second at most.
+    pub async fn write_refusal(&self) -> Option<String> {
+        self.write_probe.refusal().await
     }
 
     /// Every replica that has been heard of.

@@ -40,7 +40,7 @@ struct Stats {
 }
 
 pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health>) {
-    let complaints: Vec<String> = ops
+    let mut complaints: Vec<String> = ops
         .workers
         .iter()
         .filter_map(|worker| {
@@ -52,6 +52,9 @@ pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health
             ))
         })
         .collect();
+    if let Some(words) = ops.monitor.write_refusal().await {
+        complaints.push(format!("Redis refuses writes: {words}"));
+    }
     let (code, status) = match complaints.is_empty() {
         true => (StatusCode::OK, "healthy"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),

@@ -3,6 +3,7 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::{BrokerError, Settled};
+use crate::redis_error::unwrapped;
 
 /// Of one job: 1 applied, 0 lost, or the error that kept it from being written.
 pub(super) fn settled(answer: Value) -> Result<Settled, BrokerError> {
@@ -30,7 +31,7 @@ pub(super) fn too_few() -> RedisError {
 
 /// The error that Redis raised inside of a script, as if the command had travelled alone.
 pub(super) fn raised(text: &str) -> RedisError {
-    match text.split_once(' ') {
+    match unwrapped(text).split_once(' ') {
         Some((code, detail)) if !code.is_empty() && code.bytes().all(|b| b.is_ascii_uppercase()) => {
             redis::make_extension_error(code.to_owned(), Some(detail.to_owned()))
         }

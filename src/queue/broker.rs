@@ -9,6 +9,7 @@ use super::{
     ClaimNumber, Completed, Completion, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page,
     Query, Recovered, Removal, Retried, RetryOrder, Settled, Standing, Watchers,
 };
+use crate::redis_error::Meaning;
 
 /// One queue in Redis, seen by one replica.
 ///
@@ -219,13 +220,8 @@ impl BrokerError {
     /// Whether Redis itself answered with an error that will not go away by asking again: a key of a wrong type,
     /// say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
     pub fn is_refusal(&self) -> bool {
-        use redis::{ErrorKind, ServerErrorKind};
         match self {
-            Self::Redis(error) if error.code() == Some("WRONGTYPE") => true,
-            Self::Redis(error) => matches!(
-                error.kind(),
-                ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::UnexpectedReturnType
-            ),
+            Self::Redis(error) => Meaning::of(error) == Meaning::Impossible,
             Self::Unleased => false,
             Self::Id(_) | Self::Job(_) => true,
         }

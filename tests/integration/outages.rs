@@ -17,6 +17,7 @@ const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 both_layouts! {
     a_restart_of_redis
     an_outage_while_outcomes_are_written
+    a_redis_that_refuses_writes_while_outcomes_are_written
     a_storm_of_killed_connections
     a_pause_of_five_seconds
     scripts_that_are_forgotten
@@ -92,6 +93,71 @@ async fn an_outage_while_outcomes_are_written(layout: Layout) {
     scene.script.calls.until_finished(10).await;
     scene.redis.server.restart(AOF).await.unwrap();
     scene.ends_well().await;
+}
+
+/// How Redis comes to refuse writes, how it is mended, and the code that it answers with.
+const REFUSALS: [(&[&str], &[&str], &str); 3] = [
+    (
+        &["CONFIG", "SET", "maxmemory", "1"],
+        &["CONFIG", "SET", "maxmemory", "0"],
+        "OOM",
+    ),
+    (
+        &["CONFIG", "SET", "min-replicas-to-write", "1"],
+        &["CONFIG", "SET", "min-replicas-to-write", "0"],
+        "NOREPLICAS",
+    ),
+    (
+        &["REPLICAOF", "127.0.0.1", "1"],
+        &["REPLICAOF", "NO", "ONE"],
+        "READONLY",
+    ),
+];
+
+/// An outcome is kept until Redis takes it. Redis 6.2 words what it refuses inside of a script in its own way.
+async fn a_redis_that_refuses_writes_while_outcomes_are_written(layout: Layout) {
+    for (begin, end, code) in REFUSALS {
+        let is_usual = code == "READONLY";
+        let usual = if is_usual {
+            Some(TestRedis::start().await)
+        } else {
+            None
+        };
+        for redis in [usual, TestRedis::start_6_2().await].into_iter().flatten() {
+            let broker = redis.broker(layout, "q", "w");
+            let gate = CancellationToken::new();
+            let script = Script::behind(gate.clone());
+            enqueue(&*broker, "1").await;
+            let running = replica(broker.clone(), 1, script.clone(), &options());
+            script.calls.until_started(1).await;
+            redis.ask::<()>(begin).await;
+            let before = script_calls(&redis).await;
+            gate.cancel();
+            // More often than a command is tried that can never be done.
+            eventually(&format!("{code} has been answered often enough"), async || {
+                (script_calls(&redis).await >= before + 9).then_some(())
+            })
+            .await;
+            redis.ask::<()>(end).await;
+            eventually("the job is done", async || {
+                (broker.counts().await.ok()?.completed == 1).then_some(())
+            })
+            .await;
+            let tally = running.stop().await;
+            assert_eq!((tally.succeeded, tally.lost), (1, 0), "{code}");
+            assert_eq!(script.calls.count(), 1, "{code}: the job was run twice");
+        }
+    }
+}
+
+/// How many scripts were called. Where no slot is free, most of them write outcomes.
+async fn script_calls(redis: &TestRedis) -> u64 {
+    let info: String = redis.ask(&["INFO", "commandstats"]).await;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    line.and_then(|line| line.split(',').next())
+        .map_or(0, |calls| calls.parse().unwrap())
 }
 
 async fn a_storm_of_killed_connections(layout: Layout) {
@@ -201,4 +267,33 @@ async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another(layout: L
     let (x, y) = (first.stop().await, second.stop().await);
     assert_eq!((x.succeeded + y.succeeded, x.lost + y.lost), (30, 0));
     assert_eq!(script.calls.count(), 30, "none was run twice");
+}
+
+/// An orchestrator hears at once of a Redis that answers and takes no writes, in Redis's words.
+#[tokio::test]
+async fn health_tells_of_a_redis_that_refuses_writes() {
+    let scene = crate::support::Scene::set(Duration::ZERO).await;
+    let worker = scene.worker(&[]).await;
+    assert_eq!(worker.health().await.unwrap().0, 200);
+    scene
+        .redis
+        .ask::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"])
+        .await;
+    let reason = eventually("health tells", async || {
+        let (code, health) = worker.health().await?;
+        (code == 503).then(|| health["reason"].as_str().unwrap().to_owned())
+    })
+    .await;
+    assert!(
+        reason.starts_with("Redis refuses writes: ") && reason.contains("Not enough good replicas"),
+        "{reason}"
+    );
+    scene
+        .redis
+        .ask::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"])
+        .await;
+    eventually("it is well again", async || {
+        (worker.health().await?.0 == 200).then_some(())
+    })
+    .await;
 }

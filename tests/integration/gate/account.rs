@@ -183,7 +183,9 @@ async fn half_an_hour_without_credit_costs_a_call_a_minute_at_most() {
         minutes.tick().await;
         let calls = journal.of(Provider::OpenAi).len() - opened_with;
         assert!(calls <= minute, "{calls} calls in {minute} minutes");
-        assert_eq!(firing(&worker).await, ["ProviderAccount"], "one alert");
+        let mut firing = firing(&worker).await;
+        firing.retain(|name| name != "OldestWaiting"); // A warning, of the queue.
+        assert_eq!(firing, ["ProviderAccount"], "one alert");
     }
     let probes = journal.of(Provider::OpenAi).len() - opened_with;
     faults.clear();

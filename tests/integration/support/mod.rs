@@ -12,7 +12,13 @@ mod scene;
 mod sse;
 mod web_api;
 
-use std::{cell::Cell, future::Future, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use backend_worker::{
     connection::Connection,
@@ -91,9 +97,23 @@ impl TestRedis {
     }
 
     pub(crate) async fn start_with(arguments: &[&str]) -> Self {
+        Self::start_program("redis-server".into(), arguments).await
+    }
+
+    /// Redis 6.2, where `scripts/setup-redis-6.2.sh` has found one.
+    pub(crate) async fn start_6_2() -> Option<Self> {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/redis-6.2/redis-server");
+        if !program.exists() {
+            eprintln!("skipped on Redis 6.2: run scripts/setup-redis-6.2.sh");
+            return None;
+        }
+        Some(Self::start_program(program, &[]).await)
+    }
+
+    async fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
         // Tests talk TLS to nobody, yet the HTTP clients want a provider of cryptography.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let server = PrivateRedis::start_with(arguments).await.unwrap();
+        let server = PrivateRedis::start_program(program, arguments).await.unwrap();
         let client = redis::Client::open(server.url()).unwrap();
         let raw = client.get_connection_manager().await.unwrap();
         Self { server, raw }

@@ -1,0 +1,54 @@
+//! Whether Redis takes writes. A full memory, a failed disk, a lost primary or a used-up quota lets reads pass and refuses
+//! everything that a job needs.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+use crate::{
+    connection::Connection, deadline::answered_within, keys::FLEET_WRITE_PROBE, redis_error::Meaning,
+};
+
+/// How long an answer counts.
+const FRESH: Duration = Duration::from_secs(1);
+/// Longest wait for one. Silence is the business of those who count Redis's absence.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// How long the written key lives.
+const TTL: Duration = Duration::from_secs(60);
+
+/// Writes a key when it is asked, once a second at most.
+#[derive(Debug)]
+pub(super) struct WriteProbe {
+    connection: Connection,
+    last: Mutex<Option<(Instant, Option<String>)>>,
+}
+
+impl WriteProbe {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            last: Mutex::default(),
+        }
+    }
+
+    /// What Redis says where it answers and refuses the write.
+    pub(super) async fn refusal(&self) -> Option<String> {
+        let mut last = self.last.lock().await;
+        if let Some((at, refusal)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return refusal.clone();
+        }
+        let mut write = redis::pipe();
+        write
+            .pset_ex(FLEET_WRITE_PROBE, 1, TTL.as_millis() as u64)
+            .ignore();
+        let written = answered_within(DEADLINE, self.connection.query::<()>(&write)).await;
+        let refusal = match written {
+            Ok(Err(error)) if Meaning::of(&error).refuses_writes() => Some(error.to_string()),
+            _ => None,
+        };
+        *last = Some((Instant::now(), refusal.clone()));
+        refusal
+    }
+}
