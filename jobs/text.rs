@@ -13,6 +13,10 @@ mod tests;
 /// replacement has the same length, and text without lone surrogates is returned as it is.
 pub(crate) fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     const REPLACEMENT: &str = "\\ufffd";
+    // A deck holds hundreds of escaped quotes, and hardly ever a surrogate.
+    if !json.contains("\\ud") && !json.contains("\\uD") {
+        return Cow::Borrowed(json);
+    }
     let mut mended: Option<String> = None;
     let mut at = 0;
     while let Some(found) = json[at..].find('\\') {
@@ -57,10 +61,29 @@ fn surrogate(json: &str, at: usize) -> Option<Half> {
 /// White space of any kind becomes single blanks. Zero-width joiners stay: Persian, Indic scripts and emoji need them.
 pub(crate) fn clean(text: &str) -> String {
     let trimmed = text.trim_ascii();
-    let is_clean_ascii = trimmed.bytes().all(|b| (b' '..=b'~').contains(&b)) && !trimmed.contains("  ");
-    if is_clean_ascii {
-        return trimmed.to_owned();
+    match is_clean(trimmed) {
+        true => trimmed.to_owned(),
+        false => cleaned(text),
     }
+}
+
+/// Whether a text without outer blanks is certainly clean. Most texts are, and need no table of Unicode.
+fn is_clean(text: &str) -> bool {
+    let mut was_blank = false;
+    text.chars().all(|c| {
+        let is_blank = c == ' ';
+        let fits = match c {
+            ' ' => !was_blank,
+            // No controls and no blanks. Below U+0300 nothing combines with the character before it.
+            '!'..='~' | '\u{a1}'..='\u{2ff}' => true,
+            _ => false,
+        };
+        was_blank = is_blank;
+        fits
+    })
+}
+
+fn cleaned(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len().min(1024));
     let mut blank_is_due = false;
     // Filtered first: two characters that an invisible one kept apart can compose.

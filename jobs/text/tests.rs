@@ -72,4 +72,9 @@ proptest! {
         let once = clean(&text);
         prop_assert_eq!(clean(&once), once);
     }
+
+    #[test]
+    fn most_texts_need_no_table(text in "[ -\u{2ff}]{0,30}|[a-é  ]{0,20}") {
+        prop_assert_eq!(clean(&text), cleaned(&text));
+    }
 }
