@@ -21,7 +21,7 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
 use tokio::{task::spawn_blocking, time::sleep};
 
-use crate::{Class, Failure, MediaSettings, MemoryBudget, Room};
+use crate::{Class, ClientError, Failure, MediaSettings, MemoryBudget, Room};
 
 mod address;
 pub mod audio;
@@ -77,7 +77,7 @@ impl Media {
     ///
     /// # Panics
     /// When the process has installed no default crypto provider for rustls.
-    pub fn new(settings: &MediaSettings, memory: MemoryBudget) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: &MediaSettings, memory: MemoryBudget) -> Result<Self, ClientError> {
         Ok(Self {
             memory,
             fetcher: Fetcher::new(settings)?,
