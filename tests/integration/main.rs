@@ -26,6 +26,7 @@ mod dashboard;
 mod depth;
 mod failover;
 mod fair_line;
+mod floods;
 mod gate;
 mod handlers;
 mod hostile_jobs;
