@@ -32,6 +32,7 @@ mod handlers;
 mod hostile_jobs;
 mod hostile_media;
 mod job_events;
+mod killers;
 mod ledger;
 mod letters;
 mod memory;
