@@ -27,11 +27,21 @@ use hyper_util::{
         self,
         connect::{HttpConnector, dns::Name},
     },
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use reqwest::{Body, Request, Response};
-use tokio::{net::lookup_host, sync::Notify, task::coop::poll_proceed};
-use tower::{BoxError, Service};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync::Notify,
+    task::coop::poll_proceed,
+};
+use tower::{BoxError, Service, ServiceExt, util::MapResponse};
+
+use self::bounded::Bounded;
+
+mod bounded;
+#[cfg(test)]
+mod tests;
 
 /// Longest wait for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,6 +56,10 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// The longest head of an answer, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// What a server may send to what it was sent, bytes, where that tells nothing of its answer yet (HTTP/2). The longest
+/// answer that is read has half of it.
+const MAX_SENT: u64 = 16 * 1024 * 1024;
+
 /// Informational responses (1xx) before an answer. Servers send one or two, if any.
 const MAX_INFORMATIONAL: usize = 16;
 
@@ -53,26 +67,39 @@ const MAX_INFORMATIONAL: usize = 16;
 const WHOLE_BUDGET: usize = 256;
 
 /// Which addresses a name may stand for.
-pub(crate) type Judge = fn(Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError>;
+pub type Judge = fn(Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError>;
 
 /// Which versions of HTTP are offered to servers over TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Versions {
+pub enum Versions {
     /// HTTP/1.1, whose informational responses are counted.
     One,
-    /// HTTP/2 too. Its informational responses end with the time-out of the request.
+    /// HTTP/2 too. What comes without a pause is bounded then: short answers only.
     OneAndTwo,
 }
 
 /// How a client connects.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Connecting {
-    pub(crate) versions: Versions,
-    pub(crate) judge: Judge,
+pub struct Connecting {
+    /// The versions of HTTP.
+    pub versions: Versions,
+    /// The addresses of a name that may be connected to.
+    pub judge: Judge,
     /// Whether connections are used again.
-    pub(crate) keeps: bool,
+    pub keeps: bool,
     /// Called in the task of a request that has opened a connection.
-    pub(crate) opened: fn(),
+    pub opened: fn(),
+}
+
+impl Default for Connecting {
+    fn default() -> Self {
+        Self {
+            versions: Versions::OneAndTwo,
+            judge: Ok,
+            keeps: true,
+            opened: || {},
+        }
+    }
 }
 
 /// No HTTP client can be built (no TLS roots, say).
@@ -88,18 +115,21 @@ impl From<reqwest::Error> for ClientError {
 
 /// A request came to no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unanswered {
+pub enum Unanswered {
+    /// Its URL is none that can be asked.
     #[error("the request cannot be sent")]
     Unsendable(#[source] reqwest::Error),
+    /// The server kept sending, and no answer.
     #[error("the server sent more than {MAX_INFORMATIONAL} informational responses before its answer")]
     Flooded,
+    /// No connection, or one that broke.
     #[error(transparent)]
     Broken(#[from] legacy::Error),
 }
 
 impl Unanswered {
     /// Whether no connection was made.
-    pub(crate) fn is_connect(&self) -> bool {
+    pub fn is_connect(&self) -> bool {
         match self {
             Self::Broken(error) => error.is_connect(),
             Self::Unsendable(_) => true,
@@ -110,7 +140,7 @@ impl Unanswered {
 
 /// Sends requests. Clones share their connections.
 #[derive(Debug, Clone)]
-pub(crate) struct HttpClient {
+pub struct HttpClient {
     client: legacy::Client<Connector, Body>,
     defaults: HeaderMap,
 }
@@ -118,9 +148,12 @@ pub(crate) struct HttpClient {
 impl HttpClient {
     /// Opens no connection. `user_agent` names the worker in requests that do not name it themselves.
     ///
+    /// # Errors
+    /// When there are no TLS roots.
+    ///
     /// # Panics
     /// When the process has installed no default crypto provider for rustls.
-    pub(crate) fn new(user_agent: &'static str, connecting: Connecting) -> Result<Self, ClientError> {
+    pub fn new(user_agent: &'static str, connecting: Connecting) -> Result<Self, ClientError> {
         let mut tcp = HttpConnector::new_with_resolver(Names(connecting.judge));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -129,6 +162,10 @@ impl HttpClient {
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(3));
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let tcp = tcp.map_response(match connecting.versions {
+            Versions::One => |stream| bounded(stream, u64::MAX),
+            Versions::OneAndTwo => |stream| bounded(stream, MAX_SENT),
+        } as fn(_) -> _);
         let tls = HttpsConnectorBuilder::new()
             .try_with_platform_verifier()
             .map_err(|error| ClientError(error.into()))?
@@ -162,7 +199,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// When no answer came.
-    pub(crate) async fn execute(&self, request: Request) -> Result<Response, Unanswered> {
+    pub async fn execute(&self, request: Request) -> Result<Response, Unanswered> {
         let mut request = http::Request::<Body>::try_from(request).map_err(Unanswered::Unsendable)?;
         for (name, value) in &self.defaults {
             request.headers_mut().entry(name).or_insert_with(|| value.clone());
@@ -230,12 +267,18 @@ impl Service<Name> for Names {
 /// Connects within [`CONNECT_TIMEOUT`].
 #[derive(Debug, Clone)]
 struct Connector {
-    https: HttpsConnector<HttpConnector<Names>>,
+    https: HttpsConnector<Tcp>,
     opened: fn(),
 }
 
+type Tcp = MapResponse<HttpConnector<Names>, fn(TokioIo<TcpStream>) -> TokioIo<Bounded>>;
+
+fn bounded(stream: TokioIo<TcpStream>, most: u64) -> TokioIo<Bounded> {
+    TokioIo::new(Bounded::new(stream.into_inner(), most))
+}
+
 impl Service<Uri> for Connector {
-    type Response = <HttpsConnector<HttpConnector<Names>> as Service<Uri>>::Response;
+    type Response = <HttpsConnector<Tcp> as Service<Uri>>::Response;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -261,6 +304,3 @@ pub(crate) fn causes<'a>(
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(error.source(), |&error| error.source())
 }
-
-#[cfg(test)]
-mod tests;

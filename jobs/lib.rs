@@ -20,7 +20,7 @@ pub mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod generate_flashcards;
-mod http_client;
+pub mod http_client;
 pub mod media;
 mod memory;
 mod payload;

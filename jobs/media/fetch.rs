@@ -94,8 +94,7 @@ impl Fetcher {
             let connecting = Connecting {
                 versions: Versions::One,
                 judge,
-                keeps: true,
-                opened: || {},
+                ..Connecting::default()
             };
             HttpClient::new("backend-worker", connecting)
         };

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     ClientError, Failure, Provider, TRACEPARENT,
-    http_client::{Connecting, HttpClient, Unanswered, Versions, causes},
+    http_client::{Connecting, HttpClient, Unanswered, causes},
     redaction::conceal_bytes,
 };
 
@@ -65,13 +65,12 @@ impl Transport {
     pub(super) fn new() -> Result<Self, ClientError> {
         let client = |keeps| {
             let connecting = Connecting {
-                versions: Versions::OneAndTwo,
-                judge: Ok,
                 keeps,
                 // Outside of a request's task a connection is opened in reserve.
                 opened: || {
                     let _ = OPENED.try_with(|opened| opened.set(true));
                 },
+                ..Connecting::default()
             };
             HttpClient::new(USER_AGENT, connecting)
         };
