@@ -20,6 +20,7 @@ pub mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod generate_flashcards;
+pub mod http_client;
 pub mod media;
 mod memory;
 mod payload;
@@ -36,7 +37,8 @@ mod text;
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Class, Culprit, Failure};
-pub use memory::{MemoryBudget, Room};
+pub use http_client::ClientError;
+pub use memory::{MemoryBudget, Room, apart};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

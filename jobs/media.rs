@@ -19,9 +19,12 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::{spawn_blocking, yield_now},
+    time::sleep,
+};
 
-use crate::{Class, Failure, MediaSettings, MemoryBudget, Room};
+use crate::{Class, ClientError, Failure, MediaSettings, MemoryBudget, Room};
 
 mod address;
 pub mod audio;
@@ -77,7 +80,7 @@ impl Media {
     ///
     /// # Panics
     /// When the process has installed no default crypto provider for rustls.
-    pub fn new(settings: &MediaSettings, memory: MemoryBudget) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: &MediaSettings, memory: MemoryBudget) -> Result<Self, ClientError> {
         Ok(Self {
             memory,
             fetcher: Fetcher::new(settings)?,
@@ -115,7 +118,7 @@ impl Media {
     ) -> Result<Bytes, Failure> {
         let bytes = match source {
             Source::Url(url) => self.download(field, url).await?,
-            Source::Base64(text) => self.decode(field, text)?,
+            Source::Base64(text) => self.decode(field, text).await?,
             Source::FilePath(path) => self.read(field, path).await?,
         };
         if bytes.is_empty() {
@@ -144,7 +147,7 @@ impl Media {
         self.fetcher.get(field, url).await
     }
 
-    fn decode(&self, field: &str, text: &str) -> Result<Vec<u8>, Failure> {
+    async fn decode(&self, field: &str, text: &str) -> Result<Vec<u8>, Failure> {
         let text = text.trim_ascii_start();
         let body = match text.get(..5) {
             Some(scheme) if scheme.eq_ignore_ascii_case("data:") => match text.split_once(',') {
@@ -159,31 +162,37 @@ impl Media {
             _ => text,
         };
         let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-        let symbols = || body.bytes().filter(|b| !b.is_ascii_whitespace());
-        let count = symbols().count();
+        let is_symbol = |b: &u8| !b.is_ascii_whitespace();
+        let mut count = 0;
+        for slice in body.as_bytes().chunks(SLICE) {
+            count += slice.iter().copied().filter(is_symbol).count();
+            give_way(slice).await;
+        }
         if count as u64 / 4 * 3 > self.max_bytes {
             return Err(too_large(field, self.max_bytes));
         }
-        let mut standard = symbols().map(|symbol| match symbol {
-            b'-' => b'+',
-            b'_' => b'/',
-            other => other,
-        });
         // In pieces of whole groups of four: the text is long, and need not be in memory twice.
-        let (mut bytes, mut piece) = (Vec::with_capacity(count / 4 * 3 + 3), [0; 4096]);
-        loop {
-            let mut length = 0;
-            for (place, symbol) in piece.iter_mut().zip(&mut standard) {
-                *place = symbol;
-                length += 1;
-            }
+        let (mut bytes, mut group) = (
+            Vec::with_capacity(count / 4 * 3 + 3),
+            Vec::with_capacity(SLICE + 4),
+        );
+        for slice in body.as_bytes().chunks(SLICE) {
+            let symbols = slice.iter().copied().filter(is_symbol);
+            group.extend(symbols.map(|symbol| match symbol {
+                b'-' => b'+',
+                b'_' => b'/',
+                other => other,
+            }));
+            let whole = group.len() / 4 * 4;
             STANDARD_NO_PAD
-                .decode_vec(&piece[..length], &mut bytes)
+                .decode_vec(&group[..whole], &mut bytes)
                 .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
-            if length < piece.len() {
-                break;
-            }
+            group.drain(..whole);
+            give_way(slice).await;
         }
+        STANDARD_NO_PAD
+            .decode_vec(&group, &mut bytes)
+            .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
         if bytes.len() as u64 > self.max_bytes {
             return Err(too_large(field, self.max_bytes));
         }
@@ -204,6 +213,16 @@ impl Media {
         read.await.unwrap_or_else(|e| {
             Err(Failure::new(Class::Cancelled, "stopped while a file was read").caused_by(e))
         })
+    }
+}
+
+/// Base64 is read in slices of so many characters, other jobs go on between two: all of a long text takes too long.
+const SLICE: usize = 128 * 1024;
+
+/// Lets other jobs go on, behind a whole slice.
+async fn give_way(slice: &[u8]) {
+    if slice.len() == SLICE {
+        yield_now().await;
     }
 }
 

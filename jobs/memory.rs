@@ -1,9 +1,13 @@
-//! A budget for bytes in flight: jobs reserve room before they load, and wait where there is none.
+//! A budget for bytes in flight: jobs reserve room before they load, and wait where there is none. Work on many of them is
+//! done [apart] from the thread that all jobs share.
 
-use std::sync::Arc;
+use std::{panic::resume_unwind, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+};
 
 /// Room is counted in units of so many bytes.
 const UNIT: u64 = 1024;
@@ -75,6 +79,27 @@ impl Room {
 
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+/// More bytes than these are not worked on by the thread that all jobs share.
+const SHARED: usize = 256 * 1024;
+
+/// Does work on so many bytes: on the caller's thread, or on another one where it takes long.
+///
+/// # Panics
+/// When the work does.
+pub async fn apart<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes <= SHARED {
+        return work();
+    }
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and with it the job that waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 #[cfg(test)]

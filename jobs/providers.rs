@@ -11,12 +11,12 @@
 //! - [`models`]: what is known of language models: reasoning, caches, the day on which they shut down.
 //! - `answer`, `waits`: what an error body says, and how long the provider asks to wait.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use reqwest::{Client, ClientBuilder, header::HeaderName, redirect, retry};
+use reqwest::header::HeaderName;
 
 use self::http::Transport;
-use crate::Settings;
+use crate::{ClientError, Settings};
 
 mod answer;
 pub mod azure_speech;
@@ -40,9 +40,6 @@ pub use dialect::{Dialect, DialectStore, REMEMBERED_FOR, deployment};
 pub use openai::OpenAi;
 pub use reach::{Reached, reach};
 
-/// Longest wait for a connection, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Named in every request; OpenAI's library sends none, and Azure's text to speech refuses requests without one.
 const USER_AGENT: &str = concat!("backend-worker/", env!("CARGO_PKG_VERSION"));
 
@@ -63,12 +60,12 @@ pub struct Clients {
 impl Clients {
     /// Builds the clients. Opens no connection. Replicas with the same `store` share what they learn of a provider.
     ///
-    /// The process must have installed a rustls crypto provider: reqwest panics without one.
+    /// The process must have installed a rustls crypto provider: the client panics without one.
     ///
     /// # Errors
     /// When the HTTP client cannot be built (no TLS roots, say), or a key holds characters that no header may
     /// carry.
-    pub fn new(settings: &Settings, store: Option<Arc<dyn DialectStore>>) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: &Settings, store: Option<Arc<dyn DialectStore>>) -> Result<Self, ClientError> {
         let http = Transport::new()?;
         Ok(Self {
             openai: settings
@@ -88,15 +85,4 @@ impl Clients {
                 .transpose()?,
         })
     }
-}
-
-/// One attempt a request: no retries below ours, and no redirect, which could carry a key to another host. No proxy
-/// either: reqwest would take one from the environment, which only the worker's configuration reads.
-fn http_client() -> ClientBuilder {
-    Client::builder()
-        .user_agent(USER_AGENT)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .retry(retry::never())
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Failure, Guard, MemoryBudget, Settings,
+    ClientError, Failure, Guard, MemoryBudget, Settings,
     assess_pronunciation::{self, AssessPronunciation},
     generate_flashcards::{self, GenerateFlashcards},
     media::{Media, decoder::AudioDecoder},
@@ -141,7 +141,7 @@ impl Jobs {
         settings: &Settings,
         decoder: Arc<dyn AudioDecoder>,
         memory: MemoryBudget,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, ClientError> {
         Self::with_store(settings, decoder, memory, None)
     }
 
@@ -154,7 +154,7 @@ impl Jobs {
         decoder: Arc<dyn AudioDecoder>,
         memory: MemoryBudget,
         store: Option<Arc<dyn DialectStore>>,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, ClientError> {
         let clients = Clients::new(settings, store)?;
         let media = Media::new(&settings.media, memory)?;
         Ok(Self {

@@ -59,6 +59,9 @@ impl Replica {
         if let Some(fault) = config.drain_fault() {
             warn!("{fault}");
         }
+        for name in config.urls_in_the_clear() {
+            warn!("{name} begins with http://: the provider's key travels unencrypted; use https://");
+        }
         for fault in config.access_faults() {
             warn!("{fault}");
         }

@@ -3,8 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::net::lookup_host;
+use tower::BoxError;
 
 /// IPv4 networks that are not the public internet: address and prefix length.
 const NOT_PUBLIC_V4: [(Ipv4Addr, u32); 16] = [
@@ -73,22 +72,16 @@ fn contains_v6((net, prefix): &(Ipv6Addr, u32), address: Ipv6Addr) -> bool {
 #[error("leads to a private or reserved address")]
 pub(super) struct NotPublic;
 
-/// Resolves names to their public addresses only. The client connects to what this yields and asks no one else,
-/// so a name cannot change its mind between the check and the connection.
-#[derive(Debug)]
-pub(super) struct PublicOnly;
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let mut addresses: Vec<SocketAddr> = lookup_host((name.as_str(), 0)).await?.collect();
-            addresses.retain(|address| is_public(address.ip()));
-            if addresses.is_empty() {
-                return Err(NotPublic.into());
-            }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
+/// Those of a name's addresses that are public.
+///
+/// # Errors
+/// [`NotPublic`] when there are none.
+pub(super) fn public_only(mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError> {
+    addresses.retain(|address| is_public(address.ip()));
+    if addresses.is_empty() {
+        return Err(NotPublic.into());
     }
+    Ok(addresses)
 }
 
 #[cfg(test)]

@@ -2,48 +2,51 @@
 //! every redirect as on the first, and the name behind it only ever resolves to public addresses.
 
 use std::{
-    error::Error,
     fmt,
     net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use reqwest::{Client, Response, StatusCode, dns::Resolve as _, header::LOCATION, redirect};
+use reqwest::{Method, Request, Response, StatusCode, header::LOCATION};
 use tokio::{
+    net::lookup_host,
     runtime::{Builder, Runtime},
     task::AbortHandle,
     time::timeout,
 };
+use tower::BoxError;
 use url::{Host, Url};
 
 use super::{
-    address::{NotPublic, PublicOnly, is_public},
+    address::{NotPublic, is_public, public_only},
     too_large,
 };
-use crate::{Class, Failure, MediaSettings};
+use crate::{
+    Class, ClientError, Failure, MediaSettings,
+    http_client::{Connecting, HttpClient, Unanswered, Versions, causes},
+};
 
 #[cfg(test)]
 mod tests;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REDIRECTS: usize = 5;
 
 /// Fetches URLs under the rules of [`MediaSettings`].
 #[derive(Debug, Clone)]
 pub(super) struct Fetcher {
     /// Reaches public addresses only.
-    public: Client,
+    public: HttpClient,
     /// Reaches any address; used for `allowed` hosts alone.
-    anywhere: Client,
+    anywhere: HttpClient,
     allowed: Arc<[String]>,
     max_bytes: u64,
     timeout: Duration,
     threads: Arc<Threads>,
 }
 
-/// The threads that downloads run on. A server may send faster than it can be listened to (informational responses
-/// without end, say); on the worker's one thread that would hold up every other job.
+/// The threads that downloads run on. A server may send faster than it can be listened to; on the worker's one thread that
+/// would hold up every other job.
 #[derive(Debug, Default)]
 struct Threads(OnceLock<Runtime>);
 
@@ -86,21 +89,18 @@ impl Drop for Abort {
 }
 
 impl Fetcher {
-    pub(super) fn new(settings: &MediaSettings) -> Result<Self, reqwest::Error> {
-        // Redirects are followed here, not in the client: each hop has to choose its client anew. No Referer:
-        // the query of a signed URL would reach the next host.
-        let client = || {
-            Client::builder()
-                .user_agent("backend-worker")
-                .redirect(redirect::Policy::none())
-                .referer(false)
-                .no_proxy()
-                .retry(reqwest::retry::never())
-                .connect_timeout(CONNECT_TIMEOUT)
+    pub(super) fn new(settings: &MediaSettings) -> Result<Self, ClientError> {
+        let client = |judge| {
+            let connecting = Connecting {
+                versions: Versions::One,
+                judge,
+                ..Connecting::default()
+            };
+            HttpClient::new("backend-worker", connecting)
         };
         Ok(Self {
-            public: client().dns_resolver(PublicOnly).build()?,
-            anywhere: client().build()?,
+            public: client(public_only)?,
+            anywhere: client(Ok)?,
             allowed: settings.allowed_hosts.clone().into(),
             max_bytes: settings.max_bytes,
             timeout: settings.timeout,
@@ -142,8 +142,7 @@ impl Fetcher {
             let client = self.client_for(field, &url)?;
             self.check_port(field, &url).await?;
             let response = client
-                .get(url.clone())
-                .send()
+                .execute(Request::new(Method::GET, url.clone()))
                 .await
                 .map_err(|e| unreachable(field, &url, e))?;
             match redirect_target(field, &url, &response)? {
@@ -158,7 +157,7 @@ impl Fetcher {
     }
 
     /// Refuses a URL that may not be fetched, and picks the client for one that may.
-    pub(super) fn client_for(&self, field: &str, url: &Url) -> Result<&Client, Failure> {
+    pub(super) fn client_for(&self, field: &str, url: &Url) -> Result<&HttpClient, Failure> {
         let refused = |why: &dyn fmt::Display| {
             Err(Failure::invalid_field(
                 field,
@@ -195,14 +194,17 @@ impl Fetcher {
         if self.is_allowed(url) || url.port_or_known_default() == Some(443) {
             return Ok(());
         }
-        if let Some(name) = url.domain().and_then(|name| name.parse().ok())
-            && let Err(error) = PublicOnly.resolve(name).await
-        {
-            let shown = Shown(url);
-            return Err(match error.downcast::<NotPublic>() {
-                Ok(refusal) => Failure::invalid_field(field, format_args!("{shown} {refusal}")),
-                Err(other) => transient(field, format_args!("{shown} cannot be fetched")).caused_by(other),
-            });
+        if let Some(name) = url.domain() {
+            let found = lookup_host((name, 0)).await.map_err(BoxError::from);
+            if let Err(error) = found.and_then(|found| public_only(found.collect())) {
+                let shown = Shown(url);
+                return Err(match error.downcast::<NotPublic>() {
+                    Ok(refusal) => Failure::invalid_field(field, format_args!("{shown} {refusal}")),
+                    Err(other) => {
+                        transient(field, format_args!("{shown} cannot be fetched")).caused_by(other)
+                    }
+                });
+            }
         }
         Err(Failure::invalid_field(
             field,
@@ -232,7 +234,7 @@ impl Fetcher {
             return Err(too_large(field, self.max_bytes));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(field, url, e))? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| cut(field, url, e))? {
             if (body.len() + chunk.len()) as u64 > self.max_bytes {
                 return Err(too_large(field, self.max_bytes));
             }
@@ -269,14 +271,14 @@ fn refused_by_server(field: &str, url: &Url, status: StatusCode) -> Failure {
     failure.with_status(status.as_u16())
 }
 
-fn unreachable(field: &str, url: &Url, error: reqwest::Error) -> Failure {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(refusal) = error.downcast_ref::<NotPublic>() {
-            return Failure::invalid_field(field, format_args!("{} {refusal}", Shown(url)));
-        }
-        cause = error.source();
+fn unreachable(field: &str, url: &Url, error: Unanswered) -> Failure {
+    if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<NotPublic>()) {
+        return Failure::invalid_field(field, format_args!("{} {refusal}", Shown(url)));
     }
+    transient(field, format_args!("{} cannot be fetched", Shown(url))).caused_by(error)
+}
+
+fn cut(field: &str, url: &Url, error: reqwest::Error) -> Failure {
     transient(field, format_args!("{} cannot be fetched", Shown(url))).caused_by(error.without_url())
 }
 

@@ -41,7 +41,7 @@ impl fmt::Debug for AzureSpeech {
 
 impl AzureSpeech {
     pub(super) fn new(http: Transport, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
-        let key = key_header(&http.pooled, AZURE_KEY, &settings.key)?;
+        let key = key_header(&http.requests, AZURE_KEY, &settings.key)?;
         Ok(Self {
             peer: Arc::new(Peer {
                 provider: Provider::AzureSpeech,
@@ -71,7 +71,7 @@ impl AzureSpeech {
         let request = self
             .peer
             .http
-            .pooled
+            .requests
             .post(self.url.clone())
             .query(&[("language", language), ("format", "detailed")])
             .headers(self.key.clone())

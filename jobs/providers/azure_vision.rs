@@ -70,7 +70,7 @@ impl fmt::Debug for AzureVision {
 
 impl AzureVision {
     pub(super) fn new(http: Transport, settings: &VisionSettings) -> Result<Self, reqwest::Error> {
-        let key = key_header(&http.pooled, AZURE_KEY, &settings.key)?;
+        let key = key_header(&http.requests, AZURE_KEY, &settings.key)?;
         Ok(Self {
             peer: Arc::new(Peer {
                 provider: Provider::AzureVision,
@@ -105,7 +105,7 @@ impl AzureVision {
         let request = self
             .peer
             .http
-            .pooled
+            .requests
             .post(url)
             .query(&READ_TEXT)
             .timeout(self.timeout);
@@ -126,7 +126,7 @@ impl AzureVision {
         let url = join(&self.endpoint, SUBMIT);
         let answer = self
             .send(octets(
-                self.peer.http.pooled.post(url).timeout(self.timeout),
+                self.peer.http.requests.post(url).timeout(self.timeout),
                 image,
             ))
             .await?;
@@ -162,7 +162,7 @@ impl AzureVision {
             format_args!("/vision/v3.2/read/analyzeResults/{operation_id}"),
         );
         let answer = match self
-            .send(self.peer.http.pooled.get(url).timeout(POLL_TIMEOUT))
+            .send(self.peer.http.requests.get(url).timeout(POLL_TIMEOUT))
             .await
         {
             // This endpoint took the image: what it does not know is the operation.

@@ -1,7 +1,7 @@
 //! One exchange with a provider, the same for all: send once, read at most so much, turn every end but a 2xx into
 //! a [`Failure`].
 
-use std::{borrow::Cow, cell::Cell, error::Error as _, fmt, io, time::Duration};
+use std::{borrow::Cow, cell::Cell, fmt, io, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{
@@ -10,23 +10,29 @@ use reqwest::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use tokio::time::Instant;
-use tower::util::MapResponseLayer;
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 use url::Url;
 
 use super::{
+    USER_AGENT,
     answer::{ErrorBody, error_inside},
-    http_client,
     redact::redact,
 };
-use crate::{Failure, Provider, TRACEPARENT, redaction::conceal_bytes};
+use crate::{
+    ClientError, Failure, Provider, TRACEPARENT,
+    http_client::{Connecting, HttpClient, Unanswered, causes},
+    redaction::conceal_bytes,
+};
 
 /// Largest answer that is read, bytes.
 pub(super) const MAX_ANSWER: usize = 8 * 1024 * 1024;
 
 /// Of a refusal, so much is read, bytes: enough for any error body, and for an edge's HTML page.
 const MAX_REFUSAL: usize = 64 * 1024;
+
+/// The time of an exchange whose request sets none.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Says what a status other than 2xx means, or an error inside a 2xx.
 pub(super) type Classify = fn(u16, &HeaderMap, &ErrorBody) -> Failure;
@@ -43,10 +49,12 @@ tokio::task_local! {
 /// The clients of all providers' requests.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
+    /// Builds requests. It sends none.
+    pub(super) requests: Client,
     /// Keeps connections open, and takes one that is.
-    pub(super) pooled: Client,
+    pooled: HttpClient,
     /// Opens a connection for each request.
-    fresh: Client,
+    fresh: HttpClient,
 }
 
 impl Transport {
@@ -54,20 +62,27 @@ impl Transport {
     ///
     /// # Errors
     /// When no client can be built: no TLS roots, say.
-    pub(super) fn new() -> Result<Self, reqwest::Error> {
-        let opened = MapResponseLayer::new(|connection| {
-            // Outside of a request's task a connection is opened in reserve.
-            let _ = OPENED.try_with(|opened| opened.set(true));
-            connection
-        });
+    pub(super) fn new() -> Result<Self, ClientError> {
+        let client = |keeps| {
+            let connecting = Connecting {
+                keeps,
+                // Outside of a request's task a connection is opened in reserve.
+                opened: || {
+                    let _ = OPENED.try_with(|opened| opened.set(true));
+                },
+                ..Connecting::default()
+            };
+            HttpClient::new(USER_AGENT, connecting)
+        };
         Ok(Self {
-            pooled: http_client().connector_layer(opened).build()?,
-            fresh: http_client().pool_max_idle_per_host(0).build()?,
+            requests: Client::builder().no_proxy().build()?,
+            pooled: client(true)?,
+            fresh: client(false)?,
         })
     }
 
     /// Sends a request. One that was certainly not processed is sent once more at once, over a connection of its own.
-    async fn execute(&self, provider: Provider, request: Request) -> Result<Response, reqwest::Error> {
+    async fn execute(&self, provider: Provider, request: Request) -> Result<Response, Unanswered> {
         let (again, sent) = (request.try_clone(), Instant::now());
         let first = async {
             let answer = self.pooled.execute(request).await;
@@ -81,8 +96,7 @@ impl Transport {
         let closed_before = !opened && sent.elapsed() < CLOSED_BEFORE && is_closed(&error);
         match again.filter(|_| error.is_connect() || closed_before) {
             Some(again) => {
-                debug!(%provider, "a request to {provider} was not processed, and is sent once more: {}",
-                    error.without_url());
+                debug!(%provider, "a request to {provider} was not processed, and is sent once more: {error}");
                 self.fresh.execute(again).await
             }
             None => Err(error),
@@ -91,18 +105,14 @@ impl Transport {
 }
 
 /// Whether the connection was closed before a byte of an answer.
-fn is_closed(error: &reqwest::Error) -> bool {
-    if error.is_timeout() {
-        return false;
-    }
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<hyper::Error>()
+fn is_closed(error: &Unanswered) -> bool {
+    for cause in causes(error) {
+        if let Some(error) = cause.downcast_ref::<hyper::Error>()
             && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
         {
             return true;
         }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
             use io::ErrorKind::{
                 BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
             };
@@ -111,7 +121,6 @@ fn is_closed(error: &reqwest::Error) -> bool {
                 BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
             );
         }
-        cause = error.source();
     }
     false
 }
@@ -137,7 +146,7 @@ pub(super) struct Answer {
 }
 
 impl Peer {
-    /// Sends one request, once. The key is in nothing of what comes back.
+    /// Sends one request, once. Its time-out covers the whole exchange. The key is in nothing of what comes back.
     ///
     /// # Errors
     /// Transient when no whole answer came back; what `classify` says of a status other than 2xx.
@@ -145,16 +154,17 @@ impl Peer {
         if let Ok(Ok(parent)) = TRACEPARENT.try_with(|parent| HeaderValue::try_from(parent)) {
             request.headers_mut().insert("traceparent", parent);
         }
-        let mut response = self
-            .http
-            .execute(self.provider, request)
-            .await
-            .map_err(|e| self.broken("was not reached", e))?;
+        let limit = request.timeout().copied().unwrap_or(LONGEST);
+        let end = Instant::now() + limit;
+        let mut response = match timeout_at(end, self.http.execute(self.provider, request)).await {
+            Ok(answer) => answer.map_err(|error| self.unanswered(error))?,
+            Err(_) => return Err(self.late()),
+        };
         let status = response.status();
         if status.is_success() {
-            let body = read(&mut response, MAX_ANSWER)
+            let body = read(&mut response, MAX_ANSWER, end)
                 .await
-                .map_err(|e| self.cut(status.as_u16(), e))?;
+                .map_err(|cut| self.cut(status.as_u16(), cut))?;
             return Ok(Answer {
                 status: status.as_u16(),
                 headers: std::mem::take(response.headers_mut()),
@@ -162,7 +172,7 @@ impl Peer {
             });
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
-        let body = match read(&mut response, MAX_REFUSAL).await {
+        let body = match read(&mut response, MAX_REFUSAL, end).await {
             Ok(body) | Err(Cut { read: body, .. }) => body,
         };
         let body = clean(body, &self.key);
@@ -206,26 +216,31 @@ impl Peer {
     }
 
     fn cut(&self, status: u16, cut: Cut) -> Failure {
-        match cut.error {
-            Some(error) => self.broken("broke off its answer", error),
-            None => Failure::transient(format!("{} sent more than {MAX_ANSWER} bytes", self.provider)),
+        match cut.why {
+            // The URL may hold what a proxy wants as its secret; the provider's name says enough.
+            Why::Broken(error) => Failure::transient(format!("{} broke off its answer", self.provider))
+                .caused_by(error.without_url()),
+            Why::Late => self.late(),
+            Why::TooLong => {
+                Failure::transient(format!("{} sent more than {MAX_ANSWER} bytes", self.provider))
+            }
         }
         .by(self.provider)
         .with_answer_lost()
         .with_status(status)
     }
 
-    fn broken(&self, what: &str, error: reqwest::Error) -> Failure {
-        let what = if error.is_timeout() && !error.is_connect() {
-            "did not answer in time"
-        } else {
-            what
-        };
-        let sent = !error.is_connect();
-        // The URL may hold what a proxy wants as its secret; the provider's name says enough.
-        let failure = Failure::transient(format!("{} {what}", self.provider))
+    fn late(&self) -> Failure {
+        Failure::transient(format!("{} did not answer in time", self.provider))
             .by(self.provider)
-            .caused_by(error.without_url());
+            .with_answer_lost()
+    }
+
+    fn unanswered(&self, error: Unanswered) -> Failure {
+        let sent = !error.is_connect();
+        let failure = Failure::transient(format!("{} was not reached", self.provider))
+            .by(self.provider)
+            .caused_by(error);
         if sent { failure.with_answer_lost() } else { failure }
     }
 }
@@ -236,35 +251,38 @@ fn clean(body: Bytes, key: &SecretString) -> Bytes {
     conceal_bytes(&body).map_or(body, Bytes::from)
 }
 
-/// A body that was not read to its end: too long, or broken off.
+/// A body that was not read to its end.
 struct Cut {
     read: Bytes,
-    error: Option<reqwest::Error>,
+    why: Why,
 }
 
-async fn read(response: &mut Response, limit: usize) -> Result<Bytes, Cut> {
+enum Why {
+    TooLong,
+    Late,
+    Broken(reqwest::Error),
+}
+
+async fn read(response: &mut Response, limit: usize, end: Instant) -> Result<Bytes, Cut> {
     let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(None) => return Ok(body.into()),
-            Ok(Some(chunk)) => {
+    let why = loop {
+        match timeout_at(end, response.chunk()).await {
+            Ok(Ok(None)) => return Ok(body.into()),
+            Ok(Ok(Some(chunk))) => {
                 let room = limit - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
-                    return Err(Cut {
-                        read: body.into(),
-                        error: None,
-                    });
+                    break Why::TooLong;
                 }
             }
-            Err(error) => {
-                return Err(Cut {
-                    read: body.into(),
-                    error: Some(error),
-                });
-            }
+            Ok(Err(error)) => break Why::Broken(error),
+            Err(_) => break Why::Late,
         }
-    }
+    };
+    Err(Cut {
+        read: body.into(),
+        why,
+    })
 }
 
 /// The body without a byte order mark, and with U+FFFD for bytes that are not UTF-8.

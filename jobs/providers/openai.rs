@@ -97,7 +97,7 @@ impl OpenAi {
         settings: &OpenAiSettings,
         store: Option<Arc<dyn DialectStore>>,
     ) -> Result<Self, reqwest::Error> {
-        let endpoint = Endpoint::new(&http.pooled, settings)?;
+        let endpoint = Endpoint::new(&http.requests, settings)?;
         let peer = Arc::new(Peer {
             provider: Provider::OpenAi,
             http: http.clone(),
@@ -106,7 +106,7 @@ impl OpenAi {
         });
         let timeout = settings.timeout;
         // `build`, not `with_config`: that one makes a reqwest client of its own, and panics when it cannot.
-        let client = Client::build(http.pooled, endpoint).with_http_service(service_fn(move |request| {
+        let client = Client::build(http.requests, endpoint).with_http_service(service_fn(move |request| {
             let peer = Arc::clone(&peer);
             async move { attempt(&peer, request, timeout).await }
         }));

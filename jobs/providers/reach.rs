@@ -50,14 +50,14 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
         Provider::OpenAi => {
             let s = settings.openai.as_ref()?;
             let bearer = SecretString::from(format!("Bearer {}", s.key.expose_secret()));
-            let request = key_header(&http.pooled, AUTHORIZATION, &bearer)
-                .map(|key| http.pooled.get(join(&s.base_url, "/models")).headers(key));
+            let request = key_header(&http.requests, AUTHORIZATION, &bearer)
+                .map(|key| http.requests.get(join(&s.base_url, "/models")).headers(key));
             (request, &s.key, openai::classify)
         }
         Provider::AzureSpeech => {
             let s = settings.speech.as_ref()?;
-            let request = key_header(&http.pooled, AZURE_KEY, &s.key).map(|key| {
-                http.pooled
+            let request = key_header(&http.requests, AZURE_KEY, &s.key).map(|key| {
+                http.requests
                     .post(join(&s.endpoint, azure_speech::PATH))
                     .query(&[("language", "en-US"), ("format", "detailed")])
                     .header(CONTENT_TYPE, "audio/wav; codecs=audio/pcm; samplerate=16000")
@@ -72,8 +72,8 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
                 VisionApi::ImageAnalysis40 => (azure_vision::ANALYZE, &azure_vision::READ_TEXT),
                 VisionApi::Read32 => (azure_vision::SUBMIT, &[]),
             };
-            let request = key_header(&http.pooled, AZURE_KEY, &s.key).map(|key| {
-                http.pooled
+            let request = key_header(&http.requests, AZURE_KEY, &s.key).map(|key| {
+                http.requests
                     .post(join(&s.endpoint, path))
                     .query(query)
                     .header(CONTENT_TYPE, "application/octet-stream")
@@ -157,8 +157,8 @@ async fn model_list(
         path.push(&settings.model);
     }
     let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
-    let request = key_header(&peer.http.pooled, AUTHORIZATION, &bearer)
-        .and_then(|key| peer.http.pooled.get(url).headers(key).timeout(TIMEOUT).build())
+    let request = key_header(&peer.http.requests, AUTHORIZATION, &bearer)
+        .and_then(|key| peer.http.requests.get(url).headers(key).timeout(TIMEOUT).build())
         .map_err(|error| peer.unbuildable(error))?;
     match send(peer, request).await {
         Ok(_) => Ok(Reached::Well),

@@ -7,7 +7,6 @@ use jobs::{
     AccountFault, Class, JobType, Provider,
     providers::{Dialect, DialectStore, Reached, deployment, models::days_until, reach},
 };
-use url::{Host, Url};
 
 use super::Finding;
 use crate::{
@@ -102,23 +101,7 @@ fn reads(config: &Config) -> Finding {
 /// Keys travel in each request to a provider.
 fn provider_urls(config: &Config) -> Finding {
     const CHECK: &str = "provider URLs";
-    let handlers = &config.handlers;
-    let urls = [
-        ("OPENAI_BASE_URL", handlers.openai.as_ref().map(|s| &s.base_url)),
-        (
-            "AZURE_SPEECH_ENDPOINT",
-            handlers.speech.as_ref().map(|s| &s.endpoint),
-        ),
-        (
-            "AZURE_VISION_ENDPOINT",
-            handlers.vision.as_ref().map(|s| &s.endpoint),
-        ),
-    ];
-    let in_clear: Vec<&str> = urls
-        .iter()
-        .filter(|(_, url)| url.is_some_and(|url| url.scheme() == "http" && !is_loopback(url)))
-        .map(|(name, _)| *name)
-        .collect();
+    let in_clear = config.urls_in_the_clear();
     match in_clear.is_empty() {
         true => Finding::ok(CHECK, "keys travel encrypted, or stay on this host"),
         false => Finding::warning(
@@ -129,15 +112,6 @@ fn provider_urls(config: &Config) -> Finding {
             ),
             "use https://",
         ),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 

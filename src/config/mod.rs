@@ -4,6 +4,7 @@
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
 mod address;
+mod exposure;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gates;
@@ -269,22 +270,6 @@ impl Config {
         let headers = self.traces.iter().flat_map(|traces| &traces.headers);
         secrets.extend(headers.filter_map(|(_, value)| value.to_str().ok().map(SecretString::from)));
         secrets
-    }
-
-    /// What leaves the HTTP port more open than a deployment should.
-    pub fn access_faults(&self) -> Vec<&'static str> {
-        let mut faults = Vec::new();
-        if self.access.admin.is_none() && self.access.admin_from_loopback {
-            faults.push(
-                "ADMIN_FROM_LOOPBACK is on: a proxy or a sidecar on this host opens the changing routes to its callers",
-            );
-        }
-        if self.access.read.is_none() {
-            faults.push(
-                "no READ_TOKEN: callers that name the port by an address, or localhost, read jobs and their results",
-            );
-        }
-        faults
     }
 
     /// Each variable with the value in force, secrets left out.

@@ -20,8 +20,9 @@ use std::{
     time::Duration,
 };
 
-use jobs::{Call, Class, Failure, Reply};
+use jobs::{Call, Class, Failure, Reply, apart};
 use redis::{RedisError, Script};
+use ring::digest::digest;
 use serde_json::value::RawValue;
 use tracing::{info, warn};
 
@@ -122,9 +123,9 @@ impl Ledger {
     }
 
     /// The page of the job that was delivered, under this key.
-    pub fn page(self: &Arc<Self>, key: String, delivery: &Delivery) -> Page {
-        let payload = delivery.payload.as_deref().unwrap_or_default();
-        let digest = ring::digest::digest(&ring::digest::SHA256, payload);
+    pub async fn page(self: &Arc<Self>, key: String, delivery: &Delivery) -> Page {
+        let payload = delivery.payload.clone().unwrap_or_default();
+        let digest = apart(payload.len(), move || digest(&ring::digest::SHA256, &payload)).await;
         Page {
             ledger: self.clone(),
             key,

@@ -4,7 +4,7 @@ use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jobs::{Class, Failure, JobType, Jobs, MemoryBudget, redaction::conceal};
+use jobs::{Class, Failure, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
 use tracing::{debug, warn};
 
 use super::{Assignment, Handle, Outcome, loops::Pause, outcome::OutcomeRules};
@@ -65,11 +65,9 @@ impl Handle for Dispatcher {
                 Err(failure) => return self.rules.of(&failure, &delivery, 0),
             }
         }
-        let (kind, payload) = match open(&delivery) {
-            Ok((kind, data)) => {
-                let whole = delivery.payload.as_ref();
-                (kind, whole.map_or_else(Bytes::new, |whole| whole.slice_ref(data)))
-            }
+        let (size, closed) = (delivery.payload.as_ref().map_or(0, Bytes::len), delivery.clone());
+        let (kind, payload) = match apart(size, move || opened(&closed)).await {
+            Ok(opened) => opened,
             Err(Unopened::Failure(failure)) => return self.rules.of(&failure, &delivery, 0),
             Err(Unopened::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
                 return self.rules.of(&failure, &delivery, 0);
@@ -83,10 +81,13 @@ impl Handle for Dispatcher {
         assignment.holds.saw(kind.provider());
         assignment.course.is_a(kind);
         let stops = assignment.stops.clone();
-        let page = self.ledger.as_ref().map(|ledger| {
-            let key = assignment.broker.ledger_key(&delivery.lease.id);
-            ledger.page(key, &delivery)
-        });
+        let page = match &self.ledger {
+            Some(ledger) => {
+                let key = assignment.broker.ledger_key(&delivery.lease.id);
+                Some(ledger.page(key, &delivery).await)
+            }
+            None => None,
+        };
         let (policy, gates) = (self.policy_for(&delivery), self.gates.as_deref());
         // Who waits in a slot may be killed there with its replica, and be blamed for it: not what was lost before.
         let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
@@ -171,6 +172,13 @@ pub(super) enum Unopened {
     Unknown(Failure),
     /// Nobody can.
     Failure(Failure),
+}
+
+/// The job's type and data, which lies within its payload.
+fn opened(delivery: &Delivery) -> Result<(JobType, Bytes), Unopened> {
+    let (kind, data) = open(delivery)?;
+    let whole = delivery.payload.as_ref();
+    Ok((kind, whole.map_or_else(Bytes::new, |whole| whole.slice_ref(data))))
 }
 
 /// The job's type and data.

@@ -1,6 +1,6 @@
 //! No secret leaves the process: not in a log at its most talkative, not in an answer, not in Redis.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{fs, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
 
 use backend_worker::simulator::{Fault, Options, Provider};
 use nix::{
@@ -8,6 +8,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{PATIENCE, Scene, TestRedis, eventually};
 
@@ -214,5 +215,54 @@ async fn no_secret_shows_in_logs_answers_or_redis() {
             assert!(around.is_none(), "{secret} is in the {place}: {around:?}");
         }
     }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// A core dump would hold keys and payloads. The worker is started where dumps are allowed as far as this host allows them.
+#[tokio::test]
+async fn a_worker_that_crashes_leaves_no_core_dump() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let folder = std::env::temp_dir().join(format!("no-core-{}", scene.redis.server.port()));
+    fs::create_dir_all(&folder).unwrap();
+    let plain = scene.command(&["run"]);
+    let mut command = tokio::process::Command::new("sh");
+    command
+        .args(["-c", "ulimit -S -c \"$(ulimit -H -c)\"; exec \"$@\"", "sh"])
+        .arg(plain.as_std().get_program())
+        .arg("run")
+        .env_clear()
+        .envs(
+            plain
+                .as_std()
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .current_dir(&folder)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut worker = command.spawn().unwrap();
+    let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
+    loop {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line())
+            .await
+            .unwrap()
+            .unwrap();
+        if line.expect("the worker gets ready").contains("ready") {
+            break;
+        }
+    }
+    let pid = worker.id().unwrap();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGABRT).unwrap();
+    let status = worker.wait().await.unwrap();
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
+    assert!(!status.core_dumped());
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     fs::remove_dir_all(folder).unwrap();
 }

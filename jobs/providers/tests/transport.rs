@@ -137,6 +137,19 @@ async fn silence_ends_in_a_time_out() {
     .await;
 }
 
+/// Not one of the informational responses is the answer, and each could be followed by another.
+#[tokio::test]
+async fn informational_responses_without_an_answer_are_transient() {
+    for name in CALLS {
+        let server = Server::start(Play::Hang(b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100))).await;
+        let failure = refused(&server, name, PATIENT).await;
+        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        assert!(failure.to_string().contains("informational"), "{name}: {failure}");
+        assert!(failure.is_answer_lost(), "{name}: {failure}");
+        server.only_request();
+    }
+}
+
 #[tokio::test]
 async fn openai_gets_its_time_for_the_whole_answer() {
     let body = ["{\"id\"", ":", " \"ch", "at", "-1", "\"}"];

@@ -3,8 +3,9 @@
 
 use std::{fmt, time::Duration};
 
+use jobs::http_client::{ClientError, Connecting, HttpClient};
 use reqwest::{
-    Client,
+    Method, Request,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use serde_json::{Value, json};
@@ -56,20 +57,15 @@ impl Exporting {
         settings: &TraceSettings,
         replica: &str,
         spans: mpsc::Receiver<Record>,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, ClientError> {
         let mut url = settings.endpoint.clone();
         url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
         let mut headers: HeaderMap = settings.headers.iter().cloned().collect();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let http = Client::builder()
-            .default_headers(headers)
-            .timeout(TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
         let exporter = Exporter {
-            http,
+            http: HttpClient::new("backend-worker", Connecting::default())?,
             url,
+            headers,
             resource: json!({ "attributes": [
                 attribute("service.name", &settings.service),
                 attribute("service.version", env!("CARGO_PKG_VERSION")),
@@ -97,8 +93,9 @@ impl Exporting {
 }
 
 struct Exporter {
-    http: Client,
+    http: HttpClient,
     url: Url,
+    headers: HeaderMap,
     resource: Value,
     /// The last batch was not taken: said once an outage.
     failing: bool,
@@ -143,23 +140,27 @@ impl Exporter {
             "resource": self.resource,
             "scopeSpans": [{ "scope": { "name": "backend-worker" }, "spans": spans }],
         }]});
-        let sent = self
-            .http
-            .post(self.url.clone())
-            .body(body.to_string())
-            .send()
-            .await;
-        match sent.and_then(reqwest::Response::error_for_status) {
-            Ok(_) => {
+        let mut request = Request::new(Method::POST, self.url.clone());
+        *request.headers_mut() = self.headers.clone();
+        *request.body_mut() = Some(body.to_string().into());
+        let sent = tokio::time::timeout(TIMEOUT, self.http.execute(request)).await;
+        let refused = match sent {
+            Ok(Ok(answer)) if answer.status().is_success() => None,
+            Ok(Ok(answer)) => Some(format!("it answered {}", answer.status())),
+            Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
+            Err(_) => Some(format!("no answer within {TIMEOUT:?}")),
+        };
+        match refused {
+            None => {
                 PROCESS.trace_spans[0].add(count);
                 if std::mem::take(&mut self.failing) {
                     info!("the collector takes traces again");
                 }
             }
-            Err(error) => {
+            Some(error) => {
                 PROCESS.trace_spans[1].add(count);
                 if !std::mem::replace(&mut self.failing, true) {
-                    warn!(error = %error.without_url(), "the collector does not take traces: they are dropped");
+                    warn!(error, "the collector does not take traces: they are dropped");
                 }
             }
         }

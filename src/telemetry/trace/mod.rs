@@ -39,7 +39,7 @@ tokio::task_local! {
 ///
 /// # Errors
 /// When the HTTP client cannot be built.
-pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<Exporting, reqwest::Error> {
+pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<Exporting, jobs::ClientError> {
     let Some(settings) = settings else {
         return Ok(Exporting::default());
     };

@@ -12,8 +12,9 @@ use backend_worker::{
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::{Scene, TestRedis};
+use crate::support::{PATIENCE, Scene, TestRedis};
 
 /// What `check --json` says with these variables, and its exit code.
 pub(crate) async fn check(scene: &Scene, variables: &[(&str, &str)]) -> (Option<i32>, Value) {
@@ -192,6 +193,31 @@ async fn what_is_wrong_with_the_place_is_told() {
     let (code, answer) = check(&scene, &[("PORT", "http")]).await;
     assert_eq!(code, Some(64));
     expect(&answer, "configuration", "failure", "PORT", "README");
+}
+
+#[tokio::test]
+async fn a_provider_whose_key_would_travel_unencrypted_is_warned_of() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let (_, answer) = check(&scene, &[]).await;
+    expect(&answer, "provider URLs", "ok", "stay on this host", "");
+    // Nothing listens there; the worker starts all the same.
+    let elsewhere = [
+        ("OPENAI_BASE_URL", "http://proxy.invalid/v1"),
+        ("AZURE_VISION_ENDPOINT", "https://vision.invalid"),
+    ];
+    let (_, answer) = check(&scene, &elsewhere).await;
+    expect(&answer, "provider URLs", "warning", "OPENAI_BASE_URL", "https://");
+    assert!(!of(&answer, "provider URLs").1.contains("AZURE"), "{answer}");
+    let mut worker = scene.command(&["run"]).envs(elsewhere).spawn().unwrap();
+    let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
+    let mut log = String::new();
+    while !log.contains("ready") {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap();
+        log.push_str(&line.unwrap().expect("the worker gets ready"));
+    }
+    assert!(log.contains("OPENAI_BASE_URL begins with http://"), "{log}");
+    assert!(!log.contains("AZURE_VISION_ENDPOINT begins with"), "{log}");
+    worker.kill().await.unwrap();
 }
 
 /// What of a provider's account can be told without a call that costs money, and what the fleet has found out.
