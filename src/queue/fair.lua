@@ -26,7 +26,6 @@ local function number_of(digits)
   local n = tonumber(digits or nil)
   return n and n == n and n or 0
 end
-local function digits_of(n) return string.format('%.0f', n) end
 
 -- Removes a chunk of what is kept beside the list. Returns whether nothing is left of it.
 local function clear_line(line)
@@ -45,7 +44,7 @@ local function refund_turn(line, owner)
   local turn = number_of(call('HGET', line.state, 'turn'))
   local due = number_of(call('ZSCORE', turns, owner) or turn)
   -- Not before this round: of many jobs that could not start, others who have come since would wait for each.
-  call('ZADD', turns, digits_of(max(due - ROUND, floor(turn / ROUND) * ROUND)), owner)
+  call('ZADD', turns, max(due - ROUND, floor(turn / ROUND) * ROUND), owner)
 end
 
 -- The ids of a list from one distance to another, the nearest to the front first.

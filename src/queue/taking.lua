@@ -48,8 +48,10 @@ local function gather(gathered, owner, place, id)
     entries = {}
     gathered[owner], gathered[#gathered + 1] = entries, owner
   end
-  entries[#entries + 1] = digits_of(place) .. ':' .. id
+  entries[#entries + 1] = place .. ':' .. id
 end
+
+local TOO_LONG_A_NAME = string.rep('-', 65)
 
 -- Adds them to the lines, and gives those owners a turn who have none. `s` is the line's state.
 local function queue_up(line, s, gathered, push)
@@ -59,11 +61,18 @@ local function queue_up(line, s, gathered, push)
   local joins, round = {}, floor(s.turn / ROUND) * ROUND
   for i, turn in ipairs(call('ZMSCORE', turns, unpack(gathered))) do
     if not turn then
-      joins[#joins + 1], joins[#joins + 2] = digits_of(round + s.seq % ROUND), gathered[i]
+      joins[#joins + 1], joins[#joins + 2] = round + s.seq % ROUND, gathered[i]
       s.seq = s.seq + 1
     end
   end
-  if #joins > 0 then call('ZADD', turns, unpack(joins)) end
+  if #joins == 0 then return end
+  if s.owners == 0 then
+    -- The turns of up to 128 owners would be a packed list, which each change walks along. A member that is too long for
+    -- such a list makes a tree of it.
+    call('ZADD', turns, 0, TOO_LONG_A_NAME)
+    call('ZREM', turns, TOO_LONG_A_NAME)
+  end
+  call('ZADD', turns, unpack(joins))
 end
 
 -- Something has changed the list in a way that its places do not tell: they are given again.
@@ -136,33 +145,40 @@ local function choose(turns, wanted)
   return owners, scores, counts, order
 end
 
--- The next entries in turn, at most so many, out of their owners' lines: {id, place, turn}…; and whether an owner was
+-- The next entries in turn, at most so many, out of their owners' lines: ids, entries, turns; and whether an owner was
 -- there.
 local function next_entries(line, wanted)
   local turns, lines = line.state .. ':turns', line.state .. ':line:'
   local owners, scores, counts, order = choose(turns, wanted)
-  local entries, updates, gone, got, given = {}, {}, {}, {}, {}
+  local updates, gone, got, given = {}, {}, {}, {}
   for i, owner in ipairs(owners) do
-    given[i], got[i] = 0, counts[i] > 0 and call('LPOP', lines .. owner, counts[i]) or {}
-    if #got[i] > 0 then
-      updates[#updates + 1], updates[#updates + 2] = digits_of(scores[i] + #got[i] * ROUND), owner
-    elseif counts[i] > 0 then
+    local count, entries = counts[i], nil
+    if count == 1 then
+      entries = { call('LPOP', lines .. owner) or nil }
+    else
+      entries = count > 0 and call('LPOP', lines .. owner, count) or {}
+    end
+    given[i], got[i] = 0, entries
+    if #entries > 0 then
+      updates[#updates + 1], updates[#updates + 2] = scores[i] + #entries * ROUND, owner
+    elseif count > 0 then
       gone[#gone + 1] = owner
     end
   end
   if #gone > 0 then call('ZREM', turns, unpack(gone)) end
   if #updates > 0 then call('ZADD', turns, unpack(updates)) end
-  for nth = 1, order and #order or wanted do
+  local ids, entries, due = {}, {}, {}
+  for nth = 1, #owners > 0 and (order and #order or wanted) or 0 do
     local owner = order and order[nth] or 1
     local k = given[owner]
-    local entry = got[owner] and got[owner][k + 1]
+    local entry = got[owner][k + 1]
     if entry then
-      local colon = find(entry, ':', 1, true)
-      entries[#entries + 1] = { sub(entry, colon + 1), number_of(sub(entry, 1, colon - 1)), scores[owner] + k * ROUND }
+      local n = #ids + 1
+      ids[n], entries[n], due[n] = sub(entry, (find(entry, ':', 1, true) or 0) + 1), entry, scores[owner] + k * ROUND
       given[owner] = k + 1
     end
   end
-  return entries, #owners > 0
+  return ids, entries, due, #owners > 0
 end
 
 -- Opens the line: what is in the list and has no place gets one, at most `most` jobs at its back.
@@ -172,7 +188,8 @@ end
 local function open_line(line, most, known)
   local list, state = line.list, line.state
   local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear')
-  if m.err or type(protected('ZCARD', state .. ':turns')) ~= 'number' then return end
+  local owners = protected('ZCARD', state .. ':turns')
+  if m.err or type(owners) ~= 'number' then return end
   local has_moved = protected('HLEN', state .. ':moved')
   if type(has_moved) ~= 'number' then return end
   local length = call('LLEN', list)
@@ -180,7 +197,7 @@ local function open_line(line, most, known)
   if line.key == '' or length == 0 then return end
   local s = {
     front = number_of(m[2]), front_id = m[3], last = tonumber(m[4] or nil), last_id = m[5], shift = number_of(m[6]),
-    seq = number_of(m[7]), turn = number_of(m[8]),
+    seq = number_of(m[7]), turn = number_of(m[8]), owners = owners,
   }
   if not m[1] then call('HSET', state, 'key', line.key) end
 
@@ -205,8 +222,8 @@ local function open_line(line, most, known)
     elseif s.last and not s.last_id then
       start_over(line, s) -- The last job was taken by its other copy.
     elseif s.last then
-      call('HSET', state, 'front', digits_of(front + left), 'front_id', first_id, 'last', digits_of(s.last),
-        'last_id', s.last_id, 'shift', digits_of(s.shift), 'seq', digits_of(s.seq), 'turn', digits_of(s.turn))
+      call('HSET', state, 'front', front + left, 'front_id', first_id, 'last', s.last, 'last_id', s.last_id, 'shift', s.shift,
+        'seq', s.seq, 'turn', s.turn)
     end
   end
 
@@ -223,30 +240,32 @@ local function open_line(line, most, known)
     return at
   end
 
-  -- Some jobs stand where others were taken from.
-  local function correct(entries)
-    local ids, moved = {}, {}
-    for i, entry in ipairs(entries) do ids[i] = entry[1] end
+  -- Places of jobs that stand where others were taken from, by id.
+  local function moved_places(ids)
+    local places, moved = {}, {}
     for i, place in ipairs(call('HMGET', state .. ':moved', unpack(ids))) do
-      if place then entries[i][2], moved[#moved + 1] = number_of(place), ids[i] end
+      if place then places[ids[i]], moved[#moved + 1] = place, ids[i] end
     end
     if #moved > 0 then has_moved = has_moved - call('HDEL', state .. ':moved', unpack(moved)) end
+    return places
   end
 
   -- Takes jobs out of the list, wherever they stand: the first ones take the places of those behind them.
-  local function take_out(entries)
-    if has_moved > 0 and #entries > 0 then correct(entries) end
-    local popped, near, is_taken, taken, far = line.pop(#entries), {}, {}, {}, {}
+  local function take_out(ids, entries, due)
+    local places = has_moved > 0 and #ids > 0 and moved_places(ids) or {}
+    local popped, near, is_taken, taken, far = line.pop(#ids), {}, {}, {}, {}
     -- A list can hold an id twice: its first copy is the one that is taken.
     for i, id in ipairs(popped) do near[id] = near[id] or i end
-    for _, entry in ipairs(entries) do
-      local id = entry[1]
-      local nth = near[id]
-      local distance = not is_taken[id] and (nth or find_entry(id, entry[2], #popped))
-      if distance then
+    for i, id in ipairs(ids) do
+      local nth, distance, place = near[id], nil, nil
+      if not nth and not is_taken[id] then
+        place = number_of(places[id] or match(entries[i], '^%-?%d+'))
+        distance = find_entry(id, place, #popped)
+      end
+      if not is_taken[id] and (nth or distance) then
         taken[#taken + 1], is_taken[id] = id, true
-        s.turn = max(s.turn, entry[3])
-        if nth then popped[nth] = false else far[#far + 1] = { distance, id, entry[2] } end
+        s.turn = max(s.turn, due[i])
+        if nth then popped[nth] = false else far[#far + 1] = { distance, id, place } end
       end
     end
     local fillers, moved = {}, {}
@@ -258,13 +277,13 @@ local function open_line(line, most, known)
       call('LSET', list, line.at(job[1]), filler)
       if filler == s.last_id then s.last_id = nil end
       if job[2] == s.last_id then s.last_id = filler end
-      moved[#moved + 1], moved[#moved + 2] = filler, digits_of(job[3])
+      moved[#moved + 1], moved[#moved + 2] = filler, job[3]
     end
     front = front + #taken
     -- Where some were not found, as many of the first stay at the front.
     for i = #fillers, 1, -1 do
       line.push(fillers[i])
-      moved[#moved + 1], moved[#moved + 2] = fillers[i], digits_of(front + i - 1)
+      moved[#moved + 1], moved[#moved + 2] = fillers[i], front + i - 1
     end
     if #moved > 0 then has_moved = has_moved + call('HSET', state .. ':moved', unpack(moved)) end
     return taken
@@ -278,9 +297,10 @@ local function open_line(line, most, known)
     end
     while #taken < wanted and looks < 50 and some and not s.clear do
       looks = looks + 1
-      local entries
-      entries, some = next_entries(line, wanted - #taken)
-      for _, id in ipairs(take_out(entries)) do taken[#taken + 1] = id end
+      local ids, entries, due
+      ids, entries, due, some = next_entries(line, wanted - #taken)
+      local out = take_out(ids, entries, due)
+      if #taken == 0 then taken = out else for _, id in ipairs(out) do taken[#taken + 1] = id end end
     end
     if not some and placed >= length and call('LLEN', list) > 0 and not s.clear then
       start_over(line, s) -- The rest has places, and is in no line.
