@@ -10,12 +10,17 @@ local function wait_line(active, data, scheduled, state, meta_prefix, key)
   function line.at(distance) return distance end
   function line.range(first, last) return first, last end
   function line.from_front() end
-  function line.pop(n) return call('LPOP', active, n) or {} end
+  function line.pop(n) return n > 0 and call('LPOP', active, n) or {} end
+  function line.push(id) call('LPUSH', active, id) end
 
   function line.owner_of(id, known)
     local size = call('HSTRLEN', data, id)
     if size == 0 then return '', 0 end
-    if size <= LARGEST then return owner_in(call('HGET', data, id), quoted, 2), size end
+    if size <= LARGEST then
+      local task = call('HGET', data, id)
+      if line.payloads then line.payloads[id] = task end
+      return owner_in(task, quoted, 2), size
+    end
     local meta = meta_prefix .. id
     if known[id] then protected('HSET', meta, 'owner', known[id]) end
     local stored = protected('HGET', meta, 'owner')

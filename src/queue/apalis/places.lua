@@ -7,6 +7,7 @@ local known = {}
 for i = 4, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
 call('HLEN', KEYS[2])
 local line = wait_line(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[3], ARGV[1])
-local fair, clears = open_line(line, now_ms(), tonumber(ARGV[2]), known)
+local fair, clears = open_line(line, tonumber(ARGV[2]), known)
 if not fair then return { clears and 1 or 0, '' } end
+fair.save()
 return { fair.without_place > 0 and 1 or 0, fair.unknown or '' }

@@ -4,8 +4,8 @@
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../fair.lua", "line.lua", "row.lua", "claim.lua";
-    PLACES = "../fair.lua", "line.lua", "places.lua";
+    CLAIM = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "row.lua", "claim.lua";
+    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "places.lua";
     CLAIMED = "row.lua", "claimed.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "../poison.lua", "orphan.lua", "recover.lua";
@@ -14,14 +14,14 @@ scripts! {
     COMPLETE = "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "fail.lua";
-    RELEASE = "../fair.lua", "line.lua", "release.lua";
+    RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";
     PROGRESS = "progress.lua";
-    LEAVE = "../fair.lua", "line.lua", "leave.lua";
+    LEAVE = "../owner.lua", "../fair.lua", "line.lua", "leave.lua";
     ENQUEUE = "enqueue.lua";
     COUNTS = "counts.lua";
     LIST = "../pages.lua", "list.lua";
     RETRY = "retry.lua";
-    STANDING = "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
+    STANDING = "../owner.lua", "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
     REMOVE = "../lines.lua", "remove.lua";
 }

@@ -26,12 +26,15 @@ local function claim(want, now)
   -- The job's fields; nil when there is none, or its key is something else. A script copies a payload several times, and
   -- must not be long: one that does not fit the answer is for the caller to read.
   local inline = tonumber(ARGV[7])
+  local payloads = {} -- Those that were read for their owners.
   local function read(id)
-    local size = protected('HSTRLEN', P .. id, 'data')
+    local data = payloads[id]
+    local size = data and #data or protected('HSTRLEN', P .. id, 'data')
     if type(size) ~= 'number' then return end
     local apart = size > inline
-    FIELDS[2] = apart and '' or 'data'
+    FIELDS[2] = (apart or data) and '' or 'data'
     local m = call('HMGET', P .. id, unpack(FIELDS))
+    if data and not apart then m[2] = data end
     if not (m[1] or m[2] or m[3] or apart) then return end
     m.size, m.apart = size, apart
     if not apart then inline = inline - size end
@@ -73,11 +76,18 @@ local function claim(want, now)
   end
 
   local line, fair, clears = wait_line(ARGV[8]), nil, nil
-  if not order[3] and (call('LLEN', line.list) > max(room, 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
-    fair, clears = open_line(line, now, AT_A_CLAIM, {})
-    if ARGV[9] == '0' and (clears or fair and fair.without_place > 0) then return { rows, ghosts, refused, 1 } end
+  local waiting = call('LLEN', line.list)
+  if not order[3] and (waiting > max(room, 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
+    -- Most of a short line is claimed in the script that looks for its owners.
+    if waiting <= 4 * room then line.payloads = payloads end
+    fair, clears = open_line(line, AT_A_CLAIM, {})
+    if ARGV[9] == '0' and (clears or fair and fair.without_place > 0) then
+      if fair then fair.save() end
+      return { rows, ghosts, refused, 1 }
+    end
   end
   call('SET', session, ARGV[2], 'EX', ARGV[6])
+  if fair and room <= 0 then fair.save() end
 
   -- The next jobs in line, at most so many, which are among the claimed ones then.
   local scores, out_of_line = {}, false

@@ -12,13 +12,18 @@ local function wait_line(key)
   function line.from_front(ids)
     for i = 1, floor(#ids / 2) do ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i] end
   end
-  function line.pop(n) return call('RPOP', line.list, n) or {} end
+  function line.pop(n) return n > 0 and call('RPOP', line.list, n) or {} end
+  function line.push(id) call('RPUSH', line.list, id) end
 
   function line.owner_of(id, known)
     local key = P .. id
     local size = protected('HSTRLEN', key, 'data')
     if type(size) ~= 'number' or size == 0 then return '', 0 end
-    if size <= LARGEST then return owner_in(call('HGET', key, 'data'), quoted, 1), size end
+    if size <= LARGEST then
+      local data = call('HGET', key, 'data')
+      if line.payloads then line.payloads[id] = data end
+      return owner_in(data, quoted, 1), size
+    end
     if known[id] then call('HSET', P .. id, 'bw:owner', known[id]) end
     return known[id] or call('HGET', P .. id, 'bw:owner') or nil, 0
   end

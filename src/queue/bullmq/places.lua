@@ -7,6 +7,7 @@ local known = {}
 for i = 3, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
 expect_lines(P)
 if orders(P)[3] then return { 0, '' } end
-local fair, clears = open_line(wait_line(ARGV[1]), now_ms(), tonumber(ARGV[2]), known)
+local fair, clears = open_line(wait_line(ARGV[1]), tonumber(ARGV[2]), known)
 if not fair then return { clears and 1 or 0, '' } end
+fair.save()
 return { fair.without_place > 0 and 1 or 0, fair.unknown or '' }

@@ -4,20 +4,20 @@
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../fair.lua", "line.lua", "ending.lua", "claiming.lua", "claim.lua";
+    CLAIM = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "ending.lua", "claiming.lua", "claim.lua";
     LOOK = "look.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "ending.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
     STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
-    PLACES = "../fair.lua", "line.lua", "places.lua";
-    COMPLETE = "../fair.lua", "line.lua", "ending.lua", "claiming.lua", "complete.lua";
+    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "places.lua";
+    COMPLETE = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "ending.lua", "claiming.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "ending.lua", "fail.lua";
-    RELEASE = "../fair.lua", "line.lua", "release.lua";
+    RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";
     PROGRESS = "progress.lua";
-    LEAVE = "../fair.lua", "line.lua", "leave.lua";
+    LEAVE = "../owner.lua", "../fair.lua", "line.lua", "leave.lua";
     ENQUEUE = "enqueue.lua";
     PAUSE = "pause.lua";
     FIND = "find.lua";
@@ -25,5 +25,5 @@ scripts! {
     RETRY = "ending.lua", "retry.lua";
     REMOVE = "ending.lua", "../lines.lua", "remove.lua";
     OLDEST = "oldest.lua";
-    STANDING = "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
+    STANDING = "../owner.lua", "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
 }

@@ -1,0 +1,313 @@
+-- Second prelude of the scripts that give jobs their places in the fair line, or take them from it (fair.lua).
+
+-- Where the line's known jobs stand now: the list may have changed since the last script. `s` is the line's state.
+-- Returns the front's place, how many jobs at the front have none, and at which distance those without a place begin at
+-- the back; nil where that cannot be told.
+local function find_places(line, s, length)
+  local front, unplaced = s.front, 0
+  if call('LINDEX', line.list, line.at(0)) ~= s.front_id then
+    local at = distance_of(line, s.front_id, 1, NEARBY)
+    if at then
+      unplaced = at -- Some were put in front of it.
+    else
+      -- It was taken by others: the place of one of the first is looked up in its owner's line.
+      local ids = ids_between(line, 0, 15)
+      for i, id in ipairs(ids) do
+        local place = call('HGET', line.state .. ':moved', id)
+        local owner = not place and line.owner_of(id, {})
+        for _, entry in ipairs(owner and call('LRANGE', line.state .. ':line:' .. owner, 0, 63) or {}) do
+          local entry_place, entry_id = match(entry, '^(%-?%d+):(.*)$')
+          if entry_id == id then place = entry_place end
+        end
+        if place then
+          front, unplaced = number_of(place), i - 1
+          break
+        end
+        if i == #ids then return end
+      end
+    end
+    front = front - unplaced
+  end
+  local guess = s.last - front - s.shift
+  if guess == unplaced - 1 then
+    s.last, s.shift = front + unplaced - 1, 0
+    return front, unplaced, unplaced -- All that had a place were taken.
+  end
+  if guess >= 0 and call('LINDEX', line.list, line.at(guess)) == s.last_id then return front, unplaced, guess + 1 end
+  -- Some in between have been removed.
+  local at = distance_of(line, s.last_id, min(guess, length) - NEARBY, min(guess, length))
+  if not at then return end
+  s.shift = s.last - front - at
+  return front, unplaced, at + 1
+end
+
+-- Adds an entry of a job to those that are to join their owners' lines, the first one first.
+local function gather(gathered, owner, place, id)
+  local entries = gathered[owner]
+  if not entries then
+    entries = {}
+    gathered[owner], gathered[#gathered + 1] = entries, owner
+  end
+  entries[#entries + 1] = place .. ':' .. id
+end
+
+local TOO_LONG_A_NAME = string.rep('-', 65)
+
+-- Adds them to the lines, and gives those owners a turn who have none. `s` is the line's state.
+local function queue_up(line, s, gathered, push)
+  local turns, lines = line.state .. ':turns', line.state .. ':line:'
+  if #gathered == 0 then return end
+  for _, owner in ipairs(gathered) do call(push, lines .. owner, unpack(gathered[owner])) end
+  local joins, round = {}, floor(s.turn / ROUND) * ROUND
+  for i, turn in ipairs(call('ZMSCORE', turns, unpack(gathered))) do
+    if not turn then
+      joins[#joins + 1], joins[#joins + 2] = round + s.seq % ROUND, gathered[i]
+      s.seq = s.seq + 1
+    end
+  end
+  if #joins == 0 then return end
+  if s.owners == 0 then
+    -- The turns of up to 128 owners would be a packed list, which each change walks along. A member that is too long for
+    -- such a list makes a tree of it.
+    call('ZADD', turns, 0, TOO_LONG_A_NAME)
+    call('ZREM', turns, TOO_LONG_A_NAME)
+  end
+  call('ZADD', turns, unpack(joins))
+end
+
+-- Something has changed the list in a way that its places do not tell: they are given again.
+local function start_over(line, s)
+  s.clear = true
+  call('HSET', line.state, 'clear', '1')
+end
+
+-- Gives places to jobs that were put at the front (given back, recovered, lifo): they are the next in their owners' lines.
+-- Returns how many are left because the payloads are too much for one script, and the first job that has a place.
+local function place_in_front(line, s, front, unplaced, known)
+  local ids, read, gathered, left = ids_between(line, 0, unplaced - 1), 0, {}, 0
+  for i = unplaced, 1, -1 do
+    local owner, size = line.owner_of(ids[i], known)
+    gather(gathered, owner or '', front + i - 1, ids[i])
+    read = read + (size or 0)
+    if read > MOST_READ then
+      left = i - 1
+      break
+    end
+  end
+  queue_up(line, s, gathered, 'LPUSH')
+  return left, ids[left + 1]
+end
+
+-- Gives the next jobs without a place one, at most `most`, at the back. `placed` is how many have one.
+-- Returns how many have one then, and the id of a job whose owner the caller has to find.
+local function place_at_the_back(line, s, front, placed, most, known)
+  local place, read, gathered, unknown = s.last or front - 1, 0, {}, nil
+  for _, id in ipairs(ids_between(line, placed, placed + most - 1)) do
+    local owner, size = line.owner_of(id, known)
+    if not owner then
+      unknown = id
+      break
+    end
+    place, read, placed = place + 1, read + size, placed + 1
+    gather(gathered, owner, place, id)
+    s.last_id = id
+    if read > MOST_READ then break end
+  end
+  queue_up(line, s, gathered, 'RPUSH')
+  s.last = place
+  return placed, unknown
+end
+
+-- Whose turn it is, `wanted` times: owners, the turn of each, how often it is his, and the order; without an order one
+-- owner has all of them.
+local function choose(turns, wanted)
+  local due = call('ZRANGE', turns, 0, wanted - 1, 'WITHSCORES')
+  if #due == 2 then return { due[1] }, { tonumber(due[2]) }, { wanted } end
+  local owners, scores, counts, order = {}, {}, {}, {}
+  for i = 1, #due, 2 do
+    local nth = #owners + 1
+    owners[nth], scores[nth], counts[nth] = due[i], tonumber(due[i + 1]), 0
+  end
+  -- Those that were chosen come again a round later, in the order in which they were chosen: the next is the first of
+  -- these, or of those that were not chosen yet.
+  local fresh, again = 1, 1
+  for nth = 1, wanted do
+    local second = order[again]
+    if scores[fresh] and not (second and scores[second] + counts[second] * ROUND < scores[fresh]) then
+      order[nth], fresh = fresh, fresh + 1
+    elseif second then
+      order[nth], again = second, again + 1
+    else
+      break
+    end
+    counts[order[nth]] = counts[order[nth]] + 1
+  end
+  return owners, scores, counts, order
+end
+
+-- The next entries in turn, at most so many, out of their owners' lines: ids, entries, turns; and whether an owner was
+-- there.
+local function next_entries(line, wanted)
+  local turns, lines = line.state .. ':turns', line.state .. ':line:'
+  local owners, scores, counts, order = choose(turns, wanted)
+  local updates, gone, got, given = {}, {}, {}, {}
+  for i, owner in ipairs(owners) do
+    local count, entries = counts[i], nil
+    if count == 1 then
+      entries = { call('LPOP', lines .. owner) or nil }
+    else
+      entries = count > 0 and call('LPOP', lines .. owner, count) or {}
+    end
+    given[i], got[i] = 0, entries
+    if #entries > 0 then
+      updates[#updates + 1], updates[#updates + 2] = scores[i] + #entries * ROUND, owner
+    elseif count > 0 then
+      gone[#gone + 1] = owner
+    end
+  end
+  if #gone > 0 then call('ZREM', turns, unpack(gone)) end
+  if #updates > 0 then call('ZADD', turns, unpack(updates)) end
+  local ids, entries, due = {}, {}, {}
+  for nth = 1, #owners > 0 and (order and #order or wanted) or 0 do
+    local owner = order and order[nth] or 1
+    local k = given[owner]
+    local entry = got[owner][k + 1]
+    if entry then
+      local n = #ids + 1
+      ids[n], entries[n], due[n] = sub(entry, (find(entry, ':', 1, true) or 0) + 1), entry, scores[owner] + k * ROUND
+      given[owner] = k + 1
+    end
+  end
+  return ids, entries, due, #owners > 0
+end
+
+-- Opens the line: what is in the list and has no place gets one, at most `most` jobs at its back.
+-- `known` holds owners of jobs whose payload is too large to be read here, by id.
+-- Returns nil where the list is to be taken from as it is, and then whether there is more to clear; else {take(wanted) →
+-- ids, save(), how many jobs have no place, id whose owner the caller has to find}. The caller takes, or saves.
+local function open_line(line, most, known)
+  local list, state = line.list, line.state
+  local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear')
+  local owners = protected('ZCARD', state .. ':turns')
+  if m.err or type(owners) ~= 'number' then return end
+  local has_moved = protected('HLEN', state .. ':moved')
+  if type(has_moved) ~= 'number' then return end
+  local length = call('LLEN', list)
+  if m[1] and (length == 0 or m[1] ~= line.key or m[9]) then return nil, not clear_line(line) end
+  if line.key == '' or length == 0 then return end
+  local s = {
+    front = number_of(m[2]), front_id = m[3], last = tonumber(m[4] or nil), last_id = m[5], shift = number_of(m[6]),
+    seq = number_of(m[7]), turn = number_of(m[8]), owners = owners,
+  }
+  if not m[1] then call('HSET', state, 'key', line.key) end
+
+  -- `left` jobs at the front have no place, and `first_placed` follows them.
+  local front, unplaced, placed, left, first_placed, unknown = FIRST_PLACE, 0, 0, 0, nil, nil
+  if s.last then
+    front, unplaced, placed = find_places(line, s, length)
+    if not front then
+      start_over(line, s)
+      return nil, true
+    end
+  end
+  if unplaced > 0 then left, first_placed = place_in_front(line, s, front, unplaced, known) end
+  if placed < length and most > 0 and left == 0 then
+    placed, unknown = place_at_the_back(line, s, front, placed, most, known)
+  end
+
+  local function save()
+    local first_id = left > 0 and first_placed or call('LINDEX', list, line.at(0))
+    if not first_id then
+      clear_line(line)
+    elseif s.last and not s.last_id then
+      start_over(line, s) -- The last job was taken by its other copy.
+    elseif s.last then
+      call('HSET', state, 'front', front + left, 'front_id', first_id, 'last', s.last, 'last_id', s.last_id, 'shift', s.shift,
+        'seq', s.seq, 'turn', s.turn)
+    end
+  end
+
+  -- At which distance a job stands, after `gone` jobs of the front were popped; nil where it is not in the list any more.
+  local function find_entry(id, place, gone)
+    local guess = place - front - s.shift - gone
+    if guess >= 0 and call('LINDEX', list, line.at(guess)) == id then return guess end
+    local at = distance_of(line, id, guess - NEARBY, guess + NEARBY)
+    if at then
+      s.shift = place - front - gone - at
+    elseif not line.is_elsewhere(id) then
+      start_over(line, s)
+    end
+    return at
+  end
+
+  -- Places of jobs that stand where others were taken from, by id.
+  local function moved_places(ids)
+    local places, moved = {}, {}
+    for i, place in ipairs(call('HMGET', state .. ':moved', unpack(ids))) do
+      if place then places[ids[i]], moved[#moved + 1] = place, ids[i] end
+    end
+    if #moved > 0 then has_moved = has_moved - call('HDEL', state .. ':moved', unpack(moved)) end
+    return places
+  end
+
+  -- Takes jobs out of the list, wherever they stand: the first ones take the places of those behind them.
+  local function take_out(ids, entries, due)
+    local places = has_moved > 0 and #ids > 0 and moved_places(ids) or {}
+    local popped, near, is_taken, taken, far = line.pop(#ids), {}, {}, {}, {}
+    -- A list can hold an id twice: its first copy is the one that is taken.
+    for i, id in ipairs(popped) do near[id] = near[id] or i end
+    for i, id in ipairs(ids) do
+      local nth, distance, place = near[id], nil, nil
+      if not nth and not is_taken[id] then
+        place = number_of(places[id] or match(entries[i], '^%-?%d+'))
+        distance = find_entry(id, place, #popped)
+      end
+      if not is_taken[id] and (nth or distance) then
+        taken[#taken + 1], is_taken[id] = id, true
+        s.turn = max(s.turn, due[i])
+        if nth then popped[nth] = false else far[#far + 1] = { distance, id, place } end
+      end
+    end
+    local fillers, moved = {}, {}
+    for _, id in ipairs(popped) do
+      if id then fillers[#fillers + 1] = id end
+    end
+    for _, job in ipairs(far) do
+      local filler = table.remove(fillers)
+      call('LSET', list, line.at(job[1]), filler)
+      if filler == s.last_id then s.last_id = nil end
+      if job[2] == s.last_id then s.last_id = filler end
+      moved[#moved + 1], moved[#moved + 2] = filler, job[3]
+    end
+    front = front + #taken
+    -- Where some were not found, as many of the first stay at the front.
+    for i = #fillers, 1, -1 do
+      line.push(fillers[i])
+      moved[#moved + 1], moved[#moved + 2] = fillers[i], front + i - 1
+    end
+    if #moved > 0 then has_moved = has_moved + call('HSET', state .. ':moved', unpack(moved)) end
+    return taken
+  end
+
+  -- The next jobs in turn, at most so many.
+  local function take(wanted)
+    local taken, looks, some = {}, 0, true
+    if left > 0 then
+      taken, wanted = line.pop(min(wanted, left)), 0 -- They are next, place or none.
+    end
+    while #taken < wanted and looks < 50 and some and not s.clear do
+      looks = looks + 1
+      local ids, entries, due
+      ids, entries, due, some = next_entries(line, wanted - #taken)
+      local out = take_out(ids, entries, due)
+      if #taken == 0 then taken = out else for _, id in ipairs(out) do taken[#taken + 1] = id end end
+    end
+    if not some and placed >= length and call('LLEN', list) > 0 and not s.clear then
+      start_over(line, s) -- The rest has places, and is in no line.
+    end
+    save()
+    return taken
+  end
+
+  return { take = take, save = save, without_place = length - placed + left, unknown = unknown }
+end
