@@ -1,4 +1,5 @@
-//! What the media helper costs beside decoding in process: `cargo bench --bench media`.
+//! What the media helper costs beside decoding in process, and how long the largest payload keeps other jobs waiting:
+//! `cargo bench --bench media`.
 
 use std::{
     sync::Arc,
@@ -6,8 +7,15 @@ use std::{
 };
 
 use backend_worker::media_helper::{HelperLimits, HelperPool, HelperProgram};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use jobs::media::decoder::{AudioDecoder, InProcess};
+use jobs::{
+    JobType, Jobs, MediaSettings, MemoryBudget,
+    media::{
+        Media, Source,
+        decoder::{AudioDecoder, InProcess},
+    },
+};
 
 /// Decodings of each sample.
 const ROUNDS: usize = 400;
@@ -45,6 +53,52 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             b.saturating_sub(a)
         );
     }
+    large_payload().await
+}
+
+/// A picture of 20 MB, as base64 in a payload of 28 MB.
+async fn large_payload() -> Result<(), Box<dyn std::error::Error>> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let text = BASE64_STANDARD.encode(vec![7; 20 * 1024 * 1024]);
+    let payload = serde_json::json!({ "imageBase64": text }).to_string();
+    let settings = MediaSettings {
+        uploads_dir: None,
+        allowed_hosts: Vec::new(),
+        max_bytes: 20 * 1024 * 1024,
+        timeout: LIMIT,
+    };
+    let media = Media::new(&settings, MemoryBudget::new(u64::MAX))?;
+    let (mut parsed, mut decoded, mut stalled) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let started = Instant::now();
+        Jobs::validate(JobType::ProcessImage, payload.as_bytes())?;
+        parsed.push(started.elapsed());
+        let (started, mut longest) = (Instant::now(), Duration::ZERO);
+        let others = async {
+            loop {
+                let left = Instant::now();
+                tokio::task::yield_now().await;
+                longest = longest.max(left.elapsed());
+            }
+        };
+        tokio::select! {
+            loaded = media.load("imageBase64", Source::Base64(&text)) => { loaded?; }
+            () = others => {}
+        }
+        decoded.push(started.elapsed());
+        stalled.push(longest);
+    }
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    println!("\na payload of 28 MB, medians");
+    println!("JSON, in one go: {:.1?}", median(parsed));
+    println!(
+        "base64: {:.1?}, other jobs wait for {:.1?} of it at most",
+        median(decoded),
+        median(stalled)
+    );
     Ok(())
 }
 

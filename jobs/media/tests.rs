@@ -74,6 +74,42 @@ async fn base64_is_read_in_every_spelling() {
     }
 }
 
+/// A long text is read in slices, between which other jobs go on; no slice need hold whole groups of four.
+#[tokio::test]
+async fn long_base64_is_read_in_slices_between_which_others_go_on() {
+    let mut media = media(None);
+    media.max_bytes = 1_000_000;
+    let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    let text = STANDARD_NO_PAD.encode(&bytes);
+    for every in [usize::MAX, 76, 63, 1] {
+        let lines: Vec<&[u8]> = text.as_bytes().chunks(every).collect();
+        let text = String::from_utf8(lines.join(&b"\r\n"[..])).unwrap();
+        let mut turns = 0;
+        let others = async {
+            loop {
+                turns += 1;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            loaded = media.load("f", Source::Base64(&text)) => assert!(loaded.unwrap() == bytes, "{every}"),
+            () = others => {}
+        }
+        assert!(
+            turns >= text.len() / SLICE,
+            "{turns} turns in {} bytes",
+            text.len()
+        );
+    }
+    media.max_bytes -= 1;
+    assert!(
+        refusal(&media, Source::Base64(&text))
+            .await
+            .contains("larger than")
+    );
+}
+
 #[tokio::test]
 async fn bad_base64_is_refused() {
     let media = media(None);

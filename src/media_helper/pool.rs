@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::unix::process::ExitStatusExt,
+    os::{fd::AsFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -157,6 +157,8 @@ impl HelperPool {
         let (Some(input), Some(mut output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(HelperError::NotReady("it has no pipes".to_owned()));
         };
+        widen(&input);
+        widen(&output);
         let mut hello = [0; wire::HELLO.len() + 1];
         match timeout(LONGEST_START, output.read_exact(&mut hello)).await {
             Ok(Ok(_)) if hello.starts_with(wire::HELLO) => Ok(Helper {
@@ -293,6 +295,18 @@ impl Helper {
             }),
             Kind::Refused => Err(plain(&body)),
         })
+    }
+}
+
+/// What a pipe holds, bytes: as much as Linux lets any process ask for. By the usual 64 KB a long recording wakes both sides
+/// eighty times.
+const PIPE: usize = 1024 * 1024;
+
+/// Lets a pipe hold more at a time. One that cannot carries the same bytes, in more pieces.
+fn widen(pipe: &impl AsFd) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::pipe::fcntl_setpipe_size(pipe, PIPE) {
+        debug!(%error, "a media helper's pipe keeps its size");
     }
 }
 
