@@ -96,10 +96,11 @@ impl Side {
     }
 
     fn hold(&mut self, deliveries: Vec<Delivery>) {
-        self.held.extend(deliveries.into_iter().map(|delivery| Completion {
-            lease: delivery.lease,
-            result: r#"{"cards":[]}"#.to_owned(),
-        }));
+        self.held
+            .extend(deliveries.into_iter().map(|delivery| Completion {
+                lease: delivery.lease,
+                result: r#"{"cards":[]}"#.to_owned(),
+            }));
     }
 
     /// Ends what is held, and claims as many others.
@@ -215,11 +216,31 @@ async fn main() -> Result {
     );
     println!("|---|---|---|---|---|---|---|---|");
     let cases = [
-        Case { jobs, owners: 1, flow: 0 },
-        Case { jobs, owners: 50, flow: 0 },
-        Case { jobs, owners: jobs / 10, flow: 0 },
-        Case { jobs: 8, owners: 50, flow: BATCH },
-        Case { jobs: 100, owners: 50, flow: BATCH },
+        Case {
+            jobs,
+            owners: 1,
+            flow: 0,
+        },
+        Case {
+            jobs,
+            owners: 50,
+            flow: 0,
+        },
+        Case {
+            jobs,
+            owners: jobs / 10,
+            flow: 0,
+        },
+        Case {
+            jobs: 8,
+            owners: 50,
+            flow: BATCH,
+        },
+        Case {
+            jobs: 100,
+            owners: 50,
+            flow: BATCH,
+        },
     ];
     for layout in Layout::ALL {
         for case in &cases {
