@@ -13,7 +13,12 @@ mod reader;
 mod traces;
 pub mod vars;
 
-use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    num::{NonZeroU8, NonZeroU32},
+    time::Duration,
+};
 
 use jobs::{JobType, Settings};
 use secrecy::{ExposeSecret, SecretString};
@@ -205,6 +210,7 @@ impl Config {
                 keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
                 keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
                 fairness: env.parse(&vars::FAIRNESS_KEY, fairness),
+                most_per_owner: NonZeroU32::new(env.number(&vars::USER_MAX_CONCURRENT, 0..=1_000)),
                 leave_out_large: true,
                 ..BrokerOptions::default()
             },

@@ -1,6 +1,6 @@
 //! The trait that both layouts implement, how queues are kept, and what a broker cannot do.
 
-use std::{convert::Infallible, fmt, time::Duration};
+use std::{convert::Infallible, fmt, num::NonZeroU32, time::Duration};
 
 use async_trait::async_trait;
 use redis::RedisError;
@@ -182,6 +182,8 @@ pub struct BrokerOptions {
     /// The field of a job's payload that names its owner: within a priority, owners take turns. `None`: first come, first
     /// served.
     pub fairness: Option<FieldName>,
+    /// Jobs that one owner may have in flight, over the fleet; `None`: any number.
+    pub most_per_owner: Option<NonZeroU32>,
     /// Whether claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
     pub leave_out_large: bool,
 }
@@ -194,6 +196,7 @@ impl Default for BrokerOptions {
             keep_completed_for: Duration::from_secs(24 * 3600),
             keep_completed_count: 10_000,
             fairness: FieldName::new("userId"),
+            most_per_owner: None,
             leave_out_large: false,
         }
     }

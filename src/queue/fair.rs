@@ -4,6 +4,10 @@
 use std::{
     fmt,
     hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,6 +17,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
+use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::{BrokerError, Standing};
@@ -36,7 +41,7 @@ pub(super) trait Places {
 }
 
 /// Gives every job that waits its place.
-pub(super) async fn give_places(queue: &(impl Places + Sync)) -> Result<(), BrokerError> {
+async fn give_places(queue: &(impl Places + Sync)) -> Result<(), BrokerError> {
     let (started, mut known) = (Instant::now(), None);
     while started.elapsed() < PATIENCE {
         let (more, unknown) = queue.give_some(known.take()).await?;
@@ -53,6 +58,48 @@ pub(super) async fn give_places(queue: &(impl Places + Sync)) -> Result<(), Brok
         }
     }
     Ok(())
+}
+
+/// So many jobs get their places in less than a second: claims wait for it.
+const LONG: u64 = 200_000;
+
+/// How far the places of one queue are, as one replica knows it.
+#[derive(Debug, Default)]
+pub(super) struct Placing {
+    /// Jobs of a long line have been claimed before all of its jobs had a place.
+    has_begun: AtomicBool,
+    under_way: Arc<Mutex<()>>,
+}
+
+impl Placing {
+    /// Gives the jobs that have none their places, `unplaced` of them, before `count` are claimed. Returns how many are
+    /// claimed then.
+    ///
+    /// A long line takes seconds: some of its first jobs, half of what was asked for, start at once, so that a job at the
+    /// line's end is still among the next when its place is known. Later claims wait for it.
+    pub(super) async fn give<P>(&self, places: &P, unplaced: u64, count: usize) -> Result<usize, BrokerError>
+    where
+        P: Places + Clone + Send + Sync + 'static,
+    {
+        if unplaced > LONG && !self.has_begun.swap(true, Ordering::Relaxed) {
+            let (places, under_way) = (places.clone(), self.under_way.clone());
+            tokio::spawn(async move {
+                let _one_at_a_time = under_way.lock().await;
+                if let Err(error) = give_places(&places).await {
+                    warn!(%error, "the jobs of a long line have no places yet: the next claim gives them");
+                }
+            });
+            return Ok(count.div_ceil(2));
+        }
+        let _one_at_a_time = self.under_way.lock().await;
+        give_places(places).await?;
+        Ok(count)
+    }
+
+    /// All jobs have a place.
+    pub(super) fn done(&self) {
+        self.has_begun.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What `standing.lua` says.

@@ -32,8 +32,15 @@ local function standing_of(line, id)
       end
     end
   end
+  -- Those that were put at the front since the last claim have no entry yet, and are next.
+  local front_id = call('HGET', line.state, 'front_id')
+  local at = front_id and call('LPOS', line.list, front_id, 'RANK', line.rank, 'MAXLEN', 1000)
+  local first = at and (line.rank < 0 and length - 1 - at or at) or 0
+  for nth, other in ipairs(id ~= '' and ids_between(line, 0, first - 1) or {}) do
+    if other == id then return { nth - 1, length, owners_in_front(line) } end
+  end
   local turn = rank and tonumber(call('ZSCORE', line.state .. ':turns', owner) or nil)
-  local mine, ahead, owners = turn and turn + rank * ROUND, rank or 0, 0
+  local mine, ahead, owners = turn and turn + rank * ROUND, (rank or 0) + first, 0
   for i = 1, #due, 2 do
     local waiting, score = call('LLEN', lines .. due[i]), tonumber(due[i + 1])
     if waiting > 0 then owners = owners + 1 end

@@ -118,38 +118,64 @@ local function place_at_the_back(line, s, front, placed, most, known)
   return placed, unknown
 end
 
+-- The owners who are due, the first one first, as many as jobs are wanted: owners, the turn of each, and how many jobs each
+-- may start; without these all of them. Those who have as many in flight as they may are passed over (busy.lua).
+local function owners_due(turns, wanted, busy)
+  local owners, scores, limits, from = {}, {}, busy and {}, 0
+  repeat
+    local due = call('ZRANGE', turns, from, from + wanted - 1, 'WITHSCORES')
+    local page = {}
+    for i = 1, #due, 2 do page[#page + 1] = due[i] end
+    if busy then busy.load(page) end
+    for i, owner in ipairs(page) do
+      local room = busy and busy.room(owner)
+      if room == 0 then
+        busy.passed = true
+      else
+        local nth = #owners + 1
+        owners[nth], scores[nth] = owner, tonumber(due[2 * i])
+        if busy then limits[nth] = room end
+      end
+    end
+    from = from + wanted
+  until not busy or #owners >= wanted or #page < wanted or from >= MOST_PASSED
+  return owners, scores, limits
+end
+
 -- Whose turn it is, `wanted` times: owners, the turn of each, how often it is his, and the order; without an order one
 -- owner has all of them.
-local function choose(turns, wanted)
-  local due = call('ZRANGE', turns, 0, wanted - 1, 'WITHSCORES')
-  if #due == 2 then return { due[1] }, { tonumber(due[2]) }, { wanted } end
-  local owners, scores, counts, order = {}, {}, {}, {}
-  for i = 1, #due, 2 do
-    local nth = #owners + 1
-    owners[nth], scores[nth], counts[nth] = due[i], tonumber(due[i + 1]), 0
-  end
+local function choose(turns, wanted, busy)
+  local owners, scores, limits = owners_due(turns, wanted, busy)
+  if #owners == 1 and not busy then return owners, scores, { wanted } end
+  local counts, order = {}, {}
+  for i = 1, #owners do counts[i] = 0 end
   -- Those that were chosen come again a round later, in the order in which they were chosen: the next is the first of
   -- these, or of those that were not chosen yet.
-  local fresh, again = 1, 1
-  for nth = 1, wanted do
+  local fresh, again, nth = 1, 1, 1
+  while nth <= wanted do
     local second = order[again]
-    if scores[fresh] and not (second and scores[second] + counts[second] * ROUND < scores[fresh]) then
-      order[nth], fresh = fresh, fresh + 1
-    elseif second then
-      order[nth], again = second, again + 1
+    if second and limits and counts[second] >= limits[second] then
+      again, busy.passed = again + 1, true
     else
-      break
+      if scores[fresh] and not (second and scores[second] + counts[second] * ROUND < scores[fresh]) then
+        order[nth], fresh = fresh, fresh + 1
+      elseif second then
+        order[nth], again = second, again + 1
+      else
+        break
+      end
+      counts[order[nth]] = counts[order[nth]] + 1
+      nth = nth + 1
     end
-    counts[order[nth]] = counts[order[nth]] + 1
   end
   return owners, scores, counts, order
 end
 
--- The next entries in turn, at most so many, out of their owners' lines: ids, entries, turns; and whether an owner was
--- there.
-local function next_entries(line, wanted)
+-- The next entries in turn, at most so many, out of their owners' lines: ids, entries, turns, owners; and whether an owner
+-- was there.
+local function next_entries(line, wanted, busy)
   local turns, lines = line.state .. ':turns', line.state .. ':line:'
-  local owners, scores, counts, order = choose(turns, wanted)
+  local owners, scores, counts, order = choose(turns, wanted, busy)
   local updates, gone, got, given = {}, {}, {}, {}
   for i, owner in ipairs(owners) do
     local count, entries = counts[i], nil
@@ -167,7 +193,7 @@ local function next_entries(line, wanted)
   end
   if #gone > 0 then call('ZREM', turns, unpack(gone)) end
   if #updates > 0 then call('ZADD', turns, unpack(updates)) end
-  local ids, entries, due = {}, {}, {}
+  local ids, entries, due, whose = {}, {}, {}, {}
   for nth = 1, #owners > 0 and (order and #order or wanted) or 0 do
     local owner = order and order[nth] or 1
     local k = given[owner]
@@ -175,17 +201,29 @@ local function next_entries(line, wanted)
     if entry then
       local n = #ids + 1
       ids[n], entries[n], due[n] = sub(entry, (find(entry, ':', 1, true) or 0) + 1), entry, scores[owner] + k * ROUND
-      given[owner] = k + 1
+      given[owner], whose[ids[n]] = k + 1, owners[owner]
     end
   end
-  return ids, entries, due, #owners > 0
+  return ids, entries, due, #owners > 0, whose
+end
+
+-- Gives owners back the turns of entries whose jobs have gone.
+local function refund_gone(line, ids, taken, whose)
+  if #taken == #ids then return end
+  local is_taken, gone = {}, {}
+  for _, id in ipairs(taken) do is_taken[id] = true end
+  for _, id in ipairs(ids) do
+    if not is_taken[id] then gone[whose[id]] = (gone[whose[id]] or 0) + 1 end
+  end
+  for owner, times in pairs(gone) do call('ZINCRBY', line.state .. ':turns', -times * ROUND, owner) end
 end
 
 -- Opens the line: what is in the list and has no place gets one, at most `most` jobs at its back.
--- `known` holds owners of jobs whose payload is too large to be read here, by id.
+-- `known` holds owners of jobs whose payload is too large to be read here, by id; `busy` says how many jobs owners may start
+-- (busy.lua), or is nil.
 -- Returns nil where the list is to be taken from as it is, and then whether there is more to clear; else {take(wanted) →
 -- ids, save(), how many jobs have no place, id whose owner the caller has to find}. The caller takes, or saves.
-local function open_line(line, most, known)
+local function open_line(line, most, known, busy)
   local list, state = line.list, line.state
   local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear')
   local owners = protected('ZCARD', state .. ':turns')
@@ -293,16 +331,19 @@ local function open_line(line, most, known)
   local function take(wanted)
     local taken, looks, some = {}, 0, true
     if left > 0 then
-      taken, wanted = line.pop(min(wanted, left)), 0 -- They are next, place or none.
+      -- They are next, place or none; whose they are is not known yet.
+      taken, wanted = busy and {} or line.pop(min(wanted, left)), 0
     end
     while #taken < wanted and looks < 50 and some and not s.clear do
       looks = looks + 1
-      local ids, entries, due
-      ids, entries, due, some = next_entries(line, wanted - #taken)
+      local ids, entries, due, whose
+      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy)
       local out = take_out(ids, entries, due)
+      refund_gone(line, ids, out, whose)
+      for _, id in ipairs(busy and out or {}) do busy.add(whose[id], id) end
       if #taken == 0 then taken = out else for _, id in ipairs(out) do taken[#taken + 1] = id end end
     end
-    if not some and placed >= length and call('LLEN', list) > 0 and not s.clear then
+    if not some and placed >= length and call('LLEN', list) > 0 and not s.clear and not (busy and busy.passed) then
       start_over(line, s) -- The rest has places, and is in no line.
     end
     save()

@@ -86,6 +86,8 @@ const operations = {
   pause: ({ version }) => queue(version).pause(),
   resume: ({ version }) => queue(version).resume(),
   retry: async ({ id, opts }) => (await queue().getJob(id)).retry('failed', opts),
+  reprioritize: async ({ id, priority }) => (await queue().getJob(id)).changePriority({ priority }),
+  prioritized: async () => (await queue().getPrioritized(0, -1)).map((job) => job.id),
   promote: async ({ id }) => (await queue().getJob(id)).promote(),
   remove: async ({ id, opts }) => (await queue().getJob(id)).remove(opts),
   // Says whether it was allowed to.

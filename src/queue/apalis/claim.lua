@@ -4,8 +4,9 @@
 --      5 bytes of payloads that the answer may hold  6 meta prefix  7 attempts where the producer named none
 --      8 inflight prefix  9 field of the payload that names a job's owner, or '' where the line is not shared fairly
 --      10 are jobs claimed while some have no place in that line yet 0|1
+--      11 jobs that an owner may have in flight, 0: any number  12 lease ttl ms
 -- Returns false without a lease (renew first), 0 when the number was carried out before (`claimed.lua` tells what is
--- left of it), 1 when jobs have to be given their places first (the number is not used up), else a list of rows.
+-- left of it), how many jobs have to be given their places first (the number is not used up), else a list of rows.
 local active, scheduled, inflight, data, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, number, want, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local meta_prefix, inflight_prefix = ARGV[6], ARGV[8]
@@ -21,6 +22,11 @@ call('HLEN', data)
 if number <= tonumber(call('HGET', KEYS[7], 'claim') or 0) then return 0 end
 local is_paused = call('EXISTS', KEYS[6]) == 1
 local line, fair, clears = wait_line(active, data, scheduled, KEYS[8], meta_prefix, ARGV[9]), nil, nil
+function line.is_in_flight(id)
+  local m = protected('HMGET', meta_prefix .. id, 'claim', 'locked_by')
+  return not m.err and m[1] and m[1] ~= '' and m[2] and tonumber(call('ZSCORE', leases, m[2]) or 0) > now
+end
+local busy = open_busy(line, tonumber(ARGV[11]))
 if not is_paused then
   local due = call('ZRANGEBYSCORE', scheduled, '-inf', string.format('%.3f', now / 1000), 'LIMIT', 0, 250)
   if #due > 0 then
@@ -28,13 +34,13 @@ if not is_paused then
     call('ZREM', scheduled, unpack(due))
   end
   local waiting = call('LLEN', active)
-  if waiting > want and line.key ~= '' or call('EXISTS', line.state) == 1 then
+  if (waiting > want or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1 then
     -- Most of a short line is claimed in the script that looks for its owners.
     if waiting <= 4 * want then line.payloads = {} end
-    fair, clears = open_line(line, 128, {})
+    fair, clears = open_line(line, 128, {}, busy)
     if ARGV[10] == '0' and (clears or fair and fair.without_place > 0) then
       if fair then fair.save() end
-      return 1
+      return fair and fair.without_place or 1
     end
   end
 end
@@ -56,7 +62,7 @@ local bytes, doubles, full = 0, 0, false
 while #rows < want and not full and doubles < 100 do
   local wanted = want - #rows
   local ids
-  if fair then ids = fair.take(wanted) else ids = call('LPOP', active, wanted) or {} end
+  if fair then ids = fair.take(wanted) else ids = not busy and call('LPOP', active, wanted) or {} end
   if #ids == 0 then break end
   for i, id in ipairs(ids) do
     full = bytes >= most_bytes
@@ -79,5 +85,9 @@ while #rows < want and not full and doubles < 100 do
       bytes = bytes + add_row(id, attempt, m)
     end
   end
+end
+if busy then
+  busy.is_short = #rows < want
+  busy.save(tonumber(ARGV[12]))
 end
 return rows

@@ -1,12 +1,12 @@
 //! Claims: jobs into free slots, and what is left of a claim whose answer was lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
 
 use super::{ApalisBroker, DEFAULT_MAX_ATTEMPTS, MOST_BYTES, err_result, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease};
+use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, millis};
 
 /// Jobs that one claim takes at most.
 const CLAIMS: usize = 32;
@@ -23,8 +23,8 @@ enum Answer {
     Unleased,
     /// It was carried out before.
     Before,
-    /// Jobs have to be given their places in the fair line first.
-    Unplaced,
+    /// So many jobs have to be given their places in the fair line first.
+    Unplaced(u64),
     Rows(Vec<Row>),
 }
 
@@ -33,7 +33,7 @@ impl FromRedisValue for Answer {
         Ok(match value {
             Value::Nil => Self::Unleased,
             Value::Int(0) => Self::Before,
-            Value::Int(_) => Self::Unplaced,
+            Value::Int(count) => Self::Unplaced(count.unsigned_abs()),
             rows => Self::Rows(from_redis_value(rows)?),
         })
     }
@@ -47,15 +47,17 @@ impl ApalisBroker {
     ) -> Result<Vec<Delivery>, BrokerError> {
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut answer = self.ask_for_jobs(number, count, false).await?;
-        if matches!(answer, Answer::Unplaced) {
-            self.give_places().await?;
+        if let Answer::Unplaced(unplaced) = answer {
+            let count = self.placing.give(&self.places(), unplaced, count).await?;
             answer = self.ask_for_jobs(number, count, true).await?;
+        } else {
+            self.placing.done();
         }
         let rows = match answer {
             Answer::Unleased => return Err(BrokerError::Unleased),
             Answer::Before => self.left_of(&token).await?,
             Answer::Rows(rows) => rows,
-            Answer::Unplaced => Vec::new(), // It never says so twice.
+            Answer::Unplaced(_) => Vec::new(), // It never says so twice.
         };
         let mut deliveries = Vec::new();
         for row in rows {
@@ -87,7 +89,9 @@ impl ApalisBroker {
             .arg(DEFAULT_MAX_ATTEMPTS)
             .arg(&keys.inflight_prefix)
             .arg(self.fairness())
-            .arg(u8::from(anyway));
+            .arg(u8::from(anyway))
+            .arg(self.options.most_per_owner.map_or(0, NonZeroU32::get))
+            .arg(millis(self.options.lease_ttl));
         Ok(self.connection.invoke(&call).await?)
     }
 
@@ -145,7 +149,8 @@ impl ApalisBroker {
         let mut call = scripts::FAIL.prepare_invoke();
         call.key(&self.inflight)
             .key(&self.keys.dead)
-            .key(&self.keys.ended_dead);
+            .key(&self.keys.ended_dead)
+            .key(&self.keys.fair);
         call.arg(id)
             .arg(token)
             .arg(&self.keys.meta_prefix)

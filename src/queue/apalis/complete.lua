@@ -1,5 +1,5 @@
 -- Ends jobs well, and forgets the oldest completed jobs beyond the retention, two for each that ends.
--- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data
+-- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data  5 fair
 -- ARGV 1 meta prefix  2 history prefix  3 keep ms  4 keep count
 --      5 bytes of payload that are worth keeping once the job is done
 --      6… triples of job id, claim token, result as JSON {"Ok": result}
@@ -34,6 +34,7 @@ for i = 6, #ARGV, 3 do
   answers[#answers + 1] = answer
 end
 
+call('DEL', KEYS[5] .. ':full') -- An owner may start another job (../busy.lua).
 local most = 2 * #answers
 local old = call('ZRANGEBYSCORE', ended, '-inf', now - keep_ms, 'LIMIT', 0, most)
 local excess = #old == 0 and min(call('ZCARD', ended) - keep_count, most) or 0

@@ -26,7 +26,8 @@ impl ApalisBroker {
         call.key(&self.inflight)
             .key(&keys.done)
             .key(&keys.ended_done)
-            .key(&keys.data);
+            .key(&keys.data)
+            .key(&keys.fair);
         call.arg(&keys.meta_prefix)
             .arg(&keys.history_prefix)
             .arg(millis(self.options.keep_completed_for))

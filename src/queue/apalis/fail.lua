@@ -1,5 +1,5 @@
 -- Makes a job a dead letter.
--- KEYS 1 inflight of this worker  2 dead  3 ended:dead
+-- KEYS 1 inflight of this worker  2 dead  3 ended:dead  4 fair
 -- ARGV 1 job id  2 claim token  3 meta prefix  4 history prefix  5 result, JSON {"Err": reason}  6 reason
 --      7 note for the history, or ''
 -- Returns 1 applied (now or before), 0 lost.
@@ -19,4 +19,5 @@ call('ZADD', ended, now, id)
 call('HSET', meta, 'status', 'Failed', 'claim', '', 'settled', token, 'done_at', floor(now / 1000),
   'result', ARGV[5], 'error', ARGV[6])
 remember(history, now, ARGV[7])
+call('DEL', KEYS[4] .. ':full') -- Its owner may start another job (../busy.lua).
 return 1

@@ -32,7 +32,7 @@ use self::wait::Waiter;
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
     JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Standing, Watchers, line, millis,
+    Settled, Standing, Watchers, fair::Placing, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -73,6 +73,7 @@ pub struct ApalisBroker {
     options: BrokerOptions,
     waiter: Waiter,
     watchers: Watchers,
+    placing: Placing,
 }
 
 impl ApalisBroker {
@@ -89,12 +90,15 @@ impl ApalisBroker {
             worker: worker.to_owned(),
             options,
             watchers: Watchers::default(),
+            placing: Placing::default(),
         }
     }
 
     async fn delay(&self, lease: &Lease, later: &Later<'_>, adds_up: bool) -> Result<Settled, BrokerError> {
         let mut call = scripts::RETRY_AT.prepare_invoke();
-        call.key(&self.inflight).key(&self.keys.scheduled);
+        call.key(&self.inflight)
+            .key(&self.keys.scheduled)
+            .key(&self.keys.fair);
         call.arg(&*lease.id)
             .arg(&*lease.token)
             .arg(&self.keys.meta_prefix)
@@ -140,7 +144,8 @@ impl Broker for ApalisBroker {
             call.key(&self.keys.leases)
                 .key(&self.keys.workers)
                 .key(&self.inflight)
-                .key(&self.keys.witness);
+                .key(&self.keys.witness)
+                .key(&self.keys.fair);
             call.arg(&self.worker)
                 .arg(millis(self.options.lease_ttl))
                 .arg(&self.keys.meta_prefix);
@@ -200,7 +205,10 @@ impl Broker for ApalisBroker {
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::FAIL.prepare_invoke();
-        call.key(&self.inflight).key(&keys.dead).key(&keys.ended_dead);
+        call.key(&self.inflight)
+            .key(&keys.dead)
+            .key(&keys.ended_dead)
+            .key(&keys.fair);
         call.arg(&*lease.id)
             .arg(&*lease.token)
             .arg(&keys.meta_prefix)

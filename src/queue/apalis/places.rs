@@ -3,9 +3,13 @@
 use async_trait::async_trait;
 
 use super::{ApalisBroker, Envelope, scripts};
-use crate::queue::{
-    BrokerError, FieldName, Standing,
-    fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
+use crate::{
+    connection::Connection,
+    keys::ApalisKeys,
+    queue::{
+        BrokerError, FieldName, Standing,
+        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, hash, owner_of, standing},
+    },
 };
 
 impl ApalisBroker {
@@ -33,14 +37,32 @@ impl ApalisBroker {
         Some(hash(&owner_of(data.unwrap_or_default().as_bytes(), key.as_str())))
     }
 
-    /// Gives every job that waits its place.
-    pub(super) async fn give_places(&self) -> Result<(), BrokerError> {
-        give_places(self).await
+    /// What gives jobs their places.
+    pub(super) fn places(&self) -> ApalisPlaces {
+        ApalisPlaces {
+            connection: self.connection.clone(),
+            keys: self.keys.clone(),
+            fairness: self.options.fairness,
+        }
+    }
+}
+
+/// Gives jobs their places, beside what the broker does.
+#[derive(Debug, Clone)]
+pub(super) struct ApalisPlaces {
+    connection: Connection,
+    keys: ApalisKeys,
+    fairness: Option<FieldName>,
+}
+
+impl ApalisPlaces {
+    fn key(&self) -> &str {
+        self.fairness.as_ref().map_or("", FieldName::as_str)
     }
 }
 
 #[async_trait]
-impl Places for ApalisBroker {
+impl Places for ApalisPlaces {
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::PLACES.prepare_invoke();
@@ -48,7 +70,7 @@ impl Places for ApalisBroker {
             .key(&keys.data)
             .key(&keys.scheduled)
             .key(&keys.fair);
-        call.arg(self.fairness()).arg(PLACES_CHUNK).arg(&keys.meta_prefix);
+        call.arg(self.key()).arg(PLACES_CHUNK).arg(&keys.meta_prefix);
         if let Some((id, owner)) = known {
             call.arg(id).arg(owner);
         }
@@ -67,6 +89,6 @@ impl Places for ApalisBroker {
         let (payload,): (Option<Vec<u8>>,) = self.connection.for_large()?.query(&pipeline).await?;
         let task = payload.unwrap_or_default();
         let data = serde_json::from_slice::<Envelope<'_>>(&task).map(|envelope| envelope.data.get());
-        Ok(owner_of(data.unwrap_or_default().as_bytes(), self.fairness()))
+        Ok(owner_of(data.unwrap_or_default().as_bytes(), self.key()))
     }
 }

@@ -1,5 +1,5 @@
 -- Puts a job off.
--- KEYS 1 inflight of this worker  2 scheduled
+-- KEYS 1 inflight of this worker  2 scheduled  3 fair
 -- ARGV 1 job id  2 claim token  3 meta prefix  4 history prefix  5 delay ms  6 does the attempt count 0|1
 --      7 reason  8 note for the history, or ''  9 gate that it waits for, or ''
 --      10 is such a wait added up 0|1
@@ -20,4 +20,5 @@ call('HSET', meta, 'status', 'Pending', 'claim', '', 'settled', token, 'error', 
 if ARGV[6] == '0' then call('HSET', meta, 'attempts', max(0, count(m[1], 1) - 1)) end
 if gate ~= '' and ARGV[10] == '1' then call('HSET', meta, 'waited', string.format('%.0f', count(m[2], 0) + delay)) end
 remember(history, now, ARGV[8], ARGV[6] == '0')
+call('DEL', KEYS[3] .. ':full') -- Its owner may start another job (../busy.lua).
 return 1

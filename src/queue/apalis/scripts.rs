@@ -4,7 +4,7 @@
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "row.lua", "claim.lua";
+    CLAIM = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "row.lua", "claim.lua";
     PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "places.lua";
     CLAIMED = "row.lua", "claimed.lua";
     RENEW = "../witness.lua", "renew.lua";

@@ -40,13 +40,14 @@ struct Listener {
     pushes: mpsc::UnboundedReceiver<PushInfo>,
 }
 
-/// TIME, EXISTS active, EXISTS paused, the first of scheduled.
-type Reading = ((u64, u64), bool, bool, Vec<(redis::Value, f64)>);
+/// TIME, EXISTS active, EXISTS paused, EXISTS full, the first of scheduled.
+type Reading = ((u64, u64), bool, bool, bool, Vec<(redis::Value, f64)>);
 
 impl Waiter {
     pub(super) fn new(connection: Connection, keys: &ApalisKeys) -> Self {
         let mut reading = redis::pipe();
         reading.cmd("TIME").exists(&keys.active).exists(&keys.paused);
+        reading.exists(format!("{}:full", keys.fair));
         reading.zrange_withscores(&keys.scheduled, 0, 0);
         Self {
             connection,
@@ -125,11 +126,12 @@ impl Listener {
         while let Ok(push) = self.pushes.try_recv() {
             heed(&push)?;
         }
-        let ((seconds, micros), active, paused, scheduled): Reading =
+        let ((seconds, micros), active, paused, full, scheduled): Reading =
             reading.query_async(&mut self.socket).await?;
         let pause = match scheduled.first() {
             _ if paused => limit,
-            _ if active => return Ok(true),
+            // The owners of all that wait have as many jobs in flight as they may: the key goes when one of these ends.
+            _ if active && !full => return Ok(true),
             Some((_, due)) => {
                 let now = seconds as f64 + micros as f64 / 1e6;
                 // Clamped first: a score can be any number, infinity too.

@@ -1,6 +1,6 @@
 //! Claims: jobs into free slots. A claim whose answer was lost is answered again by the same script.
 
-use std::{string::FromUtf8Error, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, string::FromUtf8Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use redis::ScriptInvocation;
@@ -30,9 +30,9 @@ type Row = (
 );
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
-/// What a claim returns: jobs, ids without a job, jobs that must not run, and whether jobs have to be given their places
+/// What a claim returns: jobs, ids without a job, jobs that must not run, and how many jobs have to be given their places
 /// in the fair line before anything is claimed.
-pub(super) type Claimed = (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>, bool);
+pub(super) type Claimed = (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>, u64);
 
 impl BullmqBroker {
     pub(super) async fn claim_jobs(
@@ -43,16 +43,19 @@ impl BullmqBroker {
         if !self.renewal().holds() {
             return Err(BrokerError::Unleased);
         }
-        let mut is_ready = false;
+        let (mut anyway, mut count) = (false, count);
         loop {
             let mut call = self.prepare(&scripts::CLAIM);
-            self.claim_args(&mut call, Some(number), count, is_ready);
+            self.claim_args(&mut call, Some(number), count, anyway);
             let claimed: Claimed = self.connection.invoke(&call).await?;
-            if !claimed.3 {
+            if claimed.3 == 0 {
+                if !anyway {
+                    self.placing.done();
+                }
                 return self.deliveries(claimed, number).await;
             }
-            is_ready = true;
-            self.give_places().await?;
+            anyway = true;
+            count = self.placing.give(&self.places(), claimed.3, count).await?;
         }
     }
 
@@ -72,7 +75,8 @@ impl BullmqBroker {
             .arg(SESSION.as_secs())
             .arg(INLINE_BYTES)
             .arg(self.fairness())
-            .arg(u8::from(anyway));
+            .arg(u8::from(anyway))
+            .arg(self.options.most_per_owner.map_or(0, NonZeroU32::get));
     }
 
     /// The claimed jobs; says what became of the others.

@@ -4,6 +4,7 @@
 --      6 s for which the number is remembered  7 bytes of payloads that the answer may hold
 --      8 field of the payload that names a job's owner, or '' where the line is not shared fairly
 --      9 are jobs claimed while some have no place in that line yet 0|1
+--      10 jobs that an owner may have in flight, 0: any number
 
 -- Jobs that a claim gives a place in the fair line at most.
 local AT_A_CLAIM = 128
@@ -11,7 +12,7 @@ local AT_A_CLAIM = 128
 -- Claims jobs into free slots: promotes what is due, takes what waits, then what is prioritized, within the queue's own
 -- limits. A job that must not run, because a child of it has failed or because a scheduler made it, ends here.
 -- The caller has read what a claim writes to (`expect_active`).
--- Returns {jobs, ghosts, refused, whether jobs have to be given their places first 0|1}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries
+-- Returns {jobs, ghosts, refused, how many jobs have to be given their places first}: {id, name, payload|false, opts, attempt, waited_ms, 1 for a first claim, deliveries
 -- lost so far, 1 for a payload left out}…, ids without a job…, {id, reason}…
 -- A number that was carried out before returns what is left of it, and claims nothing more. Where jobs have to be given
 -- their places first, nothing is claimed, and the number is not used up.
@@ -61,7 +62,7 @@ local function claim(want, now)
   end
   -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
   for _, list in ipairs({ 'wait', 'paused' }) do call('LLEN', P .. list) end
-  for _, set in ipairs({ 'prioritized', 'marker' }) do call('ZCARD', P .. set) end
+  call('ZCARD', P .. 'marker')
   promote(now)
   local order = orders(P)
   local room, places, rate = order[3] and 0 or want, tonumber(order[2] or nil), tonumber(order[4] or nil)
@@ -76,14 +77,25 @@ local function claim(want, now)
   end
 
   local line, fair, clears = wait_line(ARGV[8]), nil, nil
+  local busy = open_busy(line, tonumber(ARGV[10]))
   local waiting = call('LLEN', line.list)
-  if not order[3] and (waiting > max(room, 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
+  if not order[3] and ((waiting > max(room, 0) or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
     -- Most of a short line is claimed in the script that looks for its owners.
     if waiting <= 4 * room then line.payloads = payloads end
-    fair, clears = open_line(line, AT_A_CLAIM, {})
+    fair, clears = open_line(line, AT_A_CLAIM, {}, busy)
     if ARGV[9] == '0' and (clears or fair and fair.without_place > 0) then
       if fair then fair.save() end
-      return { rows, ghosts, refused, 1 }
+      return { rows, ghosts, refused, fair and fair.without_place or 1 }
+    end
+  end
+  -- The jobs with a priority are next.
+  local level
+  if not order[3] and call('ZCARD', P .. 'prioritized') > 0 and room > waiting then
+    level = open_level(line, room - waiting, AT_A_CLAIM, {}, busy)
+    if level and level.without_place > 0 and ARGV[9] == '0' then
+      level.save()
+      if fair then fair.save() end
+      return { rows, ghosts, refused, level.without_place }
     end
   end
   call('SET', session, ARGV[2], 'EX', ARGV[6])
@@ -93,14 +105,12 @@ local function claim(want, now)
   local scores, out_of_line = {}, false
   local function take(most)
     local ids = {}
-    if most > 0 then ids = fair and fair.take(most) or not fair and call('RPOP', P .. 'wait', most) or {} end
+    if most > 0 then ids = fair and fair.take(most) or not (fair or busy) and call('RPOP', P .. 'wait', most) or {} end
     if #ids < most then
-      local prioritized = call('ZPOPMIN', P .. 'prioritized', most - #ids)
-      for i = 1, #prioritized, 2 do
-        ids[#ids + 1] = prioritized[i]
-        scores[prioritized[i]] = prioritized[i + 1]
-      end
-      out_of_line = #ids < most
+      local prioritized, lowest = take_prioritized(level, line, most - #ids, busy, #ids + #rows)
+      level = nil
+      for _, id in ipairs(prioritized) do ids[#ids + 1], scores[id] = id, lowest[id] end
+      out_of_line = #ids < most and call('ZCARD', P .. 'prioritized') == 0
     end
     if #ids > 0 then call('LPUSH', P .. 'active', unpack(ids)) end
     return ids
@@ -166,7 +176,12 @@ local function claim(want, now)
   end
 
   if out_of_line then call('DEL', P .. 'pc') end -- The order among equals begins anew.
-  if room > 0 and has_work(P) then
+  if busy then
+    busy.is_short = #rows + #refused < room
+    busy.save(tonumber(lock_ms))
+  end
+  -- Jobs that may not start are no reason to look: the end of one is (`let_go`).
+  if room > 0 and not (busy and busy.passed and busy.is_short) and has_work(P) then
     local _, free = target(P)
     if free then wake(P) end
   end

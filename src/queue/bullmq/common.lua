@@ -258,6 +258,9 @@ local FARTHEST = 20000
 -- From which end: the oldest are the last (-1), the newest the first (1).
 local nearest = '-1'
 
+-- Whether a claim follows in the same script.
+local claims_next = false
+
 -- Ends a claim but for its lock, after its job has been put where it goes; `...` are further fields for the job, each
 -- with its value.
 local function let_go(id, token, ...)
@@ -269,6 +272,8 @@ local function let_go(id, token, ...)
     local _, free = target(P)
     if free then wake(P) end
   end
+  -- Nor does an owner's, who had as many jobs in flight as he may (../busy.lua).
+  if call('DEL', P .. 'bw:fair:full') == 1 and not claims_next and has_work(P) then wake(P) end
 end
 
 local function unlock(id) call('DEL', P .. id .. ':lock') end

@@ -1,13 +1,14 @@
 -- Ends jobs well, and claims as many others into their slots.
 -- KEYS 1 prefix
--- ARGV 1-9 as in claiming.lua; 3 how many at most, 0 claims nothing and leaves the number alone
---      10 keep ms  11 keep count  12… triples of job id, claim token, result as JSON
+-- ARGV 1-10 as in claiming.lua; 3 how many at most, 0 claims nothing and leaves the number alone
+--      11 keep ms  12 keep count  13… triples of job id, claim token, result as JSON
 -- Returns {of each job 1 applied (now or before), 0 lost, or the error that kept it from being written; what `claim`
 -- returns, the error that it ended with, or false where it was not to}. Where many jobs are in flight it does the first
 -- ones only.
-local want, keep_ms, keep_count, now, answers = tonumber(ARGV[3]), tonumber(ARGV[10]), tonumber(ARGV[11]), now_ms(), {}
+local want, keep_ms, keep_count, now, answers = tonumber(ARGV[3]), tonumber(ARGV[11]), tonumber(ARGV[12]), now_ms(), {}
 -- Where jobs wait is read when something is put there; a parent's keys by whoever tells it.
 expect_active()
+claims_next = want > 0
 call('ZCARD', P .. 'completed')
 if orders(P)[2] then expect_lines(P) end
 
@@ -15,7 +16,7 @@ if orders(P)[2] then expect_lines(P) end
 local function worded(problem) return type(problem) == 'table' and problem.err or problem end
 
 local locks = {}
-for i = 12, #ARGV, 3 do locks[#locks + 1] = P .. ARGV[i] .. ':lock' end
+for i = 13, #ARGV, 3 do locks[#locks + 1] = P .. ARGV[i] .. ':lock' end
 local holders = call('MGET', unpack(locks))
 
 local function complete(id, token, result, holder)
@@ -29,10 +30,10 @@ end
 
 -- Slots are free where the worker has no reason to write the outcome again.
 local walked, freed = 0, 0
-for i = 12, #ARGV, 3 do
+for i = 13, #ARGV, 3 do
   if walked > FARTHEST then break end
   walked = walked + in_flight
-  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2], holders[(i - 9) / 3])
+  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2], holders[(i - 10) / 3])
   if fine then freed = freed + 1 end
   answers[#answers + 1] = fine and answer or worded(answer)
 end

@@ -85,7 +85,7 @@ impl BullmqBroker {
         match beside {
             Beside::Nothing => None,
             // The claim loop gives the jobs their places.
-            Beside::Claimed(claimed) if claimed.3 => None,
+            Beside::Claimed(claimed) if claimed.3 > 0 => None,
             Beside::Claimed(claimed) => Some(self.deliveries(claimed, number).await),
             Beside::Failed(error) => Some(Err(error.into())),
         }

@@ -28,6 +28,8 @@ local function wait_line(key)
     return known[id] or call('HGET', P .. id, 'bw:owner') or nil, 0
   end
 
+  function line.is_in_flight(id) return call('EXISTS', P .. id .. ':lock') == 1 end
+
   -- Whether a job that is not found in the list has left it: removed, claimed, ended or put off.
   function line.is_elsewhere(id)
     local key = P .. id
@@ -38,8 +40,10 @@ local function wait_line(key)
   return line
 end
 
--- Gives the owner of a job that goes back to the front its turn back.
+-- Gives the owner of a job that goes back to the front its turn back. One with a priority is the next of its priority
+-- (levels.lua), and needs none.
 function returned(id)
+  if count(call('HGET', P .. id, 'priority'), 0) > 0 then return end
   local key = protected('HGET', P .. 'bw:fair', 'key')
   if type(key) ~= 'string' or key == '' then return end
   local line = wait_line(key)

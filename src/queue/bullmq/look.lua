@@ -7,7 +7,8 @@ if due then
   if due <= now then return 0 end
   wait = due - now
 end
-if has_work(P) then
+-- Where the owners of all that wait have as many jobs in flight as they may, the end of one of these is announced.
+if has_work(P) and call('EXISTS', P .. 'bw:fair:full') == 0 then
   local m = call('HMGET', P .. 'meta', 'paused', 'concurrency', 'max')
   local rest = 0
   if m[1] then

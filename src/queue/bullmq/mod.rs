@@ -44,7 +44,7 @@ use self::{neighbours::Neighbours, renewal::Renewal, wait::Waiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
     JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Standing, Watchers, line, millis,
+    Settled, Standing, Watchers, fair::Placing, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -77,6 +77,7 @@ pub struct BullmqBroker {
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
     watchers: Watchers,
+    placing: Placing,
 }
 
 impl BullmqBroker {
@@ -94,6 +95,7 @@ impl BullmqBroker {
             renewal: Mutex::default(),
             swept: AtomicUsize::new(0),
             watchers: Watchers::default(),
+            placing: Placing::default(),
         }
     }
 

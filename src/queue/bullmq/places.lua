@@ -7,7 +7,15 @@ local known = {}
 for i = 3, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
 expect_lines(P)
 if orders(P)[3] then return { 0, '' } end
-local fair, clears = open_line(wait_line(ARGV[1]), tonumber(ARGV[2]), known)
-if not fair then return { clears and 1 or 0, '' } end
-fair.save()
-return { fair.without_place > 0 and 1 or 0, fair.unknown or '' }
+local line, most = wait_line(ARGV[1]), tonumber(ARGV[2])
+local fair, clears = open_line(line, most, known)
+if fair then
+  fair.save()
+  if fair.without_place > 0 then return { 1, fair.unknown or '' } end
+elseif clears then
+  return { 1, '' }
+end
+local level = open_level(line, 1, most, known)
+if not level then return { 0, '' } end
+level.save()
+return { level.without_place > 0 and 1 or 0, level.unknown or '' }

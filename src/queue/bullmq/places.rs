@@ -3,9 +3,12 @@
 use async_trait::async_trait;
 
 use super::{BullmqBroker, scripts};
-use crate::queue::{
-    BrokerError, FieldName, Standing,
-    fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, give_places, hash, owner_of, standing},
+use crate::{
+    connection::Connection,
+    queue::{
+        BrokerError, FieldName, Standing,
+        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, hash, owner_of, standing},
+    },
 };
 
 impl BullmqBroker {
@@ -27,17 +30,35 @@ impl BullmqBroker {
         Some(hash(&owner_of(payload, key.as_str())))
     }
 
-    /// Gives every job that waits its place.
-    pub(super) async fn give_places(&self) -> Result<(), BrokerError> {
-        give_places(self).await
+    /// What gives jobs their places.
+    pub(super) fn places(&self) -> BullmqPlaces {
+        BullmqPlaces {
+            connection: self.connection.clone(),
+            prefix: self.keys.prefix.clone(),
+            fairness: self.options.fairness,
+        }
+    }
+}
+
+/// Gives jobs their places, beside what the broker does.
+#[derive(Debug, Clone)]
+pub(super) struct BullmqPlaces {
+    connection: Connection,
+    prefix: String,
+    fairness: Option<FieldName>,
+}
+
+impl BullmqPlaces {
+    fn key(&self) -> &str {
+        self.fairness.as_ref().map_or("", FieldName::as_str)
     }
 }
 
 #[async_trait]
-impl Places for BullmqBroker {
+impl Places for BullmqPlaces {
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
-        let mut call = self.prepare(&scripts::PLACES);
-        call.arg(self.fairness()).arg(PLACES_CHUNK);
+        let mut call = scripts::PLACES.prepare_invoke();
+        call.key(&self.prefix).arg(self.key()).arg(PLACES_CHUNK);
         if let Some((id, owner)) = known {
             call.arg(id).arg(owner);
         }
@@ -46,13 +67,15 @@ impl Places for BullmqBroker {
 
     async fn owner(&self, id: &[u8]) -> Result<String, BrokerError> {
         let mut pipeline = redis::pipe();
-        let key = [self.keys.prefix.as_bytes(), id].concat();
-        pipeline.cmd("HSTRLEN").arg(key).arg("data");
+        let key = [self.prefix.as_bytes(), id].concat();
+        pipeline.cmd("HSTRLEN").arg(&key).arg("data");
         let (size,): (u64,) = self.connection.query(&pipeline).await?;
         if size > LARGEST_PAYLOAD {
             return Ok(String::new());
         }
-        let payload = self.field(id, "data").await?.unwrap_or_default();
-        Ok(owner_of(&payload, self.fairness()))
+        let mut pipeline = redis::pipe();
+        pipeline.hget(key, "data");
+        let (payload,): (Option<Vec<u8>>,) = self.connection.for_large()?.query(&pipeline).await?;
+        Ok(owner_of(&payload.unwrap_or_default(), self.key()))
     }
 }

@@ -4,14 +4,14 @@
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "ending.lua", "claiming.lua", "claim.lua";
+    CLAIM = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "claim.lua";
     LOOK = "look.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "ending.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
     STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
-    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "places.lua";
-    COMPLETE = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "ending.lua", "claiming.lua", "complete.lua";
+    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "levels.lua", "places.lua";
+    COMPLETE = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
     FAIL = "ending.lua", "fail.lua";
     RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";

@@ -1,6 +1,9 @@
 //! The fair line: the order in which waiting jobs are handed out to their owners, and the state that readers see.
 
+mod cap;
+mod priorities;
 mod scenario;
+mod told;
 mod view;
 
 use std::{collections::HashSet, time::Duration};
@@ -16,7 +19,10 @@ both_layouts! {
     any_owner_name_is_safe
     nothing_is_left_behind_when_the_line_is_empty
     a_job_that_was_removed_is_passed_over
+    removed_jobs_cost_their_owner_no_turn
     one_in_a_hundred_thousand_starts_among_the_first
+    a_very_long_line_starts_at_once
+    no_script_reads_many_large_payloads
     two_replicas_share_the_turns
     an_id_that_stands_twice_loses_no_job
 }
@@ -194,9 +200,26 @@ async fn a_job_that_was_removed_is_passed_over(layout: Layout) {
     assert_eq!(rest[1], "ann-2");
 }
 
-async fn one_in_a_hundred_thousand_starts_among_the_first(layout: Layout) {
+async fn removed_jobs_cost_their_owner_no_turn(layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
+    add(&*broker, "heavy", 100).await;
+    add(&*broker, "ann", 60).await;
+    let mut claims = Claims::of(&*broker).await;
+    assert_eq!(claims.ids(2).await, ["heavy-0", "ann-0"]);
+    for n in 1..41 {
+        broker.remove(&format!("ann-{n}")).await.unwrap();
+    }
+    let mut next = claims.ids(10).await;
+    next.extend(claims.ids(10).await);
+    let of_ann = next.iter().filter(|id| id.starts_with("ann")).count();
+    assert!((9..=11).contains(&of_ann), "{next:?}");
+    next.extend(claims.rest().await);
+    assert_eq!(next.iter().collect::<HashSet<_>>().len(), 118);
+}
+
+/// Adds jobs of one student, as a producer does, in tens of thousands.
+async fn add_many(redis: &TestRedis, layout: Layout, tens_of_thousands: usize) {
     let script = match layout {
         Layout::Bullmq => {
             "for i = 1, ARGV[1] do local id = ARGV[2] .. i
@@ -211,10 +234,16 @@ async fn one_in_a_hundred_thousand_starts_among_the_first(layout: Layout) {
              redis.call('RPUSH', 'q:active', id) end"
         }
     };
-    for chunk in 0..10 {
+    for chunk in 0..tens_of_thousands {
         let prefix = format!("heavy{chunk}-");
         redis.ask::<()>(&["EVAL", script, "0", "10000", &prefix]).await;
     }
+}
+
+async fn one_in_a_hundred_thousand_starts_among_the_first(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    add_many(&redis, layout, 10).await;
     add(&*broker, "ann", 1).await;
     let mut claims = Claims::of(&*broker).await;
     let first = claims.ids(20).await;
@@ -222,6 +251,67 @@ async fn one_in_a_hundred_thousand_starts_among_the_first(layout: Layout) {
     assert!(first.contains(&"ann-0".to_owned()), "{first:?}");
     let counts = broker.counts().await.unwrap();
     assert_eq!(counts.waiting, 99_981);
+}
+
+/// Half of the slots are filled before the jobs have their places, which takes seconds.
+async fn a_very_long_line_starts_at_once(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    add_many(&redis, layout, 25).await;
+    add(&*broker, "ann", 1).await;
+    let mut claims = Claims::of(&*broker).await;
+    let first = claims.ids(20).await;
+    assert_eq!(first.len(), 10, "{first:?}");
+    let second = claims.ids(10).await;
+    assert_eq!(second.len(), 10);
+    assert!(second.contains(&"ann-0".to_owned()), "{second:?}");
+}
+
+/// Calls of a command so far.
+async fn calls(redis: &TestRedis, command: &str) -> u64 {
+    let info: String = redis.ask(&["INFO", "commandstats"]).await;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.and_then(|rest| rest.split(',').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Jobs with payloads of 200 KB, at the back of the line and at its front: a script reads six of them, and no more.
+async fn no_script_reads_many_large_payloads(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    let (list, front) = match layout {
+        Layout::Apalis => ("q:active", "LPUSH"),
+        Layout::Bullmq => ("bull:q:wait", "RPUSH"),
+    };
+    add(&*broker, "heavy", 60).await;
+    let mut claims = Claims::of(&*broker).await;
+    claims.ids(2).await;
+    let large = "x".repeat(200_000);
+    let mut moved = vec![front.to_owned(), list.to_owned()];
+    for n in 0..100 {
+        let id = format!("large-{n}");
+        add_raw(
+            &*broker,
+            &id,
+            &format!(r#"{{"content":"{large}","userId":"ann"}}"#),
+        )
+        .await;
+        redis.ask::<()>(&["LREM", list, "0", &id]).await;
+        moved.push(id);
+    }
+    let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
+    redis.ask::<()>(&moved).await;
+    let before = (calls(&redis, "hget").await, calls(&redis, "evalsha").await);
+    assert_eq!(claims.ids(1).await.len(), 1);
+    let (read, scripts) = (
+        calls(&redis, "hget").await - before.0,
+        calls(&redis, "evalsha").await - before.1,
+    );
+    assert!(scripts >= 15, "{scripts} scripts");
+    assert!(read <= 8 * scripts, "{read} reads in {scripts} scripts");
+    assert_eq!(claims.rest().await.len(), 157);
 }
 
 async fn two_replicas_share_the_turns(layout: Layout) {

@@ -17,7 +17,7 @@ both_layouts! {
 }
 
 /// Adds a job of a student; the provider sees its name.
-async fn add(broker: &dyn Broker, student: &str, id: &str) {
+pub(super) async fn add(broker: &dyn Broker, student: &str, id: &str) {
     let payload = format!(r#"{{"content":"{id}","subject":"x","topic":"y","userId":"{student}"}}"#);
     let payload = raw(&payload);
     let job = NewJob {
