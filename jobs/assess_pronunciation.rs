@@ -47,7 +47,7 @@ const NO_SPEECH: &str = "No speech recognized. Please speak clearly, close to th
 )]
 pub struct Payload {
     /// What was to be said, at most 1,000 characters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::prose")]
     #[schemars(!default, length(min = 1, max = 1_000))]
     pub reference_text: String,
     /// Where the recording can be fetched, over https.
@@ -57,7 +57,8 @@ pub struct Payload {
     /// The recording's path below the uploads folder.
     pub audio_file_path: Option<String>,
     /// The language spoken, a BCP 47 tag. Absent: `en-US`.
-    #[schemars(length(max = 35))]
+    #[serde(default, deserialize_with = "payload::optional_prose")]
+    #[schemars(!default, length(max = 35))]
     pub language: Option<String>,
     /// The text that this was read from: it counts as memory in use until this is dropped.
     #[serde(skip)]

@@ -37,6 +37,6 @@ pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Class, Culprit, Failure};
 pub use memory::{MemoryBudget, Room};
-pub use payload::without_values;
+pub use payload::{payload_text, without_values};
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
