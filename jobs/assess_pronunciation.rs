@@ -51,10 +51,16 @@ pub struct Payload {
     #[schemars(!default, length(min = 1, max = 1_000))]
     pub reference_text: String,
     /// Where the recording can be fetched, over https.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub audio_url: Option<String>,
     /// The recording itself, in base64, with or without a `data:` prefix.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub audio_base64: Option<String>,
     /// The recording's path below the uploads folder.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub audio_file_path: Option<String>,
     /// The language spoken, a BCP 47 tag. Absent: `en-US`.
     #[serde(default, deserialize_with = "payload::optional_prose")]

@@ -4,6 +4,7 @@
 //!
 //! # Layout
 //! - [`Media`]: loads the bytes of one [`Source`].
+//! - `encoded`: base64 and data URLs, in the forms in which they arrive.
 //! - `fetch`: downloads; `address`: which hosts a download may reach. `files`: the uploads folder.
 //! - [`decoder`]: where recordings are decoded. [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is
 //!   only repacked; `bounds`, `vorbis`: what is refused before it reaches a decoder.
@@ -17,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
 use tokio::{task::spawn_blocking, time::sleep};
 
@@ -27,6 +27,7 @@ mod address;
 pub mod audio;
 mod bounds;
 pub mod decoder;
+mod encoded;
 mod fetch;
 mod files;
 #[cfg(any(test, fuzzing))]
@@ -37,6 +38,7 @@ mod opus;
 mod tests;
 mod vorbis;
 
+pub(crate) use encoded::{is_address, is_bare_base64, is_content};
 use fetch::Fetcher;
 pub(crate) use fetch::Shown;
 use files::{Unopened, open_beneath};
@@ -52,7 +54,7 @@ const UPLOADS: &str = "uploads";
 pub enum Source<'a> {
     /// An https URL.
     Url(&'a str),
-    /// Base64, standard or URL-safe, padded or not, perhaps as a `data:` URL.
+    /// Base64 in any spelling (`encoded`), perhaps as a `data:` URL.
     Base64(&'a str),
     /// A path below the uploads folder: absolute, relative to it, or beginning with its name.
     FilePath(&'a str),
@@ -115,7 +117,7 @@ impl Media {
     ) -> Result<Bytes, Failure> {
         let bytes = match source {
             Source::Url(url) => self.download(field, url).await?,
-            Source::Base64(text) => self.decode(field, text)?,
+            Source::Base64(text) => encoded::decode(field, text, self.max_bytes)?,
             Source::FilePath(path) => self.read(field, path).await?,
         };
         if bytes.is_empty() {
@@ -142,52 +144,6 @@ impl Media {
             }
         }
         self.fetcher.get(field, url).await
-    }
-
-    fn decode(&self, field: &str, text: &str) -> Result<Vec<u8>, Failure> {
-        let text = text.trim_ascii_start();
-        let body = match text.get(..5) {
-            Some(scheme) if scheme.eq_ignore_ascii_case("data:") => match text.split_once(',') {
-                Some((head, body)) if head.to_ascii_lowercase().ends_with(";base64") => body,
-                _ => {
-                    return Err(Failure::invalid_field(
-                        field,
-                        "is a data URL without base64 content",
-                    ));
-                }
-            },
-            _ => text,
-        };
-        let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-        let symbols = || body.bytes().filter(|b| !b.is_ascii_whitespace());
-        let count = symbols().count();
-        if count as u64 / 4 * 3 > self.max_bytes {
-            return Err(too_large(field, self.max_bytes));
-        }
-        let mut standard = symbols().map(|symbol| match symbol {
-            b'-' => b'+',
-            b'_' => b'/',
-            other => other,
-        });
-        // In pieces of whole groups of four: the text is long, and need not be in memory twice.
-        let (mut bytes, mut piece) = (Vec::with_capacity(count / 4 * 3 + 3), [0; 4096]);
-        loop {
-            let mut length = 0;
-            for (place, symbol) in piece.iter_mut().zip(&mut standard) {
-                *place = symbol;
-                length += 1;
-            }
-            STANDARD_NO_PAD
-                .decode_vec(&piece[..length], &mut bytes)
-                .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
-            if length < piece.len() {
-                break;
-            }
-        }
-        if bytes.len() as u64 > self.max_bytes {
-            return Err(too_large(field, self.max_bytes));
-        }
-        Ok(bytes)
     }
 
     async fn read(&self, field: &str, path: &str) -> Result<Vec<u8>, Failure> {

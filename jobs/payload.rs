@@ -7,12 +7,15 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     Failure,
-    media::Source,
+    media::{Source, is_address, is_bare_base64, is_content},
     text::{is_blank, without_controls, without_lone_surrogates},
 };
 
+mod medium;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use medium::medium;
 
 /// Longest text of a decoding error, characters.
 const LONGEST_ERROR: usize = 200;
@@ -95,15 +98,29 @@ pub(crate) fn one_source<'a>(
     base64: Option<&'a String>,
     file_path: Option<&'a String>,
 ) -> Result<(String, Source<'a>), Failure> {
-    let mut sources: Vec<(String, Source<'a>)> = [
-        ("Url", given(url).map(Source::Url)),
-        ("Base64", given(base64).map(Source::Base64)),
-        ("FilePath", given(file_path).map(Source::FilePath)),
-    ]
-    .into_iter()
-    .filter_map(|(suffix, source)| Some((format!("{prefix}{suffix}"), source?)))
-    .collect();
-
+    let mut sources = Vec::new();
+    for (suffix, text) in [("Url", url), ("Base64", base64), ("FilePath", file_path)] {
+        let Some(whole) = text.filter(|text| !is_blank(text)) else {
+            continue;
+        };
+        let text = whole.trim();
+        let field = format!("{prefix}{suffix}");
+        let source = match suffix {
+            _ if is_content(text) => Source::Base64(whole),
+            "Url" if is_bare_base64(text) => Source::Base64(whole),
+            "Url" => Source::Url(text),
+            "Base64" if is_address(text) => {
+                let why = format_args!(
+                    "is an address, not the file: send an https address as {prefix}Url, and a file on a device as its \
+                     content"
+                );
+                return Err(Failure::invalid_field(field, why));
+            }
+            "Base64" => Source::Base64(whole),
+            _ => Source::FilePath(text),
+        };
+        sources.push((field, source));
+    }
     match (sources.pop(), sources.is_empty()) {
         (Some(source), true) => Ok(source),
         (Some((last, _)), false) => {

@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+
 use super::*;
 use crate::testing::server::{Play, Server};
 
