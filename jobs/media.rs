@@ -8,6 +8,7 @@
 //! - `fetch`: downloads; `address`: which hosts a download may reach. `files`: the uploads folder.
 //! - [`decoder`]: where recordings are decoded. [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is
 //!   only repacked; `bounds`, `vorbis`: what is refused before it reaches a decoder.
+//! - `formats`: names of formats that are refused.
 //! - [`image`]: format and size of a picture, from its header.
 
 use std::{
@@ -30,6 +31,7 @@ pub mod decoder;
 mod encoded;
 mod fetch;
 mod files;
+mod formats;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod image;

@@ -54,7 +54,15 @@ pub(crate) fn is_address(text: &str) -> bool {
 pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
     let refused = |why: &str| Failure::invalid_field(field, why);
     let body = body(text).ok_or_else(|| refused("is a data URL without base64 content"))?;
-    let body = unwrapped(&body).unwrap_or(body);
+    let ambiguous = || {
+        refused(
+            "is not valid base64: its blanks may have been `+` or line breaks; send it as JSON, or percent-encoded in \
+             a form",
+        )
+    };
+    let body = unwrapped(&body)
+        .map_err(|()| ambiguous())?
+        .map_or(body, Cow::Owned);
     let shape = Shape::of(&body);
     if shape.symbols as u64 / 4 * 3 > max_bytes {
         return Err(too_large(field, max_bytes));
@@ -63,12 +71,7 @@ pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>,
         let why = format!("is not valid base64: a character at {at} is none of its symbols");
         return Err(Failure::invalid_field(field, why));
     }
-    let blanks = shape.blanks().ok_or_else(|| {
-        refused(
-            "is not valid base64: its blanks may have been `+` or line breaks; send it as JSON, or percent-encoded in \
-             a form",
-        )
-    })?;
+    let blanks = shape.blanks().ok_or_else(ambiguous)?;
     let bytes = join(&body, blanks, shape.symbols).map_err(|fault| {
         let why = match fault {
             DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => "it ends within a group",
@@ -152,37 +155,42 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// Without the blanks that line breaks of the usual widths became; `None` where there are none. Such a text may hold blanks
-/// that were `+` as well.
-fn unwrapped(text: &str) -> Option<Cow<'static, str>> {
+/// Without the blanks that line breaks of the usual widths became; `Ok(None)` where there are none. Such a text may hold
+/// blanks that were `+` as well.
+///
+/// # Errors
+/// When a few blanks stand where lines would end, and may as well have been `+`.
+fn unwrapped(text: &str) -> Result<Option<String>, ()> {
     let text = text.trim_start();
     if !text.contains(' ') || text.contains(['\r', '\n', '\t', '\\']) {
-        return None;
+        return Ok(None);
     }
     let bytes = text.as_bytes();
-    WIDTHS
-        .into_iter()
-        .flat_map(|width| [(width, 1), (width, 2)])
-        .find_map(|(width, gap)| {
-            let lines: Vec<&[u8]> = bytes.chunks(width + gap).collect();
-            let ends = bytes.len() / (width + gap);
-            let is_wrapped = ends > 0
-                && lines[..ends]
-                    .iter()
-                    .all(|line| line[width..].iter().all(|b| *b == b' '))
-                && lines.get(ends).is_none_or(|last| last.len() <= width);
-            let joined: Vec<u8> = is_wrapped.then(|| {
-                lines
-                    .iter()
-                    .flat_map(|line| &line[..line.len().min(width)])
-                    .copied()
-                    .collect()
-            })?;
-            let joined = String::from_utf8(joined).ok()?;
-            // Few lines can end with a `+` by chance; then the groups have to be whole.
-            let is_sure = ends >= SURELY_WRAPPED || (is_in_groups(&joined) && !is_in_groups(text));
-            is_sure.then_some(Cow::Owned(joined))
-        })
+    for (width, gap) in WIDTHS.into_iter().flat_map(|width| [(width, 1), (width, 2)]) {
+        let ends = bytes.len() / (width + gap);
+        let lines = || bytes.chunks(width + gap);
+        let is_wrapped = ends > 0
+            && lines()
+                .take(ends)
+                .all(|line| line[width..].iter().all(|b| *b == b' '))
+            && lines().nth(ends).is_none_or(|last| last.len() <= width);
+        if !is_wrapped {
+            continue;
+        }
+        let joined: Vec<u8> = lines()
+            .flat_map(|line| &line[..line.len().min(width)])
+            .copied()
+            .collect();
+        let Ok(joined) = String::from_utf8(joined) else {
+            continue;
+        };
+        match (ends, is_in_groups(&joined), is_in_groups(text)) {
+            (SURELY_WRAPPED.., ..) | (_, true, false) => return Ok(Some(joined)),
+            (_, false, true) => {}
+            _ => return Err(()),
+        }
+    }
+    Ok(None)
 }
 
 /// Whether symbols, blanks and padding are groups of four.
