@@ -47,17 +47,24 @@ const NO_SPEECH: &str = "No speech recognized. Please speak clearly, close to th
 )]
 pub struct Payload {
     /// What was to be said, at most 1,000 characters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::prose")]
     #[schemars(!default, length(min = 1, max = 1_000))]
     pub reference_text: String,
     /// Where the recording can be fetched, over https.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub audio_url: Option<String>,
     /// The recording itself, in base64, with or without a `data:` prefix.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub audio_base64: Option<String>,
     /// The recording's path below the uploads folder.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub audio_file_path: Option<String>,
     /// The language spoken, a BCP 47 tag. Absent: `en-US`.
-    #[schemars(length(max = 35))]
+    #[serde(default, deserialize_with = "payload::optional_prose")]
+    #[schemars(!default, length(max = 35))]
     pub language: Option<String>,
     /// The text that this was read from: it counts as memory in use until this is dropped.
     #[serde(skip)]

@@ -55,15 +55,15 @@ const AI_SELECTION: &str = "AI Selection";
 #[schemars(title = "generate-flashcards payload")]
 pub struct Payload {
     /// The study material, at most 200,000 characters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::prose")]
     #[schemars(!default, length(min = 1, max = 200_000))]
     pub content: String,
     /// The subject that the material belongs to, at most 500 characters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::prose")]
     #[schemars(!default, length(min = 1, max = 500))]
     pub subject: String,
     /// The topic of all cards, at most 500 characters; `AI Selection` lets the model choose topics.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "payload::prose")]
     #[schemars(!default, length(min = 1, max = 500))]
     pub topic: String,
     /// Who studies, at most 500 characters. A number is taken as text.
@@ -72,10 +72,12 @@ pub struct Payload {
     pub user_id: String,
     /// The student's own language, a name or a tag: the backs are translations into it. Absent, or the same as the
     /// target language: the backs are short definitions.
-    #[schemars(length(max = 100))]
+    #[serde(default, deserialize_with = "payload::optional_prose")]
+    #[schemars(!default, length(max = 100))]
     pub native_language: Option<String>,
     /// The language of the cards' fronts and examples, a name or a tag. Absent: English.
-    #[schemars(length(max = 100))]
+    #[serde(default, deserialize_with = "payload::optional_prose")]
+    #[schemars(!default, length(max = 100))]
     pub target_language: Option<String>,
     /// How many cards to make, 10 to 40; a number as text is accepted. Absent: about 20.
     #[serde(default, deserialize_with = "count")]

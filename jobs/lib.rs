@@ -39,6 +39,6 @@ pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Class, Culprit, Failure};
 pub use http_client::ClientError;
 pub use memory::{MemoryBudget, Room, apart};
-pub use payload::without_values;
+pub use payload::{payload_text, without_values};
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

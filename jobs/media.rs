@@ -4,9 +4,11 @@
 //!
 //! # Layout
 //! - [`Media`]: loads the bytes of one [`Source`].
+//! - `encoded`: base64 and data URLs, in the forms in which they arrive.
 //! - `fetch`: downloads; `address`: which hosts a download may reach. `files`: the uploads folder.
 //! - [`decoder`]: where recordings are decoded. [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is
 //!   only repacked; `bounds`, `vorbis`: what is refused before it reaches a decoder.
+//! - `formats`: names of formats that are refused.
 //! - [`image`]: format and size of a picture, from its header.
 
 use std::{
@@ -17,21 +19,19 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
-use tokio::{
-    task::{spawn_blocking, yield_now},
-    time::sleep,
-};
+use tokio::{task::spawn_blocking, time::sleep};
 
-use crate::{Class, ClientError, Failure, MediaSettings, MemoryBudget, Room};
+use crate::{Class, ClientError, Failure, MediaSettings, MemoryBudget, Room, apart};
 
 mod address;
 pub mod audio;
 mod bounds;
 pub mod decoder;
+mod encoded;
 mod fetch;
 mod files;
+mod formats;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod image;
@@ -40,6 +40,7 @@ mod opus;
 mod tests;
 mod vorbis;
 
+pub(crate) use encoded::{is_address, is_bare_base64, is_content};
 use fetch::Fetcher;
 pub(crate) use fetch::Shown;
 use files::{Unopened, open_beneath};
@@ -55,7 +56,7 @@ const UPLOADS: &str = "uploads";
 pub enum Source<'a> {
     /// An https URL.
     Url(&'a str),
-    /// Base64, standard or URL-safe, padded or not, perhaps as a `data:` URL.
+    /// Base64 in any spelling (`encoded`), perhaps as a `data:` URL.
     Base64(&'a str),
     /// A path below the uploads folder: absolute, relative to it, or beginning with its name.
     FilePath(&'a str),
@@ -131,7 +132,11 @@ impl Media {
     /// Bytes that a source may come to.
     fn size(&self, source: Source<'_>) -> u64 {
         match source {
-            Source::Base64(text) => (text.len() as u64 / 4 * 3).min(self.max_bytes),
+            Source::Base64(text) => {
+                let length = text.len() as u64;
+                let copy = if text.len() > DECODED_HERE { length } else { 0 };
+                (length / 4 * 3).min(self.max_bytes) + copy
+            }
             // Nothing tells before it is loaded.
             Source::Url(_) | Source::FilePath(_) => self.max_bytes,
         }
@@ -148,55 +153,11 @@ impl Media {
     }
 
     async fn decode(&self, field: &str, text: &str) -> Result<Vec<u8>, Failure> {
-        let text = text.trim_ascii_start();
-        let body = match text.get(..5) {
-            Some(scheme) if scheme.eq_ignore_ascii_case("data:") => match text.split_once(',') {
-                Some((head, body)) if head.to_ascii_lowercase().ends_with(";base64") => body,
-                _ => {
-                    return Err(Failure::invalid_field(
-                        field,
-                        "is a data URL without base64 content",
-                    ));
-                }
-            },
-            _ => text,
-        };
-        let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-        let is_symbol = |b: &u8| !b.is_ascii_whitespace();
-        let mut count = 0;
-        for slice in body.as_bytes().chunks(SLICE) {
-            count += slice.iter().copied().filter(is_symbol).count();
-            give_way(slice).await;
+        if text.len() <= DECODED_HERE {
+            return encoded::decode(field, text, self.max_bytes);
         }
-        if count as u64 / 4 * 3 > self.max_bytes {
-            return Err(too_large(field, self.max_bytes));
-        }
-        // In pieces of whole groups of four: the text is long, and need not be in memory twice.
-        let (mut bytes, mut group) = (
-            Vec::with_capacity(count / 4 * 3 + 3),
-            Vec::with_capacity(SLICE + 4),
-        );
-        for slice in body.as_bytes().chunks(SLICE) {
-            let symbols = slice.iter().copied().filter(is_symbol);
-            group.extend(symbols.map(|symbol| match symbol {
-                b'-' => b'+',
-                b'_' => b'/',
-                other => other,
-            }));
-            let whole = group.len() / 4 * 4;
-            STANDARD_NO_PAD
-                .decode_vec(&group[..whole], &mut bytes)
-                .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
-            group.drain(..whole);
-            give_way(slice).await;
-        }
-        STANDARD_NO_PAD
-            .decode_vec(&group, &mut bytes)
-            .map_err(|e| Failure::invalid_field(field, "is not valid base64").caused_by(e))?;
-        if bytes.len() as u64 > self.max_bytes {
-            return Err(too_large(field, self.max_bytes));
-        }
-        Ok(bytes)
+        let (field, text, max_bytes) = (field.to_owned(), text.to_owned(), self.max_bytes);
+        apart(text.len(), move || encoded::decode(&field, &text, max_bytes)).await
     }
 
     async fn read(&self, field: &str, path: &str) -> Result<Vec<u8>, Failure> {
@@ -216,15 +177,9 @@ impl Media {
     }
 }
 
-/// Base64 is read in slices of so many characters, other jobs go on between two: all of a long text takes too long.
-const SLICE: usize = 128 * 1024;
-
-/// Lets other jobs go on, behind a whole slice.
-async fn give_way(slice: &[u8]) {
-    if slice.len() == SLICE {
-        yield_now().await;
-    }
-}
+/// Longer base64 is decoded on another thread, from a copy of the text: all of it takes too long for the thread that the
+/// jobs share.
+const DECODED_HERE: usize = 256 * 1024;
 
 fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
     let unreadable =

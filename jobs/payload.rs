@@ -1,13 +1,50 @@
 //! What the payloads have in common: fields are refused by name, with the reason. A blank optional field counts
 //! as absent, because producers send `""` and `null` for what a form left empty.
 
-use crate::{Failure, media::Source};
+use std::borrow::Cow;
 
+use serde::{Deserialize, Deserializer};
+
+use crate::{
+    Failure,
+    media::{Source, is_address, is_bare_base64, is_content},
+    text::{is_blank, without_controls, without_lone_surrogates},
+};
+
+mod medium;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use medium::medium;
+
 /// Longest text of a decoding error, characters.
 const LONGEST_ERROR: usize = 200;
+
+/// A payload's JSON as text that Rust can read: without a byte order mark, and with U+FFFD in place of each lone
+/// surrogate. JavaScript writes those (`\ud83d`) when it cuts a text inside of an emoji.
+///
+/// # Errors
+/// [`Class::Permanent`](crate::Class::Permanent) for bytes that are not UTF-8.
+pub fn payload_text(json: &[u8]) -> Result<Cow<'_, str>, Failure> {
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+    match std::str::from_utf8(json) {
+        Ok(text) => Ok(without_lone_surrogates(text)),
+        Err(error) => Err(Failure::permanent(format!(
+            "payload is not JSON: it is not UTF-8 (at its byte {})",
+            error.valid_up_to()
+        ))),
+    }
+}
+
+/// Reads a text that goes to a provider or into a result, without its control characters.
+pub(crate) fn prose<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(without_controls)
+}
+
+/// The same for an optional field.
+pub(crate) fn optional_prose<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(without_controls))
+}
 
 /// What serde says of JSON that it cannot decode, without the value that it found: that can be a signed URL, a whole
 /// file, or what a model wrote. Names of fields stay, they stand in backticks.
@@ -24,7 +61,7 @@ pub fn without_values(error: &serde_json::Error) -> String {
 pub(crate) fn required(fields: &[(&str, &str)]) -> Result<(), Failure> {
     let blank: Vec<&str> = fields
         .iter()
-        .filter(|(_, text)| text.trim().is_empty())
+        .filter(|(_, text)| is_blank(text))
         .map(|(name, _)| *name)
         .collect();
     if blank.is_empty() {
@@ -50,7 +87,7 @@ pub(crate) fn at_most(field: &str, text: &str, most: usize) -> Result<(), Failur
 
 /// The text of an optional field, trimmed; `None` when it is absent or blank.
 pub(crate) fn given(text: Option<&String>) -> Option<&str> {
-    text.map(|text| text.trim()).filter(|text| !text.is_empty())
+    text.map(|text| text.trim()).filter(|text| !is_blank(text))
 }
 
 /// The one medium that was given, with the name of its field: `{prefix}Url`, `{prefix}Base64` or
@@ -61,15 +98,29 @@ pub(crate) fn one_source<'a>(
     base64: Option<&'a String>,
     file_path: Option<&'a String>,
 ) -> Result<(String, Source<'a>), Failure> {
-    let mut sources: Vec<(String, Source<'a>)> = [
-        ("Url", given(url).map(Source::Url)),
-        ("Base64", given(base64).map(Source::Base64)),
-        ("FilePath", given(file_path).map(Source::FilePath)),
-    ]
-    .into_iter()
-    .filter_map(|(suffix, source)| Some((format!("{prefix}{suffix}"), source?)))
-    .collect();
-
+    let mut sources = Vec::new();
+    for (suffix, text) in [("Url", url), ("Base64", base64), ("FilePath", file_path)] {
+        let Some(whole) = text.filter(|text| !is_blank(text)) else {
+            continue;
+        };
+        let text = whole.trim();
+        let field = format!("{prefix}{suffix}");
+        let source = match suffix {
+            _ if is_content(text) => Source::Base64(whole),
+            "Url" if is_bare_base64(text) => Source::Base64(whole),
+            "Url" => Source::Url(text),
+            "Base64" if is_address(text) => {
+                let why = format_args!(
+                    "is an address, not the file: send an https address as {prefix}Url, and a file on a device as its \
+                     content"
+                );
+                return Err(Failure::invalid_field(field, why));
+            }
+            "Base64" => Source::Base64(whole),
+            _ => Source::FilePath(text),
+        };
+        sources.push((field, source));
+    }
     match (sources.pop(), sources.is_empty()) {
         (Some(source), true) => Ok(source),
         (Some((last, _)), false) => {

@@ -43,10 +43,16 @@ const MOST_IMAGES: usize = 5;
 )]
 pub struct Payload {
     /// Where the image can be fetched, over https.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub image_url: Option<String>,
     /// The image itself, in base64, with or without a `data:` prefix.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub image_base64: Option<String>,
     /// The image's path below the uploads folder.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub image_file_path: Option<String>,
     /// Up to five images.
     #[serde(default, deserialize_with = "images")]
@@ -66,10 +72,16 @@ pub struct Payload {
 ]))]
 pub struct Image {
     /// Where the image can be fetched, over https.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub image_url: Option<String>,
     /// The image itself, in base64, with or without a `data:` prefix.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub image_base64: Option<String>,
     /// The image's path below the uploads folder.
+    #[serde(default, deserialize_with = "payload::medium")]
+    #[schemars(!default)]
     pub image_file_path: Option<String>,
 }
 

@@ -11,9 +11,10 @@ use crate::{
     assess_pronunciation::{self, AssessPronunciation},
     generate_flashcards::{self, GenerateFlashcards},
     media::{Media, decoder::AudioDecoder},
-    payload::without_values,
+    payload::{payload_text, without_values},
     process_image::{self, ProcessImage},
     providers::{Clients, DialectStore},
+    text::beginning,
 };
 
 /// Of an unknown type's name, so many characters are shown: it comes from outside.
@@ -86,7 +87,7 @@ impl FromStr for JobType {
         Self::ALL
             .into_iter()
             .find(|t| t.as_str() == name)
-            .ok_or_else(|| UnknownJobType(name.chars().take(LONGEST_NAME).collect()))
+            .ok_or_else(|| UnknownJobType(beginning(name, LONGEST_NAME)))
     }
 }
 
@@ -199,17 +200,26 @@ impl Jobs {
 }
 
 fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Failure> {
-    let mut json = serde_json::Deserializer::from_slice(payload);
+    let text = payload_text(payload)?;
+    let mut json = serde_json::Deserializer::from_str(&text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let field = error.path().to_string();
+        let field = beginning(&error.path().to_string(), LONGEST_NAME);
         match error.inner().classify() {
             serde_json::error::Category::Data => Failure::invalid_field(field, without_values(error.inner())),
-            _ => Failure::permanent("payload is not JSON").caused_by(without_values(error.inner())),
+            _ => not_json(&field, error.inner()),
         }
     })?;
-    json.end()
-        .map_err(|error| Failure::permanent("payload is not JSON").caused_by(without_values(&error)))?;
+    json.end().map_err(|error| not_json(".", &error))?;
     Ok(value)
+}
+
+/// `field` is where the parser gave up, as a path; `.` is the payload itself.
+fn not_json(field: &str, error: &serde_json::Error) -> Failure {
+    let message = match field {
+        "." | "?" => "payload is not JSON".to_owned(),
+        field => format!("payload is not JSON: it cannot be read at its field \"{field}\""),
+    };
+    Failure::permanent(message).caused_by(without_values(error))
 }
 
 fn to_json<T: Serialize>(result: T) -> Result<Value, Failure> {

@@ -101,6 +101,42 @@ fn cleaned(text: &str) -> String {
     cleaned
 }
 
+/// A text without the control characters that a provider refuses or a database cannot store (NUL before all), for texts
+/// of several lines: line breaks and tabs stay, a carriage return becomes a line break.
+pub(crate) fn without_controls(text: String) -> String {
+    let is_kept = |c: char| match c {
+        '\n' | '\t' => true,
+        '\u{feff}' => false,
+        c => !c.is_control() && !is_noncharacter(c),
+    };
+    if text.chars().all(is_kept) {
+        return text;
+    }
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    text.chars().filter(|c| is_kept(*c)).collect()
+}
+
+/// Code points that Unicode reserves for a program's own use and that no text may carry.
+fn is_noncharacter(c: char) -> bool {
+    u32::from(c) & 0xfffe == 0xfffe || matches!(c, '\u{fdd0}'..='\u{fdef}')
+}
+
+/// Whether a text has nothing to show: white space and invisible characters alone.
+pub(crate) fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || is_invisible(c))
+}
+
+/// The beginning of a foreign text, cleaned, for a message: at most `most` characters and an ellipsis.
+pub(crate) fn beginning(text: &str, most: usize) -> String {
+    // A character takes four bytes at most, and what is cut off need not be cleaned.
+    let head: String = text.chars().take(most + 1).collect();
+    let head = clean(&head);
+    match head.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &head[..end]),
+        None => head,
+    }
+}
+
 /// Characters that no result may hold: controls, byte order marks, zero-width spaces, direction overrides and
 /// noncharacters.
 pub(crate) fn is_invisible(c: char) -> bool {

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::{Assessment, PASS_SCORE, Phoneme, Word};
-use crate::{Failure, Provider, context::Unusable};
+use crate::{Failure, Provider, context::Unusable, text::clean};
 
 /// The scores in an answer, or `None` when no speech was heard.
 ///
@@ -30,7 +30,7 @@ pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessme
     let best = best_of(body);
     let heard = [&best["Display"], &body["DisplayText"], &best["Lexical"]]
         .into_iter()
-        .find_map(|text| text.as_str().map(str::trim).filter(|text| !text.is_empty()));
+        .find_map(|text| text.as_str().map(clean).filter(|text| !text.is_empty()));
     // Silence is at times answered by a success that heard nothing and scores it 0.
     let Some(heard) = heard else { return Ok(None) };
 
@@ -47,7 +47,7 @@ pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessme
         fluency_score: score(best, "FluencyScore").unwrap_or(0.0),
         completeness_score: score(best, "CompletenessScore").unwrap_or(0.0),
         pronunciation_score: pronunciation,
-        recognized_text: heard.to_owned(),
+        recognized_text: heard,
         reference_text: reference_text.to_owned(),
         words: items(best, "Words").map(word).collect(),
         passed: pronunciation >= PASS_SCORE,
@@ -79,7 +79,9 @@ fn word(value: &Value) -> Word {
     Word {
         word: text(value, "Word"),
         accuracy_score: score(value, "AccuracyScore").unwrap_or(0.0),
-        error_type: field(value, "ErrorType").as_str().unwrap_or("None").to_owned(),
+        error_type: field(value, "ErrorType")
+            .as_str()
+            .map_or_else(|| "None".to_owned(), clean),
         phonemes: items(value, "Phonemes").map(phoneme).collect(),
     }
 }
@@ -100,7 +102,7 @@ fn score(value: &Value, name: &str) -> Option<f64> {
 }
 
 fn text(value: &Value, name: &str) -> String {
-    value[name].as_str().unwrap_or_default().to_owned()
+    value[name].as_str().map(clean).unwrap_or_default()
 }
 
 fn items<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {

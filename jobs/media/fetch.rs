@@ -291,6 +291,10 @@ pub(crate) struct Shown<'a>(pub(crate) &'a Url);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Such a path may be anything, a whole file before all.
+        if self.0.cannot_be_a_base() {
+            return write!(f, "a {:.20}: URL", self.0.scheme());
+        }
         write!(
             f,
             "{:.20}://{:.255}",

@@ -1,11 +1,14 @@
-//! Whether a picture is one that Azure Vision reads, told from its header: a picture that it would refuse must
-//! not cost a call.
+//! Whether a picture is one that Azure Vision reads, told from its header, and whether it is all there: a
+//! picture that it would refuse, or read in part, must not cost a call.
 
 use std::{io::Cursor, ops::RangeInclusive};
 
 use imagesize::{ImageType, image_type};
 
+use super::formats::name_of;
 use crate::{Failure, VisionApi};
+
+mod complete;
 
 /// Largest image that Azure accepts, bytes.
 pub const MAX_BYTES: usize = 20_971_520;
@@ -70,7 +73,18 @@ pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Fai
         .find(|(known, _)| kind.as_ref().is_ok_and(|kind| kind == known))
     else {
         let names: Vec<_> = formats.iter().map(|(_, name)| *name).collect();
-        return refused(format!("is none of {}", names.join(", ")));
+        let names = names.join(", ");
+        return refused(match name_of(bytes) {
+            Some("PDF") => {
+                "is a PDF, which is not supported: send its pages as images (JPEG or PNG)".to_owned()
+            }
+            Some(name @ ("HEIC" | "HEIF" | "AVIF")) => format!(
+                "is a {name} image, which is not supported: send it as JPEG (on an iPhone: Settings, Camera, Formats, \
+                 Most Compatible)"
+            ),
+            Some(name) => format!("is a {name} file, which is not supported: it is none of {names}"),
+            None => format!("is none of {names}"),
+        });
     };
     let mut reader = Cursor::new(bytes);
     // The WebP parser goes on from behind the twelve bytes that told the format.
@@ -84,6 +98,21 @@ pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Fai
         (Ok(width), Ok(height)) => (width, height),
         _ => return refused(format!("{format} image is damaged")),
     };
+    if !complete::is_complete(kind, bytes) {
+        return refused(format!(
+            "{format} image is incomplete: its end is missing; send the whole file"
+        ));
+    }
+    // The Read service reads all pages, Image Analysis the first alone.
+    let pages = match kind {
+        ImageType::Tiff if api == VisionApi::ImageAnalysis40 => complete::tiff_pages(bytes),
+        _ => 1,
+    };
+    if pages > 1 {
+        return refused(format!(
+            "TIFF has {pages} pages, only one can be read: send each page as an image of its own"
+        ));
+    }
     let side = side(api);
     if !side.contains(&width) || !side.contains(&height) {
         return refused(format!(

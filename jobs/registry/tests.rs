@@ -67,9 +67,69 @@ fn an_unknown_type_shows_the_beginning_of_its_name() {
     let error = "ä".repeat(5_000).parse::<JobType>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("Unknown job type: {}", "ä".repeat(100))
+        format!("Unknown job type: {}…", "ä".repeat(100))
     );
     for kind in JobType::ALL {
         assert_eq!(kind.as_str().parse::<JobType>().unwrap(), kind);
+    }
+}
+
+/// As JavaScript writes a text that `slice` cut inside of an emoji.
+#[test]
+fn texts_of_javascript_are_read() {
+    let decks = [
+        br#"{"content":"a\ud83d","subject":"\ude00s","topic":"t\u0000","userId":"u\ud83d"}"#.as_slice(),
+        b"\xef\xbb\xbf{\"content\":\"a\",\"subject\":\"s\",\"topic\":\"t\",\"userId\":7}",
+        br#"{"content":"a","subject":"s","topic":"t","userId":"u","x\ud83d":"\udc00"}"#,
+    ];
+    for payload in decks {
+        Jobs::validate(JobType::GenerateFlashcards, payload).unwrap();
+    }
+    let payload: generate_flashcards::Payload = decode(decks[0]).unwrap();
+    assert_eq!(
+        (&*payload.content, &*payload.subject, &*payload.topic),
+        ("a\u{fffd}", "\u{fffd}s", "t")
+    );
+    let speech =
+        br#"{"referenceText":"Good\u0000 morning\ud83d\r\n","audioBase64":"YWJj","language":"en-US\u0000"}"#;
+    Jobs::validate(JobType::AssessPronunciation, speech).unwrap();
+    let payload: assess_pronunciation::Payload = decode(speech).unwrap();
+    assert_eq!(payload.reference_text, "Good morning\u{fffd}\n");
+    assert_eq!(payload.language.unwrap(), "en-US");
+}
+
+#[test]
+fn a_text_of_controls_alone_is_blank() {
+    let payload = br#"{"content":"\u0000\u200b","subject":"s","topic":"\u0007","userId":"u"}"#;
+    let failure = Jobs::validate(JobType::GenerateFlashcards, payload).unwrap_err();
+    assert_eq!(
+        failure.to_string(),
+        "payload field \"content, topic\": required, and must not be blank"
+    );
+}
+
+#[test]
+fn what_is_no_json_names_the_place() {
+    for (payload, expected) in [
+        (
+            &b"{\"content\":\"a\nb\"}"[..],
+            "payload is not JSON: it cannot be read at its field \"content\"",
+        ),
+        (
+            b"{\"images\":[{\"imageUrl\":\"SECRET",
+            "at its field \"images[0].imageUrl\"",
+        ),
+        (
+            b"{\"content\":\"SECRET\xed\xa0\xbd\"}",
+            "payload is not JSON: it is not UTF-8 (at its byte 18)",
+        ),
+        (b"", "payload is not JSON: EOF"),
+    ] {
+        let kind = match payload.starts_with(b"{\"images") {
+            true => JobType::ProcessImage,
+            false => JobType::GenerateFlashcards,
+        };
+        let text = Jobs::validate(kind, payload).unwrap_err().to_string();
+        assert!(text.contains(expected) && !text.contains("SECRET"), "{text}");
     }
 }

@@ -52,6 +52,28 @@ fn controls_and_blanks_are_cleaned() {
     assert_eq!(folded("  Straße \u{3000} ÄB "), "straße äb");
 }
 
+#[test]
+fn prose_keeps_its_lines_and_loses_its_controls() {
+    for (text, right) in [
+        ("caf\u{0}\u{e9}", "caf\u{e9}"),
+        ("a\r\nb\rc\td\n", "a\nb\nc\td\n"),
+        ("\u{feff}a\u{1b}[31m\u{7f}\u{85}b\u{ffff}\u{fdd0}", "a[31mb"),
+        (
+            "zero\u{200b}width \u{1f469}\u{200d}\u{1f52c}",
+            "zero\u{200b}width \u{1f469}\u{200d}\u{1f52c}",
+        ),
+        ("\u{0}", ""),
+    ] {
+        assert_eq!(without_controls(text.to_owned()), right, "{text:?}");
+    }
+    for blank in ["", " \n", "\u{0}", "\u{200b}\u{feff} \u{2060}"] {
+        assert!(is_blank(blank), "{blank:?}");
+    }
+    assert!(!is_blank("\u{200b}a") && !is_blank("\u{fffd}"));
+    assert_eq!(beginning("a\u{0}b\nc", 10), "ab c");
+    assert_eq!(beginning(&"\u{e4}".repeat(5_000), 3), "\u{e4}\u{e4}\u{e4}…");
+}
+
 proptest! {
     #[test]
     fn mended_json_is_valid_and_valid_json_is_unchanged(text in any::<String>()) {

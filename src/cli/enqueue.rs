@@ -101,18 +101,23 @@ pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn read_payload(data: &str) -> anyhow::Result<Box<RawValue>> {
-    let text = match data.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
+    let bytes = match data.strip_prefix('@') {
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read {path}"))?,
         None if data == "-" => {
-            let mut text = String::new();
+            let mut bytes = Vec::new();
             std::io::stdin()
-                .read_to_string(&mut text)
+                .read_to_end(&mut bytes)
                 .context("cannot read standard input")?;
-            text
+            bytes
         }
-        None => data.to_owned(),
+        None => data.as_bytes().to_vec(),
     };
-    serde_json::from_str(&text).context("--data is not JSON")
+    let text = jobs::payload_text(&bytes).context("--data")?;
+    match serde_json::from_str(&text) {
+        Ok(payload) => Ok(payload),
+        // The parser's own words could repeat what it found.
+        Err(error) => bail!("--data is not JSON: {}", jobs::without_values(&error)),
+    }
 }
 
 /// Asks Redis again for half a minute before it gives up. What is asked here may be asked twice.

@@ -71,8 +71,10 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
     // Read only now: a caller that may not add jobs makes this replica hold nothing.
     let headers = &request.headers().clone();
     let body = &Bytes::from_request(request, &()).await.map_err(Refusal::Body)?;
-    let payload: Box<RawValue> = serde_json::from_slice(body)
-        .map_err(|error| Refusal::Bad(format!("the body is not JSON: {error}")))?;
+    let text = jobs::payload_text(body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
+    let payload: Box<RawValue> = serde_json::from_str(&text)
+        .map_err(|error| Refusal::Bad(format!("the body is not JSON: {}", jobs::without_values(&error))))?;
+    let body = text.as_bytes();
     Jobs::validate(kind, body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
 
     let id = ulid::Ulid::generate().to_string();

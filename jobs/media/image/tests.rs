@@ -25,6 +25,8 @@ fn png(width: u32, height: u32) -> Vec<u8> {
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(),
         &width.to_be_bytes(),
         &height.to_be_bytes(),
+        &[0; 9],
+        b"\0\0\0\0IEND\xae\x42\x60\x82",
     ]
     .concat()
 }
@@ -32,7 +34,16 @@ fn png(width: u32, height: u32) -> Vec<u8> {
 #[test]
 fn every_format_that_a_service_reads_is_told_with_its_size() {
     let (side, big): ([u8; 2], [u8; 2]) = (100_u16.to_le_bytes(), 200_u16.to_be_bytes());
-    let gif = [b"GIF89a".as_slice(), &side, &side, &[0; 8]].concat();
+    let gif = [
+        b"GIF89a".as_slice(),
+        &side,
+        &side,
+        &[0; 3],
+        b"\x2c",
+        &[0; 10],
+        b"\x01x\0\x3b",
+    ]
+    .concat();
     let bmp = |height: i32| {
         [
             b"BM".as_slice(),
@@ -47,7 +58,13 @@ fn every_format_that_a_service_reads_is_told_with_its_size() {
     let lossless = [b"RIFF\0\0\0\0WEBPVP8L".as_slice(), &[0; 5], &[99, 192, 24, 0]].concat();
     let ico = [b"\0\0\x01\0\x01\0".as_slice(), &[100, 100], &[0; 14]].concat();
     let entry = |tag: u16| [tag.to_be_bytes(), [0, 3], [0, 0], [0, 1], big, [0, 0]].concat();
-    let tiff = [b"MM\0*\0\0\0\x08\0\x02".as_slice(), &entry(0x100), &entry(0x101)].concat();
+    let tiff = [
+        b"MM\0*\0\0\0\x08\0\x02".as_slice(),
+        &entry(0x100),
+        &entry(0x101),
+        &[0; 4],
+    ]
+    .concat();
     for (bytes, format, width, height) in [
         (sample("text.png"), "PNG", 800, 240),
         (sample("text.jpg"), "JPEG", 800, 240),
@@ -110,14 +127,38 @@ fn sides_have_limits() {
 
 #[test]
 fn what_is_no_such_image_is_refused() {
-    for bytes in [
-        &sample("bad.png")[..],
-        &sample("good_morning.wav"),
-        b"",
-        b"\x89PNG",
-        b"qoif\0\0\0\x64\0\0\0\x64\0\0",
+    let names = "is none of JPEG, PNG, GIF, BMP, WEBP, ICO, TIFF";
+    for bytes in [&sample("bad.png")[..], b"", b"hello"] {
+        assert_eq!(refusal(bytes), names);
+    }
+    let iphone = "send it as JPEG (on an iPhone: Settings, Camera, Formats, Most Compatible)";
+    for (bytes, why) in [
+        (
+            &sample("good_morning.wav")[..],
+            format!("is a WAV file, which is not supported: it {names}"),
+        ),
+        (
+            b"qoif\0\0\0\x64\0\0\0\x64\0\0",
+            format!("is a QOI file, which is not supported: it {names}"),
+        ),
+        (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            format!("is a HEIC image, which is not supported: {iphone}"),
+        ),
+        (
+            b"\0\0\0\x18ftypavif\0\0\0\0mif1avif",
+            format!("is a AVIF image, which is not supported: {iphone}"),
+        ),
+        (
+            b"%PDF-1.7\n",
+            "is a PDF, which is not supported: send its pages as images (JPEG or PNG)".to_owned(),
+        ),
+        (
+            b"<html>403 Forbidden</html>",
+            format!("is a HTML file, which is not supported: it {names}"),
+        ),
     ] {
-        assert_eq!(refusal(bytes), "is none of JPEG, PNG, GIF, BMP, WEBP, ICO, TIFF");
+        assert_eq!(refusal(bytes), why);
     }
     assert!(refusal(&png(100, 100)[..20]).starts_with("PNG image is damaged"));
     let mut large = png(100, 100);
@@ -128,6 +169,45 @@ fn what_is_no_such_image_is_refused() {
         refusal(&large),
         "image has 20971521 bytes, at most 20971520 are allowed"
     );
+}
+
+/// Every cut of a real image is refused, and so is one of each other format.
+#[test]
+fn an_image_without_its_end_is_refused() {
+    for name in [
+        "text.png",
+        "text.jpg",
+        "text.gif",
+        "text.webp",
+        "text.bmp",
+        "text.tiff",
+    ] {
+        let file = sample(name);
+        check("f", &file, ImageAnalysis40).unwrap_or_else(|failure| panic!("{name}: {failure}"));
+        // What some programs append does no harm.
+        check("f", &[&file[..], b"more"].concat(), ImageAnalysis40).unwrap();
+        for length in (1..file.len())
+            .rev()
+            .filter(|length| length % 7 == 0 || file.len() - length < 64)
+        {
+            check("f", &file[..length], ImageAnalysis40).expect_err(name);
+        }
+    }
+    let why = refusal(&sample("text.png")[..5_000]);
+    assert_eq!(
+        why,
+        "PNG image is incomplete: its end is missing; send the whole file"
+    );
+}
+
+#[test]
+fn a_tiff_of_several_pages_is_refused_where_one_is_read() {
+    let file = sample("two_pages.tiff");
+    assert_eq!(
+        refusal(&file),
+        "TIFF has 2 pages, only one can be read: send each page as an image of its own"
+    );
+    check("f", &file, Read32).unwrap();
 }
 
 proptest! {

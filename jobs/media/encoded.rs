@@ -1,0 +1,411 @@
+//! Base64 as it arrives: in one of many spellings, and changed by the forms, shells and templates on its way. What was
+//! changed is either restored without doubt or refused: a guess would send a corrupt file, and pay for it.
+
+use std::borrow::Cow;
+
+use base64::{DecodeError, Engine, engine::general_purpose::STANDARD_NO_PAD};
+
+use super::too_large;
+use crate::Failure;
+
+#[cfg(test)]
+mod tests;
+
+/// Characters of a data URL before its content that are looked at.
+const LONGEST_HEAD: usize = 256;
+/// Times that a text was percent-encoded, and prefixes that it has, at most.
+const MOST_LAYERS: usize = 3;
+/// Columns at which encoders break lines: MIME, PEM, and two more.
+const WIDTHS: [usize; 4] = [76, 64, 72, 60];
+/// Shortest line of base64 that was wrapped: its line breaks may have become blanks.
+const SHORTEST_LINE: usize = 32;
+/// Lines of one length after which blanks between them cannot have been `+`.
+const SURELY_WRAPPED: usize = 4;
+
+/// Whether a text holds a file instead of its address: a data URL, perhaps percent-encoded, or one that lost its `data:`.
+pub(crate) fn is_content(text: &str) -> bool {
+    let text = unquoted(text).trim_start();
+    let starts_with = |scheme: &str| {
+        text.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    starts_with("data:") || starts_with("data%3a") || head_and_body(text).is_some()
+}
+
+/// Whether a text that stands in place of an address is base64: long, and nothing else.
+pub(crate) fn is_bare_base64(text: &str) -> bool {
+    const SHORTEST: usize = 256;
+    let is_symbol = |b: u8| b.is_ascii_alphanumeric() || b"+/=-_ \r\n".contains(&b);
+    text.len() >= SHORTEST && text.bytes().all(is_symbol)
+}
+
+/// Whether a text that should be base64 is an address.
+pub(crate) fn is_address(text: &str) -> bool {
+    let scheme = text.trim_start().split("://").next().unwrap_or_default();
+    scheme.len() < text.trim_start().len()
+        && (1..=20).contains(&scheme.len())
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+}
+
+/// The bytes that a text stands for, no more than `max_bytes`. `field` is the payload field's name for errors, which quote
+/// nothing of the text.
+pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
+    let refused = |why: &str| Failure::invalid_field(field, why);
+    let body = body(text).ok_or_else(|| refused("is a data URL without base64 content"))?;
+    let ambiguous = || {
+        refused(
+            "is not valid base64: its blanks may have been `+` or line breaks; send it as JSON, or percent-encoded in \
+             a form",
+        )
+    };
+    let body = unwrapped(&body)
+        .map_err(|()| ambiguous())?
+        .map_or(body, Cow::Owned);
+    let shape = Shape::of(&body);
+    if shape.symbols as u64 / 4 * 3 > max_bytes {
+        return Err(too_large(field, max_bytes));
+    }
+    if let Some(at) = shape.fault {
+        let why = format!("is not valid base64: a character at {at} is none of its symbols");
+        return Err(Failure::invalid_field(field, why));
+    }
+    let blanks = shape.blanks().ok_or_else(ambiguous)?;
+    let bytes = join(&body, blanks, shape.symbols).map_err(|fault| {
+        let why = match fault {
+            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => "it ends within a group",
+            DecodeError::InvalidLastSymbol { .. } => "its last symbol is cut off or changed",
+            DecodeError::InvalidByte(..) => "a character is none of its symbols",
+        };
+        Failure::invalid_field(field, format_args!("is not valid base64: {why}"))
+    })?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(too_large(field, max_bytes));
+    }
+    Ok(bytes)
+}
+
+/// The base64 in a text: behind the head of a data URL, and without percent-encoding. `None` for a data URL that holds no
+/// base64.
+fn body(text: &str) -> Option<Cow<'_, str>> {
+    let mut text = Cow::Borrowed(unquoted(text));
+    for _ in 0..MOST_LAYERS {
+        // What was encoded twice holds encoded percent signs.
+        for _ in 0..MOST_LAYERS {
+            if !text.contains('%') {
+                break;
+            }
+            text = Cow::Owned(percent_decoded(&text));
+        }
+        let Some(rest) = head_and_body(text.trim_start()) else {
+            let start = text.trim_start().get(..5);
+            let is_data_url = start.is_some_and(|start| start.eq_ignore_ascii_case("data:"));
+            return (!is_data_url).then_some(text);
+        };
+        let cut = text.len() - rest.len();
+        text = match text {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[cut..]),
+            Cow::Owned(mut text) => Cow::Owned(text.split_off(cut)),
+        };
+    }
+    Some(text)
+}
+
+/// What follows the head of a data URL, with or without `data:`.
+fn head_and_body(text: &str) -> Option<&str> {
+    let comma = text.bytes().take(LONGEST_HEAD).position(|b| b == b',')?;
+    let head = text[..comma].to_ascii_lowercase();
+    let is_base64 = head.split(';').any(|part| part.trim() == "base64")
+        && (head.starts_with("data:") || head.trim() == "base64" || head.contains('/'))
+        && !head.contains("://");
+    is_base64.then(|| &text[comma + 1..])
+}
+
+/// Without the quotes around a text that was written as JSON twice, without line breaks around it, and without the NULs of
+/// a C string. Blanks stay: they may have been `+`.
+fn unquoted(text: &str) -> &str {
+    let trimmed = text.trim();
+    let quoted = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| trimmed.strip_prefix(quote)?.strip_suffix(quote));
+    quoted.unwrap_or_else(|| text.trim_matches(['\r', '\n', '\t', '\0']))
+}
+
+/// `%2B` becomes `+`. A percent sign that begins no such triple stays, and is refused later.
+fn percent_decoded(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let code = behind
+            .get(..2)
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok())
+            .filter(|_| byte == b'%');
+        match code {
+            Some(code) => {
+                decoded.push(code);
+                rest = &behind[2..];
+            }
+            None => {
+                decoded.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// Without the blanks that line breaks of the usual widths became; `Ok(None)` where there are none. Such a text may hold
+/// blanks that were `+` as well.
+///
+/// # Errors
+/// When a few blanks stand where lines would end, and may as well have been `+`.
+fn unwrapped(text: &str) -> Result<Option<String>, ()> {
+    let text = text.trim_start();
+    if !text.contains(' ') || text.contains(['\r', '\n', '\t', '\\']) {
+        return Ok(None);
+    }
+    let bytes = text.as_bytes();
+    for (width, gap) in WIDTHS.into_iter().flat_map(|width| [(width, 1), (width, 2)]) {
+        let ends = bytes.len() / (width + gap);
+        let lines = || bytes.chunks(width + gap);
+        let is_wrapped = ends > 0
+            && lines()
+                .take(ends)
+                .all(|line| line[width..].iter().all(|b| *b == b' '))
+            && lines().nth(ends).is_none_or(|last| last.len() <= width);
+        if !is_wrapped {
+            continue;
+        }
+        let joined: Vec<u8> = lines()
+            .flat_map(|line| &line[..line.len().min(width)])
+            .copied()
+            .collect();
+        let Ok(joined) = String::from_utf8(joined) else {
+            continue;
+        };
+        match (ends, is_in_groups(&joined), is_in_groups(text)) {
+            (SURELY_WRAPPED.., ..) | (_, true, false) => return Ok(Some(joined)),
+            (_, false, true) => {}
+            _ => return Err(()),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether symbols, blanks and padding are groups of four.
+fn is_in_groups(text: &str) -> bool {
+    text.trim_end_matches(' ').len().is_multiple_of(4)
+}
+
+/// A piece of a text that should be base64.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Symbol(u8),
+    /// Blanks in a row, and where.
+    Blanks(usize, Place),
+    /// A line break, or another white space that no `+` becomes.
+    Break,
+    Pad,
+    /// Anything else.
+    Foreign,
+}
+
+/// Where blanks stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Between symbols, or before the padding.
+    Inner,
+    /// Beside a line break.
+    Edge,
+    /// Before all symbols, or behind all. No medium begins with a byte whose base64 begins with `+`.
+    Outer,
+}
+
+/// Splits a text into tokens, each with its offset.
+fn tokens(text: &str) -> impl Iterator<Item = (usize, Token)> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    let mut last = None;
+    std::iter::from_fn(move || {
+        let start = at;
+        let byte = *bytes.get(at)?;
+        at += 1;
+        let token = match byte {
+            b'-' => Token::Symbol(b'+'),
+            b'_' => Token::Symbol(b'/'),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => Token::Symbol(byte),
+            b'=' => Token::Pad,
+            b'\r' | b'\n' | b'\t' | 0x0b | 0x0c => Token::Break,
+            // Escapes of a text that was written as JSON twice.
+            b'\\' => match bytes.get(at) {
+                Some(b'n' | b'r' | b't') => {
+                    at += 1;
+                    Token::Break
+                }
+                Some(b'/') => {
+                    at += 1;
+                    Token::Symbol(b'/')
+                }
+                _ => Token::Foreign,
+            },
+            b' ' => {
+                at += bytes[at..].iter().take_while(|b| **b == b' ').count();
+                let place = match (last, bytes.get(at)) {
+                    (None | Some(Token::Pad), _) | (_, None) => Place::Outer,
+                    (Some(Token::Break), _) | (_, Some(b'\r' | b'\n' | b'\t')) => Place::Edge,
+                    _ => Place::Inner,
+                };
+                Token::Blanks(at - start, place)
+            }
+            _ => Token::Foreign,
+        };
+        last = Some(token);
+        Some((start, token))
+    })
+}
+
+/// What a text looks like, before a symbol of it is decoded.
+#[derive(Default)]
+struct Shape {
+    symbols: usize,
+    pads: usize,
+    inner: usize,
+    edge: usize,
+    outer: usize,
+    /// Lines of the same length that blanks end; 0 where their lengths differ.
+    lines: usize,
+    /// Offset of a character that cannot be.
+    fault: Option<usize>,
+}
+
+/// Which blanks were `+`; the others are left out.
+#[derive(Clone, Copy)]
+struct Plus {
+    inner: bool,
+    edge: bool,
+    outer: bool,
+}
+
+impl Shape {
+    fn of(text: &str) -> Self {
+        let mut shape = Self::default();
+        // The first line tells how long all of them have to be.
+        let (mut line, mut first, mut is_regular) = (0, 0, true);
+        for (at, token) in tokens(text) {
+            match token {
+                Token::Symbol(_) => {
+                    if shape.pads > 0 {
+                        shape.fault.get_or_insert(at);
+                    }
+                    shape.symbols += 1;
+                    line += 1;
+                }
+                Token::Pad => shape.pads += 1,
+                Token::Break => {}
+                Token::Foreign => {
+                    // It is measured like a symbol, before it is judged.
+                    shape.symbols += 1;
+                    shape.fault.get_or_insert(at);
+                }
+                Token::Blanks(count, Place::Outer) => shape.outer += count,
+                Token::Blanks(count, place) => {
+                    match place {
+                        Place::Inner => shape.inner += count,
+                        _ => shape.edge += count,
+                    }
+                    // Blanks on both sides of a line break end the same line.
+                    if line > 0 {
+                        first = if shape.lines == 0 { line } else { first };
+                        is_regular &= line == first;
+                        shape.lines += 1;
+                        line = 0;
+                    }
+                }
+            }
+        }
+        is_regular &= line <= first && first >= SHORTEST_LINE && first.is_multiple_of(4);
+        if !is_regular {
+            shape.lines = 0;
+        }
+        shape
+    }
+
+    /// Whether so many symbols fill whole groups, with the padding that is there.
+    fn is_whole(&self, symbols: usize) -> bool {
+        (symbols + self.pads).is_multiple_of(4) && self.pads <= 2
+    }
+
+    /// Whether so many symbols can be: padding may be lost.
+    fn is_possible(&self, symbols: usize) -> bool {
+        symbols % 4 != 1 && (self.pads == 0 || !symbols.is_multiple_of(4) || symbols == 0)
+    }
+
+    /// Which blanks were `+`; `None` where that cannot be told.
+    fn blanks(&self) -> Option<Plus> {
+        let none = Plus {
+            inner: false,
+            edge: false,
+            outer: false,
+        };
+        let (symbols, all) = (self.symbols, self.symbols + self.inner + self.edge);
+        if self.inner + self.edge == 0 {
+            return Some(match self.outer {
+                0 => none,
+                outer => Plus {
+                    outer: !self.is_whole(symbols) && self.pads == 0 && self.is_whole(symbols + outer),
+                    ..none
+                },
+            });
+        }
+        match (self.lines, self.is_whole(symbols)) {
+            (SURELY_WRAPPED.., true) => return Some(none),
+            (SURELY_WRAPPED.., false) => return None,
+            (2.., true) if !self.is_whole(all) => return Some(none),
+            _ => {}
+        }
+        let inner = Plus { inner: true, ..none };
+        let pluses = Plus { edge: true, ..inner };
+        // Blanks beside a line break may be its indentation.
+        match (
+            self.is_whole(all),
+            self.edge > 0 && self.is_whole(symbols + self.inner),
+        ) {
+            (true, false) => Some(pluses),
+            (false, true) => Some(inner),
+            (true, true) => None,
+            (false, false) if self.edge > 0 => None,
+            (false, false) if self.pads == 0 && self.is_whole(all + self.outer) => Some(Plus {
+                outer: true,
+                ..pluses
+            }),
+            (false, false) => self.is_possible(all).then_some(pluses),
+        }
+    }
+}
+
+/// Decodes the symbols of a text in pieces of whole groups: the text is long, and need not be in memory twice.
+fn join(text: &str, plus: Plus, symbols: usize) -> Result<Vec<u8>, DecodeError> {
+    let mut standard = tokens(text).flat_map(|(_, token)| {
+        let (symbol, count) = match token {
+            Token::Symbol(symbol) => (symbol, 1),
+            Token::Blanks(count, Place::Inner) if plus.inner => (b'+', count),
+            Token::Blanks(count, Place::Edge) if plus.edge => (b'+', count),
+            Token::Blanks(count, Place::Outer) if plus.outer => (b'+', count),
+            _ => (0, 0),
+        };
+        std::iter::repeat_n(symbol, count)
+    });
+    let (mut bytes, mut piece) = (Vec::with_capacity(symbols / 4 * 3 + 3), [0; 4096]);
+    loop {
+        let mut length = 0;
+        for (place, symbol) in piece.iter_mut().zip(&mut standard) {
+            *place = symbol;
+            length += 1;
+        }
+        STANDARD_NO_PAD.decode_vec(&piece[..length], &mut bytes)?;
+        if length < piece.len() {
+            return Ok(bytes);
+        }
+    }
+}

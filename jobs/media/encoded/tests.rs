@@ -1,0 +1,181 @@
+//! Base64 in every spelling, and what forms, shells and templates make of it.
+
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+
+use super::*;
+
+const MOST: u64 = 1 << 20;
+
+fn read(text: &str) -> Result<Vec<u8>, String> {
+    decode("f", text, MOST).map_err(|failure| failure.to_string())
+}
+
+/// Bytes whose base64 holds many `+` and `/`, and ends in one of them.
+fn bytes(length: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..length)
+        .map(|i| if i % 7 < 3 { 0xfb } else { 0xff - i as u8 })
+        .collect();
+    bytes[0] = 0x10; // No medium begins with a byte that is written as `+`.
+    bytes
+}
+
+fn wrapped(text: &str, width: usize, between: &str) -> String {
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(width)
+        .map(|l| std::str::from_utf8(l).unwrap())
+        .collect();
+    lines.join(between)
+}
+
+#[test]
+fn every_spelling_is_read() {
+    let original = bytes(1_000);
+    let text = BASE64_STANDARD.encode(&original);
+    let percent = text.replace('+', "%2B").replace('/', "%2f").replace('=', "%3D");
+    for spelling in [
+        text.clone(),
+        text.trim_end_matches('=').to_owned(),
+        BASE64_URL_SAFE.encode(&original),
+        BASE64_URL_SAFE_NO_PAD.encode(&original),
+        percent.clone(),
+        percent.replace('%', "%25"),
+        text.replace('+', " "),
+        text.replace('+', "%20"),
+        wrapped(&text, 76, "\r\n"),
+        wrapped(&text, 76, "\n") + "\n",
+        wrapped(&text, 64, "\n    "),
+        wrapped(&text, 76, "\\n"),
+        wrapped(&text, 76, " "),
+        wrapped(&text, 76, "%0D%0A"),
+        wrapped(&text, 76, " ").replace('+', " "),
+        wrapped(text.trim_end_matches('='), 64, "  ").replace('+', " "),
+        wrapped(text.trim_end_matches('='), 76, " "),
+        text.replace('/', "\\/"),
+        format!("\"{text}\""),
+        format!("'data:image/png;base64,{text}'"),
+        format!("{text}\0"),
+        format!("  {text}  "),
+        format!("data:image/png;base64,{text}"),
+        format!("data:image/png;base64, {text}"),
+        format!("DATA:audio/webm;codecs=\"opus\";base64,{text}"),
+        format!("data:image/jpeg;base64;charset=utf-8,{text}"),
+        format!("data:image/jpeg;base64,{percent}"),
+        format!("data%3Aimage%2Fjpeg%3Bbase64%2C{percent}"),
+        format!("data:image/png;base64,data:image/png;base64,{text}"),
+        format!("image/png;base64,{text}"),
+        format!("base64,{text}"),
+        format!(" \n data:;base64,{}\n", text.replace('+', " ")),
+    ] {
+        let start: String = spelling.chars().take(60).collect();
+        assert_eq!(read(&spelling), Ok(original.clone()), "{start}");
+    }
+}
+
+#[test]
+fn blanks_that_can_be_read_in_two_ways_are_refused() {
+    // Wrapped at a column of its own, and its padding lost: what is missing cannot be told.
+    let text = BASE64_STANDARD.encode(vec![b'a'; 1_000]);
+    assert_eq!(read(&wrapped(&text, 100, " ")), Ok(vec![b'a'; 1_000]));
+    let refusal = read(&wrapped(text.trim_end_matches('='), 100, " ")).unwrap_err();
+    assert!(refusal.contains("its blanks may have been `+`"), "{refusal}");
+    // A symbol at the end was `+`, and became a blank.
+    assert_eq!(read("AAA "), Ok(BASE64_STANDARD.decode("AAA+").unwrap()));
+}
+
+#[test]
+fn no_symbol_of_a_file_shows_in_its_refusal() {
+    for text in [
+        "SECRET?SECRET",
+        "SECRET!",
+        "data:image/png,SECRET",
+        "SECRE",
+        "data:x;base64,SECRETSECR€",
+        "SECRET=SECRET=",
+    ] {
+        let refusal = read(text).unwrap_err();
+        assert!(
+            refusal.contains("base64") && !refusal.contains("SECR"),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
+fn contents_and_addresses_are_told_apart() {
+    for content in [
+        "data:image/png;base64,AAAA",
+        " DATA:,x",
+        "data%3Aimage%2Fpng%3Bbase64%2CAAAA",
+        "image/png;base64,AAAA",
+    ] {
+        assert!(is_content(content) && !is_address(content), "{content}");
+    }
+    for address in [
+        "https://example.com/a,b;base64,c",
+        "file:///a.png",
+        "content://media/1",
+        "ph://ABC/L0/001",
+        "blob://x",
+    ] {
+        assert!(is_address(address) && !is_content(address), "{address}");
+    }
+    for other in ["uploads/a.png", "iVBORw0KGgo=", "", "a, b; base64", "//9j4AAQ"] {
+        assert!(!is_address(other) && !is_content(other), "{other}");
+    }
+    assert!(is_bare_base64(&BASE64_STANDARD.encode(bytes(300))) && !is_bare_base64("uploads"));
+}
+
+/// What happens to base64 on its way.
+fn spoilt(text: &str, how: &[u8]) -> String {
+    how.iter().fold(text.to_owned(), |text, how| match how {
+        0 => text.replace('+', " "),
+        1 => text.trim_end_matches('=').to_owned(),
+        2 => text.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
+        3 => wrapped(&text, 76, "\r\n"),
+        4 => text.replace('+', "-").replace('/', "_"),
+        5 => format!("data:image/png;base64,{text}"),
+        6 => format!("{text}\n"),
+        7 => wrapped(&text, 64, "\n"),
+        _ => text.replace('\n', " ").replace('\r', ""),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..Default::default() })]
+
+    /// What is not cut comes back whole, or is refused.
+    #[test]
+    fn spoilt_base64_yields_its_bytes_or_is_refused(
+        original in prop::collection::vec(any::<u8>(), 1..600),
+        how in prop::collection::vec(0_u8..9, 0..4)
+            .prop_filter("wrapped once", |how| how.iter().filter(|how| matches!(how, 3 | 7)).count() < 2),
+    ) {
+        let mut original = original;
+        original[0] &= 0x7f;
+        let text = spoilt(&BASE64_STANDARD.encode(&original), &how);
+        if let Ok(bytes) = read(&text) {
+            prop_assert_eq!(bytes, original, "{:?}", how);
+        }
+    }
+
+    /// A text that ends early yields the beginning of the file and no other bytes: the file's own format tells then.
+    #[test]
+    fn a_cut_yields_a_beginning_or_is_refused(
+        original in prop::collection::vec(any::<u8>(), 4..600),
+        cut in any::<prop::sample::Index>(),
+        blanks in any::<bool>(),
+    ) {
+        let mut original = original;
+        original[0] &= 0x7f;
+        let mut text = BASE64_STANDARD.encode(&original);
+        text.truncate(cut.index(text.len()));
+        if blanks {
+            text = text.replace('+', " ");
+        }
+        if let Ok(bytes) = read(&text) {
+            prop_assert!(original.starts_with(&bytes), "{}", text.len());
+        }
+    }
+}
