@@ -58,6 +58,7 @@ const COMMANDS: &[&str] = &[
     "zrevrangebyscore @ 1 0",
     "zrem @ m",
     "zremrangebyscore @ 0 1",
+    "zmscore @ m",
     "zscore @ m",
     "xadd @ * f v",
     "xlen @",

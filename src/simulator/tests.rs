@@ -127,7 +127,8 @@ fn png(width: u32, height: u32, trailer: &str) -> Vec<u8> {
     let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     bytes.extend(width.to_be_bytes());
     bytes.extend(height.to_be_bytes());
-    bytes.extend(b"\x08\x02\0\0\0");
+    bytes.extend(b"\x08\x02\0\0\0\0\0\0\0"); // Depth, colours and the like, and a checksum.
+    bytes.extend(b"\0\0\0\0IEND\xae\x42\x60\x82");
     bytes.extend(trailer.as_bytes());
     bytes
 }

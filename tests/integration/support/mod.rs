@@ -115,7 +115,9 @@ impl TestRedis {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = PrivateRedis::start_program(program, arguments).await.unwrap();
         let client = redis::Client::open(server.url()).unwrap();
-        let raw = client.get_connection_manager().await.unwrap();
+        // A command of a test may be large, and the machine busy: only a Redis that is stuck is too late.
+        let config = redis::aio::ConnectionManagerConfig::new().set_response_timeout(Some(PATIENCE));
+        let raw = client.get_connection_manager_with_config(config).await.unwrap();
         Self { server, raw }
     }
 
