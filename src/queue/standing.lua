@@ -14,6 +14,22 @@ local function owners_in_front(line)
   return number
 end
 
+-- How many jobs of its owner stand before one that has come since the last claim, and has no entry yet. Looks at a bounded
+-- number of those that have none.
+local function rank_at_the_back(line, id, owner, length)
+  local last_id = call('HGET', line.state, 'last_id')
+  local at = last_id and call('LPOS', line.list, last_id, 'RANK', -line.rank, 'MAXLEN', 1000)
+  local from = at and (line.rank < 0 and length - at or at + 1) or 0
+  local same, read = call('LLEN', line.state .. ':line:' .. owner), 0
+  for _, other in ipairs(ids_between(line, from, from + 255)) do
+    if other == id then return same end
+    local of, size = line.owner_of(other, {})
+    read = read + (size or 0)
+    if of == owner then same = same + 1 end
+    if read > MOST_READ then return end
+  end
+end
+
 local function standing_of(line, id)
   local length, lines = call('LLEN', line.list), line.state .. ':line:'
   local key = protected('HGET', line.state, 'key')
@@ -39,7 +55,10 @@ local function standing_of(line, id)
   for nth, other in ipairs(id ~= '' and ids_between(line, 0, first - 1) or {}) do
     if other == id then return { nth - 1, length, owners_in_front(line) } end
   end
+  if owner and not rank then rank = rank_at_the_back(line, id, owner, length) end
   local turn = rank and tonumber(call('ZSCORE', line.state .. ':turns', owner) or nil)
+  -- An owner who joins is the last of the round.
+  if rank and not turn then turn = (floor(number_of(call('HGET', line.state, 'turn')) / ROUND) + 1) * ROUND - 1 end
   local mine, ahead, owners = turn and turn + rank * ROUND, (rank or 0) + first, 0
   for i = 1, #due, 2 do
     local waiting, score = call('LLEN', lines .. due[i]), tonumber(due[i + 1])
