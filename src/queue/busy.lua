@@ -4,7 +4,7 @@
 -- lives, so an entry needs no counterpart when the job ends, and none is left of a replica that was killed: the next claim
 -- for its owner passes over it. The hash runs out when no claim and no renewal has touched it for twice a lease.
 -- `state:full` says that jobs wait although slots were free, because their owners have as many in flight as they may: it is
--- what an end of a job has to announce.
+-- what an end of a job has to announce. Its value is how many jobs waited: another number is a reason to look.
 
 -- Owners that one claim passes over at most.
 local MOST_PASSED = 1000
@@ -56,7 +56,7 @@ local function open_busy(line, most)
     end
     call('PEXPIRE', key, 2 * ms)
     -- Other jobs could not fill the slots: the end of a job is worth a look then.
-    if busy.is_short and busy.passed then call('SET', line.state .. ':full', '1', 'PX', ms) end
+    if busy.is_short and busy.passed then call('SET', line.state .. ':full', call('LLEN', line.list), 'PX', ms) end
   end
 
   return busy

@@ -3,15 +3,37 @@
 -- they were counted}.
 local MOST_OWNERS, MOST_ENTRIES, NEAR = 500, 5000, 10000
 
-local function owners_in_front(line)
-  local seen, number = {}, 0
-  for _, id in ipairs(ids_between(line, 0, 63)) do
-    local owner = line.owner_of(id, {})
+-- How many owners a stretch of the line has, without those that were seen.
+local function owners_of(line, from, seen)
+  local number, read = 0, 0
+  for _, id in ipairs(ids_between(line, from, from + 63)) do
+    local owner, size = line.owner_of(id, {})
+    read = read + (size or 0)
+    if read > MOST_READ then break end
     if owner and not seen[owner] then
       seen[owner], number = true, number + 1
     end
   end
   return number
+end
+
+-- At which distance those begin that have come since the last claim, and have no entry yet.
+local function last_distance(line, length)
+  local last_id = call('HGET', line.state, 'last_id')
+  local at = last_id and call('LPOS', line.list, last_id, 'RANK', -line.rank, 'MAXLEN', 1000)
+  return at and (line.rank < 0 and length - at or at + 1) or 0
+end
+
+-- How many jobs of its owner stand before one that has no entry. Looks at a bounded number of those.
+local function rank_at_the_back(line, id, owner, from)
+  local same, read = call('LLEN', line.state .. ':line:' .. owner), 0
+  for _, other in ipairs(ids_between(line, from, from + 255)) do
+    if other == id then return same end
+    local of, size = line.owner_of(other, {})
+    read = read + (size or 0)
+    if of == owner then same = same + 1 end
+    if read > MOST_READ then return end
+  end
 end
 
 local function standing_of(line, id)
@@ -20,9 +42,10 @@ local function standing_of(line, id)
   if length == 0 or type(key) ~= 'string' or key == '' or line.key == '' then
     local place = id ~= '' and length > 0 and call('LPOS', line.list, id, 'RANK', line.rank, 'MAXLEN', NEAR)
     if place and line.rank < 0 then place = length - 1 - place end
-    return { place or -1, length, line.key ~= '' and length > 0 and owners_in_front(line) or 0 }
+    return { place or -1, length, line.key ~= '' and length > 0 and owners_of(line, 0, {}) or 0 }
   end
   local due = call('ZRANGE', line.state .. ':turns', 0, MOST_OWNERS - 1, 'WITHSCORES')
+  local back = last_distance(line, length)
   local owner, rank = id ~= '' and line.owner_of(id, {}), nil
   if owner then
     for nth, entry in ipairs(call('LRANGE', lines .. owner, 0, MOST_ENTRIES - 1)) do
@@ -37,15 +60,19 @@ local function standing_of(line, id)
   local at = front_id and call('LPOS', line.list, front_id, 'RANK', line.rank, 'MAXLEN', 1000)
   local first = at and (line.rank < 0 and length - 1 - at or at) or 0
   for nth, other in ipairs(id ~= '' and ids_between(line, 0, first - 1) or {}) do
-    if other == id then return { nth - 1, length, owners_in_front(line) } end
+    if other == id then return { nth - 1, length, owners_of(line, 0, {}) } end
   end
+  if owner and not rank then rank = rank_at_the_back(line, id, owner, back) end
   local turn = rank and tonumber(call('ZSCORE', line.state .. ':turns', owner) or nil)
+  -- An owner who joins is the last of the round.
+  if rank and not turn then turn = (floor(number_of(call('HGET', line.state, 'turn')) / ROUND) + 1) * ROUND - 1 end
   local mine, ahead, owners = turn and turn + rank * ROUND, (rank or 0) + first, 0
+  local seen = {}
   for i = 1, #due, 2 do
     local waiting, score = call('LLEN', lines .. due[i]), tonumber(due[i + 1])
-    if waiting > 0 then owners = owners + 1 end
+    if waiting > 0 then owners, seen[due[i]] = owners + 1, true end
     if mine and due[i] ~= owner and score <= mine then ahead = ahead + min(waiting, floor((mine - score) / ROUND) + 1) end
   end
-  return { mine and ahead or -1, length, owners }
+  return { mine and ahead or -1, length, owners + owners_of(line, back, seen) }
 end
 

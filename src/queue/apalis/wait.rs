@@ -40,14 +40,14 @@ struct Listener {
     pushes: mpsc::UnboundedReceiver<PushInfo>,
 }
 
-/// TIME, EXISTS active, EXISTS paused, EXISTS full, the first of scheduled.
-type Reading = ((u64, u64), bool, bool, bool, Vec<(redis::Value, f64)>);
+/// TIME, LLEN active, EXISTS paused, GET full, the first of scheduled.
+type Reading = ((u64, u64), u64, bool, Option<u64>, Vec<(redis::Value, f64)>);
 
 impl Waiter {
     pub(super) fn new(connection: Connection, keys: &ApalisKeys) -> Self {
         let mut reading = redis::pipe();
-        reading.cmd("TIME").exists(&keys.active).exists(&keys.paused);
-        reading.exists(format!("{}:full", keys.fair));
+        reading.cmd("TIME").llen(&keys.active).exists(&keys.paused);
+        reading.get(format!("{}:full", keys.fair));
         reading.zrange_withscores(&keys.scheduled, 0, 0);
         Self {
             connection,
@@ -130,8 +130,9 @@ impl Listener {
             reading.query_async(&mut self.socket).await?;
         let pause = match scheduled.first() {
             _ if paused => limit,
-            // The owners of all that wait have as many jobs in flight as they may: the key goes when one of these ends.
-            _ if active && !full => return Ok(true),
+            // The owners of all that wait had as many jobs in flight as they may, when so many waited; the key goes when one
+            // of these ends.
+            _ if active > 0 && full != Some(active) => return Ok(true),
             Some((_, due)) => {
                 let now = seconds as f64 + micros as f64 / 1e6;
                 // Clamped first: a score can be any number, infinity too.

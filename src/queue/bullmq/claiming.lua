@@ -90,7 +90,8 @@ local function claim(want, now)
   end
   -- The jobs with a priority are next.
   local level
-  if not order[3] and call('ZCARD', P .. 'prioritized') > 0 and room > waiting then
+  local prioritized = call('ZCARD', P .. 'prioritized')
+  if not order[3] and prioritized > 0 and room > waiting then
     level = open_level(line, room - waiting, AT_A_CLAIM, {}, busy)
     if level and level.without_place > 0 and ARGV[9] == '0' then
       level.save()
@@ -107,10 +108,15 @@ local function claim(want, now)
     local ids = {}
     if most > 0 then ids = fair and fair.take(most) or not (fair or busy) and call('RPOP', P .. 'wait', most) or {} end
     if #ids < most then
-      local prioritized, lowest = take_prioritized(level, line, most - #ids, busy, #ids + #rows)
-      level = nil
-      for _, id in ipairs(prioritized) do ids[#ids + 1], scores[id] = id, lowest[id] end
-      out_of_line = #ids < most and call('ZCARD', P .. 'prioritized') == 0
+      if prioritized > 0 then
+        local urgent, lowest = take_prioritized(level, line, most - #ids, busy, #ids + #rows)
+        level = nil
+        for _, id in ipairs(urgent) do ids[#ids + 1], scores[id] = id, lowest[id] end
+        prioritized = call('ZCARD', P .. 'prioritized')
+      else
+        clear_levels()
+      end
+      out_of_line = #ids < most and prioritized == 0
     end
     if #ids > 0 then call('LPUSH', P .. 'active', unpack(ids)) end
     return ids

@@ -28,6 +28,11 @@ local function first_level(after)
   return level
 end
 
+-- Removes a chunk of what is kept where no job with a priority waits.
+local function clear_levels()
+  if call('EXISTS', LEVELS) == 1 then first_level() end
+end
+
 -- Opens the first priority: at most `most` jobs that have no entry get one. `line` says whose jobs they are, `known` as in
 -- `open_line`.
 -- Returns nil where its jobs are to be taken as they come; else {take(wanted) → ids, save(), how many jobs have no entry, id
