@@ -79,7 +79,9 @@ async fn base64_is_read_in_every_spelling() {
 async fn long_base64_is_read_in_slices_between_which_others_go_on() {
     let mut media = media(None);
     media.max_bytes = 1_000_000;
-    let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..1_000_000_u32)
+        .map(|n| (n.wrapping_mul(n) >> 7) as u8)
+        .collect();
     let text = STANDARD_NO_PAD.encode(&bytes);
     for every in [usize::MAX, 76, 63, 1] {
         let lines: Vec<&[u8]> = text.as_bytes().chunks(every).collect();
