@@ -210,7 +210,7 @@ impl HttpClient {
         tokio::select! {
             biased;
             answer = self.client.request(request) => Ok(answer?.map(Body::wrap).into()),
-            // Nobody waits for the answer then, and hyper closes the connection.
+            // The request is dropped with its wait, and hyper closes the connection.
             () = early.too_many.notified() => Err(Unanswered::Flooded),
         }
     }

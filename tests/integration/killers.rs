@@ -21,7 +21,7 @@ use serde_json::{json, value::to_raw_value};
 use crate::support::{Scene, Worker, both_layouts, view};
 
 both_layouts! {
-    killers_take_nobody_along_but_at_their_first_death
+    killers_take_no_job_along_but_at_their_first_death
 }
 
 const REPLICAS: usize = 4;
@@ -109,7 +109,7 @@ impl Fleet<'_> {
     }
 }
 
-async fn killers_take_nobody_along_but_at_their_first_death(layout: Layout) {
+async fn killers_take_no_job_along_but_at_their_first_death(layout: Layout) {
     let killers = usize::try_from(number("KILLERS", 2)).unwrap();
     let jobs = usize::try_from(number("KILLERS_JOBS", 60)).unwrap();
     let over = Duration::from_secs(number("KILLERS_SECONDS", 4));
