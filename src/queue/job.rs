@@ -51,7 +51,7 @@ pub struct Delivery {
     pub backoff: Option<QueueBackoff>,
     /// How long the job has been made to wait by limits and breakers so far.
     pub waited: Duration,
-    /// Whether nobody has been handed this job before.
+    /// Whether this is the job's first delivery to any worker.
     pub first: bool,
     /// Earlier deliveries that ended without an outcome.
     pub lost: u32,
@@ -116,7 +116,7 @@ pub struct Later<'a> {
     pub delay: Duration,
     /// Whether this delivery used up one of the job's attempts.
     pub counts: bool,
-    /// Why, for whoever asks what the job waits for.
+    /// Why the job waits, as the operator's views show it.
     pub reason: &'a str,
     /// The gate that it waits for, by its provider's name.
     pub gate: Option<&'a str>,

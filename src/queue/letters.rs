@@ -134,7 +134,7 @@ impl Page {
     }
 }
 
-/// What anybody may have written.
+/// A field of a job. Any Redis client can write to it, so it is untrusted bytes.
 type Text = Option<Vec<u8>>;
 /// A job as the scripts list it: id, type, attempts, reason, time, source, score, end of its history.
 type Row = (Vec<u8>, Text, Text, Text, Text, u8, String, Vec<Vec<u8>>);

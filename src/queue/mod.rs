@@ -33,8 +33,8 @@ pub use scripts::script_names;
 pub use view::{Counts, HistoryLine, JobView, LineView, Standing, State, UnknownState, WaitingFor};
 pub use watch::Watchers;
 
-/// Bytes of payloads that a script hands out at most. It copies each several times, some 2 ms for a megabyte, and blocks
-/// Redis for everyone meanwhile: what does not fit is read by a command of its own.
+/// Bytes of payloads that a script hands out at most. A script copies each payload several times, about 2 ms for a
+/// megabyte, and blocks all clients of Redis during that time. So the worker reads other payloads by separate commands.
 const INLINE_BYTES: usize = 256 * 1024;
 
 /// Whole milliseconds, never cut to a time-out of zero by an absurd duration.

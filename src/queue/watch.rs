@@ -79,7 +79,7 @@ pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> Watch {
     watch
 }
 
-/// Follows a queue's events for ever, over every error: whoever watches has a job to wait for.
+/// Follows a queue's events until the task is aborted. After any error the follower restarts with back-off.
 async fn follow(broker: &dyn Broker) {
     let mut position = None;
     let mut pause = FIRST_PAUSE;
@@ -151,7 +151,7 @@ impl Watchers {
         }
     }
 
-    /// Whether anybody watches the job.
+    /// Whether the job has a watcher.
     pub(super) fn of(&self, id: &str) -> bool {
         self.lock().jobs.contains_key(id)
     }
@@ -166,15 +166,15 @@ impl Watchers {
         self.lock().jobs.values().map(Vec::len).sum()
     }
 
-    /// Tells everybody who watches the job.
+    /// Sends an update to every watcher of the job.
     pub(super) fn tell(&self, id: &str, update: &Update) {
-        // Who is too far behind is dropped, and hears so: its channel closes with the sender.
+        // Drops a watcher whose channel is full; the closed channel tells it so.
         self.lock()
             .keep(id, |(_, sender)| sender.try_send(update.clone()).is_ok());
     }
 
-    /// Looks at a job, and tells how it stands; `if_gone` where the queue knows it no more. One that cannot be read is
-    /// nobody's to wait for.
+    /// Reads a job and sends its state to its watchers; sends `if_gone` where the queue no longer has it. The watchers
+    /// of a job that cannot be read are dropped.
     pub(super) async fn look(
         &self,
         broker: &dyn Broker,

@@ -43,8 +43,8 @@ if fair and want == 0 then fair.save() end
 local add_row, rows = row_maker(data, tonumber(ARGV[5]), tonumber(ARGV[7]), line.payloads)
 if is_paused then return rows end
 
--- An id that is in the queue a second time while somebody runs it, or after it was completed, is dropped: to run
--- it again would be to pay again.
+-- True for a duplicate id: a replica runs the job now, or has completed it. The claim drops a duplicate, because
+-- a second run would pay the provider a second time.
 local function is_double(id, m)
   if m[6] == 'Done' then return true end
   local holder = m[5]

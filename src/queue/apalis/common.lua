@@ -14,7 +14,7 @@ end
 -- What a claim still has to do with a job.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend
---   'lost'     the job is somebody else's, or gone
+--   'lost'     another claim holds the job, or the job is gone
 local function standing(meta, inflight, id, token)
   local m = call('HMGET', meta, 'claim', 'settled')
   if m[1] == token and call('SISMEMBER', inflight, id) == 1 then return 'held' end
@@ -39,7 +39,7 @@ local function read_meta(meta, ...)
   return m
 end
 
--- Whether a job was claimed a moment ago. A time that is none, or still to come, is none.
+-- True if the job was claimed at `since` or later. A missing, malformed or future timestamp counts as false.
 local function claimed_since(meta, since, now)
   local at = (tonumber(read_meta(meta, 'locked_at')[1] or nil) or 0) * 1000
   return at >= since and at <= now

@@ -15,7 +15,7 @@ use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_h
 /// TIME, the first of active, the first of scheduled.
 type Waiting = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
 
-/// A job's meta, in which anybody may have written anything.
+/// A job's meta hash. Any Redis client can write to it, so every field is untrusted bytes.
 pub(super) type Meta = HashMap<Vec<u8>, Vec<u8>>;
 
 const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);

@@ -45,7 +45,7 @@ const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 const RENEWALS: usize = 100;
 /// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// A larger payload is dropped once its job is done: it is media, and nobody asks for it again.
+/// A completion deletes payloads above this size, bytes: they hold media, which no later reader needs.
 const WORTH_KEEPING: usize = 16 * 1024;
 /// As [`RENEWALS`], for the scripts that move each job with several commands.
 const MOVE_CHUNK: usize = 50;

@@ -1,9 +1,9 @@
 //! Waiting for work without polling for it.
 //!
-//! The waiter reads the keys that say whether there is work, over a socket with client tracking on: Redis remembers
-//! that we read them, and pushes one message when any of them changes, whoever changes it. So a push by any producer
-//! is seen within a round trip, while an idle queue costs a handful of commands every ten seconds. Reading and
-//! arming are one step, so no change falls between them.
+//! The waiter reads the keys that show work, over a socket with client tracking. Redis remembers that the waiter read
+//! them, and pushes one message when any client changes one. So the waiter sees a push by any producer within a round
+//! trip, while an idle queue costs a handful of commands every ten seconds. Reading and arming are one step, so no
+//! change falls between them.
 
 use std::time::{Duration, Instant};
 
@@ -121,7 +121,7 @@ fn is_unknown(error: &redis::RedisError) -> bool {
 
 impl Listener {
     async fn wait(&mut self, reading: &redis::Pipeline, limit: Duration) -> Result<bool, BrokerError> {
-        // What was announced before is about what we are going to read now.
+        // Pushes up to here announce changes that the read below sees anyway.
         while let Ok(push) = self.pushes.try_recv() {
             heed(&push)?;
         }

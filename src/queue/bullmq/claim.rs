@@ -103,7 +103,7 @@ impl BullmqBroker {
         Ok(deliveries)
     }
 
-    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
+    /// Fails a job whose id is not UTF-8. Handlers take text ids, so no replica could ever run or end this job.
     async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
         let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
         let mut call = self.prepare(&scripts::FAIL);

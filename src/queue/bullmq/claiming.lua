@@ -165,7 +165,7 @@ local function claim(want, now)
     ids = take((full or #ghosts >= 100) and 0 or room - #rows - #refused)
   end
 
-  if out_of_line then call('DEL', P .. 'pc') end -- The order among equals begins anew.
+  if out_of_line then call('DEL', P .. 'pc') end -- Restarts the counter that orders jobs of equal priority.
   if room > 0 and has_work(P) then
     local _, free = target(P)
     if free then wake(P) end

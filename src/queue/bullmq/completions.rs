@@ -11,7 +11,7 @@ enum Beside {
     /// None was to be made, or no slot was freed.
     Nothing,
     Claimed(Claimed),
-    /// The error that Redis raised, or what it answered cannot be read. The completions stand all the same.
+    /// Redis raised an error in the claim, or its answer cannot be read. The completions in the same call are written.
     Failed(RedisError),
 }
 

@@ -1,6 +1,7 @@
 -- Second prelude, of the scripts that can end a job.
 
--- How many ended jobs to keep, and for how many ms: the job's word, else the worker's. nil is all, or for ever.
+-- How many ended jobs to keep, and for how many ms: by the job's option, else by the worker's setting. nil means all
+-- jobs, or without limit of time.
 local function retention(rule, default_count, default_ms)
   if rule == nil then return default_count, default_ms end
   if rule == true then return 0 end
@@ -227,7 +228,7 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
     forget(id, now, done and told)
     file(id, state, now, false)
   else
-    -- A job that is retried by hand waits anew.
+    -- Clears the record of the job's waits: after a retry by hand the job must not inherit it.
     if m[7] or m[8] or m[9] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
     let_go(id, token, value_field, value, 'finishedOn', text(now), 'atm', text(attempts),
       unpack(done and { 'progress', '100' } or {}))
