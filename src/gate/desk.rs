@@ -1,4 +1,4 @@
-//! The scripts, typed: what goes into them, and what comes out.
+//! Typed calls of the gate's scripts: builds their keys and arguments, and parses their answers.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One provider's gate: asks Redis, and decides by itself while Redis is away.
+//! The gate of one provider: admits and settles calls through Redis, and decides locally while Redis is away.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) next_permit: AtomicU64,
     /// How many replicas there were when Redis was last asked.
     pub(super) replicas: AtomicU32,
-    /// Cancelled when Redis has first told how many there are.
+    /// Cancelled after Redis has returned the number of replicas for the first time.
     pub(super) counted: CancellationToken,
     pub(super) redis_away: AtomicBool,
     /// An outbox has something in it.
@@ -58,15 +58,15 @@ impl Shared {
         }
     }
 
-    /// Redis has not done what it was asked; said once an outage. Whatever it answers instead (LOADING, READONLY, OOM)
-    /// is as good as silence.
+    /// Records a failed request to Redis, and logs it once an outage. An error answer (LOADING, READONLY, OOM) counts
+    /// like a missing answer.
     pub(super) fn redis_failed(&self, error: &RedisError) {
         if !self.redis_away.swap(true, Ordering::Relaxed) {
             warn!(%error, "Redis is away: each replica keeps breakers and limits of its own");
         }
     }
 
-    /// Redis has done what needs it whole: it answers, writes and has room.
+    /// Records a successful write, which proves that Redis answers, accepts writes and has memory left.
     pub(super) fn redis_works(&self) {
         if self.redis_away.swap(false, Ordering::Relaxed) {
             info!("Redis is back: the fleet's breakers and limits apply again");

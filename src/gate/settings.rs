@@ -1,4 +1,4 @@
-//! What can be configured of the gates, checked: a breaker that could never close cannot be built.
+//! Checked settings of the gates. The constructors refuse contradictions, such as a breaker that could never close.
 
 use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 

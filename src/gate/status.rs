@@ -1,4 +1,4 @@
-//! A gate as an operator sees it.
+//! The status of a gate as operators see it: the state of its breaker, and the use of its limits.
 
 use jobs::{AccountFault, Provider};
 
@@ -52,7 +52,8 @@ pub struct BreakerStatus {
     pub success_threshold: u32,
     /// When it opened, unless it is closed.
     pub opened_at: Option<u64>,
-    /// When it was last closed, unless it is. An open one that lets probes pass opens again and again; this stands.
+    /// When the breaker last left CLOSED; `None` while it is closed. Unlike `opened_at`, a failed probe does not reset
+    /// it.
     pub not_closed_since: Option<u64>,
     /// When an open one lets a probe pass.
     pub next_retry_at: Option<u64>,

@@ -1,4 +1,4 @@
-//! What the gate says: the states of a breaker, why a call may not be made now, what became of an outcome.
+//! The gate's vocabulary: states of a breaker, reasons for a refusal, effects of a reported outcome.
 
 use std::{fmt, time::Duration};
 

@@ -1,5 +1,6 @@
-//! The way to Redis: what comes together, requests for permits and ends of calls, goes together, and nobody waits for
-//! long.
+//! Sends the gate's requests to Redis: concurrent requests for permits and ends of calls share one script call.
+//!
+//! Each call has a deadline; a late answer counts as an outage of Redis, and the replica decides by itself.
 
 use std::{sync::Arc, time::Duration};
 

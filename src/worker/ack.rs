@@ -1,7 +1,7 @@
-//! The ack layer: runs each job in a task of its own, and writes its outcome, again and again until Redis answers.
+//! The ack layer: runs each job in a task of its own, then writes its outcome and retries until Redis answers.
 //!
-//! The task is spawned, so a job and its ack go on whatever becomes of the apalis worker that called it. The
-//! service never returns an error: to apalis an error would end the worker, and with it every job in flight.
+//! The task is spawned, so a job and its ack continue even if the apalis worker that called it ends. The service never
+//! returns an error: apalis would end the worker at an error, and with it every job in flight.
 
 use std::{
     sync::Arc,

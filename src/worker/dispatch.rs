@@ -1,4 +1,4 @@
-//! From a raw payload to its handler, and from the handler's verdict to an outcome.
+//! Decodes a job's payload, runs its handler, and turns the handler's result into an outcome for the queue.
 
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
@@ -89,7 +89,8 @@ impl Handle for Dispatcher {
             None => None,
         };
         let (policy, gates) = (self.policy_for(&delivery), self.gates.as_deref());
-        // Who waits in a slot may be killed there with its replica, and be blamed for it: not what was lost before.
+        // A job that was already lost once must not wait in its slot: if this replica dies during the wait, the job
+        // would count towards poison without having run.
         let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
         debug!(%kind, "running");
         // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
@@ -151,7 +152,7 @@ impl Dispatcher {
     }
 }
 
-/// Back to the queue, for longer each time: nobody may be there to take it.
+/// Gives the job back to the queue with a growing delay, because perhaps no other worker serves its type.
 fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
     if delivery.waited.is_zero() {
         warn!("{failure}: given back for another worker");
@@ -170,7 +171,7 @@ fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
 pub(super) enum Unopened {
     /// Another worker may know what to do with it.
     Unknown(Failure),
-    /// Nobody can.
+    /// No worker can open it.
     Failure(Failure),
 }
 

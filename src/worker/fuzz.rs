@@ -1,4 +1,4 @@
-//! From a raw payload to an outcome that can be written down.
+//! Fuzz targets of the way from a raw payload to an outcome that the queue can store.
 
 #![allow(
     clippy::unwrap_used,

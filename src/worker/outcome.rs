@@ -1,4 +1,4 @@
-//! What a delivery comes to. The rules are the table "Outcomes" of the documentation.
+//! Chooses the outcome of a delivery from a handler's result: completed, put off, a dead letter, or given back.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::{
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
 };
 
-/// Longest delay before a job's next attempt: no provider's wait that is believed is longer.
+/// Upper bound of the delay before a job's next attempt, also where a provider asks for a longer wait.
 const LONGEST_DELAY: Duration = Duration::from_hours(24);
-/// What is kept of a failure's text, characters: it goes into Redis and the log, and may quote what others sent.
+/// Longest stored text of a failure, characters. The text goes into Redis and the log, and may quote foreign input.
 const LONGEST_REASON: usize = 1000;
 
 /// Longest wait after a fault of the account that names no time.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(60);
 
-/// What a delivery comes to, and so what is written to the queue.
+/// The outcome of a delivery, as the worker writes it to the queue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// Done; the result as JSON.

@@ -1,4 +1,4 @@
-//! Builds an apalis worker for each queue, runs them all under one Monitor, and drains them when told to stop.
+//! Builds an apalis worker for each queue, runs them all under one Monitor, and drains them at shutdown.
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -196,8 +196,8 @@ impl Runtime {
         let fault = CancellationToken::new();
         let faulty = fault.clone();
         let monitor = monitor.should_restart(move |worker, error: &WorkerError| {
-            // Nothing below returns an error. If one comes all the same, the process ends and is started afresh: the
-            // monitor by itself would go on with the other queues.
+            // The code below never returns an error. If a worker ends with one anyway, the process must end, so that
+            // the platform restarts it: the monitor alone would continue with the other queues.
             error!(worker = worker.name(), %error, "an apalis worker ended by itself");
             faulty.cancel();
             false

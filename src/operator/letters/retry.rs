@@ -87,11 +87,11 @@ impl Operator {
         }
     }
 
-    /// One step of a mass retry in one queue: looks at a chunk of its dead letters from `after` on, puts back those
-    /// that are meant, and says where to go on. What fails again meanwhile lies before that place, and is left alone.
+    /// Retries one page of a queue's dead letters from `after` on, and returns the place for the next page. Jobs that
+    /// fail again in the meantime sort before that place and are not retried twice.
     ///
     /// # Errors
-    /// Redis's. The steps before stand, and the order may be given anew.
+    /// Fails if Redis does. Earlier steps keep their effect, and the operator may repeat the order.
     pub async fn retry_step(
         &self,
         broker: &dyn Broker,
