@@ -242,8 +242,8 @@ impl Connection {
             .clone()
     }
 
-    /// Counts the answers, and watches them for a socket to give up: one that has gone deaf, or whose server has become
-    /// a replica. The latter stays connected, and nothing but its refusals tells.
+    /// Counts the answers, and gives up a socket that no longer answers, or whose server has become a replica. Such a
+    /// server keeps the connection open, so only its refused writes show the change.
     fn heed<T>(&self, asked: Instant, answer: Result<T, RedisError>) -> Result<T, RedisError> {
         PROCESS.redis_seconds.observe(asked.elapsed());
         if let Err(error) = &answer {

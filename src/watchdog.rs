@@ -118,7 +118,7 @@ fn within(limit: Duration, act: impl FnOnce() + Send + 'static) -> bool {
     let (end, ended) = mpsc::channel();
     thread::spawn(move || {
         act();
-        let _ = end.send(()); // Nobody listens any more when it was too late.
+        let _ = end.send(()); // An error means that the receiver has timed out.
     });
     ended.recv_timeout(limit).is_ok()
 }

@@ -1,5 +1,5 @@
-//! `check`: looks at everything that a deployment stands on, changes nothing, spends nothing, and names the cure of
-//! what it finds.
+//! `check`: examines everything that a deployment depends on, and names a remedy for each finding. It changes nothing
+//! and spends nothing.
 //!
 //! # Layout
 //! - `place`: configuration, folders, drain time, providers.

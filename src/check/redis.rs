@@ -72,8 +72,8 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// A Redis that could not write to its disk refuses PING as it refuses writes. It is there all the same, and tells the
-/// rest when it is asked for it.
+/// Checks that Redis answers. After a failed write to its disk Redis refuses PING like a write, but it still answers
+/// the later checks, so this refusal counts as an answer.
 async fn ping(connection: &Connection) -> Result<(), RedisError> {
     match connection.ping().await {
         Err(error) if error.code() == Some("MISCONF") => Ok(()),

@@ -112,7 +112,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Waits are short and limits wide: it is a show, and nobody shall wait for long.
+/// Configuration of the demo. Waits are short and limits high, so that the demo ends soon.
 fn config(redis: &PrivateRedis, simulator: &Simulator, options: &Options) -> anyhow::Result<Config> {
     let mut env: HashMap<&str, String> = point_to(simulator, options).into_iter().collect();
     env.insert("REDIS_URL", redis.url());

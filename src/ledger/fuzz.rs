@@ -1,4 +1,4 @@
-//! What stands in the ledger: any version may have written it, or anybody.
+//! Fuzz targets of the ledger's entries: other versions and other programs can write them.
 
 #![allow(
     clippy::unwrap_used,

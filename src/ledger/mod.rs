@@ -1,14 +1,16 @@
-//! The spend ledger: what was paid for is not paid for again.
+//! The spend ledger records paid calls in Redis, so that a repeated delivery does not pay for them again.
 //!
-//! Each job has a page, a hash that is gone when the job has been completed or after the time to live. Before a paid
-//! call is sent, a mark says so; its answer takes the mark's place before anything else becomes of the job. A job that
-//! is delivered again (its replica was killed, its ack was lost) goes on from the answers that it finds. A mark without
-//! an answer is a call of which nobody knows whether it was billed: [`UnknownCalls`] says what then.
+//! Each job has a page, a hash that is deleted when the job completes or after the time to live. The worker writes a
+//! mark before it sends a paid call, and replaces the mark by the answer before it writes anything else about the job.
+//! A job that is delivered again (its replica was killed, its ack was lost) continues from the stored answers. A mark
+//! without an answer means that the provider may have billed the call; [`UnknownCalls`] decides what happens to its
+//! job.
 //!
 //! An entry carries a digest of the payload, so that another job under the same id finds nothing. While Redis is away
-//! calls are made without the ledger: the answer is in the replica's memory, and lost only if that dies too.
+//! the worker makes calls without the ledger: the answer is then lost if the replica dies too.
 //!
-//! One round trip a paid call, after the gate's; the answer travels beside the permit's settlement.
+//! The ledger costs one round trip a paid call, after the gate's. The answer is sent at the same time as the permit's
+//! settlement.
 
 mod writings;
 
@@ -48,7 +50,7 @@ const LONGEST_ANSWER: usize = 1024 * 1024;
 pub enum UnknownCalls {
     /// The call is made again, and perhaps paid for twice.
     Retry,
-    /// The job fails: somebody has to look.
+    /// The job fails, and an operator decides.
     Fail,
 }
 
@@ -149,7 +151,7 @@ pub struct Page {
     key: String,
     payload: String,
     token: Arc<str>,
-    /// Nobody has been handed this job before: there can be no entries but ours.
+    /// This is the job's first delivery, so only this delivery can have written entries.
     fresh: bool,
     sendings: AtomicU32,
 }
@@ -246,7 +248,8 @@ impl Page {
 }
 
 impl Entry<'_> {
-    /// Writes down how the call ended: its answer; nothing, when it was refused; or the mark stays, when nobody knows.
+    /// Records how the call ended. Stores an answer, takes the mark back after a refusal, and leaves the mark if the
+    /// outcome is unknown.
     pub async fn close(self, result: &Result<Reply, Failure>) {
         let Self { page, field, mark } = self;
         let counters = &page.ledger.counters;

@@ -78,7 +78,7 @@ pub struct Row {
 pub(super) struct Ledger(BTreeMap<u32, Entry>);
 
 impl Ledger {
-    /// Reads the hash. What is no entry of a migration is read as one of a later version that nobody may ignore.
+    /// Reads the hash. An unreadable entry counts as a migration of a later version that older workers must refuse.
     pub(super) fn new(fields: Vec<(String, String)>) -> Self {
         let entries = fields.into_iter().map(|(version, text)| {
             let entry = serde_json::from_str(&text).unwrap_or_else(|_| Entry {

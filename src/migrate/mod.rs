@@ -73,7 +73,7 @@ pub enum MigrateError {
     /// Another replica has held the lock for too long.
     #[error("another replica has been migrating the keyspace for more than {} s", PATIENCE.as_secs())]
     Busy,
-    /// The lock ran out in the middle: somebody else may have taken over.
+    /// The lock ran out during the migration: another replica may have taken over.
     #[error("the lock of the migrations ran out in the middle")]
     Lost,
     /// Redis is away, or refuses.
@@ -237,7 +237,7 @@ impl Migrator {
             scan.cmd("SCAN").arg(cursor);
             scan.arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
             let ((next, keys),): ((u64, Vec<Vec<u8>>),) = self.connection.query(&scan).await?;
-            // What is not text is nobody's that we know.
+            // All keys of this worker are text, so any other key belongs to another program.
             let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
             owners.extend(keys.filter_map(|key| scope.owner(key)).map(str::to_owned));
             scans += 1;

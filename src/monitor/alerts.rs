@@ -15,7 +15,7 @@ use crate::worker::vitals::REDIS_ABSENCE;
 const SHARES: u64 = 15;
 /// The window of counts, minutes.
 const COUNTS: u64 = 60;
-/// Fewer jobs than that have no share worth waking somebody for.
+/// Fewest jobs for which the alerts judge a share: a share of fewer jobs is noise.
 const FEWEST: u64 = 10;
 
 /// So long before its shutdown a model needs a successor.

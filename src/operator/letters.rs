@@ -144,7 +144,7 @@ impl Operator {
             }
         }
         let id = id.to_owned();
-        // Nobody knows a job, yet a queue may list its id.
+        // No queue has the job's data, but one of them may still list its id.
         let candidates = match known.as_slice() {
             [] => meant,
             [broker] => vec![*broker],

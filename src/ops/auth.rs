@@ -200,7 +200,7 @@ fn host(headers: &HeaderMap) -> &str {
     }
 }
 
-/// Whether a `Host` can mean nothing but this host, whoever answers for names.
+/// True if a `Host` means this machine without any name lookup, which an attacker could answer.
 fn is_loopback_name(host: &str) -> bool {
     named(host, |ip| ip.to_canonical().is_loopback())
 }

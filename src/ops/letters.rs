@@ -26,7 +26,7 @@ use crate::{
 
 /// Jobs of one answer where the caller names no number, and at most.
 const LIMIT: (usize, usize) = (50, 1000);
-/// A mass retry answers after this, and says whether there is more to do: proxies do not wait for ever.
+/// Time limit of one request for a mass retry: proxies close slow requests. The answer says whether jobs are left.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Answer = Result<Json<Value>, Refusal>;

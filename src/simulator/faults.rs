@@ -1,6 +1,6 @@
-//! What goes wrong, and for whom: faults by script, by match and at random, in this order for each request:
-//! first a rule whose text the request contains, then the next fault of the script, then chance. A fault that takes
-//! the answer's place does so before the request is checked, as an outage at the provider's edge does.
+//! Chooses a fault for each request: first by a rule whose text the request contains, then the next fault of the
+//! script, then at random. A fault that replaces the answer applies before the request is checked, like an outage at
+//! the provider's edge.
 
 use std::{
     collections::VecDeque,

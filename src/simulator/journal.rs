@@ -54,8 +54,8 @@ pub struct Entry {
     pub headers: BTreeMap<String, String>,
     /// Kind of the fault that was applied, if one was.
     pub fault: Option<String>,
-    /// Status answered. `None` while the request is in progress, and for ever when the connection was reset or
-    /// the client left.
+    /// Status of the answer. `None` while the request is in progress; stays `None` if the connection was reset or the
+    /// client left.
     pub status: Option<u16>,
     /// From arrival to answer, milliseconds; `None` as for `status`.
     pub took_ms: Option<f64>,

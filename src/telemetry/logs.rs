@@ -124,7 +124,7 @@ pub fn init(format: LogFormat, filter: &str) {
         LogFormat::Json => true,
         LogFormat::Pretty => false,
     };
-    // Err says that somebody logs already, as tests do.
+    // An error means that the process already has a logger, as in tests.
     let _ = if json {
         registry
             .with(

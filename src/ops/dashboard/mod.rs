@@ -1,20 +1,21 @@
-//! `GET /dashboard`: a page for whoever runs the fleet, and the stream that keeps it live.
+//! `GET /dashboard`: the operators' page, and the stream that keeps it live.
 //!
-//! The page is one answer that holds its style and its script, allowed by their hashes: while replicas are replaced, no
-//! browser gets half of one version and half of another. There is no data in it, so that it is open to all; what it
-//! shows it asks for, with the token that it is given, in a header.
+//! The page is one answer that holds its style and its script, which its policy allows by their hashes. So during a
+//! rolling update no browser mixes two versions. The page holds no data and needs no token; its script requests the
+//! data with the operator's token in a header.
 //!
 //! `GET /api/dashboard/events`, Server-Sent Events:
 //!
 //! | event | body |
 //! |---|---|
-//! | `history` | `queues`, and `points` of the last minutes: `[ms, [[waiting, jobs a second, paused], …]]`, as far as somebody looked |
+//! | `history` | `queues`, and `points` of the last minutes: `[ms, [[waiting, jobs a second, paused], …]]`, with gaps
+//! while no viewer was connected |
 //! | `frame` | every two seconds: `awayMs` (Redis, else null), `ageMs` of the `figures`, `alerts` that fire |
 //!
 //! # Layout
-//! - [`Dashboard`]: who looks, and the one task that reads for all of them, for as long as somebody does.
-//! - `sampler`: what that task reads, and remembers.
-//! - `page/`: the page; its scripts are put together in the order in which they are named below.
+//! - [`Dashboard`]: counts the viewers, and runs one task that reads for all of them while there is a viewer.
+//! - `sampler`: the figures that the task reads, and their history.
+//! - `page/`: the page; its scripts are joined in the order in which the code below names them.
 
 mod sampler;
 
@@ -191,7 +192,7 @@ pub(super) async fn events(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> R
     let view = ops.dashboard.look();
     let view = view.ok_or_else(|| Refusal::Busy("too many dashboards are open".to_owned()))?;
     let (viewer, mut events) = mpsc::channel(1);
-    // In a task of its own: it gives up its place, and with it the sampling, also when nobody takes what is sent.
+    // Spawned so that a viewer that no longer reads also frees its place, which stops the sampling after the last one.
     tokio::spawn(view.tell(viewer));
     let events = futures_util::stream::poll_fn(move |context| {
         events
