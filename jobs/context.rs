@@ -27,8 +27,8 @@ pub struct Call {
     pub step: Cow<'static, str>,
     /// Tokens that the call will use at most, for providers that limit tokens; 0 elsewhere.
     pub estimated_tokens: u64,
-    /// Whether its reply costs money, and so is worth keeping. What is not paid is asked for anew: a kept reply
-    /// would only be old.
+    /// Whether the call costs money, so that its reply is stored. A free call is repeated instead, because a stored
+    /// reply would be out of date.
     pub paid: bool,
 }
 
@@ -82,13 +82,13 @@ impl PartialEq for Reply {
     }
 }
 
-/// Makes one attempt at a call, afresh each time that it is invoked.
+/// Makes one attempt at a call. Each invocation sends a new request.
 pub type Attempt<'a> = dyn Fn() -> BoxFuture<'a, Result<Reply, Failure>> + Send + Sync + 'a;
 
 /// Runs provider calls on behalf of one job.
 #[async_trait]
 pub trait Guard: Send + Sync {
-    /// Makes `attempt` until it yields a reply, or a failure that another attempt cannot mend.
+    /// Repeats `attempt` until it returns a reply, or a failure that another attempt cannot repair.
     ///
     /// # Errors
     /// The last failure; [`Class::Blocked`] or

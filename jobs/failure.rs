@@ -17,7 +17,7 @@ pub enum Class {
     RateLimited,
     /// The account has no credit or volume left: no retry helps until someone pays.
     OutOfQuota,
-    /// This deployment is wrong (401, 403, 404 model or endpoint): every job fails alike until it is mended.
+    /// This deployment is wrong (401, 403, 404 model or endpoint): every job fails alike until an operator fixes it.
     Deployment,
     /// This job is wrong (bad payload, 400, 413, 415, 422, refusal): it fails, the others go on.
     Permanent,
@@ -39,7 +39,7 @@ impl Class {
         Self::Cancelled,
     ];
 
-    /// The field's word for it, as it stands in logs, history and metrics.
+    /// The name of the class in logs, history and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Transient => "transient",
@@ -237,7 +237,7 @@ impl Failure {
         self
     }
 
-    /// Says that the request was sent, and that nobody knows what became of it: it may have been billed.
+    /// Records that the request was sent but its outcome is unknown: the provider may have billed it.
     #[must_use]
     pub fn with_answer_lost(mut self) -> Self {
         self.answer_lost = true;
@@ -321,7 +321,7 @@ impl Failure {
         self.status
     }
 
-    /// Whether the request was sent, and nobody knows what became of it.
+    /// Whether the request was sent and its outcome is unknown.
     pub const fn is_answer_lost(&self) -> bool {
         self.answer_lost
     }

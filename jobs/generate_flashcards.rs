@@ -223,7 +223,7 @@ pub struct Flashcard {
     pub pronunciation: Option<String>,
 }
 
-/// For whom a card is.
+/// The level of the learners that a card suits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Difficulty {

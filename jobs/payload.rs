@@ -20,7 +20,7 @@ pub fn without_values(error: &serde_json::Error) -> String {
     text.chars().take(LONGEST_ERROR).collect()
 }
 
-/// Refuses blank fields, all of them in one message: a producer mends them in one go.
+/// Refuses blank fields, and names all of them in one message, so that a producer can fix them together.
 pub(crate) fn required(fields: &[(&str, &str)]) -> Result<(), Failure> {
     let blank: Vec<&str> = fields
         .iter()

@@ -15,8 +15,8 @@ use crate::{
     text::clean,
 };
 
-/// An operation that is not done by then is left to the job's next attempt, which goes on polling it where replies
-/// are kept, and submits anew where they are not.
+/// Time limit of one attempt at an operation. The job's next attempt continues to poll the operation where the ledger
+/// stores replies, and submits the image again where it does not.
 const LONGEST_OPERATION: Duration = Duration::from_secs(120);
 
 /// So many polls in a row may say that the operation is not known: the service needs a moment until all of it knows an
@@ -67,7 +67,7 @@ impl Recogniser<'_> {
         let again = self.operation(number, ":2", image, LONGEST_OPERATION).await?;
         again.map_err(|failure| {
             Failure::permanent(format!(
-                "azure-vision: image {number} was submitted twice in vain"
+                "azure-vision: image {number} was submitted twice without a result"
             ))
             .by(Provider::AzureVision)
             .caused_by(failure)

@@ -59,7 +59,7 @@ pub enum Successor {
     /// The one that the table names.
     #[default]
     Recommended,
-    /// None: jobs wait until the setting is mended.
+    /// None: jobs wait until an operator fixes the setting.
     None,
     /// This one.
     Model(String),
