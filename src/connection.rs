@@ -1,5 +1,5 @@
-//! The connection to Redis: one multiplexed socket a replica, every call with a deadline, replaced when it is dead or
-//! leads to a server that is no primary any more.
+//! The connection to Redis: one multiplexed socket a replica, and a deadline for every call. The replica replaces the
+//! socket when it is dead, or when its server is no longer the primary.
 
 use std::{
     sync::{
@@ -228,8 +228,8 @@ impl Connection {
             .await
     }
 
-    /// Changes whenever the socket is given up for another. A socket of one's own that was opened before may then lead
-    /// to a server that is no primary any more.
+    /// Changes whenever the connection replaces its socket. A separate socket that a caller opened earlier may then
+    /// lead to a server that is no longer the primary.
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Relaxed)
     }

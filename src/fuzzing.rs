@@ -1,4 +1,4 @@
-//! The parsers of foreign data in this crate, as `fuzz/` and the tests know them. Each property stands beside its
+//! The parsers of foreign data in this crate, for `fuzz/` and the tests. Each property is defined beside its
 //! parser, in a module `fuzz`.
 
 #![allow(

@@ -43,7 +43,7 @@ pub trait Reporter: Send + Sync {
     /// The `nth` try (from 1) failed, and the next follows after `delay`.
     async fn retrying(&self, nth: u8, failure: &Failure, delay: Delay);
 
-    /// A gate has given its verdict on a call; `refused` says which limit stands in the way, and for how long.
+    /// A gate has decided on a call; `refused` is the wait after a refusal by a limit.
     fn asked(&self, _gate: &Arc<Gate>, _refused: Option<Duration>) {}
 }
 
@@ -118,7 +118,7 @@ impl<'a> JobGuard<'a> {
             Some(Opened::Send(entry)) => Some(entry),
             None => None,
         };
-        // Of a call that is not sent any more, neither the mark nor the permit may stay.
+        // The call will not be sent, so its mark and its permit must go.
         if let Some(stopped) = self.stopped(call) {
             if let Some(entry) = entry {
                 entry.withdraw().await;

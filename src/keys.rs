@@ -84,7 +84,7 @@ pub struct ApalisKeys {
     pub inflight_prefix: String,
     /// Zset of worker leases.
     pub leases: String,
-    /// String that tells an outage of Redis from dead workers.
+    /// String that distinguishes an outage of Redis from dead workers.
     pub witness: String,
     /// Zset of completed ids by time.
     pub ended_done: String,
@@ -153,7 +153,7 @@ impl ApalisKeys {
 pub struct BullKeys {
     /// What all of them begin with, colon and all.
     pub prefix: String,
-    /// Zset that tells of work.
+    /// Zset that signals work to a blocked worker.
     pub marker: String,
     /// Ids that wait: the lists `wait` and `paused`, and the zset `prioritized`.
     pub waiting: [String; 3],

@@ -132,8 +132,8 @@ impl Operator {
             .or_else(|| ours().next())
     }
 
-    /// Looks for a job in the queue of that name, or of that layout and name; in every queue where none is named, and
-    /// then the first that knows the id tells.
+    /// Looks for a job in the queue of that name, or of that layout and name. Without a name it searches every queue,
+    /// and returns the job of the first queue that knows the id.
     ///
     /// # Errors
     /// When there is no such queue, or Redis is away.
@@ -155,7 +155,7 @@ impl Operator {
         Ok(None)
     }
 
-    /// Says where a job stands in its line, what the line waits for, and when the job is expected to start.
+    /// Adds a job's position in its line, the cause of the line's wait, and the expected start of the job.
     async fn look_at_line(&self, broker: &dyn Broker, job: &mut JobView) -> Result<(), BrokerError> {
         let standing = broker.standing(&job.id).await?;
         let mut line = LineView {
@@ -186,8 +186,8 @@ impl Operator {
         Ok(())
     }
 
-    /// Says of each limit that is exhausted what waits for it. `known` is what the gates have told a moment ago: only those
-    /// that look full are asked.
+    /// Returns for each exhausted limit the jobs that wait for it. `known` holds a recent status of the gates, so that
+    /// only gates that look full are asked.
     ///
     /// # Errors
     /// Redis's.

@@ -82,7 +82,7 @@ fn code_inside(text: &str) -> Option<&str> {
     (inner.len() < text.len() && is_code).then_some(code)
 }
 
-/// Whether an `ERR` tells of a state that passes. The words are those of Redis and of hosted services.
+/// Whether an `ERR` reports a temporary state. The words are those of Redis and of hosted services.
 fn is_for_now(text: &str) -> bool {
     const WORDS: [&str; 14] = [
         "max number of clients",

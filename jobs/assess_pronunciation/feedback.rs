@@ -1,4 +1,4 @@
-//! What the learner is told about the scores: short, friendly, and something to do next.
+//! Texts about the scores for the learner: short, friendly, and with a suggestion for the next step.
 
 use super::{Assessment, Feedback, PASS_SCORE, Word, WordIssue};
 

@@ -1,4 +1,4 @@
-//! Finds cards in a text that a model wrote, whatever stands around them.
+//! Finds cards in a text that a model wrote, with any text around them.
 //!
 //! A model is asked for one JSON object, and may write a Markdown fence around it, its reasoning before it, an
 //! apology after it, an array instead of the object, or stop in the middle. The scanner therefore does not parse a
@@ -112,7 +112,7 @@ fn rfind(text: &str, tag: &str) -> Option<usize> {
     places(text, tag).rev().find(|at| starts_with(&text[*at..], tag))
 }
 
-/// Where the first character of a tag stands: each of the tags has it once or twice, so that the search is linear.
+/// Positions of the first character of a tag. Each tag contains that character once or twice, so the search is linear.
 fn places<'a>(text: &'a str, tag: &str) -> impl DoubleEndedIterator<Item = usize> + use<'a> {
     let first = tag.chars().next().unwrap_or_default();
     text.match_indices(first).map(|(at, _)| at)

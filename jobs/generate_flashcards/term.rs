@@ -164,7 +164,7 @@ const PAIRS: [(char, char); 13] = [
     ('『', '』'),
 ];
 
-/// The text without what stands around it: quotes, Markdown, list marks, and sentence marks at its ends.
+/// Removes quotes, Markdown, list marks and sentence marks from the ends of a text.
 ///
 /// Marks that belong to a term stay: `C++`, `.NET`, `-itis`, `hyper-`, `(to) run`.
 pub(super) fn without_outer_punctuation(text: &str) -> &str {

@@ -30,7 +30,7 @@ pub(super) enum Ask {
     Analyze(Bytes),
     /// Read 3.2: starts an operation, and is paid.
     Submit(Bytes),
-    /// Read 3.2: asks how the operation stands.
+    /// Read 3.2: asks for the state of the operation.
     Poll(String),
 }
 
@@ -115,7 +115,7 @@ impl Recogniser<'_> {
         Err(Failure::transient(message).by(Provider::AzureVision))
     }
 
-    /// Makes one guarded call, and tells what its answer says.
+    /// Makes one guarded call, and parses its answer.
     async fn call<T: Send>(
         &self,
         call: &Call,
@@ -130,14 +130,14 @@ impl Recogniser<'_> {
     }
 }
 
-/// How an operation ended: the lines, or why there are none. Either way it will not change any more.
+/// The final result of an operation: the lines, or the reason why there are none.
 pub(super) type End = Result<Vec<String>, Failure>;
 
-/// How an operation stands.
+/// State of an operation.
 #[derive(Debug)]
 pub(super) enum State {
     Running,
-    /// The service does not know the operation: not yet, or not any more.
+    /// The service does not know the operation yet, or has forgotten it.
     Unknown,
     Ended(End),
 }
@@ -158,7 +158,7 @@ pub(super) fn submitted(body: &Value) -> Result<String, Failure> {
         .ok_or_else(|| unusable("no operation id"))
 }
 
-/// How an operation of Read 3.2 stands.
+/// Parses the state of an operation of Read 3.2.
 pub(super) fn polled(body: &Value) -> Result<State, Failure> {
     match body["status"].as_str() {
         Some("notStarted" | "running") => Ok(State::Running),

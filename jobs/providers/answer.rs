@@ -71,7 +71,7 @@ impl ErrorBody {
         }
     }
 
-    /// Reads an error value that stands inside an answer; `None` when it says nothing.
+    /// Reads an error value inside an answer; `None` when it says nothing.
     pub(super) fn of(error: &Value) -> Option<Self> {
         let mut read = Self::default();
         let mut shown = Shown::default();

@@ -35,7 +35,7 @@ pub(super) const SUBMIT: &str = "/vision/v3.2/read/analyze";
 /// Longest wait for the answer to one poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a poll calls an operation that the service does not know, or not any more.
+/// Status that a poll returns for an operation that the service does not know yet, or has forgotten.
 pub(crate) const EXPIRED: &str = "expired";
 
 /// Longest operation id that is believed. They are GUIDs.
@@ -145,7 +145,7 @@ impl AzureVision {
         })
     }
 
-    /// Asks once how a Read 3.2 operation stands. The reply is the answer as received, its `status` one of
+    /// Asks once for the state of a Read 3.2 operation. The reply is the answer as received, its `status` one of
     /// `notStarted`, `running`, `succeeded` and `failed`; or `{"status": "expired"}` for an operation that the
     /// service does not know. The last three are final: asking again changes nothing, so none is an error to retry.
     ///

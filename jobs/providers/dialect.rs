@@ -55,9 +55,9 @@ enum Form {
     /// `response_format` with the JSON schema.
     #[default]
     JsonSchema,
-    /// `response_format` `json_object`; the schema stands in the instructions.
+    /// `response_format` `json_object`; the instructions contain the schema.
     JsonObject,
-    /// No `response_format`; the schema stands in the instructions.
+    /// No `response_format`; the instructions contain the schema.
     Instructions,
 }
 

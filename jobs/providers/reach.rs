@@ -36,7 +36,7 @@ pub enum Reached {
 /// Reaches for a provider; `None` where it is not configured.
 ///
 /// # Errors
-/// What stands in the way of every job, by its class and the fault of the account.
+/// Returns the fault that would fail every job, with its class and the fault of the account.
 pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Reached, Failure>> {
     let http = match Transport::new() {
         Ok(http) => http,
@@ -177,7 +177,7 @@ async fn model_list(
     }
 }
 
-/// What the table of models knows where the provider tells no day.
+/// Adds the shutdown day from the table of models where the provider names none.
 fn with_known_day(reached: Reached, settings: &OpenAiSettings) -> Reached {
     let known = settings.models.retirement(&settings.base_url, &settings.model);
     match (reached, known) {

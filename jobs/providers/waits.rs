@@ -169,7 +169,7 @@ pub(super) fn wait_in(message: &str) -> Option<Duration> {
 }
 
 /// A span in words or letters at the beginning of a text: `7m12s`, `1h2m3.5s`, `20ms`, `26 seconds.`, `1 minute and 30
-/// seconds`. A number without a unit is in seconds. `None` where no number stands.
+/// seconds`. A number without a unit is in seconds. `None` where the text has no number.
 fn span(text: &str) -> Option<Duration> {
     let mut rest = text.trim_start();
     let mut sum = None;

@@ -218,7 +218,7 @@ mod tests {
         }
         assert!(all.len() > 30);
         for script in all {
-            // Scripts have wrappers around `call`: whatever stands in capitals between quotes is looked at.
+            // Scripts have wrappers around `call`, so the test checks every quoted word in capitals.
             for word in script.split('\'').skip(1) {
                 let capitals = word.len() > 2 && word.bytes().all(|b| b.is_ascii_uppercase());
                 if capitals && !WORDS.contains(&word) {

@@ -52,7 +52,7 @@ enum Command {
     Job(job::JobArgs),
     /// Show the limits of every provider, and how much of them is used.
     Limits(operate::LimitsArgs),
-    /// Look at configuration, Redis, providers and folders, and name the cure of what is wrong. Spends nothing.
+    /// Check configuration, Redis, providers and folders, and suggest a fix for each problem. Spends nothing.
     Check(check::CheckArgs),
     /// Ask the worker of this host how it is; exits with 0 when it is well.
     Health,

@@ -314,7 +314,7 @@ fn media_memory(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("auto, or bytes from {LEAST} to {}", 1u64 << 40))
 }
 
-/// Where the file is wrong, and not what stands there: it may be a secret.
+/// The place of an error in the file, without its text, which may be a secret.
 fn dotenv_fault(error: &dotenvy::Error) -> String {
     match error {
         dotenvy::Error::LineParse(_, at) => format!(".env: a line cannot be read, at its byte {at}"),
@@ -325,7 +325,7 @@ fn dotenv_fault(error: &dotenvy::Error) -> String {
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Railway kills at once unless it is told to wait; elsewhere nothing is known.
+/// Drain time of the platform. Railway kills at once unless configured to wait; other platforms do not publish it.
 fn platform_drain(env: &mut Reader<'_>) -> Option<Duration> {
     let seconds = env.optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
         text.parse()

@@ -70,7 +70,7 @@ const DEADLINE: Duration = Duration::from_millis(250);
 /// How soon a delivery that failed is tried again.
 const DELIVER_AGAIN: Duration = Duration::from_millis(500);
 
-/// The gate's scripts, as `gate <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
+/// The gate's scripts, as `gate <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
     Scripts::new()
         .named()

@@ -56,7 +56,7 @@ impl Outbox {
         self.letters.drain(..most.min(self.letters.len())).collect()
     }
 
-    /// Puts back what could not be told, in front and as old as it is.
+    /// Returns unsent settlements to the front of the outbox; they keep their age.
     pub(super) fn put_back(&mut self, letters: Vec<Letter>) {
         for letter in letters.into_iter().rev() {
             if self.letters.len() < MOST {

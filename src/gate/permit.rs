@@ -31,12 +31,12 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// What a gate is told of a call's end.
+/// The report about a call's end to its gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {
     /// How it ended.
     pub outcome: Outcome,
-    /// Tokens that it really used; unknown, the estimate stands.
+    /// Tokens that the call used; `None` keeps the estimate.
     pub tokens: Option<u64>,
     /// How long the whole fleet pauses calls to the provider.
     pub throttle: Option<Duration>,

@@ -97,7 +97,7 @@ pub struct Room {
     pub calls: usize,
     /// When more may pass: from now. Zero where some may pass now.
     pub wait: Duration,
-    /// What stands in the way, where no call may pass.
+    /// Why no call may pass; `None` if calls may pass.
     pub reason: Option<Reason>,
     /// As `calls` and `wait`, where the requests of a minute are spread over it.
     pub spread: (usize, Duration),

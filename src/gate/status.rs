@@ -8,8 +8,8 @@ use super::{
     wire::Reading,
 };
 
-/// How long after it an account's fault is told of while the breaker is closed, ms: jobs that met it ask again within a
-/// minute, so it is refreshed while it lasts.
+/// How long the status reports an account's fault after its last occurrence while the breaker is closed, ms. Jobs that
+/// met the fault retry within a minute, so they refresh it while it lasts.
 const FAULT_LASTS: u64 = 180_000;
 
 /// One provider's gate. Times are of Redis's clock, ms since 1970.

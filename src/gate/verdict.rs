@@ -56,7 +56,7 @@ words! {
 }
 
 words! {
-    /// What stands in the way of a call.
+    /// Why a call may not pass.
     Reason {
         /// The breaker is open.
         Open = "open",
@@ -102,7 +102,7 @@ words! {
 }
 
 impl Reason {
-    /// Whether a limit stands in the way, and not the breaker: then the job keeps its place in the line.
+    /// Whether a limit refused the call, not the breaker. After a limit the job keeps its place in the line.
     pub const fn is_limit(self) -> bool {
         !matches!(self, Self::Open | Self::HalfOpen)
     }
@@ -117,7 +117,7 @@ pub struct Rejection {
     pub provider: Provider,
     /// Its breaker.
     pub breaker: String,
-    /// What stands in the way.
+    /// Why the call may not pass.
     pub reason: Reason,
     /// When to ask again; `None` when it is never going to pass.
     pub retry_after: Option<Duration>,

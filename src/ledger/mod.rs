@@ -35,7 +35,7 @@ static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
 static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
 
-/// The ledger's scripts, as `ledger <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
+/// The ledger's scripts, as `ledger <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
     [("open", &OPEN), ("keep", &KEEP), ("close", &CLOSE)]
         .map(|(name, script)| (format!("ledger {name}"), script.get_hash().to_owned()))

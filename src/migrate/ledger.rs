@@ -21,8 +21,7 @@ struct Entry {
     changed: f64,
 }
 
-/// Whether a worker that does not know the migration may run beside what it left. Whatever else stands there is read
-/// as a no.
+/// Whether a worker without the migration may run on the migrated keyspace. Any unknown value counts as a no.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Older {
@@ -32,7 +31,7 @@ enum Older {
     Refuse,
 }
 
-/// How a migration stands.
+/// State of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
@@ -50,14 +49,14 @@ pub enum Standing {
     Newer,
 }
 
-/// A migration and how it stands.
+/// A migration and its state.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// Its number.
     pub version: u32,
     /// Its name.
     pub name: String,
-    /// How it stands.
+    /// Its state.
     pub standing: Standing,
     /// The option that it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Every migration, in order. Once it has been released, none is changed: a mistake is mended by the next one.
+//! All migrations, in order. A released migration never changes; the next migration fixes its mistakes.
 
 use super::scope::Scope;
 

@@ -2,9 +2,9 @@
 //!
 //! - The **ledger** ([`MigrationKeys::LEDGER`]) says what was done: by which version of the worker, when by Redis's
 //!   clock, and with which SHA-1 of the file.
-//! - The **lock** lets one replica migrate while the others wait. Every step looks whether it still holds: a replica
-//!   that was paused for too long changes nothing any more. A migration that was broken off is done again from its
-//!   beginning, which each of them stands.
+//! - The **lock** lets one replica migrate while the others wait. Every step checks the lock, so a replica that was
+//!   paused for too long changes nothing. An interrupted migration restarts from its beginning, which is safe for each
+//!   of them.
 //! - A step works on one batch of keys, and no script runs for longer than a few milliseconds.
 //! - A keyspace that a later version has changed so that this one may not run on it is refused
 //!   ([`MigrateError::Newer`]).

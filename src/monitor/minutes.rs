@@ -115,7 +115,7 @@ impl Minutes {
         }
     }
 
-    /// What stands in the hash; fields of another make are left out.
+    /// Parses the fields of the hash, and skips fields of another format.
     fn read(fields: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut minutes = Self::default();
         for (field, count) in fields {

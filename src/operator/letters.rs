@@ -74,7 +74,7 @@ pub enum JobError {
     NotFailed {
         /// The job's id.
         id: String,
-        /// Where it stands.
+        /// Its state.
         state: State,
     },
     /// It changed its state just then.

@@ -41,7 +41,7 @@ pub struct Delivery {
     /// The job's type, where the layout keeps it beside the payload.
     pub kind: Option<String>,
     /// The payload; `None` when it is so large that the claim has left it out, or the queue knows an id without one.
-    /// [`Broker::payload`](super::Broker::payload) tells which.
+    /// [`Broker::payload`](super::Broker::payload) distinguishes the two.
     pub payload: Option<Bytes>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
@@ -103,9 +103,9 @@ pub struct Completed {
 /// What a write of an outcome came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// The outcome stands, now or since an earlier send of the same call.
+    /// The outcome is written, by this call or by an earlier send of it.
     Applied,
-    /// The job is not ours any more: nothing was written.
+    /// The claim no longer holds the job: nothing was written.
     Lost,
 }
 

@@ -13,7 +13,7 @@ const LONGEST_PAGE: usize = 200;
 const LOOKS: usize = 200;
 /// Dead letters that one script puts back, at most: some 25 µs each.
 pub(super) const RETRIES: usize = 50;
-/// The class of a line in a history that tells of a retry by hand: no failure's.
+/// The class of a history line that records a retry by hand; failures use other classes.
 const RETRIED: &str = "retried";
 
 /// Which jobs to list.
@@ -188,7 +188,7 @@ pub enum Retried {
     Done,
     /// The order was carried out before, and the job has failed again since.
     Again,
-    /// It is no dead letter, or not any more.
+    /// The job is not a dead letter, or has left the dead letters.
     NotFailed,
     /// There is no job behind the id, or its keys are not what they should be.
     Broken,

@@ -2,7 +2,7 @@
 //!
 //! A broker is driven by the worker's claim, renew and ack loops. It holds no job state of its own: every operation
 //! is one atomic script, safe to send again after a lost answer, and fenced by the token of the claim, so that a
-//! replica that lost a job cannot write to it any more.
+//! replica that lost a job can no longer write to it.
 
 mod answers;
 pub mod apalis;

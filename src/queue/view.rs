@@ -100,12 +100,13 @@ impl FromStr for State {
 pub struct JobView {
     /// The job's id.
     pub id: String,
-    /// Its type, where it stands beside the payload; [`Broker::kind`](super::Broker::kind) looks for it there too.
+    /// Its type, where a field beside the payload holds it; [`Broker::kind`](super::Broker::kind) reads the payload,
+    /// too.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Where it stands.
     pub state: State,
-    /// When it was added, ms since 1970, where the layout or its id tells.
+    /// When it was added, ms since 1970, where the layout or its id shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub added_at: Option<u64>,
     /// When it ended, ms since 1970 by Redis's clock.
@@ -124,14 +125,14 @@ pub struct JobView {
     /// What a delayed job waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<WaitingFor>,
-    /// Where a job that is in the line stands, as far as it was looked up.
+    /// Position of a waiting job in its line, where it was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<LineView>,
     /// Failed attempts so far, oldest first.
     pub history: Vec<HistoryLine>,
 }
 
-/// Where a job stands in the line of those that wait: an estimate, since others join the line and leave it.
+/// Position of a job in the line of waiting jobs: an estimate, since other jobs join the line and leave it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Standing {
     /// How many jobs are taken before it, where that can be told.

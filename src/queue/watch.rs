@@ -1,4 +1,4 @@
-//! Following single jobs: who watches which job of a queue, and the one task a queue that tells them.
+//! Watches single jobs: the watchers of a queue's jobs, and one task a queue that sends them updates.
 //!
 //! The task ([`Broker::follow`]) starts with the first watcher and is stopped with the last. A watcher that does not
 //! keep up is dropped rather than waited for: no watcher holds up the others, and what waits for it is bounded.
@@ -28,7 +28,7 @@ pub enum Update {
     Active,
     /// It reported this percentage.
     Progress(u8),
-    /// It stands like this.
+    /// The current state of the job.
     Stands(Arc<JobView>),
     /// The queue knows it no more; how it ended, where that is known.
     Gone(Option<Ending>),
@@ -66,8 +66,8 @@ pub struct Watch {
     watchers: Watchers,
 }
 
-/// Follows the job `id` from now on. What happened before, [`Broker::find`] tells: asked afterwards, so that nothing
-/// falls between.
+/// Follows the job `id` from now on. The caller then reads the current state with [`Broker::find`], in this order, so
+/// that no change is missed.
 pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> Watch {
     let watch = broker.watchers().add(id);
     let mut registry = watch.watchers.lock();
@@ -168,7 +168,7 @@ impl Watchers {
 
     /// Sends an update to every watcher of the job.
     pub(super) fn tell(&self, id: &str, update: &Update) {
-        // Drops a watcher whose channel is full; the closed channel tells it so.
+        // Drops a watcher whose channel is full; the watcher sees the closed channel.
         self.lock()
             .keep(id, |(_, sender)| sender.try_send(update.clone()).is_ok());
     }

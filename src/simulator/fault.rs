@@ -90,7 +90,7 @@ pub enum Recognition {
 }
 
 impl Recognition {
-    /// As it stands in `RecognitionStatus`.
+    /// Its value in `RecognitionStatus`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoMatch => "NoMatch",

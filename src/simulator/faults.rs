@@ -103,7 +103,7 @@ impl Faults {
     }
 
     /// The share of requests that fail at random, 0 to 1: with 500, 503, 429, a reset, a cut body, a page of HTML
-    /// or an empty body, all of which another try may mend.
+    /// or an empty body. Another try may succeed after each of them.
     ///
     /// # Errors
     /// [`FaultError::Share`].

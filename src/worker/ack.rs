@@ -104,8 +104,8 @@ where
                 })),
                 () = stops.now.cancelled() => None,
             };
-            // A job is stopped at once because the drain time is over, or because it is not ours any more. The
-            // handler may have noticed by itself.
+            // A job stops at once at the end of the drain time, or when this replica has lost it. The handler may have
+            // noticed by itself.
             let outcome = match outcome {
                 None | Some(Outcome::Released) if stops.now.is_cancelled() => {
                     worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released)

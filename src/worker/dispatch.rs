@@ -294,7 +294,7 @@ mod tests {
             };
             assert_eq!(failure.class(), Class::Permanent);
         }
-        // Well-formed, but not ours: another worker's, perhaps. What stands in it stays out of the message.
+        // Well-formed payloads of unknown types, perhaps for another worker. The message must not quote their content.
         for payload in [
             r#"{"type":"process-image"}"#,
             r#"{"type":7,"data":{}}"#,

@@ -40,7 +40,7 @@ impl Order {
 pub struct Haul {
     /// Put back.
     pub retried: u64,
-    /// No dead letters any more when their turn came, or failed again since.
+    /// Jobs that had left the dead letters before the retry reached them, or failed again since.
     pub changed: u64,
     /// Ids without a job behind them, or with keys that are not what they should be.
     pub broken: u64,

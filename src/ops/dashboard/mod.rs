@@ -159,7 +159,7 @@ impl Drop for View {
 }
 
 impl View {
-    /// Tells the viewer until it goes, or takes nothing any more.
+    /// Sends frames to the viewer until it disconnects or stops reading.
     async fn tell(mut self, viewer: mpsc::Sender<Event>) {
         let closing = self.shared.closing.clone();
         let send = async |event| matches!(timeout(STUCK, viewer.send(event)).await, Ok(Ok(())));
@@ -168,7 +168,7 @@ impl View {
             if !send(Event::default().event("history").data(history)).await {
                 return;
             }
-            // One that is slow is told the latest, and not what it has missed.
+            // A slow viewer gets the latest frame and skips the frames that it has missed.
             while let Ok(Ok(())) = timeout(SILENCE, self.frames.changed()).await {
                 let frame = self.frames.borrow_and_update().clone();
                 if let Some(frame) = frame

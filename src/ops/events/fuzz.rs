@@ -10,7 +10,7 @@
 use super::story::Story;
 use crate::queue::{JobView, watch::Update};
 
-/// Tells of a job as it stands, then of what becomes of it; the end is told once.
+/// Reports a job's state and its updates as events, and checks that the end is reported once.
 pub(crate) fn expect_tellable<const N: usize>(view: &JobView, updates: [Update; N]) {
     let (mut story, mut told) = Story::begin("q", view);
     for update in updates {

@@ -56,7 +56,7 @@ local function add_ended(key, zset, id, now)
   if zset then call('ZADD', key, floor(now / 1000), id) else call('SADD', key, id) end
 end
 
--- A line of history, and the same once more: what does not differ by numbers alone is told once, with a count.
+-- Merges a repeated line of history into one line with a count. Lines that differ only in numbers count as equal.
 local function repeated(row, note)
   local since, before = string.match(row or '', '^(%d+) ({.*})$')
   if not before or #before > 8192 then return end
@@ -72,8 +72,8 @@ local function repeated(row, note)
   return string.format('%s,"times":%.0f,"since":%.0f}', string.sub(note, 1, -2), times + 1, from)
 end
 
--- Appends to a job's history, which keeps the last 100 lines. A wait that costs no attempt, and is like the
--- last one, is told with it.
+-- Appends to a job's history, which keeps the last 100 lines. A wait that costs no attempt, and equals the last one,
+-- merges with that line.
 local function remember(history, now, note, is_wait)
   if note == '' then return end
   local at = string.format('%.0f', now) .. ' '

@@ -1,4 +1,4 @@
-//! What stands in a job's meta and history.
+//! Fuzz targets of a job's meta and history.
 
 #![allow(
     clippy::unwrap_used,

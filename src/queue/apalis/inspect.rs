@@ -41,8 +41,8 @@ impl ApalisBroker {
         })
     }
 
-    /// Nothing in this layout tells when a job was added but its id, where that is a ULID, as apalis makes them. What
-    /// is due and not yet promoted tells by its time.
+    /// In this layout only an id that is a ULID, as apalis creates them, shows when a job was added. A due job that is
+    /// not yet promoted shows it by its due time.
     pub(super) async fn age_of_next(&self) -> Result<Duration, BrokerError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").lindex(&self.keys.active, 0);

@@ -14,7 +14,7 @@ impl ApalisBroker {
         self.options.fairness.as_ref().map_or("", FieldName::as_str)
     }
 
-    /// Where a job stands in the line.
+    /// Position of a job in the line.
     pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::STANDING.prepare_invoke();

@@ -56,7 +56,7 @@ impl BullmqBroker {
         }
     }
 
-    /// What every script that claims is told first.
+    /// The leading arguments of every script that claims.
     pub(super) fn claim_args(
         &self,
         call: &mut ScriptInvocation<'_>,

@@ -96,8 +96,8 @@ local function count_up(key)
   return call('INCR', key)
 end
 
--- What a queue is told to do, read once a script: length of its events, concurrency, whether it is paused, jobs that
--- start in a time, and that time in ms.
+-- Reads the settings in a queue's meta hash, once a script: length of its events, concurrency, whether it is paused,
+-- and its rate limit as a number of jobs and a time in ms.
 local known_orders = {}
 local function orders(p)
   local known = known_orders[p]
@@ -287,7 +287,7 @@ end
 
 local function expect_log(id) call('LLEN', P .. id .. ':logs') end
 
--- A line of history, and the same once more: what does not differ by numbers alone is told once, with a count.
+-- Merges a repeated line of history into one line with a count. Lines that differ only in numbers count as equal.
 local function repeated(row, note)
   local since, before = string.match(row or '', '^(%d+) ({.*})$')
   if not before or #before > 8192 then return end
@@ -302,7 +302,7 @@ local function repeated(row, note)
 end
 
 -- Appends to a job's log, which keeps the last 100 rows where the producer names no other number. A wait that costs no
--- attempt, and is like the last one, is told with it.
+-- attempt, and equals the last one, merges with that row.
 local function remember(id, now, note, is_wait)
   if note == '' then return end
   local logs = P .. id .. ':logs'

@@ -79,7 +79,7 @@ local function tell_parent(id, opts, parent_key, done, value, now)
   if ready then release_parent(queue, parent_id, now) end
 end
 
--- A parent that still waits for a job need not any more.
+-- Ends a parent's wait for a job.
 local function untie(key, now)
   local parent = call('HGET', key, 'parentKey') or ''
   local queue, parent_id = parent:match('^(.*):([^:]*)$')
@@ -102,8 +102,8 @@ local function doom(key)
   if #doomed == 1000 then bury() end
 end
 
--- Removes what is kept of a job. When one has `completed` its parent was told, and its page of the ledger went with that, or
--- goes by itself where a worker of BullMQ's own ended the job.
+-- Removes the stored keys of a job. The completion of a job already reported to its parent and deleted its page of the
+-- ledger; after a completion by BullMQ's own worker the page expires.
 local function forget(id, now, completed)
   local key = P .. id
   if not completed then
@@ -147,7 +147,7 @@ local function cache(key, id, result, now)
   call('SET', key, entry, 'EX', 86400)
 end
 
--- Jobs that have ended, and are not in their set yet: {set, keep_count, keep_ms, what ZADD is told of each}.
+-- Ended jobs that are not in their set yet: {set, keep_count, keep_ms, arguments of ZADD for each}.
 local ended
 
 -- To add to a sorted set that is a packed list, as those of up to 128 members are, takes two walks along it. A member

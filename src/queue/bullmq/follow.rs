@@ -18,7 +18,7 @@ use crate::queue::{
 const LONGEST: Duration = Duration::from_secs(5);
 /// How much later than asked an answer may come: as late as that of any other call.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Entries a read: a result can be megabytes large, and stands in its event.
+/// Entries a read. An event contains the job's result, which can be megabytes large.
 const ENTRIES: usize = 16;
 
 /// Fields of an event. Any Redis client can write to the stream, so they are untrusted bytes.

@@ -1,4 +1,4 @@
-//! What stands in a job's hash, and in a queue's events.
+//! Fuzz targets of a job's hash, and of a queue's events.
 
 #![allow(
     clippy::unwrap_used,

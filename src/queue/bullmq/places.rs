@@ -14,7 +14,7 @@ impl BullmqBroker {
         self.options.fairness.as_ref().map_or("", FieldName::as_str)
     }
 
-    /// Where a job stands in the line.
+    /// Position of a job in the line.
     pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
         let mut call = self.prepare(&scripts::STANDING);
         call.arg(id).arg(self.fairness());

@@ -103,7 +103,7 @@ impl Process {
         self.retry_delay[provider.index()].observe(delay);
     }
 
-    /// All moves of the fleet's breakers that this replica was told of.
+    /// Number of changes of the fleet's breakers that Redis reported to this replica.
     pub fn fleet_transitions(&self) -> u64 {
         let moves = self.transitions.iter().flatten();
         moves.map(|scopes| scopes[0].get()).sum()

@@ -31,7 +31,7 @@ pub struct Family {
     pub kind: Kind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it tells.
+    /// Its meaning, for the help text.
     pub about: &'static str,
 }
 

@@ -99,7 +99,7 @@ impl Span {
         Self(record, Some(context))
     }
 
-    /// What its children and other services are told; `None` where nothing is traced.
+    /// The context for child spans and other services; `None` where tracing is off.
     pub const fn context(&self) -> Option<TraceContext> {
         self.1
     }
