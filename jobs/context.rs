@@ -1,5 +1,5 @@
-//! What a handler may use while it runs: guarded provider calls. Everything that is shared between replicas
-//! (retry, breaker, limits, ledger, progress) sits behind [`Guard`], so a handler knows none of it.
+//! The interface of a running handler: guarded provider calls. [`Guard`] hides everything that replicas share
+//! (retry, breaker, limits, ledger, progress) from the handlers.
 
 use std::{
     borrow::Cow,

@@ -1,5 +1,5 @@
-//! What the payloads have in common: fields are refused by name, with the reason. A blank optional field counts
-//! as absent, because producers send `""` and `null` for what a form left empty.
+//! Common rules of the payloads: an error names the refused field, and the reason. A blank optional field counts as
+//! absent, because producers send `""` and `null` for empty fields of a form.
 
 use crate::{Failure, media::Source};
 

@@ -1,4 +1,4 @@
-//! What an operator can ask and do. The HTTP routes and the command line call the same methods.
+//! The operator's queries and actions. The HTTP routes and the command line call the same methods.
 
 mod letters;
 

@@ -1,4 +1,4 @@
-//! What an error of Redis means, whichever version or service words it.
+//! Classifies errors of Redis, in the wording of each version and of hosted services.
 //!
 //! Redis 7 answers an error inside of a script under the error's own code. Redis 6 wraps it: `ERR Error running script (…):
 //! @user_script:1: -READONLY …`. Hosted services answer a used-up quota with `ERR` and words of their own.

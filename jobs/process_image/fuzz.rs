@@ -1,4 +1,4 @@
-//! What Azure Vision answers.
+//! Fuzz targets of Azure Vision's answers.
 
 #![allow(
     clippy::unwrap_used,

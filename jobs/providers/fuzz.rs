@@ -1,4 +1,4 @@
-//! What providers refuse with.
+//! Fuzz targets of the providers' refusals.
 
 #![allow(
     clippy::unwrap_used,

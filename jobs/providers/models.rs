@@ -1,7 +1,7 @@
-//! What is known of language models: how much they reason, how their prompt cache is asked for, and when they shut down.
+//! Facts about language models: the cost of their reasoning, the parameters of their prompt cache, their shutdown days.
 //!
-//! The table is data (`models.toml`), so that a new model needs no new version of the worker. A model that it does not
-//! know gets a request with no such parameter at all.
+//! The table is data (`models.toml`), so that a new model needs no new version of the worker. The worker sends an
+//! unknown model a request without any of these parameters.
 
 use std::{
     fmt,

@@ -1,5 +1,5 @@
-//! Whether a provider can be reached and takes its key, without a call that is paid for: OpenAI lists its models;
-//! the Azure services are sent an empty recording or image, which they refuse as such once they have taken the key.
+//! Checks without a paid call that a provider is reachable and accepts its key. OpenAI lists its models. The Azure
+//! services get an empty recording or image, which they refuse as such after they have accepted the key.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How long a provider asks to wait, wherever it says so: headers, fields of the body, words of the message.
+//! Finds the wait that a provider asks for, in headers, fields of the body, or the text of the message.
 //!
 //! Everything in an answer can be wrong, missing or hostile. A wait that cannot be read is left out, and none is longer
 //! than 24 hours.

@@ -1,4 +1,4 @@
-//! What the worker needs of a Redis ACL user: the rule, and whether the user at hand has it.
+//! The rights that the worker needs of a Redis ACL user, and the check that its user has them.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What a configuration leaves open: the start and `check` warn of it.
+//! Finds unprotected parts of a configuration; the start and `check` warn of them.
 
 use url::{Host, Url};
 

@@ -1,6 +1,7 @@
-//! `demo`: the worker at work, on a machine that has nothing but a redis-server. A private Redis, the provider
-//! simulator and a replica are started, a few dozen jobs of every type run through them, and nothing is left running.
-//! What runs is the real code; only the providers are played.
+//! `demo`: shows the worker with jobs of every type, on a machine that has only a redis-server.
+//!
+//! The command starts a private Redis, the provider simulator and a replica, runs a few dozen jobs, and stops all of
+//! them at the end. It runs the real code; only the providers are simulated.
 
 mod outage;
 mod private_redis;

@@ -1,4 +1,4 @@
-//! What has been done to the keyspace, as its ledger says.
+//! Reads the ledger of the migrations that were applied to the keyspace.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! What the fleet's jobs came to, minute by minute, in one hash in Redis: rates over all replicas, and since when they
-//! are what they are. A replica reports every few seconds, and only when there is something to report; nothing is added
-//! to a job's way.
+//! Counts the outcomes of the fleet's jobs by the minute, in one hash in Redis. From it come rates over all replicas,
+//! and the time since which a rate holds. A replica adds its counts every few seconds, and only if they have changed,
+//! so no job needs an extra call.
 
 use std::{
     collections::BTreeMap,

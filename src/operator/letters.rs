@@ -1,5 +1,5 @@
-//! What an operator does to jobs: list them by state, retry dead letters, remove them. Which queues are meant, and why
-//! nothing was done.
+//! The operator's actions on jobs: list them by state, retry dead letters, remove them. This module selects the queues,
+//! and gives the reason if an action changes nothing.
 
 mod list;
 mod retry;

@@ -1,13 +1,13 @@
-//! Who may call.
+//! Access control of the HTTP routes.
 //!
-//! - Routes that change something want `ADMIN_TOKEN`; those that add jobs take `ENQUEUE_TOKEN` as well. Without a token
-//!   they are off, unless `ADMIN_FROM_LOOPBACK` opens them to this host.
-//! - Reads want `READ_TOKEN`. Without one they are answered under names that can mean nothing but an address: a page whose
-//!   name was bound to this host after it was loaded (DNS rebinding) sends its own name.
+//! - Routes that change something require `ADMIN_TOKEN`; those that add jobs accept `ENQUEUE_TOKEN` as well. Without a
+//!   configured token these routes are off, unless `ADMIN_FROM_LOOPBACK` opens them to this host.
+//! - Reads require `READ_TOKEN`. Without a configured token the worker answers only if `Host` is `localhost` or an
+//!   address. After DNS rebinding a page sends its own name, so this check refuses it.
 //!
-//! A forwarder on this host makes the whole world local, and not all of them say so. That is why trust in loopback has to
-//! be asked for. Where it is, a caller must come from 127.0.0.1 or ::1, through no forwarder that shows, name this host in
-//! `Host`, and come from no page of another origin.
+//! A proxy on this host makes every remote client look local, and not all proxies add a header. So the operator must
+//! enable trust in loopback explicitly. Then a caller must come from 127.0.0.1 or ::1, without a proxy's headers, name
+//! this host in `Host`, and not send the origin of another page.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! What the routes answer with: times as the web API writes them, and errors as JSON.
+//! The answers of the routes: times in the web API's format, and errors as JSON.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! How a producer spaces the attempts of its job.
+//! A producer's back-off between the attempts of its job.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What lists of jobs hold, and the cursors that callers send.
+//! Fuzz targets of the lists of jobs, and of the cursors that callers send.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What travels through a broker: jobs as they are added, handed out and put off, and what becomes of them.
+//! The types that a broker takes and returns: new jobs, deliveries, delays and outcomes.
 
 use std::{sync::Arc, time::Duration};
 

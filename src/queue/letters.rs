@@ -1,4 +1,4 @@
-//! What an operator does to the jobs of a queue: lists them in pages, retries dead letters, removes jobs.
+//! Types for the operator's actions on a queue: pages of jobs, retries of dead letters, removals.
 
 use std::{fmt, str::FromStr, time::Duration};
 

@@ -1,8 +1,8 @@
-//! Queues: the trait [`Broker`], which knows how one queue is kept in Redis, and what travels through it.
+//! Queues: the trait [`Broker`], which stores one queue in Redis, and the types that it takes and returns.
 //!
-//! A broker is driven by the worker's claim, renew and ack loops. It holds no job state of its own: every operation
-//! is one atomic script, safe to send again after a lost answer, and fenced by the token of the claim, so that a
-//! replica that lost a job can no longer write to it.
+//! The worker's claim, renew and ack loops call a broker. It holds no job state of its own: every operation is one
+//! atomic script, safe to send again after a lost answer. The claim's token fences each operation, so that a replica
+//! that lost a job can no longer write to it.
 
 mod answers;
 pub mod apalis;

@@ -1,4 +1,4 @@
-//! What onlookers see of a queue: counts, and single jobs.
+//! Read-only views of a queue: counts, and single jobs.
 
 use std::{fmt, str::FromStr};
 

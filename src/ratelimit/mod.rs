@@ -1,7 +1,7 @@
-//! How often one user, or one address, may ask: sliding windows in the web API's own format, shared with it.
+//! Limits the requests of one user, or one address, by sliding windows that the web API shares, in its format.
 //!
-//! `ratelimit:user:<id>:<action>` and `ratelimit:ip:<ip>:<action>` are sorted sets of ms timestamps. One script looks
-//! and takes, so two requests at a time cannot both have the last place.
+//! `ratelimit:user:<id>:<action>` and `ratelimit:ip:<ip>:<action>` are sorted sets of ms timestamps. One script checks
+//! and takes a place, so two concurrent requests cannot both get the last one.
 
 use std::{
     net::{IpAddr, Ipv6Addr},

@@ -1,5 +1,5 @@
-//! What was asked of the simulator, when, and how it was answered: the evidence by which tests prove that limits
-//! were kept and that nothing was paid for twice. Keeps the last [`KEPT`] requests; the counters cover all.
+//! Records the simulator's requests, their times and answers. Tests use the record to prove that the worker kept limits
+//! and paid for no call twice. The journal keeps the last [`KEPT`] requests; the counters cover all.
 
 use std::{
     collections::{BTreeMap, VecDeque},

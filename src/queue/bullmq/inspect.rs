@@ -1,4 +1,4 @@
-//! What onlookers read: counts, and one job.
+//! Read-only views of a queue in this layout: counts, and one job.
 
 use std::time::Duration;
 
