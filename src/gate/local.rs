@@ -41,7 +41,7 @@ impl Refusal {
     }
 }
 
-/// What was put down for a call, to be settled at its end.
+/// The local records of a call, which are settled at its end.
 #[derive(Debug)]
 pub(super) struct Account {
     ticket: Ticket,

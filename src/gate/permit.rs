@@ -55,7 +55,7 @@ impl Settlement {
         }
     }
 
-    /// What a call's result means to its gate: the culprit decides whether the breaker counts it.
+    /// Derives the report from a call's result. The culprit decides whether the breaker counts it.
     pub fn of(result: &Result<Reply, Failure>) -> Self {
         let failure = match result {
             Ok(reply) => {
@@ -111,7 +111,7 @@ pub struct Permit {
     lost: CancellationToken,
     sent: Option<Instant>,
     settlement: Option<Settlement>,
-    /// What this replica has put down for the call; nothing before it is granted.
+    /// This replica's local records of the call; `None` before it is granted.
     account: Option<Account>,
     /// Granted by this replica itself: its own breaker has to hear of the end.
     local: bool,

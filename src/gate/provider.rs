@@ -31,7 +31,7 @@ const RENEW_CHUNK: usize = 200;
 /// Settlements that are delivered side by side.
 const DELIVER_CHUNK: usize = 64;
 
-/// What the gates of one replica share.
+/// State that the gates of one replica share.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// Unique over all replicas and restarts: permit ids start with it.
@@ -127,7 +127,7 @@ impl Gate {
         }
     }
 
-    /// Whose gate.
+    /// The provider that the gate protects.
     pub const fn provider(&self) -> Provider {
         self.provider
     }

@@ -17,7 +17,7 @@ const FAULT_LASTS: u64 = 180_000;
 pub struct Status {
     /// The breaker.
     pub breaker: BreakerStatus,
-    /// Whose limits.
+    /// The provider that the limits protect.
     pub provider: Provider,
     /// The limits.
     pub limits: LimitSettings,

@@ -78,7 +78,7 @@ words! {
 }
 
 words! {
-    /// What a settlement did.
+    /// The effect of a settlement.
     Effect {
         /// The breaker has counted it, and stays as it is.
         Recorded = "recorded",
@@ -113,7 +113,7 @@ impl Reason {
 /// Its text is what the job's owner reads; the breaker's is that of the earlier Node worker, to the letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// Whose gate.
+    /// The provider of the gate.
     pub provider: Provider,
     /// Its breaker.
     pub breaker: String,

@@ -45,7 +45,7 @@ pub fn script_names() -> Vec<(String, String)> {
 /// Longer answers are not kept, bytes: they would crowd Redis.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-/// What becomes of a job that finds a call of its own that was sent and never answered.
+/// The rule for a job with an earlier call that was sent and never answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownCalls {
     /// The call is made again, and perhaps paid for twice.
@@ -104,7 +104,7 @@ impl Ledger {
         }
     }
 
-    /// What was sent, and what was not sent again.
+    /// Counts of the calls that were sent, and of those that were not sent again.
     pub fn spending(&self) -> Spending {
         let Counters {
             sent,
@@ -156,7 +156,7 @@ pub struct Page {
     sendings: AtomicU32,
 }
 
-/// What the ledger says to a call.
+/// The ledger's answer before a call.
 #[derive(Debug)]
 pub enum Opened<'a> {
     /// It may be sent: the mark is set.

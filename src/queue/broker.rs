@@ -95,7 +95,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// How old the job is that is next in line, by Redis's clock; zero where nothing waits, or its age is not known.
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError>;
 
-    /// Whose job it is, hashed; `None` where the queue is not shared fairly.
+    /// The job's owner, hashed; `None` where the queue is not shared fairly.
     fn owner(&self, delivery: &Delivery) -> Option<u64>;
 
     /// Position of a waiting job in the order of claims; without an id, only the number of waiting jobs.

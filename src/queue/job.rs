@@ -90,17 +90,16 @@ pub struct Completion {
     pub result: String,
 }
 
-/// What became of jobs that have ended well, and of a claim beside them.
+/// The results of completions, and of a claim in the same call.
 #[derive(Debug)]
 pub struct Completed {
-    /// What writing each of them came to.
+    /// The result of each write.
     pub settled: Vec<Result<Settled, BrokerError>>,
-    /// What was claimed into their slots; `None` when nothing was to be, or could be by this call: the claim's number has
-    /// not been used.
+    /// The jobs claimed into their slots; `None` if the call made no claim, so that the claim's number is unused.
     pub claimed: Option<Result<Vec<Delivery>, BrokerError>>,
 }
 
-/// What a write of an outcome came to.
+/// The result of a write of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     /// The outcome is written, by this call or by an earlier send of it.
@@ -142,7 +141,7 @@ pub struct Note {
     pub replica: String,
 }
 
-/// What a sweep for orphaned jobs found.
+/// The result of a sweep for orphaned jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Put back, to be claimed again.

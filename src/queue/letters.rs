@@ -103,7 +103,7 @@ pub struct Listed {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What kind of failure its last one was; absent where its history does not say.
+    /// The class of its last failure; absent where its history names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     #[serde(skip)]
@@ -169,7 +169,7 @@ pub(super) fn read_page((rows, next, seen): Rows) -> Result<Page, BrokerError> {
 pub struct RetryOrder<'a> {
     /// Unique: the same order, sent again, retries nothing twice.
     pub id: &'a str,
-    /// Who gave it, for the job's history.
+    /// The operator, for the job's history.
     pub by: &'a str,
     /// Whether the job gets all of its attempts again; one more otherwise, as BullMQ has it.
     pub reset_attempts: bool,
@@ -181,7 +181,7 @@ impl RetryOrder<'_> {
     }
 }
 
-/// What became of a dead letter that was to be retried.
+/// The result of a retry of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retried {
     /// It went back to the queue, with this sending of the order or an earlier one.
@@ -194,7 +194,7 @@ pub enum Retried {
     Broken,
 }
 
-/// What became of a job that was to be removed.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
     /// It is gone, with all that was kept of it.

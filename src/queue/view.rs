@@ -143,7 +143,7 @@ pub struct Standing {
     pub owners: u64,
 }
 
-/// What a job that is in the line waits for.
+/// A waiting job's position in its line, and the limit that the line waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LineView {
@@ -189,7 +189,7 @@ pub struct HistoryLine {
     pub note: Note,
 }
 
-/// What the scripts add to a note that is repeated.
+/// Fields that the scripts add to a repeated note.
 #[derive(Debug, Default, Deserialize)]
 struct Repeats {
     times: Option<u64>,

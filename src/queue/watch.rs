@@ -21,7 +21,7 @@ const SIDE_BY_SIDE: usize = 32;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What becomes of a job.
+/// A change of a job.
 #[derive(Debug, Clone)]
 pub enum Update {
     /// It was claimed.

@@ -141,7 +141,7 @@ impl Drop for Vacate<'_> {
     }
 }
 
-/// What the layers below say went wrong: the deadline, or a panic.
+/// Converts an error of the lower layers: a missed deadline, or a panic.
 fn failure_of(error: &BoxDynError) -> Failure {
     let panic = error.downcast_ref::<PanicError>();
     if let Some(PanicError(message)) = panic {

@@ -16,7 +16,7 @@ use crate::{
     retry::{Delay, RetryPolicy},
 };
 
-/// What becomes of a job whose type this worker does not know.
+/// The rule for jobs whose type this worker does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownTypes {
     /// It fails.
@@ -37,13 +37,13 @@ pub struct Dispatcher {
     pub gates: Option<Arc<Gates>>,
     /// Room for payloads that claims leave out.
     pub payloads: MemoryBudget,
-    /// What was paid for; `None` with the ledger switched off.
+    /// The ledger of paid calls; `None` when it is switched off.
     pub ledger: Option<Arc<Ledger>>,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
-    /// What failures come to.
+    /// The rules that turn failures into outcomes.
     pub rules: OutcomeRules,
-    /// What becomes of unknown types.
+    /// The rule for unknown types.
     pub unknown_types: UnknownTypes,
 }
 
@@ -102,7 +102,7 @@ impl Handle for Dispatcher {
     }
 }
 
-/// What a payload takes in memory, for each of its bytes: the bytes, and what is read from them.
+/// Memory for each byte of a payload: the byte itself, and the values parsed from it.
 const PAYLOAD_FACTOR: u64 = 2;
 
 impl Dispatcher {

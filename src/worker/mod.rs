@@ -59,7 +59,7 @@ pub struct Assignment {
     pub stops: Stops,
     /// Told which provider the job uses.
     pub holds: Arc<Holds>,
-    /// What becomes known of it on its way.
+    /// Facts recorded while it runs.
     pub course: Arc<Course>,
 }
 

@@ -31,7 +31,7 @@ pub enum Outcome {
         counts: bool,
         /// Why.
         reason: String,
-        /// Whose gate said so.
+        /// The provider whose gate delayed the job.
         waits_for: Option<Provider>,
         /// Whether the wait counts towards the longest that a job may wait for a breaker or for credit.
         adds_up: bool,
@@ -47,7 +47,7 @@ pub enum Outcome {
     },
     /// Refused by a limit before anything was sent: back to its place in the line.
     Limited {
-        /// Whose limit.
+        /// The provider with the exhausted limit.
         provider: Provider,
         /// When the limit may let it pass, from now.
         wait: Duration,
@@ -67,7 +67,7 @@ impl Outcome {
                 Class::ALL.into_iter().find(|class| class.as_str() == note.class)
             }
             Self::Limited { .. } => Some(Class::Blocked),
-            // What was never sent leaves no note.
+            // A call that was never sent leaves no note.
             Self::Later { waits_for, .. } => waits_for.map(|_| Class::Blocked),
             Self::Failed { note: None, .. } => None,
         }
@@ -150,7 +150,7 @@ impl Default for AccountWaits {
 }
 
 impl OutcomeRules {
-    /// What a failure after `tries` provider calls comes to.
+    /// Chooses the outcome of a failure after `tries` provider calls.
     pub fn of(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
         match failure.class() {
             Class::Cancelled => Outcome::Released,
@@ -223,7 +223,7 @@ impl OutcomeRules {
     }
 
     fn later(&self, delay: Duration, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
-        // What was never sent is no failed attempt, and leaves no line in the history.
+        // A call that was never sent does not count as a failed attempt, and leaves no line in the history.
         let sent = failure.class() != Class::Blocked;
         let note = sent.then(|| self.note(failure, delivery, tries, Some(delay)));
         Outcome::Later {

@@ -15,7 +15,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// What is in flight in a replica, over all of its queues, and the suspects among it.
+/// The jobs in flight in a replica, over all of its queues, and the suspects among them.
 #[derive(Debug, Default)]
 pub(super) struct Isolation {
     state: Mutex<State>,

@@ -128,7 +128,7 @@ impl Vitals {
         self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is counted for metrics.
+    /// The counters for metrics.
     pub const fn cells(&self) -> &QueueCells {
         &self.cells
     }

@@ -39,7 +39,7 @@ struct Bucket {
     tokens: u64,
 }
 
-/// What a call was charged.
+/// The charge of a call.
 #[derive(Debug)]
 pub(in crate::gate) struct Charge {
     bucket: u64,

@@ -17,7 +17,7 @@ const STRETCH: usize = 200;
 /// deliveries lost so far, whether the payload is left out.
 type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool);
 
-/// What a claim came to.
+/// The result of a claim.
 enum Answer {
     /// There is no lease.
     Unleased,
@@ -91,7 +91,7 @@ impl ApalisBroker {
         Ok(self.connection.invoke(&call).await?)
     }
 
-    /// What is left of a claim that was carried out before.
+    /// The jobs that are left of a claim that was carried out before.
     async fn left_of(&self, token: &str) -> Result<Vec<Row>, BrokerError> {
         let (mut rows, mut cursor) = (Vec::new(), 0u64);
         loop {

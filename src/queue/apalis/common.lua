@@ -11,7 +11,7 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + floor(tonumber(t[2]) / 1000)
 end
 
--- What a claim still has to do with a job.
+-- The relation of a claim to a job.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend
 --   'lost'     another claim holds the job, or the job is gone

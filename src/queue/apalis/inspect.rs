@@ -59,7 +59,7 @@ impl ApalisBroker {
             .into_iter()
             .chain(due)
             .map(|since| now.saturating_sub(since));
-        // What looks like a ULID of another year is some other text of that length.
+        // An id that parses as a ULID of another year is some other text of that length.
         Ok(ages.filter(|age| *age < A_YEAR).max().unwrap_or_default())
     }
 

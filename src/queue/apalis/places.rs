@@ -26,7 +26,7 @@ impl ApalisBroker {
         Ok(standing(self.connection.invoke(&call).await?))
     }
 
-    /// Whose job it is that has this payload, hashed.
+    /// The hashed owner of the job with this payload.
     pub(super) fn owner_of(&self, task: &[u8]) -> Option<u64> {
         let key = self.options.fairness?;
         let data = serde_json::from_slice::<Envelope<'_>>(task).map(|envelope| envelope.data.get());

@@ -14,7 +14,7 @@ use crate::{connection::Connection, keys::ApalisKeys, queue::BrokerError};
 
 /// How often a Redis (or a proxy) without client tracking is asked.
 const POLL: Duration = Duration::from_secs(1);
-/// What looks like a lack of client tracking may have been a passing fault.
+/// Time until the waiter tries client tracking again, because its refusal may have been a temporary fault.
 const POLL_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]

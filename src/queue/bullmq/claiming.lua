@@ -20,7 +20,7 @@ local function claim(want, now)
   local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
   local bytes, started = 0, text(now)
   local rows, ghosts, refused = {}, {}, {}
-  local MOST_ATTEMPTS = 4294967295 -- What the worker can count.
+  local MOST_ATTEMPTS = 4294967295 -- The worker stores attempts in 32 bits.
   local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'ats', 'defa', 'rjk', 'stc' }
 
   -- The job's fields; nil when there is none, or its key is something else. A script copies a payload several times, and

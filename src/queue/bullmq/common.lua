@@ -29,7 +29,7 @@ local function expect(p, ...)
   for _, name in ipairs({ ... }) do call(READ[name], p .. name) end
 end
 
--- What is written when a job is put where it waits, and when a claim ends.
+-- Checks the types of the keys that a script writes when it puts a job into a line, and when a claim ends.
 local function expect_lines(p)
   expect(p, 'meta', 'wait', 'paused', 'prioritized', 'pc', 'delayed', 'marker', 'events')
 end
@@ -228,7 +228,7 @@ end
 
 local CLAIM = { 'bw:claim', 'ats' }
 
--- What a claim still has to do with a job.
+-- The relation of a claim to a job.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend
 --   'gone'     the job no longer exists: this claim ended it without keeping it, or an operator or producer removed it

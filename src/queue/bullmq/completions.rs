@@ -6,7 +6,7 @@ use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 use super::{BullmqBroker, claim::Claimed, millis, scripts};
 use crate::queue::{BrokerError, ClaimNumber, Completed, Completion, Delivery, answers};
 
-/// What the claim beside the completions came to.
+/// The result of the claim in a call of completions.
 enum Beside {
     /// None was to be made, or no slot was freed.
     Nothing,

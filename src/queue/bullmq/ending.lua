@@ -11,13 +11,13 @@ local function retention(rule, default_count, default_ms)
   return count(rule.count, nil), seconds and seconds == seconds and seconds * 1000 or nil
 end
 
--- What is written when a job ends.
+-- Checks the types of the keys that a script writes when a job ends.
 local function expect_ends(...)
   expect_claims()
   expect(P, ...)
 end
 
--- What is written when a parent is told.
+-- Checks the types of the keys that a script writes when it reports to a parent.
 local function expect_parent(p)
   expect_lines(p)
   expect(p, 'waiting-children', 'failed')
@@ -188,7 +188,7 @@ local function file(id, set, now, kept, keep_count, keep_ms)
   if kept then entries[#entries + 1], entries[#entries + 2] = text(now), id end
 end
 
--- What is left to do when jobs have ended. A script that ends jobs ends with it, unless it goes on to claim.
+-- Finishes the work on ended jobs. A script that ends jobs calls it last, or before it claims.
 local function tidy(now)
   if not ended then return end
   retain(now)
@@ -199,7 +199,7 @@ local function tidy(now)
     and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
 end
 
--- What is read of a job that ends: what its claim is known by, and what says how.
+-- The fields that a script reads of an ending job: the mark of its claim, and the options of its end.
 local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
 
 -- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason.

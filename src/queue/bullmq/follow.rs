@@ -84,12 +84,12 @@ impl BullmqBroker {
     }
 }
 
-/// What an event says of a job.
+/// The content of an event about a job.
 pub(super) struct News {
     id: String,
-    /// What no look would show.
+    /// An update that a read of the job would not show.
     pub(super) at_once: Option<Update>,
-    /// What became of the job, where a look finds none.
+    /// The end of the job, for the case that a read no longer finds it.
     pub(super) if_gone: Option<Update>,
 }
 

@@ -21,7 +21,7 @@ impl BullmqBroker {
         Ok(standing(self.connection.invoke(&call).await?))
     }
 
-    /// Whose job it is that has this payload, hashed.
+    /// The hashed owner of the job with this payload.
     pub(super) fn owner_of(&self, payload: &[u8]) -> Option<u64> {
         let key = self.options.fairness?;
         Some(hash(&owner_of(payload, key.as_str())))
