@@ -20,7 +20,7 @@ tokio::task_local! {
 /// One request to a provider, as the guard sees it.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Whose limits and breaker apply.
+    /// The provider whose limits and breaker apply.
     pub provider: Provider,
     /// Names the call within its job, the same on each delivery of the job (`chat`, `image:2`): the key under
     /// which its reply can be kept.
@@ -182,7 +182,7 @@ pub(crate) enum Unusable {
 /// kept as paid.
 ///
 /// # Errors
-/// What the guard says; permanent for the second useless answer to a paid call, and for a final one.
+/// Returns the guard's failure; permanent for the second useless answer to a paid call, and for a final one.
 pub(crate) async fn ask<T: Send>(
     guard: &dyn Guard,
     call: &Call,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Provider;
 
-/// What kind of failure this is, and so who has to act on it.
+/// The class of a failure, which decides who has to act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -64,7 +64,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// Who has to act before such a call can succeed, and so whether the breaker counts it.
+/// The party that has to act before such a call can succeed, which decides whether the breaker counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Culprit {
     /// The provider or the network fails: the breaker counts the call, and the job is tried again.
@@ -90,7 +90,7 @@ impl Culprit {
     }
 }
 
-/// What is wrong with the account or with this deployment's configuration of it.
+/// A fault of the account, or of this deployment's configuration of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccountFault {
     /// The API key is refused.
@@ -280,12 +280,12 @@ impl Failure {
         self
     }
 
-    /// What kind of failure this is.
+    /// The class of the failure.
     pub const fn class(&self) -> Class {
         self.class
     }
 
-    /// Who has to act: decides whether the breaker counts the call.
+    /// The party that has to act, which decides whether the breaker counts the call.
     pub const fn culprit(&self) -> Culprit {
         match (self.culprit, self.class) {
             (Some(culprit), _) => culprit,
@@ -296,7 +296,7 @@ impl Failure {
         }
     }
 
-    /// What is wrong with the account or the deployment, as far as the provider's answer says.
+    /// The fault of the account or the deployment, as far as the provider's answer names it.
     pub const fn account_fault(&self) -> Option<AccountFault> {
         self.account_fault
     }
@@ -306,7 +306,7 @@ impl Failure {
         self.parameter.as_deref()
     }
 
-    /// What happened, without the causes underneath.
+    /// The message, without the underlying causes.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -170,7 +170,7 @@ impl Operator {
             line.limit = full_limit(&status, &room);
             let rpm = status.limits.requests_per_minute.map(|n| u64::from(n.get()));
             line.expected_start = rpm.zip(standing.ahead).map(|(rpm, ahead)| {
-                // What has room now starts now, what comes behind it one after the other.
+                // Jobs within the current room start now, the others one after the other.
                 let behind = ahead.saturating_sub(room.calls as u64);
                 status.now + millis(room.wait) + behind.saturating_mul(60_000) / rpm
             });

@@ -65,7 +65,7 @@ pub enum Successor {
     Model(String),
 }
 
-/// What a request for one model says beside its messages.
+/// The parameters of a request for one model, apart from its messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRequest {
     /// The model's name.
@@ -182,7 +182,7 @@ impl ModelTable {
         Ok(table)
     }
 
-    /// What a request for this model says.
+    /// The parameters of a request for this model.
     pub fn request(&self, model: &str, effort: &ReasoningEffort) -> ModelRequest {
         let family = self.family_of(model);
         let least = || {

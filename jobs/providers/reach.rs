@@ -115,8 +115,8 @@ async fn send(peer: &Peer, request: Request) -> Result<Option<Answer>, Failure> 
     }
 }
 
-/// What the list of models says of the key and of the model. Many providers serve none, and a key need not be allowed to
-/// read it.
+/// Reads the list of models to check the key and the model. Many providers serve no list, and a key may lack the right
+/// to read it.
 async fn model_list(
     peer: &Peer,
     settings: &OpenAiSettings,

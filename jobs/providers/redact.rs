@@ -18,7 +18,7 @@ pub(super) fn redact(body: Bytes, key: &SecretString) -> Bytes {
     let (mut redacted, mut kept, mut at) = (Vec::new(), 0, 0);
     while let Some(further) = body[at..].iter().position(begins) {
         at += further;
-        // Who begins inside of a run of backslashes finds no more than who began in front of it.
+        // A search that begins inside a run of backslashes finds no more than one that began in front of it.
         let inside = at > 0 && body[at - 1..].starts_with(br"\\");
         match if inside { None } else { found(&body[at..], key) } {
             Some(length) => {

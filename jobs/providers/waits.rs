@@ -25,7 +25,7 @@ const RETRY_HEADERS: [(&str, f64); 3] = [
     ("retry-after", 1.0),
 ];
 
-/// What each limit calls the header of its rest and the header of its reset.
+/// Names of the headers of each limit: the remaining room, and the time of the reset.
 const LIMIT_HEADERS: [(&str, &str); 8] = [
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
     ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),

@@ -25,7 +25,7 @@ const SLOW: Duration = Duration::from_millis(10);
 /// Apart from Redis's clock by more than this, logs of replicas are hard to read together.
 const CLOCKS_APART: Duration = Duration::from_secs(2);
 
-/// What INFO says.
+/// The fields of INFO.
 struct Info(HashMap<String, String>);
 
 impl Info {
@@ -100,7 +100,7 @@ fn unreachable(error: &RedisError) -> Finding {
     Finding::failure("redis", error.to_string(), cure)
 }
 
-/// What was wrong with TLS, if that was it.
+/// The error of TLS, if TLS was the cause.
 fn tls_fault(error: &RedisError) -> Option<&rustls::Error> {
     let inner: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
     inner.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()

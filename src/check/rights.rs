@@ -134,7 +134,7 @@ pub(super) async fn look(config: &Config, connection: &Connection) -> Finding {
     }
     for pattern in patterns(config) {
         let key = format!("{}x", pattern.trim_end_matches('*'));
-        // What only the retirement of Bottleneck touches is no fault.
+        // Missing rights for the keys of Bottleneck are not a fault: only `--retire-bottleneck` needs them.
         let optional = pattern == "b_*" || pattern == "bottleneck:*";
         match may(connection, &user, &format!("set {key} v")).await {
             Ok(false) if !optional => lacks.push(format!("~{pattern}")),

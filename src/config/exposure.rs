@@ -5,7 +5,7 @@ use url::{Host, Url};
 use super::Config;
 
 impl Config {
-    /// What leaves the HTTP port more open than a deployment should.
+    /// The settings that leave the HTTP port more open than a deployment should.
     pub fn access_faults(&self) -> Vec<&'static str> {
         let mut faults = Vec::new();
         if self.access.admin.is_none() && self.access.admin_from_loopback {

@@ -32,7 +32,7 @@ use crate::{
     worker::dispatch::UnknownTypes,
 };
 
-/// What the process exits with when the configuration is wrong (`EX_USAGE`).
+/// Exit code for a wrong configuration (`EX_USAGE`).
 pub const EXIT_CODE: u8 = 64;
 
 /// A queue to serve.
@@ -55,13 +55,13 @@ pub struct Config {
     pub port: u16,
     /// The queues to serve.
     pub queues: Vec<QueueSpec>,
-    /// What the handlers need.
+    /// Settings of the handlers.
     pub handlers: Settings,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
     /// Breakers and limits; `None` with both switched off.
     pub gates: Option<GatesSettings>,
-    /// Who may call the HTTP routes.
+    /// Access rules of the HTTP routes.
     pub access: Access,
     /// How often one user may enqueue over HTTP.
     pub user_window: Window,
@@ -77,11 +77,11 @@ pub struct Config {
     pub platform_drain: Option<Duration>,
     /// How long the answers of paid calls are kept; `None` with the ledger switched off.
     pub ledger_ttl: Option<Duration>,
-    /// What becomes of a paid call whose answer was lost.
+    /// The rule for a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
     /// Whether retries of BullMQ jobs whose producer names no backoff are spread by ours.
     pub spreads_retries: bool,
-    /// What becomes of jobs of unknown types.
+    /// The rule for jobs of unknown types.
     pub unknown_types: UnknownTypes,
     /// How queues are kept.
     pub broker: BrokerOptions,
@@ -228,7 +228,7 @@ impl Config {
         Ok(Self { effective, ..config })
     }
 
-    /// What the platform will do to jobs in flight at a deployment, where that is less than they were promised.
+    /// Describes the effect on jobs in flight if the platform grants less drain time than the configuration promises.
     pub fn drain_fault(&self) -> Option<String> {
         let platform = self.platform_drain.filter(|drain| *drain < self.drain)?;
         Some(format!(
@@ -434,7 +434,7 @@ fn replica(env: &mut Reader<'_>) -> String {
     )
 }
 
-/// What a name may hold of a text.
+/// Reduces a text to the characters that a name may contain.
 fn fit_for_a_name(text: &str) -> String {
     text.chars()
         .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))

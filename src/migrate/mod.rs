@@ -35,7 +35,7 @@ pub(crate) use start::before_claiming;
 use self::{ledger::Ledger, list::Migration, scope::Scope};
 use crate::{connection::Connection, keys::MigrationKeys};
 
-/// What the process exits with when the keyspace is of a later version (`EX_DATAERR`).
+/// Exit code for a keyspace of a later version (`EX_DATAERR`).
 pub const EXIT_NEWER: u8 = 65;
 
 /// How long the lock lasts without a sign of life.
@@ -108,7 +108,7 @@ pub struct Done {
     pub name: &'static str,
     /// Keys that it changed.
     pub changed: u64,
-    /// What an operator should know.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 
@@ -225,7 +225,7 @@ impl Migrator {
         Ok(done)
     }
 
-    /// Whose keys there are: one walk over the keyspace, in small bites.
+    /// Lists the owners of keys, in one walk over the keyspace in small batches.
     async fn owners(&self, scope: Scope, dry_run: bool) -> Result<BTreeSet<String>, MigrateError> {
         let mut owners = BTreeSet::new();
         let Some(pattern) = scope.pattern() else {

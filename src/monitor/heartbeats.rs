@@ -41,11 +41,11 @@ pub struct Replica {
     pub name: String,
     /// When that was, ms since 1970 by Redis's clock.
     pub seen: u64,
-    /// What it does.
+    /// Its work.
     pub work: Work,
 }
 
-/// What a replica does.
+/// The work of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Work {
@@ -57,7 +57,7 @@ pub struct Work {
     pub queues: Vec<QueueWork>,
 }
 
-/// What a replica does in one queue.
+/// The work of a replica in one queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueWork {

@@ -27,7 +27,7 @@ const KEEP: u64 = 120;
 /// How many counts a minute has.
 const COUNTS: usize = 6;
 
-/// What jobs came to in some time. The order of the fields is that of the counts in Redis.
+/// Outcomes of jobs in a span of time. The order of the fields is that of the counts in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Came {
     /// Completed.
@@ -94,7 +94,7 @@ impl Came {
 pub struct Minutes(BTreeMap<u64, [u64; COUNTS]>);
 
 impl Minutes {
-    /// What the jobs came to in the `length` minutes up to and with `last`.
+    /// Outcomes of the jobs in the `length` minutes up to and with `last`.
     pub fn window(&self, last: u64, length: u64) -> Came {
         let first = (last + 1).saturating_sub(length);
         let mut sum = [0u64; COUNTS];
@@ -142,7 +142,7 @@ pub struct Reporter {
 
 #[derive(Debug, Default)]
 struct Told {
-    /// What Redis has counted.
+    /// The counts in Redis.
     counted: Came,
     /// A report that may or may not have arrived: it is sent again as it was, before anything newer.
     sent: Option<Came>,

@@ -59,14 +59,14 @@ pub struct QueueReading {
     pub oldest: Duration,
 }
 
-/// What Redis says of the fleet.
+/// The state of the fleet, as read from Redis.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
     /// The queues.
     pub queues: Vec<QueueReading>,
     /// The gates; none with breakers and limits switched off.
     pub gates: Vec<Status>,
-    /// What the jobs came to.
+    /// The outcomes of the jobs.
     pub minutes: Minutes,
     /// When the provider shuts the flashcards' model down, ms since 1970, where a day is known.
     pub model_shutdown: Option<u64>,
@@ -217,7 +217,7 @@ impl Monitor {
     }
 
     async fn read(&self) -> Result<Reading, BrokerError> {
-        // What this replica has not reported yet would be missing.
+        // Reports this replica's latest counts first, which the reading would otherwise miss.
         self.reporter.report(&self.workers).await?;
         let queues = self.operator.queues().iter().map(|broker| async move {
             Ok::<_, BrokerError>(QueueReading {

@@ -31,7 +31,7 @@ impl WriteProbe {
         }
     }
 
-    /// What Redis says where it answers and refuses the write.
+    /// Redis's error, if it answers but refuses the write.
     pub(super) async fn refusal(&self) -> Option<String> {
         let mut last = self.last.lock().await;
         if let Some((at, refusal)) = &*last

@@ -61,7 +61,7 @@ impl IntoResponse for Denied {
     }
 }
 
-/// What the headers of forwarders begin with.
+/// Prefixes of the headers that proxies add.
 const FORWARDED: [&str; 12] = [
     "forwarded",
     "via",

@@ -16,7 +16,7 @@ const STEP: usize = 200;
 const SENDS: u32 = 3;
 const BETWEEN_SENDS: Duration = Duration::from_millis(250);
 
-/// Who wants dead letters retried, and how.
+/// An operator's order to retry dead letters.
 #[derive(Debug, Clone)]
 pub struct Order {
     id: String,
@@ -35,7 +35,7 @@ impl Order {
     }
 }
 
-/// What a mass retry, or a step of it, came to.
+/// The counts of a mass retry, or of a step of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Haul {
     /// Put back.

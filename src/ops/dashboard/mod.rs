@@ -56,7 +56,7 @@ const STUCK: Duration = Duration::from_secs(15);
 /// The longest stream.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// What the viewers of a replica share.
+/// State that the viewers of a replica share.
 #[derive(Debug, Clone)]
 pub struct Dashboard(Arc<Shared>);
 
@@ -255,7 +255,7 @@ pub(super) async fn page() -> Response {
 mod tests {
     use super::*;
 
-    /// What ends an element early would not be what was hashed; and what the policy forbids is not there to begin with.
+    /// A closing tag inside the style or script would change the hashed text, and the policy forbids some constructs.
     #[test]
     fn the_page_is_what_its_policy_allows() {
         assert!(!STYLE.contains("</") && !SCRIPT.contains("</"));

@@ -116,7 +116,7 @@ impl Sampler {
             if let Ok(Ok(full)) = full {
                 self.full = full;
             }
-            // What cannot be read this time is shown as it was; its age shows in what it says.
+            // A failed read keeps the earlier heartbeats; their age shows in their timestamps.
             if let Ok(Ok(replicas)) = replicas {
                 self.replicas = Some(replicas);
             }

@@ -55,7 +55,7 @@ impl Story {
         self.ended
     }
 
-    /// What an update adds.
+    /// Returns the events that an update adds.
     pub(super) fn hear(&mut self, update: &Update) -> Vec<Told> {
         if self.ended {
             return Vec::new();

@@ -65,7 +65,7 @@ label! {
 }
 
 label! {
-    /// What a provider answered.
+    /// A provider's answer.
     Answer {
         /// Success.
         Success = "2xx",
@@ -109,7 +109,7 @@ label! {
 }
 
 impl RedisFault {
-    /// What kind of failure this is.
+    /// Classifies an error.
     pub fn of(error: &RedisError) -> Self {
         if error.is_timeout() {
             Self::Timeout

@@ -29,7 +29,7 @@ use crate::gate::{Reason, State};
 const PROVIDERS: usize = Provider::ALL.len();
 const CLASSES: usize = JobClass::COUNT;
 
-/// What the whole process counts.
+/// The counters of the whole process.
 pub static PROCESS: Process = Process::new();
 
 /// See [`PROCESS`].
@@ -110,7 +110,7 @@ impl Process {
     }
 }
 
-/// What one queue's worker counts.
+/// The counters of one queue's worker.
 #[derive(Debug)]
 pub struct QueueCells {
     /// Deliveries that ended, by job type, outcome and class of failure.

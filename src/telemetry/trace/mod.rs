@@ -49,7 +49,7 @@ pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<Exportin
     Ok(exporting)
 }
 
-/// What a span is about, as OTLP numbers it.
+/// The kind of a span, with OTLP's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanKind {
     /// Work inside of the service.
