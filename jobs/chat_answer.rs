@@ -62,7 +62,7 @@ pub(crate) struct ChatAnswer {
     pub(crate) tokens: TokenCounts,
     /// The model that the provider names; empty when it names none.
     pub(crate) model: String,
-    /// Whether the answer has any choice at all.
+    /// True if the answer has any choice at all.
     pub(crate) has_choice: bool,
 }
 

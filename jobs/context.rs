@@ -27,7 +27,7 @@ pub struct Call {
     pub step: Cow<'static, str>,
     /// Tokens that the call will use at most, for providers that limit tokens; 0 elsewhere.
     pub estimated_tokens: u64,
-    /// Whether the call costs money, so that its reply is stored. A free call is repeated instead, because a stored
+    /// True if the call costs money, so that its reply is stored. A free call is repeated instead, because a stored
     /// reply would be out of date.
     pub paid: bool,
 }
@@ -105,14 +105,14 @@ pub trait Guard: Send + Sync {
 pub(crate) struct Reading<T> {
     /// The contents of the answer.
     pub(crate) value: T,
-    /// Whether the job can use it.
+    /// True if the job can use it.
     pub(crate) is_useful: bool,
 }
 
 /// The answer that a handler works with.
 pub(crate) struct Asked<T> {
     pub(crate) reading: Reading<T>,
-    /// Whether a useless answer of an earlier delivery was replaced by this one: it is not asked for yet again.
+    /// True if a useless answer of an earlier delivery was replaced by this one: it is not asked for yet again.
     pub(crate) is_second: bool,
 }
 

@@ -52,7 +52,7 @@ impl Class {
         }
     }
 
-    /// Whether the same call may succeed when it is simply made again.
+    /// Returns true if the same call may succeed when it is simply made again.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::Transient | Self::RateLimited)
     }
@@ -321,12 +321,12 @@ impl Failure {
         self.status
     }
 
-    /// Whether the request was sent and its outcome is unknown.
+    /// Returns true if the request was sent and its outcome is unknown.
     pub const fn is_answer_lost(&self) -> bool {
         self.answer_lost
     }
 
-    /// Whether a limit stood in the way: the call was not sent, and the job keeps its place in the line.
+    /// Returns true if a limit refused the call: it was not sent, and the job keeps its place in the line.
     pub const fn is_limited(&self) -> bool {
         self.limited
     }

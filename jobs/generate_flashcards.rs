@@ -139,7 +139,7 @@ impl Payload {
             .filter(|count| (FEWEST_REQUESTED..=MOST_CARDS).contains(count))
     }
 
-    /// Whether the backs are translations: both languages are given, and differ.
+    /// Returns true if the backs are translations: both languages are given, and differ.
     fn wants_translations(&self) -> bool {
         match (
             payload::given(self.native_language.as_ref()),

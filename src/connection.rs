@@ -73,7 +73,7 @@ impl RedisAddress {
         &self.url
     }
 
-    /// Whether it is spoken to over TLS.
+    /// Returns true if the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         let info = self.url.expose_secret().into_connection_info();
         info.is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))

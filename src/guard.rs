@@ -93,7 +93,8 @@ impl<'a> JobGuard<'a> {
         }
     }
 
-    /// Whether the job may keep its slot while it waits for a gate, before it has paid for anything. It may by default.
+    /// Sets whether the job may keep its slot while it waits for a gate, before its first paid call. Allowed by
+    /// default.
     #[must_use]
     pub fn waiting_in_slot(self, waits_in_slot: bool) -> Self {
         Self {

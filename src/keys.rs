@@ -215,7 +215,7 @@ impl BullKeys {
         format!("{}bw:apart:{id}", self.prefix)
     }
 
-    /// Whether a job may be called so: its keys would otherwise be the queue's, or another job's.
+    /// Returns true if `id` is valid for a job. Any other id would form keys of the queue, or of another job.
     pub fn is_job_id(id: &str) -> bool {
         !id.is_empty() && !id.contains(':') && !Self::RESERVED.contains(&id)
     }

@@ -60,7 +60,7 @@ pub enum BreakerError {
     Redis(#[from] redis::RedisError),
 }
 
-/// Whether one of a provider's limits may be exhausted.
+/// Returns true if one of a provider's limits may be exhausted.
 fn is_full(status: &Status) -> bool {
     let full =
         |used: u64, limit: Option<NonZeroU32>| limit.is_some_and(|limit| used >= u64::from(limit.get()));

@@ -131,7 +131,7 @@ const LANGUAGES: &[&[&str]] = &[
     &["zu", "zul", "zulu", "isizulu"],
 ];
 
-/// Whether both texts name one language, whatever its region, script and spelling.
+/// Returns true if both texts name one language, whatever its region, script and spelling.
 pub(super) fn is_same(one: &str, other: &str) -> bool {
     canonical(one) == canonical(other)
 }

@@ -104,7 +104,7 @@ fn without_html(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// Whether a text asks something: by its mark in any script, or by an English beginning such as "What is the".
+/// Returns true if a text asks something: by its mark in any script, or by an English beginning such as "What is the".
 pub(super) fn is_question(text: &str) -> bool {
     let marks = ['?', '？', '؟', '⸮', '՞', '፧', '\u{37e}'];
     // The mark can stand before quotes, brackets or a full stop. Inside of a title it does not ask.

@@ -67,7 +67,7 @@ struct Rule {
     codes: &'static [&'static str],
     /// Parts of messages, in lower case; `&` joins parts that must all be there.
     words: &'static [&'static str],
-    /// Whether it is about language models: for Azure Speech and Vision the same words mean the recording or image.
+    /// True if it is about language models: for Azure Speech and Vision the same words mean the recording or image.
     models_only: bool,
 }
 
@@ -513,7 +513,7 @@ fn meaning(provider: Provider, status: u16, body: &ErrorBody) -> Option<Meaning>
     found.or(is_parameter.then_some(Meaning::Account(AccountFault::Parameter)))
 }
 
-/// Whether a code names a limit of the account in front of the known words: `project_spend_limit_exceeded`.
+/// Returns true if a code names a limit of the account in front of the known words: `project_spend_limit_exceeded`.
 fn is_limit_of(code: &str, body: &ErrorBody) -> bool {
     code == "spend_limit_exceeded"
         && body

@@ -94,7 +94,7 @@ impl Dialect {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether the provider takes the whole request.
+    /// Returns true if the provider takes the whole request.
     pub fn is_whole(&self) -> bool {
         *self == Self::default()
     }
@@ -333,12 +333,12 @@ impl Memory {
     }
 }
 
-/// Whether another dialect may be taken where this failure came.
+/// Returns true if another dialect may be taken where this failure came.
 pub(super) fn is_about_a_parameter(failure: &Failure) -> bool {
     failure.account_fault() == Some(AccountFault::Parameter)
 }
 
-/// Whether the model does not exist. A refusal of access says nothing of the kind.
+/// Returns true if the model does not exist. A refusal of access says nothing of the kind.
 pub(super) fn is_about_a_missing_model(failure: &Failure) -> bool {
     failure.account_fault() == Some(AccountFault::Model) && !matches!(failure.status(), Some(401 | 403))
 }

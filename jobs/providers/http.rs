@@ -104,7 +104,7 @@ impl Transport {
     }
 }
 
-/// Whether the connection was closed before a byte of an answer.
+/// Returns true if the connection was closed before a byte of an answer.
 fn is_closed(error: &Unanswered) -> bool {
     for cause in causes(error) {
         if let Some(error) = cause.downcast_ref::<hyper::Error>()

@@ -73,8 +73,8 @@ pub struct ModelRequest {
     /// `reasoning_effort`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<String>,
-    /// Whether `prompt_cache_options` turns automatic cache writes off. A deck's prompt is sent once, and its static part
-    /// is too short to be cached: a write would be paid for nothing.
+    /// True if `prompt_cache_options` turns automatic cache writes off. A deck's prompt is sent once, and its static
+    /// part is too short to be cached: a write would be paid for nothing.
     #[serde(default)]
     pub explicit_cache: bool,
     /// Tokens that its reasoning may take beside the answer.

@@ -147,7 +147,7 @@ impl OpenAi {
         }
     }
 
-    /// Whether the request may be taken in another dialect.
+    /// Returns true if the request may be taken in another dialect.
     fn can_adapt(&self, dialect: &Dialect, failure: &Failure) -> bool {
         is_about_a_parameter(failure) || self.successor(dialect, failure).is_some()
     }

@@ -79,7 +79,7 @@ pub struct Config {
     pub ledger_ttl: Option<Duration>,
     /// The rule for a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
-    /// Whether retries of BullMQ jobs whose producer names no backoff are spread by ours.
+    /// True if this worker's back-off spaces retries of BullMQ jobs whose producer names none.
     pub spreads_retries: bool,
     /// The rule for jobs of unknown types.
     pub unknown_types: UnknownTypes,

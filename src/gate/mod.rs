@@ -161,7 +161,7 @@ impl Gates {
         self.all().find(|gate| gate.breaker() == name)
     }
 
-    /// Whether Redis gave no verdict when it was last asked for one.
+    /// Returns true if the latest request to Redis failed.
     pub fn is_redis_away(&self) -> bool {
         self.shared.redis_away.load(Ordering::Relaxed)
     }

@@ -137,7 +137,7 @@ impl Gate {
         self.wire.desk.settings.breaker.name()
     }
 
-    /// Whether a call that took so long counts as a failure, whatever it has brought; noted in the log.
+    /// Returns true if a call that took so long counts as a failure, whatever it has brought; noted in the log.
     pub(super) fn is_slow(&self, took: Duration) -> bool {
         let Some(slow_after) = self
             .wire
@@ -226,7 +226,7 @@ impl Gate {
         })
     }
 
-    /// Whether the provider's requests of a minute are limited.
+    /// Returns true if the provider's requests of a minute are limited.
     pub fn limits_requests(&self) -> bool {
         self.wire.desk.settings.limits.requests_per_minute.is_some()
     }

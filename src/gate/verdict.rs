@@ -102,7 +102,7 @@ words! {
 }
 
 impl Reason {
-    /// Whether a limit refused the call, not the breaker. After a limit the job keeps its place in the line.
+    /// Returns true if a limit refused the call, not the breaker. After a limit the job keeps its place in the line.
     pub const fn is_limit(self) -> bool {
         !matches!(self, Self::Open | Self::HalfOpen)
     }

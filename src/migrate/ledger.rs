@@ -97,7 +97,7 @@ impl Ledger {
         self.0.contains_key(&version)
     }
 
-    /// Whether this worker may run on the keyspace.
+    /// Checks that this worker may run on the keyspace.
     pub(super) fn admits_us(&self) -> Result<(), MigrateError> {
         let newer = self.unknown().find(|(_, entry)| entry.older == Older::Refuse);
         match newer {

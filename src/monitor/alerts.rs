@@ -233,7 +233,7 @@ pub struct Alert {
     pub name: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// Whether it is so.
+    /// True if the alert fires.
     pub firing: bool,
     /// What was compared; `null` when it cannot be known, because Redis is away.
     pub value: Option<f64>,

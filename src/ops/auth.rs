@@ -33,9 +33,9 @@ pub struct Access {
     pub enqueue: Option<SecretString>,
     /// For reads, where they are not open.
     pub read: Option<SecretString>,
-    /// Whether this host may change something where no admin token is set.
+    /// True if this host may change something where no admin token is set.
     pub admin_from_loopback: bool,
-    /// Whether the last address of `X-Forwarded-For` is the caller's: behind a proxy that sets it.
+    /// True if the last address of `X-Forwarded-For` is the caller's: behind a proxy that sets it.
     pub trust_proxy: bool,
 }
 
@@ -78,7 +78,7 @@ const FORWARDED: [&str; 12] = [
 ];
 
 impl Access {
-    /// Whether a caller may change something.
+    /// Checks that a caller may change something.
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
@@ -98,7 +98,7 @@ impl Access {
         }
     }
 
-    /// Whether a caller may add jobs.
+    /// Checks that a caller may add jobs.
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
@@ -115,7 +115,7 @@ impl Access {
         }
     }
 
-    /// Whether a caller may read.
+    /// Checks that a caller may read.
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
@@ -154,7 +154,7 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port)
 }
 
-/// Whether the peer is this host itself, by the addresses that only it has.
+/// Returns true if the peer is this host itself, by the addresses that only it has.
 fn is_loopback(peer: SocketAddr) -> bool {
     let ip = peer.ip().to_canonical();
     ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
@@ -166,7 +166,7 @@ fn is_forwarded(headers: &HeaderMap) -> bool {
         .any(|name| FORWARDED.iter().any(|start| name.as_str().starts_with(start)))
 }
 
-/// Whether the caller is no browser that acts for another site: see the module's own words.
+/// Checks that the request does not come from a browser that acts for another site (see the module).
 fn is_of_this_host(headers: &HeaderMap) -> Result<(), Denied> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let host = host(headers);
@@ -205,12 +205,12 @@ fn is_loopback_name(host: &str) -> bool {
     named(host, |ip| ip.to_canonical().is_loopback())
 }
 
-/// Whether a `Host` is `localhost` or an address: no name that an attacker could bind to an address.
+/// Returns true if a `Host` is `localhost` or an address: no name that an attacker could bind to an address.
 fn is_address(host: &str) -> bool {
     named(host, |_| true)
 }
 
-/// Whether a `Host` is `localhost`, or an address that `fits`.
+/// Returns true if a `Host` is `localhost`, or an address that `fits`.
 fn named(host: &str, fits: impl Fn(IpAddr) -> bool) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;

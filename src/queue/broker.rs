@@ -185,7 +185,7 @@ pub struct BrokerOptions {
     /// The field of a job's payload that names its owner: within a priority, owners take turns. `None`: first come, first
     /// served.
     pub fairness: Option<FieldName>,
-    /// Whether claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
+    /// True if claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
     pub leave_out_large: bool,
 }
 
@@ -220,8 +220,8 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// Whether Redis itself answered with an error that will not go away by asking again: a key of a wrong type,
-    /// say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
+    /// Returns true if Redis itself answered with an error that will not go away by asking again: a key of a wrong
+    /// type, say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Redis(error) => Meaning::of(error) == Meaning::Impossible,

@@ -51,7 +51,7 @@ pub struct Delivery {
     pub backoff: Option<QueueBackoff>,
     /// How long the job has been made to wait by limits and breakers so far.
     pub waited: Duration,
-    /// Whether this is the job's first delivery to any worker.
+    /// True if this is the job's first delivery to any worker.
     pub first: bool,
     /// Earlier deliveries that ended without an outcome.
     pub lost: u32,
@@ -113,7 +113,7 @@ pub enum Settled {
 pub struct Later<'a> {
     /// From now, by Redis's clock.
     pub delay: Duration,
-    /// Whether this delivery used up one of the job's attempts.
+    /// True if this delivery used up one of the job's attempts.
     pub counts: bool,
     /// Why the job waits, as the operator's views show it.
     pub reason: &'a str,
@@ -148,6 +148,6 @@ pub struct Recovered {
     pub requeued: u64,
     /// Failed, because too many deliveries ended without an outcome.
     pub poisoned: u64,
-    /// Whether another sweep would find more.
+    /// True if another sweep would find more.
     pub more: bool,
 }

@@ -171,7 +171,7 @@ pub struct RetryOrder<'a> {
     pub id: &'a str,
     /// The operator, for the job's history.
     pub by: &'a str,
-    /// Whether the job gets all of its attempts again; one more otherwise, as BullMQ has it.
+    /// True if the job gets all of its attempts again; one more otherwise, as BullMQ has it.
     pub reset_attempts: bool,
 }
 

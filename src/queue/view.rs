@@ -10,7 +10,7 @@ use super::Note;
 /// How many jobs a queue holds in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Whether the queue is paused: workers claim none of its jobs.
+    /// True if the queue is paused: workers claim none of its jobs.
     pub paused: bool,
     /// Ready to run.
     pub waiting: u64,

@@ -151,7 +151,7 @@ impl Watchers {
         }
     }
 
-    /// Whether the job has a watcher.
+    /// Returns true if the job has a watcher.
     pub(super) fn of(&self, id: &str) -> bool {
         self.lock().jobs.contains_key(id)
     }

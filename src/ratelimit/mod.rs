@@ -56,7 +56,7 @@ pub struct Window {
 /// What a window says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
-    /// Whether the request may pass.
+    /// True if the request may pass.
     pub allowed: bool,
     /// The most requests in the window.
     pub limit: u32,
@@ -144,7 +144,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Whether one more request of a user's may pass.
+    /// Returns true if one more request of a user's may pass.
     async fn lets_pass(limits: &RateLimits, user: &str, action: &str, window: Window, request: &str) -> bool {
         let taken = limits.take(&Subject::User(user), action, window, request).await;
         taken.unwrap().unwrap().allowed

@@ -289,7 +289,7 @@ impl QueueWorker {
         }
     }
 
-    /// Whether a claim would be of use now.
+    /// Returns true if a claim would be of use now.
     pub(super) fn wants_jobs(&self) -> bool {
         !self.shutdown.closing.is_cancelled()
             && !self.idle.load(Ordering::Relaxed)

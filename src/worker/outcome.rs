@@ -27,13 +27,13 @@ pub enum Outcome {
     Later {
         /// From now.
         delay: Duration,
-        /// Whether an attempt was used up.
+        /// True if an attempt was used up.
         counts: bool,
         /// Why.
         reason: String,
         /// The provider whose gate delayed the job.
         waits_for: Option<Provider>,
-        /// Whether the wait counts towards the longest that a job may wait for a breaker or for credit.
+        /// True if the wait counts towards the longest that a job may wait for a breaker or for credit.
         adds_up: bool,
         /// For the history.
         note: Option<Note>,
@@ -100,7 +100,8 @@ pub struct OutcomeRules {
     pub max_wait: Duration,
     /// How soon jobs ask again after a fault of their provider's account.
     pub account_waits: AccountWaits,
-    /// Whether retries of jobs whose producer names no backoff are spread by ours; at once otherwise, as BullMQ does.
+    /// True if this worker's back-off spaces retries of jobs whose producer names none. Otherwise such retries start at
+    /// once, as in BullMQ.
     pub spreads_retries: bool,
     /// Names this replica in histories.
     pub replica: String,

@@ -136,7 +136,7 @@ impl Slots {
         self.peak.fetch_max(jobs.len(), Ordering::Relaxed);
     }
 
-    /// Whether the job is in flight here already.
+    /// Returns true if the job is in flight here already.
     pub fn holds(&self, lease: &Lease) -> bool {
         self.jobs().contains_key(lease)
     }
@@ -181,7 +181,7 @@ impl Slots {
         self.jobs().len()
     }
 
-    /// Whether nothing is in flight.
+    /// Returns true if nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -28,7 +28,7 @@ struct State {
     /// Jobs that are no suspects.
     others: usize,
     suspects: usize,
-    /// Whether a suspect runs.
+    /// True if a suspect runs.
     runs: bool,
 }
 
@@ -58,7 +58,7 @@ impl Isolation {
         })
     }
 
-    /// Whether a suspect is here, so that nothing may be claimed.
+    /// Returns true if a suspect is here, so that nothing may be claimed.
     pub(super) fn is_on(&self) -> bool {
         self.state().suspects > 0
     }

@@ -92,7 +92,7 @@ impl Turn<'_> {
         self.number
     }
 
-    /// Whether it was asked for before: then its answer does not say what there is to claim now.
+    /// Returns true if it was asked for before: then its answer does not say what there is to claim now.
     pub(super) const fn is_again(&self) -> bool {
         self.again
     }

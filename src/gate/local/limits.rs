@@ -58,9 +58,9 @@ impl Limits {
         }
     }
 
-    /// Whether a call may pass now, for one of `replicas`. The longest wait is told.
+    /// Checks whether a call may pass now, for one of `replicas`. A refusal names the longest wait.
     ///
-    /// `caution` is what the breaker leaves of the concurrency limit.
+    /// `caution` is the breaker's share of the concurrency limit.
     pub(super) fn check(
         &mut self,
         now: Instant,

@@ -50,7 +50,7 @@ impl Story {
         (story, told)
     }
 
-    /// Whether there is nothing more to tell.
+    /// Returns true if the client has received the end of the job.
     pub(super) const fn ended(&self) -> bool {
         self.ended
     }

@@ -109,7 +109,7 @@ impl Waiter {
     }
 }
 
-/// Whether Redis answered that it does not know or does not allow what it was asked.
+/// Returns true if Redis answered that it does not know or does not allow what it was asked.
 fn is_unknown(error: &redis::RedisError) -> bool {
     use redis::{ErrorKind, ServerErrorKind};
     matches!(
