@@ -161,7 +161,7 @@ impl Gates {
         self.all().find(|gate| gate.breaker() == name)
     }
 
-    /// Returns true if the latest request to Redis failed.
+    /// Returns true from a failed request to Redis until its next successful write.
     pub fn is_redis_away(&self) -> bool {
         self.shared.redis_away.load(Ordering::Relaxed)
     }
