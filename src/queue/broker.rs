@@ -1,7 +1,7 @@
 //! The interface between the worker and a queue in Redis, which both layouts (apalis and BullMQ) implement.
 //!
-//! [`Broker`] claims jobs, renews their leases and writes their outcomes; it also lists and inspects jobs for operators.
-//! [`BrokerOptions`] holds the settings of a queue, [`BrokerError`] the reasons why an operation fails.
+//! [`Broker`] claims jobs, renews their leases and writes their outcomes; it also lists and inspects jobs for
+//! operators. [`BrokerOptions`] holds the settings of a queue, [`BrokerError`] the reasons why an operation fails.
 
 use std::{convert::Infallible, fmt, time::Duration};
 

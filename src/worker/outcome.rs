@@ -249,7 +249,8 @@ impl OutcomeRules {
         }
     }
 
-    /// Fails a job whose total wait is over. The reason gives that wait; the failure's own text gives the last obstacle.
+    /// Fails a job whose total wait is over. The reason gives that wait; the failure's own text gives the last
+    /// obstacle.
     fn waited_long_enough(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
         let reason = match (self.max_wait.is_zero(), failure.class()) {
             (true, _) => excerpt(failure),
