@@ -26,7 +26,7 @@ use super::{
 };
 use crate::telemetry::metrics::{PROCESS, labels::Index};
 
-/// Ids that one renewal carries at most: its script blocks Redis for everyone.
+/// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
 /// Settlements that are delivered side by side.
 const DELIVER_CHUNK: usize = 64;

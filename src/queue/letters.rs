@@ -9,7 +9,7 @@ use super::{BrokerError, State, millis, view::read_history};
 
 /// Jobs on one page at most.
 const LONGEST_PAGE: usize = 200;
-/// Ids that one script looks at, at most, to fill a page: it blocks Redis for everyone.
+/// Ids that one script reads at most to fill a page, because it blocks Redis for all clients.
 const LOOKS: usize = 200;
 /// Dead letters that one script puts back, at most: some 25 µs each.
 pub(super) const RETRIES: usize = 50;

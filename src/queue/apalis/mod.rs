@@ -41,7 +41,7 @@ use crate::{
 
 /// Attempts of a job whose producer named none, or nonsense.
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
-/// Leases that one script renews at most: it blocks Redis for everyone.
+/// Leases that one script renews at most, because it blocks Redis for all clients.
 const RENEWALS: usize = 100;
 /// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
