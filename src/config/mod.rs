@@ -325,7 +325,7 @@ fn dotenv_fault(error: &dotenvy::Error) -> String {
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Drain time of the platform. Railway kills at once unless configured to wait; other platforms do not publish it.
+/// Drain time of the platform. Railway kills at once unless configured to wait; on other platforms it is unknown.
 fn platform_drain(env: &mut Reader<'_>) -> Option<Duration> {
     let seconds = env.optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
         text.parse()

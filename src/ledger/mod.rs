@@ -7,7 +7,7 @@
 //! job.
 //!
 //! An entry carries a digest of the payload, so that another job under the same id finds nothing. While Redis is away
-//! the worker makes calls without the ledger: the answer is then lost if the replica dies too.
+//! the worker makes calls without the ledger: the replica holds the answer in memory, and loses it only if it dies too.
 //!
 //! The ledger costs one round trip a paid call, after the gate's. The answer is sent at the same time as the permit's
 //! settlement.

@@ -3,7 +3,7 @@
 //! and remembers what it was asked. Used by the demo, by `backend-worker simulate` and by the tests.
 //!
 //! It derives its answers from their requests, so that each job's answer is recognisable and the same in each run. It
-//! has no access control: bind it to the loopback interface.
+//! neither holds nor protects secrets: bind it to the loopback interface.
 //!
 //! # Layout
 //! - `server`: connections and the route table. `exchange`: the course of one request, the same for all providers.

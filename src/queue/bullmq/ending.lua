@@ -199,7 +199,7 @@ local function tidy(now)
     and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
 end
 
--- The fields that a script reads of an ending job: the mark of its claim, and the options of its end.
+-- The fields that a script reads of an ending job: the mark of its claim, and the fields that decide how it ends.
 local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
 
 -- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason.
