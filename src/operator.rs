@@ -186,11 +186,11 @@ impl Operator {
         Ok(())
     }
 
-    /// Returns for each exhausted limit the jobs that wait for it. `known` holds a recent status of the gates, so that
+    /// Describes each exhausted limit and the jobs that wait for it. `known` holds a recent status of the gates, so that
     /// only gates that look full are asked.
     ///
     /// # Errors
-    /// Redis's.
+    /// Fails if Redis does.
     pub async fn full_limits(&self, known: &[Status]) -> Result<Vec<(Provider, String)>, BrokerError> {
         let mut full = Vec::new();
         for status in known.iter().filter(|status| is_full(status)) {
