@@ -1,7 +1,7 @@
 //! `assess-pronunciation`: a score for a spoken sentence, by Azure Speech.
 //!
 //! - `answer`: the scores, from what came back.
-//! - `feedback`: what the learner is told about them.
+//! - `feedback`: the texts for the learner about them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ const LONGEST_AUDIO: Duration = Duration::from_secs(30);
 const USUAL_LANGUAGE: &str = "en-US";
 /// The pronunciation score from which a sentence has passed.
 const PASS_SCORE: f64 = 60.0;
-/// What the learner is told when nothing was heard.
+/// Feedback for a recording without speech.
 const NO_SPEECH: &str = "No speech recognized. Please speak clearly, close to the microphone, and try again.";
 
 /// The payload of `assess-pronunciation`. Exactly one of the three `audio…` fields is given. The recording lasts at

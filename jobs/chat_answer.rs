@@ -62,7 +62,7 @@ pub(crate) struct ChatAnswer {
     pub(crate) tokens: TokenCounts,
     /// The model that the provider names; empty when it names none.
     pub(crate) model: String,
-    /// Whether the answer has any choice at all.
+    /// True if the answer has any choice at all.
     pub(crate) has_choice: bool,
 }
 
@@ -143,7 +143,7 @@ impl ChatAnswer {
             .map(content_text)
             .find(|text| !text.trim().is_empty());
         if written.is_none() {
-            // Some gateways ask for the schema as a tool: the deck stands in the call's arguments.
+            // Some gateways request the schema as a tool: the deck is then in the call's arguments.
             let call = tool_calls.and_then(first_item);
             let function = call.and_then(|call| Members::of(call, ["function"]).0[0]);
             written = [function, function_call]
@@ -248,7 +248,7 @@ impl TokenCounts {
     }
 }
 
-/// The text of a content: a string, parts with texts, or JSON that stands there in place of its text.
+/// The text of a content: a string, parts with texts, or JSON in place of its text.
 fn content_text(content: &str) -> String {
     if let Some(text) = string(content) {
         return text;

@@ -1,5 +1,5 @@
-//! What a handler may use while it runs: guarded provider calls. Everything that is shared between replicas
-//! (retry, breaker, limits, ledger, progress) sits behind [`Guard`], so a handler knows none of it.
+//! The interface of a running handler: guarded provider calls. [`Guard`] hides everything that replicas share
+//! (retry, breaker, limits, ledger, progress) from the handlers.
 
 use std::{
     borrow::Cow,
@@ -20,15 +20,15 @@ tokio::task_local! {
 /// One request to a provider, as the guard sees it.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Whose limits and breaker apply.
+    /// The provider whose limits and breaker apply.
     pub provider: Provider,
     /// Names the call within its job, the same on each delivery of the job (`chat`, `image:2`): the key under
     /// which its reply can be kept.
     pub step: Cow<'static, str>,
     /// Tokens that the call will use at most, for providers that limit tokens; 0 elsewhere.
     pub estimated_tokens: u64,
-    /// Whether its reply costs money, and so is worth keeping. What is not paid is asked for anew: a kept reply
-    /// would only be old.
+    /// True if the call costs money, so that its reply is stored. A free call is repeated instead, because a stored
+    /// reply would be out of date.
     pub paid: bool,
 }
 
@@ -82,13 +82,13 @@ impl PartialEq for Reply {
     }
 }
 
-/// Makes one attempt at a call, afresh each time that it is invoked.
+/// Makes one attempt at a call. Each invocation sends a new request.
 pub type Attempt<'a> = dyn Fn() -> BoxFuture<'a, Result<Reply, Failure>> + Send + Sync + 'a;
 
 /// Runs provider calls on behalf of one job.
 #[async_trait]
 pub trait Guard: Send + Sync {
-    /// Makes `attempt` until it yields a reply, or a failure that another attempt cannot mend.
+    /// Repeats `attempt` until it returns a reply, or a failure that another attempt cannot repair.
     ///
     /// # Errors
     /// The last failure; [`Class::Blocked`] or
@@ -105,14 +105,14 @@ pub trait Guard: Send + Sync {
 pub(crate) struct Reading<T> {
     /// The contents of the answer.
     pub(crate) value: T,
-    /// Whether the job can use it.
+    /// True if the job can use it.
     pub(crate) is_useful: bool,
 }
 
 /// The answer that a handler works with.
 pub(crate) struct Asked<T> {
     pub(crate) reading: Reading<T>,
-    /// Whether a useless answer of an earlier delivery was replaced by this one: it is not asked for yet again.
+    /// True if a useless answer of an earlier delivery was replaced by this one: it is not asked for yet again.
     pub(crate) is_second: bool,
 }
 
@@ -182,7 +182,7 @@ pub(crate) enum Unusable {
 /// kept as paid.
 ///
 /// # Errors
-/// What the guard says; permanent for the second useless answer to a paid call, and for a final one.
+/// Returns the guard's failure; permanent for the second useless answer to a paid call, and for a final one.
 pub(crate) async fn ask<T: Send>(
     guard: &dyn Guard,
     call: &Call,

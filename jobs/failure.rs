@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Provider;
 
-/// What kind of failure this is, and so who has to act on it.
+/// The class of a failure, which decides who has to act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -17,7 +17,7 @@ pub enum Class {
     RateLimited,
     /// The account has no credit or volume left: no retry helps until someone pays.
     OutOfQuota,
-    /// This deployment is wrong (401, 403, 404 model or endpoint): every job fails alike until it is mended.
+    /// This deployment is wrong (401, 403, 404 model or endpoint): every job fails alike until an operator fixes it.
     Deployment,
     /// This job is wrong (bad payload, 400, 413, 415, 422, refusal): it fails, the others go on.
     Permanent,
@@ -39,7 +39,7 @@ impl Class {
         Self::Cancelled,
     ];
 
-    /// The field's word for it, as it stands in logs, history and metrics.
+    /// The name of the class in logs, history and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Transient => "transient",
@@ -52,7 +52,7 @@ impl Class {
         }
     }
 
-    /// Whether the same call may succeed when it is simply made again.
+    /// Returns true if the same call may succeed when it is simply made again.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::Transient | Self::RateLimited)
     }
@@ -64,7 +64,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// Who has to act before such a call can succeed, and so whether the breaker counts it.
+/// The party that has to act before such a call can succeed, which decides whether the breaker counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Culprit {
     /// The provider or the network fails: the breaker counts the call, and the job is tried again.
@@ -90,7 +90,7 @@ impl Culprit {
     }
 }
 
-/// What is wrong with the account or with this deployment's configuration of it.
+/// A fault of the account, or of this deployment's configuration of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccountFault {
     /// The API key is refused.
@@ -237,7 +237,7 @@ impl Failure {
         self
     }
 
-    /// Says that the request was sent, and that nobody knows what became of it: it may have been billed.
+    /// Records that the request was sent but its outcome is unknown: the provider may have billed it.
     #[must_use]
     pub fn with_answer_lost(mut self) -> Self {
         self.answer_lost = true;
@@ -280,12 +280,12 @@ impl Failure {
         self
     }
 
-    /// What kind of failure this is.
+    /// The class of the failure.
     pub const fn class(&self) -> Class {
         self.class
     }
 
-    /// Who has to act: decides whether the breaker counts the call.
+    /// The party that has to act, which decides whether the breaker counts the call.
     pub const fn culprit(&self) -> Culprit {
         match (self.culprit, self.class) {
             (Some(culprit), _) => culprit,
@@ -296,7 +296,7 @@ impl Failure {
         }
     }
 
-    /// What is wrong with the account or the deployment, as far as the provider's answer says.
+    /// The fault of the account or the deployment, as far as the provider's answer names it.
     pub const fn account_fault(&self) -> Option<AccountFault> {
         self.account_fault
     }
@@ -306,7 +306,7 @@ impl Failure {
         self.parameter.as_deref()
     }
 
-    /// What happened, without the causes underneath.
+    /// The message, without the underlying causes.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -321,12 +321,12 @@ impl Failure {
         self.status
     }
 
-    /// Whether the request was sent, and nobody knows what became of it.
+    /// Returns true if the request was sent and its outcome is unknown.
     pub const fn is_answer_lost(&self) -> bool {
         self.answer_lost
     }
 
-    /// Whether a limit stood in the way: the call was not sent, and the job keeps its place in the line.
+    /// Returns true if a limit refused the call: it was not sent, and the job keeps its place in the line.
     pub const fn is_limited(&self) -> bool {
         self.limited
     }

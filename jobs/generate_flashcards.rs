@@ -1,7 +1,7 @@
 //! `generate-flashcards`: a deck of flashcards from a text, by a language model.
 //!
 //! # Layout
-//! - `prompt`: the request, from the payload; `language` tells whether it asks for translations or definitions.
+//! - `prompt`: the request, from the payload; `language` decides whether it asks for translations or definitions.
 //! - `card_scanner`: the cards in a text that a model wrote. `deck` and `term`: their repair.
 //! - [`contract`]: the rules of the study app, and their check.
 
@@ -141,7 +141,7 @@ impl Payload {
             .filter(|count| (FEWEST_REQUESTED..=MOST_CARDS).contains(count))
     }
 
-    /// Whether the backs are translations: both languages are given, and differ.
+    /// Returns true if the backs are translations: both languages are given, and differ.
     fn wants_translations(&self) -> bool {
         match (
             payload::given(self.native_language.as_ref()),
@@ -225,7 +225,7 @@ pub struct Flashcard {
     pub pronunciation: Option<String>,
 }
 
-/// For whom a card is.
+/// The level of the learners that a card suits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Difficulty {
@@ -428,7 +428,7 @@ impl DeckAnswer {
         }
     }
 
-    /// Whether the room for the answer was too small, as far as the provider tells.
+    /// True if the provider reports that the room for the answer was too small.
     fn is_cut_off(&self) -> bool {
         self.finish == Finish::Length
             || (self.deck.end == ScanEnd::CutOff && self.tokens.completion >= self.cap)

@@ -1,5 +1,5 @@
-//! What the work of backend-worker is: the job types, and how each provider is spoken to. This crate knows no
-//! Redis and no apalis; how a job is queued, retried, limited and reported is the business of `backend-worker`.
+//! The work of backend-worker: the job types, and the protocol of each provider. This crate knows no Redis and no
+//! apalis; the crate `backend-worker` queues, retries, limits and reports jobs.
 //!
 //! # Layout
 //! - [`generate_flashcards`], [`assess_pronunciation`], [`process_image`]: one file a type, with its payload, its
@@ -9,7 +9,7 @@
 //! - [`context`]: [`Guard`], through which a handler makes its paid calls.
 //! - [`media`]: bytes from base64, https or the uploads folder; audio to 16 kHz mono.
 //! - [`MemoryBudget`]: bounds what all jobs hold in memory together.
-//! - [`redaction`]: secrets out of texts.
+//! - [`redaction`]: removes secrets from texts.
 //! - [`providers`]: protocol and classification, one attempt each.
 
 pub mod assess_pronunciation;

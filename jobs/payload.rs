@@ -1,5 +1,5 @@
-//! What the payloads have in common: fields are refused by name, with the reason. A blank optional field counts
-//! as absent, because producers send `""` and `null` for what a form left empty.
+//! Common rules of the payloads: an error names the refused field, and the reason. A blank optional field counts as
+//! absent, because producers send `""` and `null` for empty fields of a form.
 
 use std::borrow::Cow;
 
@@ -57,7 +57,7 @@ pub fn without_values(error: &serde_json::Error) -> String {
     text.chars().take(LONGEST_ERROR).collect()
 }
 
-/// Refuses blank fields, all of them in one message: a producer mends them in one go.
+/// Refuses blank fields, and names all of them in one message, so that a producer can fix them together.
 pub(crate) fn required(fields: &[(&str, &str)]) -> Result<(), Failure> {
     let blank: Vec<&str> = fields
         .iter()

@@ -49,8 +49,8 @@ impl Picked<'_> {
 
 /// The texts and counts at these places, each a JSON pointer without escapes, found in one pass.
 ///
-/// As lenient as the index of a tree: `None` where no such value stands, whatever stands there instead. Of members with
-/// the same name the last counts.
+/// As lenient as the index of a tree: `None` where the place is missing or holds another type. Of members with the same
+/// name the last counts.
 pub(crate) fn pick<'a, const N: usize>(json: &'a str, places: [&str; N]) -> [Option<Picked<'a>>; N] {
     let mut found = [const { None }; N];
     let root = Part {

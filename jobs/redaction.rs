@@ -1,14 +1,15 @@
-//! Secrets out of texts: what a provider echoes must not reach a job's reason, a result or a log, however it is written.
+//! Removes secrets from texts. A provider may echo a key in any notation, and the key must not reach a job's reason, a
+//! result or a log.
 //!
-//! A secret is found as it stands, in any case of its letters, in base64 (wherever it begins in what was encoded), in
-//! hexadecimal and percent-encoded; and each of these in part, from twelve characters on. The work is one look at each
-//! pair of bytes, and a second one where a form of a secret holds that pair.
+//! The search finds a secret in plain text in any case of its letters, in base64 (at any offset in the encoded data),
+//! in hexadecimal and percent-encoded; and each of these in part, from twelve characters on. The search checks each
+//! pair of bytes once, and a second time where a form of a secret holds that pair.
 
 use std::{borrow::Cow, collections::HashSet, fmt, sync::OnceLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 
-/// What stands in a secret's place.
+/// Replacement of a secret.
 const STAND_IN: &str = "[key]";
 /// Characters of a secret from which on it is recognised in part.
 const WINDOW: usize = 12;
@@ -145,7 +146,8 @@ fn forms(secret: &str) -> Vec<String> {
         .collect();
     let mut forms = vec![secret.to_owned(), hex, every, reserved];
     for before in 0..3 {
-        // What stands before it in the encoded text shifts it; the symbols that it shares with its neighbours are left out.
+        // The bytes before a secret shift its encoding, and the search omits the symbols that it shares with
+        // neighbours.
         let shifted = [&[0][..].repeat(before), bytes].concat();
         let encoded = STANDARD_NO_PAD.encode(&shifted);
         let first = [0, 2, 3][before];

@@ -91,7 +91,7 @@ impl FromStr for JobType {
     }
 }
 
-/// Whom the worker pays: limits are kept for each.
+/// A paid service. The worker keeps separate limits for each provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Provider {

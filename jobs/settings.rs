@@ -1,5 +1,5 @@
-//! What the handlers need to know of the deployment. Filled by the worker's `config`, the only reader of the
-//! environment; every base URL can point to a stand-in.
+//! Settings of the deployment for the handlers. The worker's `config`, the only reader of the environment, fills them;
+//! every base URL can point to a simulator.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 

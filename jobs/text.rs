@@ -67,7 +67,7 @@ pub(crate) fn clean(text: &str) -> String {
     }
 }
 
-/// Whether a text without outer blanks is certainly clean. Most texts are, and need no table of Unicode.
+/// Returns true if a text without outer blanks is certainly clean. Most texts are, and need no table of Unicode.
 fn is_clean(text: &str) -> bool {
     let mut was_blank = false;
     text.chars().all(|c| {

@@ -1,7 +1,8 @@
-//! Group commit: what is asked while a call is under way goes together into the next one.
+//! Group commit: requests that arrive during a call leave together in the next one.
 //!
-//! Alone, a request leaves at once. Under load a call carries many, so that Redis and this process pay for a round
-//! trip once and not once a request. Only what would fill a call does not wait for one that is under way.
+//! A single request leaves at once. Under load each call carries many requests, so that Redis and this process pay for
+//! one round trip a call, not for one a request. A further call starts beside a running one only when the waiting
+//! requests would fill it.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +13,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-/// Takes requests to where they are answered, and brings the answers back in the same order.
+/// Sends requests, and returns their answers in the same order.
 type Carry<Q, A> = dyn Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Sync;
 
 /// Requests that travel together.
@@ -28,13 +29,13 @@ struct Inner<Q, A> {
 /// How much travels at a time, at most.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Calls under way; another one sets out beside the first when it is full.
+    /// Concurrent calls; a further call starts beside the first only when it is full.
     pub(crate) calls: usize,
     /// Requests in a call.
     pub(crate) requests: usize,
-    /// Requests in a call while those that wait would not fill one.
+    /// Requests in a call while the waiting requests would not fill it.
     pub(crate) partial: usize,
-    /// Bytes in a call; a request that is heavier travels alone.
+    /// Bytes in a call; a larger request gets a call of its own.
     pub(crate) bytes: usize,
 }
 
@@ -75,12 +76,12 @@ impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
         }))
     }
 
-    /// Asks, and waits for the answer; `None` when the call that carried the request died. A request whose asker has
-    /// gone before it left is not sent.
+    /// Queues a request and waits for its answer; `None` if the call that carried it died. A request whose caller has
+    /// gone before the call starts is not sent.
     pub(crate) async fn ask(&self, request: Q) -> Option<A> {
         let (answer, answered) = oneshot::channel();
         if self.0.line_up(request, answer) {
-            // In a task of its own: it goes on when this asker leaves, and starts after whoever else is about to ask.
+            // Spawned so that it outlives this caller, and so that callers polled in the same tick can still join.
             let inner = self.0.clone();
             tokio::spawn(Ride { inner, over: false }.run());
         }
@@ -93,7 +94,7 @@ impl<Q, A> Inner<Q, A> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says whether somebody has to set out now.
+    /// Queues a request. Returns true if the caller must start a call for it.
     fn line_up(&self, request: Q, answer: oneshot::Sender<A>) -> bool {
         let mut queue = self.queue();
         queue.waiting.push_back((request, answer));
@@ -103,7 +104,7 @@ impl<Q, A> Inner<Q, A> {
         sets_out
     }
 
-    /// The next load of a ride; empty when it is over: nobody waits, or other rides are enough for who does.
+    /// Takes the requests of the next call. Empty when this ride ends: no request waits, or the other rides suffice.
     fn load(&self) -> (Vec<Q>, Vec<oneshot::Sender<A>>) {
         let mut queue = self.queue();
         let (mut requests, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0usize);
@@ -131,7 +132,7 @@ impl<Q, A> Inner<Q, A> {
     }
 }
 
-/// Carries loads until it is needed no more.
+/// Makes one call after the other until no request needs it.
 struct Ride<Q, A> {
     inner: Arc<Inner<Q, A>>,
     over: bool,
@@ -147,14 +148,15 @@ impl<Q, A> Ride<Q, A> {
             }
             let answers = (self.inner.carry)(requests).await;
             for (asker, answer) in askers.into_iter().zip(answers) {
-                let _ = asker.send(answer); // Who has left needs none.
+                let _ = asker.send(answer); // An error means that the caller has gone.
             }
         }
     }
 }
 
 impl<Q, A> Drop for Ride<Q, A> {
-    /// After a panic, or at the end of the runtime: whoever waits hears that no answer comes, and the next may ask.
+    /// Cleans up after a panic, or at the end of the runtime: waiting callers get `None`, and the next one starts a
+    /// call.
     fn drop(&mut self) {
         if !self.over {
             let mut queue = self.inner.queue();

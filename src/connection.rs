@@ -1,5 +1,5 @@
-//! The connection to Redis: one multiplexed socket a replica, every call with a deadline, replaced when it is dead or
-//! leads to a server that is no primary any more.
+//! The connection to Redis: one multiplexed socket a replica, and a deadline for every call. The replica replaces the
+//! socket when it is dead, or when its server is no longer the primary.
 
 use std::{
     sync::{
@@ -73,7 +73,7 @@ impl RedisAddress {
         &self.url
     }
 
-    /// Whether it is spoken to over TLS.
+    /// Returns true if the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         let info = self.url.expose_secret().into_connection_info();
         info.is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
@@ -228,8 +228,8 @@ impl Connection {
             .await
     }
 
-    /// Changes whenever the socket is given up for another. A socket of one's own that was opened before may then lead
-    /// to a server that is no primary any more.
+    /// Changes whenever the connection replaces its socket. A separate socket that a caller opened earlier may then
+    /// lead to a server that is no longer the primary.
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Relaxed)
     }
@@ -242,8 +242,8 @@ impl Connection {
             .clone()
     }
 
-    /// Counts the answers, and watches them for a socket to give up: one that has gone deaf, or whose server has become
-    /// a replica. The latter stays connected, and nothing but its refusals tells.
+    /// Counts the answers, and gives up a socket that no longer answers, or whose server has become a replica. Such a
+    /// server keeps the connection open, so only its refused writes show the change.
     fn heed<T>(&self, asked: Instant, answer: Result<T, RedisError>) -> Result<T, RedisError> {
         PROCESS.redis_seconds.observe(asked.elapsed());
         if let Err(error) = &answer {

@@ -1,4 +1,5 @@
-//! What the fleet knows of the dialects of its providers: one string a deployment in Redis, gone after a day.
+//! Shares the known dialects of the providers in the fleet, as one string a deployment in Redis that expires after a
+//! day.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! The parsers of foreign data in this crate, as `fuzz/` and the tests know them. Each property stands beside its
+//! The parsers of foreign data in this crate, for `fuzz/` and the tests. Each property is defined beside its
 //! parser, in a module `fuzz`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 pub use crate::{

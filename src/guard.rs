@@ -1,7 +1,7 @@
-//! The guard around every provider call: retry( admit → record → call → classify → settle ), on one screen.
+//! The guard around every provider call: retry( admit → record → call → classify → settle ).
 //!
-//! The gate stands inside of the retry: each try is admitted and settled for itself, so a breaker that opens between
-//! two tries ends the loop, a rejection costs no try, and the breaker counts each request once.
+//! The guard asks the gate inside the retry loop, once for each try. So a breaker that opens between two tries ends the
+//! loop, a rejection costs no try, and the breaker counts each request once.
 
 use std::{
     sync::{
@@ -31,26 +31,26 @@ use crate::{
     },
 };
 
-/// A wait at the gate that is shorter than this is sat out in the slot: giving the job back would take as long.
+/// A job waits at the gate in its slot up to this long: to give the job back would take as long.
 const LONGEST_WAIT_AT_THE_GATE: Duration = Duration::from_millis(250);
 
 /// Longest time that a job keeps its slot at a limit, however short each wait is.
 const LONGEST_WAIT_AT_A_LIMIT: Duration = Duration::from_millis(400);
 
-/// Hears of each retry of a job.
+/// Receives the events of a job's calls: retries, and verdicts of gates.
 #[async_trait]
 pub trait Reporter: Send + Sync {
     /// The `nth` try (from 1) failed, and the next follows after `delay`.
     async fn retrying(&self, nth: u8, failure: &Failure, delay: Delay);
 
-    /// A gate has given its verdict on a call; `refused` says which limit stands in the way, and for how long.
+    /// A gate has decided on a call; `refused` is the wait after a refusal by a limit.
     fn asked(&self, _gate: &Arc<Gate>, _refused: Option<Duration>) {}
 }
 
-/// When a job has to let go.
+/// The conditions under which a job must stop.
 #[derive(Debug, Clone)]
 pub struct Stops {
-    /// The replica is stopping: what runs may finish, but nothing waits any more.
+    /// The replica is stopping: running calls may finish, waiting jobs stop waiting.
     pub draining: CancellationToken,
     /// The job is lost, or the drain time is over: stop at once.
     pub now: CancellationToken,
@@ -66,14 +66,14 @@ pub struct JobGuard<'a> {
     page: Option<Page>,
     reporter: &'a dyn Reporter,
     tries: AtomicU8,
-    /// A call of this delivery has been paid for: handing the job back would be to pay for it again.
+    /// A call of this delivery has been paid for. If the job went back to the queue, the worker would pay again.
     paid: AtomicBool,
     waits_in_slot: bool,
 }
 
 impl<'a> JobGuard<'a> {
-    /// A guard that retries by `policy`, until `stops` say otherwise; each try passes its provider's gate, if any, and
-    /// is written down in the job's page of the ledger, if any.
+    /// Creates a guard that retries by `policy` until `stops` end it. Each try passes its provider's gate, if any, and
+    /// is recorded in the job's page of the ledger, if any.
     pub fn new(
         policy: RetryPolicy,
         gates: Option<&'a Gates>,
@@ -93,7 +93,8 @@ impl<'a> JobGuard<'a> {
         }
     }
 
-    /// Whether the job may keep its slot while it waits for a gate, before it has paid for anything. It may by default.
+    /// Sets whether the job may keep its slot while it waits for a gate, before its first paid call. Allowed by
+    /// default.
     #[must_use]
     pub fn waiting_in_slot(self, waits_in_slot: bool) -> Self {
         Self {
@@ -118,7 +119,7 @@ impl<'a> JobGuard<'a> {
             Some(Opened::Send(entry)) => Some(entry),
             None => None,
         };
-        // Of a call that is not sent any more, neither the mark nor the permit may stay.
+        // The call will not be sent, so its mark and its permit must go.
         if let Some(stopped) = self.stopped(call) {
             if let Some(entry) = entry {
                 entry.withdraw().await;

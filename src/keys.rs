@@ -85,7 +85,7 @@ pub struct ApalisKeys {
     pub inflight_prefix: String,
     /// Zset of worker leases.
     pub leases: String,
-    /// String that tells an outage of Redis from dead workers.
+    /// String that distinguishes an outage of Redis from dead workers.
     pub witness: String,
     /// Zset of completed ids by time.
     pub ended_done: String,
@@ -154,7 +154,7 @@ impl ApalisKeys {
 pub struct BullKeys {
     /// What all of them begin with, colon and all.
     pub prefix: String,
-    /// Zset that tells of work.
+    /// Zset that signals work to a blocked worker.
     pub marker: String,
     /// Ids that wait: the lists `wait` and `paused`, and the zset `prioritized`.
     pub waiting: [String; 3],
@@ -216,7 +216,7 @@ impl BullKeys {
         format!("{}bw:apart:{id}", self.prefix)
     }
 
-    /// Whether a job may be called so: its keys would otherwise be the queue's, or another job's.
+    /// Returns true if `id` is valid for a job. Any other id would form keys of the queue, or of another job.
     pub fn is_job_id(id: &str) -> bool {
         !id.is_empty() && !id.contains(':') && !Self::RESERVED.contains(&id)
     }

@@ -1,6 +1,6 @@
 //! backend-worker: runs flashcard, speech and vision jobs from Redis queues, and loses none.
 //!
-//! This crate is how the work is run; what the work is stands in the crate `jobs`. ARCHITECTURE.md is the map.
+//! This crate runs the jobs; the crate `jobs` defines them. ARCHITECTURE.md gives an overview.
 //!
 //! # Layout
 //! - [`cli`]: the commands; `main` only dispatches to it.
@@ -9,9 +9,9 @@
 //! - [`queue`]: the trait `Broker` and the layouts behind it.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
 //! - [`media_helper`]: the processes in which untrusted recordings are decoded.
-//! - [`guard`] and [`retry`]: what stands around every provider call.
+//! - [`guard`] and [`retry`]: admission, retries and records of every provider call.
 //! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
-//! - [`check`]: what stands in the way of a deployment.
+//! - [`check`]: finds the problems of a deployment.
 //! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
 //! - [`migrate`]: what was changed in the keyspace since the first version.
 //! - [`model_shutdown`]: the day on which the provider shuts the flashcards' model down.

@@ -1,6 +1,6 @@
 //! Watches for the day on which the provider shuts the flashcards' model down.
 //!
-//! The provider's list of models tells it, and the table of models where the list does not. A replica looks once a day:
+//! The day comes from the provider's list of models, or else from the table of models. A replica looks once a day:
 //! the log warns two months ahead, the alert `ModelRetiring` fires one month ahead.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What an operator can ask and do. The HTTP routes and the command line call the same methods.
+//! The operator's queries and actions. The HTTP routes and the command line call the same methods.
 
 mod letters;
 
@@ -60,7 +60,7 @@ pub enum BreakerError {
     Redis(#[from] redis::RedisError),
 }
 
-/// Whether one of a provider's limits may be exhausted.
+/// Returns true if one of a provider's limits may be exhausted.
 fn is_full(status: &Status) -> bool {
     let full =
         |used: u64, limit: Option<NonZeroU32>| limit.is_some_and(|limit| used >= u64::from(limit.get()));
@@ -132,8 +132,8 @@ impl Operator {
             .or_else(|| ours().next())
     }
 
-    /// Looks for a job in the queue of that name, or of that layout and name; in every queue where none is named, and
-    /// then the first that knows the id tells.
+    /// Looks for a job in the queue of that name, or of that layout and name. Without a name it searches every queue,
+    /// and returns the job of the first queue that knows the id.
     ///
     /// # Errors
     /// When there is no such queue, or Redis is away.
@@ -155,7 +155,7 @@ impl Operator {
         Ok(None)
     }
 
-    /// Says where a job stands in its line, what the line waits for, and when the job is expected to start.
+    /// Adds a job's position in its line, the cause of the line's wait, and the expected start of the job.
     async fn look_at_line(&self, broker: &dyn Broker, job: &mut JobView) -> Result<(), BrokerError> {
         let standing = broker.standing(&job.id).await?;
         let mut line = LineView {
@@ -170,7 +170,7 @@ impl Operator {
             line.limit = full_limit(&status, &room);
             let rpm = status.limits.requests_per_minute.map(|n| u64::from(n.get()));
             line.expected_start = rpm.zip(standing.ahead).map(|(rpm, ahead)| {
-                // What has room now starts now, what comes behind it one after the other.
+                // Jobs within the current room start now, the others one after the other.
                 let behind = ahead.saturating_sub(room.calls as u64);
                 status.now + millis(room.wait) + behind.saturating_mul(60_000) / rpm
             });
@@ -186,11 +186,11 @@ impl Operator {
         Ok(())
     }
 
-    /// Says of each limit that is exhausted what waits for it. `known` is what the gates have told a moment ago: only those
-    /// that look full are asked.
+    /// Describes each exhausted limit and the jobs that wait for it. `known` holds a recent status of the gates, so that
+    /// only gates that look full are asked.
     ///
     /// # Errors
-    /// Redis's.
+    /// Fails if Redis does.
     pub async fn full_limits(&self, known: &[Status]) -> Result<Vec<(Provider, String)>, BrokerError> {
         let mut full = Vec::new();
         for status in known.iter().filter(|status| is_full(status)) {

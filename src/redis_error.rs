@@ -1,4 +1,4 @@
-//! What an error of Redis means, whichever version or service words it.
+//! Classifies errors of Redis, in the wording of each version and of hosted services.
 //!
 //! Redis 7 answers an error inside of a script under the error's own code. Redis 6 wraps it: `ERR Error running script (…):
 //! @user_script:1: -READONLY …`. Hosted services answer a used-up quota with `ERR` and words of their own.
@@ -57,7 +57,7 @@ impl Meaning {
         }
     }
 
-    /// Whether the server answers, and takes no writes.
+    /// Returns true if the server answers, and takes no writes.
     pub const fn refuses_writes(self) -> bool {
         matches!(self, Self::Replica | Self::RefusedForNow)
     }
@@ -82,7 +82,7 @@ fn code_inside(text: &str) -> Option<&str> {
     (inner.len() < text.len() && is_code).then_some(code)
 }
 
-/// Whether an `ERR` tells of a state that passes. The words are those of Redis and of hosted services.
+/// Returns true if an `ERR` reports a temporary state. The words are those of Redis and of hosted services.
 fn is_for_now(text: &str) -> bool {
     const WORDS: [&str; 14] = [
         "max number of clients",

@@ -1,5 +1,5 @@
-//! Ends the process when one of its loops makes no progress any more. Platforms look at health at deployments only, so a
-//! wedged worker has to leave by itself; others take its jobs over.
+//! Ends the process when one of its loops stops making progress. Platforms check health at deployments only, so a
+//! wedged worker has to end by itself; other replicas take over its jobs.
 //!
 //! It looks from a thread of its own, because a runtime whose thread is blocked cannot look at itself. It counts its
 //! looks instead of asking a clock: a process that was frozen finds its loops silent, but has not looked at them either.
@@ -21,7 +21,7 @@ use tracing::error;
 pub const WEDGED_AFTER: Duration = Duration::from_secs(180);
 /// Exit code of a process whose loop is wedged.
 pub const EXIT_CODE: i32 = 70;
-/// Looks within the time; the last of them tells.
+/// Number of checks within the time; the last one decides.
 const LOOKS: u32 = 12;
 /// How long the last words may take: what is wedged may be the log.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ fn within(limit: Duration, act: impl FnOnce() + Send + 'static) -> bool {
     let (end, ended) = mpsc::channel();
     thread::spawn(move || {
         act();
-        let _ = end.send(()); // Nobody listens any more when it was too late.
+        let _ = end.send(()); // An error means that the receiver has timed out.
     });
     ended.recv_timeout(limit).is_ok()
 }

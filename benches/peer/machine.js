@@ -52,7 +52,7 @@ async function start(command, args, env, mark, onLine = () => {}) {
       }
     });
   });
-  ready.catch(() => {}); // It may end after it was ready, and that is not for anybody to hear.
+  ready.catch(() => {}); // The process may end after it was ready; that rejection is expected.
   await within(20000, command, ready);
   return child;
 }

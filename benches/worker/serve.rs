@@ -22,7 +22,7 @@ struct NoOp {
 impl Handle for NoOp {
     async fn handle(&self, _: &Assignment) -> Outcome {
         if self.announce {
-            // Nobody reads any more: then nobody measures either.
+            // An error means that the reader, which measures, has ended.
             let _ = std::io::stdout().write_all(b"started\n");
         }
         Outcome::Completed("null".to_owned())

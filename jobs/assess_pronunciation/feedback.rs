@@ -1,10 +1,10 @@
-//! What the learner is told about the scores: short, friendly, and something to do next.
+//! Texts about the scores for the learner: short, friendly, and with a suggestion for the next step.
 
 use super::{Assessment, Feedback, PASS_SCORE, Word, WordIssue};
 
 /// A word or a sound below this is worth practice.
 const WEAK: f64 = PASS_SCORE;
-/// Sounds named in one suggestion: more at once help nobody.
+/// Maximum number of sounds in one suggestion: learners cannot practise more at once.
 const MOST_SOUNDS: usize = 3;
 
 /// Texts by the lowest score that earns them, best first. The last one is for all the rest.

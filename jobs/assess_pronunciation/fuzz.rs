@@ -1,4 +1,4 @@
-//! What Azure Speech answers.
+//! Fuzz targets of Azure Speech's answers.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Finds cards in a text that a model wrote, whatever stands around them.
+//! Finds cards in a text that a model wrote, with any text around them.
 //!
 //! A model is asked for one JSON object, and may write a Markdown fence around it, its reasoning before it, an
 //! apology after it, an array instead of the object, or stop in the middle. The scanner therefore does not parse a
@@ -112,7 +112,7 @@ fn rfind(text: &str, tag: &str) -> Option<usize> {
     places(text, tag).rev().find(|at| starts_with(&text[*at..], tag))
 }
 
-/// Where the first character of a tag stands: each of the tags has it once or twice, so that the search is linear.
+/// Positions of the first character of a tag. Each tag contains that character once or twice, so the search is linear.
 fn places<'a>(text: &'a str, tag: &str) -> impl DoubleEndedIterator<Item = usize> + use<'a> {
     let first = tag.chars().next().unwrap_or_default();
     text.match_indices(first).map(|(at, _)| at)
@@ -125,7 +125,7 @@ enum Frame {
         card: Option<Box<PartialCard>>,
         /// The field of the key that was read last, where it is one of a card's.
         field: Option<FieldMatch>,
-        /// Whether a key comes next, and not a value.
+        /// True if a key comes next, and not a value.
         expects_key: bool,
     },
     Array {
@@ -229,7 +229,7 @@ struct Scanner<'t, 'c> {
     consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
     /// How many more JSON texts within strings are read.
     encodings: usize,
-    /// Whether the consumer had enough.
+    /// True if the consumer had enough.
     is_done: bool,
 }
 
@@ -439,8 +439,8 @@ impl<'t, 'c> Scanner<'t, 'c> {
         }
     }
 
-    /// Whether the quote that was just passed ends its string. Models forget to escape quotes, so the quote counts
-    /// only where JSON can go on after it. In valid JSON every closing quote passes.
+    /// Returns true if the quote that was just passed ends its string. Models forget to escape quotes, so the quote
+    /// counts only where JSON can go on after it. In valid JSON every closing quote passes.
     fn ends_string(&self, is_key: bool) -> bool {
         let rest = self.text[self.at..].trim_start_matches(is_padding);
         let in_object = matches!(self.stack.last(), Some(Frame::Object { .. }));
@@ -459,7 +459,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
     }
 }
 
-/// Whether a text begins with a key and its colon, or ends within the key.
+/// Returns true if a text begins with a key and its colon, or ends within the key.
 fn begins_with_key(text: &str) -> bool {
     if begins_with_quote(text) {
         let mut marks = text.char_indices().skip(1);
@@ -485,7 +485,7 @@ fn begins_with_quote(text: &str) -> bool {
     text.starts_with(['"', '\'', '\u{201c}', '\u{201e}'])
 }
 
-/// Whether this quote closes a string that begins as the text does.
+/// Returns true if this quote closes a string that begins as the text does.
 fn closes(text: &str, quote: char) -> bool {
     match quote {
         '\u{201d}' => text.starts_with(['\u{201c}', '\u{201e}']),

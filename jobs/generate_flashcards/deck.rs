@@ -186,7 +186,7 @@ fn example(text: &str, front: &str) -> String {
     }
 }
 
-/// Whether a text contains another, ignoring case.
+/// Returns true if a text contains another, ignoring case.
 pub(super) fn contains(text: &str, part: &str) -> bool {
     text.to_lowercase().contains(&part.to_lowercase())
 }

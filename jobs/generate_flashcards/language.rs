@@ -1,4 +1,4 @@
-//! Whether two languages are the same, by the names and tags that people write.
+//! Decides whether two languages are the same, by the names and tags that people write.
 //!
 //! The study app hands over what its form holds: names (`English`, `English (UK)`), tags (`en-GB`, `en_US`), or a
 //! language's own name (`Deutsch`). Regions and scripts do not count: a student of British English whose own language
@@ -131,7 +131,7 @@ const LANGUAGES: &[&[&str]] = &[
     &["zu", "zul", "zulu", "isizulu"],
 ];
 
-/// Whether both texts name one language, whatever its region, script and spelling.
+/// Returns true if both texts name one language, whatever its region, script and spelling.
 pub(super) fn is_same(one: &str, other: &str) -> bool {
     canonical(one) == canonical(other)
 }

@@ -104,7 +104,7 @@ fn without_html(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// Whether a text asks something: by its mark in any script, or by an English beginning such as "What is the".
+/// Returns true if a text asks something: by its mark in any script, or by an English beginning such as "What is the".
 pub(super) fn is_question(text: &str) -> bool {
     let marks = ['?', '？', '؟', '⸮', '՞', '፧', '\u{37e}'];
     // The mark can stand before quotes, brackets or a full stop. Inside of a title it does not ask.
@@ -164,7 +164,7 @@ const PAIRS: [(char, char); 13] = [
     ('『', '』'),
 ];
 
-/// The text without what stands around it: quotes, Markdown, list marks, and sentence marks at its ends.
+/// Removes quotes, Markdown, list marks and sentence marks from the ends of a text.
 ///
 /// Marks that belong to a term stay: `C++`, `.NET`, `-itis`, `hyper-`, `(to) run`.
 pub(super) fn without_outer_punctuation(text: &str) -> &str {

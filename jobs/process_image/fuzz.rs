@@ -1,10 +1,10 @@
-//! What Azure Vision answers.
+//! Fuzz targets of Azure Vision's answers.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use hostile::Target;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::recognise::{State, analyzed, polled, submitted};
 use crate::{Failure, fuzzing::expect_modest};
 
-/// An answer of either service: lines, how an operation stands, or a reason why it is neither.
+/// An answer of either service: lines, the state of an operation, or a reason why it is neither.
 pub static VISION_ANSWER: Target = Target::new("vision_answer", |input| {
     let Ok(body) = serde_json::from_slice::<Value>(input) else {
         return;

@@ -15,8 +15,8 @@ use crate::{
     text::clean,
 };
 
-/// An operation that is not done by then is left to the job's next attempt, which goes on polling it where replies
-/// are kept, and submits anew where they are not.
+/// Time limit of one attempt at an operation. The job's next attempt continues to poll the operation where the ledger
+/// stores replies, and submits the image again where it does not.
 const LONGEST_OPERATION: Duration = Duration::from_secs(120);
 
 /// So many polls in a row may say that the operation is not known: the service needs a moment until all of it knows an
@@ -30,7 +30,7 @@ pub(super) enum Ask {
     Analyze(Bytes),
     /// Read 3.2: starts an operation, and is paid.
     Submit(Bytes),
-    /// Read 3.2: asks how the operation stands.
+    /// Read 3.2: asks for the state of the operation.
     Poll(String),
 }
 
@@ -67,7 +67,7 @@ impl Recogniser<'_> {
         let again = self.operation(number, ":2", image, LONGEST_OPERATION).await?;
         again.map_err(|failure| {
             Failure::permanent(format!(
-                "azure-vision: image {number} was submitted twice in vain"
+                "azure-vision: image {number} was submitted twice without a result"
             ))
             .by(Provider::AzureVision)
             .caused_by(failure)
@@ -115,7 +115,7 @@ impl Recogniser<'_> {
         Err(Failure::transient(message).by(Provider::AzureVision))
     }
 
-    /// Makes one guarded call, and tells what its answer says.
+    /// Makes one guarded call, and parses its answer.
     async fn call<T: Send>(
         &self,
         call: &Call,
@@ -130,14 +130,14 @@ impl Recogniser<'_> {
     }
 }
 
-/// How an operation ended: the lines, or why there are none. Either way it will not change any more.
+/// The final result of an operation: the lines, or the reason why there are none.
 pub(super) type End = Result<Vec<String>, Failure>;
 
-/// How an operation stands.
+/// State of an operation.
 #[derive(Debug)]
 pub(super) enum State {
     Running,
-    /// The service does not know the operation: not yet, or not any more.
+    /// The service does not know the operation yet, or has forgotten it.
     Unknown,
     Ended(End),
 }
@@ -158,7 +158,7 @@ pub(super) fn submitted(body: &Value) -> Result<String, Failure> {
         .ok_or_else(|| unusable("no operation id"))
 }
 
-/// How an operation of Read 3.2 stands.
+/// Parses the state of an operation of Read 3.2.
 pub(super) fn polled(body: &Value) -> Result<State, Failure> {
     match body["status"].as_str() {
         Some("notStarted" | "running") => Ok(State::Running),

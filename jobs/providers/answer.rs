@@ -71,7 +71,7 @@ impl ErrorBody {
         }
     }
 
-    /// Reads an error value that stands inside an answer; `None` when it says nothing.
+    /// Reads an error value inside an answer; `None` when it says nothing.
     pub(super) fn of(error: &Value) -> Option<Self> {
         let mut read = Self::default();
         let mut shown = Shown::default();
@@ -185,7 +185,7 @@ impl ErrorBody {
         }
     }
 
-    /// Whether a code is this one, whatever its case and separators.
+    /// Returns true if a code is this one, whatever its case and separators.
     pub(super) fn has_code(&self, wanted: &str) -> bool {
         let plain = |c: &char| !matches!(c, '_' | '-' | ' ' | '.');
         self.codes
@@ -193,7 +193,7 @@ impl ErrorBody {
             .any(|code| code.chars().filter(plain).eq(wanted.chars().filter(plain)))
     }
 
-    /// Whether the messages contain all the words, which `&` separates.
+    /// Returns true if the messages contain all the words, which `&` separates.
     pub(super) fn says(&self, words: &str) -> bool {
         words.split('&').all(|word| self.words.contains(word))
     }
@@ -325,7 +325,7 @@ pub(super) fn excerpt(text: &str) -> String {
     line.chars().take(EXCERPT - 1).chain(['…']).collect()
 }
 
-/// Whether a word looks like a key, or like one that a provider has masked in part: `sk-…`, `ab***yz`.
+/// Returns true if a word looks like a key, or like one that a provider has masked in part: `sk-…`, `ab***yz`.
 fn is_key_like(word: &str) -> bool {
     const PREFIXES: [&str; 9] = [
         "sk-", "sk_", "rk-", "pk-", "xai-", "gsk_", "AIza", "Bearer:", "eyJ",
@@ -341,7 +341,7 @@ fn is_key_like(word: &str) -> bool {
     is_prefixed || is_random || word.contains("**") || word.contains("••")
 }
 
-/// Whether the words say that a key or a part of one follows: `ending in 7f3a`, `Bearer abc`.
+/// Returns true if the words say that a key or a part of one follows: `ending in 7f3a`, `Bearer abc`.
 fn is_named_as_key(before: [&str; 2]) -> bool {
     matches!(
         before,
@@ -385,7 +385,7 @@ fn value_of(raw: &RawValue) -> Option<Value> {
     serde_json::from_str(raw.get()).ok().filter(says_something)
 }
 
-/// Whether the value of a member called `error` is one: many answers carry an empty one.
+/// Returns true if the value of a member called `error` is one: many answers carry an empty one.
 fn says_something(error: &Value) -> bool {
     match error {
         Value::String(text) => !text.trim().is_empty(),

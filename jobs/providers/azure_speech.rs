@@ -61,7 +61,7 @@ impl AzureSpeech {
     /// made and paid, and the user can act on it.
     ///
     /// # Errors
-    /// What the status means; transient when no whole answer came back, or the service says `Error`.
+    /// Fails by the status; transient when no whole answer came back, or the service says `Error`.
     pub async fn assess(
         &self,
         reference_text: &str,

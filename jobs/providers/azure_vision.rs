@@ -35,7 +35,7 @@ pub(super) const SUBMIT: &str = "/vision/v3.2/read/analyze";
 /// Longest wait for the answer to one poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a poll calls an operation that the service does not know, or not any more.
+/// Status that a poll returns for an operation that the service does not know yet, or has forgotten.
 pub(crate) const EXPIRED: &str = "expired";
 
 /// Longest operation id that is believed. They are GUIDs.
@@ -99,7 +99,7 @@ impl AzureVision {
     /// Makes one attempt at reading an image with Image Analysis 4.0. The reply holds the whole answer.
     ///
     /// # Errors
-    /// What the status means; transient when no whole answer came back, or one that is not JSON.
+    /// Fails by the status; transient when no whole answer came back, or one that is not JSON.
     pub async fn analyze(&self, image: Bytes) -> Result<Reply, Failure> {
         let url = join(&self.endpoint, ANALYZE);
         let request = self
@@ -121,7 +121,7 @@ impl AzureVision {
     /// [`poll`](Self::poll). It is paid from here on: another submit pays again.
     ///
     /// # Errors
-    /// What the status means; transient when no whole answer came back, or one that names no operation.
+    /// Fails by the status; transient when no whole answer came back, or one that names no operation.
     pub async fn submit(&self, image: Bytes) -> Result<Reply, Failure> {
         let url = join(&self.endpoint, SUBMIT);
         let answer = self
@@ -145,13 +145,13 @@ impl AzureVision {
         })
     }
 
-    /// Asks once how a Read 3.2 operation stands. The reply is the answer as received, its `status` one of
+    /// Asks once for the state of a Read 3.2 operation. The reply is the answer as received, its `status` one of
     /// `notStarted`, `running`, `succeeded` and `failed`; or `{"status": "expired"}` for an operation that the
     /// service does not know. The last three are final: asking again changes nothing, so none is an error to retry.
     ///
     /// # Errors
-    /// What the status of the answer means; transient for one that names no known status; permanent for an id that
-    /// can be none.
+    /// Fails by the status of the answer; transient if the answer names no known status; permanent for a malformed
+    /// operation id.
     pub async fn poll(&self, operation_id: &str) -> Result<Reply, Failure> {
         if !is_operation_id(operation_id) {
             return Err(Failure::permanent("azure-vision: this is no operation id").by(Provider::AzureVision));
@@ -225,7 +225,7 @@ fn is_operation_id(id: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
-/// What a failed operation means: by its code, and worth another submit without one, as `FailedToProcess` is.
+/// Classifies a failed operation by its code. Without a code another submit may succeed, as after `FailedToProcess`.
 pub(crate) fn operation_failure(answer: &Value) -> Failure {
     let body = ["/error", "/analyzeResult/errors/0", "/errors/0"]
         .iter()

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{AccountFault, Class, Culprit, Failure, Provider};
 
-/// What a refusal means.
+/// The meaning of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     /// The input was flagged or violates a policy.
@@ -67,7 +67,7 @@ struct Rule {
     codes: &'static [&'static str],
     /// Parts of messages, in lower case; `&` joins parts that must all be there.
     words: &'static [&'static str],
-    /// Whether it is about language models: for Azure Speech and Vision the same words mean the recording or image.
+    /// True if it is about language models: for Azure Speech and Vision the same words mean the recording or image.
     models_only: bool,
 }
 
@@ -513,7 +513,7 @@ fn meaning(provider: Provider, status: u16, body: &ErrorBody) -> Option<Meaning>
     found.or(is_parameter.then_some(Meaning::Account(AccountFault::Parameter)))
 }
 
-/// Whether a code names a limit of the account in front of the known words: `project_spend_limit_exceeded`.
+/// Returns true if a code names a limit of the account in front of the known words: `project_spend_limit_exceeded`.
 fn is_limit_of(code: &str, body: &ErrorBody) -> bool {
     code == "spend_limit_exceeded"
         && body
@@ -535,7 +535,7 @@ const fn verdict(meaning: Meaning) -> (Class, Culprit, Option<AccountFault>) {
     }
 }
 
-/// What a status means alone.
+/// The verdict by the status alone.
 const fn by_status(status: u16) -> (Class, Culprit, Option<AccountFault>) {
     match status {
         400 | 413 | 415 | 422 => (Class::Permanent, Culprit::Job, None),
@@ -593,7 +593,7 @@ fn named_parameter(body: &ErrorBody) -> Option<String> {
     })
 }
 
-/// What happened, in words. What a provider says about a key can repeat a part of it, and is left out.
+/// Words the failure. It omits a provider's text about a key, because that text can repeat a part of the key.
 fn message(provider: Provider, status: u16, fault: Option<AccountFault>, body: &ErrorBody) -> String {
     if (300..400).contains(&status) {
         return format!("{provider} answered {status}, a redirect, and none is followed: check its base URL");

@@ -42,7 +42,7 @@ const CAP: [&str; 2] = ["max_completion_tokens", "max_tokens"];
 /// Where the fleet keeps what one replica has learned.
 #[async_trait]
 pub trait DialectStore: fmt::Debug + Send + Sync {
-    /// What is known of the deployment; `None` when nothing is, or the store cannot be reached.
+    /// The stored dialect of the deployment; `None` without one, or when the store cannot be reached.
     async fn load(&self, deployment: &str) -> Option<String>;
     /// Keeps it for [`REMEMBERED_FOR`]. A store that cannot be reached keeps nothing.
     async fn save(&self, deployment: &str, dialect: &str);
@@ -55,9 +55,9 @@ enum Form {
     /// `response_format` with the JSON schema.
     #[default]
     JsonSchema,
-    /// `response_format` `json_object`; the schema stands in the instructions.
+    /// `response_format` `json_object`; the instructions contain the schema.
     JsonObject,
-    /// No `response_format`; the schema stands in the instructions.
+    /// No `response_format`; the instructions contain the schema.
     Instructions,
 }
 
@@ -71,7 +71,7 @@ enum Cap {
     None,
 }
 
-/// What a provider takes of a request.
+/// The parts of a request that a provider accepts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Dialect {
@@ -94,7 +94,7 @@ impl Dialect {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether the provider takes the whole request.
+    /// Returns true if the provider takes the whole request.
     pub fn is_whole(&self) -> bool {
         *self == Self::default()
     }
@@ -257,7 +257,7 @@ pub fn deployment(base: &Url, model: &str) -> String {
     format!("{host}{port}{} {model}", base.path().trim_end_matches('/'))
 }
 
-/// What this process knows of one deployment.
+/// This process's knowledge of one deployment.
 #[derive(Debug)]
 pub(super) struct Memory {
     deployment: String,
@@ -293,7 +293,7 @@ impl Memory {
         dialect
     }
 
-    /// What another replica may have learned since.
+    /// The dialect that other replicas have stored since.
     pub(super) async fn of_the_fleet(&self) -> Option<Dialect> {
         Dialect::parse(&self.store.as_ref()?.load(&self.deployment).await?)
     }
@@ -333,12 +333,12 @@ impl Memory {
     }
 }
 
-/// Whether another dialect may be taken where this failure came.
+/// Returns true if another dialect may be taken where this failure came.
 pub(super) fn is_about_a_parameter(failure: &Failure) -> bool {
     failure.account_fault() == Some(AccountFault::Parameter)
 }
 
-/// Whether the model does not exist. A refusal of access says nothing of the kind.
+/// Returns true if the model does not exist. A refusal of access says nothing of the kind.
 pub(super) fn is_about_a_missing_model(failure: &Failure) -> bool {
     failure.account_fault() == Some(AccountFault::Model) && !matches!(failure.status(), Some(401 | 403))
 }

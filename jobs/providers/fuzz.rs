@@ -1,10 +1,10 @@
-//! What providers refuse with.
+//! Fuzz targets of the providers' refusals.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use std::time::Duration;

@@ -104,7 +104,7 @@ impl Transport {
     }
 }
 
-/// Whether the connection was closed before a byte of an answer.
+/// Returns true if the connection was closed before a byte of an answer.
 fn is_closed(error: &Unanswered) -> bool {
     for cause in causes(error) {
         if let Some(error) = cause.downcast_ref::<hyper::Error>()
@@ -127,7 +127,7 @@ fn is_closed(error: &Unanswered) -> bool {
 
 /// The way to one provider.
 pub(super) struct Peer {
-    /// Who it is.
+    /// The provider.
     pub(super) provider: Provider,
     /// Sends the requests.
     pub(super) http: Transport,
@@ -183,7 +183,7 @@ impl Peer {
     /// Refuses a 2xx that carries an error instead of an answer: gateways send one when they have begun to answer.
     ///
     /// # Errors
-    /// What the error means.
+    /// Fails by the meaning of the error.
     pub(super) fn refuse_error_inside(&self, answer: &Answer) -> Result<(), Failure> {
         match error_inside(&answer.body) {
             Some(error) => Err((self.classify)(answer.status, &answer.headers, &error)),

@@ -1,7 +1,7 @@
-//! What is known of language models: how much they reason, how their prompt cache is asked for, and when they shut down.
+//! Facts about language models: the cost of their reasoning, the parameters of their prompt cache, their shutdown days.
 //!
-//! The table is data (`models.toml`), so that a new model needs no new version of the worker. A model that it does not
-//! know gets a request with no such parameter at all.
+//! The table is data (`models.toml`), so that a new model needs no new version of the worker. The worker sends an
+//! unknown model a request without any of these parameters.
 
 use std::{
     fmt,
@@ -59,13 +59,13 @@ pub enum Successor {
     /// The one that the table names.
     #[default]
     Recommended,
-    /// None: jobs wait until the setting is mended.
+    /// None: jobs wait until an operator fixes the setting.
     None,
     /// This one.
     Model(String),
 }
 
-/// What a request for one model says beside its messages.
+/// The parameters of a request for one model, apart from its messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRequest {
     /// The model's name.
@@ -73,8 +73,8 @@ pub struct ModelRequest {
     /// `reasoning_effort`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<String>,
-    /// Whether `prompt_cache_options` turns automatic cache writes off. A deck's prompt is sent once, and its static part
-    /// is too short to be cached: a write would be paid for nothing.
+    /// True if `prompt_cache_options` turns automatic cache writes off. A deck's prompt is sent once, and its static
+    /// part is too short to be cached: a write would be paid for nothing.
     #[serde(default)]
     pub explicit_cache: bool,
     /// Tokens that its reasoning may take beside the answer.
@@ -182,7 +182,7 @@ impl ModelTable {
         Ok(table)
     }
 
-    /// What a request for this model says.
+    /// The parameters of a request for this model.
     pub fn request(&self, model: &str, effort: &ReasoningEffort) -> ModelRequest {
         let family = self.family_of(model);
         let least = || {

@@ -120,7 +120,7 @@ impl OpenAi {
         })
     }
 
-    /// What requests should say of the model, and how much room its reasoning needs by what was seen so far.
+    /// The parameters of requests for the model, with room for the reasoning that was seen so far.
     pub fn model(&self) -> ModelRequest {
         let seen = self.model.seen_reasoning.load(Ordering::Relaxed);
         let mut request = self.model.request.clone();
@@ -135,7 +135,7 @@ impl OpenAi {
     /// no more is asked for its successor: a refusal costs nothing, and what the provider takes is remembered.
     ///
     /// # Errors
-    /// What the status means; transient when no whole answer came back, or one that is not JSON.
+    /// Fails by the status; transient when no whole answer came back, or one that is not JSON.
     pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<Reply, Failure> {
         let request = to_raw_value(request).map_err(|error| unsent(error.into()))?;
         let dialect = self.dialect.current().await;
@@ -147,7 +147,7 @@ impl OpenAi {
         }
     }
 
-    /// Whether the request may be taken in another dialect.
+    /// Returns true if the request may be taken in another dialect.
     fn can_adapt(&self, dialect: &Dialect, failure: &Failure) -> bool {
         is_about_a_parameter(failure) || self.successor(dialect, failure).is_some()
     }
@@ -246,8 +246,8 @@ async fn attempt(
     Ok(::http::Response::new(body).into())
 }
 
-/// What async-openai asks for with each request. Its own configuration reads the environment, and panics at a key
-/// that no header can carry.
+/// The configuration that async-openai requires for each request. Its own type reads the environment, and panics at a
+/// key that no header can carry.
 #[derive(Clone)]
 struct Endpoint {
     base: Url,

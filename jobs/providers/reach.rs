@@ -1,5 +1,5 @@
-//! Whether a provider can be reached and takes its key, without a call that is paid for: OpenAI lists its models;
-//! the Azure services are sent an empty recording or image, which they refuse as such once they have taken the key.
+//! Checks without a paid call that a provider is reachable and accepts its key. OpenAI lists its models. The Azure
+//! services get an empty recording or image, which they refuse as such after they have accepted the key.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub enum Reached {
 /// Reaches for a provider; `None` where it is not configured.
 ///
 /// # Errors
-/// What stands in the way of every job, by its class and the fault of the account.
+/// Returns the fault that would fail every job, with its class and the fault of the account.
 pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Reached, Failure>> {
     let http = match Transport::new() {
         Ok(http) => http,
@@ -115,8 +115,8 @@ async fn send(peer: &Peer, request: Request) -> Result<Option<Answer>, Failure> 
     }
 }
 
-/// What the list of models says of the key and of the model. Many providers serve none, and a key need not be allowed to
-/// read it.
+/// Reads the list of models to check the key and the model. Many providers serve no list, and a key may lack the right
+/// to read it.
 async fn model_list(
     peer: &Peer,
     settings: &OpenAiSettings,
@@ -177,7 +177,7 @@ async fn model_list(
     }
 }
 
-/// What the table of models knows where the provider tells no day.
+/// Adds the shutdown day from the table of models where the provider names none.
 fn with_known_day(reached: Reached, settings: &OpenAiSettings) -> Reached {
     let known = settings.models.retirement(&settings.base_url, &settings.model);
     match (reached, known) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
-/// What stands in its place.
+/// Replacement of a redacted key.
 const STAND_IN: &[u8] = b"[key]";
 /// A stand-in's key can be a letter or two: no secret, and to take it out would garble the JSON.
 const SHORTEST: usize = 8;
@@ -18,7 +18,7 @@ pub(super) fn redact(body: Bytes, key: &SecretString) -> Bytes {
     let (mut redacted, mut kept, mut at) = (Vec::new(), 0, 0);
     while let Some(further) = body[at..].iter().position(begins) {
         at += further;
-        // Who begins inside of a run of backslashes finds no more than who began in front of it.
+        // A search that begins inside a run of backslashes finds no more than one that began in front of it.
         let inside = at > 0 && body[at - 1..].starts_with(br"\\");
         match if inside { None } else { found(&body[at..], key) } {
             Some(length) => {
@@ -46,8 +46,8 @@ fn found(text: &[u8], key: &[u8]) -> Option<usize> {
     Some(text.len() - rest.len())
 }
 
-/// What follows a character, plain or escaped; `None` where another stands. JSON within JSON has its backslashes escaped
-/// in turn, so that there may be any number of them.
+/// The rest after a character, plain or escaped; `None` if the text begins with another one. JSON within JSON escapes
+/// backslashes again, so the function accepts any number of them.
 fn behind(text: &[u8], byte: u8) -> Option<&[u8]> {
     let slashes = text.iter().take_while(|byte| **byte == b'\\').count();
     let bare = &text[slashes..];

@@ -1,4 +1,4 @@
-//! How long a provider asks to wait, wherever it says so: headers, fields of the body, words of the message.
+//! Finds the wait that a provider asks for, in headers, fields of the body, or the text of the message.
 //!
 //! Everything in an answer can be wrong, missing or hostile. A wait that cannot be read is left out, and none is longer
 //! than 24 hours.
@@ -25,7 +25,7 @@ const RETRY_HEADERS: [(&str, f64); 3] = [
     ("retry-after", 1.0),
 ];
 
-/// What each limit calls the header of its rest and the header of its reset.
+/// Names of the headers of each limit: the remaining room, and the time of the reset.
 const LIMIT_HEADERS: [(&str, &str); 8] = [
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
     ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
@@ -169,7 +169,7 @@ pub(super) fn wait_in(message: &str) -> Option<Duration> {
 }
 
 /// A span in words or letters at the beginning of a text: `7m12s`, `1h2m3.5s`, `20ms`, `26 seconds.`, `1 minute and 30
-/// seconds`. A number without a unit is in seconds. `None` where no number stands.
+/// seconds`. A number without a unit is in seconds. `None` where the text has no number.
 fn span(text: &str) -> Option<Duration> {
     let mut rest = text.trim_start();
     let mut sum = None;

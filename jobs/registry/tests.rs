@@ -1,4 +1,4 @@
-//! What a payload that fits no type is told, and what it is not told.
+//! Errors for payloads that fit no type: the facts that they name, and the data that they must not quote.
 
 use serde_json::json;
 

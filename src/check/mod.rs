@@ -1,5 +1,5 @@
-//! `check`: looks at everything that a deployment stands on, changes nothing, spends nothing, and names the cure of
-//! what it finds.
+//! `check`: examines everything that a deployment depends on, and names a remedy for each finding. It changes nothing
+//! and spends nothing.
 //!
 //! # Layout
 //! - `place`: configuration, folders, drain time, providers.
@@ -29,13 +29,13 @@ pub enum Level {
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What was looked at, such as `redis eviction`.
+    /// Name of the check, such as `redis eviction`.
     pub check: &'static str,
     /// How it is.
     pub level: Level,
-    /// What was found.
+    /// Result of the check.
     pub found: String,
-    /// What to do about it.
+    /// A remedy, where one is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cure: Option<String>,
 }
@@ -84,7 +84,7 @@ pub async fn all(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// What a configuration that cannot be read comes to.
+/// The findings for a configuration that cannot be read.
 pub fn faults(faults: &[String]) -> Vec<Finding> {
     let cure = "set the variable as told; the README lists them all";
     faults

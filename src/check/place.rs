@@ -127,7 +127,7 @@ fn media_hosts(config: &Config) -> Finding {
     }
 }
 
-/// What OpenAI, or the provider in its place, has been found to take of a request; nothing where it takes all of it.
+/// Reports the parts of a request that OpenAI, or its substitute, refuses; `None` if it accepts all parts.
 pub(super) async fn dialect(config: &Config) -> Option<Finding> {
     let settings = config.handlers.openai.as_ref()?;
     let store = Dialects::new(Connection::open(&config.redis).ok()?);

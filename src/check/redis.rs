@@ -25,7 +25,7 @@ const SLOW: Duration = Duration::from_millis(10);
 /// Apart from Redis's clock by more than this, logs of replicas are hard to read together.
 const CLOCKS_APART: Duration = Duration::from_secs(2);
 
-/// What INFO says.
+/// The fields of INFO.
 struct Info(HashMap<String, String>);
 
 impl Info {
@@ -72,8 +72,8 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// A Redis that could not write to its disk refuses PING as it refuses writes. It is there all the same, and tells the
-/// rest when it is asked for it.
+/// Checks that Redis answers. After a failed write to its disk Redis refuses PING like a write, but it still answers
+/// the later checks, so this refusal counts as an answer.
 async fn ping(connection: &Connection) -> Result<(), RedisError> {
     match connection.ping().await {
         Err(error) if error.code() == Some("MISCONF") => Ok(()),
@@ -100,7 +100,7 @@ fn unreachable(error: &RedisError) -> Finding {
     Finding::failure("redis", error.to_string(), cure)
 }
 
-/// What was wrong with TLS, if that was it.
+/// The error of TLS, if TLS was the cause.
 fn tls_fault(error: &RedisError) -> Option<&rustls::Error> {
     let inner: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
     inner.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()

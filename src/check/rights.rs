@@ -1,4 +1,4 @@
-//! What the worker needs of a Redis ACL user: the rule, and whether the user at hand has it.
+//! The rights that the worker needs of a Redis ACL user, and the check that its user has them.
 
 use std::fmt::Write as _;
 
@@ -135,7 +135,7 @@ pub(super) async fn look(config: &Config, connection: &Connection) -> Finding {
     }
     for pattern in patterns(config) {
         let key = format!("{}x", pattern.trim_end_matches('*'));
-        // What only the retirement of Bottleneck touches is no fault.
+        // Missing rights for the keys of Bottleneck are not a fault: only `--retire-bottleneck` needs them.
         let optional = pattern == "b_*" || pattern == "bottleneck:*";
         match may(connection, &user, &format!("set {key} v")).await {
             Ok(false) if !optional => lacks.push(format!("~{pattern}")),
@@ -219,7 +219,7 @@ mod tests {
         }
         assert!(all.len() > 30);
         for script in all {
-            // Scripts have wrappers around `call`: whatever stands in capitals between quotes is looked at.
+            // Scripts have wrappers around `call`, so the test checks every quoted word in capitals.
             for word in script.split('\'').skip(1) {
                 let capitals = word.len() > 2 && word.bytes().all(|b| b.is_ascii_uppercase());
                 if capitals && !WORDS.contains(&word) {

@@ -1,4 +1,4 @@
-//! `check`: what stands in the way of this deployment, and what to do about it.
+//! `check`: prints the problems of this deployment, and a remedy for each.
 
 use std::process::ExitCode;
 

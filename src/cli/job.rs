@@ -186,7 +186,7 @@ async fn retry(args: &RetryArgs) -> anyhow::Result<ExitCode> {
     let done = retry_all(&operator, &args.which.wanted(State::Failed), &order, &mut haul).await;
     let mut told = format!("{} retried", haul.retried);
     for (count, what) in [
-        (haul.changed, "had changed their state meanwhile"),
+        (haul.changed, "had changed their state before the retry"),
         (
             haul.broken,
             "cannot be retried: their data is gone, or their keys are not what they should be",

@@ -1,4 +1,4 @@
-//! `migrate`: brings the keyspace to this version, or says how it stands.
+//! `migrate`: brings the keyspace to this version, or prints the state of its migrations.
 
 use std::process::ExitCode;
 

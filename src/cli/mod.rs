@@ -52,7 +52,7 @@ enum Command {
     Job(job::JobArgs),
     /// Show the limits of every provider, and how much of them is used.
     Limits(operate::LimitsArgs),
-    /// Look at configuration, Redis, providers and folders, and name the cure of what is wrong. Spends nothing.
+    /// Check configuration, Redis, providers and folders, and suggest a fix for each problem. Spends nothing.
     Check(check::CheckArgs),
     /// Ask the worker of this host how it is; exits with 0 when it is well.
     Health,
@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
             Command::Simulate(args) => simulate::run(args).await,
         }
     });
-    // Work on blocking threads (decoding, name look-ups) that nobody waits for any more must not hold up the exit.
+    // Abandoned work on blocking threads (decoding, name look-ups) must not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match done {
         Ok(code) => code,
@@ -120,7 +120,7 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    // A log line where logs are kept, plain words for whoever runs a command by hand.
+    // The worker writes a log line; a command that an operator runs by hand prints plain text.
     if tracing::dispatcher::has_been_set() {
         error!("{error:#}");
     } else {
@@ -178,7 +178,7 @@ pub(crate) fn stop_signals() -> std::io::Result<(impl Future<Output = ()>, impl 
                 _ = interrupt.recv() => "SIGINT",
             };
             info!("{name} received");
-            let _ = heard.send(()); // Nobody listens any more when everything has ended.
+            let _ = heard.send(()); // An error means that the receiver has ended before the signal.
         }
     });
     Ok((heard(first_seen), heard(second_seen)))

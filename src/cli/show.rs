@@ -1,4 +1,4 @@
-//! How answers are printed: tables for people, JSON for scripts.
+//! Prints answers: tables for people, JSON for scripts.
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;

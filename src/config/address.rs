@@ -1,4 +1,4 @@
-//! Where Redis is, and by which certificates it is known.
+//! The address of Redis, and the certificates that it is checked against.
 
 use rustls::{
     RootCertStore,

@@ -1,11 +1,11 @@
-//! What a configuration leaves open: the start and `check` warn of it.
+//! Finds unprotected parts of a configuration; the start and `check` warn of them.
 
 use url::{Host, Url};
 
 use super::Config;
 
 impl Config {
-    /// What leaves the HTTP port more open than a deployment should.
+    /// The settings that leave the HTTP port more open than a deployment should.
     pub fn access_faults(&self) -> Vec<&'static str> {
         let mut faults = Vec::new();
         if self.access.admin.is_none() && self.access.admin_from_loopback {

@@ -36,7 +36,7 @@ const AZURE: BreakerVars = BreakerVars {
     slow_after: &vars::AZURE_BREAKER_SLOW_AFTER,
 };
 
-/// All gates, or `None` when they are switched off. What is wrong is noted in `env` all the same.
+/// Reads all gates; `None` when they are switched off. Errors go into `env` in either case.
 pub(super) fn read(env: &mut Reader<'_>, lease_ttl: Duration) -> Option<GatesSettings> {
     let (openai, azure) = (numbers(env, &OPENAI), numbers(env, &AZURE));
     let settings = GatesSettings {

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 
 use super::{HOUR, MINUTE, Reader, vars};
 
-/// What the handlers need. What is wrong is noted in `env`.
+/// Reads the settings of the handlers. Errors go into `env`.
 pub(super) fn read(env: &mut Reader<'_>) -> Settings {
     let poll_interval = env.duration(&vars::AZURE_VISION_POLL, Duration::from_millis(10), MINUTE);
     let openai = OpenAiSettings {

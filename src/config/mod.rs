@@ -37,7 +37,7 @@ use crate::{
     worker::dispatch::UnknownTypes,
 };
 
-/// What the process exits with when the configuration is wrong (`EX_USAGE`).
+/// Exit code for a wrong configuration (`EX_USAGE`).
 pub const EXIT_CODE: u8 = 64;
 
 /// A queue to serve.
@@ -60,13 +60,13 @@ pub struct Config {
     pub port: u16,
     /// The queues to serve.
     pub queues: Vec<QueueSpec>,
-    /// What the handlers need.
+    /// Settings of the handlers.
     pub handlers: Settings,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
     /// Breakers and limits; `None` with both switched off.
     pub gates: Option<GatesSettings>,
-    /// Who may call the HTTP routes.
+    /// Access rules of the HTTP routes.
     pub access: Access,
     /// How often one user may enqueue over HTTP.
     pub user_window: Window,
@@ -82,11 +82,11 @@ pub struct Config {
     pub platform_drain: Option<Duration>,
     /// How long the answers of paid calls are kept; `None` with the ledger switched off.
     pub ledger_ttl: Option<Duration>,
-    /// What becomes of a paid call whose answer was lost.
+    /// The rule for a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
-    /// Whether retries of BullMQ jobs whose producer names no backoff are spread by ours.
+    /// True if this worker's back-off spaces retries of BullMQ jobs whose producer names none.
     pub spreads_retries: bool,
-    /// What becomes of jobs of unknown types.
+    /// The rule for jobs of unknown types.
     pub unknown_types: UnknownTypes,
     /// How queues are kept.
     pub broker: BrokerOptions,
@@ -234,7 +234,7 @@ impl Config {
         Ok(Self { effective, ..config })
     }
 
-    /// What the platform will do to jobs in flight at a deployment, where that is less than they were promised.
+    /// Describes the effect on jobs in flight if the platform grants less drain time than the configuration promises.
     pub fn drain_fault(&self) -> Option<String> {
         let platform = self.platform_drain.filter(|drain| *drain < self.drain)?;
         Some(format!(
@@ -320,7 +320,7 @@ fn media_memory(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("auto, or bytes from {LEAST} to {}", 1u64 << 40))
 }
 
-/// Where the file is wrong, and not what stands there: it may be a secret.
+/// The place of an error in the file, without its text, which may be a secret.
 fn dotenv_fault(error: &dotenvy::Error) -> String {
     match error {
         dotenvy::Error::LineParse(_, at) => format!(".env: a line cannot be read, at its byte {at}"),
@@ -331,7 +331,7 @@ fn dotenv_fault(error: &dotenvy::Error) -> String {
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Railway kills at once unless it is told to wait; elsewhere nothing is known.
+/// Drain time of the platform. Railway kills at once unless configured to wait; on other platforms it is unknown.
 fn platform_drain(env: &mut Reader<'_>) -> Option<Duration> {
     let seconds = env.optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
         text.parse()
@@ -440,7 +440,7 @@ fn replica(env: &mut Reader<'_>) -> String {
     )
 }
 
-/// What a name may hold of a text.
+/// Reduces a text to the characters that a name may contain.
 fn fit_for_a_name(text: &str) -> String {
     text.chars()
         .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))

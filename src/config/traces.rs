@@ -1,4 +1,4 @@
-//! Where traces are sent.
+//! The destination of traces.
 
 use axum::http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};

@@ -20,7 +20,7 @@ pub struct Var {
     pub default: Fallback,
     /// What it does.
     pub about: &'static str,
-    /// Whether its value must never be shown.
+    /// True if its value must never be shown.
     pub secret: bool,
 }
 

@@ -1,6 +1,7 @@
-//! `demo`: the worker at work, on a machine that has nothing but a redis-server. A private Redis, the provider
-//! simulator and a replica are started, a few dozen jobs of every type run through them, and nothing is left running.
-//! What runs is the real code; only the providers are played.
+//! `demo`: shows the worker with jobs of every type, on a machine that has only a redis-server.
+//!
+//! The command starts a private Redis, the provider simulator and a replica, runs a few dozen jobs, and stops all of
+//! them at the end. It runs the real code; only the providers are simulated.
 
 mod outage;
 mod private_redis;
@@ -112,7 +113,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Waits are short and limits wide: it is a show, and nobody shall wait for long.
+/// Configuration of the demo. Waits are short and limits high, so that the demo ends soon.
 fn config(redis: &PrivateRedis, simulator: &Simulator, options: &Options) -> anyhow::Result<Config> {
     let mut env: HashMap<&str, String> = point_to(simulator, options).into_iter().collect();
     env.insert("REDIS_URL", redis.url());

@@ -132,7 +132,7 @@ impl Stage {
     /// Says something, above the bars.
     pub(super) fn say(&self, text: &str) {
         if self.terminal {
-            // An error says that the terminal is gone: then nobody listens.
+            // An error means that the terminal is gone, so the text has no reader.
             let _ = self.bars.println(text);
         } else if !self.quiet {
             println!("{text}");

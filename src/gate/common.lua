@@ -24,15 +24,15 @@ local LONGEST_OPEN = 600000
 -- After a recovery the concurrency limit comes back in two steps: a quarter of it, then half of it, each for this long.
 local RAMP_STEP = 15000
 
--- A whole number that anybody may have written; nil for anything else.
+-- Parses a whole number from a key that other programs can write; nil for anything else.
 local function whole(text)
   local n = tonumber(text or nil)
   if n and n >= 0 and n < 1e15 then return floor(n) end
 end
 
--- The clock is Redis's. Whoever stores a time in a key of the breaker notes it in META.hw, in a key of the provider
--- in WIN.hw. When the clock steps back a little (NTP, a failover), time stands still until it has caught up; after
--- a big step what lies too far ahead is drawn back to the new clock.
+-- Redis's clock decides. A script that stores a time in a key of the breaker also stores it in META.hw, for a key of
+-- the provider in WIN.hw. After a small step back of the clock (NTP, a failover) the scripts reuse the stored time
+-- until the clock has caught up. After a big step they draw times that lie too far ahead back to the new clock.
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000)
 local meta = call('HMGET', META, 'epoch', 'seen', 'hw', 'opens', 'ramp', 'fault', 'calls')
@@ -55,8 +55,8 @@ if ahead.limits then
   call('DEL', WIN)
 end
 
--- The breaker as its keys have it. A state that is not the one we last wrote means that somebody else moved it (a
--- reset, redis-cli, an eviction): it is adopted under a new epoch, so the outcomes of calls in flight are stale.
+-- Reads the breaker from its keys. A state other than the one that these scripts last wrote has another origin: a
+-- reset, redis-cli, an eviction. The script adopts it under a new epoch, so the outcomes of calls in flight are stale.
 local stored = call('MGET', STATE, OPENED_AT, SUCCESSES)
 local state = stored[1]
 if state ~= 'OPEN' and state ~= 'HALF_OPEN' then state = 'CLOSED' end

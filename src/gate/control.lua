@@ -20,7 +20,7 @@ for i = 1, #win, 2 do
   number = tonumber(number)
   local slices = kind == 'q' or kind == 'u'
   local first = floor(now / BUCKET) - BUCKETS
-  -- What has left the window is a part of its bucket still.
+  -- A bucket still includes requests that have left the window.
   if kind and (slices and number <= gone and number >= first * (BUCKET / SLICE) or not slices and number >= first) then
     totals[kind] = totals[kind] + (tonumber(win[i + 1]) or 0)
   end

@@ -1,4 +1,4 @@
-//! The scripts, typed: what goes into them, and what comes out.
+//! Typed calls of the gate's scripts: builds their keys and arguments, and parses their answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Desk {
     }
 }
 
-/// What `turn.lua` says.
+/// The answer of `turn.lua`.
 pub(super) struct Turn {
     /// Of each permit that was to be settled.
     pub(super) settled: Vec<Settled>,
@@ -44,7 +44,7 @@ pub(super) struct Turn {
     pub(super) admitted: Vec<Result<Answer, RedisError>>,
 }
 
-/// What `admit.lua` says of one call.
+/// The answer of `admit.lua` about one call.
 type Row = (
     State,
     u64,
@@ -54,10 +54,10 @@ type Row = (
     Option<(bool, u64)>,
 );
 
-/// What `settle.lua` says of one permit.
+/// The answer of `settle.lua` about one permit.
 type SettledRow = (Effect, State, u32, u32, u32);
 
-/// What `control.lua` says of the breaker.
+/// The part of `control.lua`'s answer about the breaker.
 type BreakerRow = (
     State,
     State,
@@ -71,7 +71,7 @@ type BreakerRow = (
     Option<u64>,
 );
 
-/// What `control.lua` says of the limits.
+/// The part of `control.lua`'s answer about the limits.
 type LimitsRow = (u64, u64, u64, u64, u64);
 
 fn answer((state, epoch, now, moved_to, refused, granted): Row) -> Result<Answer, RedisError> {

@@ -13,7 +13,7 @@ local SPREAD = rpm > 0 and max(1, floor((WINDOW + GRACE + SLICE) / rpm)) or 0
 -- Calls that may start at once, at most: what is taken at once leaves a gap a minute later.
 local SPREAD_BURST = max(2, floor(rpm / 50))
 
--- What the limits count, read when it is first needed, and written once at the end.
+-- The counts of the limits, read at the first use and written once at the end.
 local used
 
 -- A count that another program may have written.
@@ -94,7 +94,7 @@ local function until_it_fits(bucket_kind, slice_kind, total, cost, limit)
   local gone = floor((now - WINDOW - GRACE) / SLICE) - 1
   local buckets = counts_of(bucket_kind, used.oldest, bucket)
   local slices = counts_of(slice_kind, used.oldest * SLICES, slice)
-  -- What was granted just now is not written yet.
+  -- Includes grants of this call, which are not written yet.
   buckets[#buckets], slices[#slices] = used[bucket_kind], used[slice_kind]
   for i, count in ipairs(buckets) do
     for s = (i - 1) * SLICES + 1, min(i * SLICES, #slices) do

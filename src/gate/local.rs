@@ -1,8 +1,8 @@
-//! What a gate goes by while Redis is away: a breaker of the replica's own, and its share of the limits. Pure: time
-//! comes in.
+//! Decides for a gate while Redis is away, by a breaker of the replica's own and its share of the limits.
 //!
-//! It is kept while Redis answers, too: so an outage finds it knowing what is in flight, what the last minute has
-//! cost and that the breaker is open. Only while Redis is away does it decide.
+//! The replica updates this state while Redis answers, too. So at the start of an outage it already knows the calls in
+//! flight, the use of the last minute and whether the breaker is open. It decides only while Redis is away. The
+//! functions read no clock: the caller passes the time.
 
 mod breaker;
 mod limits;
@@ -41,7 +41,7 @@ impl Refusal {
     }
 }
 
-/// What was put down for a call, to be settled at its end.
+/// The local records of a call, which are settled at its end.
 #[derive(Debug)]
 pub(super) struct Account {
     ticket: Ticket,

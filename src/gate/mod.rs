@@ -1,28 +1,28 @@
 //! The gate before every provider call: a breaker and limits that all replicas share through Redis.
 //!
-//! A call passes twice: [`Gate::admit`] before it, [`Permit::settle`] after it; one round trip each, of one atomic
-//! script that settles what has ended before it admits what is next, and no clock but Redis's. Limits are kept per provider, the breaker per breaker name: providers that
-//! name the same breaker share it.
+//! A caller asks [`Gate::admit`] before a call and reports with [`Permit::settle`] after it, one round trip each. One
+//! atomic script settles ended calls before it admits the next ones, by Redis's clock alone. Limits apply to a
+//! provider, a breaker to its name: providers that name the same breaker share it.
 //!
 //! # Layout
-//! - `common.lua` (prelude: keys, clock, breaker), `limits.lua` (prelude: what the limits count), `turn.lua` with its parts
-//!   `settle.lua` and `admit.lua`, `room.lua`, `renew.lua`, `control.lua`: one operation a file; `presence.lua` counts the replicas. The keys are [`crate::keys::GateKeys`].
-//! - `scripts`, `desk`: the scripts, typed. `wire`: what comes together travels together; deadlines.
-//! - `provider`, `permit`, `verdict`: the face that callers see.
-//! - `local`: what decides while Redis is away. `outbox`: what Redis is told when it is back.
+//! - One operation a file: `turn.lua` with its parts `settle.lua` and `admit.lua`, `room.lua`, `renew.lua`,
+//!   `control.lua`; `presence.lua` counts the replicas. Preludes: `common.lua` (keys, clock, breaker), `limits.lua`
+//!   (counts of the limits). The keys are [`crate::keys::GateKeys`].
+//! - `scripts`, `desk`: assemble and call the scripts. `wire`: batches the calls and bounds them by deadlines.
+//! - `provider`, `permit`, `verdict`: the interface for callers.
+//! - `local`: decides while Redis is away. `outbox`: keeps settlements until Redis is back.
 //! - `settings`, `status`, `report`: configuration, operator's view, log lines.
 //!
 //! # Rules
-//! - A permit's id is made here, so a request that is sent again is the same request. Its lease is renewed by
-//!   [`Gates::run`]; the slots of a replica that was killed come back when its leases run out.
-//! - A permit cannot leak: dropped, it is settled like any other, through the outbox.
-//! - An outcome counts in the epoch in which its call was admitted, or not at all. Each change of state starts a new
-//!   epoch.
-//! - A gate never fails. While Redis is away (no answer within 250 ms, or any error) the replica goes by a breaker
-//!   of its own and by its share of the limits, and keeps settlements for one lease.
-//! - With Redis away, or just gone or back, the fleet may be above a limit: what Redis had granted stands beside the
-//!   shares, which are four fifths of the limit together. So it is at most 1.8 times the limit, or one call a replica
-//!   more than it where that is more.
+//! - The replica generates a permit's id, so Redis recognises a request that is sent again. [`Gates::run`] renews the
+//!   leases of permits; the slots of a killed replica come back when its leases run out.
+//! - A permit cannot leak: a dropped permit is settled like any other, through the outbox.
+//! - An outcome counts only in the epoch in which its call was admitted. Each change of state starts a new epoch.
+//! - A gate never fails. While Redis is away (no answer within 250 ms, or any error) the replica uses a breaker of its
+//!   own and its share of the limits, and keeps settlements for one lease.
+//! - During an outage, and just before or after it, the fleet can exceed a limit: permits that Redis granted add to the
+//!   shares, which are four fifths of the limit together. The bound is 1.8 times the limit, or one call a replica above
+//!   the limit where that is more.
 
 mod desk;
 mod local;
@@ -70,7 +70,7 @@ const DEADLINE: Duration = Duration::from_millis(250);
 /// How soon a delivery that failed is tried again.
 const DELIVER_AGAIN: Duration = Duration::from_millis(500);
 
-/// The gate's scripts, as `gate <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
+/// The gate's scripts, as `gate <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
     Scripts::new()
         .named()
@@ -161,7 +161,7 @@ impl Gates {
         self.all().find(|gate| gate.breaker() == name)
     }
 
-    /// Whether Redis gave no verdict when it was last asked for one.
+    /// Returns true from a failed request to Redis until its next successful write.
     pub fn is_redis_away(&self) -> bool {
         self.shared.redis_away.load(Ordering::Relaxed)
     }

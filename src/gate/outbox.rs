@@ -1,5 +1,6 @@
-//! Settlements that Redis has not heard yet. Kept for one lease, for as long as the permit's lease itself could have
-//! lasted: then an outcome would no longer count.
+//! Keeps settlements that Redis has not confirmed, until they can be sent again.
+//!
+//! A settlement expires after one lease: the permit's own lease has run out by then, and the outcome no longer counts.
 
 use std::{
     collections::VecDeque,
@@ -55,7 +56,7 @@ impl Outbox {
         self.letters.drain(..most.min(self.letters.len())).collect()
     }
 
-    /// Puts back what could not be told, in front and as old as it is.
+    /// Returns unsent settlements to the front of the outbox; they keep their age.
     pub(super) fn put_back(&mut self, letters: Vec<Letter>) {
         for letter in letters.into_iter().rev() {
             if self.letters.len() < MOST {

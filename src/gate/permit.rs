@@ -1,4 +1,7 @@
-//! The right to make one call, and how the call's end is reported.
+//! A permit allows one call to a provider, and reports to the gate how the call ended.
+//!
+//! [`Permit`] holds a place within the limits until it is settled; [`Settlement`] is the report. A permit that is
+//! dropped early reports itself, so that it cannot leak its place.
 
 use std::{
     sync::Arc,
@@ -10,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{local::Account, provider::Gate, verdict::Effect};
 
-/// How long a provider is left alone that asks to slow down without saying for how long.
+/// Pause after a provider asks to slow down without a duration.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
-/// Longest pause that a provider gets: no wait that it asks for is longer.
+/// Upper bound of a pause that a provider asks for.
 const LONGEST_THROTTLE: Duration = Duration::from_hours(24);
 
 /// How a call ended, as the breaker sees it.
@@ -28,14 +31,14 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// What a gate is told of a call's end.
+/// The report about a call's end to its gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {
     /// How it ended.
     pub outcome: Outcome,
-    /// Tokens that it really used; unknown, the estimate stands.
+    /// Tokens that the call used; `None` keeps the estimate.
     pub tokens: Option<u64>,
-    /// How long the whole fleet shall leave the provider alone.
+    /// How long the whole fleet pauses calls to the provider.
     pub throttle: Option<Duration>,
     /// The fault of the account that a failure is due to.
     pub fault: Option<AccountFault>,
@@ -52,7 +55,7 @@ impl Settlement {
         }
     }
 
-    /// What a call's result means to its gate: the culprit decides whether the breaker counts it.
+    /// Derives the report from a call's result. The culprit decides whether the breaker counts it.
     pub fn of(result: &Result<Reply, Failure>) -> Self {
         let failure = match result {
             Ok(reply) => {
@@ -108,7 +111,7 @@ pub struct Permit {
     lost: CancellationToken,
     sent: Option<Instant>,
     settlement: Option<Settlement>,
-    /// What this replica has put down for the call; nothing before it is granted.
+    /// This replica's local records of the call; `None` before it is granted.
     account: Option<Account>,
     /// Granted by this replica itself: its own breaker has to hear of the end.
     local: bool,
@@ -117,8 +120,8 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// A permit that Redis is about to be asked for. Redis may grant it without our knowing: from here on it is
-    /// settled, whoever drops it.
+    /// Creates a permit before the request to Redis. Redis may grant it although the answer is lost, so every drop from
+    /// here on settles it.
     pub(super) fn asked(gate: Arc<Gate>, id: Arc<str>) -> Self {
         let lost = CancellationToken::new();
         Self {
@@ -175,7 +178,8 @@ impl Permit {
             outcome,
             ..settlement
         };
-        // Noted first: whoever drops this future midway leaves the right report behind.
+        // Stored before the first await: if the caller drops this future midway, `Drop` still reports the right
+        // outcome.
         self.settlement = Some(settlement);
         let effect = self.gate.deliver(&self.id, settlement).await.ok();
         self.over = effect.is_some();

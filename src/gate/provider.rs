@@ -1,4 +1,4 @@
-//! One provider's gate: asks Redis, and decides by itself while Redis is away.
+//! The gate of one provider: admits and settles calls through Redis, and decides locally while Redis is away.
 
 use std::{
     collections::HashMap,
@@ -26,12 +26,12 @@ use super::{
 };
 use crate::telemetry::metrics::{PROCESS, labels::Index};
 
-/// Ids that one renewal carries at most: its script blocks Redis for everyone.
+/// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
 /// Settlements that are delivered side by side.
 const DELIVER_CHUNK: usize = 64;
 
-/// What the gates of one replica share.
+/// State that the gates of one replica share.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// Unique over all replicas and restarts: permit ids start with it.
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) next_permit: AtomicU64,
     /// How many replicas there were when Redis was last asked.
     pub(super) replicas: AtomicU32,
-    /// Cancelled when Redis has first told how many there are.
+    /// Cancelled after Redis has returned the number of replicas for the first time.
     pub(super) counted: CancellationToken,
     pub(super) redis_away: AtomicBool,
     /// An outbox has something in it.
@@ -58,15 +58,15 @@ impl Shared {
         }
     }
 
-    /// Redis has not done what it was asked; said once an outage. Whatever it answers instead (LOADING, READONLY, OOM)
-    /// is as good as silence.
+    /// Records a failed request to Redis, and logs it once an outage. An error answer (LOADING, READONLY, OOM) counts
+    /// like a missing answer.
     pub(super) fn redis_failed(&self, error: &RedisError) {
         if !self.redis_away.swap(true, Ordering::Relaxed) {
             warn!(%error, "Redis is away: each replica keeps breakers and limits of its own");
         }
     }
 
-    /// Redis has done what needs it whole: it answers, writes and has room.
+    /// Records a successful write, which proves that Redis answers, accepts writes and has memory left.
     pub(super) fn redis_works(&self) {
         if self.redis_away.swap(false, Ordering::Relaxed) {
             info!("Redis is back: the fleet's breakers and limits apply again");
@@ -97,7 +97,7 @@ pub struct Room {
     pub calls: usize,
     /// When more may pass: from now. Zero where some may pass now.
     pub wait: Duration,
-    /// What stands in the way, where no call may pass.
+    /// Why no call may pass; `None` if calls may pass.
     pub reason: Option<Reason>,
     /// As `calls` and `wait`, where the requests of a minute are spread over it.
     pub spread: (usize, Duration),
@@ -127,7 +127,7 @@ impl Gate {
         }
     }
 
-    /// Whose gate.
+    /// The provider that the gate protects.
     pub const fn provider(&self) -> Provider {
         self.provider
     }
@@ -137,7 +137,7 @@ impl Gate {
         self.wire.desk.settings.breaker.name()
     }
 
-    /// Whether a call that took so long counts as a failure, whatever it has brought; noted in the log.
+    /// Returns true if a call that took so long counts as a failure, whatever it has brought; noted in the log.
     pub(super) fn is_slow(&self, took: Duration) -> bool {
         let Some(slow_after) = self
             .wire
@@ -226,7 +226,7 @@ impl Gate {
         })
     }
 
-    /// Whether the provider's requests of a minute are limited.
+    /// Returns true if the provider's requests of a minute are limited.
     pub fn limits_requests(&self) -> bool {
         self.wire.desk.settings.limits.requests_per_minute.is_some()
     }

@@ -1,7 +1,7 @@
 -- Renews the leases of one replica's permits.
 -- KEYS  as in common.lua
 -- ARGV  2… permit ids
--- Returns the ids whose lease is lost: it has run out, and the slot may be somebody else's by now.
+-- Returns the ids whose lease has run out: another call may hold the slot by now.
 local lost, renewed, probes = {}, false, false
 for i = 2, #ARGV do
   local id = ARGV[i]

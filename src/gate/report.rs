@@ -1,5 +1,5 @@
-//! What the log says of a breaker, and the metrics with it. Each change is told once, by the caller that Redis told of
-//! it; `provider` is the one whose gate that caller was at.
+//! Logs and counts the changes of a breaker. Redis reports each change to one call, and that call's replica logs it, so
+//! that each change appears once in the fleet. `provider` is the provider of that call.
 
 use jobs::Provider;
 use tracing::{info, warn};

@@ -1,5 +1,5 @@
-//! The scripts of the gate: `common.lua` in front of each operation's file, `limits.lua` where limits are
-//! looked at, and the two parts of `turn.lua`.
+//! Assembles the gate's scripts from their files. `common.lua` precedes each operation that reads a breaker,
+//! `limits.lua` each one that reads limits; `turn.lua` also needs its parts `settle.lua` and `admit.lua`.
 
 use redis::Script;
 

@@ -1,4 +1,4 @@
-//! What can be configured of the gates, checked: a breaker that could never close cannot be built.
+//! Checked settings of the gates. The constructors refuse contradictions, such as a breaker that could never close.
 
 use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 
@@ -88,7 +88,7 @@ pub struct GatesSettings {
 /// Why gates cannot be what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidGate {
-    /// The name stands in key names.
+    /// The name is part of key names.
     #[error("a breaker's name ({0:?}) has 1 to 64 letters, digits, - _ . or braces")]
     Name(String),
     /// A count that makes no sense.

@@ -1,5 +1,6 @@
--- Settles permits: frees their slots, corrects what they were charged, tells the breaker. Each exactly once: removing the
--- lease decides. ARGV first … last are of each permit: id, outcome, tokens really used (-1 unknown), throttle the provider
+-- Settles permits: frees their slots, corrects their charges, reports to the breaker. Each permit counts exactly once,
+-- because only the removal of its lease settles it.
+-- ARGV first … last are of each permit: id, outcome, tokens really used (-1 unknown), throttle the provider
 -- for ms (0 no).
 --   outcome  success | failure | ignored (it was sent) | cancelled (never sent: all is refunded)
 --            failure:<word> for one that a fault of the account has caused

@@ -1,4 +1,4 @@
-//! A gate as an operator sees it.
+//! The status of a gate as operators see it: the state of its breaker, and the use of its limits.
 
 use jobs::{AccountFault, Provider};
 
@@ -8,8 +8,8 @@ use super::{
     wire::Reading,
 };
 
-/// How long after it an account's fault is told of while the breaker is closed, ms: jobs that met it ask again within a
-/// minute, so it is refreshed while it lasts.
+/// How long the status reports an account's fault after its last occurrence while the breaker is closed, ms. Jobs that
+/// met the fault retry within a minute, so they refresh it while it lasts.
 const FAULT_LASTS: u64 = 180_000;
 
 /// One provider's gate. Times are of Redis's clock, ms since 1970.
@@ -17,7 +17,7 @@ const FAULT_LASTS: u64 = 180_000;
 pub struct Status {
     /// The breaker.
     pub breaker: BreakerStatus,
-    /// Whose limits.
+    /// The provider that the limits protect.
     pub provider: Provider,
     /// The limits.
     pub limits: LimitSettings,
@@ -52,7 +52,8 @@ pub struct BreakerStatus {
     pub success_threshold: u32,
     /// When it opened, unless it is closed.
     pub opened_at: Option<u64>,
-    /// When it was last closed, unless it is. An open one that lets probes pass opens again and again; this stands.
+    /// When the breaker last left CLOSED; `None` while it is closed. Unlike `opened_at`, a failed probe does not reset
+    /// it.
     pub not_closed_since: Option<u64>,
     /// When an open one lets a probe pass.
     pub next_retry_at: Option<u64>,

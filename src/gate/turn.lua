@@ -3,8 +3,8 @@
 -- ARGV  2 open for ms  3 probes of HALF_OPEN at most  4 success threshold
 --       5 requests a minute  6 tokens a minute  7 calls in flight (0 no limit)  8 pace ms (0 none)  9 burst
 --       10 failure threshold  11 failure window ms  12 failure share, percent  13 how many have ended
---       14… what settle.lua is told of each of these, then what admit.lua is told of each call
--- Returns {what settle.lua says of each, what admit.lua says of each}
+--       14… the arguments of settle.lua for each of these, then the arguments of admit.lua for each call
+-- Returns {the answers of settle.lua, the answers of admit.lua}
 local settled, admitted, next = {}, {}, 14 + 4 * tonumber(ARGV[13])
 if next > 14 then settled = settle_all(14, next - 1) end
 if next < #ARGV then admitted = admit_all(next, #ARGV) end

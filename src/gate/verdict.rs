@@ -1,4 +1,4 @@
-//! What the gate says: the states of a breaker, why a call may not be made now, what became of an outcome.
+//! The gate's vocabulary: states of a breaker, reasons for a refusal, effects of a reported outcome.
 
 use std::{fmt, time::Duration};
 
@@ -56,7 +56,7 @@ words! {
 }
 
 words! {
-    /// What stands in the way of a call.
+    /// Why a call may not pass.
     Reason {
         /// The breaker is open.
         Open = "open",
@@ -78,7 +78,7 @@ words! {
 }
 
 words! {
-    /// What a settlement did.
+    /// The effect of a settlement.
     Effect {
         /// The breaker has counted it, and stays as it is.
         Recorded = "recorded",
@@ -102,7 +102,7 @@ words! {
 }
 
 impl Reason {
-    /// Whether a limit stands in the way, and not the breaker: then the job keeps its place in the line.
+    /// Returns true if a limit refused the call, not the breaker. After a limit the job keeps its place in the line.
     pub const fn is_limit(self) -> bool {
         !matches!(self, Self::Open | Self::HalfOpen)
     }
@@ -113,11 +113,11 @@ impl Reason {
 /// Its text is what the job's owner reads; the breaker's is that of the earlier Node worker, to the letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// Whose gate.
+    /// The provider of the gate.
     pub provider: Provider,
     /// Its breaker.
     pub breaker: String,
-    /// What stands in the way.
+    /// Why the call may not pass.
     pub reason: Reason,
     /// When to ask again; `None` when it is never going to pass.
     pub retry_after: Option<Duration>,

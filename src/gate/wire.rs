@@ -1,5 +1,6 @@
-//! The way to Redis: what comes together, requests for permits and ends of calls, goes together, and nobody waits for
-//! long.
+//! Sends the gate's requests to Redis: concurrent requests for permits and ends of calls share one script call.
+//!
+//! Each call has a deadline; a late answer counts as an outage of Redis, and the replica decides by itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,13 +37,13 @@ pub(super) struct End {
     pub(super) settlement: Settlement,
 }
 
-/// What is asked of Redis.
+/// A request to Redis.
 enum Ask {
     Admit(Request),
     Settle(End),
 }
 
-/// What Redis says to it.
+/// Redis's answer to a request.
 enum Told {
     Admitted(Result<Answer, RedisError>),
     Settled(Settled),
@@ -57,7 +58,7 @@ pub(super) struct Wire {
     asks: Batch<Ask, Result<Told, RedisError>>,
 }
 
-/// What `admit.lua` says.
+/// The answer of `admit.lua`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) verdict: Verdict,
@@ -90,7 +91,7 @@ pub(super) enum Verdict {
     },
 }
 
-/// What settling did, here or in Redis.
+/// The effect of a settlement, local or in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Settled {
     pub(super) effect: Effect,
@@ -104,7 +105,7 @@ pub(super) struct Settled {
     pub(super) of_calls: u32,
 }
 
-/// What `control.lua` says.
+/// The answer of `control.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reading {
     pub(super) before: State,
@@ -124,7 +125,7 @@ pub(super) struct Reading {
     pub(super) now: u64,
 }
 
-/// What an operator wants of a breaker.
+/// An operator's command to a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Control {
     Status,

@@ -1,10 +1,10 @@
-//! What stands in the ledger: any version may have written it, or anybody.
+//! Fuzz targets of the ledger's entries: other versions and other programs can write them.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use hostile::Target;

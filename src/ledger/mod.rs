@@ -1,14 +1,16 @@
-//! The spend ledger: what was paid for is not paid for again.
+//! The spend ledger records paid calls in Redis, so that a repeated delivery does not pay for them again.
 //!
-//! Each job has a page, a hash that is gone when the job has been completed or after the time to live. Before a paid
-//! call is sent, a mark says so; its answer takes the mark's place before anything else becomes of the job. A job that
-//! is delivered again (its replica was killed, its ack was lost) goes on from the answers that it finds. A mark without
-//! an answer is a call of which nobody knows whether it was billed: [`UnknownCalls`] says what then.
+//! Each job has a page, a hash that is deleted when the job completes or after the time to live. The worker writes a
+//! mark before it sends a paid call, and replaces the mark by the answer before it writes anything else about the job.
+//! A job that is delivered again (its replica was killed, its ack was lost) continues from the stored answers. A mark
+//! without an answer means that the provider may have billed the call; [`UnknownCalls`] decides what happens to its
+//! job.
 //!
 //! An entry carries a digest of the payload, so that another job under the same id finds nothing. While Redis is away
-//! calls are made without the ledger: the answer is in the replica's memory, and lost only if that dies too.
+//! the worker makes calls without the ledger: the replica holds the answer in memory, and loses it only if it dies too.
 //!
-//! One round trip a paid call, after the gate's; the answer travels beside the permit's settlement.
+//! The ledger costs one round trip a paid call, after the gate's. The answer is sent at the same time as the permit's
+//! settlement.
 
 mod writings;
 
@@ -33,7 +35,7 @@ static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.
 static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
 static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
 
-/// The ledger's scripts, as `ledger <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
+/// The ledger's scripts, as `ledger <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
     [("open", &OPEN), ("keep", &KEEP), ("close", &CLOSE)]
         .map(|(name, script)| (format!("ledger {name}"), script.get_hash().to_owned()))
@@ -43,12 +45,12 @@ pub fn script_names() -> Vec<(String, String)> {
 /// Longer answers are not kept, bytes: they would crowd Redis.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-/// What becomes of a job that finds a call of its own that was sent and never answered.
+/// The rule for a job with an earlier call that was sent and never answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownCalls {
     /// The call is made again, and perhaps paid for twice.
     Retry,
-    /// The job fails: somebody has to look.
+    /// The job fails, and an operator decides.
     Fail,
 }
 
@@ -102,7 +104,7 @@ impl Ledger {
         }
     }
 
-    /// What was sent, and what was not sent again.
+    /// Counts of the calls that were sent, and of those that were not sent again.
     pub fn spending(&self) -> Spending {
         let Counters {
             sent,
@@ -149,12 +151,12 @@ pub struct Page {
     key: String,
     payload: String,
     token: Arc<str>,
-    /// Nobody has been handed this job before: there can be no entries but ours.
+    /// This is the job's first delivery, so only this delivery can have written entries.
     fresh: bool,
     sendings: AtomicU32,
 }
 
-/// What the ledger says to a call.
+/// The ledger's answer before a call.
 #[derive(Debug)]
 pub enum Opened<'a> {
     /// It may be sent: the mark is set.
@@ -246,7 +248,8 @@ impl Page {
 }
 
 impl Entry<'_> {
-    /// Writes down how the call ended: its answer; nothing, when it was refused; or the mark stays, when nobody knows.
+    /// Records how the call ended. Stores an answer, takes the mark back after a refusal, and leaves the mark if the
+    /// outcome is unknown.
     pub async fn close(self, result: &Result<Reply, Failure>) {
         let Self { page, field, mark } = self;
         let counters = &page.ledger.counters;

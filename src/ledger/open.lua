@@ -1,8 +1,8 @@
--- Notes that paid calls are about to be sent, unless their answer is known.
+-- Marks paid calls as sent before they are sent, unless their answer is known.
 -- KEYS 1… the page of each call's job
 -- ARGV 1 time to live, ms  2… of each call: entry, mark of this sending
--- Returns for each what stood there: '' nothing (or this very mark: a resend), '?…' the mark of a call whose answer nobody
--- has seen, '=…' a kept answer, which stays; nil where the page is none.
+-- Returns for each the previous entry: '' none (or this very mark: a resend), '?…' the mark of a call without a stored
+-- answer, '=…' a stored answer, which stays; nil where the page has another type.
 local answers = {}
 for i, page in ipairs(KEYS) do
   local entry, mark = ARGV[2 * i], ARGV[2 * i + 1]
@@ -12,7 +12,8 @@ for i, page in ipairs(KEYS) do
   elseif found:sub(1, 1) == '=' then
     answers[i] = found
   else
-    -- Who has got so far is the job's delivery with the mark's token: it counts when it is lost (queue/poison.lua).
+    -- `by` records that the delivery with the mark's token has begun to run: if it is lost, it counts towards poison
+    -- (queue/poison.lua).
     redis.call('HSET', page, entry, mark, 'by', mark:match('^%?(.*):%d+$') or '')
     redis.call('PEXPIRE', page, ARGV[1])
     answers[i] = found == mark and '' or found

@@ -21,7 +21,7 @@ const MOST: Bounds = Bounds {
     bytes: 1024 * 1024,
 };
 
-/// What is written into an entry of a page: a mark, or an answer.
+/// A write into an entry of a page: a mark, or an answer.
 struct Writing {
     page: String,
     field: String,
@@ -75,7 +75,7 @@ impl<T: FromRedisValue + Clone + Send + 'static> Writings<T> {
     }
 }
 
-/// What a call to Redis answers, unless it keeps the provider's call waiting for too long.
+/// Awaits the answer of a call to Redis, within the time that the provider's call may wait.
 pub(super) async fn in_time<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
     let answered = answered_within(DEADLINE, answer).await;
     answered.unwrap_or_else(|_elapsed| {

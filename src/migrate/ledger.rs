@@ -1,4 +1,4 @@
-//! What has been done to the keyspace, as its ledger says.
+//! Reads the ledger of the migrations that were applied to the keyspace.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +21,7 @@ struct Entry {
     changed: f64,
 }
 
-/// Whether a worker that does not know the migration may run beside what it left. Whatever else stands there is read
-/// as a no.
+/// Whether a worker without the migration may run on the migrated keyspace. Any unknown value counts as a no.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Older {
@@ -32,7 +31,7 @@ enum Older {
     Refuse,
 }
 
-/// How a migration stands.
+/// State of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
@@ -50,14 +49,14 @@ pub enum Standing {
     Newer,
 }
 
-/// A migration and how it stands.
+/// A migration and its state.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// Its number.
     pub version: u32,
     /// Its name.
     pub name: String,
-    /// How it stands.
+    /// Its state.
     pub standing: Standing,
     /// The option that it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +77,7 @@ pub struct Row {
 pub(super) struct Ledger(BTreeMap<u32, Entry>);
 
 impl Ledger {
-    /// Reads the hash. What is no entry of a migration is read as one of a later version that nobody may ignore.
+    /// Reads the hash. An unreadable entry counts as a migration of a later version that older workers must refuse.
     pub(super) fn new(fields: Vec<(String, String)>) -> Self {
         let entries = fields.into_iter().map(|(version, text)| {
             let entry = serde_json::from_str(&text).unwrap_or_else(|_| Entry {
@@ -98,7 +97,7 @@ impl Ledger {
         self.0.contains_key(&version)
     }
 
-    /// Whether this worker may run on the keyspace.
+    /// Checks that this worker may run on the keyspace.
     pub(super) fn admits_us(&self) -> Result<(), MigrateError> {
         let newer = self.unknown().find(|(_, entry)| entry.older == Older::Refuse);
         match newer {

@@ -1,4 +1,4 @@
-//! Every migration, in order. Once it has been released, none is changed: a mistake is mended by the next one.
+//! All migrations, in order. A released migration never changes; the next migration fixes its mistakes.
 
 use super::scope::Scope;
 
@@ -12,7 +12,7 @@ pub(super) struct Migration {
     pub(super) scope: Scope,
     /// The option of `migrate` that it waits for; `None` for one that every start runs.
     pub(super) opt_in: Option<&'static str>,
-    /// Whether a worker that does not know this migration may run beside what it leaves.
+    /// True if a worker that does not know this migration may run beside what it leaves.
     pub(super) older_may_run: bool,
 }
 

@@ -2,9 +2,9 @@
 //!
 //! - The **ledger** ([`MigrationKeys::LEDGER`]) says what was done: by which version of the worker, when by Redis's
 //!   clock, and with which SHA-1 of the file.
-//! - The **lock** lets one replica migrate while the others wait. Every step looks whether it still holds: a replica
-//!   that was paused for too long changes nothing any more. A migration that was broken off is done again from its
-//!   beginning, which each of them stands.
+//! - The **lock** lets one replica migrate while the others wait. Every step checks the lock, so a replica that was
+//!   paused for too long changes nothing. An interrupted migration restarts from its beginning, which is safe for each
+//!   of them.
 //! - A step works on one batch of keys, and no script runs for longer than a few milliseconds.
 //! - A keyspace that a later version has changed so that this one may not run on it is refused
 //!   ([`MigrateError::Newer`]).
@@ -35,7 +35,7 @@ pub(crate) use start::before_claiming;
 use self::{ledger::Ledger, list::Migration, scope::Scope};
 use crate::{connection::Connection, keys::MigrationKeys};
 
-/// What the process exits with when the keyspace is of a later version (`EX_DATAERR`).
+/// Exit code for a keyspace of a later version (`EX_DATAERR`).
 pub const EXIT_NEWER: u8 = 65;
 
 /// How long the lock lasts without a sign of life.
@@ -73,7 +73,7 @@ pub enum MigrateError {
     /// Another replica has held the lock for too long.
     #[error("another replica has been migrating the keyspace for more than {} s", PATIENCE.as_secs())]
     Busy,
-    /// The lock ran out in the middle: somebody else may have taken over.
+    /// The lock ran out during the migration: another replica may have taken over.
     #[error("the lock of the migrations ran out in the middle")]
     Lost,
     /// Redis is away, or refuses.
@@ -108,7 +108,7 @@ pub struct Done {
     pub name: &'static str,
     /// Keys that it changed.
     pub changed: u64,
-    /// What an operator should know.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 
@@ -225,7 +225,7 @@ impl Migrator {
         Ok(done)
     }
 
-    /// Whose keys there are: one walk over the keyspace, in small bites.
+    /// Lists the owners of keys, in one walk over the keyspace in small batches.
     async fn owners(&self, scope: Scope, dry_run: bool) -> Result<BTreeSet<String>, MigrateError> {
         let mut owners = BTreeSet::new();
         let Some(pattern) = scope.pattern() else {
@@ -237,7 +237,7 @@ impl Migrator {
             scan.cmd("SCAN").arg(cursor);
             scan.arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
             let ((next, keys),): ((u64, Vec<Vec<u8>>),) = self.connection.query(&scan).await?;
-            // What is not text is nobody's that we know.
+            // All keys of this worker are text, so any other key belongs to another program.
             let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
             owners.extend(keys.filter_map(|key| scope.owner(key)).map(str::to_owned));
             scans += 1;

@@ -11,7 +11,7 @@ const FAILURE_WINDOW: u64 = 60_000;
 /// Bottleneck's clients show themselves every few seconds.
 const CLIENT_GONE_AFTER: u64 = 120_000;
 
-/// Whose keys a migration works on.
+/// The set of keys that a migration works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// No key at all: one step.
@@ -23,7 +23,7 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    /// What SCAN looks for.
+    /// The pattern for SCAN.
     pub(super) const fn pattern(self) -> Option<&'static str> {
         match self {
             Self::Nothing => None,

@@ -1,4 +1,4 @@
-//! What every replica does before it claims: migrate, or wait until another has.
+//! The first step of every replica before it claims: it migrates, or waits until another replica has done so.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ for i = 4, #ARGV do
 end
 redis.call('EXPIRE', key, (keep + 1) * 60)
 
--- What is too old goes, once a minute: counts, and replicas that have not reported for as long.
+-- Deletes old counts once a minute, and replicas that have not reported for as long.
 if redis.call('HGET', key, 'swept') ~= tostring(minute) then
   redis.call('HSET', key, 'swept', minute)
   local all = redis.call('HGETALL', key)

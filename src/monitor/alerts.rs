@@ -15,7 +15,7 @@ use crate::worker::vitals::REDIS_ABSENCE;
 const SHARES: u64 = 15;
 /// The window of counts, minutes.
 const COUNTS: u64 = 60;
-/// Fewer jobs than that have no share worth waking somebody for.
+/// Fewest jobs for which the alerts judge a share: a share of fewer jobs is noise.
 const FEWEST: u64 = 10;
 
 /// So long before its shutdown a model needs a successor.
@@ -233,7 +233,7 @@ pub struct Alert {
     pub name: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// Whether it is so.
+    /// True if the alert fires.
     pub firing: bool,
     /// What was compared; `null` when it cannot be known, because Redis is away.
     pub value: Option<f64>,

@@ -1,8 +1,11 @@
-//! Who works in the fleet, and at what. Each replica says so every few seconds, in one hash for all queues and layouts;
-//! one that was killed stays in it for a while, with what it had in hand, so that an operator sees who is missing.
+//! Heartbeats list the replicas of the fleet and the jobs that they run.
 //!
-//! What Redis holds besides does not tell: a lease in the apalis layout names a worker of one queue, a lock in the BullMQ
-//! layout a claim and no replica, and the gate's list is there for dividing limits, with breakers and limits on.
+//! Each replica writes its heartbeat every few seconds, into one hash for all queues and layouts. A killed replica
+//! stays in the hash for a while, with the jobs that it held, so that an operator sees which replica is missing.
+//!
+//! The other keys cannot show this. A lease in the apalis layout names a worker of one queue; a lock in the BullMQ
+//! layout names a claim, not a replica. The gate's list of replicas divides limits, and exists only with the gates
+//! switched on.
 
 use std::{
     collections::HashMap,
@@ -38,11 +41,11 @@ pub struct Replica {
     pub name: String,
     /// When that was, ms since 1970 by Redis's clock.
     pub seen: u64,
-    /// What it does.
+    /// Its work.
     pub work: Work,
 }
 
-/// What a replica does.
+/// The work of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Work {
@@ -54,7 +57,7 @@ pub struct Work {
     pub queues: Vec<QueueWork>,
 }
 
-/// What a replica does in one queue.
+/// The work of a replica in one queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueWork {

@@ -1,6 +1,6 @@
-//! What the fleet's jobs came to, minute by minute, in one hash in Redis: rates over all replicas, and since when they
-//! are what they are. A replica reports every few seconds, and only when there is something to report; nothing is added
-//! to a job's way.
+//! Counts the outcomes of the fleet's jobs by the minute, in one hash in Redis. From it come rates over all replicas,
+//! and the time since which a rate holds. A replica adds its counts every few seconds, and only if they have changed,
+//! so no job needs an extra call.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ const KEEP: u64 = 120;
 /// How many counts a minute has.
 const COUNTS: usize = 6;
 
-/// What jobs came to in some time. The order of the fields is that of the counts in Redis.
+/// Outcomes of jobs in a span of time. The order of the fields is that of the counts in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Came {
     /// Completed.
@@ -94,7 +94,7 @@ impl Came {
 pub struct Minutes(BTreeMap<u64, [u64; COUNTS]>);
 
 impl Minutes {
-    /// What the jobs came to in the `length` minutes up to and with `last`.
+    /// Outcomes of the jobs in the `length` minutes up to and with `last`.
     pub fn window(&self, last: u64, length: u64) -> Came {
         let first = (last + 1).saturating_sub(length);
         let mut sum = [0u64; COUNTS];
@@ -115,7 +115,7 @@ impl Minutes {
         }
     }
 
-    /// What stands in the hash; fields of another make are left out.
+    /// Parses the fields of the hash, and skips fields of another format.
     fn read(fields: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut minutes = Self::default();
         for (field, count) in fields {
@@ -142,7 +142,7 @@ pub struct Reporter {
 
 #[derive(Debug, Default)]
 struct Told {
-    /// What Redis has counted.
+    /// The counts in Redis.
     counted: Came,
     /// A report that may or may not have arrived: it is sent again as it was, before anything newer.
     sent: Option<Came>,

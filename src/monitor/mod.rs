@@ -1,11 +1,11 @@
-//! What is read when somebody asks how the fleet does: metrics, alerts, and the dashboard.
+//! Reads the state of the fleet for metrics, alerts and the dashboard.
 //!
 //! # Layout
-//! - [`Monitor`]: reads Redis for all of them, no more often than they need, within a second.
-//! - `exposition`: the answer of `GET /metrics`. `process`: the process's own numbers.
-//! - [`heartbeats`]: who works in the fleet, and at what.
-//! - [`minutes`]: what the fleet's jobs came to, by the minute.
-//! - [`alerts`]: the rules, and their verdict.
+//! - [`Monitor`]: reads Redis for all three, within a second, and reuses a reading that is fresh enough.
+//! - `exposition`: the answer of `GET /metrics`. `process`: the process's own figures.
+//! - [`heartbeats`]: the live replicas of the fleet, and the jobs that they run.
+//! - [`minutes`]: the outcomes of the fleet's jobs, by the minute.
+//! - [`alerts`]: the rules of the alerts, and their evaluation.
 
 pub mod alerts;
 mod exposition;
@@ -59,14 +59,14 @@ pub struct QueueReading {
     pub oldest: Duration,
 }
 
-/// What Redis says of the fleet.
+/// The state of the fleet, as read from Redis.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
     /// The queues.
     pub queues: Vec<QueueReading>,
     /// The gates; none with breakers and limits switched off.
     pub gates: Vec<Status>,
-    /// What the jobs came to.
+    /// The outcomes of the jobs.
     pub minutes: Minutes,
     /// When the provider shuts the flashcards' model down, ms since 1970, where a day is known.
     pub model_shutdown: Option<u64>,
@@ -174,7 +174,7 @@ impl Monitor {
 
     /// The verdict on every alert, by what was read.
     pub fn judge(&self, reading: Option<&Reading>, away: Option<Duration>) -> Vec<alerts::Alert> {
-        // The loops ask Redis all the time, so they know of an outage before anybody asks here.
+        // The loops call Redis all the time, so they notice an outage before a request arrives here.
         let seen = self
             .workers
             .iter()
@@ -217,7 +217,7 @@ impl Monitor {
     }
 
     async fn read(&self) -> Result<Reading, BrokerError> {
-        // What this replica has not reported yet would be missing.
+        // Reports this replica's latest counts first, which the reading would otherwise miss.
         self.reporter.report(&self.workers).await?;
         let queues = self.operator.queues().iter().map(|broker| async move {
             Ok::<_, BrokerError>(QueueReading {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::telemetry::metrics::{table, text::Text};
 
-/// What the kernel counts CPU time in, for programs: the same on every Linux.
+/// Unit of the CPU time that the kernel reports to programs: the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// When this was first asked for, at the replica's start: seconds since 1970.

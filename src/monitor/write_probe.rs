@@ -1,5 +1,5 @@
-//! Whether Redis takes writes. A full memory, a failed disk, a lost primary or a used-up quota lets reads pass and refuses
-//! everything that a job needs.
+//! Probes whether Redis accepts writes. With a full memory, a failed disk, a lost primary or a used-up quota, Redis
+//! still answers reads but refuses the writes of every job.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ impl WriteProbe {
         }
     }
 
-    /// What Redis says where it answers and refuses the write.
+    /// Redis's error, if it answers but refuses the write.
     pub(super) async fn refusal(&self) -> Option<String> {
         let mut last = self.last.lock().await;
         if let Some((at, refusal)) = &*last

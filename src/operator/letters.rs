@@ -1,5 +1,5 @@
-//! What an operator does to jobs: list them by state, retry dead letters, remove them. Which queues are meant, and why
-//! nothing was done.
+//! The operator's actions on jobs: list them by state, retry dead letters, remove them. This module selects the queues,
+//! and gives the reason if an action changes nothing.
 
 mod list;
 mod retry;
@@ -74,7 +74,7 @@ pub enum JobError {
     NotFailed {
         /// The job's id.
         id: String,
-        /// Where it stands.
+        /// Its state.
         state: State,
     },
     /// It changed its state just then.
@@ -144,7 +144,7 @@ impl Operator {
             }
         }
         let id = id.to_owned();
-        // Nobody knows a job, yet a queue may list its id.
+        // No queue has the job's data, but one of them may still list its id.
         let candidates = match known.as_slice() {
             [] => meant,
             [broker] => vec![*broker],

@@ -1,13 +1,13 @@
-//! Who may call.
+//! Access control of the HTTP routes.
 //!
-//! - Routes that change something want `ADMIN_TOKEN`; those that add jobs take `ENQUEUE_TOKEN` as well. Without a token
-//!   they are off, unless `ADMIN_FROM_LOOPBACK` opens them to this host.
-//! - Reads want `READ_TOKEN`. Without one they are answered under names that can mean nothing but an address: a page whose
-//!   name was bound to this host after it was loaded (DNS rebinding) sends its own name.
+//! - Routes that change something require `ADMIN_TOKEN`; those that add jobs accept `ENQUEUE_TOKEN` as well. Without a
+//!   configured token these routes are off, unless `ADMIN_FROM_LOOPBACK` opens them to this host.
+//! - Reads require `READ_TOKEN`. Without a configured token the worker answers only if `Host` is `localhost` or an
+//!   address. After DNS rebinding a page sends its own name, so this check refuses it.
 //!
-//! A forwarder on this host makes the whole world local, and not all of them say so. That is why trust in loopback has to
-//! be asked for. Where it is, a caller must come from 127.0.0.1 or ::1, through no forwarder that shows, name this host in
-//! `Host`, and come from no page of another origin.
+//! A proxy on this host makes every remote client look local, and not all proxies add a header. So the operator must
+//! enable trust in loopback explicitly. Then a caller must come from 127.0.0.1 or ::1, without a proxy's headers, name
+//! this host in `Host`, and not send the origin of another page.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -33,9 +33,9 @@ pub struct Access {
     pub enqueue: Option<SecretString>,
     /// For reads, where they are not open.
     pub read: Option<SecretString>,
-    /// Whether this host may change something where no admin token is set.
+    /// True if this host may change something where no admin token is set.
     pub admin_from_loopback: bool,
-    /// Whether the last address of `X-Forwarded-For` is the caller's: behind a proxy that sets it.
+    /// True if the last address of `X-Forwarded-For` is the caller's: behind a proxy that sets it.
     pub trust_proxy: bool,
 }
 
@@ -61,7 +61,7 @@ impl IntoResponse for Denied {
     }
 }
 
-/// What the headers of forwarders begin with.
+/// Prefixes of the headers that proxies add.
 const FORWARDED: [&str; 12] = [
     "forwarded",
     "via",
@@ -78,7 +78,7 @@ const FORWARDED: [&str; 12] = [
 ];
 
 impl Access {
-    /// Whether a caller may change something.
+    /// Checks that a caller may change something.
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
@@ -98,7 +98,7 @@ impl Access {
         }
     }
 
-    /// Whether a caller may add jobs.
+    /// Checks that a caller may add jobs.
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
@@ -115,7 +115,7 @@ impl Access {
         }
     }
 
-    /// Whether a caller may read.
+    /// Checks that a caller may read.
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
@@ -154,7 +154,7 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port)
 }
 
-/// Whether the peer is this host itself, by the addresses that only it has.
+/// Returns true if the peer is this host itself, by the addresses that only it has.
 fn is_loopback(peer: SocketAddr) -> bool {
     let ip = peer.ip().to_canonical();
     ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
@@ -166,7 +166,7 @@ fn is_forwarded(headers: &HeaderMap) -> bool {
         .any(|name| FORWARDED.iter().any(|start| name.as_str().starts_with(start)))
 }
 
-/// Whether the caller is no browser that acts for another site: see the module's own words.
+/// Checks that the request does not come from a browser that acts for another site (see the module).
 fn is_of_this_host(headers: &HeaderMap) -> Result<(), Denied> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let host = host(headers);
@@ -200,17 +200,17 @@ fn host(headers: &HeaderMap) -> &str {
     }
 }
 
-/// Whether a `Host` can mean nothing but this host, whoever answers for names.
+/// True if a `Host` means this machine without any name lookup, which an attacker could answer.
 fn is_loopback_name(host: &str) -> bool {
     named(host, |ip| ip.to_canonical().is_loopback())
 }
 
-/// Whether a `Host` is `localhost` or an address: no name that an attacker could bind to an address.
+/// Returns true if a `Host` is `localhost` or an address: no name that an attacker could bind to an address.
 fn is_address(host: &str) -> bool {
     named(host, |_| true)
 }
 
-/// Whether a `Host` is `localhost`, or an address that `fits`.
+/// Returns true if a `Host` is `localhost`, or an address that `fits`.
 fn named(host: &str, fits: impl Fn(IpAddr) -> bool) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;

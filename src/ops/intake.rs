@@ -23,7 +23,7 @@ use crate::{
     ratelimit::{Allowance, Subject},
 };
 
-/// What the windows of the intake count, as the web API names it.
+/// Name of the action that the intake's windows count, as in the web API.
 pub(super) const ACTION: &str = "ai";
 /// The window of jobs that name no user.
 const NAMELESS: &str = "ai-nameless";

@@ -26,12 +26,12 @@ use crate::{
 
 /// Jobs of one answer where the caller names no number, and at most.
 const LIMIT: (usize, usize) = (50, 1000);
-/// A mass retry answers after this, and says whether there is more to do: proxies do not wait for ever.
+/// Time limit of one request for a mass retry: proxies close slow requests. The answer says whether jobs are left.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Answer = Result<Json<Value>, Refusal>;
 
-/// Which jobs, as a URL's query says it. Every field is text: what is wrong is told in our words.
+/// The selection of jobs in a URL's query. Every field is text, so that this module words the errors.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Which {
@@ -169,7 +169,7 @@ pub(super) async fn remove(
     Ok(done(&id, &deed, "removed"))
 }
 
-/// What was done to a job, and how it stands now.
+/// The answer after a change to a job, with its new state.
 fn done(id: &str, deed: &Deed, status: &str) -> Json<Value> {
     Json(json!({
         "success": true, "jobId": id, "queue": deed.queue, "layout": deed.layout, "status": status,

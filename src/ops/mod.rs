@@ -62,7 +62,7 @@ use crate::{
 /// Largest body of a request: five images of the largest size that a provider takes are more than anyone sends.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
-/// What the routes work with.
+/// The state that the routes share.
 #[derive(Debug)]
 pub struct Ops {
     /// The workers of this replica, for health.
@@ -77,11 +77,11 @@ pub struct Ops {
     pub user_window: Window,
     /// How often one address may enqueue.
     pub ip_window: Window,
-    /// What the dashboard shows.
+    /// The dashboard.
     pub dashboard: Dashboard,
     /// The open streams of job events.
     pub streams: Streams,
-    /// Who may call.
+    /// Access rules.
     pub access: Access,
     /// When this replica started.
     pub started: Instant,

@@ -1,4 +1,4 @@
-//! What the routes answer with: times as the web API writes them, and errors as JSON.
+//! The answers of the routes: times in the web API's format, and errors as JSON.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ pub(super) fn timestamp() -> String {
 
 /// A time of Redis's clock, ms since 1970, in ISO 8601.
 pub(crate) fn iso(ms: u64) -> String {
-    // What no calendar holds is cut to its end: a key may say anything.
+    // Cuts times beyond the calendar's end, because a key can hold any number.
     let ms = ms.min(253_402_300_799_000);
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }
@@ -31,7 +31,7 @@ pub(crate) fn iso(ms: u64) -> String {
 /// Why a route cannot answer.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// Who asks may not.
+    /// The caller lacks the right.
     Denied(Denied),
     /// The request is wrong.
     Bad(String),

@@ -1,4 +1,4 @@
-//! What a script that ends many jobs at once says of each of them.
+//! Parses the answers of scripts that end many jobs at once, one for each job.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 

@@ -1,4 +1,4 @@
-//! How a producer spaces the attempts of its job.
+//! A producer's back-off between the attempts of its job.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct QueueBackoff {
     /// The first wait, ms.
     pub delay_ms: f64,
-    /// Whether it doubles with each attempt.
+    /// True if it doubles with each attempt.
     pub exponential: bool,
     /// Share of each wait, from 0 to 1, that is left to chance: it shortens the wait.
     pub jitter: f64,

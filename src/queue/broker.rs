@@ -1,4 +1,7 @@
-//! The trait that both layouts implement, how queues are kept, and what a broker cannot do.
+//! The interface between the worker and a queue in Redis, which both layouts (apalis and BullMQ) implement.
+//!
+//! [`Broker`] claims jobs, renews their leases and writes their outcomes; it also lists and inspects jobs for
+//! operators. [`BrokerOptions`] holds the settings of a queue, [`BrokerError`] the reasons why an operation fails.
 
 use std::{convert::Infallible, fmt, num::NonZeroU32, time::Duration};
 
@@ -72,8 +75,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Puts jobs back where they were, next in line, as if they had not been claimed. Returns how many were still ours.
     async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError>;
 
-    /// Notes that a job is about to run whose earlier delivery was lost: from the next one that is lost after this on, it
-    /// is on its way to be poison. A first delivery is spared the round trip.
+    /// Marks a previously lost job as started. If this delivery is lost too, it counts towards `max_lost`. A first
+    /// delivery skips this round trip.
     async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError>;
 
     /// Reports progress in percent, and a failed attempt.
@@ -92,25 +95,25 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// How old the job is that is next in line, by Redis's clock; zero where nothing waits, or its age is not known.
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError>;
 
-    /// Whose job it is, hashed; `None` where the queue is not shared fairly.
+    /// The job's owner, hashed; `None` where the queue is not shared fairly.
     fn owner(&self, delivery: &Delivery) -> Option<u64>;
 
-    /// Where a job that waits stands in the order in which jobs are taken; without an id, only how many wait.
+    /// Position of a waiting job in the order of claims; without an id, only the number of waiting jobs.
     async fn standing(&self, id: &str) -> Result<Standing, BrokerError>;
 
     /// Looks up a job.
     async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
 
-    /// The type of a job of which [`find`](Self::find) tells none: what its payload says, which may be large.
+    /// Reads the type of a job from its payload, where [`find`](Self::find) returns none. The payload may be large.
     async fn kind(&self, _id: &str) -> Result<Option<String>, BrokerError> {
         Ok(None)
     }
 
-    /// Who watches jobs of this queue.
+    /// The watchers of this queue's jobs.
     fn watchers(&self) -> &Watchers;
 
-    /// Tells the [`Watchers`] what becomes of their jobs; returns only when it cannot. Called again with the
-    /// `position` that it has left behind, it goes on from there.
+    /// Reports changes of watched jobs to the [`Watchers`], and returns only with an error. A later call with the same
+    /// `position` resumes where this call stopped.
     async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError>;
 
     /// Lists a page of the jobs in one state, newest first. Looks at a bounded number of ids, so that a page may be
@@ -184,7 +187,7 @@ pub struct BrokerOptions {
     pub fairness: Option<FieldName>,
     /// Jobs that one owner may have in flight, over the fleet; `None`: any number.
     pub most_per_owner: Option<NonZeroU32>,
-    /// Whether claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
+    /// True if claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
     pub leave_out_large: bool,
 }
 
@@ -220,8 +223,8 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// Whether Redis itself answered with an error that will not go away by asking again: a key of a wrong type,
-    /// say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
+    /// Returns true if Redis itself answered with an error that will not go away by asking again: a key of a wrong
+    /// type, say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Redis(error) => Meaning::of(error) == Meaning::Impossible,

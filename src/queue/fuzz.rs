@@ -1,10 +1,10 @@
-//! What lists of jobs hold, and the cursors that callers send.
+//! Fuzz targets of the lists of jobs, and of the cursors that callers send.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ pub(crate) fn hash(input: &[u8]) -> (Fields, Vec<Vec<u8>>) {
     (fields.collect(), lines.map(<[u8]>::to_vec).collect())
 }
 
-/// A job can be shown to whoever asks for it, and told as events, whatever stands in it.
+/// Fails unless a job with any content can be serialised, and reported as events.
 pub(crate) fn expect_showable(view: JobView) {
     assert!(view.progress <= 100);
     assert!(serde_json::to_string(&view).is_ok());

@@ -1,4 +1,4 @@
-//! What travels through a broker: jobs as they are added, handed out and put off, and what becomes of them.
+//! The types that a broker takes and returns: new jobs, deliveries, delays and outcomes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ pub struct Delivery {
     /// The job's type, where the layout keeps it beside the payload.
     pub kind: Option<String>,
     /// The payload; `None` when it is so large that the claim has left it out, or the queue knows an id without one.
-    /// [`Broker::payload`](super::Broker::payload) tells which.
+    /// [`Broker::payload`](super::Broker::payload) distinguishes the two.
     pub payload: Option<Bytes>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
@@ -51,7 +51,7 @@ pub struct Delivery {
     pub backoff: Option<QueueBackoff>,
     /// How long the job has been made to wait by limits and breakers so far.
     pub waited: Duration,
-    /// Whether nobody has been handed this job before.
+    /// True if this is the job's first delivery to any worker.
     pub first: bool,
     /// Earlier deliveries that ended without an outcome.
     pub lost: u32,
@@ -90,22 +90,21 @@ pub struct Completion {
     pub result: String,
 }
 
-/// What became of jobs that have ended well, and of a claim beside them.
+/// The results of completions, and of a claim in the same call.
 #[derive(Debug)]
 pub struct Completed {
-    /// What writing each of them came to.
+    /// The result of each write.
     pub settled: Vec<Result<Settled, BrokerError>>,
-    /// What was claimed into their slots; `None` when nothing was to be, or could be by this call: the claim's number has
-    /// not been used.
+    /// The jobs claimed into their slots; `None` if the call made no claim, so that the claim's number is unused.
     pub claimed: Option<Result<Vec<Delivery>, BrokerError>>,
 }
 
-/// What a write of an outcome came to.
+/// The result of a write of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// The outcome stands, now or since an earlier send of the same call.
+    /// The outcome is written, by this call or by an earlier send of it.
     Applied,
-    /// The job is not ours any more: nothing was written.
+    /// The claim no longer holds the job: nothing was written.
     Lost,
 }
 
@@ -114,9 +113,9 @@ pub enum Settled {
 pub struct Later<'a> {
     /// From now, by Redis's clock.
     pub delay: Duration,
-    /// Whether this delivery used up one of the job's attempts.
+    /// True if this delivery used up one of the job's attempts.
     pub counts: bool,
-    /// Why, for whoever asks what the job waits for.
+    /// Why the job waits, as the operator's views show it.
     pub reason: &'a str,
     /// The gate that it waits for, by its provider's name.
     pub gate: Option<&'a str>,
@@ -142,13 +141,13 @@ pub struct Note {
     pub replica: String,
 }
 
-/// What a sweep for orphaned jobs found.
+/// The result of a sweep for orphaned jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Put back, to be claimed again.
     pub requeued: u64,
     /// Failed, because too many deliveries ended without an outcome.
     pub poisoned: u64,
-    /// Whether another sweep would find more.
+    /// True if another sweep would find more.
     pub more: bool,
 }

@@ -1,4 +1,4 @@
-//! How queues are laid out in Redis.
+//! The two layouts of queues in Redis.
 
 use std::{fmt, str::FromStr};
 

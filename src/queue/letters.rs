@@ -1,4 +1,4 @@
-//! What an operator does to the jobs of a queue: lists them in pages, retries dead letters, removes jobs.
+//! Types for the operator's actions on a queue: pages of jobs, retries of dead letters, removals.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -9,11 +9,11 @@ use super::{BrokerError, State, millis, view::read_history};
 
 /// Jobs on one page at most.
 const LONGEST_PAGE: usize = 200;
-/// Ids that one script looks at, at most, to fill a page: it blocks Redis for everyone.
+/// Ids that one script reads at most to fill a page, because it blocks Redis for all clients.
 const LOOKS: usize = 200;
 /// Dead letters that one script puts back, at most: some 25 µs each.
 pub(super) const RETRIES: usize = 50;
-/// The class of a line in a history that tells of a retry by hand: no failure's.
+/// The class of a history line that records a retry by hand; failures use other classes.
 const RETRIED: &str = "retried";
 
 /// Which jobs to list.
@@ -103,7 +103,7 @@ pub struct Listed {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What kind of failure its last one was; absent where its history does not say.
+    /// The class of its last failure; absent where its history names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     #[serde(skip)]
@@ -134,7 +134,7 @@ impl Page {
     }
 }
 
-/// What anybody may have written.
+/// A field of a job. Any Redis client can write to it, so it is untrusted bytes.
 type Text = Option<Vec<u8>>;
 /// A job as the scripts list it: id, type, attempts, reason, time, source, score, end of its history.
 type Row = (Vec<u8>, Text, Text, Text, Text, u8, String, Vec<Vec<u8>>);
@@ -169,9 +169,9 @@ pub(super) fn read_page((rows, next, seen): Rows) -> Result<Page, BrokerError> {
 pub struct RetryOrder<'a> {
     /// Unique: the same order, sent again, retries nothing twice.
     pub id: &'a str,
-    /// Who gave it, for the job's history.
+    /// The operator, for the job's history.
     pub by: &'a str,
-    /// Whether the job gets all of its attempts again; one more otherwise, as BullMQ has it.
+    /// True if the job gets all of its attempts again; one more otherwise, as BullMQ has it.
     pub reset_attempts: bool,
 }
 
@@ -181,20 +181,20 @@ impl RetryOrder<'_> {
     }
 }
 
-/// What became of a dead letter that was to be retried.
+/// The result of a retry of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retried {
     /// It went back to the queue, with this sending of the order or an earlier one.
     Done,
     /// The order was carried out before, and the job has failed again since.
     Again,
-    /// It is no dead letter, or not any more.
+    /// The job is not a dead letter, or has left the dead letters.
     NotFailed,
     /// There is no job behind the id, or its keys are not what they should be.
     Broken,
 }
 
-/// What became of a job that was to be removed.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
     /// It is gone, with all that was kept of it.

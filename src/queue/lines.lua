@@ -1,11 +1,12 @@
--- Prelude of the scripts that take a job out of the line of those that wait, of either layout. LREM passes some 20 ids a
--- µs: in the middle of a million it would hold up everybody for tens of milliseconds.
+-- Prelude of the scripts that remove a waiting job from its line, in either layout. LREM passes some 20 ids a µs: in
+-- the middle of a million ids it would block all clients for tens of milliseconds.
 local NEAR = 10000
 
--- Takes an id out of a list whose newest ids are at its 'head' or its 'tail'. Near either end it is found here; in the
--- middle of a long list the caller has to look for it. `place` is how many newer ids it has seen, -1 when it has not found
--- the id, '' when it has not looked. The newest of the list takes the place: anything else would move half of it.
--- Returns whether the id was there; nil when the caller has to look for it.
+-- Takes an id out of a list whose newest ids are at its 'head' or its 'tail'. The script finds an id near either end;
+-- in the middle of a long list the caller searches for it. `place` is the number of newer ids that the caller has seen,
+-- -1 when it has not found the id, '' when it has not searched. The newest id moves into the free place, because any
+-- other removal would move half of the list.
+-- Returns whether the id was there; nil when the caller has to search for it.
 local function take_out_of_line(list, newest, id, place)
   local length = call('LLEN', list)
   if length <= 2 * NEAR then return call('LREM', list, 0, id) > 0 end
@@ -15,7 +16,7 @@ local function take_out_of_line(list, newest, id, place)
   local seen = tonumber(place)
   if not seen then return nil end
   if seen < 0 then return false end
-  -- Others may have joined the line meanwhile.
+  -- Producers may have added jobs since `place` was found, so the id can be further from the newest end.
   local first = newest == 'head' and seen or max(0, length - seen - 1000)
   for i, other in ipairs(call('LRANGE', list, first, first + 999)) do
     if other == id then

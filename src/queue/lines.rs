@@ -5,18 +5,19 @@ use crate::connection::Connection;
 
 /// Ids that one command reads.
 const WINDOW: isize = 2000;
-/// Looks for one id, which may be moved meanwhile, before it counts as not there.
+/// Searches for one id before it counts as missing: other workers can move it during a search.
 const LOOKS: usize = 3;
 
-/// At which end of its list the newest job of a line stands.
+/// The end of a list that holds the newest job of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Newest {
     Head,
     Tail,
 }
 
-/// How many newer ids stand before `id` in the list, -1 when it is not there. From the newest on, so that no claim moves
-/// an id out of the way of this look; who joins the line meanwhile pushes some into it twice. `look` counts from 0.
+/// Distance of `id` from the newest end of the list, or -1. The scan starts at the newest end: claims pop the oldest
+/// ids, so they cannot shift an id past the scan; concurrent pushes only make some ids appear twice. `look` counts
+/// from 0.
 pub(super) async fn look_for(
     connection: &Connection,
     list: &str,

@@ -1,8 +1,8 @@
-//! Queues: the trait [`Broker`], which knows how one queue is kept in Redis, and what travels through it.
+//! Queues: the trait [`Broker`], which stores one queue in Redis, and the types that it takes and returns.
 //!
-//! A broker is driven by the worker's claim, renew and ack loops. It holds no job state of its own: every operation
-//! is one atomic script, safe to send again after a lost answer, and fenced by the token of the claim, so that a
-//! replica that lost a job cannot write to it any more.
+//! The worker's claim, renew and ack loops call a broker. It holds no job state of its own: every operation is one
+//! atomic script, safe to send again after a lost answer. The claim's token fences each operation, so that a replica
+//! that lost a job can no longer write to it.
 
 mod answers;
 pub mod apalis;
@@ -33,8 +33,8 @@ pub use scripts::script_names;
 pub use view::{Counts, HistoryLine, JobView, LineView, Standing, State, UnknownState, WaitingFor};
 pub use watch::Watchers;
 
-/// Bytes of payloads that a script hands out at most. It copies each several times, some 2 ms for a megabyte, and blocks
-/// Redis for everyone meanwhile: what does not fit is read by a command of its own.
+/// Bytes of payloads that a script hands out at most. A script copies each payload several times, about 2 ms for a
+/// megabyte, and blocks all clients of Redis during that time. So the worker reads other payloads by separate commands.
 const INLINE_BYTES: usize = 256 * 1024;
 
 /// Whole milliseconds, never cut to a time-out of zero by an absurd duration.

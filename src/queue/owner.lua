@@ -48,8 +48,8 @@ local function plain_until(json, depth)
 end
 
 -- The value of a field of a JSON object, `depth` objects deep, as the text that names an owner; '' where there is none.
--- `quoted` is the field's name in quotes. However often the name stands in the payload, each byte is passed over a fixed
--- number of times.
+-- `quoted` is the field's name in quotes. The script reads each byte a fixed number of times, no matter how often the
+-- name occurs in the payload.
 local function owner_in(json, quoted, depth)
   local from, known, open, plain = 1, 0, 0, nil -- `open` objects and lists behind the first `known` bytes.
   for _ = 1, 20 do

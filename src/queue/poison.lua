@@ -7,17 +7,18 @@
 -- before they begin: by a payload that cannot be received.
 local BYSTANDING = 4
 
--- What a student reads of such a job: `jobs/failed_reason.rs` decides the wording, and a test compares the two.
+-- The sentence that a student reads about such a job. `jobs/failed_reason.rs` decides the wording, and a test compares
+-- the two.
 local SENTENCE = 'The job could not be finished.'
 
--- Whether the claim with this token is known to have run. `begun` is the token that its job's hash names.
+-- True if the claim with this token has run. `begun` is the token in the job's hash.
 local function has_begun(token, begun, ledger)
   if not token or token == '' then return false end
   local page = redis.pcall('HGET', ledger, 'by')
   return begun == token or page == token
 end
 
--- Why a job is poison, if it is: `lost` of its deliveries ended without an outcome, `cut` of them while it ran.
+-- Returns the reason if a job is poison: `lost` of its deliveries ended without an outcome, `cut` of them while it ran.
 local function poison(lost, cut, most)
   if cut < most and lost < most * BYSTANDING then return end
   return SENTENCE .. ' poison: ' .. (cut < most and lost or cut) .. ' deliveries ended without an outcome'

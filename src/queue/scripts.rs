@@ -19,7 +19,7 @@ macro_rules! scripts {
 }
 pub(super) use scripts;
 
-/// The scripts of both layouts, as `<layout> <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
+/// The scripts of both layouts, as `<layout> <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
     let all = [
         (Layout::Bullmq, bullmq::scripts::named()),

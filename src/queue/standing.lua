@@ -1,6 +1,6 @@
--- Estimates where a job stands in the order in which the jobs of a line are taken. `line` is the line of those that wait.
--- Returns {how many jobs are taken before it, -1 where that cannot be told; how many jobs wait; owners of these, as far as
--- they were counted}.
+-- Estimates a job's position in the order of claims. `line` is the line of waiting jobs.
+-- Returns {number of jobs claimed before it, -1 where unknown; number of waiting jobs; number of their owners, as far
+-- as they were counted}.
 local MOST_OWNERS, MOST_ENTRIES, NEAR = 500, 5000, 10000
 
 -- How many owners a stretch of the line has, without those that were seen.

@@ -1,4 +1,4 @@
-//! What onlookers see of a queue: counts, and single jobs.
+//! Read-only views of a queue: counts, and single jobs.
 
 use std::{fmt, str::FromStr};
 
@@ -10,7 +10,7 @@ use super::Note;
 /// How many jobs a queue holds in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Whether none of them is handed out: somebody has paused the queue.
+    /// True if the queue is paused: workers claim none of its jobs.
     pub paused: bool,
     /// Ready to run.
     pub waiting: u64,
@@ -100,12 +100,13 @@ impl FromStr for State {
 pub struct JobView {
     /// The job's id.
     pub id: String,
-    /// Its type, where it stands beside the payload; [`Broker::kind`](super::Broker::kind) looks for it there too.
+    /// Its type, where a field beside the payload holds it; [`Broker::kind`](super::Broker::kind) reads the payload,
+    /// too.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Where it stands.
     pub state: State,
-    /// When it was added, ms since 1970, where the layout or its id tells.
+    /// When it was added, ms since 1970, where the layout or its id shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub added_at: Option<u64>,
     /// When it ended, ms since 1970 by Redis's clock.
@@ -124,14 +125,14 @@ pub struct JobView {
     /// What a delayed job waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<WaitingFor>,
-    /// Where a job that is in the line stands, as far as it was looked up.
+    /// Position of a waiting job in its line, where it was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<LineView>,
     /// Failed attempts so far, oldest first.
     pub history: Vec<HistoryLine>,
 }
 
-/// Where a job stands in the line of those that wait: an estimate, since others join the line and leave it.
+/// Position of a job in the line of waiting jobs: an estimate, since other jobs join the line and leave it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Standing {
     /// How many jobs are taken before it, where that can be told.
@@ -142,7 +143,7 @@ pub struct Standing {
     pub owners: u64,
 }
 
-/// What a job that is in the line waits for.
+/// A waiting job's position in its line, and the limit that the line waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LineView {
@@ -188,7 +189,7 @@ pub struct HistoryLine {
     pub note: Note,
 }
 
-/// What the scripts add to a note that is repeated.
+/// Fields that the scripts add to a repeated note.
 #[derive(Debug, Default, Deserialize)]
 struct Repeats {
     times: Option<u64>,

@@ -1,4 +1,4 @@
-//! Following single jobs: who watches which job of a queue, and the one task a queue that tells them.
+//! Watches single jobs: the watchers of a queue's jobs, and one task a queue that sends them updates.
 //!
 //! The task ([`Broker::follow`]) starts with the first watcher and is stopped with the last. A watcher that does not
 //! keep up is dropped rather than waited for: no watcher holds up the others, and what waits for it is bounded.
@@ -21,14 +21,14 @@ const SIDE_BY_SIDE: usize = 32;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What becomes of a job.
+/// A change of a job.
 #[derive(Debug, Clone)]
 pub enum Update {
     /// It was claimed.
     Active,
     /// It reported this percentage.
     Progress(u8),
-    /// It stands like this.
+    /// The current state of the job.
     Stands(Arc<JobView>),
     /// The queue knows it no more; how it ended, where that is known.
     Gone(Option<Ending>),
@@ -66,8 +66,8 @@ pub struct Watch {
     watchers: Watchers,
 }
 
-/// Follows the job `id` from now on. What happened before, [`Broker::find`] tells: asked afterwards, so that nothing
-/// falls between.
+/// Follows the job `id` from now on. The caller then reads the current state with [`Broker::find`], in this order, so
+/// that no change is missed.
 pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> Watch {
     let watch = broker.watchers().add(id);
     let mut registry = watch.watchers.lock();
@@ -79,7 +79,7 @@ pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> Watch {
     watch
 }
 
-/// Follows a queue's events for ever, over every error: whoever watches has a job to wait for.
+/// Follows a queue's events until the task is aborted. After any error the follower restarts with back-off.
 async fn follow(broker: &dyn Broker) {
     let mut position = None;
     let mut pause = FIRST_PAUSE;
@@ -151,7 +151,7 @@ impl Watchers {
         }
     }
 
-    /// Whether anybody watches the job.
+    /// Returns true if the job has a watcher.
     pub(super) fn of(&self, id: &str) -> bool {
         self.lock().jobs.contains_key(id)
     }
@@ -166,15 +166,15 @@ impl Watchers {
         self.lock().jobs.values().map(Vec::len).sum()
     }
 
-    /// Tells everybody who watches the job.
+    /// Sends an update to every watcher of the job.
     pub(super) fn tell(&self, id: &str, update: &Update) {
-        // Who is too far behind is dropped, and hears so: its channel closes with the sender.
+        // Drops a watcher whose channel is full; the watcher sees the closed channel.
         self.lock()
             .keep(id, |(_, sender)| sender.try_send(update.clone()).is_ok());
     }
 
-    /// Looks at a job, and tells how it stands; `if_gone` where the queue knows it no more. One that cannot be read is
-    /// nobody's to wait for.
+    /// Reads a job and sends its state to its watchers; sends `if_gone` where the queue no longer has it. The watchers
+    /// of a job that cannot be read are dropped.
     pub(super) async fn look(
         &self,
         broker: &dyn Broker,

@@ -1,7 +1,7 @@
-//! How often one user, or one address, may ask: sliding windows in the web API's own format, shared with it.
+//! Limits the requests of one user, or one address, by sliding windows that the web API shares, in its format.
 //!
-//! `ratelimit:user:<id>:<action>` and `ratelimit:ip:<ip>:<action>` are sorted sets of ms timestamps. One script looks
-//! and takes, so two requests at a time cannot both have the last place.
+//! `ratelimit:user:<id>:<action>` and `ratelimit:ip:<ip>:<action>` are sorted sets of ms timestamps. One script checks
+//! and takes a place, so two concurrent requests cannot both get the last one.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -56,7 +56,7 @@ pub struct Window {
 /// What a window says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
-    /// Whether the request may pass.
+    /// True if the request may pass.
     pub allowed: bool,
     /// The most requests in the window.
     pub limit: u32,
@@ -144,7 +144,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Whether one more request of a user's may pass.
+    /// Returns true if one more request of a user's may pass.
     async fn lets_pass(limits: &RateLimits, user: &str, action: &str, window: Window, request: &str) -> bool {
         let taken = limits.take(&Subject::User(user), action, window, request).await;
         taken.unwrap().unwrap().allowed

@@ -20,7 +20,7 @@ pub struct RetryPolicy {
     pub backoff: Backoff,
 }
 
-/// What to do after a failed try.
+/// The next step after a failed try.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
     /// Wait, then try again.

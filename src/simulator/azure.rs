@@ -1,4 +1,4 @@
-//! What Azure Speech and Azure Vision have in common: the key header and the shape of errors.
+//! Common parts of Azure Speech and Azure Vision: the key header and the shape of errors.
 
 use serde_json::json;
 

@@ -41,7 +41,7 @@ impl Ask<'_> {
             .unwrap_or_default()
     }
 
-    /// Whether the body is said to be of this type, parameters aside.
+    /// Returns true if the body is said to be of this type, parameters aside.
     pub(super) fn is_type(&self, media_type: &str) -> bool {
         let named = self.header("content-type").split(';').next().unwrap_or_default();
         named.trim().eq_ignore_ascii_case(media_type)

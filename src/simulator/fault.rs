@@ -90,7 +90,7 @@ pub enum Recognition {
 }
 
 impl Recognition {
-    /// As it stands in `RecognitionStatus`.
+    /// Its value in `RecognitionStatus`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoMatch => "NoMatch",
@@ -135,7 +135,7 @@ impl Fault {
         }
     }
 
-    /// Whether the provider can fail in this way, with these numbers.
+    /// Checks that the provider can fail in this way, with these numbers.
     pub(super) fn check(&self, provider: Provider) -> Result<(), FaultError> {
         let only = match self {
             Self::Refusal | Self::ContentFilter | Self::Length | Self::Deck { .. } | Self::NoUsage => {

@@ -1,6 +1,6 @@
-//! What goes wrong, and for whom: faults by script, by match and at random, in this order for each request:
-//! first a rule whose text the request contains, then the next fault of the script, then chance. A fault that takes
-//! the answer's place does so before the request is checked, as an outage at the provider's edge does.
+//! Chooses a fault for each request: first by a rule whose text the request contains, then the next fault of the
+//! script, then at random. A fault that replaces the answer applies before the request is checked, like an outage at
+//! the provider's edge.
 
 use std::{
     collections::VecDeque,
@@ -103,7 +103,7 @@ impl Faults {
     }
 
     /// The share of requests that fail at random, 0 to 1: with 500, 503, 429, a reset, a cut body, a page of HTML
-    /// or an empty body, all of which another try may mend.
+    /// or an empty body. Another try may succeed after each of them.
     ///
     /// # Errors
     /// [`FaultError::Share`].

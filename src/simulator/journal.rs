@@ -1,5 +1,5 @@
-//! What was asked of the simulator, when, and how it was answered: the evidence by which tests prove that limits
-//! were kept and that nothing was paid for twice. Keeps the last [`KEPT`] requests; the counters cover all.
+//! Records the simulator's requests, their times and answers. Tests use the record to prove that the worker kept limits
+//! and paid for no call twice. The journal keeps the last [`KEPT`] requests; the counters cover all.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -54,8 +54,8 @@ pub struct Entry {
     pub headers: BTreeMap<String, String>,
     /// Kind of the fault that was applied, if one was.
     pub fault: Option<String>,
-    /// Status answered. `None` while the request is in progress, and for ever when the connection was reset or
-    /// the client left.
+    /// Status of the answer. `None` while the request is in progress; stays `None` if the connection was reset or the
+    /// client left.
     pub status: Option<u16>,
     /// From arrival to answer, milliseconds; `None` as for `status`.
     pub took_ms: Option<f64>,

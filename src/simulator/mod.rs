@@ -2,8 +2,8 @@
 //! (Image Analysis 4.0 and Read 3.2). It checks requests as they do, answers in their shapes, goes wrong on demand
 //! and remembers what it was asked. Used by the demo, by `backend-worker simulate` and by the tests.
 //!
-//! Its answers are drawn from their requests, so that one job's answer can be told from another's, and are the
-//! same in each run. It is no secret and guards none: bind it to the loopback interface.
+//! It derives its answers from their requests, so that each job's answer is recognisable and the same in each run. It
+//! neither holds nor protects secrets: bind it to the loopback interface.
 //!
 //! # Layout
 //! - `server`: connections and the route table. `exchange`: the course of one request, the same for all providers.

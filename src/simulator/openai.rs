@@ -298,7 +298,7 @@ fn last_user_message(request: &Map<String, Value>) -> String {
         .unwrap_or_default()
 }
 
-/// The JSON schema that stands in the instructions: models follow it there as well.
+/// The JSON schema in the instructions, which models follow as well.
 fn instructed_schema(request: &Map<String, Value>) -> Option<Value> {
     messages(request)
         .filter(|message| message["role"] == "system" || message["role"] == "developer")

@@ -116,7 +116,7 @@ fn descend<const N: usize>(
     Ok(())
 }
 
-/// Whether the schema admits this type.
+/// Returns true if the schema admits this type.
 fn is(schema: &Value, kind: &str) -> bool {
     match &schema["type"] {
         Value::String(name) => name == kind,

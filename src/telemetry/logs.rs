@@ -57,7 +57,7 @@ impl std::io::Write for Concealing {
     }
 }
 
-/// Fields as text in which a line stays one line and a terminal is told nothing: names and ids come from outside.
+/// Writes fields without line breaks and terminal control codes, because names and ids come from outside.
 #[derive(Debug, Default)]
 struct Escaped(());
 
@@ -124,7 +124,7 @@ pub fn init(format: LogFormat, filter: &str) {
         LogFormat::Json => true,
         LogFormat::Pretty => false,
     };
-    // Err says that somebody logs already, as tests do.
+    // An error means that the process already has a logger, as in tests.
     let _ = if json {
         registry
             .with(
@@ -132,7 +132,7 @@ pub fn init(format: LogFormat, filter: &str) {
                     .json()
                     .with_writer(Concealing::default)
                     .flatten_event(true)
-                    // Each line tells its whole way: worker, job, attempt, call.
+                    // Each line lists all its spans: worker, job, attempt, call.
                     .with_current_span(false)
                     .with_span_list(true)
                     .with_target(false),

@@ -1,4 +1,4 @@
-//! What the worker tells of itself while it works. Who asks for it is served by [`crate::monitor`].
+//! Logs, traces and counters that the worker writes while it works. [`crate::monitor`] serves them to readers.
 //!
 //! # Layout
 //! - [`logs`]: one line an event on stdout.

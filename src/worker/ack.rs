@@ -1,7 +1,7 @@
-//! The ack layer: runs each job in a task of its own, and writes its outcome, again and again until Redis answers.
+//! The ack layer: runs each job in a task of its own, then writes its outcome and retries until Redis answers.
 //!
-//! The task is spawned, so a job and its ack go on whatever becomes of the apalis worker that called it. The
-//! service never returns an error: to apalis an error would end the worker, and with it every job in flight.
+//! The task is spawned, so a job and its ack continue even if the apalis worker that called it ends. The service never
+//! returns an error: apalis would end the worker at an error, and with it every job in flight.
 
 use std::{
     sync::Arc,
@@ -104,8 +104,8 @@ where
                 })),
                 () = stops.now.cancelled() => None,
             };
-            // A job is stopped at once because the drain time is over, or because it is not ours any more. The
-            // handler may have noticed by itself.
+            // A job stops at once at the end of the drain time, or when this replica has lost it. The handler may have
+            // noticed by itself.
             let outcome = match outcome {
                 None | Some(Outcome::Released) if stops.now.is_cancelled() => {
                     worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released)
@@ -141,7 +141,7 @@ impl Drop for Vacate<'_> {
     }
 }
 
-/// What the layers below say went wrong: the deadline, or a panic.
+/// Converts an error of the lower layers: a missed deadline, or a panic.
 fn failure_of(error: &BoxDynError) -> Failure {
     let panic = error.downcast_ref::<PanicError>();
     if let Some(PanicError(message)) = panic {

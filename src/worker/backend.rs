@@ -1,5 +1,5 @@
-//! The apalis `Backend` over a broker. It yields what the claim loop has claimed and never fails: an error here
-//! would end the apalis worker and every job in flight with it.
+//! The apalis `Backend` over a broker: yields the jobs that the claim loop has claimed. It never fails, because an
+//! error here would end the apalis worker and every job in flight with it.
 
 use std::{
     convert::Infallible,

@@ -1,6 +1,5 @@
-//! Jobs that have ended well, written together; the same call claims others into their slots. Under load a replica
-//! claims so and in no other way: its slots are not empty for the time of a round trip, and with many of them Redis has
-//! the next call before it has answered the last.
+//! Batches job completions. Each batch also claims one new job per completed job, so under load a slot is refilled in
+//! the same round trip and Redis always has the next call queued.
 
 use std::sync::Arc;
 
@@ -13,17 +12,17 @@ use crate::{
     queue::{BrokerError, Completed, Completion, Lease, Settled},
 };
 
-/// Completions in a call, at most: what a claim beside them takes.
+/// Maximum completions in a call; the same bound applies to the claim in that call.
 const MOST: usize = 32;
-/// The same while few wait. Jobs that take equally long stay together in waves once they were ended together, and all of
-/// a wave wait for its last.
+/// Batch size while the backlog is short. Large batches make jobs of equal length finish in lockstep, each waiting for
+/// the slowest.
 const FEW: usize = 8;
-/// Calls under way, at most.
+/// Maximum number of concurrent calls.
 const CALLS: usize = 8;
 
-/// How the completions of a queue with so many slots travel (measured by `scripts/bench-peer.sh`). When all of its jobs end
-/// at once, all but one call of them are under way, so that Redis has the next before it has answered the last; the one
-/// keeps those calls apart, which would else be answered, and sent again, in one go.
+/// Bounds of the batches for a queue with `capacity` slots (measured by `scripts/bench-peer.sh`). Sized so that a full
+/// set of completions fills `calls` batches plus a remainder. The remainder staggers the batches; without it they would
+/// complete, and be resent, all at once.
 fn bounds(capacity: usize) -> Bounds {
     let requests = capacity.div_ceil(3).clamp(1, MOST);
     Bounds {
@@ -51,7 +50,7 @@ impl Completions {
         ))
     }
 
-    /// Ends a job well. `result` is JSON.
+    /// Completes a job. `result` is JSON.
     pub(super) async fn write(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
         let completion = Completion {
             lease: lease.clone(),
@@ -63,7 +62,7 @@ impl Completions {
 }
 
 impl QueueWorker {
-    /// Ends jobs well, and claims beside that if jobs are wanted.
+    /// Completes jobs, and claims new ones in the same call if the queue wants jobs.
     async fn complete(self: &Arc<Self>, completions: &[Completion]) -> Vec<Result<Settled, BrokerError>> {
         let turn = if self.wants_jobs() {
             self.turns.take()
@@ -81,7 +80,7 @@ impl QueueWorker {
                 self.hand_out(&mut slots, deliveries);
                 turn.answered();
             }
-            // Nothing was asked for; what is to be asked for again still is.
+            // No claim was made. A first claim counts as answered; a repeated one stays to be asked for again.
             (Some(turn), None) if !turn.is_again() => turn.answered(),
             (_, Some(Err(error))) => debug!(%error, "nothing was claimed beside the completions"),
             _ => {}

@@ -1,4 +1,4 @@
-//! What is known of a delivery while it runs, and how it is counted when it has ended.
+//! Records facts about a delivery while it runs, and adds them to the metrics when it ends.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use crate::telemetry::metrics::{
     labels::{Index, JobClass, JobLabel, JobOutcome},
 };
 
-/// What is known of a delivery while it runs.
+/// Facts about a running delivery: its start, its type, whether it was retried.
 #[derive(Debug)]
 pub struct Course {
     claimed: Instant,

@@ -1,4 +1,4 @@
-//! From a raw payload to its handler, and from the handler's verdict to an outcome.
+//! Decodes a job's payload, runs its handler, and turns the handler's result into an outcome for the queue.
 
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     retry::{Delay, RetryPolicy},
 };
 
-/// What becomes of a job whose type this worker does not know.
+/// The rule for jobs whose type this worker does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownTypes {
     /// It fails.
@@ -37,13 +37,13 @@ pub struct Dispatcher {
     pub gates: Option<Arc<Gates>>,
     /// Room for payloads that claims leave out.
     pub payloads: MemoryBudget,
-    /// What was paid for; `None` with the ledger switched off.
+    /// The ledger of paid calls; `None` when it is switched off.
     pub ledger: Option<Arc<Ledger>>,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
-    /// What failures come to.
+    /// The rules that turn failures into outcomes.
     pub rules: OutcomeRules,
-    /// What becomes of unknown types.
+    /// The rule for unknown types.
     pub unknown_types: UnknownTypes,
 }
 
@@ -89,7 +89,8 @@ impl Handle for Dispatcher {
             None => None,
         };
         let (policy, gates) = (self.policy_for(&delivery), self.gates.as_deref());
-        // Who waits in a slot may be killed there with its replica, and be blamed for it: not what was lost before.
+        // A job that was already lost once must not wait in its slot: if this replica dies during the wait, the job
+        // would count towards poison without having run.
         let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
         debug!(%kind, "running");
         // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
@@ -101,7 +102,7 @@ impl Handle for Dispatcher {
     }
 }
 
-/// What a payload takes in memory, for each of its bytes: the bytes, and what is read from them.
+/// Memory for each byte of a payload: the byte itself, and the values parsed from it.
 const PAYLOAD_FACTOR: u64 = 2;
 
 impl Dispatcher {
@@ -151,7 +152,7 @@ impl Dispatcher {
     }
 }
 
-/// Back to the queue, for longer each time: nobody may be there to take it.
+/// Gives the job back to the queue with a growing delay, because perhaps no other worker serves its type.
 fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
     if delivery.waited.is_zero() {
         warn!("{failure}: given back for another worker");
@@ -170,7 +171,7 @@ fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
 pub(super) enum Unopened {
     /// Another worker may know what to do with it.
     Unknown(Failure),
-    /// Nobody can.
+    /// No worker can open it.
     Failure(Failure),
 }
 
@@ -293,7 +294,7 @@ mod tests {
             };
             assert_eq!(failure.class(), Class::Permanent);
         }
-        // Well-formed, but not ours: another worker's, perhaps. What stands in it stays out of the message.
+        // Well-formed payloads of unknown types, perhaps for another worker. The message must not quote their content.
         for payload in [
             r#"{"type":"process-image"}"#,
             r#"{"type":7,"data":{}}"#,

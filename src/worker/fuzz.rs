@@ -1,10 +1,10 @@
-//! From a raw payload to an outcome that can be written down.
+//! Fuzz targets of the way from a raw payload to an outcome that the queue can store.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use std::{num::NonZeroU8, time::Duration};

@@ -1,5 +1,5 @@
-//! The loops that keep a queue's worker alive: claim, and renew. Each runs in a task of its own, bounded by
-//! back-offs, and is started again if it should ever panic.
+//! The loops of a queue's worker: one claims jobs, one renews their leases. Each runs in a task of its own with
+//! back-off after errors, and a supervisor restarts it after a panic.
 
 use std::{
     future::Future,
@@ -101,7 +101,7 @@ impl QueueWorker {
             };
             let answer = self.broker.claim(turn.number(), slots.count()).await;
             match &answer {
-                // Not a word from Redis, perhaps: the broker can know that by itself.
+                // The broker may decide `Unleased` locally, so it says nothing about Redis.
                 Err(BrokerError::Unleased) => {}
                 answer => self
                     .vitals
@@ -289,7 +289,7 @@ impl QueueWorker {
         }
     }
 
-    /// Whether a claim would be of use now.
+    /// Returns true if a claim would be of use now.
     pub(super) fn wants_jobs(&self) -> bool {
         !self.shutdown.closing.is_cancelled()
             && !self.idle.load(Ordering::Relaxed)

@@ -1,19 +1,20 @@
-//! Running jobs: apalis workers over brokers.
+//! Runs jobs: one apalis worker for each queue, on top of a [`Broker`].
 //!
 //! # Layout
 //! - [`runtime`]: builds a worker for each queue, runs them under the apalis Monitor, drains them.
 //! - [`backend`]: the apalis `Backend` over a [`Broker`].
-//! - `loops`: the claim and renew loops that feed it, supervised.
+//! - `loops`: the supervised loops that claim jobs and renew leases.
 //! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
-//! - [`outcome`]: what a delivery comes to, and the rules for it.
-//! - `course`: what is known of a delivery while it runs, for metrics.
-//! - `releases`: jobs that are given back, written together.
-//! - [`dispatch`]: from a raw payload to a handler, and back to an outcome.
-//! - [`holds`]: when a queue is left alone, because a gate says so.
+//! - [`outcome`]: the outcome of a delivery, and the rules that choose it.
+//! - `completions`: batches completions, and claims in the same call.
+//! - `course`: facts about a running delivery, for metrics.
+//! - `releases`: batches jobs that go back to the queue.
+//! - [`dispatch`]: decodes a payload, runs its handler, and returns an outcome.
+//! - [`holds`]: pauses the claims of a queue while a gate refuses its calls.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
-//! - `suspects`: jobs that may have killed a replica run alone.
-//! - `turns`: the claims that are under way, and their numbers.
-//! - [`vitals`]: what health and the closing line report.
+//! - `suspects`: runs jobs alone that may have killed a replica.
+//! - `turns`: the unanswered claims, and their numbers.
+//! - [`vitals`]: progress of the loops and counts of endings, for health checks and the last log line.
 
 pub mod ack;
 pub mod backend;
@@ -58,7 +59,7 @@ pub struct Assignment {
     pub stops: Stops,
     /// Told which provider the job uses.
     pub holds: Arc<Holds>,
-    /// What becomes known of it on its way.
+    /// Facts recorded while it runs.
     pub course: Arc<Course>,
 }
 

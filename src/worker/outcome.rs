@@ -1,4 +1,4 @@
-//! What a delivery comes to. The rules are the table "Outcomes" of the documentation.
+//! Chooses the outcome of a delivery from a handler's result: completed, put off, a dead letter, or given back.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::{
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
 };
 
-/// Longest delay before a job's next attempt: no provider's wait that is believed is longer.
+/// Upper bound of the delay before a job's next attempt, also where a provider asks for a longer wait.
 const LONGEST_DELAY: Duration = Duration::from_hours(24);
-/// What is kept of a failure's text, characters: it goes into Redis and the log, and may quote what others sent.
+/// Longest stored text of a failure, characters. The text goes into Redis and the log, and may quote foreign input.
 const LONGEST_REASON: usize = 1000;
 
 /// Longest wait after a fault of the account that names no time.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(60);
 
-/// What a delivery comes to, and so what is written to the queue.
+/// The outcome of a delivery, as the worker writes it to the queue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// Done; the result as JSON.
@@ -27,13 +27,13 @@ pub enum Outcome {
     Later {
         /// From now.
         delay: Duration,
-        /// Whether an attempt was used up.
+        /// True if an attempt was used up.
         counts: bool,
         /// Why.
         reason: String,
-        /// Whose gate said so.
+        /// The provider whose gate delayed the job.
         waits_for: Option<Provider>,
-        /// Whether the wait counts towards the longest that a job may wait for a breaker or for credit.
+        /// True if the wait counts towards the longest that a job may wait for a breaker or for credit.
         adds_up: bool,
         /// For the history.
         note: Option<Note>,
@@ -47,7 +47,7 @@ pub enum Outcome {
     },
     /// Refused by a limit before anything was sent: back to its place in the line.
     Limited {
-        /// Whose limit.
+        /// The provider with the exhausted limit.
         provider: Provider,
         /// When the limit may let it pass, from now.
         wait: Duration,
@@ -67,7 +67,7 @@ impl Outcome {
                 Class::ALL.into_iter().find(|class| class.as_str() == note.class)
             }
             Self::Limited { .. } => Some(Class::Blocked),
-            // What was never sent leaves no note.
+            // A call that was never sent leaves no note.
             Self::Later { waits_for, .. } => waits_for.map(|_| Class::Blocked),
             Self::Failed { note: None, .. } => None,
         }
@@ -100,7 +100,8 @@ pub struct OutcomeRules {
     pub max_wait: Duration,
     /// How soon jobs ask again after a fault of their provider's account.
     pub account_waits: AccountWaits,
-    /// Whether retries of jobs whose producer names no backoff are spread by ours; at once otherwise, as BullMQ does.
+    /// True if this worker's back-off spaces retries of jobs whose producer names none. Otherwise such retries start at
+    /// once, as in BullMQ.
     pub spreads_retries: bool,
     /// Names this replica in histories.
     pub replica: String,
@@ -150,7 +151,7 @@ impl Default for AccountWaits {
 }
 
 impl OutcomeRules {
-    /// What a failure after `tries` provider calls comes to.
+    /// Chooses the outcome of a failure after `tries` provider calls.
     pub fn of(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
         match failure.class() {
             Class::Cancelled => Outcome::Released,
@@ -223,7 +224,7 @@ impl OutcomeRules {
     }
 
     fn later(&self, delay: Duration, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
-        // What was never sent is no failed attempt, and leaves no line in the history.
+        // A call that was never sent does not count as a failed attempt, and leaves no line in the history.
         let sent = failure.class() != Class::Blocked;
         let note = sent.then(|| self.note(failure, delivery, tries, Some(delay)));
         Outcome::Later {
@@ -248,7 +249,8 @@ impl OutcomeRules {
         }
     }
 
-    /// Names what the job has waited for: the failure's own words say what stands in the way now.
+    /// Fails a job whose total wait is over. The reason gives that wait; the failure's own text gives the last
+    /// obstacle.
     fn waited_long_enough(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
         let reason = match (self.max_wait.is_zero(), failure.class()) {
             (true, _) => excerpt(failure),

@@ -1,4 +1,4 @@
-//! Jobs that a replica gives back, written together: when the drain time is over, everything in flight goes back at once.
+//! Batches the jobs that a replica gives back. At the end of the drain time it gives back all jobs in flight at once.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::{
     queue::{Broker, BrokerError, Lease, Settled},
 };
 
-/// One call to Redis at a time: thousands of them side by side would wait for each other until they time out, and be sent
-/// again.
+/// One call to Redis at a time. Thousands of concurrent calls would wait for each other until they time out, and the
+/// worker would send them again.
 const MOST: Bounds = Bounds {
     calls: 1,
     requests: 64,

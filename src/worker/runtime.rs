@@ -1,4 +1,4 @@
-//! Builds an apalis worker for each queue, runs them all under one Monitor, and drains them when told to stop.
+//! Builds an apalis worker for each queue, runs them all under one Monitor, and drains them at shutdown.
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -30,13 +30,13 @@ use crate::{
     watchdog::{self, Pulse, Watchdog},
 };
 
-/// What is still in flight this long after the drain time was over will not end.
+/// Time after the end of the drain time at which the replica gives up jobs that are still in flight.
 const LAST_GRACE: Duration = Duration::from_secs(5);
 
 /// How all queues of a replica are run.
 #[derive(Debug, Clone)]
 pub struct RuntimeOptions {
-    /// What failures come to.
+    /// The rules that turn failures into outcomes.
     pub rules: OutcomeRules,
     /// Longest run of one delivery.
     pub deadline: Duration,
@@ -65,10 +65,10 @@ pub struct ShutdownSteps {
 pub struct QueueWorker {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) releases: Releases,
-    /// What its jobs' spans are children of.
+    /// The parent span of its jobs.
     pub(super) span: tracing::Span,
     pub(super) slots: Slots,
-    /// What is in flight in all queues of the replica.
+    /// The jobs in flight in all queues of the replica.
     pub(super) isolation: Arc<Isolation>,
     pub(super) vitals: Vitals,
     pub(super) holds: Arc<Holds>,
@@ -196,8 +196,8 @@ impl Runtime {
         let fault = CancellationToken::new();
         let faulty = fault.clone();
         let monitor = monitor.should_restart(move |worker, error: &WorkerError| {
-            // Nothing below returns an error. If one comes all the same, the process ends and is started afresh: the
-            // monitor by itself would go on with the other queues.
+            // The code below never returns an error. If a worker ends with one anyway, the process must end, so that
+            // the platform restarts it: the monitor alone would continue with the other queues.
             error!(worker = worker.name(), %error, "an apalis worker ended by itself");
             faulty.cancel();
             false

@@ -1,5 +1,5 @@
-//! The jobs in flight of one queue, and the slots that bound them: a job is claimed into a free slot only, and
-//! frees it when its outcome is written.
+//! The jobs in flight of one queue, and the slots that bound them. The worker claims a job only into a free slot, and
+//! frees the slot when the job's outcome is written.
 
 use std::{
     collections::HashMap,
@@ -91,7 +91,7 @@ impl Slots {
 
     /// Waits for a free slot, and takes every one that is free then.
     pub async fn free(&self) -> FreeSlots {
-        // The semaphore is never closed, so the error cannot happen; waiting for ever is what it would mean.
+        // The semaphore is never closed, so the error cannot happen. A closed semaphore would free no slot again.
         let Ok(mut permit) = self.free.clone().acquire_owned().await else {
             return std::future::pending().await;
         };
@@ -136,7 +136,7 @@ impl Slots {
         self.peak.fetch_max(jobs.len(), Ordering::Relaxed);
     }
 
-    /// Whether the job is in flight here already.
+    /// Returns true if the job is in flight here already.
     pub fn holds(&self, lease: &Lease) -> bool {
         self.jobs().contains_key(lease)
     }
@@ -181,7 +181,7 @@ impl Slots {
         self.jobs().len()
     }
 
-    /// Whether nothing is in flight.
+    /// Returns true if nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,12 +1,12 @@
-//! Jobs that may have killed a replica run alone.
+//! Runs jobs alone that may have killed a replica.
 //!
-//! A replica that dies takes every job in flight with it, and nothing tells which of them killed it. All of them are
-//! suspects from then on: a suspect runs only while nothing else is in flight in its replica, in any queue. If it kills
-//! again, no other job is blamed and no other job's paid call is lost.
+//! A replica that dies takes every job in flight with it, and no record shows which of them killed it. All of them
+//! become suspects: a replica runs a suspect only while it has no other job in flight, in any queue. If the suspect
+//! kills a replica again, no other job takes the blame and no other job's paid call is lost.
 //!
-//! While a replica holds suspects it claims nothing. It waits until the other jobs have ended, runs the suspects one after
-//! the other, and claims again. A suspect that waits has not begun: if the one that runs kills the replica, the others are
-//! no closer to being poison.
+//! While a replica holds suspects it claims nothing. It waits until the other jobs have ended, runs the suspects one
+//! after the other, and claims again. A waiting suspect has not begun: if the running one kills the replica, the others
+//! come no closer to being poison.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -15,7 +15,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// What is in flight in a replica, over all of its queues, and the suspects among it.
+/// The jobs in flight in a replica, over all of its queues, and the suspects among them.
 #[derive(Debug, Default)]
 pub(super) struct Isolation {
     state: Mutex<State>,
@@ -28,7 +28,7 @@ struct State {
     /// Jobs that are no suspects.
     others: usize,
     suspects: usize,
-    /// Whether a suspect runs.
+    /// True if a suspect runs.
     runs: bool,
 }
 
@@ -58,7 +58,7 @@ impl Isolation {
         })
     }
 
-    /// Whether a suspect is here, so that nothing may be claimed.
+    /// Returns true if a suspect is here, so that nothing may be claimed.
     pub(super) fn is_on(&self) -> bool {
         self.state().suspects > 0
     }

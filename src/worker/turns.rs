@@ -1,5 +1,7 @@
-//! Whose turn it is to claim, and with which number. Several claims can be under way; one that was not answered is asked
-//! for again, with its number, so that no job is stranded.
+//! Numbers the claims of a queue, and repeats unanswered ones.
+//!
+//! Several claims can be under way. The worker sends a claim without an answer again under the same number, so that
+//! Redis returns the jobs that the lost answer named.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +15,7 @@ pub(super) struct Turns {
     numbers: Mutex<Numbers>,
     /// Read by each claim that is under way.
     open: RwLock<()>,
-    /// Told of each that was not answered.
+    /// Notified of each unanswered claim.
     owing: Notify,
 }
 
@@ -24,7 +26,7 @@ struct Numbers {
     over: bool,
 }
 
-/// A claim that is under way. Unless it was answered, whoever claims next asks for it again.
+/// A claim that is under way. If it gets no answer, the next caller of [`Turns::take`] repeats it.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
@@ -90,7 +92,7 @@ impl Turn<'_> {
         self.number
     }
 
-    /// Whether it was asked for before: then its answer does not say what there is to claim now.
+    /// Returns true if it was asked for before: then its answer does not say what there is to claim now.
     pub(super) const fn is_again(&self) -> bool {
         self.again
     }

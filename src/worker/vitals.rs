@@ -1,4 +1,6 @@
-//! Signs of life and counts, written by the loops and the ack layer, read by health and the closing line.
+//! Records the progress of the loops and the endings of jobs, for health checks and the last log line of a replica.
+//!
+//! The loops and the ack layer write them.
 
 use std::{
     sync::{
@@ -11,9 +13,9 @@ use std::{
 use crate::telemetry::metrics::QueueCells;
 use crate::watchdog::Pulse;
 
-/// Silence of a loop after which it counts as dead. It stirs every fifteen seconds by itself.
+/// A loop without progress for this long counts as dead. An idle loop makes progress every fifteen seconds.
 const SILENCE: Duration = Duration::from_secs(45);
-/// Absence of Redis after which the replica counts as sick: a restart of Redis is no reason for alarm.
+/// An outage of Redis of this length makes the replica unhealthy. A restart of Redis is shorter and raises no alarm.
 pub(crate) const REDIS_ABSENCE: Duration = Duration::from_secs(5);
 
 /// How a delivery ended, for the counts.
@@ -126,7 +128,7 @@ impl Vitals {
         self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is counted for metrics.
+    /// The counters for metrics.
     pub const fn cells(&self) -> &QueueCells {
         &self.cells
     }

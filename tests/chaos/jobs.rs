@@ -1,4 +1,4 @@
-//! What is enqueued, and by whom: BullMQ's own library from Node in one layout, the CLI and its broker in the other.
+//! The producers of the test: BullMQ's own library from Node in one layout, the CLI and its broker in the other.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -31,7 +31,7 @@ fn work(id: &str, n: usize) -> (JobType, Value) {
             (JobType::AssessPronunciation, payload)
         }
         7 => {
-            // What follows the end of a picture is nobody's business.
+            // Decoders ignore bytes after the end of a picture, so the id makes each payload unique.
             let picture = [include_bytes!("../../samples/text.png"), id.as_bytes()].concat();
             let payload = json!({"imageBase64": BASE64_STANDARD.encode(picture)});
             (JobType::ProcessImage, payload)

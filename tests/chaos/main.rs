@@ -24,7 +24,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that is surprised shall end"
+    reason = "a test reports a fault by a panic"
 )]
 
 mod faults;

@@ -19,7 +19,7 @@ use crate::{
 const POISON_AFTER: u32 = 3;
 /// Tries of a job's first attempt; each further attempt has one.
 const TRIES: u32 = 3;
-/// How long an answer may be on its way: who died meanwhile may not have had it.
+/// Upper bound of an answer's travel time: a replica that dies within it may not have received the answer.
 const ON_ITS_WAY_MS: f64 = 150.0;
 
 /// What an onlooker reads of one job.
@@ -191,8 +191,8 @@ fn is_good(entry: &Entry) -> bool {
     entry.status.is_some_and(|status| status < 300) && entry.fault.is_none()
 }
 
-/// A completed job has one `completed` event, in the stream and at QueueEvents; and where nobody was killed, replicas
-/// have counted each job once.
+/// A completed job has one `completed` event, in the stream and at QueueEvents. In runs without a kill, replicas have
+/// counted each job once.
 async fn completions(field: &Field, census: &Value, seen: &HashMap<String, Seen>, verdict: &mut Verdict) {
     let mut in_stream: BTreeMap<String, u32> = BTreeMap::new();
     let (key, mut from) = (format!("bull:{QUEUE}:events"), "-".to_owned());
@@ -240,7 +240,7 @@ async fn completions(field: &Field, census: &Value, seen: &HashMap<String, Seen>
     verdict.zero("completed not exactly once", &wrong);
 }
 
-/// Calls that were answered well and made again all the same.
+/// Calls that were repeated although they had a good answer.
 fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &mut Verdict) {
     let record = field.record();
     let (mut answered, mut unknown, mut cut_off, mut unwritten, mut twice) = (0, 0, 0, 0, Vec::new());

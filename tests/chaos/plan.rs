@@ -25,7 +25,7 @@ pub(crate) enum Fault {
     ForgetScripts,
     /// `maxmemory` below what is used.
     OutOfMemory(Duration),
-    /// Redis becomes a replica of nobody.
+    /// Redis becomes a replica without a primary.
     ReadOnly(Duration),
     /// Each piece of the line between a replica and Redis is late.
     SlowLine(Duration),
@@ -102,7 +102,7 @@ pub(crate) struct Course {
     round: Vec<u32>,
 }
 
-/// A fault, how long after the one before, and whom it befalls.
+/// A fault, its delay after the previous one, and its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Blow {
     pub(crate) after: Duration,

@@ -9,7 +9,7 @@ use proptest::{
     sample::{Index, select},
 };
 
-/// Values that somebody has sent once, or will.
+/// Values that real clients send by mistake.
 static VALUES: &[&[u8]] = &[
     b"null",
     b"true",

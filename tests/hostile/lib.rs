@@ -1,8 +1,8 @@
-//! Input as nobody should send it: what the fuzz targets (`fuzz/`) and the tests share.
+//! Hostile input, shared by the fuzz targets (`fuzz/`) and the tests.
 //!
-//! A [`Target`] is one parser of foreign data with what it promises. libFuzzer calls [`Target::check`] with whatever
-//! it finds; the tests call [`Target::run`], which makes a fixed number of cases out of the committed seeds, the same
-//! ones each time.
+//! A [`Target`] is one parser of foreign data with its promise. libFuzzer calls [`Target::check`] with generated input;
+//! the tests call [`Target::run`], which derives a fixed number of cases from the committed seeds, the same ones each
+//! time.
 //!
 //! # Layout
 //! - `edit`: how a good document is made a bad one.

@@ -144,8 +144,8 @@ async fn jobs_are_read_back_as_they_ended(version: &str) {
         (counts["delayed"] == 0).then_some(waiting)
     })
     .await;
-    // v6 knows one list of those that wait, and counts nothing in the other, where v5 wants what comes due meanwhile:
-    // it sees that job again after its resume.
+    // v6 has one list of waiting jobs and does not count the other, in which v5 puts jobs that come due during a pause.
+    // v6 sees such a job again after its resume.
     assert_eq!(waiting, if version == "6" { 1 } else { 2 });
     node.ask("resume", json!({})).await;
     for id in ["while-paused", "delayed-while-paused"] {

@@ -200,7 +200,7 @@ async fn from_the_node_worker_to_ours_and_back_while_jobs_come_in() {
     assert!(run(&scene, &["breaker", "status"]).await.contains("CLOSED"));
     run(&scene, &["limits"]).await;
 
-    // 4. Alone: the jobs of the foreign type have to end first, as nobody else knows them.
+    // 4. Alone: the jobs of the foreign type have to end first, because only the Node worker knows them.
     producer.end_foreign().await;
     node.stop().await;
     let (a, b) = (scene.worker(&[QUEUE]).await, scene.worker(&[QUEUE]).await);

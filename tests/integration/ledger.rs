@@ -124,7 +124,7 @@ async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
     assert_eq!(ledger.spending().unknown, 0, "the refusal was no secret");
     make(&first, "chat", Err(Failure::new(Class::Cancelled, "stopping"))).await;
     assert_eq!(ledger.spending().unknown, 1);
-    // The late refusal of a call that somebody else has made again does not take that one's answer away.
+    // A late refusal must not delete the answer of another replica that has repeated the call.
     let Opened::Send(late) = first.open(&call("chat")).await.unwrap() else {
         panic!("kept")
     };

@@ -1,4 +1,4 @@
-//! Migrations of the keyspace: what they repair, who does them, whom they refuse.
+//! Migrations of the keyspace: their repairs, the replica that runs them, the workers that they refuse.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -60,7 +60,7 @@ const LEFT_BY_NODE: &[&str] = &[
     "SET circuit:stuck:attempts 3",
     "SET circuit:stuck:successes 1",
     "SET circuit:stuck:opened_at 1700000000000",
-    // What nobody may touch: a counter with its window, our own HALF_OPEN, a foreign type.
+    // Keys that a migration must not touch: a counter with its window, our own HALF_OPEN, a foreign type.
     "SET circuit:fine:failures 2 PX 60000",
     "SET circuit:ours:state HALF_OPEN",
     "SET circuit:ours:attempts 1",

@@ -15,7 +15,7 @@ async fn a_report_that_is_sent_again_counts_once() {
         call.key("m").arg(replica).arg(number).arg(120).arg(&counts);
         call.invoke_async(&mut redis.raw.clone()).await.unwrap()
     };
-    // Counts and a replica of two hours ago, and one that anybody may have written.
+    // Counts and a replica of two hours ago, and one written by a foreign program.
     let old = now(&redis).await / 60_000 - 120;
     let (field, last) = (format!("{old}:0"), format!("1 {old}"));
     redis

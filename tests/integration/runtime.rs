@@ -208,7 +208,7 @@ async fn jobs_in_flight_go_back_together(layout: Layout) {
     };
     let running = replica(broker.clone(), 300, script.clone(), &hasty);
     script.calls.until_started(300).await;
-    // Somebody else has one of them.
+    // Another worker takes over one of them.
     let (key, field) = match layout {
         Layout::Apalis => ("q:meta:7", "claim"),
         Layout::Bullmq => ("bull:q:7", "bw:claim"),
@@ -283,7 +283,7 @@ async fn a_job_that_was_lost_is_stopped_and_writes_nothing() {
     let running = replica(broker.clone(), 1, script.clone(), &quick);
     enqueue(&*broker, "1").await;
     script.calls.until_started(1).await;
-    // Somebody else has it now.
+    // Another worker takes the job over.
     redis.ask::<()>(&["HSET", "q:meta:1", "claim", "other:1"]).await;
     eventually("the slot is free again", async || {
         running.workers[0].slots().is_empty().then_some(())

@@ -212,7 +212,7 @@ async fn alerts_speak_for_the_fleet_and_clear() {
     let scene = Scene::set(Duration::ZERO).await;
     let (a, b) = (scene.worker(QUICK).await, scene.worker(QUICK).await);
     assert_eq!(alerts(&a).await["firing"], json!(0));
-    // Twelve jobs that the provider refuses as wrong: whoever ran them, both replicas say so.
+    // The provider refuses twelve jobs as wrong. Both replicas report them, no matter which one ran them.
     let faults = scene.simulator.faults();
     faults
         .on_match(Provider::OpenAi, "", Fault::status(400), Some(12))
@@ -245,7 +245,7 @@ async fn alerts_speak_for_the_fleet_and_clear() {
 async fn a_breaker_long_open_and_a_job_long_waiting_are_alerts() {
     let scene = Scene::set(Duration::ZERO).await;
     let b = scene.worker(QUICK).await;
-    // A breaker that somebody opened, and that has not been closed for long: also by its half-open times.
+    // A breaker that an operator opened, and that has not been closed for long, its half-open times included.
     let open = scene
         .command(&["breaker", "open", "openai"])
         .output()
@@ -268,7 +268,7 @@ async fn a_breaker_long_open_and_a_job_long_waiting_are_alerts() {
     assert!(reset.status.success());
     until_alert(&b, "BreakerOpen", false).await;
 
-    // A job that nobody may claim grows old.
+    // A job in a paused queue grows old.
     redis.ask::<()>(&["SET", "ai-jobs:paused", "1"]).await;
     let old = "01ARZ3NDEKTSV4RRFFQ69G5FAV"; // of 2016: not taken for a time
     redis.ask::<()>(&["RPUSH", "ai-jobs:active", old]).await;

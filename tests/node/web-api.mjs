@@ -21,7 +21,7 @@ const queue = new Queue('ai-jobs', {
 });
 const queueEvents = new QueueEvents('ai-jobs', { connection });
 
-// The key of a request: whoever asks for the same gets the answer that was paid for already.
+// The key of a request: a client with the same request gets the answer that was paid for already.
 function idempotencyKey(type, data) {
   const hash = createHash('sha256').update(JSON.stringify(data)).digest('hex');
   return `idempotency:${type}:${hash}`;

@@ -40,7 +40,7 @@ fn the_key_is_found_plain_and_escaped() {
     }
 }
 
-/// JSON in JSON in JSON: whoever reads it, however often, meets no key, and what was JSON still is.
+/// Redacts JSON within JSON within JSON: no level of decoding reveals the key, and every level stays valid JSON.
 #[test]
 fn the_key_is_found_in_json_within_json() {
     let mut body = format!(r#"{{"key": "{}", "n": "\\\\"}}"#, escaped(KEY));

@@ -53,7 +53,7 @@ struct Closed {
     since: Option<Instant>,
 }
 
-/// What a closed breaker leaves of the concurrency limit.
+/// The share of the concurrency limit that a closed breaker grants.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::gate) struct Caution {
     pub(super) percent: u64,

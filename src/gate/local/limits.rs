@@ -39,7 +39,7 @@ struct Bucket {
     tokens: u64,
 }
 
-/// What a call was charged.
+/// The charge of a call.
 #[derive(Debug)]
 pub(in crate::gate) struct Charge {
     bucket: u64,
@@ -58,9 +58,9 @@ impl Limits {
         }
     }
 
-    /// Whether a call may pass now, for one of `replicas`. The longest wait is told.
+    /// Checks whether a call may pass now, for one of `replicas`. A refusal names the longest wait.
     ///
-    /// `caution` is what the breaker leaves of the concurrency limit.
+    /// `caution` is the breaker's share of the concurrency limit.
     pub(super) fn check(
         &mut self,
         now: Instant,
@@ -201,7 +201,8 @@ fn spread(pace: Pace, replicas: u32) -> Duration {
     pace.interval * replicas.max(1) * 5 / 4
 }
 
-/// One replica's part of a limit, with a fifth to spare for those that nobody knows of; never nothing.
+/// One replica's part of a limit, at least 1. All shares add up to four fifths of the limit: the rest covers replicas
+/// that this one has not counted.
 fn share(limit: NonZeroU32, replicas: u32) -> u64 {
     (u64::from(limit.get()) / u64::from(replicas.max(1)) * 4 / 5).max(1)
 }

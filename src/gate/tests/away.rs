@@ -128,7 +128,7 @@ async fn a_fleet_without_redis_is_above_its_limit_by_its_shares_at_most() {
     const LIMIT: u32 = 20;
     let redis = PrivateRedis::start().await.unwrap();
     let mut settings = GatesSettings {
-        lease_ttl: ms(60_000), // None runs out meanwhile.
+        lease_ttl: ms(60_000), // No lease runs out during the test.
         ..GatesSettings::default()
     };
     settings.openai.limits.max_concurrent = NonZeroU32::new(LIMIT);
@@ -270,7 +270,7 @@ async fn a_redis_that_is_loading_is_away() {
 
 #[tokio::test]
 async fn the_loop_makes_progress_while_redis_is_away() {
-    // Nobody listens there.
+    // No server listens there.
     let gates = replica("redis://127.0.0.1:1", "r1", &quick(ms(60_000)));
     let running = run(&gates);
     for _ in 0..3 {

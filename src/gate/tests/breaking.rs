@@ -224,7 +224,7 @@ scenarios! {
         same!(rig.contract(&gate).await[4], text(2));
     }
 
-    /// Somebody else's leftovers: a count that is there already, an old `opened_at`.
+    /// Leftovers of another program: an existing count, an old `opened_at`.
     async fn leftover_successes_do_not_close_it(rig) {
         let gate = rig.gate(breaker(), unlimited());
         let past = (rig.now() - 60_000).to_string();

@@ -138,7 +138,7 @@ impl Explorer {
         }
         self.saved += 1;
         self.copy(self.saved, false).await;
-        // I6: with everybody gone, a fresh call passes once the longest open time and the leases are over.
+        // I6: with all replicas gone, a fresh call passes once the longest open time and the leases are over.
         self.rig.set_clock(place.now + LONGEST_OPEN + LEASE).await;
         assert!(self.gates[0].passes("fresh").await, "I6: {place:#?}");
         self.waiting.push_back((self.saved, place));

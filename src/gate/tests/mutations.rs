@@ -1,5 +1,5 @@
-//! Faults put into the scripts, one at a time: each must be found by the scenarios, or by a few sequences against the
-//! model. A fault that nobody finds means that the tests do not test.
+//! Inserts faults into the scripts, one at a time: the scenarios, or a few sequences against the model, must find each.
+//! An undetected fault shows a gap in the tests.
 
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 

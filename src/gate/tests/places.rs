@@ -1,4 +1,4 @@
-//! Where an exploration can be: what the gates store, what the calls are at, what may happen next.
+//! The states of an exploration: the gates' keys, the progress of the calls, the possible next steps.
 
 use std::collections::BTreeMap;
 

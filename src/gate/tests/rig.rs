@@ -1,4 +1,4 @@
-//! What the tests of the scripts stand on: a private Redis whose clock is a key, and gates on it.
+//! The set-up of the scripts' tests: a private Redis whose clock is a key, and gates on it.
 
 use std::{
     num::NonZeroU32,

@@ -1,5 +1,5 @@
-//! What the breaker's rule comes to at the traffic of a real fleet: false openings, how soon an outage is seen, and what
-//! the provider sees after one. `scripts/simulate-breaker.sh` runs it at full size and prints the figures.
+//! Simulates the breaker's rule at the traffic of a real fleet: false openings, the time until an outage opens it, and
+//! the provider's load after one. `scripts/simulate-breaker.sh` runs it at full size and prints the figures.
 //!
 //! The statistics run on the replica's own breaker, which has the scripts' rules and no Redis; the outage and the recovery
 //! run on the scripts.

@@ -30,7 +30,7 @@ pub struct JobList {
     pub jobs: Vec<ListedIn>,
     /// Where the list of the one queue that was named goes on.
     pub next: Option<Place>,
-    /// Whether there are more.
+    /// True if there are more.
     pub more: bool,
 }
 

@@ -16,7 +16,7 @@ const STEP: usize = 200;
 const SENDS: u32 = 3;
 const BETWEEN_SENDS: Duration = Duration::from_millis(250);
 
-/// Who wants dead letters retried, and how.
+/// An operator's order to retry dead letters.
 #[derive(Debug, Clone)]
 pub struct Order {
     id: String,
@@ -35,12 +35,12 @@ impl Order {
     }
 }
 
-/// What a mass retry, or a step of it, came to.
+/// The counts of a mass retry, or of a step of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Haul {
     /// Put back.
     pub retried: u64,
-    /// No dead letters any more when their turn came, or failed again since.
+    /// Jobs that had left the dead letters before the retry reached them, or failed again since.
     pub changed: u64,
     /// Ids without a job behind them, or with keys that are not what they should be.
     pub broken: u64,
@@ -87,11 +87,11 @@ impl Operator {
         }
     }
 
-    /// One step of a mass retry in one queue: looks at a chunk of its dead letters from `after` on, puts back those
-    /// that are meant, and says where to go on. What fails again meanwhile lies before that place, and is left alone.
+    /// Retries one page of a queue's dead letters from `after` on, and returns the place for the next page. Jobs that
+    /// fail again in the meantime sort before that place and are not retried twice.
     ///
     /// # Errors
-    /// Redis's. The steps before stand, and the order may be given anew.
+    /// Fails if Redis does. Earlier steps keep their effect, and the operator may repeat the order.
     pub async fn retry_step(
         &self,
         broker: &dyn Broker,

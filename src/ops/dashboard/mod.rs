@@ -1,20 +1,21 @@
-//! `GET /dashboard`: a page for whoever runs the fleet, and the stream that keeps it live.
+//! `GET /dashboard`: the operators' page, and the stream that keeps it live.
 //!
-//! The page is one answer that holds its style and its script, allowed by their hashes: while replicas are replaced, no
-//! browser gets half of one version and half of another. There is no data in it, so that it is open to all; what it
-//! shows it asks for, with the token that it is given, in a header.
+//! The page is one answer that holds its style and its script, which its policy allows by their hashes. So during a
+//! rolling update no browser mixes two versions. The page holds no data and needs no token; its script requests the
+//! data with the operator's token in a header.
 //!
 //! `GET /api/dashboard/events`, Server-Sent Events:
 //!
 //! | event | body |
 //! |---|---|
-//! | `history` | `queues`, and `points` of the last minutes: `[ms, [[waiting, jobs a second, paused], …]]`, as far as somebody looked |
+//! | `history` | `queues`, and `points` of the last minutes: `[ms, [[waiting, jobs a second, paused], …]]`, with gaps
+//! while no viewer was connected |
 //! | `frame` | every two seconds: `awayMs` (Redis, else null), `ageMs` of the `figures`, `alerts` that fire |
 //!
 //! # Layout
-//! - [`Dashboard`]: who looks, and the one task that reads for all of them, for as long as somebody does.
-//! - `sampler`: what that task reads, and remembers.
-//! - `page/`: the page; its scripts are put together in the order in which they are named below.
+//! - [`Dashboard`]: counts the viewers, and runs one task that reads for all of them while there is a viewer.
+//! - `sampler`: the figures that the task reads, and their history.
+//! - `page/`: the page; its scripts are joined in the order in which the code below names them.
 
 mod sampler;
 
@@ -55,7 +56,7 @@ const STUCK: Duration = Duration::from_secs(15);
 /// The longest stream.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// What the viewers of a replica share.
+/// State that the viewers of a replica share.
 #[derive(Debug, Clone)]
 pub struct Dashboard(Arc<Shared>);
 
@@ -158,7 +159,7 @@ impl Drop for View {
 }
 
 impl View {
-    /// Tells the viewer until it goes, or takes nothing any more.
+    /// Sends frames to the viewer until it disconnects or stops reading.
     async fn tell(mut self, viewer: mpsc::Sender<Event>) {
         let closing = self.shared.closing.clone();
         let send = async |event| matches!(timeout(STUCK, viewer.send(event)).await, Ok(Ok(())));
@@ -167,7 +168,7 @@ impl View {
             if !send(Event::default().event("history").data(history)).await {
                 return;
             }
-            // One that is slow is told the latest, and not what it has missed.
+            // A slow viewer gets the latest frame and skips the frames that it has missed.
             while let Ok(Ok(())) = timeout(SILENCE, self.frames.changed()).await {
                 let frame = self.frames.borrow_and_update().clone();
                 if let Some(frame) = frame
@@ -191,7 +192,7 @@ pub(super) async fn events(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> R
     let view = ops.dashboard.look();
     let view = view.ok_or_else(|| Refusal::Busy("too many dashboards are open".to_owned()))?;
     let (viewer, mut events) = mpsc::channel(1);
-    // In a task of its own: it gives up its place, and with it the sampling, also when nobody takes what is sent.
+    // Spawned so that a viewer that no longer reads also frees its place, which stops the sampling after the last one.
     tokio::spawn(view.tell(viewer));
     let events = futures_util::stream::poll_fn(move |context| {
         events
@@ -254,7 +255,7 @@ pub(super) async fn page() -> Response {
 mod tests {
     use super::*;
 
-    /// What ends an element early would not be what was hashed; and what the policy forbids is not there to begin with.
+    /// A closing tag inside the style or script would change the hashed text, and the policy forbids some constructs.
     #[test]
     fn the_page_is_what_its_policy_allows() {
         assert!(!STYLE.contains("</") && !SCRIPT.contains("</"));

@@ -1,5 +1,5 @@
-//! What the dashboard is told: read once for all viewers, each call to Redis with a deadline, and the last figures kept
-//! for the time that Redis is away.
+//! Reads the figures of the dashboard once for all viewers. Each call to Redis has a deadline, and the sampler keeps
+//! the last figures while Redis is away.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,7 +32,7 @@ const REASON: usize = 300;
 const FAILURES_EVERY: Duration = Duration::from_secs(10);
 /// Minutes of the fleet's counts.
 const MINUTES: u64 = 60;
-/// A replica that is silent for longer does nothing any more.
+/// A replica without a heartbeat for longer counts as idle.
 const SILENT: u64 = 15_000;
 
 /// One point of the plots.
@@ -116,7 +116,7 @@ impl Sampler {
             if let Ok(Ok(full)) = full {
                 self.full = full;
             }
-            // What cannot be read this time is shown as it was; its age shows in what it says.
+            // A failed read keeps the earlier heartbeats; their age shows in their timestamps.
             if let Ok(Ok(replicas)) = replicas {
                 self.replicas = Some(replicas);
             }

@@ -4,13 +4,13 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use super::story::Story;
 use crate::queue::{JobView, watch::Update};
 
-/// Tells of a job as it stands, then of what becomes of it; the end is told once.
+/// Reports a job's state and its updates as events, and checks that the end is reported once.
 pub(crate) fn expect_tellable<const N: usize>(view: &JobView, updates: [Update; N]) {
     let (mut story, mut told) = Story::begin("q", view);
     for update in updates {

@@ -2,15 +2,15 @@
 //!
 //! | event | body, beside `jobId` and `timestamp` |
 //! |---|---|
-//! | `connected` | `queue`, `status`, `progress`, `attemptsMade`, `waitingFor?`: how the job stands |
+//! | `connected` | `queue`, `status`, `progress`, `attemptsMade`, `waitingFor?`: the state of the job |
 //! | `active` | |
 //! | `progress` | `progress`, in percent, when it rises |
 //! | `retrying` | `error`, `class?`, `attempt?`, `try?`, `delayMs?`, `at?`, `waitingFor?`: a try failed, or the job was put off |
 //! | `completed` | `result`, `attemptsMade?` |
-//! | `failed` | `error`, `attemptsMade?`; a job that somebody removes fails too |
+//! | `failed` | `error`, `attemptsMade?`; a removed job fails too |
 //!
-//! The stream ends with `completed` or `failed`. Where it ends without, because the replica stops, the client does not
-//! keep up, or an hour is over, `EventSource` connects again by itself and is told how the job stands.
+//! The stream ends with `completed` or `failed`. It also ends when the replica stops, when the client does not keep up,
+//! and after an hour; `EventSource` then reconnects by itself and receives the state of the job.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -133,7 +133,7 @@ pub(super) async fn get(
         let event = telling.next().await?;
         Some((Ok::<_, Infallible>(event), telling))
     });
-    // Proxies that collect an answer before they pass it on are told not to.
+    // Asks proxies not to buffer the stream.
     Ok(([("x-accel-buffering", "no")], Sse::new(events)).into_response())
 }
 
@@ -157,7 +157,7 @@ impl Telling {
     async fn look(&mut self) {
         let update = match self.broker.find(&self.id).await {
             Ok(Some(view)) => Update::Stands(Arc::new(view)),
-            // Missed a second time: how it ended would have been announced meanwhile.
+            // Missing a second time: an event about its end would have arrived since the first.
             Ok(None) if self.missed => Update::Gone(None),
             Ok(None) => {
                 self.missed = true;

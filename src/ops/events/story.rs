@@ -1,4 +1,4 @@
-//! What a client is told of a job: each step once, from looks at the job and from what its queue announces.
+//! Turns reads of a job and events of its queue into events for a client, and reports each step once.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::{
 /// The name of an event, and its body.
 pub(super) type Told = (&'static str, Value);
 
-/// What has been told of a job so far.
+/// The steps of a job that the client has received so far.
 #[derive(Debug)]
 pub(super) struct Story {
     id: String,
@@ -24,7 +24,7 @@ pub(super) struct Story {
     ended: bool,
 }
 
-/// Where a line stands in a history, which forgets its first ones.
+/// Position of a line in a history, which drops its oldest lines.
 type Place = (u64, u32, u32);
 
 fn place(line: &HistoryLine) -> Place {
@@ -32,7 +32,7 @@ fn place(line: &HistoryLine) -> Place {
 }
 
 impl Story {
-    /// Begins with the job as it stands.
+    /// Begins with the current state of the job.
     pub(super) fn begin(queue: &str, view: &JobView) -> (Self, Vec<Told>) {
         let mut story = Self {
             id: view.id.clone(),
@@ -50,12 +50,12 @@ impl Story {
         (story, told)
     }
 
-    /// Whether there is nothing more to tell.
+    /// Returns true if the client has received the end of the job.
     pub(super) const fn ended(&self) -> bool {
         self.ended
     }
 
-    /// What an update adds.
+    /// Returns the events that an update adds.
     pub(super) fn hear(&mut self, update: &Update) -> Vec<Told> {
         if self.ended {
             return Vec::new();
@@ -129,7 +129,7 @@ impl Story {
         Some(self.event("active", json!({})))
     }
 
-    /// Progress is told when it rises: looks and announcements overtake each other.
+    /// Reports progress only when it rises, because reads and queue events can overtake each other.
     fn advance(&mut self, percent: u8) -> Option<Told> {
         if percent <= self.progress {
             return None;

@@ -5,8 +5,8 @@
 --      8 inflight prefix  9 field of the payload that names a job's owner, or '' where the line is not shared fairly
 --      10 are jobs claimed while some have no place in that line yet 0|1
 --      11 jobs that an owner may have in flight, 0: any number  12 lease ttl ms
--- Returns false without a lease (renew first), 0 when the number was carried out before (`claimed.lua` tells what is
--- left of it), how many jobs have to be given their places first (the number is not used up), else a list of rows.
+-- Returns false without a lease (renew first), 0 when the number was carried out before (`claimed.lua` returns the jobs
+-- that are left of it), how many jobs need their places first (the number is not used up), else a list of rows.
 local active, scheduled, inflight, data, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, number, want, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local meta_prefix, inflight_prefix = ARGV[6], ARGV[8]
@@ -49,8 +49,8 @@ if fair and want == 0 then fair.save() end
 local add_row, rows = row_maker(data, tonumber(ARGV[5]), tonumber(ARGV[7]), line.payloads)
 if is_paused then return rows end
 
--- An id that is in the queue a second time while somebody runs it, or after it was completed, is dropped: to run
--- it again would be to pay again.
+-- True for a duplicate id: a replica runs the job now, or has completed it. The claim drops a duplicate, because
+-- a second run would pay the provider a second time.
 local function is_double(id, m)
   if m[6] == 'Done' then return true end
   local holder = m[5]

@@ -17,7 +17,7 @@ const STRETCH: usize = 200;
 /// deliveries lost so far, whether the payload is left out.
 type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool);
 
-/// What a claim came to.
+/// The result of a claim.
 enum Answer {
     /// There is no lease.
     Unleased,
@@ -95,7 +95,7 @@ impl ApalisBroker {
         Ok(self.connection.invoke(&call).await?)
     }
 
-    /// What is left of a claim that was carried out before.
+    /// The jobs that are left of a claim that was carried out before.
     async fn left_of(&self, token: &str) -> Result<Vec<Row>, BrokerError> {
         let (mut rows, mut cursor) = (Vec::new(), 0u64);
         loop {
@@ -143,7 +143,7 @@ impl ApalisBroker {
         }))
     }
 
-    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
+    /// Fails a job whose id is not UTF-8. Handlers take text ids, so no replica could ever run or end this job.
     async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
         let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
         let mut call = scripts::FAIL.prepare_invoke();

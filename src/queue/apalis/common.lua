@@ -11,10 +11,10 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + floor(tonumber(t[2]) / 1000)
 end
 
--- What a claim still has to do with a job.
+-- The relation of a claim to a job.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend
---   'lost'     the job is somebody else's, or gone
+--   'lost'     another claim holds the job, or the job is gone
 local function standing(meta, inflight, id, token)
   local m = call('HMGET', meta, 'claim', 'settled')
   if m[1] == token and call('SISMEMBER', inflight, id) == 1 then return 'held' end
@@ -39,7 +39,7 @@ local function read_meta(meta, ...)
   return m
 end
 
--- Whether a job was claimed a moment ago. A time that is none, or still to come, is none.
+-- True if the job was claimed at `since` or later. A missing, malformed or future timestamp counts as false.
 local function claimed_since(meta, since, now)
   local at = (tonumber(read_meta(meta, 'locked_at')[1] or nil) or 0) * 1000
   return at >= since and at <= now
@@ -56,7 +56,7 @@ local function add_ended(key, zset, id, now)
   if zset then call('ZADD', key, floor(now / 1000), id) else call('SADD', key, id) end
 end
 
--- A line of history, and the same once more: what does not differ by numbers alone is told once, with a count.
+-- Merges a repeated line of history into one line with a count. Lines that differ only in numbers count as equal.
 local function repeated(row, note)
   local since, before = string.match(row or '', '^(%d+) ({.*})$')
   if not before or #before > 8192 then return end
@@ -72,8 +72,8 @@ local function repeated(row, note)
   return string.format('%s,"times":%.0f,"since":%.0f}', string.sub(note, 1, -2), times + 1, from)
 end
 
--- Appends to a job's history, which keeps the last 100 lines. A wait that costs no attempt, and is like the
--- last one, is told with it.
+-- Appends to a job's history, which keeps the last 100 lines. A wait that costs no attempt, and equals the last one,
+-- merges with that line.
 local function remember(history, now, note, is_wait)
   if note == '' then return end
   local at = string.format('%.0f', now) .. ' '

@@ -1,10 +1,10 @@
-//! What stands in a job's meta and history.
+//! Fuzz targets of a job's meta and history.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use hostile::Target;

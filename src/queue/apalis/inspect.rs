@@ -1,4 +1,4 @@
-//! What onlookers read: counts, and one job.
+//! Read-only views of a queue in this layout: counts, and one job.
 
 use std::{
     borrow::Cow,
@@ -15,7 +15,7 @@ use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_h
 /// TIME, the first of active, the first of scheduled.
 type Waiting = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
 
-/// A job's meta, in which anybody may have written anything.
+/// A job's meta hash. Any Redis client can write to it, so every field is untrusted bytes.
 pub(super) type Meta = HashMap<Vec<u8>, Vec<u8>>;
 
 const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -41,8 +41,8 @@ impl ApalisBroker {
         })
     }
 
-    /// Nothing in this layout tells when a job was added but its id, where that is a ULID, as apalis makes them. What
-    /// is due and not yet promoted tells by its time.
+    /// In this layout only an id that is a ULID, as apalis creates them, shows when a job was added. A due job that is
+    /// not yet promoted shows it by its due time.
     pub(super) async fn age_of_next(&self) -> Result<Duration, BrokerError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").lindex(&self.keys.active, 0);
@@ -59,7 +59,7 @@ impl ApalisBroker {
             .into_iter()
             .chain(due)
             .map(|since| now.saturating_sub(since));
-        // What looks like a ULID of another year is some other text of that length.
+        // An id that parses as a ULID of another year is some other text of that length.
         Ok(ages.filter(|age| *age < A_YEAR).max().unwrap_or_default())
     }
 

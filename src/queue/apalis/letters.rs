@@ -1,4 +1,4 @@
-//! What an operator does to jobs: lists, retries, removes them.
+//! The operator's actions on jobs in this layout: list, retry, remove.
 
 use serde::Deserialize;
 
@@ -12,7 +12,7 @@ use crate::queue::{
 /// Bytes of payloads after which a list reads no further job.
 const LIST_BYTES: usize = 1024 * 1024;
 
-/// What a list reads of a payload.
+/// The fields of a payload that a list reads.
 #[derive(Deserialize)]
 struct Typed {
     #[serde(rename = "type")]
@@ -59,7 +59,7 @@ impl ApalisBroker {
         Ok(())
     }
 
-    /// What a job's payload says of its type.
+    /// Reads a job's type from its payload.
     pub(super) async fn read_kind(&self, id: &str) -> Result<Option<String>, BrokerError> {
         let mut pipeline = redis::pipe();
         pipeline.hget(&self.keys.data, id);

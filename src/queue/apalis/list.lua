@@ -37,8 +37,8 @@ elseif state == 'active' then sources = held_ids()
 elseif state == 'completed' then sources, ours = ended_ids(KEYS[5], KEYS[3])
 else sources, ours = ended_ids(KEYS[6], KEYS[4]) end
 
--- The type that the payload of a foreign producer says, read without decoding it: it stands first or last. Returns too
--- whether it is not known yet.
+-- Reads the type from a foreign producer's payload without decoding it: the type is its first or last member. Also
+-- returns whether the type is still unknown.
 local bytes, largest = 0, tonumber(ARGV[13])
 local function type_of(id)
   local size = call('HSTRLEN', KEYS[7], id)

@@ -41,11 +41,11 @@ use crate::{
 
 /// Attempts of a job whose producer named none, or nonsense.
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
-/// Leases that one script renews at most: it blocks Redis for everyone.
+/// Leases that one script renews at most, because it blocks Redis for all clients.
 const RENEWALS: usize = 100;
 /// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// A larger payload is dropped once its job is done: it is media, and nobody asks for it again.
+/// A completion deletes payloads above this size, bytes: they hold media, which no later reader needs.
 const WORTH_KEEPING: usize = 16 * 1024;
 /// As [`RENEWALS`], for the scripts that move each job with several commands.
 const MOVE_CHUNK: usize = 50;

@@ -1,8 +1,8 @@
--- Second prelude, of the scripts that look after jobs which nobody runs any more.
+-- Second prelude, of the scripts that recover jobs of dead or leaving replicas.
 --
--- The job goes back to the head of the queue, its attempt given back and the lost delivery counted; too many of them
--- make it poison (../poison.lua). `holder` is whose in-flight set it was in: if somebody else has it by now, it is only
--- taken out.
+-- The job goes back to the head of the queue. It gets its attempt back, and its lost deliveries go up by one; too many
+-- of them make it poison (../poison.lua). `holder` owns the in-flight set that lists the job. If another replica holds
+-- the job by now, the script only removes it from that set.
 -- Returns 'requeued', 'poisoned' or 'left'.
 local function orphan(id, holder, inflight, active, dead, ended, meta, history, max_lost, now)
   local m = read_meta(meta, 'attempts', 'lost', 'locked_by', 'claim', 'begun', 'cut')

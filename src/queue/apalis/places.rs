@@ -18,7 +18,7 @@ impl ApalisBroker {
         self.options.fairness.as_ref().map_or("", FieldName::as_str)
     }
 
-    /// Where a job stands in the line.
+    /// Position of a job in the line.
     pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::STANDING.prepare_invoke();
@@ -30,7 +30,7 @@ impl ApalisBroker {
         Ok(standing(self.connection.invoke(&call).await?))
     }
 
-    /// Whose job it is that has this payload, hashed.
+    /// The hashed owner of the job with this payload.
     pub(super) fn owner_of(&self, task: &[u8]) -> Option<u64> {
         let key = self.options.fairness?;
         let data = serde_json::from_slice::<Envelope<'_>>(task).map(|envelope| envelope.data.get());

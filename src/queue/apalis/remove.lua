@@ -23,7 +23,7 @@ if found == 0 then
   found = taken and 1 or 0
 end
 found = found + call('EXISTS', meta) + call('HEXISTS', data, id)
--- Who adds a task under the key anew is not refused any more.
+-- Frees the idempotency key, so that producers can add a task under it again.
 local key = m[2] and m[2] ~= '' and ARGV[5] .. m[2]
 if key and protected('GET', key) == id then call('DEL', key) end
 forget(data, ARGV[2], ARGV[3], id)

@@ -6,7 +6,8 @@ local now, ttl = now_ms(), tonumber(ARGV[2])
 local lease = tonumber(call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 note_renewal(KEYS[4], function() return now end, ttl)
 call('ZADD', KEYS[1], now + ttl, ARGV[1])
--- What apalis's own tools read; they think in minutes, and every command of an idle queue counts.
+-- Writes the key that apalis's own tools read, twice a minute: these tools count in minutes, and an idle queue should
+-- cost few commands.
 if floor(now / 30000) ~= floor((lease - ttl) / 30000) then call('ZADD', KEYS[2], floor(now / 1000), ARGV[1]) end
 -- How many jobs of each owner are in flight (../busy.lua).
 if #ARGV > 3 then call('PEXPIRE', KEYS[5] .. ':busy', 2 * ttl) end

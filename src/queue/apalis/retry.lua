@@ -1,7 +1,7 @@
--- Puts dead letters back into the queue, behind all others. History and attempts stay; lost deliveries, and how long
--- gates have made the job wait, are counted anew.
+-- Puts dead letters back into the queue, behind all others. History and attempts stay; the counts of lost deliveries
+-- and of time spent at gates restart at zero.
 -- KEYS 1 active  2 dead  3 ended:dead  4 data
--- ARGV 1 order, unique  2 who gave it  3 are attempts counted anew 0|1  4 meta prefix  5 history prefix
+-- ARGV 1 order, unique  2 operator  3 reset attempts to zero 0|1  4 meta prefix  5 history prefix
 --      6 inflight prefix  7… job ids, the newest first
 -- Returns for each id: 'retried' by this order, now or before; 'again': it has failed again since; 'other': it is no dead
 -- letter; 'broken': there is no job behind the id, or its keys are not what they should be.

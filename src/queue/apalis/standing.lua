@@ -1,4 +1,4 @@
--- Says where a job stands in the line.
+-- Returns the position of a job in the line.
 -- KEYS 1 active  2 data  3 scheduled  4 fair
 -- ARGV 1 job id, or ''  2 field of the payload that names a job's owner, or ''  3 meta prefix
 -- Returns what ../standing.lua says.

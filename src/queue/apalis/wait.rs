@@ -1,9 +1,9 @@
 //! Waiting for work without polling for it.
 //!
-//! The waiter reads the keys that say whether there is work, over a socket with client tracking on: Redis remembers
-//! that we read them, and pushes one message when any of them changes, whoever changes it. So a push by any producer
-//! is seen within a round trip, while an idle queue costs a handful of commands every ten seconds. Reading and
-//! arming are one step, so no change falls between them.
+//! The waiter reads the keys that show work, over a socket with client tracking. Redis remembers that the waiter read
+//! them, and pushes one message when any client changes one. So the waiter sees a push by any producer within a round
+//! trip, while an idle queue costs a handful of commands every ten seconds. Reading and arming are one step, so no
+//! change falls between them.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::{connection::Connection, keys::ApalisKeys, queue::BrokerError};
 
 /// How often a Redis (or a proxy) without client tracking is asked.
 const POLL: Duration = Duration::from_secs(1);
-/// What looks like a lack of client tracking may have been a passing fault.
+/// Time until the waiter tries client tracking again, because its refusal may have been a temporary fault.
 const POLL_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Waiter {
     }
 }
 
-/// Whether Redis answered that it does not know or does not allow what it was asked.
+/// Returns true if Redis answered that it does not know or does not allow what it was asked.
 fn is_unknown(error: &redis::RedisError) -> bool {
     use redis::{ErrorKind, ServerErrorKind};
     matches!(
@@ -122,7 +122,7 @@ fn is_unknown(error: &redis::RedisError) -> bool {
 
 impl Listener {
     async fn wait(&mut self, reading: &redis::Pipeline, limit: Duration) -> Result<bool, BrokerError> {
-        // What was announced before is about what we are going to read now.
+        // Pushes up to here announce changes that the read below sees anyway.
         while let Ok(push) = self.pushes.try_recv() {
             heed(&push)?;
         }

@@ -15,7 +15,7 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// How long the number of a replica's last claim is remembered: no request is late by more.
 const SESSION: Duration = Duration::from_secs(3600);
 
-/// What `claim.lua` returns of a job: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
+/// A job as `claim.lua` returns it: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
 /// deliveries lost so far, whether the payload is left out.
 type Row = (
     Vec<u8>,
@@ -30,8 +30,8 @@ type Row = (
 );
 /// An id that is not served, and why.
 type Refused = (Vec<u8>, Vec<u8>);
-/// What a claim returns: jobs, ids without a job, jobs that must not run, and how many jobs have to be given their places
-/// in the fair line before anything is claimed.
+/// The answer of a claim: jobs, ids without a job, jobs that must not run, and how many jobs need their places in the
+/// fair line before a claim.
 pub(super) type Claimed = (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>, u64);
 
 impl BullmqBroker {
@@ -59,7 +59,7 @@ impl BullmqBroker {
         }
     }
 
-    /// What every script that claims is told first.
+    /// The leading arguments of every script that claims.
     pub(super) fn claim_args(
         &self,
         call: &mut ScriptInvocation<'_>,
@@ -107,7 +107,7 @@ impl BullmqBroker {
         Ok(deliveries)
     }
 
-    /// Fails a job whose id is no UTF-8: no handler could be given it, and nobody else would ever do it.
+    /// Fails a job whose id is not UTF-8. Handlers take text ids, so no replica could ever run or end this job.
     async fn bury(&self, id: &[u8], token: &str) -> Result<(), BrokerError> {
         let reason = format!("job id {} is not UTF-8", String::from_utf8_lossy(id));
         let mut call = self.prepare(&scripts::FAIL);

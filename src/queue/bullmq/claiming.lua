@@ -21,7 +21,7 @@ local function claim(want, now)
   local token, session = worker .. ':' .. ARGV[2], P .. 'bw:session:' .. worker
   local bytes, started = 0, text(now)
   local rows, ghosts, refused = {}, {}, {}
-  local MOST_ATTEMPTS = 4294967295 -- What the worker can count.
+  local MOST_ATTEMPTS = 4294967295 -- The worker stores attempts in 32 bits.
   local FIELDS = { 'name', 'data', 'opts', 'atm', 'bw:waited', 'ats', 'defa', 'rjk', 'stc' }
 
   -- The job's fields; nil when there is none, or its key is something else. A script copies a payload several times, and
@@ -181,7 +181,7 @@ local function claim(want, now)
     ids = take((full or #ghosts >= 100) and 0 or room - #rows - #refused)
   end
 
-  if out_of_line then call('DEL', P .. 'pc') end -- The order among equals begins anew.
+  if out_of_line then call('DEL', P .. 'pc') end -- Restarts the counter that orders jobs of equal priority.
   if busy then
     busy.is_short = #rows + #refused < room
     busy.save(tonumber(lock_ms))

@@ -29,7 +29,7 @@ local function expect(p, ...)
   for _, name in ipairs({ ... }) do call(READ[name], p .. name) end
 end
 
--- What is written when a job is put where it waits, and when a claim ends.
+-- Checks the types of the keys that a script writes when it puts a job into a line, and when a claim ends.
 local function expect_lines(p)
   expect(p, 'meta', 'wait', 'paused', 'prioritized', 'pc', 'delayed', 'marker', 'events')
 end
@@ -44,7 +44,7 @@ local function expect_claims()
   expect_active()
 end
 
--- Whoever runs a job has not stalled. Mostly a BullMQ worker suspects none, and there is nothing to take out.
+-- Takes a job that a worker runs off BullMQ's list of stall suspects. The list is mostly empty, which saves the call.
 local function clear(id)
   if suspects > 0 then call('SREM', P .. 'stalled', id) end
 end
@@ -72,8 +72,8 @@ local function decode(json)
   return value
 end
 
--- A job's options. Those of most jobs of a queue are the same but for the id, which nobody here asks them for: they are
--- decoded once a script.
+-- Decodes a job's options, with a cache for the time of one script. Most jobs of a queue share their options apart from
+-- `jobId`, which this worker never reads; so the cache ignores that field.
 local known_options = {}
 local function options(json)
   local common = json and string.gsub(json, '"jobId":"[^"\\]*"', '', 1) or ''
@@ -88,7 +88,7 @@ local function bump(key, field)
   return n
 end
 
--- Counts one more in a key of the queue that is a string: what is no number, or the last one, begins anew.
+-- Increments a counter of the queue. A value that Redis cannot increment (text, or the largest integer) restarts at 1.
 local function count_up(key)
   local n = protected('INCR', key)
   if type(n) == 'number' then return n end
@@ -96,8 +96,8 @@ local function count_up(key)
   return call('INCR', key)
 end
 
--- What a queue is told to do, read once a script: length of its events, concurrency, whether it is paused, jobs that
--- start in a time, and that time in ms.
+-- Reads the settings in a queue's meta hash, once a script: length of its events, concurrency, whether it is paused,
+-- and its rate limit as a number of jobs and a time in ms.
 local known_orders = {}
 local function orders(p)
   local known = known_orders[p]
@@ -211,14 +211,14 @@ local function promote(now)
   if free then wake(P) end
 end
 
--- What a claim writes into the job to know it again. `ats` counts claims by anybody, so that a claim that another
--- worker has followed is never taken for ours, even when the lock that says so has run out.
+-- The mark by which a claim recognises its job. `ats` counts the claims of all workers. So this worker never takes a
+-- job for its own once another worker has claimed it, even when that worker's lock has run out.
 local function mark(token, ats)
   return token .. ' ' .. (type(ats) == 'number' and text(ats) or ats or '0')
 end
 
--- The token of a worker's claim of a job, if that is the last claim by anybody and no later than `latest`. `tokens` is
--- what the worker's tokens begin with.
+-- The token of a worker's claim of a job, if no worker has claimed the job since and the claim precedes `latest`.
+-- `tokens` is the prefix of the worker's tokens.
 local function claim_of(id, tokens, latest)
   local m = protected('HMGET', P .. id, 'bw:claim', 'ats', 'processedOn')
   if m.err or not m[1] or m[1]:sub(1, #tokens) ~= tokens or count(m[3], 0) >= latest then return end
@@ -228,11 +228,11 @@ end
 
 local CLAIM = { 'bw:claim', 'ats' }
 
--- What a claim still has to do with a job.
+-- The relation of a claim to a job.
 --   'held'     the job is this claim's: its outcome may be written
 --   'settled'  this claim has written its outcome before: a resend
---   'gone'     the job is no more: ended by this claim and not kept, or removed by somebody
---   'lost'     the job is somebody else's
+--   'gone'     the job no longer exists: this claim ended it without keeping it, or an operator or producer removed it
+--   'lost'     another claim holds the job
 -- `m` are its fields CLAIM and `holder` what its lock says, where the caller has read them.
 local function standing(id, token, m, holder)
   local key = P .. id
@@ -243,8 +243,8 @@ local function standing(id, token, m, holder)
   return call('EXISTS', key) == 1 and 'lost' or 'gone'
 end
 
--- What a script answers for a job that is not held. A job that is gone was ended and not kept: by this claim, as far
--- as anybody can tell.
+-- A script's answer for a job that it does not hold. A missing job counts as settled: most likely this claim ended it
+-- and its result was not kept.
 local function refusal(held) return held == 'lost' and 0 or 1 end
 
 local function lock(id, token, ms)
@@ -292,7 +292,7 @@ end
 
 local function expect_log(id) call('LLEN', P .. id .. ':logs') end
 
--- A line of history, and the same once more: what does not differ by numbers alone is told once, with a count.
+-- Merges a repeated line of history into one line with a count. Lines that differ only in numbers count as equal.
 local function repeated(row, note)
   local since, before = string.match(row or '', '^(%d+) ({.*})$')
   if not before or #before > 8192 then return end
@@ -307,7 +307,7 @@ local function repeated(row, note)
 end
 
 -- Appends to a job's log, which keeps the last 100 rows where the producer names no other number. A wait that costs no
--- attempt, and is like the last one, is told with it.
+-- attempt, and equals the last one, merges with that row.
 local function remember(id, now, note, is_wait)
   if note == '' then return end
   local logs = P .. id .. ':logs'

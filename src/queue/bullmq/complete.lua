@@ -6,7 +6,8 @@
 -- returns, the error that it ended with, or false where it was not to}. Where many jobs are in flight it does the first
 -- ones only.
 local want, keep_ms, keep_count, now, answers = tonumber(ARGV[3]), tonumber(ARGV[11]), tonumber(ARGV[12]), now_ms(), {}
--- Where jobs wait is read when something is put there; a parent's keys by whoever tells it.
+-- Checks only the keys that every completion writes. The code that puts a job into a line checks the lines, and the
+-- code that reports to a parent checks the parent's keys.
 expect_active()
 claims_next = want > 0
 call('ZCARD', P .. 'completed')

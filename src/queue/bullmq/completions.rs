@@ -6,12 +6,12 @@ use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 use super::{BullmqBroker, claim::Claimed, millis, scripts};
 use crate::queue::{BrokerError, ClaimNumber, Completed, Completion, Delivery, answers};
 
-/// What the claim beside the completions came to.
+/// The result of the claim in a call of completions.
 enum Beside {
     /// None was to be made, or no slot was freed.
     Nothing,
     Claimed(Claimed),
-    /// The error that Redis raised, or what it answered cannot be read. The completions stand all the same.
+    /// Redis raised an error in the claim, or its answer cannot be read. The completions in the same call are written.
     Failed(RedisError),
 }
 

@@ -1,6 +1,7 @@
 -- Second prelude, of the scripts that can end a job.
 
--- How many ended jobs to keep, and for how many ms: the job's word, else the worker's. nil is all, or for ever.
+-- How many ended jobs to keep, and for how many ms: by the job's option, else by the worker's setting. nil means all
+-- jobs, or without limit of time.
 local function retention(rule, default_count, default_ms)
   if rule == nil then return default_count, default_ms end
   if rule == true then return 0 end
@@ -10,13 +11,13 @@ local function retention(rule, default_count, default_ms)
   return count(rule.count, nil), seconds and seconds == seconds and seconds * 1000 or nil
 end
 
--- What is written when a job ends.
+-- Checks the types of the keys that a script writes when a job ends.
 local function expect_ends(...)
   expect_claims()
   expect(P, ...)
 end
 
--- What is written when a parent is told.
+-- Checks the types of the keys that a script writes when it reports to a parent.
 local function expect_parent(p)
   expect_lines(p)
   expect(p, 'waiting-children', 'failed')
@@ -78,7 +79,7 @@ local function tell_parent(id, opts, parent_key, done, value, now)
   if ready then release_parent(queue, parent_id, now) end
 end
 
--- A parent that still waits for a job need not any more.
+-- Ends a parent's wait for a job.
 local function untie(key, now)
   local parent = call('HGET', key, 'parentKey') or ''
   local queue, parent_id = parent:match('^(.*):([^:]*)$')
@@ -101,8 +102,8 @@ local function doom(key)
   if #doomed == 1000 then bury() end
 end
 
--- Removes what is kept of a job. When one has `completed` its parent was told, and its page of the ledger went with that, or
--- goes by itself where a worker of BullMQ's own ended the job.
+-- Removes the stored keys of a job. The completion of a job already reported to its parent and deleted its page of the
+-- ledger; after a completion by BullMQ's own worker the page expires.
 local function forget(id, now, completed)
   local key = P .. id
   if not completed then
@@ -146,7 +147,7 @@ local function cache(key, id, result, now)
   call('SET', key, entry, 'EX', 86400)
 end
 
--- Jobs that have ended, and are not in their set yet: {set, keep_count, keep_ms, what ZADD is told of each}.
+-- Ended jobs that are not in their set yet: {set, keep_count, keep_ms, arguments of ZADD for each}.
 local ended
 
 -- To add to a sorted set that is a packed list, as those of up to 128 members are, takes two walks along it. A member
@@ -187,7 +188,7 @@ local function file(id, set, now, kept, keep_count, keep_ms)
   if kept then entries[#entries + 1], entries[#entries + 2] = text(now), id end
 end
 
--- What is left to do when jobs have ended. A script that ends jobs ends with it, unless it goes on to claim.
+-- Finishes the work on ended jobs. A script that ends jobs calls it last, or before it claims.
 local function tidy(now)
   if not ended then return end
   retain(now)
@@ -198,7 +199,7 @@ local function tidy(now)
     and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
 end
 
--- What is read of a job that ends: what its claim is known by, and what says how.
+-- The fields that a script reads of an ending job: the mark of its claim, and the fields that decide how it ends.
 local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
 
 -- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason.
@@ -227,7 +228,7 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
     forget(id, now, done and told)
     file(id, state, now, false)
   else
-    -- A job that is retried by hand waits anew.
+    -- Clears the record of the job's waits: after a retry by hand the job must not inherit it.
     if m[7] or m[8] or m[9] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
     let_go(id, token, value_field, value, 'finishedOn', text(now), 'atm', text(attempts),
       unpack(done and { 'progress', '100' } or {}))

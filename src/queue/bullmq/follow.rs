@@ -18,10 +18,10 @@ use crate::queue::{
 const LONGEST: Duration = Duration::from_secs(5);
 /// How much later than asked an answer may come: as late as that of any other call.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Entries a read: a result can be megabytes large, and stands in its event.
+/// Entries a read. An event contains the job's result, which can be megabytes large.
 const ENTRIES: usize = 16;
 
-/// What anybody may have written.
+/// Fields of an event. Any Redis client can write to the stream, so they are untrusted bytes.
 pub(super) type Fields = HashMap<Vec<u8>, Vec<u8>>;
 /// The stream, and its entries.
 type Streams = Vec<(String, Vec<(String, Fields)>)>;
@@ -42,8 +42,8 @@ impl BullmqBroker {
                 (seconds * 1000 + micros / 1000).saturating_sub(1)
             ));
         }
-        // Whatever happened before there was a position, or while nobody could read on. How a job ended that is gone
-        // already, an event tells that is still to be read.
+        // Catches up on changes from before the first position, or from while the stream was unreadable. If a job is
+        // gone already, an event that is still to be read says how it ended.
         self.watchers.look_at(self, &self.watchers.ids(), None).await?;
         loop {
             let from = position.clone().unwrap_or_default();
@@ -84,16 +84,16 @@ impl BullmqBroker {
     }
 }
 
-/// What an event says of a job.
+/// The content of an event about a job.
 pub(super) struct News {
     id: String,
-    /// What no look would show.
+    /// An update that a read of the job would not show.
     pub(super) at_once: Option<Update>,
-    /// What became of the job, where a look finds none.
+    /// The end of the job, for the case that a read no longer finds it.
     pub(super) if_gone: Option<Update>,
 }
 
-/// Reads an event, which anybody may have written; `None` for one of a job that nobody watches.
+/// Reads an event from the stream, which any Redis client can write to; `None` for a job without watchers.
 pub(super) fn news(fields: &Fields, is_watched: impl FnOnce(&str) -> bool) -> Option<News> {
     let field = |name: &str| fields.get(name.as_bytes());
     let text = |name: &str| field(name).map(|bytes| String::from_utf8_lossy(bytes));

@@ -1,10 +1,10 @@
-//! What stands in a job's hash, and in a queue's events.
+//! Fuzz targets of a job's hash, and of a queue's events.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a target that is surprised shall end"
+    reason = "a fuzz target reports a fault by a panic"
 )]
 
 use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! What onlookers read: counts, and one job.
+//! Read-only views of a queue in this layout: counts, and one job.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) type Row = (
     Text,
     Text,
 );
-/// What anybody may have written.
+/// A field of a job. Any Redis client can write to it, so it is untrusted bytes.
 type Text = Option<Vec<u8>>;
 
 impl BullmqBroker {

@@ -1,6 +1,6 @@
--- A replica leaves: what it still holds in a stretch of the claimed jobs goes back, the last claimed first, so that the
--- first claimed is next in line again. At the end of the list whoever waits is woken, in case that it was this replica
--- that had been.
+-- Gives back a leaving replica's jobs within one stretch of the claimed jobs. The last claimed goes first, so that the
+-- first claimed is next in line again. At the end of the list the script wakes a waiting worker, because this replica
+-- may have consumed the wake-up that was meant for it.
 -- KEYS 1 prefix
 -- ARGV 1 worker  2 where to begin: claimed jobs that are passed over  3 stretch
 -- Returns where to go on, or -1 at the end.

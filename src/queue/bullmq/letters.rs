@@ -1,4 +1,4 @@
-//! What an operator does to jobs: lists, retries, removes them.
+//! The operator's actions on jobs in this layout: list, retry, remove.
 
 use super::{BullmqBroker, scripts};
 use crate::queue::{

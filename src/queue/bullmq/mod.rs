@@ -4,13 +4,13 @@
 //!
 //! # Tour
 //! A job waits in `wait`, `paused` or `prioritized` (or in `delayed`, until its time), is claimed into `active`, and
-//! ends in `completed` or `failed`, or is removed. Who adds a job sets the marker, which `wait` blocks on.
+//! ends in `completed` or `failed`, or is removed. A producer that adds a job sets the marker, which `wait` blocks on.
 //!
 //! Each claimed job has a lock that holds the claim's token, `<worker>:<number>`, and runs out unless it is renewed;
-//! then any other replica puts the job back, unless it was Redis that was away (`../witness.lua`). The claim also leaves
-//! a mark in the job's hash, made of the token and of the count of claims by anybody: it tells a resend from a late
-//! outcome, finds the jobs of a claim whose answer was lost, and lets a lock that ran out while Redis was away be set
-//! again if nobody has touched the job since.
+//! then any other replica puts the job back, unless the cause was an outage of Redis (`../witness.lua`). The claim
+//! also leaves a mark in the job's hash, made of the token and of the count of all workers' claims. The mark
+//! distinguishes a resend from a late outcome, and finds the jobs of a claim whose answer was lost. It also shows
+//! whether another worker has claimed the job since: if not, a lock that ran out during an outage can be set again.
 //!
 //! # Not as Node does it
 //! A script completes, and claims, many jobs at once. Job schedulers are not served: only a BullMQ worker could create
@@ -51,8 +51,8 @@ use crate::{
     keys::{BullKeys, ledger_key},
 };
 
-/// Locks that one script renews at most. A script blocks Redis for everyone: the chunks of all of them are meant for none
-/// to take longer than 5 ms (`cargo bench --bench depth` tells).
+/// Locks that one script renews at most. A script blocks Redis for all clients, so each chunk is sized to take at most
+/// 5 ms (`cargo bench --bench depth` measures it).
 const RENEWALS: usize = 100;
 /// Ids that a resume or a pause moves with one script, where it has to.
 const LINE_CHUNK: usize = 1000;

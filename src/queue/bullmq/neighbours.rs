@@ -1,12 +1,12 @@
-//! Who else writes to a queue: what a look at it says about its producers.
+//! Warns about the other programs of a queue: producers of an unknown or mixed BullMQ version, and job schedulers.
 //!
-//! A worker of BullMQ v6 must not meet a producer of v5: it knows no list of paused jobs, and a resume by v5 erases
-//! what it has put back meanwhile. This worker speaks v5 to both, which loses nothing under either; but it cannot keep
-//! the two from each other.
+//! A v6 worker loses jobs beside a v5 producer: v6 has no list of paused jobs, and a resume by v5 erases the jobs that
+//! v6 has put back since the pause. This worker speaks v5 to both versions, which loses nothing under either, but it
+//! cannot keep the two apart. So it reports the mixture.
 
 use std::sync::{Mutex, PoisonError};
 
-/// What has been seen of a queue so far, so that each finding is told once.
+/// Findings about a queue so far, so that the log reports each of them once.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours(Mutex<Seen>);
 
@@ -16,7 +16,7 @@ struct Seen {
     schedulers: bool,
 }
 
-/// What is worth telling.
+/// A fact that the log reports.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
     Newer(u32),

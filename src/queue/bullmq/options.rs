@@ -1,5 +1,5 @@
-//! What a producer has written into a job's `opts`. Anything may stand there: what makes no sense reads as if it were
-//! not there, what is unknown is left alone.
+//! Reads the options of a job from its `opts`. A producer can write anything there: an invalid value counts as missing,
+//! and unknown options are ignored.
 
 use serde_json::Value;
 

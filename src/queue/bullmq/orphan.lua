@@ -1,4 +1,4 @@
--- Third prelude, of the scripts that look after jobs which nobody runs any more.
+-- Third prelude, of the scripts that recover jobs of dead or leaving replicas.
 --
 -- The job goes back to the head of the queue, and the lost delivery is counted; too many of them make it poison
 -- (../poison.lua).

@@ -1,6 +1,6 @@
--- Pauses or resumes a queue for everybody. BullMQ renames one list over the other; whatever is in the other is kept
--- here: a producer of BullMQ v6 knows one list only, and fills that even while a v5 queue is paused. Where both lists
--- hold jobs, a chunk of them is moved, and the queue stays paused until all of them are.
+-- Pauses or resumes a queue for all workers. BullMQ renames one list over the other and loses the jobs of the other.
+-- This script keeps them, because a producer of BullMQ v6 knows one list only, and fills it even while a v5 queue is
+-- paused. Where both lists hold jobs, the script moves a chunk of them, and the queue stays paused until all are moved.
 -- KEYS 1 prefix
 -- ARGV 1 paused | resumed  2 chunk
 -- Returns 1 done, 0 there is more to move.
@@ -10,7 +10,7 @@ if not pausing then from, to = to, from end
 
 expect_lines(P)
 
--- What is in `from` is older when the queue resumes, and younger when it pauses: the older jobs stay next in line.
+-- Keeps the older jobs next in line. The jobs in `from` are the older ones at a resume, the younger ones at a pause.
 if call('EXISTS', to) == 0 then
   if call('EXISTS', from) == 1 then call('RENAME', from, to) end
 elseif call('EXISTS', from) == 1 then

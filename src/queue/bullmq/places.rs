@@ -17,14 +17,14 @@ impl BullmqBroker {
         self.options.fairness.as_ref().map_or("", FieldName::as_str)
     }
 
-    /// Where a job stands in the line.
+    /// Position of a job in the line.
     pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
         let mut call = self.prepare(&scripts::STANDING);
         call.arg(id).arg(self.fairness());
         Ok(standing(self.connection.invoke(&call).await?))
     }
 
-    /// Whose job it is that has this payload, hashed.
+    /// The hashed owner of the job with this payload.
     pub(super) fn owner_of(&self, payload: &[u8]) -> Option<u64> {
         let key = self.options.fairness?;
         Some(hash(&owner_of(payload, key.as_str())))

@@ -1,5 +1,5 @@
--- Looks at a stretch of the claimed jobs, the oldest first, and puts back a chunk of those whose lock has run out: their
--- worker is dead, or could write nothing any more.
+-- Checks a stretch of the claimed jobs, the oldest first, and puts back a chunk of those whose lock has run out: their
+-- worker is dead, or can no longer write an outcome.
 --
 -- Unlike BullMQ's own sweep, this one neither marks suspects first nor takes turns with others (`stalled-check`): no
 -- worker gets an expired lock back, so to wait for a second look would only be slower.

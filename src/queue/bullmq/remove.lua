@@ -34,7 +34,7 @@ end
 local from, unseen = take_out()
 if unseen then return false end
 if not is_job then return from and 'removed' or 'unknown' end
--- In no list, and not named like a job: somebody else's.
+-- A key outside of every list, whose name is not a job's, belongs to another program.
 if not from and id:find(':', 1, true) then return 'unknown' end
 if m[4] and protected('GET', P .. 'de:' .. m[4]) == id then call('DEL', P .. 'de:' .. m[4], P .. 'dn:' .. m[4]) end
 forget(id, now_ms())

@@ -1,8 +1,8 @@
--- Renews the locks of a replica's jobs, and says which of them it has lost. A lock that ran out during an outage is set
--- again as long as nobody has touched its job since.
+-- Renews the locks of a replica's jobs, and returns the jobs that it has lost. The script sets a lock again that ran
+-- out during an outage, as long as no other worker has claimed its job since.
 -- KEYS 1 prefix
 -- ARGV 1 lock ms  2… pairs of job id, claim token
--- Returns {how many jobs are claimed by anybody, positions (0, 1, …) of the lost pairs, version of the producers'
+-- Returns {number of jobs claimed by all workers, positions (0, 1, …) of the lost pairs, version of the producers'
 -- BullMQ, number of schedulers}.
 if #ARGV > 1 then expect_active() end
 note_renewal(P .. 'bw:witness', now_ms, tonumber(ARGV[1]))

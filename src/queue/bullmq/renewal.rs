@@ -1,9 +1,9 @@
-//! What stands in for a lease of the whole replica. The layout knows only locks of jobs: this keeps a replica that does
-//! not renew from claiming what it could not hold.
+//! Replaces a lease of the whole replica, which this layout lacks: it has only locks of jobs. A replica that does not
+//! renew must not claim jobs that it could not hold.
 
 use std::time::{Duration, Instant};
 
-/// Until when this replica holds what stands in for a lease; `None` before the first renewal.
+/// The end of this replica's local lease; `None` before the first renewal.
 #[derive(Debug, Default)]
 pub(super) struct Renewal(Option<Instant>);
 

@@ -1,7 +1,7 @@
 -- Puts dead letters back into the queue, as Job.retry of BullMQ does: the reason goes, the stacks, the log and the
--- attempts stay. What is ours starts afresh: lost deliveries, and how long gates have made the job wait.
+-- attempts stay. This worker's own counts of lost deliveries and of time spent at gates restart at zero.
 -- KEYS 1 prefix
--- ARGV 1 order, unique  2 who gave it  3 are attempts counted anew 0|1  4… job ids, the newest first
+-- ARGV 1 order, unique  2 operator  3 reset attempts to zero 0|1  4… job ids, the newest first
 -- Returns for each id: 'retried' by this order, now or before; 'again': it has failed again since; 'other': it is no dead
 -- letter; 'broken': there is no job behind the id, or its keys are not what they should be.
 local order, who, anew = ARGV[1], ARGV[2], ARGV[3] == '1'
@@ -9,7 +9,7 @@ expect_lines(P)
 expect(P, 'active', 'failed')
 local now, fates = now_ms(), {}
 
--- A parent that has heard of the failure waits for the job again.
+-- Makes a parent wait for the job again if the failure was reported to it.
 local function tie(key, parent)
   if not parent or parent == '' or call('EXISTS', parent) == 0 then return end
   call('SCARD', parent .. ':dependencies')
@@ -34,7 +34,7 @@ local function retry(id)
   if anew then call('HDEL', key, 'atm') end
   call('HSET', key, 'bw:retried', order)
   call('ZREM', P .. 'failed', id)
-  -- Among the prioritized it does not go: neither does Node put it there.
+  -- A retried job never joins the prioritized jobs, as in BullMQ's own retry.
   call(options(m[3]).lifo == true and 'RPUSH' or 'LPUSH', (target(P)), id)
   announce(P, id, 'failed')
   return 'retried'

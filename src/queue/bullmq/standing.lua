@@ -1,4 +1,4 @@
--- Says where a job stands in the line.
+-- Returns the position of a job in the line.
 -- KEYS 1 prefix
 -- ARGV 1 job id, or ''  2 field of the payload that names a job's owner, or ''
 -- Returns what ../standing.lua says.

@@ -1,5 +1,5 @@
-//! Walks over the claimed jobs, stretch by stretch: what nobody runs any more goes back. The list of them is the fleet's,
-//! as long as all replicas together hold jobs, so no script looks at the whole of it.
+//! Returns the jobs of dead replicas to the queue. The list of claimed jobs covers the whole fleet and can be long, so
+//! each script call checks one stretch of it.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 

@@ -1,9 +1,9 @@
 //! Waiting for work on BullMQ's marker.
 //!
-//! Producers put `0` into the marker when they add a job; whoever pops it goes to claim. The call that pops blocks, so
-//! it has a socket of its own. Nothing may ever give up on that call and leave it running: it would eat the marker of
-//! a job that nobody looks for then. So the socket goes with the call: it is closed when the call is dropped, and when
-//! Redis does not answer in time.
+//! Producers put `0` into the marker when they add a job; the worker that pops it claims. The popping call blocks, so
+//! it has a socket of its own. An abandoned call that still runs in Redis would consume the marker of a job, and no
+//! worker would claim that job. So the waiter closes the socket when the call is dropped, and when Redis does not
+//! answer in time.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::{sync::Mutex, time::Instant};
 use super::scripts;
 use crate::{connection::Connection, keys::BullKeys, queue::BrokerError};
 
-/// Longest call: whoever died with a marker in its hands delays a job by no more.
+/// Upper bound of one BZPOPMIN. A worker that dies after it popped the marker delays the job by at most this.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Shorter calls can end before their time, or never, with Redis before 7.0.8.
 const SHORTEST: Duration = Duration::from_millis(2);
@@ -53,7 +53,7 @@ impl Waiter {
                 0 => return Ok(true),
                 ms => u64::try_from(ms).map_or(LONGEST, Duration::from_millis),
             };
-            // `1` only says that the next due time has changed: it is looked up anew.
+            // `1` only says that the next due time has changed: the loop reads that time again.
             if self
                 .pop(&mut socket, nap.min(LONGEST).min(left).max(SHORTEST))
                 .await?

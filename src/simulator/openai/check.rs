@@ -226,7 +226,7 @@ fn check_numbers(request: &Map<String, Value>, model: &str) -> Result<(), Answer
             return Err(invalid("temperature", Some("decimal_above_max_value"), &message));
         }
     }
-    // Beyond the simulator: better an error than an answer in a shape that nobody asked for.
+    // The simulator lacks these options. An error is better than an answer in a shape that the client did not request.
     if request.get("stream").is_some_and(|stream| *stream == true) {
         return Err(invalid("stream", None, "The simulator does not stream."));
     }

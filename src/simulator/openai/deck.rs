@@ -22,13 +22,13 @@ pub enum DeckFlaw {
     NoExamples,
     /// Difficulties are written with a capital letter.
     Capitals,
-    /// The deck stands in a Markdown fence, with text around it.
+    /// The deck is inside a Markdown fence, with text around it.
     Fence,
     /// The deck is an array, without the object around it.
     Array,
-    /// The model's reasoning, with a draft of a card, stands before the deck.
+    /// The model's reasoning, with a draft of a card, precedes the deck.
     Reasoning,
-    /// A lone surrogate stands in each back.
+    /// Each back contains a lone surrogate.
     LoneSurrogates,
     /// Prose without any card.
     Prose,
@@ -89,7 +89,7 @@ impl DeckSource<'_> {
                         topic.map_or_else(|| json!(format!("Topic {}", own_topic + 1)), |topic| json!(topic))
                     }
                     "difficulty" => json!(["beginner", "intermediate", "expert"][n % 3]),
-                    // The mark tells one job's deck from another's.
+                    // The mark distinguishes the decks of different jobs.
                     "example" => json!(format!("In lesson {mark} we use the term {term} here.")),
                     "pronunciation" if n % 3 == 2 => Value::Null,
                     "pronunciation" => json!(format!("/{}/", term.to_lowercase())),

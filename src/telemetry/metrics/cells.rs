@@ -103,7 +103,7 @@ impl Histogram {
         bounds.chain([None]).zip(counts)
     }
 
-    /// Whether nothing was counted.
+    /// Returns true if nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.buckets.iter().all(|bucket| bucket.get() == 0)
     }

@@ -1,4 +1,4 @@
-//! The labels' values: enums, so that a metric has as many series as the code says, whatever comes from outside.
+//! Label values of the metrics. Enums bound the number of series, so that no input from outside can add one.
 
 use jobs::{Class, Failure, JobType, Provider};
 use redis::{ErrorKind, RedisError};
@@ -7,7 +7,7 @@ use crate::gate::{Reason, State};
 
 /// A value's place in an array of cells.
 pub trait Index: Copy {
-    /// See the trait.
+    /// Position of this value, below the number of variants.
     fn index(self) -> usize;
 }
 
@@ -65,7 +65,7 @@ label! {
 }
 
 label! {
-    /// What a provider answered.
+    /// A provider's answer.
     Answer {
         /// Success.
         Success = "2xx",
@@ -109,7 +109,7 @@ label! {
 }
 
 impl RedisFault {
-    /// What kind of failure this is.
+    /// Classifies an error.
     pub fn of(error: &RedisError) -> Self {
         if error.is_timeout() {
             Self::Timeout

@@ -1,6 +1,6 @@
-//! Counters that the work leaves behind: one atomic addition each, no lock and no allocation, since every label is
-//! an enum and every combination has its place from the start. So the registry is a `static` of arrays, and no library:
-//! there is nothing to register.
+//! Counters of the worker's events. A count costs one atomic addition, without lock or allocation: every label is an
+//! enum, so each combination of labels has a fixed place. The registry is a `static` of arrays and needs no library,
+//! because nothing is registered at run time.
 //!
 //! # Layout
 //! - [`cells`]: counter and histogram.
@@ -8,8 +8,8 @@
 //! - [`table`]: the name, kind, labels and meaning of every metric; `docs/metrics.md` is written from it.
 //! - [`text`]: Prometheus's text format.
 //!
-//! What belongs to one queue is counted in its [`QueueCells`], what belongs to the process in [`PROCESS`]. The ledger counts
-//! for itself ([`crate::ledger::Spending`]).
+//! [`QueueCells`] holds the counters of one queue, [`PROCESS`] those of the process. The ledger has counters of its own
+//! ([`crate::ledger::Spending`]).
 
 pub mod cells;
 pub mod labels;
@@ -29,7 +29,7 @@ use crate::gate::{Reason, State};
 const PROVIDERS: usize = Provider::ALL.len();
 const CLASSES: usize = JobClass::COUNT;
 
-/// What the whole process counts.
+/// The counters of the whole process.
 pub static PROCESS: Process = Process::new();
 
 /// See [`PROCESS`].
@@ -103,14 +103,14 @@ impl Process {
         self.retry_delay[provider.index()].observe(delay);
     }
 
-    /// All moves of the fleet's breakers that this replica was told of.
+    /// Number of changes of the fleet's breakers that Redis reported to this replica.
     pub fn fleet_transitions(&self) -> u64 {
         let moves = self.transitions.iter().flatten();
         moves.map(|scopes| scopes[0].get()).sum()
     }
 }
 
-/// What one queue's worker counts.
+/// The counters of one queue's worker.
 #[derive(Debug)]
 pub struct QueueCells {
     /// Deliveries that ended, by job type, outcome and class of failure.

@@ -1,6 +1,6 @@
 //! Every metric, declared once. `docs/metrics.md` is written from this table.
 
-/// What Prometheus calls it.
+/// The type of a metric, in Prometheus's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A number that only grows.
@@ -31,7 +31,7 @@ pub struct Family {
     pub kind: Kind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it tells.
+    /// Its meaning, for the help text.
     pub about: &'static str,
 }
 
@@ -103,7 +103,7 @@ mod tests {
         telemetry::metrics::labels::{Answer, JobClass, JobLabel, JobOutcome, RedisFault},
     };
 
-    /// What a label may say.
+    /// The values of a label.
     fn values(label: &str) -> String {
         let list = |values: Vec<&str>| {
             let quoted: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();

@@ -1,4 +1,4 @@
-//! Where in a trace something happens, as the W3C header `traceparent` says it.
+//! A position within a trace, in the format of the W3C header `traceparent`.
 
 use std::fmt;
 

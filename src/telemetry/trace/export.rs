@@ -33,7 +33,7 @@ pub struct TraceSettings {
     pub endpoint: Url,
     /// Headers that it wants; they may hold a key.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// What this service is called.
+    /// Name of this service.
     pub service: String,
 }
 

@@ -49,7 +49,7 @@ pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<Exportin
     Ok(exporting)
 }
 
-/// What a span is about, as OTLP numbers it.
+/// The kind of a span, with OTLP's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanKind {
     /// Work inside of the service.
@@ -99,7 +99,7 @@ impl Span {
         Self(record, Some(context))
     }
 
-    /// What its children and other services are told; `None` where nothing is traced.
+    /// The context for child spans and other services; `None` where tracing is off.
     pub const fn context(&self) -> Option<TraceContext> {
         self.1
     }

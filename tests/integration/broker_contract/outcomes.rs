@@ -1,4 +1,4 @@
-//! What a claimed job comes to: written once, by whoever holds it.
+//! Outcomes of claimed jobs: the holder of the claim writes each once.
 
 use std::time::Duration;
 

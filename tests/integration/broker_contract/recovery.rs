@@ -1,4 +1,4 @@
-//! How the jobs of the dead come back: not too soon, and not for ever.
+//! Recovery of dead replicas' jobs: not before the lease is over, and not without a bound.
 
 use backend_worker::queue::State;
 
@@ -53,8 +53,8 @@ async fn three_lost_deliveries_are_poison(f: Fixture) {
     );
 }
 
-/// Who is claimed and waits while its replica dies has killed nobody. It cannot go on for ever, all the same: a payload may
-/// kill a replica before anything runs.
+/// A claimed job that only waits when its replica dies is not blamed. Its lost deliveries still have a bound, because a
+/// payload may kill a replica before the job runs.
 async fn what_was_lost_before_it_had_begun_is_none(f: Fixture) {
     enqueue(&*f.a, "1").await;
     let mut number = FIRST;
@@ -83,14 +83,14 @@ async fn what_was_lost_before_it_had_begun_is_none(f: Fixture) {
 async fn after_an_outage_nobody_is_judged_at_once(f: Fixture) {
     enqueue(&*f.a, "1").await;
     f.orphan(FIRST).await;
-    tokio::time::sleep(TTL).await; // The length of the outage: nobody can renew.
+    tokio::time::sleep(TTL).await; // The length of the outage: no replica can renew.
     f.sweeper.renew(&[]).await.unwrap();
     let found = f.sweeper.recover().await.unwrap();
     assert_eq!((found.requeued, found.more), (0, false), "its owner gets time");
     assert_eq!(f.recovered().await.requeued, 1, "but not for ever");
 }
 
-/// Where every replica dies sooner than its lease runs out, the jobs of the dead come back all the same.
+/// Jobs of dead replicas come back even if every replica dies before its lease runs out.
 async fn the_dead_are_judged_by_whoever_comes(f: Fixture) {
     enqueue(&*f.a, "1").await;
     f.orphan(FIRST).await;

@@ -46,7 +46,7 @@ async fn a_claim_that_another_worker_has_followed_is_lost() {
     enqueue(&*broker, "1").await;
     broker.renew(&[]).await.unwrap();
     let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
-    // A worker of BullMQ's own had it meanwhile, and has lost its lock too: the job is in `active`, as ours was.
+    // Simulates a BullMQ worker that claimed the job in between and lost its lock: the job is still in `active`.
     redis.ask::<()>(&["HINCRBY", "bull:q:1", "ats", "1"]).await;
     redis.ask::<()>(&["DEL", "bull:q:1:lock"]).await;
     assert_eq!(
@@ -208,7 +208,7 @@ async fn foreign_keys_in_the_way_cost_no_job() {
         let mut keys: Vec<String> = redis.ask(&["KEYS", "bull:q:*"]).await;
         keys.sort();
         for key in keys {
-            // The order of a hash's fields is nobody's.
+            // Redis does not define the order of a hash's fields.
             let kind: String = redis.ask(&["TYPE", &key]).await;
             let value = if kind == "hash" {
                 let fields: std::collections::BTreeMap<String, String> = redis.ask(&["HGETALL", &key]).await;

@@ -225,7 +225,7 @@ async fn the_queues_own_limits_hold() {
     let claimed = scene.broker.claim(FIRST, 9).await.unwrap();
     assert_eq!(claimed.len(), 2);
     assert!(scene.broker.claim(FIRST.next(), 9).await.unwrap().is_empty());
-    // A place that is freed here is announced to whoever waits.
+    // A slot that this worker frees wakes a waiting worker.
     let waiting = tokio::spawn({
         let other = scene.redis.bullmq("q", "other");
         async move { other.wait(Duration::from_secs(3600)).await }

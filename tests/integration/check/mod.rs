@@ -200,7 +200,7 @@ async fn a_provider_whose_key_would_travel_unencrypted_is_warned_of() {
     let scene = Scene::set(Duration::ZERO).await;
     let (_, answer) = check(&scene, &[]).await;
     expect(&answer, "provider URLs", "ok", "stay on this host", "");
-    // Nothing listens there; the worker starts all the same.
+    // No server listens there, but the worker starts anyway.
     let elsewhere = [
         ("OPENAI_BASE_URL", "http://proxy.invalid/v1"),
         ("AZURE_VISION_ENDPOINT", "https://vision.invalid"),

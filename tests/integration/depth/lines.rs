@@ -52,7 +52,7 @@ async fn a_job_is_taken_out_of_a_long_line_without_a_walk(layout: Layout) {
     expected.insert(50_000, "99999".to_owned());
     assert!(left == expected, "{} are left", left.len());
 
-    // Near an end its place is not looked for, and nobody changes theirs.
+    // Near an end the caller need not search for the place, and no other job moves.
     for (id, place) in [("77", 77), ("99990", 99_990)] {
         broker.remove(id).await.unwrap();
         let removed = expected.remove(place);

@@ -1,4 +1,4 @@
-//! Limits and slots as the provider counts them: nothing above them, nothing leaked, nobody starved.
+//! Limits and slots as the provider counts them: calls never exceed them, no slot leaks, no queue starves.
 
 use std::time::Duration;
 
@@ -186,7 +186,7 @@ async fn a_429_throttles_the_fleet_and_nobody_else() {
     }
 }
 
-/// Each queue has its own slots and its own hold: 600 jobs that have to wait hold nobody else up.
+/// Each queue has its own slots and its own hold, so 600 waiting jobs do not delay other queues.
 #[tokio::test]
 async fn six_hundred_limited_jobs_starve_no_unlimited_ones() {
     let scene = Scene::set(Duration::ZERO).await;

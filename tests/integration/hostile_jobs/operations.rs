@@ -23,7 +23,7 @@ async fn every_operation_takes_any_job(layout: Layout) {
         number = number.next();
         taken(job, "find", broker.find(&job.id).await);
         let Some(delivery) = jobs.into_iter().next() else {
-            // Nobody could run it: it was dropped, or refused.
+            // The claim dropped or refused the job, because no handler could run it.
             continue;
         };
         claimed += 1;
@@ -105,7 +105,7 @@ async fn look_and_remove(broker: &dyn Broker, job: &Raw, nth: usize) {
     taken(job, "remove", broker.remove(&job.id).await);
 }
 
-/// Numbers of the queue itself that somebody has overwritten with text count as none.
+/// Numbers of the queue that a foreign program has overwritten with text count as missing.
 async fn numbers_that_are_none_stop_no_queue(layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");

@@ -1,4 +1,4 @@
-//! The streams themselves: how many, for whom, how long.
+//! The limits of event streams: their number, their readers, their duration.
 
 use std::time::Duration;
 

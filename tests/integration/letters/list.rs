@@ -53,7 +53,7 @@ async fn a_list_is_read_in_pages_while_jobs_leave_it(f: Fixture) {
     }
     let first = f.a.list(&failed(None, 3)).await.unwrap();
     assert_eq!(ids(&first), ["6", "5", "4"]);
-    // Two of them leave, and one fails anew.
+    // Two of them leave, and one fails again.
     f.a.retry(&["6", "5"], &order("o")).await.unwrap();
     let next = first.next_without([&first.jobs[0], &first.jobs[1]]).unwrap();
     let again = one(&*f.a, number()).await;

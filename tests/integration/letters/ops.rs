@@ -146,7 +146,7 @@ async fn ten_thousand_dead_letters_are_retried_in_chunks() {
     for layout in Layout::ALL {
         let scene = Scene::set(Duration::ZERO).await;
         seed(&scene.redis, layout, 10_000).await;
-        // Ids without a job are counted, and in nobody's way.
+        // Ids without a job are counted, and do not block other jobs.
         let (dead, taken) = match layout {
             Layout::Bullmq => ("bull:ai-jobs:failed", "bull:ai-jobs:7"),
             Layout::Apalis => ("ai-jobs:ended:dead", "ai-jobs:meta:7"),
@@ -202,7 +202,7 @@ async fn the_routes_do_the_same_behind_the_token() {
         scene.redis.bullmq("ai-jobs", "seed"),
         scene.redis.apalis("ai-jobs", "seed"),
     ];
-    // Jobs whose payload nobody can use fail at once.
+    // Jobs with an unusable payload fail at once.
     for (broker, ids) in brokers.iter().zip([["b1", "both"], ["a:1", "both"]]) {
         for id in ids {
             enqueue(&**broker, id).await;
@@ -263,7 +263,7 @@ async fn the_routes_do_the_same_behind_the_token() {
         assert_eq!(code, 400, "{wrong}: {answer}");
     }
 
-    // From here on nobody runs what is retried.
+    // From here on the queues are paused, so retried jobs stay in them.
     for broker in &brokers {
         broker.set_paused(true).await.unwrap();
     }

@@ -111,7 +111,7 @@ impl TestRedis {
     }
 
     async fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
-        // Tests talk TLS to nobody, yet the HTTP clients want a provider of cryptography.
+        // The tests use no TLS, but the HTTP clients require a provider of cryptography.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = PrivateRedis::start_program(program, arguments).await.unwrap();
         let client = redis::Client::open(server.url()).unwrap();

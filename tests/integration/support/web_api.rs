@@ -46,7 +46,7 @@ impl WebApi {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// Asks for flashcards that nobody has asked for before; the job's id.
+    /// Requests flashcards for the first time, and returns the job's id.
     pub(crate) async fn enqueue(&self, data: &Value) -> String {
         let (code, body) = self.generate(data).await;
         assert_eq!(code, 202, "{body}");

@@ -76,7 +76,7 @@ function openJob(queue, id) {
   let looking = null;
   let again = false;
   const look = async () => {
-    // One look at a time; what happens meanwhile asks for another.
+    // One request at a time; an event during a request triggers another one.
     if (looking) { again = true; return; }
     looking = (async () => {
       const answer = await callWithToken(`api/job-status/${encodeURIComponent(id)}${where}`, { signal: gone.signal });

@@ -80,7 +80,7 @@ function followFleet() {
   });
 }
 
-/** Nobody looks at a hidden page: after a while it asks for nothing, and the fleet is left alone. */
+/** A hidden page has no reader: after a while it stops its requests, which saves the fleet the work. */
 let falling = null;
 document.addEventListener('visibilitychange', () => {
   clearTimeout(falling);

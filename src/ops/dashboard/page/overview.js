@@ -42,7 +42,7 @@ const countdown = (until) => {
 
 const rateText = (rate) => (rate === null ? '–' : rate >= 10 || rate === 0 ? count(Math.round(rate)) : rate.toFixed(1));
 
-/** The queues that somebody has paused, as of the last figures. */
+/** The paused queues, as of the last figures. */
 let pausedQueues = new Set();
 
 function queueRow(queue) {

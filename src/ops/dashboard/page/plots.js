@@ -22,7 +22,7 @@ function sparkline(what, color) {
       if (at < now - reach) continue;
       if (paused) pauses += `M${x(seen ?? at - 2000)} 0H${x(at)}V28H${x(seen ?? at - 2000)}Z`;
       seen = paused ? at : null;
-      // A gap, where nobody looked or nothing was known.
+      // A gap, where no viewer was connected or the value is unknown.
       if (value === null || (last !== null && at - last > 15000)) close();
       if (value === null) { last = null; continue; }
       const step = `${from === null ? 'M' : 'L'}${x(at)} ${y(value)}`;
