@@ -184,8 +184,11 @@ fn unwrapped(text: &str) -> Result<Option<String>, ()> {
         let Ok(joined) = String::from_utf8(joined) else {
             continue;
         };
+        // Only what ends with padding was not cut.
+        let is_padded = text.trim_end().ends_with('=');
         match (ends, is_in_groups(&joined), is_in_groups(text)) {
-            (SURELY_WRAPPED.., ..) | (_, true, false) => return Ok(Some(joined)),
+            (SURELY_WRAPPED.., ..) => return Ok(Some(joined)),
+            (_, true, false) if is_padded => return Ok(Some(joined)),
             (_, false, true) => {}
             _ => return Err(()),
         }
@@ -361,7 +364,7 @@ impl Shape {
         match (self.lines, self.is_whole(symbols)) {
             (SURELY_WRAPPED.., true) => return Some(none),
             (SURELY_WRAPPED.., false) => return None,
-            (2.., true) if !self.is_whole(all) => return Some(none),
+            (2.., true) if !self.is_whole(all) && self.pads > 0 => return Some(none),
             _ => {}
         }
         let inner = Plus { inner: true, ..none };

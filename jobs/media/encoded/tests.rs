@@ -150,7 +150,10 @@ proptest! {
     fn spoilt_base64_yields_its_bytes_or_is_refused(
         original in prop::collection::vec(any::<u8>(), 1..600),
         how in prop::collection::vec(0_u8..9, 0..4)
-            .prop_filter("wrapped once", |how| how.iter().filter(|how| matches!(how, 3 | 7)).count() < 2),
+            .prop_filter("wrapped once, and made a data URL last", |how| {
+                how.iter().filter(|how| matches!(how, 3 | 7)).count() < 2
+                    && how.iter().rev().skip(1).all(|how| *how != 5)
+            }),
     ) {
         let mut original = original;
         original[0] &= 0x7f;
