@@ -4,11 +4,13 @@
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
 mod address;
+mod endpoints;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gates;
 mod handlers;
 mod reader;
+mod redis_url;
 mod traces;
 pub mod vars;
 
@@ -97,6 +99,7 @@ pub struct Config {
     /// Names this replica: unique, and recognisable to an operator.
     pub replica: String,
     effective: Vec<(&'static str, String)>,
+    warnings: Vec<String>,
 }
 
 /// All that is wrong with the environment, a line each.
@@ -222,9 +225,14 @@ impl Config {
             media_helper: HelperProgram::of_this_process(),
             replica: replica(&mut env),
             effective: Vec::new(),
+            warnings: Vec::new(),
         };
-        let effective = env.finish().map_err(ConfigError)?;
-        Ok(Self { effective, ..config })
+        let (effective, warnings) = env.finish().map_err(ConfigError)?;
+        Ok(Self {
+            effective,
+            warnings,
+            ..config
+        })
     }
 
     /// What the platform will do to jobs in flight at a deployment, where that is less than they were promised.
@@ -269,6 +277,11 @@ impl Config {
         let headers = self.traces.iter().flat_map(|traces| &traces.headers);
         secrets.extend(headers.filter_map(|(_, value)| value.to_str().ok().map(SecretString::from)));
         secrets
+    }
+
+    /// What was changed about values before they were used, a line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What leaves the HTTP port more open than a deployment should.
