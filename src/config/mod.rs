@@ -159,7 +159,7 @@ impl Config {
         // A call to Redis may take two seconds, and a lease has to outlast a few of them.
         let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
         let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
-        let config = Self {
+        let mut config = Self {
             redis: address::read(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
@@ -227,12 +227,8 @@ impl Config {
             effective: Vec::new(),
             warnings: Vec::new(),
         };
-        let (effective, warnings) = env.finish().map_err(ConfigError)?;
-        Ok(Self {
-            effective,
-            warnings,
-            ..config
-        })
+        (config.effective, config.warnings) = env.finish().map_err(ConfigError)?;
+        Ok(config)
     }
 
     /// What the platform will do to jobs in flight at a deployment, where that is less than they were promised.

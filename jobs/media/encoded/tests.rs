@@ -1,6 +1,9 @@
 //! Base64 in every spelling, and what forms, shells and templates make of it.
 
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD},
+};
 use proptest::prelude::*;
 
 use super::*;
