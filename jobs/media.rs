@@ -19,10 +19,14 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::{spawn_blocking, yield_now},
+    time::sleep,
+};
 
-use crate::{Class, ClientError, Failure, MediaSettings, MemoryBudget, Room, apart};
+use crate::{Class, ClientError, Failure, MediaSettings, MemoryBudget, Room};
 
 mod address;
 pub mod audio;
@@ -132,11 +136,7 @@ impl Media {
     /// Bytes that a source may come to.
     fn size(&self, source: Source<'_>) -> u64 {
         match source {
-            Source::Base64(text) => {
-                let length = text.len() as u64;
-                let copy = if text.len() > DECODED_HERE { length } else { 0 };
-                (length / 4 * 3).min(self.max_bytes) + copy
-            }
+            Source::Base64(text) => (text.len() as u64 / 4 * 3).min(self.max_bytes),
             // Nothing tells before it is loaded.
             Source::Url(_) | Source::FilePath(_) => self.max_bytes,
         }
@@ -153,11 +153,12 @@ impl Media {
     }
 
     async fn decode(&self, field: &str, text: &str) -> Result<Vec<u8>, Failure> {
-        if text.len() <= DECODED_HERE {
-            return encoded::decode(field, text, self.max_bytes);
+        if text.len() > DECODED_AT_ONCE
+            && let Some(bytes) = in_slices(text, self.max_bytes).await
+        {
+            return Ok(bytes);
         }
-        let (field, text, max_bytes) = (field.to_owned(), text.to_owned(), self.max_bytes);
-        apart(text.len(), move || encoded::decode(&field, &text, max_bytes)).await
+        encoded::decode(field, text, self.max_bytes)
     }
 
     async fn read(&self, field: &str, path: &str) -> Result<Vec<u8>, Failure> {
@@ -177,9 +178,49 @@ impl Media {
     }
 }
 
-/// Longer base64 is decoded on another thread, from a copy of the text: all of it takes too long for the thread that the
-/// jobs share.
-const DECODED_HERE: usize = 256 * 1024;
+/// Longer base64 is decoded in slices between which other jobs go on: all of it takes too long for the thread that the jobs
+/// share, and on another thread it would be in memory twice.
+const DECODED_AT_ONCE: usize = 256 * 1024;
+/// Characters of a slice.
+const SLICE: usize = 128 * 1024;
+
+/// The bytes of plain base64: its symbols, line breaks, padding at the end, and the head of a data URL. `None` for anything
+/// else, which [`encoded`] reads or refuses.
+async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
+    let text = text.trim_ascii_start();
+    let body = match text
+        .get(..5)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("data:"))
+    {
+        Some(_) => {
+            let (head, body) = text.split_once(',')?;
+            head.to_ascii_lowercase().ends_with(";base64").then_some(body)?
+        }
+        None => text,
+    };
+    let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
+    if body.len() as u64 / 4 * 3 > max_bytes * 2 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(body.len() / 4 * 3 + 3);
+    let mut group = Vec::with_capacity(SLICE + 4);
+    for slice in body.as_bytes().chunks(SLICE) {
+        for symbol in slice {
+            match symbol {
+                b'\r' | b'\n' => {}
+                b'-' => group.push(b'+'),
+                b'_' => group.push(b'/'),
+                other => group.push(*other), // The decoder refuses what is no symbol, blanks among them.
+            }
+        }
+        let whole = group.len() / 4 * 4;
+        STANDARD_NO_PAD.decode_vec(&group[..whole], &mut bytes).ok()?;
+        group.drain(..whole);
+        yield_now().await;
+    }
+    STANDARD_NO_PAD.decode_vec(&group, &mut bytes).ok()?;
+    (bytes.len() as u64 <= max_bytes).then_some(bytes)
+}
 
 fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
     let unreadable =

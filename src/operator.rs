@@ -120,16 +120,18 @@ impl Operator {
         &self.brokers
     }
 
-    /// The queue that takes new jobs of a type: its own, or the first of the apalis layout.
+    /// The queue that takes new jobs of a type: its own, otherwise the first that is served. Of two layouts the apalis one
+    /// comes first.
     pub fn queue_for(&self, kind: JobType) -> Option<&Arc<dyn Broker>> {
-        let ours = || {
-            self.brokers
-                .iter()
-                .filter(|broker| broker.layout() == Layout::Apalis)
-        };
-        ours()
-            .find(|broker| broker.queue() == kind.default_queue())
-            .or_else(|| ours().next())
+        let is_own = |broker: &&Arc<dyn Broker>| broker.queue() == kind.default_queue();
+        let is_ours = |broker: &&Arc<dyn Broker>| broker.layout() == Layout::Apalis;
+        let all = || self.brokers.iter();
+        all()
+            .filter(is_ours)
+            .find(is_own)
+            .or_else(|| all().find(is_own))
+            .or_else(|| all().find(is_ours))
+            .or_else(|| all().next())
     }
 
     /// Looks for a job in the queue of that name, or of that layout and name. Without a name it searches every queue,

@@ -56,6 +56,9 @@ impl Replica {
             "backend-worker starts: {}",
             config.effective()
         );
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
         if let Some(fault) = config.drain_fault() {
             warn!("{fault}");
         }

@@ -6,7 +6,7 @@ use std::{fmt, io::Cursor, time::Duration};
 use bytes::Bytes;
 use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::owned::InterleavedOwned};
 use symphonia::core::{
-    codecs::audio::well_known::{CODEC_ID_OPUS, CODEC_ID_VORBIS},
+    codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_FLAC, CODEC_ID_OPUS, CODEC_ID_VORBIS},
     errors::Error,
     formats::{FormatReader, Track, TrackType},
     io::MediaSourceStream,
@@ -20,6 +20,8 @@ use super::{
 };
 use crate::{Class, Failure};
 
+mod codec;
+mod complete;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +31,9 @@ const SAMPLE_RATE: u32 = 16_000;
 /// Sample rates that recordings have. Others are forged headers, and would cost memory.
 pub(super) const SOURCE_RATES: std::ops::RangeInclusive<u32> = 4_000..=192_000;
 
-/// Encoders add some silence before and after. A recording that is too long by no more than this is cut.
-pub(super) const PADDING: Duration = Duration::from_millis(200);
+/// Encoders add some silence before and after, and recorders stop a little late. A recording that is too long by no more
+/// than this is cut.
+pub(super) const PADDING: Duration = Duration::from_secs(1);
 
 /// Packets of a file that are looked at. Real ones have hundreds; a forged table can name billions of empty ones.
 const MAX_PACKETS: u32 = 200_000;
@@ -78,12 +81,20 @@ impl AudioFormat {
 /// Why a recording cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Reject {
-    #[error("is no audio file that can be read (WAV, MP3, M4A, AAC, FLAC, Ogg and WebM can): {0}")]
+    #[error("is no audio file that can be read (WAV, MP3, M4A, AAC, FLAC, Ogg, WebM, CAF and AIFF can): {0}")]
     Container(Error),
     #[error("holds no audio track")]
     NoTrack,
-    #[error("uses an audio codec that is not supported (PCM, MP3, AAC-LC, FLAC, Vorbis and Opus are)")]
+    #[error(
+        "uses an audio codec that is not supported (PCM, ADPCM, A-law, µ-law, MP3, AAC, ALAC, FLAC, Vorbis and Opus are)"
+    )]
     Codec,
+    #[error(
+        "is {0}, which is not supported: send the recording as M4A (AAC), MP3, WAV, FLAC, Ogg or WebM (Opus)"
+    )]
+    Named(&'static str),
+    #[error("{0} recording is incomplete: its end is missing; send the whole file")]
+    Incomplete(&'static str),
     #[error("audio is damaged: {0}")]
     Damaged(Error),
     #[error("audio has a sample rate of {0} Hz, {min} to {max} are supported", min = SOURCE_RATES.start(), max = SOURCE_RATES.end())]
@@ -101,7 +112,7 @@ pub(super) enum Reject {
 }
 
 /// Makes any supported recording ready to be sent. `limit` is the longest duration allowed (30 s for assessment); up to
-/// 0.2 s more, which encoders pad, are cut off.
+/// 1 s more, which encoders pad and recorders run over, is cut off.
 ///
 /// # Errors
 /// [`Class::Permanent`], naming `field`, for audio that is not one, damaged, empty, too long, or too much for its
@@ -121,6 +132,13 @@ pub async fn prepare(
 
 pub(super) fn convert(mut bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
     let audio = bytes.split_off(bounds::skip_id3v2(&bytes));
+    codec::refuse_foreign(&audio)?;
+    let audio = complete::checked(audio)?;
+    convert_complete(audio.clone(), limit).map_err(|why| codec::named(&audio, why))
+}
+
+fn convert_complete(audio: Bytes, limit: Duration) -> Result<Audio, Reject> {
+    let is_flac = audio.starts_with(b"fLaC");
     let stream = MediaSourceStream::new(Box::new(Cursor::new(audio)), Default::default());
     let format = symphonia::default::get_probe()
         .probe(
@@ -147,6 +165,9 @@ pub(super) fn convert(mut bytes: Bytes, limit: Duration) -> Result<Audio, Reject
         track: track.id,
         left: MAX_PACKETS,
         error: None,
+        // Other containers are checked before, by their lengths.
+        stated_end: track.num_frames.filter(|_| is_flac && codec == CODEC_ID_FLAC),
+        end: 0,
     };
     if codec == CODEC_ID_OPUS {
         return opus::repack(packets, &track, limit);
@@ -170,6 +191,10 @@ pub(super) struct Packets {
     left: u32,
     /// What ended the packets, unless that was the end of the file.
     pub(super) error: Option<Error>,
+    /// Where the last packet has to end, in frames.
+    stated_end: Option<u64>,
+    /// Where the last packet ended, in frames.
+    end: u64,
 }
 
 impl Packets {
@@ -182,6 +207,8 @@ impl Packets {
                         self.error = Some(Error::LimitError("a packet is larger than 2 MiB"));
                         return None;
                     }
+                    let start = u64::try_from(packet.pts.get()).unwrap_or_default();
+                    self.end = self.end.max(start.saturating_add(packet.dur.get()));
                     return Some(packet);
                 }
                 Ok(Some(_)) => {}
@@ -208,6 +235,14 @@ fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f
     if codecs.get_audio_decoder(params.codec).is_none() {
         return Err(Reject::Codec);
     }
+    let mut params = params.clone();
+    if params.codec == CODEC_ID_AAC
+        && let Some(config) = &params.extra_data
+        && let Some(core) = codec::aac_core(config)?
+    {
+        params.extra_data = Some(core);
+    }
+    let params = &params;
     if params.codec == CODEC_ID_VORBIS && !params.extra_data.as_deref().is_some_and(vorbis::is_modest) {
         return Err(Reject::Damaged(Error::DecodeError(
             "vorbis codebooks are too large",
@@ -253,6 +288,9 @@ fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f
         if mono.len() as u64 > samples_in(limit.saturating_add(PADDING), packet_rate) {
             return Err(too_long(track, limit));
         }
+    }
+    if packets.stated_end.is_some_and(|end| packets.end < end) {
+        return Err(Reject::Incomplete("FLAC"));
     }
     match (rate, packets.error) {
         (Some(rate), _) if !mono.is_empty() => Ok((mono, rate)),

@@ -16,7 +16,7 @@ use super::audio::{Audio, convert};
 /// Dropping the future of [`decode`](Self::decode) ends the work on the recording.
 #[async_trait]
 pub trait AudioDecoder: Send + Sync + fmt::Debug {
-    /// Decodes a recording that plays for at most `limit`, plus 0.2 s that encoders pad.
+    /// Decodes a recording that plays for at most `limit`, plus 1 s that encoders pad and recorders run over.
     ///
     /// # Errors
     /// [`Undecoded`]: the recording is at fault, or this attempt was cut short.

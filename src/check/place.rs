@@ -23,6 +23,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
     vec![
+        values(config),
         uploads(config),
         drain(config),
         tokens(config),
@@ -30,6 +31,19 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         provider_urls(config),
         media_hosts(config),
     ]
+}
+
+/// Values that were changed before they were used.
+fn values(config: &Config) -> Finding {
+    const CHECK: &str = "values";
+    match config.warnings() {
+        [] => Finding::ok(CHECK, "all variables are used as they are set"),
+        warnings => Finding::warning(
+            CHECK,
+            warnings.join("; "),
+            "set them to the form in which they are read, so that other programs read them alike",
+        ),
+    }
 }
 
 fn uploads(config: &Config) -> Finding {

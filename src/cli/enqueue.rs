@@ -15,12 +15,16 @@ use serde_json::value::RawValue;
 use crate::{
     config::{self, Config, QueueSpec},
     connection::Connection,
+    monitor::heartbeats::Heartbeats,
     queue::{Broker, BrokerError, JobView, Layout, NewJob, State},
     replica,
 };
 
 /// How often a waiting `enqueue` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a job waits before a waiting `enqueue` asks whether a worker serves its queue: replicas report themselves every
+/// five seconds.
+const UNSERVED_AFTER: Duration = Duration::from_secs(12);
 
 #[derive(Debug, Args)]
 pub(super) struct EnqueueArgs {
@@ -30,8 +34,8 @@ pub(super) struct EnqueueArgs {
     /// The payload: JSON, `@file`, or `-` for standard input.
     #[arg(long)]
     data: String,
-    /// Queue; each type has one of its own.
-    #[arg(long, value_parser = config::check_queue_name)]
+    /// Queue, `name` or `layout:name`; otherwise the one of QUEUES that serves the type.
+    #[arg(long)]
     queue: Option<String>,
     /// Unique id; a new one where none is given. A known id is not enqueued again.
     #[arg(long)]
@@ -56,11 +60,13 @@ pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
     if let Err(failure) = Jobs::validate(args.kind, payload.get().as_bytes()) {
         bail!("{failure}");
     }
-    let spec = QueueSpec {
-        layout: Layout::Apalis,
-        name: args.queue.unwrap_or_else(|| args.kind.default_queue().to_owned()),
-        concurrency: 1,
-    };
+    let (spec, is_served) = choose(&config.queues, args.kind, args.queue.as_deref())?;
+    if !is_served {
+        eprintln!(
+            "QUEUES does not name {}:{}: the job waits until a worker serves that queue",
+            spec.layout, spec.name
+        );
+    }
     let connection = Connection::open(&config.redis).context("REDIS_URL")?;
     let broker = replica::broker(&spec, &connection, &config);
 
@@ -91,13 +97,57 @@ pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
             println!("{id}");
             continue;
         }
-        let view = wait(broker.as_ref(), &id).await?;
+        let view = wait(&connection, broker.as_ref(), &id).await?;
         if view.state == State::Failed {
             code = ExitCode::FAILURE;
         }
         println!("{}", serde_json::to_string(&view)?);
     }
     Ok(code)
+}
+
+/// The queue to enqueue into, and whether QUEUES names it. Of two layouts the apalis one comes first.
+fn choose(queues: &[QueueSpec], kind: JobType, named: Option<&str>) -> anyhow::Result<(QueueSpec, bool)> {
+    let (layout, name) = match named.and_then(|named| named.split_once(':')) {
+        Some((layout, name)) => (
+            Some(
+                layout
+                    .parse::<Layout>()
+                    .map_err(|why| anyhow::anyhow!("--queue: {why}"))?,
+            ),
+            name,
+        ),
+        None => (None, named.unwrap_or(kind.default_queue())),
+    };
+    let name = config::check_queue_name(name).map_err(|why| anyhow::anyhow!("--queue: {why}"))?;
+    let find = |layout: Layout| {
+        queues
+            .iter()
+            .find(|spec| spec.layout == layout && spec.name == name)
+    };
+    let served = match layout {
+        Some(layout) => find(layout),
+        None => find(Layout::Apalis).or_else(|| find(Layout::Bullmq)),
+    };
+    // A type whose own queue is not served goes to one that is, as over HTTP.
+    let any = |layout: Layout| queues.iter().find(|spec| spec.layout == layout);
+    let served = match named {
+        None => served
+            .or_else(|| any(Layout::Apalis))
+            .or_else(|| any(Layout::Bullmq)),
+        Some(_) => served,
+    };
+    Ok(match served {
+        Some(spec) => (spec.clone(), true),
+        None => (
+            QueueSpec {
+                layout: layout.unwrap_or(Layout::Apalis),
+                name,
+                concurrency: 1,
+            },
+            false,
+        ),
+    })
 }
 
 fn read_payload(data: &str) -> anyhow::Result<Box<RawValue>> {
@@ -134,8 +184,16 @@ async fn retried<T>(ask: impl AsyncFn() -> Result<T, BrokerError>) -> Result<T, 
     }
 }
 
-/// Follows a job to its end.
-async fn wait(broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
+/// Whether a worker may take the job: a replica that says so, or another program that runs one of the queue's jobs.
+async fn is_served(connection: &Connection, broker: &dyn Broker) -> anyhow::Result<bool> {
+    let replicas = Heartbeats::new(connection.clone(), "enqueue").read().await?;
+    let mut queues = replicas.iter().flat_map(|replica| &replica.work.queues);
+    let is_ours = queues.any(|work| work.queue == broker.queue() && work.layout == broker.layout().as_str());
+    Ok(is_ours || broker.counts().await?.active > 0)
+}
+
+/// Follows a job to its end, or until it is certain that no worker serves its queue.
+async fn wait(connection: &Connection, broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new(100)
     } else {
@@ -146,6 +204,7 @@ async fn wait(broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     bar.set_prefix(id.to_owned());
+    let mut unserved_since = Instant::now();
     loop {
         let view = retried(async || broker.find(id).await)
             .await
@@ -160,6 +219,20 @@ async fn wait(broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
         if matches!(view.state, State::Completed | State::Failed) {
             bar.finish_and_clear();
             return Ok(view);
+        }
+        if view.state != State::Waiting {
+            unserved_since = Instant::now();
+        } else if unserved_since.elapsed() > UNSERVED_AFTER {
+            if !is_served(connection, broker).await? {
+                bar.finish_and_clear();
+                bail!(
+                    "no worker serves {}:{}: job {id} stays in it. Start a worker whose QUEUES names that queue, or \
+                     name another with --queue; `backend-worker job show {id}` shows the job",
+                    broker.layout(),
+                    broker.queue()
+                );
+            }
+            unserved_since = Instant::now();
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -6,7 +6,7 @@ use rustls::{
 };
 use secrecy::SecretString;
 
-use super::{reader::Reader, vars};
+use super::{reader::Reader, redis_url, vars};
 use crate::connection::RedisAddress;
 
 pub(super) fn read(env: &mut Reader<'_>) -> RedisAddress {
@@ -26,18 +26,23 @@ pub(super) fn read(env: &mut Reader<'_>) -> RedisAddress {
 
 fn url(env: &mut Reader<'_>) -> SecretString {
     let check = |text: &str| {
-        redis::IntoConnectionInfo::into_connection_info(text)
-            .map(|_| SecretString::from(text))
-            // The client's own words would repeat the URL, password and all.
-            .map_err(|_| "a redis:// or rediss:// URL".to_owned())
+        let (text, told) = redis_url::read(text)?;
+        // The client's own words would repeat the URL, password and all.
+        match redis::IntoConnectionInfo::into_connection_info(&*text) {
+            Ok(_) => Ok((SecretString::from(text), told)),
+            Err(_) => {
+                Err("a redis:// or rediss:// URL, such as redis://default:password@host:6379".to_owned())
+            }
+        }
     };
     // Railway's public URL costs egress: it serves only where the private one is missing.
     if !env.is_set(&vars::REDIS_URL)
         && let Some(public) = env.optional(&vars::REDIS_PUBLIC_URL, check)
     {
-        return public;
+        return env.told(&vars::REDIS_PUBLIC_URL, public);
     }
-    env.parse(&vars::REDIS_URL, check)
+    let private = env.parse(&vars::REDIS_URL, check);
+    env.told(&vars::REDIS_URL, private)
 }
 
 /// The content of a file of certificates, each of which can be trusted.

@@ -8,13 +8,13 @@ use jobs::{
 };
 use secrecy::SecretString;
 
-use super::{HOUR, MINUTE, Reader, vars};
+use super::{HOUR, MINUTE, Reader, endpoints, vars};
 
 /// Reads the settings of the handlers. Errors go into `env`.
 pub(super) fn read(env: &mut Reader<'_>) -> Settings {
     let poll_interval = env.duration(&vars::AZURE_VISION_POLL, Duration::from_millis(10), MINUTE);
     let openai = OpenAiSettings {
-        base_url: env.url(&vars::OPENAI_BASE_URL),
+        base_url: env.endpoint(&vars::OPENAI_BASE_URL, endpoints::openai),
         key: SecretString::default(),
         model: env.parse(&vars::OPENAI_MODEL, |text| Ok(text.to_owned())),
         reasoning: env.parse(&vars::OPENAI_REASONING_EFFORT, |text| match text {
@@ -42,19 +42,12 @@ pub(super) fn read(env: &mut Reader<'_>) -> Settings {
             .unwrap_or_else(ModelTable::built_in),
         timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
     };
-    let region = env.optional(&vars::AZURE_SPEECH_REGION, |text| {
-        let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if plain {
-            Ok(text.to_owned())
-        } else {
-            Err("a region such as westeurope".to_owned())
-        }
-    });
-    let speech_endpoint = env.optional_url(&vars::AZURE_SPEECH_ENDPOINT).or_else(|| {
-        region.and_then(|region| format!("https://{region}.stt.speech.microsoft.com").parse().ok())
-    });
+    let region = env.optional(&vars::AZURE_SPEECH_REGION, endpoints::speech_in);
+    let speech_endpoint = env
+        .optional_endpoint(&vars::AZURE_SPEECH_ENDPOINT, endpoints::speech)
+        .or(region);
     let speech_timeout = env.duration(&vars::AZURE_SPEECH_TIMEOUT, Duration::from_millis(100), HOUR);
-    let vision_endpoint = env.optional_url(&vars::AZURE_VISION_ENDPOINT);
+    let vision_endpoint = env.optional_endpoint(&vars::AZURE_VISION_ENDPOINT, endpoints::vision);
     let vision_timeout = env.duration(&vars::AZURE_VISION_TIMEOUT, Duration::from_millis(100), HOUR);
     let api = env.parse(&vars::AZURE_VISION_API, |text| match text {
         "4.0" => Ok(VisionApi::ImageAnalysis40),

@@ -4,12 +4,14 @@
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
 mod address;
+mod endpoints;
 mod exposure;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gates;
 mod handlers;
 mod reader;
+mod redis_url;
 mod traces;
 pub mod vars;
 
@@ -103,6 +105,7 @@ pub struct Config {
     /// Names this replica: unique, and recognisable to an operator.
     pub replica: String,
     effective: Vec<(&'static str, String)>,
+    warnings: Vec<String>,
 }
 
 /// All that is wrong with the environment, a line each.
@@ -162,7 +165,7 @@ impl Config {
         // A call to Redis may take two seconds, and a lease has to outlast a few of them.
         let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
         let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
-        let config = Self {
+        let mut config = Self {
             redis: address::read(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
@@ -229,9 +232,10 @@ impl Config {
             media_helper: HelperProgram::of_this_process(),
             replica: replica(&mut env),
             effective: Vec::new(),
+            warnings: Vec::new(),
         };
-        let effective = env.finish().map_err(ConfigError)?;
-        Ok(Self { effective, ..config })
+        (config.effective, config.warnings) = env.finish().map_err(ConfigError)?;
+        Ok(config)
     }
 
     /// Describes the effect on jobs in flight if the platform grants less drain time than the configuration promises.
@@ -276,6 +280,11 @@ impl Config {
         let headers = self.traces.iter().flat_map(|traces| &traces.headers);
         secrets.extend(headers.filter_map(|(_, value)| value.to_str().ok().map(SecretString::from)));
         secrets
+    }
+
+    /// Lines about values that were changed before they were used.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Each variable with the value in force, secrets left out.

@@ -5,12 +5,16 @@ use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::vars::{Fallback, Var};
+use super::{
+    endpoints::Mapped,
+    vars::{Fallback, Var},
+};
 
 pub(super) struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     effective: Vec<(&'static str, String)>,
     errors: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -19,20 +23,32 @@ impl<'a> Reader<'a> {
             lookup,
             effective: Vec::new(),
             errors: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
-    /// The values in force, or all that is wrong.
-    pub(super) fn finish(self) -> Result<Vec<(&'static str, String)>, Vec<String>> {
+    /// The values in force with what was changed about them, or all that is wrong.
+    #[expect(clippy::type_complexity, reason = "two lists")]
+    pub(super) fn finish(mut self) -> Result<(Vec<(&'static str, String)>, Vec<String>), Vec<String>> {
+        // A variable may be read more than once.
+        self.warnings.dedup();
         if self.errors.is_empty() {
-            Ok(self.effective)
+            Ok((self.effective, self.warnings))
         } else {
             Err(self.errors)
         }
     }
 
+    /// Passes on a value that was changed, with a warning that says so.
+    pub(super) fn told<T>(&mut self, var: &Var, (value, told): (T, Option<String>)) -> T {
+        if let Some(told) = told {
+            self.warnings.push(format!("{} {told}", var.name));
+        }
+        value
+    }
+
     pub(super) fn is_set(&self, var: &Var) -> bool {
-        (self.lookup)(var.name).is_some_and(|value| !value.trim().is_empty())
+        (self.lookup)(var.name).is_some_and(|value| !unquoted(&value).0.is_empty())
     }
 
     /// Notes a fault of a variable that `parse` cannot see.
@@ -44,7 +60,12 @@ impl<'a> Reader<'a> {
     /// A variable without a default. One that is set to nothing is not set.
     pub(super) fn optional<T>(&mut self, var: &Var, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text(var)?;
-        match parse(&text) {
+        // Words such as `on`, `json` and `10m` are lower case; panels and people write others as well.
+        let parsed = parse(&text).or_else(|expected| match text.to_lowercase() {
+            lower if lower != text && !var.secret => parse(&lower).map_err(|_| expected),
+            _ => Err(expected),
+        });
+        match parsed {
             Ok(value) => Some(value),
             Err(expected) => {
                 self.refuse(var, &text, &expected);
@@ -98,21 +119,35 @@ impl<'a> Reader<'a> {
             };
             duration.filter(|d| (min..=max).contains(d)).ok_or_else(|| {
                 let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-                format!("a time with its unit (250ms, 15s, 10m) from {min} to {max}")
+                let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+                let meant = if is_number {
+                    format!("; {text}s or {text}ms?")
+                } else {
+                    String::new()
+                };
+                format!("a time with its unit (250ms, 15s, 10m) from {min} to {max}{meant}")
             })
         })
     }
 
     pub(super) fn switch(&mut self, var: &Var) -> bool {
         self.parse(var, |text| match text {
-            "on" => Ok(true),
-            "off" => Ok(false),
+            "on" | "true" | "1" | "yes" | "y" | "enabled" => Ok(true),
+            "off" | "false" | "0" | "no" | "n" | "disabled" => Ok(false),
             _ => Err("on or off".to_owned()),
         })
     }
 
-    pub(super) fn url(&mut self, var: &Var) -> Url {
-        self.parse(var, parse_url)
+    /// The URL of a provider, as `map` understands it.
+    pub(super) fn endpoint(&mut self, var: &Var, map: fn(Url) -> Mapped) -> Url {
+        let mapped = self.parse(var, |text| parse_loose_url(text).and_then(map));
+        self.told(var, mapped)
+    }
+
+    /// The same for a variable without a default.
+    pub(super) fn optional_endpoint(&mut self, var: &Var, map: fn(Url) -> Mapped) -> Option<Url> {
+        let mapped = self.optional(var, |text| parse_loose_url(text).and_then(map))?;
+        Some(self.told(var, mapped))
     }
 
     pub(super) fn optional_url(&mut self, var: &Var) -> Option<Url> {
@@ -145,9 +180,16 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self, var: &Var) -> Option<String> {
-        let text = (self.lookup)(var.name)?.trim().to_owned();
+        let value = (self.lookup)(var.name)?;
+        let (text, is_quoted) = unquoted(&value);
+        let text = text.to_owned();
         if text.is_empty() {
             return None;
+        }
+        if is_quoted {
+            let told =
+                "stands in quotes, which are left out: the tool that sets it passes them on".to_owned();
+            self.told(var, ((), Some(told)));
         }
         self.effective.push((
             var.name,
@@ -163,25 +205,72 @@ impl<'a> Reader<'a> {
     fn refuse(&mut self, var: &Var, text: &str, expected: &str) {
         // A URL may hold a password, and a refused one need not be a URL.
         let shown = if var.secret || text.contains("://") || text.contains('@') {
-            "the value".to_owned()
+            format!("the value ({} characters)", text.chars().count())
         } else {
-            format!("{text:?}")
+            format!("{:?}", text.chars().take(LONGEST_SHOWN).collect::<String>())
         };
+        let example = example(var).map_or_else(String::new, |example| {
+            format!(" (example: {}={example})", var.name)
+        });
         self.errors
-            .push(format!("{}: {shown} is refused: {expected}", var.name));
+            .push(format!("{}: {shown} is refused: {expected}{example}", var.name));
     }
 }
 
+/// Characters of a refused value that are shown.
+const LONGEST_SHOWN: usize = 200;
+
+/// A value that works.
+fn example(var: &Var) -> Option<&'static str> {
+    match (var.default, var.name) {
+        (Fallback::Value(text), _) if !text.is_empty() => Some(text),
+        (Fallback::Computed(_), _) => Some("bullmq:ai-jobs,apalis:ai-jobs=8"),
+        (_, "REDIS_PUBLIC_URL") => Some("rediss://default:password@host:6379"),
+        (_, "AZURE_SPEECH_REGION") => Some("westeurope"),
+        (_, "AZURE_SPEECH_ENDPOINT") => Some("https://westeurope.stt.speech.microsoft.com"),
+        (_, "AZURE_VISION_ENDPOINT") => Some("https://name.cognitiveservices.azure.com"),
+        (_, "OTEL_EXPORTER_OTLP_ENDPOINT") => Some("http://collector:4318"),
+        (_, "OTEL_EXPORTER_OTLP_HEADERS") => Some("Authorization=Bearer%20token,x-tenant=1"),
+        (_, "RAILWAY_DEPLOYMENT_DRAINING_SECONDS") => Some("30"),
+        _ => None,
+    }
+}
+
+/// A value without what is around it: white space, invisible characters of a copied text, and quotes, which `docker
+/// --env-file` and many panels keep; and whether it had quotes.
+fn unquoted(value: &str) -> (&str, bool) {
+    let is_around = |c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}' | '\u{2060}');
+    let (mut text, mut is_quoted) = (value.trim_matches(is_around), false);
+    let quotes = [('"', '"'), ('\'', '\''), ('\u{201c}', '\u{201d}'), ('`', '`')];
+    while let Some(inner) = quotes
+        .iter()
+        .find_map(|(open, close)| text.strip_prefix(*open)?.strip_suffix(*close))
+    {
+        (text, is_quoted) = (inner.trim_matches(is_around), true);
+    }
+    (text, is_quoted)
+}
+
 fn parse_url(text: &str) -> Result<Url, String> {
-    let url: Url = text.parse().map_err(|e| format!("a URL ({e})"))?;
+    let url = parse_loose_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("a URL without credentials, query or fragment".to_owned());
+    }
+    Ok(url)
+}
+
+/// A URL whose query the caller judges.
+fn parse_loose_url(text: &str) -> Result<Url, String> {
+    let has_scheme = text.contains("://");
+    let url: Url = match text.parse() {
+        Ok(url) => url,
+        Err(_) if !has_scheme => return Err("an http or https URL: its scheme is missing".to_owned()),
+        Err(e) => return Err(format!("a URL ({e})")),
+    };
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err("an http or https URL".to_owned());
     }
-    if !url.username().is_empty()
-        || url.password().is_some()
-        || url.query().is_some()
-        || url.fragment().is_some()
-    {
+    if !url.username().is_empty() || url.password().is_some() {
         return Err("a URL without credentials, query or fragment".to_owned());
     }
     Ok(url)

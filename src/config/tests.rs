@@ -64,6 +64,8 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("OPENAI_BASE_URL", "https://u:p@x", "without credentials"),
         ("OPENAI_API_KEY", "two words", "printable ASCII"),
         ("AZURE_SPEECH_REGION", "https://x", "a region"),
+        ("AZURE_SPEECH_REGION", "west/europe", "westeurope"),
+        ("OPENAI_BASE_URL", "api.openai.com/v1", "scheme is missing"),
         ("AZURE_VISION_API", "5", "4.0 or 3.2"),
         ("RETRY_MAX_ATTEMPTS", "11", "from 1 to 10"),
         ("RETRY_JITTER", "2", "jitter"),
@@ -87,6 +89,218 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         message.contains("PORT") && message.contains("LEASE_TTL"),
         "{message}"
     );
+}
+
+/// Values as people, panels and other programs write them, and what is made of them.
+#[test]
+fn values_are_read_as_they_are_really_set() {
+    use secrecy::ExposeSecret;
+    let speech = |region: &str| {
+        let config = read(&[("AZURE_SPEECH_KEY", "k"), ("AZURE_SPEECH_REGION", region)]).unwrap();
+        config.handlers.speech.unwrap().endpoint.to_string()
+    };
+    for (region, host) in [
+        ("westeurope", "westeurope.stt.speech.microsoft.com"),
+        ("West Europe", "westeurope.stt.speech.microsoft.com"),
+        ("(US) East US 2", "eastus2.stt.speech.microsoft.com"),
+        ("\"westeurope\" ", "westeurope.stt.speech.microsoft.com"),
+        ("usgovvirginia", "usgovvirginia.stt.speech.azure.us"),
+        ("US Gov Arizona", "usgovarizona.stt.speech.azure.us"),
+        ("chinaeast2", "chinaeast2.stt.speech.azure.cn"),
+        ("China-North-3", "chinanorth3.stt.speech.azure.cn"),
+    ] {
+        assert_eq!(speech(region), format!("https://{host}/"), "{region}");
+    }
+    let endpoint = |value: &str| {
+        let config = read(&[("AZURE_SPEECH_KEY", "k"), ("AZURE_SPEECH_ENDPOINT", value)]).unwrap();
+        config.handlers.speech.unwrap().endpoint.to_string()
+    };
+    for (value, url) in [
+        (
+            "https://westeurope.api.cognitive.microsoft.com/sts/v1.0/issuetoken",
+            "https://westeurope.stt.speech.microsoft.com/",
+        ),
+        (
+            "https://westeurope.api.cognitive.microsoft.com/",
+            "https://westeurope.stt.speech.microsoft.com/",
+        ),
+        (
+            "https://usgovvirginia.api.cognitive.microsoft.us/sts/v1.0/issueToken",
+            "https://usgovvirginia.stt.speech.azure.us/",
+        ),
+        (
+            "https://chinaeast2.api.cognitive.azure.cn",
+            "https://chinaeast2.stt.speech.azure.cn/",
+        ),
+        (
+            "https://westeurope.stt.speech.microsoft.com/speech/recognition/conversation/cognitiveservices/v1?language=en-US",
+            "https://westeurope.stt.speech.microsoft.com/",
+        ),
+        (
+            "https://x.cognitiveservices.azure.com/",
+            "https://x.cognitiveservices.azure.com/stt",
+        ),
+        ("http://127.0.0.1:9/base/", "http://127.0.0.1:9/base/"),
+    ] {
+        assert_eq!(endpoint(value), url, "{value}");
+    }
+    let openai = |value: &str| {
+        let config = read(&[("OPENAI_API_KEY", "k"), ("OPENAI_BASE_URL", value)]).unwrap();
+        config.handlers.openai.unwrap().base_url.to_string()
+    };
+    for (value, url) in [
+        ("https://api.openai.com", "https://api.openai.com/v1"),
+        ("https://api.openai.com/v1/", "https://api.openai.com/v1/"),
+        (
+            "https://api.openai.com/v1/chat/completions",
+            "https://api.openai.com/v1",
+        ),
+        (
+            "'https://x.openai.azure.com/'",
+            "https://x.openai.azure.com/openai/v1",
+        ),
+        (
+            "https://x.openai.azure.com/openai/v1/",
+            "https://x.openai.azure.com/openai/v1/",
+        ),
+        ("http://proxy:8080", "http://proxy:8080/"),
+    ] {
+        assert_eq!(openai(value), url, "{value}");
+    }
+    let redis = |value: &str| {
+        read(&[("REDIS_URL", value)])
+            .unwrap()
+            .redis
+            .url()
+            .expose_secret()
+            .to_owned()
+    };
+    for (value, url) in [
+        ("\"redis://h:1\"", "redis://h:1"),
+        ("valkey://h:1", "redis://h:1"),
+        ("rediss://default:p@h:1", "rediss://default:p@h:1"),
+        (
+            "redis-cli --tls -u redis://default:p@h:1",
+            "rediss://default:p@h:1",
+        ),
+        ("redis://h:1?family=0&lazyConnect=true", "redis://h:1"),
+        ("redis://h:1/?ssl=true", "rediss://h:1/"),
+        ("rediss://h:1?ssl_cert_reqs=required", "rediss://h:1"),
+        ("redis://h:1?db=3", "redis://h:1/3"),
+        ("REDIS://h:1", "redis://h:1"),
+    ] {
+        assert_eq!(redis(value), url, "{value}");
+    }
+    let headers = |value: &str| {
+        let pairs = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", value),
+        ];
+        let headers = read(&pairs).unwrap().traces.unwrap().headers;
+        let (name, value) = headers.into_iter().next().unwrap();
+        format!("{name}: {}", value.to_str().unwrap())
+    };
+    for value in [
+        "Authorization=Basic dXNlcjp0b2s=",
+        "Authorization=Basic%20dXNlcjp0b2s%3D",
+        "authorization = Basic dXNlcjp0b2s= ,",
+    ] {
+        assert_eq!(headers(value), "authorization: Basic dXNlcjp0b2s=", "{value}");
+    }
+    for (value, is_on) in [
+        ("true", true),
+        ("1", true),
+        ("YES", true),
+        ("On", true),
+        ("FALSE", false),
+        ("0", false),
+        ("no", false),
+    ] {
+        assert_eq!(
+            read(&[("TRUST_PROXY", value)]).unwrap().access.trust_proxy,
+            is_on,
+            "{value}"
+        );
+    }
+    let deadline = |value| read(&[("JOB_DEADLINE", value)]).unwrap().deadline.as_secs();
+    assert_eq!(
+        (
+            deadline("90s "),
+            deadline("'2m'"),
+            deadline("10M"),
+            deadline("1 min")
+        ),
+        (90, 120, 600, 60)
+    );
+}
+
+#[test]
+fn quotes_are_left_out_with_a_warning() {
+    use secrecy::ExposeSecret;
+    for quoted in [
+        "\"sk-hunter2\"",
+        "'sk-hunter2'",
+        " \"sk-hunter2\"\n",
+        "\u{201c}sk-hunter2\u{201d}",
+        "\"'sk-hunter2'\"",
+    ] {
+        let config = read(&[("OPENAI_API_KEY", quoted)]).unwrap();
+        let warnings = config.warnings().join("; ");
+        assert_eq!(
+            config.handlers.openai.unwrap().key.expose_secret(),
+            "sk-hunter2",
+            "{quoted}"
+        );
+        assert!(
+            warnings.contains("OPENAI_API_KEY stands in quotes") && !warnings.contains("hunter2"),
+            "{warnings}"
+        );
+    }
+    let config = read(&[("ADMIN_TOKEN", "\"0123456789abcdef\""), ("READ_TOKEN", "\"\"")]).unwrap();
+    assert_eq!(config.access.admin.unwrap().expose_secret(), "0123456789abcdef");
+    assert!(config.access.read.is_none());
+    assert!(read(&[("OPENAI_API_KEY", "sk-1")]).unwrap().warnings().is_empty());
+}
+
+/// A refusal says what was found and what works, and shows no secret.
+#[test]
+fn refusals_name_the_right_form() {
+    for (name, value, part) in [
+        (
+            "OPENAI_BASE_URL",
+            "https://x.openai.azure.com/openai/deployments/gpt-4o-mini?api-version=2024-10-21",
+            "OPENAI_BASE_URL=https://x.openai.azure.com/openai/v1 and OPENAI_MODEL=gpt-4o-mini",
+        ),
+        ("REDIS_URL", "redis://h:1?hunter2=1", "option number 1"),
+        ("REDIS_URL", "rediss://h:1?ssl_cert_reqs=none", "REDIS_CA_FILE"),
+        (
+            "REDIS_URL",
+            "redis-sentinel://h:1/mymaster",
+            "Sentinel is not supported",
+        ),
+        ("REDIS_URL", "redis://h:1,i:2", "several hosts"),
+        ("REDIS_URL", "redis://:hunter2#x@h:1", "%23"),
+        (
+            "REDIS_URL",
+            "h:6379",
+            "such as redis://default:password@host:6379",
+        ),
+        ("JOB_DEADLINE", "300000", "300000s or 300000ms?"),
+        ("PORT", "http", "(example: PORT=3002)"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "hunter2",
+            "example: OTEL_EXPORTER_OTLP_HEADERS=Authorization=Bearer%20token",
+        ),
+        ("OPENAI_API_KEY", "hunter2 x", "the value (9 characters)"),
+    ] {
+        let message = fault(&[(name, value)]);
+        assert!(
+            message.contains(name) && message.contains(part),
+            "{name}={value}: {message}"
+        );
+        assert!(!message.contains("hunter2"), "{message}");
+    }
 }
 
 #[test]

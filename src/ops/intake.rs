@@ -78,15 +78,27 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
     Jobs::validate(kind, body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
 
     let id = ulid::Ulid::generate().to_string();
-    let ip = Subject::Ip(ops.access.caller(headers, peer));
+    let address = ops.access.caller(headers, peer);
     let user = user(headers, body)?;
+    // Everything that refuses comes before the windows count: a request that is refused costs its caller nothing.
+    let queue = ops.operator.queue_for(kind);
+    let queue = queue.ok_or_else(|| Refusal::Bad(format!("this replica serves no queue for {kind}")))?;
+    let (subject, action) = match &user {
+        Some(user) => (Subject::User(user), ACTION),
+        // A job that names no user counts for its caller's address: the users' window cannot be avoided.
+        None => (Subject::Ip(address), NAMELESS),
+    };
+    let spent = ops
+        .rate_limits
+        .peek(&subject, action, ops.user_window)
+        .await?
+        .filter(|allowance| !allowance.allowed);
+    if let Some(allowance) = spent {
+        return Ok(over_limit(allowance));
+    }
+    let ip = Subject::Ip(address);
     let mut allowance = ops.rate_limits.take(&ip, ACTION, ops.ip_window, &id).await?;
     if allowance.is_none_or(|a| a.allowed) {
-        // A job that names no user counts for its caller's address: the users' window cannot be avoided.
-        let (subject, action) = match &user {
-            Some(user) => (Subject::User(user), ACTION),
-            None => (ip, NAMELESS),
-        };
         allowance = ops
             .rate_limits
             .take(&subject, action, ops.user_window, &id)
@@ -94,21 +106,9 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
             .or(allowance);
     }
     if let Some(allowance) = allowance.filter(|a| !a.allowed) {
-        let seconds = seconds(allowance.reset_after);
-        let error = format!(
-            "Rate limit exceeded: {} requests. Retry in {seconds}s",
-            allowance.limit
-        );
-        let body = json!({ "success": false, "error": error, "retryAfter": seconds });
-        let mut response = (StatusCode::TOO_MANY_REQUESTS, Json(body)).into_response();
-        response
-            .headers_mut()
-            .insert("retry-after", HeaderValue::from(seconds));
-        return Ok(limited(response, allowance));
+        return Ok(over_limit(allowance));
     }
 
-    let queue = ops.operator.queue_for(kind);
-    let queue = queue.ok_or_else(|| Refusal::Bad(format!("this replica serves no queue for {kind}")))?;
     let new = NewJob {
         id: &id,
         kind,
@@ -149,6 +149,20 @@ fn user(headers: &HeaderMap, body: &[u8]) -> Result<Option<String>, Refusal> {
         ))),
         user => Ok(user),
     }
+}
+
+fn over_limit(allowance: Allowance) -> Response {
+    let seconds = seconds(allowance.reset_after);
+    let error = format!(
+        "Rate limit exceeded: {} requests. Retry in {seconds}s",
+        allowance.limit
+    );
+    let body = json!({ "success": false, "error": error, "retryAfter": seconds });
+    let mut response = (StatusCode::TOO_MANY_REQUESTS, Json(body)).into_response();
+    response
+        .headers_mut()
+        .insert("retry-after", HeaderValue::from(seconds));
+    limited(response, allowance)
 }
 
 fn limited(mut response: Response, allowance: Allowance) -> Response {

@@ -47,6 +47,7 @@ mod redis_tls;
 mod replaced_worker;
 mod runtime;
 mod secrets;
+mod sent_inputs;
 mod support;
 mod telemetry;
 mod traces;

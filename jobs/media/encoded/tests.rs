@@ -1,6 +1,9 @@
 //! Base64 in every spelling, and what forms, shells and templates make of it.
 
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -150,7 +153,10 @@ proptest! {
     fn spoilt_base64_yields_its_bytes_or_is_refused(
         original in prop::collection::vec(any::<u8>(), 1..600),
         how in prop::collection::vec(0_u8..9, 0..4)
-            .prop_filter("wrapped once", |how| how.iter().filter(|how| matches!(how, 3 | 7)).count() < 2),
+            .prop_filter("wrapped once, and made a data URL last", |how| {
+                how.iter().filter(|how| matches!(how, 3 | 7)).count() < 2
+                    && how.iter().rev().skip(1).all(|how| *how != 5)
+            }),
     ) {
         let mut original = original;
         original[0] &= 0x7f;

@@ -1,0 +1,156 @@
+//! Redis URLs as the clients of other languages and hosting panels write them.
+
+use url::Url;
+
+/// Options of other clients that this one needs no word for: it has its own time-outs, reconnects by itself, and finds
+/// either family of addresses.
+const LEFT_OUT: &[&str] = &[
+    "family",
+    "keepalive",
+    "lazyconnect",
+    "enablereadycheck",
+    "enableofflinequeue",
+    "maxretriesperrequest",
+    "connecttimeout",
+    "connect_timeout",
+    "timeout",
+    "socket_timeout",
+    "socket_connect_timeout",
+    "commandtimeout",
+    "retry_on_timeout",
+    "health_check_interval",
+    "max_connections",
+    "pool_size",
+    "poolsize",
+    "connection_limit",
+    "decode_responses",
+    "encoding",
+    "addr",
+    "idle_timeout",
+    "dial_timeout",
+    "read_timeout",
+    "write_timeout",
+    "client_name",
+    "clientname",
+    "name",
+    "ssl_check_hostname",
+    "virtual_host",
+    "minpoolsize",
+    "maxpoolsize",
+];
+
+/// A URL that the Redis client understands, and what was left out of it.
+///
+/// # Errors
+/// What the value has to be, without a part of the value: it may hold a password.
+pub(super) fn read(text: &str) -> Result<(String, Option<String>), String> {
+    const EXAMPLE: &str = "such as redis://default:password@host:6379 or rediss://… with TLS";
+    // A panel shows the whole command.
+    let is_tls_command = text.split_whitespace().any(|word| word == "--tls");
+    let word = text
+        .split_whitespace()
+        .map(|word| word.trim_matches(['"', '\'']))
+        .find(|word| word.contains("://"));
+    let text = word.unwrap_or(text);
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(format!("a redis:// or rediss:// URL, {EXAMPLE}"));
+    };
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "redis" | "valkey" | "redis+tcp" if is_tls_command => "rediss",
+        "redis" | "valkey" | "redis+tcp" => "redis",
+        "rediss" | "valkeys" | "redis+tls" | "redis+ssl" | "tls" => "rediss",
+        "redis+unix" | "unix" | "valkey+unix" => return Ok((text.to_owned(), None)),
+        other if other.contains("sentinel") => {
+            return Err(format!(
+                "the URL of the primary: Sentinel is not supported, {EXAMPLE}"
+            ));
+        }
+        other if other.contains("cluster") => {
+            return Err(format!(
+                "the URL of one server: Redis Cluster is not supported, {EXAMPLE}"
+            ));
+        }
+        _ => return Err(format!("a redis:// or rediss:// URL, {EXAMPLE}")),
+    };
+    if rest
+        .split(['/', '?'])
+        .next()
+        .is_some_and(|hosts| hosts.contains(','))
+    {
+        return Err(format!(
+            "the URL of one server: it names several hosts, {EXAMPLE}"
+        ));
+    }
+    let mut url: Url = format!("{scheme}://{rest}").parse().map_err(|_| {
+        "a redis:// or rediss:// URL; in its password the characters # / ? @ : % have to be written as %23 %2F %3F %40 \
+         %3A %25"
+            .to_owned()
+    })?;
+    if url.fragment().is_some()
+        || url.path().contains('@')
+        || url.query().is_some_and(|query| query.contains('@'))
+    {
+        return Err(
+            "a redis:// or rediss:// URL whose password is percent-encoded: # is %23, / is %2F, ? is %3F"
+                .to_owned(),
+        );
+    }
+    options(&mut url)
+}
+
+/// Translates the options behind the question mark.
+fn options(url: &mut Url) -> Result<(String, Option<String>), String> {
+    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let (mut kept, mut dropped, mut is_tls) = (Vec::new(), Vec::new(), false);
+    for (number, (name, value)) in (1..).zip(&pairs) {
+        let is_on = matches!(
+            &*value.to_ascii_lowercase(),
+            "true" | "1" | "yes" | "on" | "require" | "required"
+        );
+        match &*name.to_ascii_lowercase() {
+            "protocol" => kept.push(format!("protocol={value}")),
+            "tls" | "ssl" | "usetls" => is_tls |= is_on,
+            "ssl_cert_reqs" | "rejectunauthorized"
+                if matches!(&*value.to_ascii_lowercase(), "none" | "false" | "0") =>
+            {
+                return Err(format!(
+                    "a URL without {}: certificates are always checked; REDIS_CA_FILE names the authority of a \
+                     certificate of your own",
+                    name.to_ascii_lowercase()
+                ));
+            }
+            "ssl_cert_reqs" | "rejectunauthorized" => {}
+            "db" | "database" if value.bytes().all(|b| b.is_ascii_digit()) => {
+                if url.path().trim_matches('/').is_empty() {
+                    url.set_path(value);
+                }
+            }
+            "password" if url.password().is_none() => {
+                let _ = url.set_password(Some(value));
+            }
+            "username" | "user" if url.username().is_empty() => {
+                let _ = url.set_username(value);
+            }
+            other if LEFT_OUT.contains(&other) => dropped.push(name.clone()),
+            _ => {
+                // Its name stays out of the message: a password with a question mark in it ends here.
+                return Err(format!(
+                    "a URL without its option number {number} behind the question mark, which is not known: credentials, \
+                     host, port and database are enough, such as rediss://default:password@host:6379/0"
+                ));
+            }
+        }
+    }
+    url.set_query((!kept.is_empty()).then(|| kept.join("&")).as_deref());
+    let mut text = url.to_string();
+    if is_tls && url.scheme() == "redis" {
+        text = text.replacen("redis://", "rediss://", 1);
+    }
+    let told = (!dropped.is_empty()).then(|| {
+        format!(
+            "has options of another client, which are left out: {}",
+            dropped.join(", ")
+        )
+    });
+    Ok((text, told))
+}
