@@ -199,10 +199,8 @@ async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
         None => text,
     };
     let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-    if body.len() as u64 / 4 * 3 > max_bytes * 2 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(body.len() / 4 * 3 + 3);
+    let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity((body.len() / 4 * 3 + 3).min(most));
     let mut group = Vec::with_capacity(SLICE + 4);
     for slice in body.as_bytes().chunks(SLICE) {
         for symbol in slice {
@@ -216,10 +214,13 @@ async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
         let whole = group.len() / 4 * 4;
         STANDARD_NO_PAD.decode_vec(&group[..whole], &mut bytes).ok()?;
         group.drain(..whole);
+        if bytes.len() > most {
+            return None;
+        }
         yield_now().await;
     }
     STANDARD_NO_PAD.decode_vec(&group, &mut bytes).ok()?;
-    (bytes.len() as u64 <= max_bytes).then_some(bytes)
+    (bytes.len() <= most).then_some(bytes)
 }
 
 fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {

@@ -61,6 +61,13 @@ pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>,
              a form",
         )
     };
+    let body = match body.contains(' ') {
+        // Each `+` was percent-encoded: a blank was none.
+        true if ENCODED_PLUS.iter().any(|plus| text.contains(plus)) => Cow::Owned(body.replace(' ', "")),
+        // Lines were broken after the text was percent-encoded, or `+` became a blank before.
+        true if ENCODED_SLASH.iter().any(|slash| text.contains(slash)) => return Err(ambiguous()),
+        _ => body,
+    };
     let body = unwrapped(&body)
         .map_err(|()| ambiguous())?
         .map_or(body, Cow::Owned);
@@ -86,6 +93,10 @@ pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>,
     }
     Ok(bytes)
 }
+
+/// Spellings of `+` and of `/` in a text that was percent-encoded once or twice.
+const ENCODED_PLUS: [&str; 4] = ["%2B", "%2b", "%252B", "%252b"];
+const ENCODED_SLASH: [&str; 4] = ["%2F", "%2f", "%252F", "%252f"];
 
 /// The base64 in a text: behind the head of a data URL, and without percent-encoding. `None` for a data URL that holds no
 /// base64.
@@ -190,7 +201,8 @@ fn unwrapped(text: &str) -> Result<Option<String>, ()> {
         match (ends, is_in_groups(&joined), is_in_groups(text)) {
             (SURELY_WRAPPED.., ..) => return Ok(Some(joined)),
             (_, true, false) if is_padded => return Ok(Some(joined)),
-            (_, false, true) => {}
+            // Lost padding would leave lines that are in no groups as well, unless one symbol is left over.
+            (_, false, true) if is_padded || joined.len() % 4 == 1 => {}
             _ => return Err(()),
         }
     }

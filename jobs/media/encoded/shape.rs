@@ -159,13 +159,15 @@ impl Shape {
         };
         let (symbols, all) = (self.symbols, self.symbols + self.inner + self.edge);
         if self.inner + self.edge == 0 {
-            return Some(match self.outer {
-                0 => none,
-                outer => Plus {
-                    outer: !self.is_whole(symbols) && self.pads == 0 && self.is_whole(symbols + outer),
-                    ..none
-                },
-            });
+            let fills = self.outer > 0
+                && !self.is_whole(symbols)
+                && self.pads == 0
+                && self.is_whole(symbols + self.outer);
+            // Where padding can be lost as well, the blanks may have been a line break.
+            return match fills {
+                true if self.is_possible(symbols) => None,
+                outer => Some(Plus { outer, ..none }),
+            };
         }
         match (self.lines, self.is_whole(symbols)) {
             (SURELY_WRAPPED.., true) => return Some(none),
@@ -180,14 +182,22 @@ impl Shape {
             self.is_whole(all),
             self.edge > 0 && self.is_whole(symbols + self.inner),
         ) {
+            // Without padding, the other reading is whole as well where the padding is lost.
+            (true, false) if self.edge > 0 && self.pads == 0 && self.is_possible(symbols + self.inner) => {
+                None
+            }
+            (false, true) if self.pads == 0 && self.is_possible(all) => None,
             (true, false) => Some(pluses),
             (false, true) => Some(inner),
             (true, true) => None,
             (false, false) if self.edge > 0 => None,
-            (false, false) if self.pads == 0 && self.is_whole(all + self.outer) => Some(Plus {
-                outer: true,
-                ..pluses
-            }),
+            (false, false) if self.outer > 0 && self.pads == 0 && self.is_whole(all + self.outer) => {
+                let plus = Plus {
+                    outer: true,
+                    ..pluses
+                };
+                (!self.is_possible(all)).then_some(plus)
+            }
             (false, false) => self.is_possible(all).then_some(pluses),
         }
     }

@@ -83,8 +83,9 @@ fn blanks_that_can_be_read_in_two_ways_are_refused() {
     assert_eq!(read(&wrapped(&text, 100, " ")), Ok(vec![b'a'; 1_000]));
     let refusal = read(&wrapped(text.trim_end_matches('='), 100, " ")).unwrap_err();
     assert!(refusal.contains("its blanks may have been `+`"), "{refusal}");
-    // A symbol at the end was `+`, and became a blank.
-    assert_eq!(read("AAA "), Ok(BASE64_STANDARD.decode("AAA+").unwrap()));
+    // A symbol at the end was `+`, or the padding is lost and a line break became a blank.
+    assert!(read("AAA ").unwrap_err().contains("its blanks may have been `+`"));
+    assert_eq!(read("AAAA "), Ok(vec![0; 3]));
 }
 
 #[test]
@@ -146,7 +147,7 @@ fn spoilt(text: &str, how: &[u8]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..Default::default() })]
 
     /// A text that is not cut is decoded completely, or refused.
     #[test]
