@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    Call, Class, Failure, Guard, Provider, Reply,
+    Call, CallUsage, Class, Failure, Guard, Provider, Reply,
     chat_answer::{ChatAnswer, Finish, TokenCounts},
     context::{self, Reading},
     payload,
@@ -293,7 +293,10 @@ async fn generate(
     let cap = prompt::token_cap(payload);
     let ask = async |step, cap| {
         let request = prompt::request(payload, model, cap);
-        let call = Call::new(Provider::OpenAi, step).with_estimated_tokens(request.estimated_tokens);
+        let prompt = request.estimated_tokens.saturating_sub(cap);
+        let call = Call::new(Provider::OpenAi, step)
+            .with_estimated_tokens(request.estimated_tokens)
+            .estimating(CallUsage::tokens(model, prompt, cap));
         let read = |body: &RawValue| Ok(DeckAnswer::read(body, payload, cap).into_reading());
         context::read_call(guard, &call, &|| chat(request.body.clone()), &read).await
     };

@@ -32,6 +32,7 @@ mod settings;
 #[cfg(test)]
 mod testing;
 mod text;
+mod usage;
 
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
@@ -40,3 +41,4 @@ pub use memory::{MemoryBudget, Room};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
+pub use usage::CallUsage;

@@ -42,6 +42,7 @@ pub mod ratelimit;
 pub mod replica;
 pub mod retry;
 pub mod simulator;
+pub mod spending;
 pub mod telemetry;
 pub mod watchdog;
 pub mod worker;
