@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, Call, CallUsage, Failure, Guard, Provider,
+    Attempt, Call, CallUsage, Failure, Guard, JobCost, Provider,
     context::{self, Unusable},
     media::{Media, Source, audio, decoder::AudioDecoder},
     payload,
@@ -122,6 +122,9 @@ pub struct Output {
     /// Why there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the job has cost. The worker adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<JobCost>,
 }
 
 impl Output {
@@ -132,6 +135,7 @@ impl Output {
             result: Some(assessment),
             feedback,
             error: None,
+            usage: None,
         }
     }
 
@@ -141,6 +145,7 @@ impl Output {
             result: None,
             feedback: None,
             error: Some(NO_SPEECH.to_owned()),
+            usage: None,
         }
     }
 }

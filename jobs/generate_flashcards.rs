@@ -249,6 +249,9 @@ pub struct Usage {
     pub calls: u32,
     /// The model that answered last, as the provider names it; otherwise the one that was asked.
     pub model: String,
+    /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<Number>,
 }
 
 /// Makes flashcards.
@@ -375,6 +378,7 @@ impl Account {
                 reasoning_tokens: self.tokens.reasoning,
                 calls: self.calls,
                 model: self.model,
+                cost_usd: None,
             },
         }
     }

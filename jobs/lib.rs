@@ -41,4 +41,4 @@ pub use memory::{MemoryBudget, Room};
 pub use payload::without_values;
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
-pub use usage::CallUsage;
+pub use usage::{CallUsage, JobCost};

@@ -2,13 +2,25 @@
 
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Number, value::RawValue};
 
 use crate::{
     Call, Provider,
     chat_answer::ChatAnswer,
     raw::{Picked, pick},
 };
+
+/// What a job has cost, as results say it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobCost {
+    /// Answers that were paid for, those of earlier deliveries included.
+    pub calls: u32,
+    /// What they cost, USD, by the worker's prices; null where one of them has no price.
+    pub cost_usd: Option<Number>,
+}
 
 /// Units that one call uses, estimated before it is sent or counted by the provider afterwards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +99,16 @@ impl CallUsage {
 
 /// The counts of a chat completion; `None` where it holds none.
 fn of_chat(answer: &RawValue) -> Option<CallUsage> {
-    let [prompt, completion, cached, cache_hit, written, reasoning, model, tier] = pick(
+    let [
+        prompt,
+        completion,
+        cached,
+        cache_hit,
+        written,
+        reasoning,
+        model,
+        tier,
+    ] = pick(
         answer.get(),
         [
             "/usage/prompt_tokens",
@@ -153,9 +174,16 @@ mod tests {
                 "prompt_tokens_details": {"cached_tokens": 1024, "cache_write_tokens": 512},
                 "completion_tokens_details": {"reasoning_tokens": 64}},
         }));
-        assert_eq!((&*openai.model, &*openai.tier), ("gpt-4o-mini-2024-07-18", "flex"));
         assert_eq!(
-            (openai.prompt_tokens, openai.cached_tokens, openai.cache_write_tokens),
+            (&*openai.model, &*openai.tier),
+            ("gpt-4o-mini-2024-07-18", "flex")
+        );
+        assert_eq!(
+            (
+                openai.prompt_tokens,
+                openai.cached_tokens,
+                openai.cache_write_tokens
+            ),
             (2000, 1024, 512)
         );
         assert_eq!((openai.completion_tokens, openai.reasoning_tokens), (300, 64));
@@ -185,6 +213,9 @@ mod tests {
     fn more_cached_tokens_than_tokens_are_no_negative_cost() {
         let odd = used(&json!({"usage": {"prompt_tokens": 5, "completion_tokens": 1,
             "prompt_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 7}}}));
-        assert_eq!((odd.prompt_tokens, odd.cached_tokens, odd.cache_write_tokens), (5, 5, 0));
+        assert_eq!(
+            (odd.prompt_tokens, odd.cached_tokens, odd.cache_write_tokens),
+            (5, 5, 0)
+        );
     }
 }

@@ -29,6 +29,8 @@ const COMMANDS: &[&str] = &[
     "hexists @ f",
     "hincrby @ f 1",
     "hlen @",
+    "hkeys @",
+    "hscan @ 0",
     "strlen @",
     "hstrlen @ f",
     "llen @",
@@ -94,6 +96,8 @@ fn patterns(config: &Config) -> Vec<String> {
             "ratelimit:*",
             "idempotency:*",
             "ledger:*",
+            "spend:*",
+            "system:*",
             "fleet:*",
         ]
         .map(str::to_owned),

@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 mod gates;
 mod handlers;
 mod reader;
+mod spending;
 mod traces;
 pub mod vars;
 
@@ -18,6 +19,7 @@ use jobs::{JobType, Settings};
 use secrecy::{ExposeSecret, SecretString};
 
 use self::reader::Reader;
+pub use self::spending::SpendingSettings;
 use crate::{
     connection::RedisAddress,
     gate::GatesSettings,
@@ -76,6 +78,8 @@ pub struct Config {
     pub platform_drain: Option<Duration>,
     /// How long the answers of paid calls are kept; `None` with the ledger switched off.
     pub ledger_ttl: Option<Duration>,
+    /// What calls cost, and may cost.
+    pub spending: SpendingSettings,
     /// What becomes of a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
     /// Whether retries of BullMQ jobs whose producer names no backoff are spread by ours.
@@ -184,6 +188,7 @@ impl Config {
             platform_drain: platform_drain(&mut env),
             ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))
                 .filter(|ttl| !ttl.is_zero()),
+            spending: spending::read(&mut env),
             unknown_calls: env.parse(&vars::UNKNOWN_CALL, |text| match text {
                 "retry" => Ok(UnknownCalls::Retry),
                 "fail" => Ok(UnknownCalls::Fail),

@@ -8,37 +8,45 @@
 //! An entry carries a digest of the payload, so that another job under the same id finds nothing. While Redis is away
 //! calls are made without the ledger: the answer is in the replica's memory, and lost only if that dies too.
 //!
-//! One round trip a paid call, after the gate's; the answer travels beside the permit's settlement.
+//! One round trip a paid call, after the gate's; the answer travels beside the permit's settlement. The same trips reserve what
+//! a call may cost, and book what it has cost ([`crate::spending`]), also with the ledger itself switched off.
 
-mod writings;
+mod trips;
 
 use std::{
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use jobs::{Call, Class, Failure, Reply};
-use redis::{RedisError, Script};
 use serde_json::value::RawValue;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::writings::{DEADLINE, Writings, in_time};
-use crate::{connection::Connection, queue::Delivery};
-
-static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
-static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
-static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
+use self::trips::{CLOSE, Closing, DEADLINE, OPEN, Opening, Trips};
+use crate::{
+    connection::Connection,
+    queue::Delivery,
+    spending::{
+        Usd,
+        books::{Books, OpenCall, Payer},
+        refusal::Refusal,
+    },
+};
 
 /// The ledger's scripts, as `ledger <operation>`, each with the SHA by which Redis's SLOWLOG tells it.
 pub fn script_names() -> Vec<(String, String)> {
-    [("open", &OPEN), ("keep", &KEEP), ("close", &CLOSE)]
+    [("open", &OPEN), ("close", &CLOSE)]
         .map(|(name, script)| (format!("ledger {name}"), script.get_hash().to_owned()))
         .into()
 }
 
+/// How soon bookings that Redis did not take are sent again.
+const BOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Longer answers are not kept, bytes: they would crowd Redis.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
@@ -83,21 +91,79 @@ fn count(counter: &AtomicU64) {
 #[derive(Debug)]
 pub struct Ledger {
     connection: Connection,
-    marks: Writings<String>,
-    answers: Writings<u8>,
+    trips: Trips,
+    books: Arc<Books>,
+    /// Whether answers are kept; without, calls are only booked.
+    keeps_answers: bool,
+    lease: Duration,
     unknown: UnknownCalls,
     counters: Counters,
 }
 
 impl Ledger {
-    /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before.
-    pub fn new(connection: Connection, keep_for: Duration, unknown: UnknownCalls) -> Self {
+    /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before; `None` keeps no
+    /// answers, and books calls only. A replica that is silent for `lease` has lost its calls.
+    pub fn new(
+        connection: Connection,
+        keep_for: Option<Duration>,
+        unknown: UnknownCalls,
+        books: Arc<Books>,
+        lease: Duration,
+    ) -> Self {
         Self {
-            marks: Writings::new(&OPEN, &connection, keep_for),
-            answers: Writings::new(&KEEP, &connection, keep_for),
+            trips: Trips::new(&connection, &books, keep_for.unwrap_or_default(), lease),
             connection,
+            books,
+            keeps_answers: keep_for.is_some(),
+            lease,
             unknown,
             counters: Counters::default(),
+        }
+    }
+
+    /// The books of this replica.
+    pub const fn books(&self) -> &Arc<Books> {
+        &self.books
+    }
+
+    /// Books what waits, and the open calls of replicas that have gone silent, until `stop`. Stop it after the last call has
+    /// ended: what then waits is booked, unless Redis is away.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.lease / 3);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+                () = self.books.late.notified() => {}
+            }
+            while !stop.is_cancelled() {
+                let before = self.books.waiting();
+                self.trips.close(None).await;
+                let left = self.books.waiting();
+                if left == 0 {
+                    break;
+                }
+                if left >= before {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(BOOK_AGAIN) => {}
+                    }
+                }
+            }
+        }
+        loop {
+            let before = self.books.waiting();
+            self.trips.close(None).await;
+            match self.books.waiting() {
+                0 => return,
+                left if left >= before => {
+                    let why = "Redis is away: they will be booked as possibly paid";
+                    return warn!(calls = left, "{left} paid calls are not booked, {why}");
+                }
+                _ => {}
+            }
         }
     }
 
@@ -121,8 +187,8 @@ impl Ledger {
         }
     }
 
-    /// The page of the job that was delivered, under this key.
-    pub fn page(self: &Arc<Self>, key: String, delivery: &Delivery) -> Page {
+    /// The page of the job that was delivered, under this key. `payer` is who the job's calls are booked for.
+    pub fn page(self: &Arc<Self>, key: String, delivery: &Delivery, payer: Payer) -> Page {
         let payload = delivery.payload.as_deref().unwrap_or_default();
         let digest = ring::digest::digest(&ring::digest::SHA256, payload);
         Page {
@@ -136,6 +202,7 @@ impl Ledger {
                 .collect(),
             token: delivery.lease.token.clone(),
             fresh: delivery.first,
+            payer,
             sendings: AtomicU32::new(0),
         }
     }
@@ -150,6 +217,7 @@ pub struct Page {
     token: Arc<str>,
     /// Nobody has been handed this job before: there can be no entries but ours.
     fresh: bool,
+    payer: Payer,
     sendings: AtomicU32,
 }
 
@@ -168,6 +236,7 @@ pub struct Entry<'a> {
     page: &'a Page,
     field: String,
     mark: String,
+    open: OpenCall,
 }
 
 impl Page {
@@ -177,7 +246,7 @@ impl Page {
 
     /// The answer that an earlier delivery has paid for. It needs no gate: nothing is sent.
     pub async fn kept(&self, call: &Call) -> Option<Reply> {
-        if self.fresh || !call.paid {
+        if self.fresh || !call.paid || !self.ledger.keeps_answers {
             return None;
         }
         let mut look = redis::pipe();
@@ -204,31 +273,49 @@ impl Page {
         }
     }
 
-    /// Marks a call that is about to be sent.
+    /// What an answer costs that was paid for, now or before; `None` where its model has no price.
+    pub fn cost_of(&self, call: &Call, reply: &Reply) -> Option<Usd> {
+        self.ledger.books.cost_of(call, reply)
+    }
+
+    /// Reserves what a call may cost, and marks that it is about to be sent.
     ///
     /// # Errors
-    /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again.
+    /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; what a
+    /// [`Refusal`] says when the money is used up.
     pub async fn open(&self, call: &Call) -> Result<Opened<'_>, Failure> {
         let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry {
+        let ledger = &self.ledger;
+        let mut entry = Entry {
             page: self,
             field: self.field(call),
             mark: format!("?{}:{sending}", self.token),
+            open: ledger.books.prepare(call, &self.payer),
         };
-        let counters = &self.ledger.counters;
-        let found = self
-            .ledger
-            .marks
-            .write(&self.key, &entry.field, entry.mark.clone());
-        match found.await.as_deref() {
+        let opening = Opening {
+            page: ledger.keeps_answers.then(|| self.key.clone()),
+            field: entry.field.clone(),
+            mark: entry.mark.clone(),
+            id: entry.open.id,
+            amount: entry.open.estimate.nanos(),
+            student: self.payer.student.clone(),
+            row: entry.open.row.clone(),
+        };
+        let counters = &ledger.counters;
+        match ledger.trips.open(opening).await.as_deref() {
+            None if ledger.books.budgets.any() => return Err(Refusal::Unreachable.failure(call.provider)),
             None => count(&counters.unrecorded),
             Some("") => {}
+            Some(found) if found.starts_with('!') => {
+                let exhausted = ledger.books.budgets.exhausted;
+                return Err(Refusal::read(found, exhausted).failure(call.provider));
+            }
             Some(found) => {
                 if let Some(reply) = read(found) {
                     return Ok(Opened::Kept(self.reuse(call, reply)));
                 }
                 count(&counters.unknown);
-                if self.ledger.unknown == UnknownCalls::Fail {
+                if ledger.unknown == UnknownCalls::Fail {
                     let message = format!(
                         "a paid call ({}) was sent before and its answer is not known: not sent again (UNKNOWN_CALL=fail)",
                         call.step
@@ -240,40 +327,47 @@ impl Page {
             }
         }
         count(&counters.sent);
+        entry.open.sent();
         Ok(Opened::Send(entry))
     }
 }
 
 impl Entry<'_> {
-    /// Writes down how the call ended: its answer; nothing, when it was refused; or the mark stays, when nobody knows.
-    pub async fn close(self, result: &Result<Reply, Failure>) {
-        let Self { page, field, mark } = self;
-        let counters = &page.ledger.counters;
-        match result {
-            Ok(reply) => {
-                let answer = written(reply);
-                if answer.len() > LONGEST_ANSWER {
-                    return count(&counters.unrecorded);
-                }
-                if page
-                    .ledger
-                    .answers
-                    .write(&page.key, &field, answer)
-                    .await
-                    .is_none()
-                {
-                    count(&counters.unrecorded);
-                }
+    /// Writes down how the call ended: its answer; nothing, when it was refused; or the mark stays, when nobody knows. Books
+    /// what it came to.
+    pub async fn close(self, call: &Call, result: &Result<Reply, Failure>) {
+        let Self {
+            page,
+            field,
+            mark,
+            open,
+        } = self;
+        // First: what drops this future midway leaves the booking behind.
+        open.end(call, result);
+        let (ledger, counters) = (&page.ledger, &page.ledger.counters);
+        let text = match result {
+            Ok(reply) => written(reply),
+            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => {
+                ledger.trips.close(None).await;
+                return;
             }
-            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => {}
-            Err(_) => {
-                let mut script = CLOSE.prepare_invoke();
-                script.key(&page.key).arg(field).arg(mark);
-                let taken_back = page.ledger.connection.invoke::<()>(&script);
-                // What cannot be taken back counts as unknown later: the safe side.
-                let warned = |error: &RedisError| warn!(%error, "the ledger is not written");
-                let _ = in_time(async { taken_back.await.inspect_err(warned).ok() }).await;
-            }
+            // What cannot be taken back counts as unknown later: the safe side.
+            Err(_) => String::new(),
+        };
+        if text.len() > LONGEST_ANSWER {
+            count(&counters.unrecorded);
+            ledger.trips.close(None).await;
+            return;
+        }
+        let is_answer = !text.is_empty();
+        let closing = ledger.keeps_answers.then(|| Closing {
+            page: page.key.clone(),
+            field,
+            mark,
+            text,
+        });
+        if !ledger.trips.close(closing).await && is_answer {
+            count(&counters.unrecorded);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     gate::{Reason, State},
     ledger::{Ledger, Spending},
     operator::Operator,
+    spending::Usd,
     telemetry::metrics::{
         PROCESS,
         labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault},
@@ -111,8 +112,15 @@ fn calls(text: &mut Text) {
     for (provider, histogram) in all.iter().zip(&PROCESS.retry_delay) {
         text.histogram(&table::RETRY_DELAY, &[provider.as_str()], histogram);
     }
+    for (provider, of_provider) in all.iter().zip(&PROCESS.spent) {
+        for (certainty, counter) in ["certain", "possible"].iter().zip(of_provider) {
+            let usd = Usd::from_nanos(counter.get()).dollars();
+            text.sample(&table::SPENT, &[provider.as_str(), certainty], usd);
+        }
+    }
     for (family, counters) in [
         (&table::PAID_CALLS, &PROCESS.paid_calls),
+        (&table::UNPRICED_CALLS, &PROCESS.unpriced_calls),
         (&table::USELESS_ANSWERS, &PROCESS.useless_answers),
         (&table::TOKENS, &PROCESS.tokens),
     ] {

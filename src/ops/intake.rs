@@ -74,6 +74,9 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
     let payload: Box<RawValue> = serde_json::from_slice(body)
         .map_err(|error| Refusal::Bad(format!("the body is not JSON: {error}")))?;
     Jobs::validate(kind, body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
+    if ops.accounts.is_stopped().await? {
+        return Ok(super::spend::stopped());
+    }
 
     let id = ulid::Ulid::generate().to_string();
     let ip = Subject::Ip(ops.access.caller(headers, peer));

@@ -65,7 +65,11 @@ impl fmt::Display for Usd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fraction = format!("{:09}", self.0 % NANOS);
         let digits = fraction.trim_end_matches('0').len().max(2);
-        f.pad(&format!("{}.{}", self.0 / NANOS, fraction.get(..digits).unwrap_or("00")))
+        f.pad(&format!(
+            "{}.{}",
+            self.0 / NANOS,
+            fraction.get(..digits).unwrap_or("00")
+        ))
     }
 }
 
@@ -83,7 +87,9 @@ impl FromStr for Usd {
             return Err(InvalidAmount);
         }
         let dollars: u64 = dollars.parse().map_err(|_| InvalidAmount)?;
-        let nanos: u64 = format!("{fraction:0<DIGITS$}").parse().map_err(|_| InvalidAmount)?;
+        let nanos: u64 = format!("{fraction:0<DIGITS$}")
+            .parse()
+            .map_err(|_| InvalidAmount)?;
         if dollars > MOST_DOLLARS || (dollars == MOST_DOLLARS && nanos > 0) {
             return Err(InvalidAmount);
         }
@@ -101,7 +107,9 @@ impl Serialize for Usd {
 impl<'de> Deserialize<'de> for Usd {
     /// Text, so that it stays exact.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -124,7 +132,19 @@ mod tests {
             assert_eq!(text.parse(), Ok(Usd::from_nanos(nanos)), "{text}");
         }
         for text in [
-            "", ".", "1.", ".5", "-1", "+1", "1e3", "1,5", "0.0000000001", "1000000.01", "NaN", "1 ", "٣",
+            "",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "+1",
+            "1e3",
+            "1,5",
+            "0.0000000001",
+            "1000000.01",
+            "NaN",
+            "1 ",
+            "٣",
         ] {
             assert_eq!(text.parse::<Usd>(), Err(InvalidAmount), "{text:?}");
         }

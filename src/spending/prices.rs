@@ -153,7 +153,10 @@ impl Row {
             (written, self.cache_write.unwrap_or(input)),
             (usage.completion_tokens, self.output.unwrap_or_default()),
         ];
-        let tokens = tokens.map(|(count, price)| product(count, price)).iter().sum::<u128>();
+        let tokens = tokens
+            .map(|(count, price)| product(count, price))
+            .iter()
+            .sum::<u128>();
         let seconds = usage.audio_ms.div_ceil(1000);
         let [audio, transactions, images] = [
             (seconds, self.audio_hour),
@@ -162,9 +165,8 @@ impl Row {
         ]
         .map(|(count, price)| product(count, price.unwrap_or_default()));
         // Rounded once for each unit, up: a call never costs less than it is billed.
-        let nanos = tokens.div_ceil(1_000_000)
-            + audio.div_ceil(3600)
-            + (transactions + images).div_ceil(1000);
+        let nanos =
+            tokens.div_ceil(1_000_000) + audio.div_ceil(3600) + (transactions + images).div_ceil(1000);
         Usd::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
@@ -175,7 +177,9 @@ fn product(count: u64, price: Usd) -> u128 {
 
 fn is_date(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
-    let [year, month, day] = parts[..] else { return false };
+    let [year, month, day] = parts[..] else {
+        return false;
+    };
     let within = |part: &str, length, range: std::ops::RangeInclusive<u32>| {
         part.len() == length
             && part.bytes().all(|b| b.is_ascii_digit())
@@ -211,8 +215,8 @@ fn matches(pattern: &str, text: &str) -> bool {
     pattern.iter().skip(p).all(|byte| *byte == b'*')
 }
 
-/// The prices in force.
-#[derive(Debug)]
+/// The prices in force; none by default.
+#[derive(Debug, Default)]
 pub struct Prices {
     rows: Vec<Row>,
     /// Models without a price that the log has named.
@@ -244,7 +248,12 @@ impl Prices {
         let mut known = HashSet::new();
         for (at, row) in rows.iter().enumerate() {
             let twice = row.models.iter().find(|model| {
-                let key = (row.provider, model.to_lowercase(), row.tier, row.above_input_tokens);
+                let key = (
+                    row.provider,
+                    model.to_lowercase(),
+                    row.tier,
+                    row.above_input_tokens,
+                );
                 !known.insert(key)
             });
             let twice = twice.map(|model| format!("the price of {model} is there twice"));
@@ -298,7 +307,10 @@ impl Prices {
 
     fn report(&self, provider: Provider, usage: &CallUsage) {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let name: String = format!("{} {}", usage.model, usage.tier).chars().take(100).collect();
+        let name: String = format!("{} {}", usage.model, usage.tier)
+            .chars()
+            .take(100)
+            .collect();
         if reported.len() < MOST_REPORTED && reported.insert((provider, name)) {
             let model: String = usage.model.chars().take(100).collect();
             let tier: String = usage.tier.chars().take(20).collect();

@@ -12,8 +12,9 @@ use crate::{
     gate::{Gate, Gates},
     guard::{JobGuard, Reporter},
     ledger::Ledger,
-    queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope},
+    queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope, owner_of},
     retry::{Delay, RetryPolicy},
+    spending::Payer,
 };
 
 /// What becomes of a job whose type this worker does not know.
@@ -39,6 +40,8 @@ pub struct Dispatcher {
     pub payloads: MemoryBudget,
     /// What was paid for; `None` with the ledger switched off.
     pub ledger: Option<Arc<Ledger>>,
+    /// The payload's field that names the student.
+    pub student_field: String,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
     /// What failures come to.
@@ -85,7 +88,11 @@ impl Handle for Dispatcher {
         let stops = assignment.stops.clone();
         let page = self.ledger.as_ref().map(|ledger| {
             let key = assignment.broker.ledger_key(&delivery.lease.id);
-            ledger.page(key, &delivery)
+            let payer = Payer {
+                student: owner_of(&payload, &self.student_field).into(),
+                kind,
+            };
+            ledger.page(key, &delivery, payer)
         });
         let (policy, gates) = (self.policy_for(&delivery), self.gates.as_deref());
         // Who waits in a slot may be killed there with its replica, and be blamed for it: not what was lost before.
@@ -94,7 +101,10 @@ impl Handle for Dispatcher {
         // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
         delivery.payload = None;
         match self.jobs.run(kind, payload, &guard).await {
-            Ok(result) => Outcome::Completed(conceal(&result.to_string()).into_owned()),
+            Ok(mut result) => {
+                guard.cost().write_into(&mut result);
+                Outcome::Completed(conceal(&result.to_string()).into_owned())
+            }
             Err(failure) => self.rules.of(&failure, &delivery, guard.tries()),
         }
     }

@@ -19,6 +19,7 @@ const OURS: &[&str] = &[
     "gate:",
     "ratelimit:",
     "ledger:",
+    "spend:",
     "idempotency:",
     "fleet:",
     "{backend-worker:",

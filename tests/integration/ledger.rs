@@ -7,6 +7,7 @@ use backend_worker::{
     ledger::{Ledger, Opened, Page, Spending, UnknownCalls},
     queue::{Broker, Delivery, Layout, Lease, NewJob, State},
     simulator::{Fault, Provider},
+    spending::{Books, Budgets, Payer, Prices},
 };
 use jobs::{Call, Class, Failure, JobType, Reply};
 use nix::sys::signal::Signal;
@@ -19,7 +20,10 @@ use crate::support::{
 const KEY: &str = "ledger:bull:q:1";
 
 fn ledger(redis: &TestRedis, unknown: UnknownCalls) -> Arc<Ledger> {
-    Arc::new(Ledger::new(redis.connection(), Duration::from_secs(60), unknown))
+    let prices = Arc::new(Prices::embedded().unwrap());
+    let books = Arc::new(Books::new("w-1", prices, Budgets::default()));
+    let (ttl, lease) = (Some(Duration::from_secs(60)), Duration::from_secs(15));
+    Arc::new(Ledger::new(redis.connection(), ttl, unknown, books, lease))
 }
 
 /// The page of the job 1 as the `nth` delivery sees it.
@@ -39,7 +43,11 @@ fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> Page {
         first: nth == 1,
         trace: None,
     };
-    ledger.page(KEY.to_owned(), &delivery)
+    let payer = Payer {
+        student: "ann".into(),
+        kind: JobType::GenerateFlashcards,
+    };
+    ledger.page(KEY.to_owned(), &delivery, payer)
 }
 
 fn call(step: &'static str) -> Call {
@@ -56,7 +64,7 @@ fn reply() -> Reply {
 /// Opens an entry that nothing stands in the way of, and closes it.
 async fn make(page: &Page, step: &'static str, result: Result<Reply, Failure>) {
     match page.open(&call(step)).await.unwrap() {
-        Opened::Send(entry) => entry.close(&result).await,
+        Opened::Send(entry) => entry.close(&call(step), &result).await,
         Opened::Kept(reply) => panic!("{step} was kept: {reply:?}"),
     }
 }
@@ -123,7 +131,7 @@ async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
         panic!("kept")
     };
     make(&page(&ledger, "a", 2), "chat", Ok(reply())).await;
-    late.close(&Err(Failure::transient("503"))).await;
+    late.close(&call("chat"), &Err(Failure::transient("503"))).await;
     assert_eq!(page(&ledger, "a", 3).kept(&call("chat")).await, Some(reply()));
     assert_eq!((ledger.spending().unknown, ledger.spending().resent), (3, 3));
 }

@@ -44,6 +44,7 @@ mod redis_tls;
 mod replaced_worker;
 mod runtime;
 mod secrets;
+mod spending;
 mod support;
 mod telemetry;
 mod traces;

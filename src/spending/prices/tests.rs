@@ -26,7 +26,10 @@ fn usd(text: &str) -> Option<Usd> {
 #[test]
 fn calls_cost_what_the_providers_pages_say() {
     // A deck of 3,000 and 2,300 tokens: docs/spending.md.
-    assert_eq!(cost("gpt-4o-mini-2024-07-18", "default", [3000, 0, 0, 2300]), usd("0.00183"));
+    assert_eq!(
+        cost("gpt-4o-mini-2024-07-18", "default", [3000, 0, 0, 2300]),
+        usd("0.00183")
+    );
     assert_eq!(cost("gpt-6-luna", "", [3000, 0, 0, 2300]), usd("0.00145"));
     assert_eq!(cost("gpt-6-luna", "flex", [3000, 0, 0, 2300]), usd("0.000725"));
     assert_eq!(cost("gpt-6-luna", "priority", [3000, 0, 0, 2300]), usd("0.0029"));
@@ -37,7 +40,10 @@ fn calls_cost_what_the_providers_pages_say() {
     assert_eq!(cost("gpt-6-luna", "", [272_001, 0, 0, 1000]), usd("0.0551502"));
     let speech = prices().cost(Provider::AzureSpeech, &CallUsage::audio(1_001));
     assert_eq!(speech, Some(Usd::from_nanos(555_556)), "two seconds, rounded up");
-    assert_eq!(prices().cost(Provider::AzureVision, &CallUsage::image()), usd("0.0015"));
+    assert_eq!(
+        prices().cost(Provider::AzureVision, &CallUsage::image()),
+        usd("0.0015")
+    );
 }
 
 #[test]
@@ -81,14 +87,26 @@ fn a_wrong_file_says_which_row_and_why() {
     assert_eq!(Prices::parse(GOOD).unwrap().len(), 1);
     assert!(Prices::parse("").unwrap().is_empty());
     for (from, to, why) in [
-        ("\"USD\"", "\"EUR\"", "row 1 (openai m): `currency` is EUR: only USD is added up"),
-        ("\"2026-11-30\"", "\"30.11.2026\"", "row 1 (openai m): `date` is no day"),
+        (
+            "\"USD\"",
+            "\"EUR\"",
+            "row 1 (openai m): `currency` is EUR: only USD is added up",
+        ),
+        (
+            "\"2026-11-30\"",
+            "\"30.11.2026\"",
+            "row 1 (openai m): `date` is no day",
+        ),
         ("[\"m\"]", "[]", "row 1 (openai ): `models` names no model"),
         ("https://example.org", " ", "`source` is empty"),
         ("input = \"1\"", "", "`output` without `input`"),
         ("output = \"2\"", "", "`input` without `output`"),
         ("input = \"1\"\noutput = \"2\"", "", "no price"),
-        ("input = \"1\"\noutput = \"2\"", "cached_input = \"1\"\naudio_hour = \"1\"", "need `input`"),
+        (
+            "input = \"1\"\noutput = \"2\"",
+            "cached_input = \"1\"\naudio_hour = \"1\"",
+            "need `input`",
+        ),
         ("input = \"1\"", "input = \"-1\"", "an amount in USD"),
         ("input = \"1\"", "input = 1.0", "invalid type"),
         ("input = \"1\"", "inptu = \"1\"", "unknown field `inptu`"),

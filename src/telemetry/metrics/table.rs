@@ -64,6 +64,8 @@ families! {
     RETRIES = Counter "backend_worker_provider_retries_total" ["provider", "class"] "tries that followed a failed one in the same delivery (series appear with their first retry)";
     RETRY_DELAY = Histogram "backend_worker_provider_retry_delay_seconds" ["provider"] "wait before such a try";
     PAID_CALLS = Counter "backend_worker_paid_calls_total" ["provider"] "answers that cost money";
+    SPENT = Counter "backend_worker_spent_usd_total" ["provider", "certainty"] "USD that this replica's calls have cost, by the prices in force; possible: of calls whose answer was lost, at most";
+    UNPRICED_CALLS = Counter "backend_worker_unpriced_calls_total" ["provider"] "answers of models that have no price: what they cost is not known";
     USELESS_ANSWERS = Counter "backend_worker_useless_answers_total" ["provider"] "answers that arrived and were of no use to their job; they do not count for the breaker";
     LEDGER = Counter "backend_worker_ledger_total" ["event"] "paid calls sent; answers reused instead of sending; unknown: sent once and the answer lost; resent: of these, sent again; unrecorded: not written down";
     TOKENS = Counter "backend_worker_tokens_total" ["provider"] "tokens that the provider charged";
@@ -119,6 +121,7 @@ mod tests {
             "fate" => "of jobs `requeued`, `poisoned`; of spans `exported`, `dropped`".to_owned(),
             "event" => list(vec!["sent", "reused", "unknown", "resent", "unrecorded"]),
             "provider" => list(Provider::ALL.map(Provider::as_str).to_vec()),
+            "certainty" => list(vec!["certain", "possible"]),
             "status" => list(Answer::ALL.iter().map(|v| v.as_str()).collect()),
             "scope" => list(vec!["fleet", "replica"]),
             "reason" => list(Reason::ALL.iter().map(|v| v.as_str()).collect()),

@@ -1,0 +1,477 @@
+//! What an operator reads of the money, and sets: the sums, the budgets, the kill switch.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use redis::{RedisError, pipe};
+use serde::Serialize;
+
+use super::{Budgets, Usd};
+use crate::{
+    connection::Connection,
+    keys::{KILL_SWITCH, MONTHLY_LIMIT, SPEND_PREFIX},
+};
+
+/// Students that a report lists at most.
+const MOST_STUDENTS: usize = 100;
+/// Fields that one command reads of a hash with students.
+const SCAN: usize = 1000;
+/// Longest name and reason that are kept with the kill switch, characters.
+const LONGEST_NOTE: usize = 200;
+
+/// By what a report adds up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// By student.
+    User,
+    /// By job type.
+    Type,
+    /// By model.
+    Model,
+    /// By provider.
+    Provider,
+    /// By day.
+    Day,
+}
+
+/// Reads a month as 2026-11.
+///
+/// # Errors
+/// The form that it has to have.
+pub fn month(text: &str) -> Result<String, String> {
+    let is_month = text.len() == 7
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(at, b)| if at == 4 { b == b'-' } else { b.is_ascii_digit() })
+        && text
+            .get(5..)
+            .and_then(|month| month.parse().ok())
+            .is_some_and(|month: u8| (1..=12).contains(&month));
+    match is_month {
+        true => Ok(text.to_owned()),
+        false => Err("a month such as 2026-11".to_owned()),
+    }
+}
+
+/// One line of a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// The student, type, model, provider or day.
+    pub name: String,
+    /// What was spent.
+    pub usd: Usd,
+    /// What may have been spent besides, at most: on calls whose answer was lost.
+    pub possible_usd: Usd,
+    /// Answers that were paid for; not known of a student.
+    pub calls: u64,
+    /// Of these, answers without a price.
+    pub unpriced_calls: u64,
+    /// Calls whose answer was lost.
+    pub lost_calls: u64,
+    /// Tokens of the requests.
+    pub prompt_tokens: u64,
+    /// Of these, tokens from the provider's cache.
+    pub cached_tokens: u64,
+    /// Tokens of the answers, reasoning included.
+    pub completion_tokens: u64,
+    /// Of these, tokens of reasoning.
+    pub reasoning_tokens: u64,
+}
+
+impl Line {
+    fn add(&mut self, name: &str, amount: u64) {
+        let count = match name {
+            "usd" => return self.usd = self.usd.plus(Usd::from_nanos(amount)),
+            "possible" => return self.possible_usd = self.possible_usd.plus(Usd::from_nanos(amount)),
+            "calls" => &mut self.calls,
+            "unpriced" => &mut self.unpriced_calls,
+            "lost" => &mut self.lost_calls,
+            "in" => &mut self.prompt_tokens,
+            "cached" => &mut self.cached_tokens,
+            "out" => &mut self.completion_tokens,
+            "reasoning" => &mut self.reasoning_tokens,
+            _ => return,
+        };
+        *count = count.saturating_add(amount);
+    }
+}
+
+/// What was spent in a month.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The month, as 2026-11.
+    pub month: String,
+    /// What was spent.
+    pub usd: Usd,
+    /// What may have been spent besides, at most.
+    pub possible_usd: Usd,
+    /// Most spent first; days in their order.
+    pub lines: Vec<Line>,
+}
+
+/// What was spent of a budget.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Used {
+    /// The day or month.
+    pub period: String,
+    /// What was spent.
+    pub usd: Usd,
+    /// What may have been spent besides, at most. It counts for the budget.
+    pub possible_usd: Usd,
+    /// The budget, if there is one.
+    pub budget_usd: Option<Usd>,
+    /// The share of the budget that is spent or reserved, percent.
+    pub percent: Option<u64>,
+}
+
+/// Budgets and kill switch.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetStatus {
+    /// Whether all paid calls are stopped.
+    pub kill_switch: bool,
+    /// Who set the switch last.
+    pub switched_by: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// When, by Redis's clock.
+    pub switched_at: Option<String>,
+    /// Today.
+    pub day: Used,
+    /// This month.
+    pub month: Used,
+    /// What calls in flight may cost.
+    pub reserved_usd: Usd,
+    /// What the calls for one student may cost a month.
+    pub student_budget_usd: Option<Usd>,
+}
+
+/// The money, in an operator's hands.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    connection: Connection,
+    budgets: Budgets,
+}
+
+type Fields = HashMap<String, String>;
+
+impl Accounts {
+    /// The accounts in this Redis, with the budgets of the configuration.
+    pub const fn new(connection: Connection, budgets: Budgets) -> Self {
+        Self { connection, budgets }
+    }
+
+    /// Today in UTC, by Redis's clock.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn today(&self) -> Result<String, RedisError> {
+        let mut time = pipe();
+        time.cmd("TIME");
+        let ((seconds, _),): ((u64, u64),) = self.connection.query(&time).await?;
+        let mut text = iso(seconds);
+        text.truncate("2026-11-30".len());
+        Ok(text)
+    }
+
+    /// What was spent in `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
+    /// what students have spent.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn report(&self, month: Option<&str>, by: By) -> Result<Report, RedisError> {
+        let month = match month {
+            Some(month) => month.to_owned(),
+            None => self.today().await?.chars().take("2026-11".len()).collect(),
+        };
+        let mut read = pipe();
+        read.hgetall(format!("{SPEND_PREFIX}month:{month}"));
+        let days: Vec<String> = (1..=31).map(|day| format!("{month}-{day:02}")).collect();
+        for day in &days {
+            read.hgetall(format!("{SPEND_PREFIX}day:{day}"));
+        }
+        let mut answers: Vec<Fields> = self.connection.query(&read).await?;
+        let sums = answers.remove(0);
+        let lines = match by {
+            By::User => self.students(&month).await?,
+            by => lines_of(&days, &answers, by),
+        };
+        Ok(Report {
+            month,
+            usd: amount(&sums, "total"),
+            possible_usd: amount(&sums, "possible"),
+            lines,
+        })
+    }
+
+    /// Those who have spent the most.
+    async fn students(&self, month: &str) -> Result<Vec<Line>, RedisError> {
+        let key = format!("{SPEND_PREFIX}students:{month}");
+        let mut lines: HashMap<String, Line> = HashMap::new();
+        let mut cursor = 0u64;
+        loop {
+            let mut scan = pipe();
+            scan.cmd("HSCAN").arg(&key).arg(cursor).arg("COUNT").arg(SCAN);
+            let ((next, fields),): ((u64, Vec<(String, u64)>),) = self.connection.query(&scan).await?;
+            for (field, amount) in fields {
+                let Some((kind, name)) = field.split_once(':') else {
+                    continue;
+                };
+                let line = lines.entry(name.to_owned()).or_default();
+                line.name = name.to_owned();
+                line.add(if kind == "p" { "usd" } else { "possible" }, amount);
+            }
+            cursor = next;
+            if cursor == 0 {
+                let mut lines: Vec<Line> = lines.into_values().collect();
+                lines.sort_by(most_first);
+                lines.truncate(MOST_STUDENTS);
+                return Ok(lines);
+            }
+        }
+    }
+
+    /// Budgets, and what is left of them.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn status(&self) -> Result<BudgetStatus, RedisError> {
+        let today = self.today().await?;
+        let month: String = today.chars().take("2026-11".len()).collect();
+        let mut read = pipe();
+        read.get(KILL_SWITCH)
+            .get(MONTHLY_LIMIT)
+            .hgetall(format!("{SPEND_PREFIX}switch"))
+            .hgetall(format!("{SPEND_PREFIX}day:{today}"))
+            .hgetall(format!("{SPEND_PREFIX}month:{month}"))
+            .hget(format!("{SPEND_PREFIX}reserved"), "total");
+        type Answer = (
+            Option<String>,
+            Option<String>,
+            Fields,
+            Fields,
+            Fields,
+            Option<u64>,
+        );
+        let (switch, limit, note, of_day, of_month, reserved): Answer = self.connection.query(&read).await?;
+        let reserved = Usd::from_nanos(reserved.unwrap_or(0));
+        let used = |period, sums: &Fields, budget: Option<Usd>| {
+            let (usd, possible_usd) = (amount(sums, "total"), amount(sums, "possible"));
+            Used {
+                period,
+                usd,
+                possible_usd,
+                budget_usd: budget,
+                percent: budget.map(|budget| usd.plus(possible_usd).plus(reserved).percent_of(budget)),
+            }
+        };
+        Ok(BudgetStatus {
+            kill_switch: is_on(switch.as_deref()),
+            switched_by: note.get("by").cloned(),
+            reason: note.get("reason").cloned(),
+            switched_at: note.get("at").and_then(|at| at.parse().ok()).map(iso),
+            day: used(today, &of_day, self.budgets.day),
+            month: used(
+                month,
+                &of_month,
+                limit_of(limit.as_deref()).or(self.budgets.month),
+            ),
+            reserved_usd: reserved,
+            student_budget_usd: self.budgets.student,
+        })
+    }
+
+    /// Whether the kill switch is on.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn is_stopped(&self) -> Result<bool, RedisError> {
+        let mut read = pipe();
+        read.get(KILL_SWITCH);
+        let (switch,): (Option<String>,) = self.connection.query(&read).await?;
+        Ok(is_on(switch.as_deref()))
+    }
+
+    /// Sets the kill switch: `true` stops the paid calls of all replicas from now on.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn switch(&self, is_on: bool, by: &str, reason: &str) -> Result<(), RedisError> {
+        let short = |text: &str| text.chars().take(LONGEST_NOTE).collect::<String>();
+        let mut time = pipe();
+        time.cmd("TIME");
+        let ((seconds, _),): ((u64, u64),) = self.connection.query(&time).await?;
+        let mut write = pipe();
+        write
+            .atomic()
+            .set(KILL_SWITCH, if is_on { "true" } else { "false" })
+            .ignore()
+            .hset_multiple(
+                format!("{SPEND_PREFIX}switch"),
+                &[
+                    ("by", short(by)),
+                    ("reason", short(reason)),
+                    ("at", seconds.to_string()),
+                ],
+            )
+            .ignore();
+        self.connection.query(&write).await
+    }
+
+    /// Sets what the fleet may spend in a month; `None`: what the replicas are configured with.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn set_month(&self, budget: Option<Usd>) -> Result<(), RedisError> {
+        let mut write = pipe();
+        match budget {
+            Some(budget) => write.set(MONTHLY_LIMIT, budget.to_string()).ignore(),
+            None => write.del(MONTHLY_LIMIT).ignore(),
+        };
+        self.connection.query(&write).await
+    }
+
+    /// Sets what the calls for one student may cost a month; `None`: what the replicas are configured with.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn allow(&self, student: &str, budget: Option<Usd>) -> Result<(), RedisError> {
+        let (key, mut write) = (format!("{SPEND_PREFIX}allowances"), pipe());
+        match budget {
+            Some(budget) => write.hset(key, student, budget.nanos()).ignore(),
+            None => write.hdel(key, student).ignore(),
+        };
+        self.connection.query(&write).await
+    }
+}
+
+fn is_on(switch: Option<&str>) -> bool {
+    switch.is_some_and(|text| text.eq_ignore_ascii_case("true"))
+}
+
+/// The web API writes a number.
+fn limit_of(text: Option<&str>) -> Option<Usd> {
+    let text = text?.trim();
+    text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        format!("{number:.9}").parse().ok()
+    })
+}
+
+fn iso(seconds: u64) -> String {
+    // What no calendar holds is cut to its end.
+    let seconds = seconds.min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+fn amount(fields: &Fields, name: &str) -> Usd {
+    let nanos = fields.get(name).and_then(|text| text.parse().ok());
+    Usd::from_nanos(nanos.unwrap_or(0))
+}
+
+fn most_first(one: &Line, other: &Line) -> std::cmp::Ordering {
+    let by = |line: &Line| Reverse((line.usd, line.possible_usd));
+    by(one).cmp(&by(other)).then_with(|| one.name.cmp(&other.name))
+}
+
+/// The rows of all days, added up.
+fn lines_of(days: &[String], sums: &[Fields], by: By) -> Vec<Line> {
+    let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+    for (day, fields) in days.iter().zip(sums) {
+        for (field, amount) in fields {
+            let parts: Vec<&str> = field.split('|').collect();
+            let [provider, model, kind, what] = parts[..] else {
+                continue;
+            };
+            let name = match by {
+                By::Day => day,
+                By::Type => kind,
+                By::Model if model.is_empty() => provider,
+                By::Model => model,
+                By::Provider | By::User => provider,
+            };
+            let line = lines.entry(name.to_owned()).or_default();
+            line.name = name.to_owned();
+            line.add(what, amount.parse().unwrap_or(0));
+        }
+    }
+    let mut lines: Vec<Line> = lines.into_values().collect();
+    if by != By::Day {
+        lines.sort_by(most_first);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(pairs: &[(&str, &str)]) -> Fields {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_rows_of_a_month_are_added_up_by_any_of_their_parts() {
+        let days = ["2026-11-01".to_owned(), "2026-11-02".to_owned()];
+        let sums = [
+            fields(&[
+                ("total", "9"),
+                ("openai|m|generate-flashcards|usd", "5"),
+                ("openai|m|generate-flashcards|calls", "2"),
+                ("azure-vision||process-image|usd", "4"),
+            ]),
+            fields(&[("openai|n|generate-flashcards|usd", "7"), ("odd|field", "x")]),
+        ];
+        let names = |by| {
+            let lines = lines_of(&days, &sums, by);
+            let named = lines.into_iter().map(|line| (line.name, line.usd.nanos()));
+            named.collect::<Vec<_>>()
+        };
+        let expect = |pairs: &[(&str, u64)]| {
+            pairs
+                .iter()
+                .map(|(name, usd)| ((*name).to_owned(), *usd))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(By::Day), expect(&[("2026-11-01", 9), ("2026-11-02", 7)]));
+        assert_eq!(
+            names(By::Provider),
+            expect(&[("openai", 12), ("azure-vision", 4)])
+        );
+        assert_eq!(
+            names(By::Model),
+            expect(&[("n", 7), ("m", 5), ("azure-vision", 4)])
+        );
+        assert_eq!(
+            names(By::Type),
+            expect(&[("generate-flashcards", 12), ("process-image", 4)])
+        );
+    }
+
+    #[test]
+    fn the_limit_of_the_web_api_is_read_as_it_writes_it() {
+        for (text, usd) in [
+            ("100", "100"),
+            ("12.5", "12.5"),
+            (" 7 ", "7"),
+            ("1e2", "100"),
+            ("0", "0"),
+        ] {
+            assert_eq!(limit_of(Some(text)), usd.parse().ok(), "{text}");
+        }
+        for text in ["", "none", "-1", "NaN"] {
+            assert_eq!(limit_of(Some(text)), None, "{text}");
+        }
+    }
+}
