@@ -239,6 +239,10 @@ pub fn ledger_key(job: &str) -> String {
 /// | `spend:lost:<replica>` | hash | calls that were booked as possibly paid while it was silent | 1 day |
 /// | `spend:allowances` | hash | student → what an operator allows a month | |
 pub const SPEND_PREFIX: &str = "spend:";
+/// Stream, about 10,000 entries: one for each call that costs. `call` (the same in each entry about a call), `kind` (`paid`,
+/// `unpriced`, `possible`), `provider`, `model`, `type`, `student`, `nanoUsd`, `promptTokens`, `cachedTokens`,
+/// `completionTokens`, `reasoningTokens`.
+pub const USAGE_EVENTS: &str = "usage";
 /// String: `true` stops all paid calls. The web API reads it too.
 pub const KILL_SWITCH: &str = "system:budget_kill_switch";
 /// String: what the fleet may spend in a month, USD. The web API reads it too.

@@ -98,6 +98,7 @@ fn patterns(config: &Config) -> Vec<String> {
             "ledger:*",
             "spend:*",
             "system:*",
+            "usage*",
             "fleet:*",
         ]
         .map(str::to_owned),

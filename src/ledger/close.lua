@@ -34,7 +34,7 @@ for at = first, #ARGV, 10 do
     booked = tonumber(number)
     if not release(OPEN, id) then take_back(id) end
     if kind ~= 'nothing' then
-      book(kind, amount, row, student, { ['in'] = prompt, cached = cached, out = completion, reasoning = reasoning })
+      book(replica .. ':' .. id, kind, amount, row, student, { ['in'] = prompt, cached = cached, out = completion, reasoning = reasoning })
     end
   end
 end

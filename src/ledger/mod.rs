@@ -33,6 +33,7 @@ use crate::{
     queue::Delivery,
     spending::{
         Usd,
+        accounts::Accounts,
         books::{Books, OpenCall, Payer},
         refusal::Refusal,
     },
@@ -124,6 +125,11 @@ impl Ledger {
     /// The books of this replica.
     pub const fn books(&self) -> &Arc<Books> {
         &self.books
+    }
+
+    /// What an operator reads of the money.
+    pub fn accounts(&self) -> Accounts {
+        Accounts::new(self.connection.clone(), self.books.budgets)
     }
 
     /// Books what waits, and the open calls of replicas that have gone silent, until `stop`. Stop it after the last call has

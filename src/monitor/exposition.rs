@@ -201,6 +201,15 @@ fn fleet(text: &mut Text, reading: &Reading) {
         let values = [queue.queue.as_str(), queue.layout.as_str()];
         text.sample(&table::QUEUE_OLDEST, &values, queue.oldest.as_secs_f64());
     }
+    if let Some(money) = &reading.money {
+        for (period, used) in [("day", &money.day), ("month", &money.month)] {
+            if let Some(percent) = used.percent {
+                text.sample(&table::BUDGET_USED, &[period], percent as f64 / 100.0);
+            }
+        }
+        let is_on = f64::from(u8::from(money.kill_switch));
+        text.sample(&table::KILL_SWITCH, &[], is_on);
+    }
     let breakers = reading.breakers();
     for breaker in &breakers {
         for state in State::ALL {

@@ -33,6 +33,7 @@ use crate::{
     ledger::Ledger,
     operator::Operator,
     queue::{BrokerError, Counts, Layout},
+    spending::accounts::BudgetStatus,
     worker::runtime::QueueWorker,
 };
 
@@ -63,6 +64,8 @@ pub struct Reading {
     pub queues: Vec<QueueReading>,
     /// The gates; none with breakers and limits switched off.
     pub gates: Vec<Status>,
+    /// Budgets and kill switch.
+    pub money: Option<BudgetStatus>,
     /// What the jobs came to.
     pub minutes: Minutes,
     /// Redis's clock, ms.
@@ -215,15 +218,24 @@ impl Monitor {
                 oldest: broker.oldest_waiting().await?,
             })
         });
+        let money = async {
+            match &self.ledger {
+                // Odd keys of another program must not take all the other numbers away.
+                Some(ledger) => ledger.accounts().status().await.ok(),
+                None => None,
+            }
+        };
         let (queues, rest) = join(
             try_join_all(queues),
             join(self.operator.limits(), self.reporter.read()),
         )
         .await;
+        let money = money.await;
         let (minutes, now) = rest.1?;
         Ok(Reading {
             queues: queues?,
             gates: rest.0?,
+            money,
             minutes,
             now,
         })

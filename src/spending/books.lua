@@ -15,6 +15,8 @@ local OPEN = 'spend:open:' .. replica
 local DAYS, MONTHS = 100 * 86400, 400 * 86400
 -- Rows of a day, and students of a day or month: what goes beyond shares one row. Names come from outside.
 local MOST_ROWS, MOST_STUDENTS, OTHERS = 200, 200000, '(others)'
+-- Entries of the stream of events, about.
+local EVENTS = 10000
 -- Reservations of a dead replica that one script books at most: it blocks Redis for everyone.
 local SWEEP = 200
 
@@ -68,8 +70,18 @@ local function count(day_key, row, name)
   return row
 end
 
--- Adds a call to the sums of today; the row that it is counted in.
-local function book(kind, amount, row, student, counts)
+-- Tells who follows the stream `usage` of a call. Its id is the same in each entry about the call: a call that was possibly
+-- paid can turn out to be paid.
+local function tell(id, kind, amount, row, student, counts)
+  local provider, model, job_type = string.match(row, '^(.-)|(.-)|(.*)$')
+  local n = counts or {}
+  call('XADD', 'usage', 'MAXLEN', '~', EVENTS, '*', 'call', id, 'kind', kind, 'provider', provider, 'model', model,
+    'type', job_type, 'student', student, 'nanoUsd', amount, 'promptTokens', n['in'] or '0', 'cachedTokens',
+    n.cached or '0', 'completionTokens', n.out or '0', 'reasoningTokens', n.reasoning or '0')
+end
+
+-- Adds a call to the sums of today; the row that it is counted in. `id` is unique over all replicas.
+local function book(id, kind, amount, row, student, counts)
   local day_key, month_key = 'spend:day:' .. today, 'spend:month:' .. string.sub(today, 1, 7)
   local student_kind = 'p:'
   if kind == 'possible' then
@@ -88,6 +100,7 @@ local function book(kind, amount, row, student, counts)
   end
   add_student('spend:students:' .. today, student_kind, student, amount, DAYS)
   add_student('spend:students:' .. string.sub(today, 1, 7), student_kind, student, amount, MONTHS)
+  tell(id, kind, amount, row, student, counts)
   return row
 end
 
@@ -126,7 +139,7 @@ local function sweep(name)
   for i = 1, math.min(#ids, SWEEP) do
     local amount, student, row = release(open, ids[i])
     if amount then
-      row = book('possible', amount, row, student)
+      row = book(name .. ':' .. ids[i], 'possible', amount, row, student)
       call('HSET', lost, ids[i], amount .. ' ' .. #student .. ' ' .. student .. today .. row)
     else
       call('HDEL', open, ids[i])

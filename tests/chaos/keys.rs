@@ -20,6 +20,7 @@ const OURS: &[&str] = &[
     "ratelimit:",
     "ledger:",
     "spend:",
+    "usage",
     "idempotency:",
     "fleet:",
     "{backend-worker:",

@@ -11,6 +11,7 @@ use backend_worker::{
     },
 };
 use jobs::{Call, CallUsage, Class, Failure, JobType, Reply};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio_util::sync::CancellationToken;
 
@@ -129,6 +130,11 @@ async fn each_call_is_booked_with_what_it_came_to() {
     assert_eq!(fields(&redis, &format!("students:{}", &day[..7])).await, students);
     assert_eq!(fields(&redis, "reserved").await, HashMap::new());
     assert_eq!(redis.ask::<u64>(&["EXISTS", "spend:open:r"]).await, 0);
+    assert_eq!(
+        redis.ask::<u64>(&["XLEN", "usage"]).await,
+        4,
+        "one event for each call that costs"
+    );
     for key in [format!("spend:day:{day}"), format!("spend:students:{day}")] {
         assert!(redis.ask::<i64>(&["TTL", &key]).await > 99 * 86_400);
     }
@@ -178,10 +184,7 @@ async fn what_redis_did_not_acknowledge_is_booked_once() {
         if page_number(page, &pages) == 10 {
             assert!(ledger.books().waiting() > 0, "the booking is late");
         }
-        eventually("Redis answers", async || {
-            redis.ask::<String>(&["PING"]).await.into()
-        })
-        .await;
+        eventually("Redis answers", async || redis.connection().ping().await.ok()).await;
     }
     let stop = CancellationToken::new();
     let running = tokio::spawn({
@@ -197,6 +200,7 @@ async fn what_redis_did_not_acknowledge_is_booked_once() {
     let day = fields(&redis, &format!("day:{}", today(&redis).await)).await;
     assert_eq!(day["total"], 20 * usd(COST).nanos());
     assert_eq!(day["openai|gpt-4o-mini|generate-flashcards|calls"], 20);
+    assert_eq!(redis.ask::<u64>(&["XLEN", "usage"]).await, 20);
     assert_eq!(fields(&redis, "reserved").await, HashMap::new());
 }
 
@@ -440,7 +444,80 @@ async fn a_student_without_an_allowance_is_told_so(layout: Layout) {
     );
 }
 
+/// Each answer that was booked is the answer of a job, and each call that was sent is booked: as paid, or as possibly paid
+/// where its replica was killed.
+async fn the_books_are_the_bill_over_replicas_that_are_killed(layout: Layout) {
+    const JOBS: usize = 120;
+    let scene = Scene::set(Duration::from_millis(60)).await;
+    let env = [
+        ("LEASE_TTL", "5s"),
+        ("CONCURRENCY", "5"),
+        ("OPENAI_BREAKER_FAILURES", "1000"),
+    ];
+    let mut broker = None;
+    for job in 0..JOBS {
+        broker = Some(enqueue(&scene, layout, &format!("job-{job}")).await);
+    }
+    let broker = broker.unwrap();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(scene.worker(&env).await);
+    }
+    for kill in 1..=4 {
+        eventually("more jobs are done", async || {
+            let done = broker.counts().await.unwrap().completed;
+            (done >= kill * 15).then_some(())
+        })
+        .await;
+        let victim = workers.remove(0);
+        victim.signal(Signal::SIGKILL);
+        victim.ended().await;
+        workers.push(scene.worker(&env).await);
+    }
+    eventually("all jobs are done", async || {
+        let counts = broker.counts().await.unwrap();
+        assert_eq!(counts.failed, 0);
+        (counts.completed == JOBS as u64).then_some(())
+    })
+    .await;
+    eventually("nothing is reserved any more", async || {
+        fields(&scene.redis, "reserved").await.is_empty().then_some(())
+    })
+    .await;
+
+    let mut bill = 0.0;
+    for job in 0..JOBS {
+        let result = broker
+            .find(&format!("job-{job}"))
+            .await
+            .unwrap()
+            .unwrap()
+            .result
+            .unwrap();
+        bill += result["usage"]["costUsd"].as_f64().unwrap();
+    }
+    let accounts = Accounts::new(scene.redis.connection(), Budgets::default());
+    let report = accounts.report(None, By::Provider).await.unwrap();
+    let line = &report.lines[0];
+    assert!((line.usd.dollars() - bill).abs() < 1e-9, "{line:?} {bill}");
+    assert_eq!(report.usd, line.usd);
+    let sent = scene
+        .simulator
+        .journal()
+        .of(backend_worker::simulator::Provider::OpenAi)
+        .len() as u64;
+    assert!(
+        line.calls <= sent && sent <= line.calls + line.lost_calls,
+        "{sent} sent, {line:?}"
+    );
+    assert_eq!(line.calls, JOBS as u64, "one paid answer a job");
+    assert!(line.lost_calls > 0 && report.possible_usd > Usd::ZERO, "{line:?}");
+    let events: u64 = scene.redis.ask(&["XLEN", "usage"]).await;
+    assert_eq!(events, line.calls + line.lost_calls);
+}
+
 both_layouts!(
+    the_books_are_the_bill_over_replicas_that_are_killed
     a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait
     a_student_without_an_allowance_is_told_so
 );

@@ -80,6 +80,8 @@ families! {
     REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";
     QUEUE_OLDEST = Gauge "backend_worker_queue_oldest_waiting_seconds" ["queue", "layout"] "age of the job that is next in line, 0 without one; every replica reports the same";
+    BUDGET_USED = Gauge "backend_worker_budget_used_ratio" ["period"] "share of the fleet's budget that is spent or reserved, absent where there is none; every replica reports the same";
+    KILL_SWITCH = Gauge "backend_worker_budget_kill_switch" [] "1 while the kill switch stops all paid calls, else 0; every replica reports the same";
     BREAKER_STATE = Gauge "backend_worker_breaker_state" ["breaker", "state"] "1 for the state that the fleet's breaker is in; every replica reports the same";
     BREAKER_DOWN = Gauge "backend_worker_breaker_not_closed_seconds" ["breaker"] "time since the fleet's breaker was last closed, 0 while it is; every replica reports the same";
     ACCOUNT_FAULT = Gauge "backend_worker_account_fault" ["breaker", "fault"] "1 while jobs wait for the provider's account: its credit, key, scope, model and so on, else 0; every replica reports the same";
@@ -121,6 +123,7 @@ mod tests {
             "fate" => "of jobs `requeued`, `poisoned`; of spans `exported`, `dropped`".to_owned(),
             "event" => list(vec!["sent", "reused", "unknown", "resent", "unrecorded"]),
             "provider" => list(Provider::ALL.map(Provider::as_str).to_vec()),
+            "period" => list(vec!["day", "month"]),
             "certainty" => list(vec!["certain", "possible"]),
             "status" => list(Answer::ALL.iter().map(|v| v.as_str()).collect()),
             "scope" => list(vec!["fleet", "replica"]),
