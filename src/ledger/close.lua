@@ -3,15 +3,18 @@
 -- KEYS  1… the page of each call's job
 -- ARGV  1 and 2 as in books.lua  3 time to live of a page, ms  4 is this replica idle: 1 no call of it is in flight
 --       5… of each page: entry, mark of the sending, what is to stand there: '=…' an answer (whoever brings one: it is the
---          answer to the same question), '' nothing (unless somebody else has written there since)
+--          answer to the same question), '?' the mark, '' nothing (unless somebody else has written there since); and what
+--          the sending came to, for those who look at the job ('' nothing)
 --       then of each call to book: number, id of the call, what it came to, amount, student, row, tokens of the request,
 --          of the cache, of the answer, of reasoning
 --       The numbers of a replica rise, and it sends one of these scripts at a time: what it sends again is known.
 -- Returns {for each page 1, or nil where the page is none; the last number that is booked}
 local kept = {}
 for i, page in ipairs(KEYS) do
-  local entry, mark, answer = unpack(ARGV, 2 + 3 * i, 4 + 3 * i)
-  if answer ~= '' then
+  local entry, mark, answer, note = unpack(ARGV, 1 + 4 * i, 4 + 4 * i)
+  if answer == '?' then
+    kept[i] = redis.pcall('HGET', page, entry) == mark and 1
+  elseif answer ~= '' then
     local written = redis.pcall('HSET', page, entry, answer)
     kept[i] = type(written) == 'number' and call('PEXPIRE', page, ARGV[3])
   elseif redis.pcall('HGET', page, entry) == mark then
@@ -22,10 +25,11 @@ for i, page in ipairs(KEYS) do
   else
     kept[i] = 1
   end
+  if kept[i] and note ~= '' then call('HSET', page, '$' .. string.sub(mark, 2), note) end
 end
 
 local BOOKED = 'spend:booked:' .. replica
-local first = 5 + 3 * #KEYS
+local first = 5 + 4 * #KEYS
 local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
 local before = booked
 for at = first, #ARGV, 10 do

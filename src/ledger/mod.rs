@@ -34,7 +34,7 @@ use crate::{
     spending::{
         Usd,
         accounts::Accounts,
-        books::{Books, OpenCall, Payer},
+        books::{Books, CameTo, OpenCall, Payer},
         refusal::Refusal,
     },
 };
@@ -137,11 +137,18 @@ impl Ledger {
     pub async fn run(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.lease / 3);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle_ticks = 0u64;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => {
+                    idle_ticks = if self.books.is_idle() { idle_ticks + 1 } else { 0 };
+                    // Without calls of its own a replica only looks after the others', once a lease.
+                    if idle_ticks % 3 != 0 {
+                        continue;
+                    }
+                }
                 () = self.books.late.notified() => {}
             }
             while !stop.is_cancelled() {
@@ -349,14 +356,11 @@ impl Entry<'_> {
             open,
         } = self;
         // First: what drops this future midway leaves the booking behind.
-        open.end(call, result);
+        let (came_to, amount) = open.end(call, result);
         let (ledger, counters) = (&page.ledger, &page.ledger.counters);
         let text = match result {
             Ok(reply) => written(reply),
-            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => {
-                ledger.trips.close(None).await;
-                return;
-            }
+            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => "?".to_owned(),
             // What cannot be taken back counts as unknown later: the safe side.
             Err(_) => String::new(),
         };
@@ -365,14 +369,18 @@ impl Entry<'_> {
             ledger.trips.close(None).await;
             return;
         }
-        let is_answer = !text.is_empty();
+        let note = match came_to {
+            CameTo::Nothing => String::new(),
+            _ => format!("{} {} {}", came_to.as_str(), amount.nanos(), call.step),
+        };
         let closing = ledger.keeps_answers.then(|| Closing {
             page: page.key.clone(),
             field,
             mark,
             text,
+            note,
         });
-        if !ledger.trips.close(closing).await && is_answer {
+        if !ledger.trips.close(closing).await && result.is_ok() {
             count(&counters.unrecorded);
         }
     }

@@ -50,8 +50,10 @@ pub(super) struct Closing {
     pub(super) page: String,
     pub(super) field: String,
     pub(super) mark: String,
-    /// The answer; empty takes the mark back.
+    /// The answer; `?` leaves the mark, empty takes it back.
     pub(super) text: String,
+    /// What the call came to; empty for nothing.
+    pub(super) note: String,
 }
 
 /// What all trips of a replica share.
@@ -155,7 +157,8 @@ impl Way {
             call.key(&closing.page)
                 .arg(&closing.field)
                 .arg(&closing.mark)
-                .arg(&closing.text);
+                .arg(&closing.text)
+                .arg(&closing.note);
         }
         for booking in &bookings {
             add(&mut call, booking);

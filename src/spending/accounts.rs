@@ -154,6 +154,18 @@ pub struct BudgetStatus {
     pub student_budget_usd: Option<Usd>,
 }
 
+/// A call of one job that cost money, or may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaidCall {
+    /// The step of the job that it was made for.
+    pub step: String,
+    /// `paid`, `unpriced`, or `possible`: its answer was lost.
+    pub came_to: String,
+    /// What it costs, or may cost at most.
+    pub usd: Usd,
+}
+
 /// The money, in an operator's hands.
 #[derive(Debug, Clone)]
 pub struct Accounts {
@@ -239,6 +251,24 @@ impl Accounts {
         }
     }
 
+    /// The calls of a job that the ledger's page under this key knows: those of a job that is not completed.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn calls_of(&self, page: &str) -> Result<Vec<PaidCall>, RedisError> {
+        // The answers beside the notes are large: they stay where they are. A page holds far fewer entries than one scan reads.
+        let mut scan = pipe();
+        scan.cmd("HSCAN")
+            .arg(page)
+            .arg(0)
+            .arg("MATCH")
+            .arg("$*")
+            .arg("COUNT")
+            .arg(SCAN);
+        let ((_, notes),): ((u64, BTreeMap<String, String>),) = self.connection.query(&scan).await?;
+        Ok(notes.values().filter_map(|note| paid_call(note)).collect())
+    }
+
     /// Budgets, and what is left of them.
     ///
     /// # Errors
@@ -247,24 +277,22 @@ impl Accounts {
         let today = self.today().await?;
         let month: String = today.chars().take("2026-11".len()).collect();
         let mut read = pipe();
+        let (of_switch, sums) = (["by", "reason", "at"], ["total", "possible"]);
         read.get(KILL_SWITCH)
             .get(MONTHLY_LIMIT)
-            .hgetall(format!("{SPEND_PREFIX}switch"))
-            .hgetall(format!("{SPEND_PREFIX}day:{today}"))
-            .hgetall(format!("{SPEND_PREFIX}month:{month}"))
+            .hmget(format!("{SPEND_PREFIX}switch"), &of_switch)
+            .hmget(format!("{SPEND_PREFIX}day:{today}"), &sums)
+            .hmget(format!("{SPEND_PREFIX}month:{month}"), &sums)
             .hget(format!("{SPEND_PREFIX}reserved"), "total");
-        type Answer = (
-            Option<String>,
-            Option<String>,
-            Fields,
-            Fields,
-            Fields,
-            Option<u64>,
-        );
-        let (switch, limit, note, of_day, of_month, reserved): Answer = self.connection.query(&read).await?;
+        type Sums = (Option<u64>, Option<u64>);
+        type Note = (Option<String>, Option<String>, Option<u64>);
+        type Answer = (Option<String>, Option<String>, Note, Sums, Sums, Option<u64>);
+        let (switch, limit, (by, reason, at), of_day, of_month, reserved): Answer =
+            self.connection.query(&read).await?;
         let reserved = Usd::from_nanos(reserved.unwrap_or(0));
-        let used = |period, sums: &Fields, budget: Option<Usd>| {
-            let (usd, possible_usd) = (amount(sums, "total"), amount(sums, "possible"));
+        let used = |period, sums: Sums, budget: Option<Usd>| {
+            let amount = |nanos: Option<u64>| Usd::from_nanos(nanos.unwrap_or(0));
+            let (usd, possible_usd) = (amount(sums.0), amount(sums.1));
             Used {
                 period,
                 usd,
@@ -275,15 +303,11 @@ impl Accounts {
         };
         Ok(BudgetStatus {
             kill_switch: is_on(switch.as_deref()),
-            switched_by: note.get("by").cloned(),
-            reason: note.get("reason").cloned(),
-            switched_at: note.get("at").and_then(|at| at.parse().ok()).map(iso),
-            day: used(today, &of_day, self.budgets.day),
-            month: used(
-                month,
-                &of_month,
-                limit_of(limit.as_deref()).or(self.budgets.month),
-            ),
+            switched_by: by,
+            reason,
+            switched_at: at.map(iso),
+            day: used(today, of_day, self.budgets.day),
+            month: used(month, of_month, limit_of(limit.as_deref()).or(self.budgets.month)),
             reserved_usd: reserved,
             student_budget_usd: self.budgets.student,
         })
@@ -351,6 +375,17 @@ impl Accounts {
         };
         self.connection.query(&write).await
     }
+}
+
+/// `<what it came to> <amount> <step>`, as `close.lua` writes it.
+fn paid_call(note: &str) -> Option<PaidCall> {
+    let mut words = note.splitn(3, ' ');
+    let (came_to, amount, step) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+    Some(PaidCall {
+        step: step.to_owned(),
+        came_to: came_to.to_owned(),
+        usd: Usd::from_nanos(amount),
+    })
 }
 
 fn is_on(switch: Option<&str>) -> bool {

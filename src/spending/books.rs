@@ -185,6 +185,12 @@ impl Books {
         }
     }
 
+    /// Whether no call is in flight, and none waits to be booked.
+    pub fn is_idle(&self) -> bool {
+        let outbox = self.outbox();
+        outbox.waiting.is_empty() && self.open.load(Ordering::Relaxed) == 0
+    }
+
     /// How many calls wait to be booked.
     pub fn waiting(&self) -> usize {
         self.outbox().waiting.len()
@@ -240,8 +246,8 @@ impl OpenCall {
         self.is_sent = true;
     }
 
-    /// Puts what the call came to into the outbox.
-    pub fn end(mut self, call: &Call, result: &Result<Reply, Failure>) {
+    /// Puts what the call came to into the outbox, and says it.
+    pub fn end(mut self, call: &Call, result: &Result<Reply, Failure>) -> (CameTo, Usd) {
         self.is_over = true;
         let mut booking = self.booking(CameTo::Nothing);
         match result {
@@ -261,7 +267,9 @@ impl OpenCall {
             Err(failure) if may_be_billed(failure) => booking.came_to = CameTo::Possible,
             Err(_) => {}
         }
+        let came_to = (booking.came_to, booking.amount);
         self.put(booking);
+        came_to
     }
 
     fn booking(&self, came_to: CameTo) -> Booking {

@@ -128,6 +128,17 @@ async fn each_call_is_booked_with_what_it_came_to() {
     ]);
     assert_eq!(fields(&redis, &format!("students:{day}")).await, students);
     assert_eq!(fields(&redis, &format!("students:{}", &day[..7])).await, students);
+    let accounts = Accounts::new(redis.connection(), Budgets::default());
+    for (job, expected) in [
+        ("1", Some(("paid", COST))),
+        ("4", Some(("possible", ESTIMATE))),
+        ("5", None),
+    ] {
+        let calls = accounts.calls_of(&format!("ledger:{job}")).await.unwrap();
+        let told = calls.iter().map(|call| (&*call.came_to, &*call.step, call.usd));
+        let expected = expected.map(|(came_to, amount)| (came_to, "chat", usd(amount)));
+        assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(expected), "{job}");
+    }
     assert_eq!(fields(&redis, "reserved").await, HashMap::new());
     assert_eq!(redis.ask::<u64>(&["EXISTS", "spend:open:r"]).await, 0);
     assert_eq!(
