@@ -145,7 +145,7 @@ impl Ledger {
                 _ = ticks.tick() => {
                     idle_ticks = if self.books.is_idle() { idle_ticks + 1 } else { 0 };
                     // Without calls of its own a replica only looks after the others', once a lease.
-                    if idle_ticks % 3 != 0 {
+                    if !idle_ticks.is_multiple_of(3) {
                         continue;
                     }
                 }
