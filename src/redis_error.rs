@@ -20,7 +20,7 @@ pub enum Meaning {
 }
 
 impl Meaning {
-    /// What this error means. An unknown code counts as refused for now: what was paid for is not given up too early.
+    /// Classifies an error. An unknown code counts as refused for now, so that a paid outcome is not given up too early.
     pub fn of(error: &RedisError) -> Self {
         if error.is_timeout()
             || error.is_io_error()

@@ -87,7 +87,7 @@ async fn some_informational_responses_are_no_fault() {
     sends.join().unwrap();
 }
 
-/// Heads that come one by one, each within the time of the request, are counted all the same.
+/// Heads count even if each arrives alone and within the time of the request.
 #[tokio::test]
 async fn informational_responses_are_counted_however_slow_they_are() {
     use crate::testing::server::{Play, Server};

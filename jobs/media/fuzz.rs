@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const MOST_BYTES: u64 = 4_096;
 
 static MEDIA: LazyLock<Media> = LazyLock::new(|| {
-    // A client talks TLS to nobody here, yet wants a provider of cryptography.
+    // The client makes no TLS connection here, but its construction needs a provider of cryptography.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let settings = MediaSettings {
         uploads_dir: Some(samples()),

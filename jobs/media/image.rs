@@ -53,7 +53,7 @@ pub struct ImageInfo {
     pub height: u32,
 }
 
-/// Checks format and size of an image that `api` shall read. `field` is the payload field's name for the error.
+/// Checks format and size of an image for `api`. `field` is the payload field's name for the error.
 ///
 /// # Errors
 /// [`Class::Permanent`](crate::Class::Permanent) when the service would refuse the image.

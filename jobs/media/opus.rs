@@ -1,4 +1,4 @@
-//! Opus out of Ogg, WebM or MP4 into an Ogg file of our own. The coded audio is not touched, only packed anew: so
+//! Opus out of Ogg, WebM or MP4 into an Ogg file of our own. The coded audio is not touched, only repacked: so
 //! what is sent is what was measured, without tags, other tracks or further streams chained behind the first.
 //! RFC 6716 describes the packets, RFC 7845 the file.
 

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use redis::{ErrorKind, ServerErrorKind};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -41,10 +42,16 @@ impl WriteProbe {
         }
         let mut write = redis::pipe();
         write
-            .pset_ex(FLEET_WRITE_PROBE, 1, TTL.as_millis() as u64)
+            .cmd("SET")
+            .arg(FLEET_WRITE_PROBE)
+            .arg(1)
+            .arg("EX")
+            .arg(TTL.as_secs())
             .ignore();
         let written = answered_within(DEADLINE, self.connection.query::<()>(&write)).await;
         let refusal = match written {
+            // `check` reports missing rights. Jobs may run without the right to write this key.
+            Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => None,
             Ok(Err(error)) if Meaning::of(&error).refuses_writes() => Some(error.to_string()),
             _ => None,
         };

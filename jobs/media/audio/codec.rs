@@ -2,7 +2,7 @@
 
 use super::{super::formats::name_of, Reject};
 
-/// What a recording is, where that says more than why it cannot be read.
+/// Names the format of a recording if the name helps more than the reason why it cannot be read.
 pub(super) fn named(file: &[u8], why: Reject) -> Reject {
     if !matches!(
         why,

@@ -74,7 +74,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, Token)> {
     })
 }
 
-/// What a text looks like, before a symbol of it is decoded.
+/// The shape of a text, found before any symbol of it is decoded.
 #[derive(Default)]
 pub(super) struct Shape {
     pub(super) symbols: usize,

@@ -148,7 +148,7 @@ fn spoilt(text: &str, how: &[u8]) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..Default::default() })]
 
-    /// What is not cut comes back whole, or is refused.
+    /// A text that is not cut is decoded completely, or refused.
     #[test]
     fn spoilt_base64_yields_its_bytes_or_is_refused(
         original in prop::collection::vec(any::<u8>(), 1..600),

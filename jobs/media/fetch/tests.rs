@@ -282,7 +282,7 @@ async fn what_is_slow_cut_off_or_away_may_be_tried_again() {
     });
     failure(&fetcher(&[&host]), &format!("http://{host}/"), Class::Transient).await;
     cut.await.unwrap();
-    // Nobody listens there any more.
+    // The listener is closed.
     let why = failure(&fetcher(&[&host]), &format!("http://{host}/a"), Class::Transient).await;
     assert!(
         why.contains(&format!("http://{host}/a cannot be fetched")),

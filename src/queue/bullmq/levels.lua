@@ -103,7 +103,7 @@ local function open_level(line, wanted, most, known, busy, after)
       refund_gone(of_level, ids, out, whose)
     end
     if not some and #taken < count and not busy then
-      -- The others have no entry: there are too many new ones for one script, or the counter of BullMQ has begun anew, and
+      -- The others have no entry: there are too many new ones for one script, or the counter of BullMQ has restarted, and
       -- with it the scores.
       if without == 0 then s.last = lowest end
       local rest = call('ZRANGEBYSCORE', PRIORITIZED, lowest, highest, 'WITHSCORES', 'LIMIT', 0, count - #taken)

@@ -107,7 +107,7 @@ async fn a_worker_of_bullmqs_own_takes_by_priority_too() {
         "each was taken once"
     );
     scene.node.ask("stop", json!({})).await;
-    // The counter of BullMQ begins anew with an empty set: what comes then is taken fairly again.
+    // BullMQ's counter restarts with an empty set. Jobs that are added then are taken fairly as well.
     add_with(&scene, "heavy", 1000, 60, 3).await;
     add_with(&scene, "bob", 0, 5, 3).await;
     let mut next = claims.ids(6).await;
