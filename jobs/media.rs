@@ -199,10 +199,9 @@ async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
         None => text,
     };
     let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-    if body.len() as u64 / 4 * 3 > max_bytes * 2 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(body.len() / 4 * 3 + 3);
+    let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+    // Line breaks count as symbols here, and may be most of the text.
+    let mut bytes = Vec::with_capacity((body.len() / 4 * 3 + 3).min(most.saturating_add(SLICE)));
     let mut group = Vec::with_capacity(SLICE + 4);
     for slice in body.as_bytes().chunks(SLICE) {
         for symbol in slice {
@@ -215,11 +214,14 @@ async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
         }
         let whole = group.len() / 4 * 4;
         STANDARD_NO_PAD.decode_vec(&group[..whole], &mut bytes).ok()?;
+        if bytes.len() > most {
+            return None;
+        }
         group.drain(..whole);
         yield_now().await;
     }
     STANDARD_NO_PAD.decode_vec(&group, &mut bytes).ok()?;
-    (bytes.len() as u64 <= max_bytes).then_some(bytes)
+    (bytes.len() <= most).then_some(bytes)
 }
 
 fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
