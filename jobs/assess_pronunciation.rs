@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, Call, Failure, Guard, Provider,
+    Attempt, Call, CallUsage, Failure, Guard, JobCost, Provider,
     context::{self, Unusable},
     media::{Media, Source, audio, decoder::AudioDecoder},
     payload,
@@ -129,6 +129,9 @@ pub struct Output {
     /// Why there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the job has cost. The worker adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<JobCost>,
 }
 
 impl Output {
@@ -139,6 +142,7 @@ impl Output {
             result: Some(assessment),
             feedback,
             error: None,
+            usage: None,
         }
     }
 
@@ -148,6 +152,7 @@ impl Output {
             result: None,
             feedback: None,
             error: Some(NO_SPEECH.to_owned()),
+            usage: None,
         }
     }
 }
@@ -267,16 +272,21 @@ impl AssessPronunciation {
         // The recording in it is large, and the call may wait for long.
         drop(payload);
         let (text, language) = (text.as_str(), language.as_str());
-        assess(text, guard, &|| Box::pin(speech.assess(text, language, &audio))).await
+        assess(text, audio.duration, guard, &|| {
+            Box::pin(speech.assess(text, language, &audio))
+        })
+        .await
     }
 }
 
 async fn assess<'a>(
     reference_text: &'a str,
+    duration: Duration,
     guard: &'a dyn Guard,
     ask: &'a Attempt<'a>,
 ) -> Result<Output, Failure> {
-    let call = Call::new(Provider::AzureSpeech, "assess");
+    let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let call = Call::new(Provider::AzureSpeech, "assess").estimating(CallUsage::audio(milliseconds));
     let read = |answer: &_| {
         answer::read(
             &raw::tree(call.provider, answer).map_err(Unusable::Useless)?,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 
-use crate::{Class, Failure, Provider};
+use crate::{CallUsage, Class, Failure, Provider};
 
 tokio::task_local! {
     /// The W3C `traceparent` that requests to providers carry, where calls are traced.
@@ -30,6 +30,8 @@ pub struct Call {
     /// True if the call costs money, so that its reply is stored. A free call is repeated instead, because a stored
     /// reply would be out of date.
     pub paid: bool,
+    /// What it will use at most, in the units that its provider bills.
+    pub estimate: CallUsage,
 }
 
 impl Call {
@@ -40,7 +42,15 @@ impl Call {
             step: step.into(),
             estimated_tokens: 0,
             paid: true,
+            estimate: CallUsage::default(),
         }
+    }
+
+    /// Sets what the call will use at most.
+    #[must_use]
+    pub fn estimating(mut self, estimate: CallUsage) -> Self {
+        self.estimate = estimate;
+        self
     }
 
     /// Sets the tokens that the call will use at most.

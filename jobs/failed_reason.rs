@@ -14,7 +14,8 @@ pub const fn student_sentence(class: Class, kind: Option<JobType>) -> &'static s
     match class {
         Class::Transient => "The service is temporarily unavailable; please try again later.",
         Class::RateLimited | Class::Blocked => "The service is busy; please try again later.",
-        Class::OutOfQuota | Class::Deployment => {
+        Class::OverAllowance => "Your usage exceeds your monthly allowance.",
+        Class::OutOfQuota | Class::Deployment | Class::OverBudget => {
             "The service is not available at the moment; please try again later."
         }
         Class::Cancelled => LOST,

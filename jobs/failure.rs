@@ -23,19 +23,25 @@ pub enum Class {
     Permanent,
     /// Nothing was sent: a breaker or a limit says "not before". The job goes back without losing an attempt.
     Blocked,
+    /// Nothing was sent: the fleet's budget is used up, and jobs are not to wait for it.
+    OverBudget,
+    /// Nothing was sent: the student's allowance of the month is used up.
+    OverAllowance,
     /// Nothing can be said: the replica is stopping or has lost the job. The job goes back as it was.
     Cancelled,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Transient,
         Self::RateLimited,
         Self::OutOfQuota,
         Self::Deployment,
         Self::Permanent,
         Self::Blocked,
+        Self::OverBudget,
+        Self::OverAllowance,
         Self::Cancelled,
     ];
 
@@ -48,6 +54,8 @@ impl Class {
             Self::Deployment => "deployment",
             Self::Permanent => "permanent",
             Self::Blocked => "blocked",
+            Self::OverBudget => "over_budget",
+            Self::OverAllowance => "over_allowance",
             Self::Cancelled => "cancelled",
         }
     }
@@ -165,6 +173,7 @@ pub struct Failure {
     retry_after: Option<Duration>,
     answer_lost: bool,
     limited: bool,
+    lacks_money: bool,
     culprit: Option<Culprit>,
     account_fault: Option<AccountFault>,
     parameter: Option<Box<str>>,
@@ -182,6 +191,7 @@ impl Failure {
             retry_after: None,
             answer_lost: false,
             limited: false,
+            lacks_money: false,
             culprit: None,
             account_fault: None,
             parameter: None,
@@ -252,6 +262,13 @@ impl Failure {
         self
     }
 
+    /// Says that a budget or the kill switch stood in the way: the job waits until an operator or the calendar gives way.
+    #[must_use]
+    pub fn with_lack_of_money(mut self) -> Self {
+        self.lacks_money = true;
+        self
+    }
+
     /// Names the culprit, where it is another than the class suggests.
     #[must_use]
     pub fn blaming(mut self, culprit: Culprit) -> Self {
@@ -292,7 +309,14 @@ impl Failure {
             (None, Class::Transient) => Culprit::Provider,
             (None, Class::OutOfQuota | Class::Deployment) => Culprit::Account,
             (None, Class::Permanent) => Culprit::Job,
-            (None, Class::RateLimited | Class::Blocked | Class::Cancelled) => Culprit::Nobody,
+            (
+                None,
+                Class::RateLimited
+                | Class::Blocked
+                | Class::OverBudget
+                | Class::OverAllowance
+                | Class::Cancelled,
+            ) => Culprit::Nobody,
         }
     }
 
@@ -329,6 +353,11 @@ impl Failure {
     /// Returns true if a limit refused the call: it was not sent, and the job keeps its place in the line.
     pub const fn is_limited(&self) -> bool {
         self.limited
+    }
+
+    /// Whether a budget or the kill switch stood in the way: the call was not sent.
+    pub const fn lacks_money(&self) -> bool {
+        self.lacks_money
     }
 
     /// How long the provider (or the gate) asks to wait.

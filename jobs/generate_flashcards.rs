@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    Call, Class, Failure, Guard, Provider, Reply,
+    Call, CallUsage, Class, Failure, Guard, Provider, Reply,
     chat_answer::{ChatAnswer, Finish, TokenCounts},
     context::{self, Reading},
     payload,
@@ -253,6 +253,9 @@ pub struct Usage {
     pub calls: u32,
     /// The model that answered last, as the provider names it; otherwise the one that was asked.
     pub model: String,
+    /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<Number>,
 }
 
 /// Makes flashcards.
@@ -297,8 +300,11 @@ async fn generate(
     let cap = prompt::token_cap(payload);
     let ask = async |step, cap| {
         let request = prompt::request(payload, model, cap);
-        let call = Call::new(Provider::OpenAi, step).with_estimated_tokens(request.estimated_tokens);
         let cap = cap + model.reasoning_room;
+        let prompt = request.estimated_tokens.saturating_sub(cap);
+        let call = Call::new(Provider::OpenAi, step)
+            .with_estimated_tokens(request.estimated_tokens)
+            .estimating(CallUsage::tokens(&model.model, prompt, cap));
         let read = |body: &RawValue| Ok(DeckAnswer::read(body, payload, cap).into_reading());
         context::read_call(guard, &call, &|| chat(request.body.clone()), &read).await
     };
@@ -381,6 +387,7 @@ impl Account {
                 reasoning_tokens: self.tokens.reasoning,
                 calls: self.calls,
                 model: self.model,
+                cost_usd: None,
             },
         }
     }

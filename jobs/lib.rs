@@ -33,6 +33,7 @@ mod settings;
 #[cfg(test)]
 mod testing;
 mod text;
+mod usage;
 
 pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
@@ -42,3 +43,4 @@ pub use memory::{MemoryBudget, Room, apart};
 pub use payload::{payload_text, without_values};
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
+pub use usage::{CallUsage, JobCost};

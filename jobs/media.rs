@@ -200,7 +200,8 @@ async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
     };
     let body = body.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
     let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity((body.len() / 4 * 3 + 3).min(most));
+    // Line breaks count as symbols here, and may be most of the text.
+    let mut bytes = Vec::with_capacity((body.len() / 4 * 3 + 3).min(most.saturating_add(SLICE)));
     let mut group = Vec::with_capacity(SLICE + 4);
     for slice in body.as_bytes().chunks(SLICE) {
         for symbol in slice {
@@ -213,10 +214,10 @@ async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
         }
         let whole = group.len() / 4 * 4;
         STANDARD_NO_PAD.decode_vec(&group[..whole], &mut bytes).ok()?;
-        group.drain(..whole);
         if bytes.len() > most {
             return None;
         }
+        group.drain(..whole);
         yield_now().await;
     }
     STANDARD_NO_PAD.decode_vec(&group, &mut bytes).ok()?;

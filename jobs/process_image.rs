@@ -13,7 +13,7 @@ use serde::{
 };
 
 use crate::{
-    Class, Failure, Guard, Provider, Room, VisionApi,
+    Class, Failure, Guard, JobCost, Provider, Room, VisionApi,
     media::{Media, Source, image},
     payload,
     providers::AzureVision,
@@ -176,6 +176,9 @@ pub struct Output {
     pub success: bool,
     /// What was read.
     pub result: Recognition,
+    /// What the job has cost. The worker adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<JobCost>,
 }
 
 /// The text of all images.
@@ -354,6 +357,7 @@ impl Gathered {
         Ok(Output {
             success: true,
             result,
+            usage: None,
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use crate::{
     gate::{Admission, Gate, Gates, Permit, Settlement},
     ledger::{Opened, Page},
     retry::{Delay, LONGEST_WAIT_IN_SLOT, RetryPolicy, Verdict},
+    spending::JobTotals,
     telemetry::{
         metrics::{
             PROCESS,
@@ -66,6 +67,8 @@ pub struct JobGuard<'a> {
     page: Option<Page>,
     reporter: &'a dyn Reporter,
     tries: AtomicU8,
+    /// The cost of the answers that the job has received.
+    cost: Mutex<JobTotals>,
     /// A call of this delivery has been paid for. If the job went back to the queue, the worker would pay again.
     paid: AtomicBool,
     waits_in_slot: bool,
@@ -88,6 +91,7 @@ impl<'a> JobGuard<'a> {
             page,
             reporter,
             tries: AtomicU8::new(0),
+            cost: Mutex::default(),
             paid: AtomicBool::new(false),
             waits_in_slot: true,
         }
@@ -106,6 +110,23 @@ impl<'a> JobGuard<'a> {
     /// How often the last call has been tried.
     pub fn tries(&self) -> u8 {
         self.tries.load(Ordering::Relaxed)
+    }
+
+    /// What the answers cost that the job was given, also those that earlier deliveries have paid for.
+    pub fn cost(&self) -> JobTotals {
+        *self.cost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an answer that costs money.
+    fn paid_for(&self, call: &Call, reply: &Reply) {
+        if !call.paid {
+            return;
+        }
+        self.paid.store(true, Ordering::Relaxed);
+        if let Some(page) = &self.page {
+            let cost = page.cost_of(call, reply);
+            self.cost.lock().unwrap_or_else(PoisonError::into_inner).add(cost);
+        }
     }
 
     /// One try: through the gate, to the provider, and back; written down before and after.
@@ -134,7 +155,7 @@ impl<'a> JobGuard<'a> {
             None => self.measured(call, attempt, std::future::pending()).await,
         };
         let settle = OptionFuture::from(permit.map(|permit| permit.settle(Settlement::of(&result))));
-        let close = OptionFuture::from(entry.map(|entry| entry.close(&result)));
+        let close = OptionFuture::from(entry.map(|entry| entry.close(call, &result)));
         tokio::join!(close, settle);
         result
     }
@@ -270,7 +291,7 @@ impl Guard for JobGuard<'_> {
         if let Some(page) = &self.page
             && let Some(reply) = page.kept(call).await
         {
-            self.paid.fetch_or(call.paid, Ordering::Relaxed);
+            self.paid_for(call, &reply);
             return Ok(reply);
         }
         let mut nth = 0u8;
@@ -286,7 +307,7 @@ impl Guard for JobGuard<'_> {
             trace.end(passed.is_err());
             let failure = match passed {
                 Ok(reply) => {
-                    self.paid.fetch_or(call.paid, Ordering::Relaxed);
+                    self.paid_for(call, &reply);
                     if nth > 1 {
                         info!(%provider, tries = nth, "Retry successful after {} attempt(s)", nth - 1);
                     }

@@ -228,6 +228,29 @@ pub fn ledger_key(job: &str) -> String {
     format!("ledger:{job}")
 }
 
+/// What the keys of [spending](crate::spending) begin with; `books.lua` puts the rest behind it:
+///
+/// | key | type | content | stays |
+/// |---|---|---|---|
+/// | `spend:day:<day>` | hash | `total` and `possible`; of each `<provider>\|<model>\|<type>`: `usd`, `calls`, `unpriced`, `possible`, `lost`, and tokens | 100 days |
+/// | `spend:month:<month>` | hash | `total`, `possible` | 400 days |
+/// | `spend:students:<day or month>` | hash | `p:<student>` spent, `l:<student>` possibly spent | as above |
+/// | `spend:reserved` | hash | `total` and `s:<student>`: what calls in flight may cost | while there are any |
+/// | `spend:open:<replica>` | hash | call → the most that it may cost, its student | while it is in flight |
+/// | `spend:replicas` | zset | replica → when its calls count as lost, ms | |
+/// | `spend:booked:<replica>` | string | the last booking | 2 days |
+/// | `spend:lost:<replica>` | hash | calls that were booked as possibly paid while it was silent | 1 day |
+/// | `spend:allowances` | hash | student → what an operator allows a month | |
+pub const SPEND_PREFIX: &str = "spend:";
+/// Stream, about 10,000 entries: one for each call that costs. `call` (the same in each entry about a call), `kind` (`paid`,
+/// `unpriced`, `possible`), `provider`, `model`, `type`, `student`, `nanoUsd`, `promptTokens`, `cachedTokens`,
+/// `completionTokens`, `reasoningTokens`.
+pub const USAGE_EVENTS: &str = "usage";
+/// String: `true` stops all paid calls. The web API reads it too.
+pub const KILL_SWITCH: &str = "system:budget_kill_switch";
+/// String: what the fleet may spend in a month, USD. The web API reads it too.
+pub const MONTHLY_LIMIT: &str = "system:monthly_budget_limit";
+
 /// String: what the provider of a deployment takes of a request, as JSON.
 pub fn dialect_key(deployment: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, deployment.as_bytes());

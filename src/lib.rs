@@ -47,6 +47,7 @@ pub mod redis_error;
 pub mod replica;
 pub mod retry;
 pub mod simulator;
+pub mod spending;
 pub mod telemetry;
 pub mod watchdog;
 pub mod worker;

@@ -21,6 +21,7 @@ use crate::{
     ops::{Dashboard, Ops, Server, Streams},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
+    spending::{Books, accounts::Accounts},
     watchdog::WEDGED_AFTER,
     worker::{
         Runtime, RuntimeOptions,
@@ -36,7 +37,7 @@ use crate::{
 pub struct Replica {
     runtime: Runtime,
     gates: Option<Arc<Gates>>,
-    ledger: Option<Arc<Ledger>>,
+    ledger: Arc<Ledger>,
     ops: Ops,
     server: Server,
     migrator: Migrator,
@@ -77,9 +78,7 @@ impl Replica {
             spreads_retries: config.spreads_retries,
             replica: config.replica.clone(),
         };
-        let ledger = config
-            .ledger_ttl
-            .map(|ttl| Arc::new(Ledger::new(connection.clone(), ttl, config.unknown_calls)));
+        let ledger = ledger(config, &connection);
         let decoder = HelperPool::new(
             config.media_helper.clone(),
             HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
@@ -95,7 +94,8 @@ impl Replica {
             gates: gates.clone(),
             // Apart from the media: a job holds room of both at a time.
             payloads: MemoryBudget::new(config.media_memory / 2),
-            ledger: ledger.clone(),
+            ledger: Some(ledger.clone()),
+            student_field: student_field(config),
             retry: config.retry,
             rules: rules.clone(),
             unknown_types: config.unknown_types,
@@ -120,7 +120,7 @@ impl Replica {
         let monitor = Arc::new(Monitor::new(
             workers.clone(),
             operator.clone(),
-            ledger.clone(),
+            Some(ledger.clone()),
             connection.clone(),
             &config.replica,
         ));
@@ -129,6 +129,7 @@ impl Replica {
             dashboard: Dashboard::new(monitor.clone(), operator.clone()),
             operator,
             monitor,
+            accounts: Accounts::new(connection.clone(), config.spending.budgets),
             rate_limits: RateLimits::new(connection.clone()),
             user_window: config.user_window,
             ip_window: config.ip_window,
@@ -183,6 +184,13 @@ impl Replica {
             let (handlers, done) = (self.handlers, done.clone());
             move || model_shutdown::watch(handlers.clone(), done.clone())
         });
+        let booking = supervise("ledger", {
+            let (ledger, done) = (self.ledger.clone(), done.clone());
+            move || {
+                let (ledger, done) = (ledger.clone(), done.clone());
+                async move { ledger.run(done).await }
+            }
+        });
         let monitoring = supervise("monitor", {
             let done = done.clone();
             move || {
@@ -221,6 +229,7 @@ impl Replica {
         if let Some(renewals) = renewals {
             renewals.await.context("the gates' loop died")?;
         }
+        booking.await.context("the ledger's loop died")?;
         monitoring.await.context("the monitor's loop died")?;
         shutdown_watch
             .await
@@ -230,11 +239,7 @@ impl Replica {
             .context("the HTTP server died")?
             .context("the HTTP server failed")?;
         let tally = tally?;
-        let spending = self
-            .ledger
-            .as_ref()
-            .map(|ledger| ledger.spending())
-            .unwrap_or_default();
+        let spending = self.ledger.spending();
         info!(
             processed = tally.processed(),
             succeeded = tally.succeeded,
@@ -263,6 +268,15 @@ pub fn operator(config: &Config) -> anyhow::Result<Operator> {
     ))
 }
 
+/// The money of what the configuration names.
+///
+/// # Errors
+/// When the URL of Redis is none.
+pub fn accounts(config: &Config) -> anyhow::Result<Accounts> {
+    let connection = Connection::open(&config.redis).context("REDIS_URL")?;
+    Ok(Accounts::new(connection, config.spending.budgets))
+}
+
 fn brokers(config: &Config, connection: &Connection) -> Vec<Arc<dyn Broker>> {
     config
         .queues
@@ -277,6 +291,25 @@ fn gates(config: &Config, connection: &Connection) -> anyhow::Result<Option<Arc<
         .as_ref()
         .map(|settings| Gates::new(connection.clone(), &config.replica, settings));
     Ok(gates.transpose().context("breakers and limits")?.map(Arc::new))
+}
+
+fn ledger(config: &Config, connection: &Connection) -> Arc<Ledger> {
+    let (prices, budgets) = (config.spending.prices.clone(), config.spending.budgets);
+    let books = Arc::new(Books::new(&config.replica, prices, budgets));
+    let (ttl, lease) = (config.ledger_ttl, config.broker.lease_ttl);
+    Arc::new(Ledger::new(
+        connection.clone(),
+        ttl,
+        config.unknown_calls,
+        books,
+        lease,
+    ))
+}
+
+/// The payload's field that names the student: the fair line takes turns by the same field.
+fn student_field(config: &Config) -> Arc<str> {
+    let field = config.broker.fairness.as_ref().map(|name| name.as_str());
+    field.unwrap_or("userId").into()
 }
 
 /// The broker of one queue.

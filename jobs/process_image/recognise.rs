@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Call, Class, Failure, Guard, Provider, Reply, VisionApi,
+    Call, CallUsage, Class, Failure, Guard, Provider, Reply, VisionApi,
     context::{self, Unusable},
     providers::azure_vision::{EXPIRED, operation_failure},
     raw,
@@ -49,7 +49,8 @@ impl Recogniser<'_> {
     pub(super) async fn lines(&self, number: usize, image: Bytes) -> Result<Vec<String>, Failure> {
         match self.api {
             VisionApi::ImageAnalysis40 => {
-                let call = Call::new(Provider::AzureVision, format!("image:{number}"));
+                let call = Call::new(Provider::AzureVision, format!("image:{number}"))
+                    .estimating(CallUsage::image());
                 self.call(&call, &|| Ask::Analyze(image.clone()), &analyzed).await
             }
             VisionApi::Read32 => self.read(number, &image).await,
@@ -83,7 +84,8 @@ impl Recogniser<'_> {
         image: &Bytes,
         limit: Duration,
     ) -> Result<End, Failure> {
-        let submit = Call::new(Provider::AzureVision, format!("image:{number}:submit{round}"));
+        let submit = Call::new(Provider::AzureVision, format!("image:{number}:submit{round}"))
+            .estimating(CallUsage::image());
         let operation = self
             .call(&submit, &|| Ask::Submit(image.clone()), &submitted)
             .await?;

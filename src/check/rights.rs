@@ -29,6 +29,8 @@ const COMMANDS: &[&str] = &[
     "hexists @ f",
     "hincrby @ f 1",
     "hlen @",
+    "hkeys @",
+    "hscan @ 0",
     "hrandfield @",
     "strlen @",
     "hstrlen @ f",
@@ -97,6 +99,9 @@ fn patterns(config: &Config) -> Vec<String> {
             "ratelimit:*",
             "idempotency:*",
             "ledger:*",
+            "spend:*",
+            "system:*",
+            "usage*",
             "fleet:*",
         ]
         .map(str::to_owned),

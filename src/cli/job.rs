@@ -108,7 +108,13 @@ pub(super) async fn run(args: JobArgs) -> anyhow::Result<ExitCode> {
         JobOrder::Show { id, queue } => {
             let found = operator()?.job(&id, queue.as_deref()).await?;
             let found = found.ok_or(JobError::Unknown(id))?;
-            println!("{}", serde_json::to_string_pretty(&found.job)?);
+            let accounts = replica::accounts(&Config::from_env()?)?;
+            let page = found.broker.ledger_key(&found.job.id);
+            // Another program's key in that place must not hide the job.
+            let calls = accounts.calls_of(&page).await.unwrap_or_default();
+            let mut job = serde_json::to_value(&found.job)?;
+            job["paidCalls"] = serde_json::to_value(calls)?;
+            println!("{}", serde_json::to_string_pretty(&job)?);
         }
         JobOrder::Retry(args) => return retry(&args).await,
         JobOrder::Remove { id, queue } => {

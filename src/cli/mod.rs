@@ -9,6 +9,7 @@ mod migrate;
 mod operate;
 mod show;
 mod simulate;
+mod spend;
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
@@ -52,6 +53,10 @@ enum Command {
     Job(job::JobArgs),
     /// Show the limits of every provider, and how much of them is used.
     Limits(operate::LimitsArgs),
+    /// Show what provider calls have cost.
+    Spend(spend::SpendArgs),
+    /// Show and set budgets and the kill switch.
+    Budget(spend::BudgetArgs),
     /// Check configuration, Redis, providers and folders, and suggest a fix for each problem. Spends nothing.
     Check(check::CheckArgs),
     /// Ask the worker of this host how it is; exits with 0 when it is well.
@@ -95,6 +100,8 @@ pub fn main() -> ExitCode {
             Command::Queue(args) => operate::queue(args).await,
             Command::Job(args) => job::run(args).await,
             Command::Limits(args) => operate::limits(args).await,
+            Command::Spend(args) => spend::spend(args).await,
+            Command::Budget(args) => spend::budget(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Health => health::run().await,
             Command::Completions { shell } => {

@@ -12,6 +12,7 @@ mod gates;
 mod handlers;
 mod reader;
 mod redis_url;
+mod spending;
 mod traces;
 pub mod vars;
 
@@ -26,6 +27,7 @@ use jobs::{JobType, Settings};
 use secrecy::{ExposeSecret, SecretString};
 
 use self::reader::Reader;
+pub use self::spending::SpendingSettings;
 use crate::{
     connection::RedisAddress,
     gate::GatesSettings,
@@ -84,6 +86,8 @@ pub struct Config {
     pub platform_drain: Option<Duration>,
     /// How long the answers of paid calls are kept; `None` with the ledger switched off.
     pub ledger_ttl: Option<Duration>,
+    /// Prices and budgets of provider calls.
+    pub spending: SpendingSettings,
     /// The rule for a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
     /// True if this worker's back-off spaces retries of BullMQ jobs whose producer names none.
@@ -193,6 +197,7 @@ impl Config {
             platform_drain: platform_drain(&mut env),
             ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))
                 .filter(|ttl| !ttl.is_zero()),
+            spending: spending::read(&mut env),
             unknown_calls: env.parse(&vars::UNKNOWN_CALL, |text| match text {
                 "retry" => Ok(UnknownCalls::Retry),
                 "fail" => Ok(UnknownCalls::Fail),

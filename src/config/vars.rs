@@ -125,6 +125,11 @@ vars! {
     KEEP_COMPLETED_FOR = Value("24h"), "how long completed jobs stay readable";
     KEEP_COMPLETED_COUNT = Value("10000"), "how many completed jobs stay readable, in each queue";
     LEDGER_TTL = Value("24h"), "how long the answers of paid calls are kept for jobs that are not completed; `0s`: not at all";
+    PRICES_FILE = None, "file of prices to use instead of this version's own (`prices.toml` in the repository shows the form)";
+    BUDGET_DAILY_USD = None, "what all calls of a day may cost, UTC; without it: anything";
+    BUDGET_MONTHLY_USD = None, "what all calls of a month may cost; `system:monthly_budget_limit` in Redis wins, and is followed at once";
+    USER_BUDGET_MONTHLY_USD = None, "what the calls for one student may cost a month, such as `5`; a job beyond it fails";
+    BUDGET_EXHAUSTED = Value("wait"), "jobs when the budget of the day or month is used up: `wait`, or `fail`";
     UNKNOWN_CALL = Value("retry"), "a paid call whose answer was lost: `retry` makes it again, `fail` fails the job";
     UNKNOWN_JOB_TYPE = Value("fail"), "`fail`, or `give-back` where another worker serves the queue too";
     UPLOADS_DIR = None, "folder below which the files of `audioFilePath` and `imageFilePath` lie; without it they are refused";

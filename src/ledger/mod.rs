@@ -10,38 +10,48 @@
 //! the worker makes calls without the ledger: the replica holds the answer in memory, and loses it only if it dies too.
 //!
 //! The ledger costs one round trip a paid call, after the gate's. The answer is sent at the same time as the permit's
-//! settlement.
+//! settlement. The same round trips reserve the most that a call may cost, and book its cost ([`crate::spending`]), also
+//! when the ledger itself is switched off.
 
-mod writings;
+mod trips;
 
 use std::{
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use jobs::{Call, Class, Failure, Reply, apart};
-use redis::{RedisError, Script};
 use ring::digest::digest;
 use serde_json::value::RawValue;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::writings::{DEADLINE, Writings, in_time};
-use crate::{connection::Connection, deadline::answered_within, queue::Delivery};
-
-static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
-static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("keep.lua")));
-static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
+use self::trips::{CLOSE, Closing, DEADLINE, OPEN, Opening, Trips};
+use crate::{
+    connection::Connection,
+    deadline::answered_within,
+    queue::Delivery,
+    spending::{
+        Usd,
+        accounts::Accounts,
+        books::{Books, CameTo, OpenCall, Payer},
+        refusal::Refusal,
+    },
+};
 
 /// The ledger's scripts, as `ledger <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
-    [("open", &OPEN), ("keep", &KEEP), ("close", &CLOSE)]
+    [("open", &OPEN), ("close", &CLOSE)]
         .map(|(name, script)| (format!("ledger {name}"), script.get_hash().to_owned()))
         .into()
 }
 
+/// How soon bookings that Redis did not take are sent again.
+const BOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Longer answers are not kept, bytes: they would crowd Redis.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
@@ -86,21 +96,91 @@ fn count(counter: &AtomicU64) {
 #[derive(Debug)]
 pub struct Ledger {
     connection: Connection,
-    marks: Writings<String>,
-    answers: Writings<u8>,
+    trips: Trips,
+    books: Arc<Books>,
+    /// Whether answers are kept; without, calls are only booked.
+    keeps_answers: bool,
+    lease: Duration,
     unknown: UnknownCalls,
     counters: Counters,
 }
 
 impl Ledger {
-    /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before.
-    pub fn new(connection: Connection, keep_for: Duration, unknown: UnknownCalls) -> Self {
+    /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before; `None` keeps no
+    /// answers, and books calls only. A replica that is silent for `lease` has lost its calls.
+    pub fn new(
+        connection: Connection,
+        keep_for: Option<Duration>,
+        unknown: UnknownCalls,
+        books: Arc<Books>,
+        lease: Duration,
+    ) -> Self {
         Self {
-            marks: Writings::new(&OPEN, &connection, keep_for),
-            answers: Writings::new(&KEEP, &connection, keep_for),
+            trips: Trips::new(&connection, &books, keep_for.unwrap_or_default(), lease),
             connection,
+            books,
+            keeps_answers: keep_for.is_some(),
+            lease,
             unknown,
             counters: Counters::default(),
+        }
+    }
+
+    /// The books of this replica.
+    pub const fn books(&self) -> &Arc<Books> {
+        &self.books
+    }
+
+    /// Sums, budgets and kill switch, for operators.
+    pub fn accounts(&self) -> Accounts {
+        Accounts::new(self.connection.clone(), self.books.budgets)
+    }
+
+    /// Books waiting calls, and the open calls of replicas that have gone silent, until `stop`. Stop it after the last call
+    /// has ended: the calls that wait by then are booked before it returns, unless Redis is away.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.lease / 3);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle_ticks = 0u64;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {
+                    idle_ticks = if self.books.is_idle() { idle_ticks + 1 } else { 0 };
+                    // A replica without calls of its own only sweeps the reservations of others, once a lease.
+                    if !idle_ticks.is_multiple_of(3) {
+                        continue;
+                    }
+                }
+                () = self.books.late.notified() => {}
+            }
+            while !stop.is_cancelled() {
+                let before = self.books.waiting();
+                self.trips.close(None).await;
+                let left = self.books.waiting();
+                if left == 0 {
+                    break;
+                }
+                if left >= before {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(BOOK_AGAIN) => {}
+                    }
+                }
+            }
+        }
+        loop {
+            let before = self.books.waiting();
+            self.trips.close(None).await;
+            match self.books.waiting() {
+                0 => return,
+                left if left >= before => {
+                    let why = "Redis is away: another replica will book them as possibly paid";
+                    return warn!(calls = left, "{left} paid calls are not booked, {why}");
+                }
+                _ => {}
+            }
         }
     }
 
@@ -124,8 +204,8 @@ impl Ledger {
         }
     }
 
-    /// The page of the job that was delivered, under this key.
-    pub async fn page(self: &Arc<Self>, key: String, delivery: &Delivery) -> Page {
+    /// The page of the job that was delivered, under this key. The job's calls are booked for `payer`.
+    pub async fn page(self: &Arc<Self>, key: String, delivery: &Delivery, payer: Payer) -> Page {
         let payload = delivery.payload.clone().unwrap_or_default();
         let digest = apart(payload.len(), move || digest(&ring::digest::SHA256, &payload)).await;
         Page {
@@ -139,6 +219,7 @@ impl Ledger {
                 .collect(),
             token: delivery.lease.token.clone(),
             fresh: delivery.first,
+            payer,
             sendings: AtomicU32::new(0),
         }
     }
@@ -153,6 +234,7 @@ pub struct Page {
     token: Arc<str>,
     /// This is the job's first delivery, so only this delivery can have written entries.
     fresh: bool,
+    payer: Payer,
     sendings: AtomicU32,
 }
 
@@ -171,6 +253,7 @@ pub struct Entry<'a> {
     page: &'a Page,
     field: String,
     mark: String,
+    open: OpenCall,
 }
 
 impl Page {
@@ -180,7 +263,7 @@ impl Page {
 
     /// The answer that an earlier delivery has paid for. It needs no gate: nothing is sent.
     pub async fn kept(&self, call: &Call) -> Option<Reply> {
-        if self.fresh || !call.paid {
+        if self.fresh || !call.paid || !self.ledger.keeps_answers {
             return None;
         }
         let mut look = redis::pipe();
@@ -207,31 +290,49 @@ impl Page {
         }
     }
 
-    /// Marks a call that is about to be sent.
+    /// The cost of an answer, paid for now or by an earlier delivery; `None` if its model has no price.
+    pub fn cost_of(&self, call: &Call, reply: &Reply) -> Option<Usd> {
+        self.ledger.books.cost_of(call, reply)
+    }
+
+    /// Reserves what a call may cost, and marks that it is about to be sent.
     ///
     /// # Errors
-    /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again.
+    /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; the failure
+    /// of a [`Refusal`] when the budget is used up.
     pub async fn open(&self, call: &Call) -> Result<Opened<'_>, Failure> {
         let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry {
+        let ledger = &self.ledger;
+        let mut entry = Entry {
             page: self,
             field: self.field(call),
             mark: format!("?{}:{sending}", self.token),
+            open: ledger.books.prepare(call, &self.payer),
         };
-        let counters = &self.ledger.counters;
-        let found = self
-            .ledger
-            .marks
-            .write(&self.key, &entry.field, entry.mark.clone());
-        match found.await.as_deref() {
+        let opening = Opening {
+            page: ledger.keeps_answers.then(|| self.key.clone()),
+            field: entry.field.clone(),
+            mark: entry.mark.clone(),
+            id: entry.open.id,
+            amount: entry.open.estimate.nanos(),
+            student: self.payer.student.clone(),
+            row: entry.open.row.clone(),
+        };
+        let counters = &ledger.counters;
+        match ledger.trips.open(opening).await.as_deref() {
+            None if ledger.books.budgets.any() => return Err(Refusal::Unreachable.failure(call.provider)),
             None => count(&counters.unrecorded),
             Some("") => {}
+            Some(found) if found.starts_with('!') => {
+                let exhausted = ledger.books.budgets.exhausted;
+                return Err(Refusal::read(found, exhausted).failure(call.provider));
+            }
             Some(found) => {
                 if let Some(reply) = read(found) {
                     return Ok(Opened::Kept(self.reuse(call, reply)));
                 }
                 count(&counters.unknown);
-                if self.ledger.unknown == UnknownCalls::Fail {
+                if ledger.unknown == UnknownCalls::Fail {
                     let message = format!(
                         "a paid call ({}) was sent before and its answer is not known: not sent again (UNKNOWN_CALL=fail)",
                         call.step
@@ -243,50 +344,71 @@ impl Page {
             }
         }
         count(&counters.sent);
+        entry.open.sent();
         Ok(Opened::Send(entry))
     }
 }
 
 impl Entry<'_> {
     /// Records how the call ended. Stores an answer, takes the mark back after a refusal, and leaves the mark if the
-    /// outcome is unknown.
-    pub async fn close(self, result: &Result<Reply, Failure>) {
-        let Self { page, field, mark } = self;
-        let counters = &page.ledger.counters;
-        match result {
-            Ok(reply) => {
-                let answer = written(reply);
-                if answer.len() > LONGEST_ANSWER {
-                    return count(&counters.unrecorded);
-                }
-                if page
-                    .ledger
-                    .answers
-                    .write(&page.key, &field, answer)
-                    .await
-                    .is_none()
-                {
-                    count(&counters.unrecorded);
-                }
-            }
-            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => {}
-            Err(_) => Self { page, field, mark }.take_back().await,
+    /// outcome is unknown. Books the cost of the call.
+    pub async fn close(self, call: &Call, result: &Result<Reply, Failure>) {
+        let Self {
+            page,
+            field,
+            mark,
+            open,
+        } = self;
+        // The booking enters the outbox first, so that it survives if this future is dropped at an await.
+        let (came_to, amount) = open.end(call, result);
+        let (ledger, counters) = (&page.ledger, &page.ledger.counters);
+        let text = match result {
+            Ok(reply) => written(reply),
+            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => "?".to_owned(),
+            // A mark that stays while Redis is away counts as an unknown answer later, which is the safe side.
+            Err(_) => String::new(),
+        };
+        if text.len() > LONGEST_ANSWER {
+            count(&counters.unrecorded);
+            ledger.trips.close(None).await;
+            return;
+        }
+        let note = match came_to {
+            CameTo::Nothing => String::new(),
+            _ => format!("{} {} {}", came_to.as_str(), amount.nanos(), call.step),
+        };
+        let closing = ledger.keeps_answers.then(|| Closing {
+            page: page.key.clone(),
+            field,
+            mark,
+            text,
+            note,
+        });
+        if !ledger.trips.close(closing).await && result.is_ok() {
+            count(&counters.unrecorded);
         }
     }
 
-    /// Closes the entry of a call that was not sent after all.
+    /// Closes the entry of a call that was not sent after all: takes the mark back, releases the reservation, and books
+    /// nothing. A mark that stays while Redis is away counts as an unknown answer later, which is the safe side.
     pub async fn withdraw(self) {
-        self.page.ledger.counters.sent.fetch_sub(1, Ordering::Relaxed);
-        self.take_back().await;
-    }
-
-    /// Removes the mark. One that stays while Redis is away counts as an unknown answer later, which is the safe side.
-    async fn take_back(self) {
-        let mut script = CLOSE.prepare_invoke();
-        script.key(&self.page.key).arg(self.field).arg(self.mark);
-        let taken_back = self.page.ledger.connection.invoke::<()>(&script);
-        let warned = |error: &RedisError| warn!(%error, "the ledger is not written");
-        let _ = in_time(async { taken_back.await.inspect_err(warned).ok() }).await;
+        let Self {
+            page,
+            field,
+            mark,
+            open,
+        } = self;
+        open.withdraw();
+        let ledger = &page.ledger;
+        ledger.counters.sent.fetch_sub(1, Ordering::Relaxed);
+        let closing = ledger.keeps_answers.then(|| Closing {
+            page: page.key.clone(),
+            field,
+            mark,
+            text: String::new(),
+            note: String::new(),
+        });
+        ledger.trips.close(closing).await;
     }
 }
 

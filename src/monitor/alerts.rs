@@ -55,6 +55,10 @@ enum Measure {
     AccountFaults,
     /// The oldest job that is next in line, seconds.
     Oldest,
+    /// The largest share of a budget of the fleet that is spent or reserved.
+    BudgetUsed,
+    /// Whether the kill switch is on.
+    KillSwitch,
     /// Absence of Redis, seconds.
     RedisAway,
     /// Days of the last [`RETIRING`] before the model's shutdown that have passed.
@@ -129,6 +133,38 @@ pub static RULES: &[Rule] = &[
         expr: "min(backend_worker_model_shutdown_timestamp_seconds) - time() < 30 * 86400",
         hold: "0s",
         measure: Measure::ModelShutdown,
+    },
+    Rule {
+        name: "BudgetUsedUp",
+        severity: Severity::Critical,
+        // The last call that fits leaves a rest that is smaller than the next one.
+        threshold: 0.99,
+        about: "share of the budget of the day or month that is spent or reserved",
+        action: "`spend` tells on what; `budget month <USD>` raises the budget of the month at once. Jobs wait, or fail with \
+                 BUDGET_EXHAUSTED=fail.",
+        expr: "max by (period) (backend_worker_budget_used_ratio) > 0.99",
+        hold: "0s",
+        measure: Measure::BudgetUsed,
+    },
+    Rule {
+        name: "BudgetNearlyUsedUp",
+        severity: Severity::Warning,
+        threshold: 0.8,
+        about: "share of the budget of the day or month that is spent or reserved",
+        action: "`spend` tells on what; decide whether the budget is to be raised before jobs wait for it.",
+        expr: "max by (period) (backend_worker_budget_used_ratio) > 0.8",
+        hold: "0s",
+        measure: Measure::BudgetUsed,
+    },
+    Rule {
+        name: "BudgetKillSwitch",
+        severity: Severity::Critical,
+        threshold: 0.0,
+        about: "1 while the kill switch stops all paid calls",
+        action: "`budget status` tells who has set it, and why; `budget resume` lets paid calls pass again.",
+        expr: "max(backend_worker_budget_kill_switch) > 0",
+        hold: "0s",
+        measure: Measure::KillSwitch,
     },
     Rule {
         name: "RedisAway",
@@ -350,6 +386,26 @@ impl Measure {
                     since: Some(now.saturating_sub(passed)),
                 }
             }
+            Self::BudgetUsed => {
+                let money = reading.money.as_ref();
+                let used = money.into_iter().flat_map(|money| [&money.day, &money.month]);
+                let shares = used.filter_map(|used| Some((used.percent?, used.period.clone())));
+                let (percent, period) = shares
+                    .max()
+                    .map_or((0, None), |(share, period)| (share, Some(period)));
+                Found {
+                    value: percent as f64 / 100.0,
+                    subject: period,
+                    since: None,
+                }
+            }
+            Self::KillSwitch => Found {
+                value: f64::from(u8::from(
+                    reading.money.as_ref().is_some_and(|money| money.kill_switch),
+                )),
+                subject: None,
+                since: None,
+            },
             Self::RedisAway => aged(None, 0.0),
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     gate::{Reason, State},
     ledger::{Ledger, Spending},
     operator::Operator,
+    spending::Usd,
     telemetry::metrics::{
         PROCESS,
         labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault},
@@ -111,8 +112,15 @@ fn calls(text: &mut Text) {
     for (provider, histogram) in all.iter().zip(&PROCESS.retry_delay) {
         text.histogram(&table::RETRY_DELAY, &[provider.as_str()], histogram);
     }
+    for (provider, of_provider) in all.iter().zip(&PROCESS.spent) {
+        for (certainty, counter) in ["certain", "possible"].iter().zip(of_provider) {
+            let usd = Usd::from_nanos(counter.get()).dollars();
+            text.sample(&table::SPENT, &[provider.as_str(), certainty], usd);
+        }
+    }
     for (family, counters) in [
         (&table::PAID_CALLS, &PROCESS.paid_calls),
+        (&table::UNPRICED_CALLS, &PROCESS.unpriced_calls),
         (&table::USELESS_ANSWERS, &PROCESS.useless_answers),
         (&table::TOKENS, &PROCESS.tokens),
     ] {
@@ -196,6 +204,15 @@ fn fleet(text: &mut Text, reading: &Reading) {
     for queue in &reading.queues {
         let values = [queue.queue.as_str(), queue.layout.as_str()];
         text.sample(&table::QUEUE_OLDEST, &values, queue.oldest.as_secs_f64());
+    }
+    if let Some(money) = &reading.money {
+        for (period, used) in [("day", &money.day), ("month", &money.month)] {
+            if let Some(percent) = used.percent {
+                text.sample(&table::BUDGET_USED, &[period], percent as f64 / 100.0);
+            }
+        }
+        let is_on = f64::from(u8::from(money.kill_switch));
+        text.sample(&table::KILL_SWITCH, &[], is_on);
     }
     let breakers = reading.breakers();
     for breaker in &breakers {

@@ -35,6 +35,7 @@ use crate::{
     ledger::Ledger,
     operator::Operator,
     queue::{BrokerError, Counts, Layout},
+    spending::accounts::BudgetStatus,
     telemetry::metrics::PROCESS,
     worker::runtime::QueueWorker,
 };
@@ -66,6 +67,8 @@ pub struct Reading {
     pub queues: Vec<QueueReading>,
     /// The gates; none with breakers and limits switched off.
     pub gates: Vec<Status>,
+    /// Budgets and kill switch.
+    pub money: Option<BudgetStatus>,
     /// The outcomes of the jobs.
     pub minutes: Minutes,
     /// When the provider shuts the flashcards' model down, ms since 1970, where a day is known.
@@ -227,15 +230,24 @@ impl Monitor {
                 oldest: broker.oldest_waiting().await?,
             })
         });
+        let money = async {
+            match &self.ledger {
+                // Odd keys of another program must not take all the other numbers away.
+                Some(ledger) => ledger.accounts().status().await.ok(),
+                None => None,
+            }
+        };
         let (queues, rest) = join(
             try_join_all(queues),
             join(self.operator.limits(), self.reporter.read()),
         )
         .await;
+        let money = money.await;
         let (minutes, now) = rest.1?;
         Ok(Reading {
             queues: queues?,
             gates: rest.0?,
+            money,
             minutes,
             model_shutdown: Some(PROCESS.model_shutdown.load(Ordering::Relaxed) * 1000).filter(|at| *at > 0),
             now,

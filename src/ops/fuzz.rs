@@ -31,6 +31,7 @@ use crate::{
     operator::Operator,
     queue::{Broker, BrokerOptions, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::{RateLimits, Window},
+    spending::{Budgets, accounts::Accounts},
 };
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -61,6 +62,7 @@ static ROUTES: LazyLock<Router> = LazyLock::new(|| {
         dashboard: Dashboard::new(monitor.clone(), operator.clone()),
         operator,
         monitor,
+        accounts: Accounts::new(connection.clone(), Budgets::default()),
         rate_limits: RateLimits::new(connection),
         user_window: window,
         ip_window: window,

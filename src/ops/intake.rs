@@ -76,6 +76,9 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
         .map_err(|error| Refusal::Bad(format!("the body is not JSON: {}", jobs::without_values(&error))))?;
     let body = text.as_bytes();
     Jobs::validate(kind, body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
+    if ops.accounts.is_stopped().await? {
+        return Ok(super::spend::stopped());
+    }
 
     let id = ulid::Ulid::generate().to_string();
     let address = ops.access.caller(headers, peer);

@@ -13,6 +13,8 @@
 //! | `POST /api/jobs/retry` | all of them, or those of `queue`, `type`, `since`: `{success, retried, changed, broken, more}` |
 //! | `DELETE /api/jobs/{id}` | removes a job that is not active; 404, 409 |
 //! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
+//! | `GET /api/spend?by=&month=` | `{success, spend, budget, timestamp}`; by `type`, `model`, `provider`, `user` or `day` |
+//! | `POST /api/budget/kill-switch` | `{enabled, by, reason}`: stops or resumes all paid calls of the fleet |
 //! | `GET /dashboard` | a page for operators, without data; `GET /api/dashboard/events` keeps it live; 503 when too many look |
 //! | `GET /metrics` | Prometheus's text format; answers while Redis is away, too |
 //! | `GET /api/metrics/alerts` | `{success, firing, alerts: [{name, severity, firing, value, threshold, since, …}], timestamp}` |
@@ -33,6 +35,7 @@ mod metrics;
 mod queues;
 mod reply;
 mod server;
+mod spend;
 
 use std::{sync::Arc, time::Instant};
 
@@ -56,6 +59,7 @@ use crate::{
     monitor::Monitor,
     operator::Operator,
     ratelimit::{RateLimits, Window},
+    spending::accounts::Accounts,
     worker::runtime::QueueWorker,
 };
 
@@ -71,6 +75,8 @@ pub struct Ops {
     pub operator: Operator,
     /// Metrics and alerts.
     pub monitor: Arc<Monitor>,
+    /// Money.
+    pub accounts: Accounts,
     /// The windows of users and addresses.
     pub rate_limits: RateLimits,
     /// How often one user may enqueue.
@@ -97,6 +103,8 @@ impl Ops {
             .route("/api/circuit-breakers/status", get(breakers::status))
             .route("/api/circuit-breakers/reset/{name}", post(breakers::reset))
             .route("/api/rate-limits/status", get(breakers::limits))
+            .route("/api/spend", get(spend::report))
+            .route("/api/budget/kill-switch", post(spend::switch))
             .route("/dashboard", get(dashboard::page))
             .route("/api/dashboard/events", get(dashboard::events))
             .route("/metrics", get(metrics::metrics))

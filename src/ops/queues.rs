@@ -39,7 +39,14 @@ pub(super) async fn job_status(
 ) -> Result<Response, Refusal> {
     ops.access.to_read(&headers)?;
     Ok(match ops.operator.job(&id, r#where.queue.as_deref()).await? {
-        Some(found) => Json(job(&found)).into_response(),
+        Some(found) => {
+            let page = found.broker.ledger_key(&found.job.id);
+            // Another program's key in that place must not hide the job.
+            let calls = ops.accounts.calls_of(&page).await.unwrap_or_default();
+            let mut body = job(&found);
+            body["paidCalls"] = json!(calls);
+            Json(body).into_response()
+        }
         None => not_found(&id),
     })
 }

@@ -122,7 +122,7 @@ pub(super) fn hash(owner: &str) -> u64 {
 const LONGEST_OWNER: usize = 128;
 
 /// The value of the field `key` of a JSON object, as `fair.lua` reads it; empty where there is none.
-pub(super) fn owner_of(payload: &[u8], key: &str) -> String {
+pub(crate) fn owner_of(payload: &[u8], key: &str) -> String {
     let mut parser = serde_json::Deserializer::from_slice(payload);
     let raw = parser.deserialize_map(Field(key)).ok().flatten();
     let text = raw.as_deref().map(RawValue::get).unwrap_or_default();

@@ -26,6 +26,7 @@ use std::time::Duration;
 pub use backoff::QueueBackoff;
 pub use broker::{Broker, BrokerError, BrokerOptions, FieldName};
 pub use claims::ClaimNumber;
+pub(crate) use fair::owner_of;
 pub use job::{Completed, Completion, Delivery, Later, Lease, NewJob, Note, Recovered, Settled};
 pub use layout::{Layout, UnknownLayout};
 pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};

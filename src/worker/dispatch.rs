@@ -12,8 +12,9 @@ use crate::{
     gate::{Gate, Gates},
     guard::{JobGuard, Reporter},
     ledger::Ledger,
-    queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope},
+    queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope, owner_of},
     retry::{Delay, RetryPolicy},
+    spending::Payer,
 };
 
 /// The rule for jobs whose type this worker does not know.
@@ -39,6 +40,8 @@ pub struct Dispatcher {
     pub payloads: MemoryBudget,
     /// The ledger of paid calls; `None` when it is switched off.
     pub ledger: Option<Arc<Ledger>>,
+    /// The payload's field that names the student.
+    pub student_field: Arc<str>,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
     /// The rules that turn failures into outcomes.
@@ -66,7 +69,13 @@ impl Handle for Dispatcher {
             }
         }
         let (size, closed) = (delivery.payload.as_ref().map_or(0, Bytes::len), delivery.clone());
-        let (kind, payload) = match apart(size, move || opened(&closed)).await {
+        let student_field = self.student_field.clone();
+        let opening = move || {
+            let (kind, payload) = opened(&closed)?;
+            let student = Arc::from(owner_of(&payload, &student_field));
+            Ok((kind, payload, student))
+        };
+        let (kind, payload, student) = match apart(size, opening).await {
             Ok(opened) => opened,
             Err(Unopened::Failure(failure)) => return self.rules.of(&failure, &delivery, 0),
             Err(Unopened::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
@@ -84,7 +93,7 @@ impl Handle for Dispatcher {
         let page = match &self.ledger {
             Some(ledger) => {
                 let key = assignment.broker.ledger_key(&delivery.lease.id);
-                Some(ledger.page(key, &delivery).await)
+                Some(ledger.page(key, &delivery, Payer { student, kind }).await)
             }
             None => None,
         };
@@ -96,7 +105,10 @@ impl Handle for Dispatcher {
         // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
         delivery.payload = None;
         match self.jobs.run(kind, payload, &guard).await {
-            Ok(result) => Outcome::Completed(conceal(&result.to_string()).into_owned()),
+            Ok(mut result) => {
+                guard.cost().write_into(&mut result);
+                Outcome::Completed(conceal(&result.to_string()).into_owned())
+            }
             Err(failure) => self.rules.of(&failure, &delivery, guard.tries()),
         }
     }

@@ -156,6 +156,11 @@ impl OutcomeRules {
         match failure.class() {
             Class::Cancelled => Outcome::Released,
             Class::Blocked if failure.is_limited() => self.limited(failure),
+            // However long it takes: an operator or the calendar gives way.
+            Class::Blocked if failure.lacks_money() => {
+                let delay = failure.retry_after().unwrap_or(LONGEST_WAIT_IN_SLOT);
+                self.later(delay, failure, delivery, tries)
+            }
             // Out of quota: the job is good, and runs once someone has paid. Until then it waits behind the breaker
             // that such failures open.
             Class::Blocked | Class::OutOfQuota => self
@@ -174,7 +179,7 @@ impl OutcomeRules {
                 self.later(delay, failure, delivery, tries)
             }
             Class::Transient | Class::RateLimited => self.again(failure, delivery, tries),
-            Class::Deployment | Class::Permanent => {
+            Class::Deployment | Class::Permanent | Class::OverBudget | Class::OverAllowance => {
                 self.dead_letter(excerpt(failure), failure, delivery, tries)
             }
         }
@@ -232,7 +237,7 @@ impl OutcomeRules {
             counts: false,
             reason: excerpt(failure),
             waits_for: failure.provider(),
-            adds_up: matches!(failure.class(), Class::Blocked | Class::OutOfQuota),
+            adds_up: matches!(failure.class(), Class::Blocked | Class::OutOfQuota) && !failure.lacks_money(),
             note,
         }
     }

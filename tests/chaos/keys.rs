@@ -19,6 +19,8 @@ const OURS: &[&str] = &[
     "gate:",
     "ratelimit:",
     "ledger:",
+    "spend:",
+    "usage",
     "idempotency:",
     "fleet:",
     "{backend-worker:",

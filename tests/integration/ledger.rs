@@ -9,9 +9,10 @@ use backend_worker::{
     queue::{Broker, Delivery, Layout, Lease, NewJob, State},
     retry::{Backoff, Delay, RetryPolicy},
     simulator::{Fault, Provider},
+    spending::{Books, Budgets, Payer, Prices, Usd},
 };
 use futures_util::FutureExt;
-use jobs::{Call, Class, Failure, Guard, JobType, Reply};
+use jobs::{Call, CallUsage, Class, Failure, Guard, JobType, Reply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::time::Instant;
@@ -24,7 +25,10 @@ use crate::support::{
 const KEY: &str = "ledger:bull:q:1";
 
 fn ledger(redis: &TestRedis, unknown: UnknownCalls) -> Arc<Ledger> {
-    Arc::new(Ledger::new(redis.connection(), Duration::from_secs(60), unknown))
+    let prices = Arc::new(Prices::embedded().unwrap());
+    let books = Arc::new(Books::new("w-1", prices, Budgets::default()));
+    let (ttl, lease) = (Some(Duration::from_secs(60)), Duration::from_secs(15));
+    Arc::new(Ledger::new(redis.connection(), ttl, unknown, books, lease))
 }
 
 /// The page of the job 1 as the `nth` delivery sees it.
@@ -44,7 +48,11 @@ fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> Page {
         first: nth == 1,
         trace: None,
     };
-    let page = ledger.page(KEY.to_owned(), &delivery).now_or_never();
+    let payer = Payer {
+        student: "ann".into(),
+        kind: JobType::GenerateFlashcards,
+    };
+    let page = ledger.page(KEY.to_owned(), &delivery, payer).now_or_never();
     page.expect("a short payload is digested in one go")
 }
 
@@ -62,7 +70,7 @@ fn reply() -> Reply {
 /// Opens an entry that nothing stands in the way of, and closes it.
 async fn make(page: &Page, step: &'static str, result: Result<Reply, Failure>) {
     match page.open(&call(step)).await.unwrap() {
-        Opened::Send(entry) => entry.close(&result).await,
+        Opened::Send(entry) => entry.close(&call(step), &result).await,
         Opened::Kept(reply) => panic!("{step} was kept: {reply:?}"),
     }
 }
@@ -129,7 +137,7 @@ async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
         panic!("kept")
     };
     make(&page(&ledger, "a", 2), "chat", Ok(reply())).await;
-    late.close(&Err(Failure::transient("503"))).await;
+    late.close(&call("chat"), &Err(Failure::transient("503"))).await;
     assert_eq!(page(&ledger, "a", 3).kept(&call("chat")).await, Some(reply()));
     assert_eq!((ledger.spending().unknown, ledger.spending().resent), (3, 3));
 }
@@ -150,6 +158,7 @@ async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
     stopped.cancel();
     let lost = (stopped, now + Duration::from_secs(60), Class::Cancelled);
     let late = (CancellationToken::new(), now, Class::Transient);
+    let priced = call("chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000));
     for (now, deadline, class) in [lost, late] {
         let stops = Stops {
             draining: CancellationToken::new(),
@@ -161,11 +170,23 @@ async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
             backoff: Backoff::default(),
         };
         let guard = JobGuard::new(policy, None, Some(page(&ledger, "a", 1)), stops, &Silent);
-        let failure = guard.call(&call("chat"), &|| panic!("the call was sent")).await;
+        let failure = guard.call(&priced, &|| panic!("the call was sent")).await;
         assert_eq!(failure.unwrap_err().class(), class);
         assert!(!redis.ask::<bool>(&["EXISTS", KEY]).await);
     }
     assert_eq!(ledger.spending(), Spending::default());
+    // Nothing waits to be booked, nothing is booked, and nothing stays reserved.
+    assert!(ledger.books().is_idle());
+    let status = ledger.accounts().status().await.unwrap();
+    for used in [status.day, status.month] {
+        assert_eq!((used.usd, used.possible_usd), (Usd::default(), Usd::default()));
+    }
+    assert_eq!(status.reserved_usd, Usd::default());
+    let booked: String = redis.ask(&["GET", "spend:booked:w-1"]).await;
+    assert_eq!(booked, "2", "Redis has heard of both calls");
+    for key in ["spend:open:w-1", "spend:reserved", "usage"] {
+        assert!(!redis.ask::<bool>(&["EXISTS", key]).await, "{key}");
+    }
 }
 
 #[tokio::test]

@@ -48,6 +48,7 @@ mod replaced_worker;
 mod runtime;
 mod secrets;
 mod sent_inputs;
+mod spending;
 mod support;
 mod telemetry;
 mod traces;

@@ -1,7 +1,10 @@
 use super::*;
 
 async fn run(guard: &FakeGuard, script: &Script<()>) -> Result<Output, Failure> {
-    assess("Good morning", guard, &|| script.answer(())).await
+    assess("Good morning", std::time::Duration::from_secs(2), guard, &|| {
+        script.answer(())
+    })
+    .await
 }
 
 #[tokio::test]

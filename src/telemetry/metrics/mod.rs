@@ -53,6 +53,10 @@ pub struct Process {
     pub tokens: [Counter; PROVIDERS],
     /// Replies that cost money.
     pub paid_calls: [Counter; PROVIDERS],
+    /// What calls have cost, and what calls may have cost whose answer was lost: billionths of a dollar.
+    pub spent: [[Counter; 2]; PROVIDERS],
+    /// Replies of models without a price.
+    pub unpriced_calls: [Counter; PROVIDERS],
     /// Replies that their jobs could not use.
     pub useless_answers: [Counter; PROVIDERS],
     /// How long Redis takes to answer.
@@ -81,6 +85,8 @@ impl Process {
             transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
             tokens: [const { Counter::new() }; PROVIDERS],
             paid_calls: [const { Counter::new() }; PROVIDERS],
+            spent: [const { [const { Counter::new() }; 2] }; PROVIDERS],
+            unpriced_calls: [const { Counter::new() }; PROVIDERS],
             useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],

@@ -64,6 +64,8 @@ families! {
     RETRIES = Counter "backend_worker_provider_retries_total" ["provider", "class"] "tries that followed a failed one in the same delivery (series appear with their first retry)";
     RETRY_DELAY = Histogram "backend_worker_provider_retry_delay_seconds" ["provider"] "wait before such a try";
     PAID_CALLS = Counter "backend_worker_paid_calls_total" ["provider"] "answers that cost money";
+    SPENT = Counter "backend_worker_spent_usd_total" ["provider", "certainty"] "USD that this replica's calls have cost, by the prices in force; possible: of calls whose answer was lost, at most";
+    UNPRICED_CALLS = Counter "backend_worker_unpriced_calls_total" ["provider"] "answers of models that have no price: what they cost is not known";
     USELESS_ANSWERS = Counter "backend_worker_useless_answers_total" ["provider"] "answers that arrived and were of no use to their job; they do not count for the breaker";
     LEDGER = Counter "backend_worker_ledger_total" ["event"] "paid calls sent; answers reused instead of sending; unknown: sent once and the answer lost; resent: of these, sent again; unrecorded: not written down";
     TOKENS = Counter "backend_worker_tokens_total" ["provider"] "tokens that the provider charged";
@@ -79,6 +81,8 @@ families! {
     REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";
     QUEUE_OLDEST = Gauge "backend_worker_queue_oldest_waiting_seconds" ["queue", "layout"] "age of the job that is next in line, 0 without one; every replica reports the same";
+    BUDGET_USED = Gauge "backend_worker_budget_used_ratio" ["period"] "share of the fleet's budget that is spent or reserved, absent where there is none; every replica reports the same";
+    KILL_SWITCH = Gauge "backend_worker_budget_kill_switch" [] "1 while the kill switch stops all paid calls, else 0; every replica reports the same";
     BREAKER_STATE = Gauge "backend_worker_breaker_state" ["breaker", "state"] "1 for the state that the fleet's breaker is in; every replica reports the same";
     BREAKER_DOWN = Gauge "backend_worker_breaker_not_closed_seconds" ["breaker"] "time since the fleet's breaker was last closed, 0 while it is; every replica reports the same";
     ACCOUNT_FAULT = Gauge "backend_worker_account_fault" ["breaker", "fault"] "1 while jobs wait for the provider's account: its credit, key, scope, model and so on, else 0; every replica reports the same";
@@ -120,6 +124,8 @@ mod tests {
             "fate" => "of jobs `requeued`, `poisoned`; of spans `exported`, `dropped`".to_owned(),
             "event" => list(vec!["sent", "reused", "unknown", "resent", "unrecorded"]),
             "provider" => list(Provider::ALL.map(Provider::as_str).to_vec()),
+            "period" => list(vec!["day", "month"]),
+            "certainty" => list(vec!["certain", "possible"]),
             "status" => list(Answer::ALL.iter().map(|v| v.as_str()).collect()),
             "scope" => list(vec!["fleet", "replica"]),
             "reason" => list(Reason::ALL.iter().map(|v| v.as_str()).collect()),

@@ -13,6 +13,7 @@ use backend_worker::{
     ops::{Access, Dashboard, Ops, Server, Streams},
     queue::{Broker, ClaimNumber, Delivery, Layout, Settled},
     ratelimit::{RateLimits, Window},
+    spending::{Budgets, accounts::Accounts},
 };
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -55,6 +56,7 @@ impl Scene {
             dashboard: Dashboard::new(monitor.clone(), operator.clone()),
             operator,
             monitor,
+            accounts: Accounts::new(redis.connection(), Budgets::default()),
             rate_limits: RateLimits::new(redis.connection()),
             user_window: unlimited,
             ip_window: unlimited,

@@ -58,7 +58,9 @@ function showJob(job) {
       fact('Queue', `${job.layout}:${job.queue}`),
       fact('Type', job.type),
       fact('Progress', `${job.progress} %`),
-      fact('Attempts used', count(job.attemptsMade))),
+      fact('Attempts used', count(job.attemptsMade)),
+      fact('Cost', typeof job.result?.usage?.costUsd === 'number' ? `$${job.result.usage.costUsd.toFixed(6)}` : null),
+      (job.paidCalls ?? []).map(({ step, cameTo, usd }) => fact(`Call ${step}`, `$${usd.toFixed(6)}, ${cameTo}`))),
     el('section', { class: 'card', 'aria-labelledby': 'h-timeline' },
       el('div', { class: 'head' }, el('h2', { id: 'h-timeline' }, 'Timeline')),
       el('ol', { class: 'timeline' }, began, lines.flatMap(line), end)));

@@ -1,0 +1,162 @@
+//! `spend`, `budget`: what calls have cost, and what they may cost.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::show::{self, table};
+use crate::{
+    config::Config,
+    replica,
+    spending::{
+        Usd,
+        accounts::{Accounts, BudgetStatus, By, Line, Used, month},
+    },
+};
+
+#[derive(Debug, Args)]
+pub(super) struct SpendArgs {
+    /// By what to add up.
+    #[arg(long, value_enum, default_value = "type")]
+    by: By,
+    /// The month, such as 2026-11; this one by default.
+    #[arg(long, value_parser = month)]
+    month: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn accounts() -> anyhow::Result<Accounts> {
+    replica::accounts(&Config::from_env()?)
+}
+
+pub(super) async fn spend(args: SpendArgs) -> anyhow::Result<ExitCode> {
+    let report = accounts()?
+        .report(args.month.as_deref(), args.by)
+        .await
+        .context("Redis")?;
+    show::either(args.json, &report, || {
+        let rows = report.lines.iter().map(|line: &Line| {
+            vec![
+                line.name.clone(),
+                line.usd.to_string(),
+                line.possible_usd.to_string(),
+                line.calls.to_string(),
+                line.unpriced_calls.to_string(),
+                line.lost_calls.to_string(),
+                (line.prompt_tokens + line.completion_tokens).to_string(),
+            ]
+        });
+        let header = ["", "USD", "possibly", "calls", "unpriced", "lost", "tokens"];
+        format!(
+            "{}\n{}: {} USD, possibly {} USD more for calls whose answer was lost",
+            table(&header, rows),
+            report.month,
+            report.usd,
+            report.possible_usd
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BudgetArgs {
+    #[command(subcommand)]
+    order: BudgetOrder,
+}
+
+#[derive(Debug, Subcommand)]
+enum BudgetOrder {
+    /// Show the budgets, what is left of them, and the kill switch.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop all paid calls of all replicas: jobs wait.
+    Stop(SwitchArgs),
+    /// Let paid calls pass again.
+    Resume(SwitchArgs),
+    /// Set what all calls of a month may cost.
+    Month {
+        /// USD, or `none`: what the replicas are configured with.
+        amount: String,
+    },
+    /// Set what the calls for one student may cost a month.
+    Allow {
+        /// The student's id.
+        student: String,
+        /// USD, or `none`: what the replicas are configured with.
+        amount: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SwitchArgs {
+    /// Who does so.
+    #[arg(long)]
+    by: String,
+    /// Why.
+    #[arg(long)]
+    reason: String,
+}
+
+pub(super) async fn budget(args: BudgetArgs) -> anyhow::Result<ExitCode> {
+    let accounts = accounts()?;
+    let is_json = matches!(args.order, BudgetOrder::Status { json: true });
+    match args.order {
+        BudgetOrder::Status { .. } => {}
+        BudgetOrder::Stop(SwitchArgs { by, reason }) => {
+            accounts.switch(true, &by, &reason).await.context("Redis")?
+        }
+        BudgetOrder::Resume(SwitchArgs { by, reason }) => {
+            accounts.switch(false, &by, &reason).await.context("Redis")?;
+        }
+        BudgetOrder::Month { amount: text } => accounts.set_month(amount(&text)?).await.context("Redis")?,
+        BudgetOrder::Allow {
+            student,
+            amount: text,
+        } => {
+            accounts.allow(&student, amount(&text)?).await.context("Redis")?;
+        }
+    }
+    let status = accounts.status().await.context("Redis")?;
+    show::either(is_json, &json!(status), || told(&status))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn amount(text: &str) -> anyhow::Result<Option<Usd>> {
+    match text {
+        "none" => Ok(None),
+        text => Ok(Some(text.parse()?)),
+    }
+}
+
+fn told(status: &BudgetStatus) -> String {
+    let row = |used: &Used| {
+        vec![
+            used.period.clone(),
+            used.usd.to_string(),
+            used.possible_usd.to_string(),
+            used.budget_usd
+                .map_or_else(|| "none".to_owned(), |usd| usd.to_string()),
+            used.percent
+                .map(|percent| format!("{percent} %"))
+                .unwrap_or_default(),
+        ]
+    };
+    let rows = [row(&status.day), row(&status.month)].into_iter();
+    let table = table(&["", "USD", "possibly", "budget", "used"], rows);
+    let switch = match (status.kill_switch, &status.switched_by, &status.reason) {
+        (true, Some(by), Some(reason)) => format!("on, set by {by}: {reason}"),
+        (true, ..) => "on".to_owned(),
+        (false, ..) => "off".to_owned(),
+    };
+    format!(
+        "{table}\nreserved for calls in flight: {} USD\nkill switch: {switch}",
+        status.reserved_usd
+    )
+}

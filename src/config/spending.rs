@@ -1,0 +1,51 @@
+//! What calls cost, and may cost.
+
+use std::{path::Path, sync::Arc};
+
+use super::{reader::Reader, vars};
+use crate::spending::{Budgets, Exhausted, Prices, Usd};
+
+/// Prices and budgets.
+#[derive(Debug, Clone)]
+pub struct SpendingSettings {
+    /// What providers charge.
+    pub prices: Arc<Prices>,
+    /// What may be spent.
+    pub budgets: Budgets,
+}
+
+pub(super) fn read(env: &mut Reader<'_>) -> SpendingSettings {
+    let file = env.optional(&vars::PRICES_FILE, |path| {
+        Prices::from_file(Path::new(path)).map_err(|error| format!("a file of prices: {error}"))
+    });
+    let embedded = || {
+        Prices::embedded().unwrap_or_else(|error| {
+            env_fault(&error);
+            Prices::default()
+        })
+    };
+    let mut amount = |var| env.optional(var, |text| text.parse::<Usd>().map_err(|error| error.to_string()));
+    let (day, month, student) = (
+        amount(&vars::BUDGET_DAILY_USD),
+        amount(&vars::BUDGET_MONTHLY_USD),
+        amount(&vars::USER_BUDGET_MONTHLY_USD),
+    );
+    SpendingSettings {
+        prices: Arc::new(file.unwrap_or_else(embedded)),
+        budgets: Budgets {
+            day,
+            month,
+            student,
+            exhausted: env.parse(&vars::BUDGET_EXHAUSTED, |text| match text {
+                "wait" => Ok(Exhausted::Wait),
+                "fail" => Ok(Exhausted::Fail),
+                _ => Err("wait or fail".to_owned()),
+            }),
+        },
+    }
+}
+
+/// A test reads the embedded prices: they are sound. Without any, calls are unpriced.
+fn env_fault(error: &crate::spending::PricesError) {
+    tracing::error!(%error, "the prices of this version cannot be read: every call is unpriced");
+}

@@ -1,0 +1,341 @@
+//! What an operator reads of the money, and sets: the sums, the budgets, the kill switch.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use redis::{RedisError, pipe};
+use serde::Serialize;
+
+pub use super::report::{By, Line, Report, month};
+use super::{
+    Budgets, Usd,
+    report::{Fields, lines_of, most_first},
+};
+use crate::{
+    connection::Connection,
+    keys::{KILL_SWITCH, MONTHLY_LIMIT, SPEND_PREFIX},
+};
+
+/// Students that a report lists at most.
+const MOST_STUDENTS: usize = 100;
+/// Fields that one command reads of a hash with students.
+const SCAN: usize = 1000;
+/// Longest name and reason that are kept with the kill switch, characters.
+const LONGEST_NOTE: usize = 200;
+
+/// What was spent of a budget.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Used {
+    /// The day or month.
+    pub period: String,
+    /// What was spent.
+    pub usd: Usd,
+    /// Upper bound of the cost of calls whose answer was lost. It counts for the budget.
+    pub possible_usd: Usd,
+    /// The budget, if there is one.
+    pub budget_usd: Option<Usd>,
+    /// The share of the budget that is spent or reserved, percent.
+    pub percent: Option<u64>,
+}
+
+/// Budgets and kill switch.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetStatus {
+    /// Whether all paid calls are stopped.
+    pub kill_switch: bool,
+    /// Who set the switch last.
+    pub switched_by: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// When, by Redis's clock.
+    pub switched_at: Option<String>,
+    /// Today.
+    pub day: Used,
+    /// This month.
+    pub month: Used,
+    /// What calls in flight may cost.
+    pub reserved_usd: Usd,
+    /// What the calls for one student may cost a month.
+    pub student_budget_usd: Option<Usd>,
+}
+
+/// A call of one job that cost money, or may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaidCall {
+    /// The step of the job that it was made for.
+    pub step: String,
+    /// `paid`, `unpriced`, or `possible`: its answer was lost.
+    pub came_to: String,
+    /// What it costs, or may cost at most.
+    pub usd: Usd,
+}
+
+/// The money, in an operator's hands.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    connection: Connection,
+    budgets: Budgets,
+}
+
+impl Accounts {
+    /// The accounts in this Redis, with the budgets of the configuration.
+    pub const fn new(connection: Connection, budgets: Budgets) -> Self {
+        Self { connection, budgets }
+    }
+
+    /// Today in UTC, by Redis's clock.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn today(&self) -> Result<String, RedisError> {
+        let mut time = pipe();
+        time.cmd("TIME");
+        let ((seconds, _),): ((u64, u64),) = self.connection.query(&time).await?;
+        let mut text = iso(seconds);
+        text.truncate("2026-11-30".len());
+        Ok(text)
+    }
+
+    /// What was spent in `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
+    /// what students have spent.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn report(&self, month: Option<&str>, by: By) -> Result<Report, RedisError> {
+        let month = match month {
+            Some(month) => month.to_owned(),
+            None => self.today().await?.chars().take("2026-11".len()).collect(),
+        };
+        let mut read = pipe();
+        read.hgetall(format!("{SPEND_PREFIX}month:{month}"));
+        let days: Vec<String> = (1..=31).map(|day| format!("{month}-{day:02}")).collect();
+        for day in &days {
+            read.hgetall(format!("{SPEND_PREFIX}day:{day}"));
+        }
+        let mut answers: Vec<Fields> = self.connection.query(&read).await?;
+        let sums = answers.remove(0);
+        let lines = match by {
+            By::User => self.students(&month).await?,
+            by => lines_of(&days, &answers, by),
+        };
+        Ok(Report {
+            month,
+            usd: amount(&sums, "total"),
+            possible_usd: amount(&sums, "possible"),
+            lines,
+        })
+    }
+
+    /// Those who have spent the most.
+    async fn students(&self, month: &str) -> Result<Vec<Line>, RedisError> {
+        let key = format!("{SPEND_PREFIX}students:{month}");
+        let mut lines: HashMap<String, Line> = HashMap::new();
+        let mut cursor = 0u64;
+        loop {
+            let mut scan = pipe();
+            scan.cmd("HSCAN").arg(&key).arg(cursor).arg("COUNT").arg(SCAN);
+            let ((next, fields),): ((u64, Vec<(String, u64)>),) = self.connection.query(&scan).await?;
+            for (field, amount) in fields {
+                let Some((kind, name)) = field.split_once(':') else {
+                    continue;
+                };
+                let line = lines.entry(name.to_owned()).or_default();
+                line.name = name.to_owned();
+                line.add(if kind == "p" { "usd" } else { "possible" }, amount);
+            }
+            cursor = next;
+            if cursor == 0 {
+                let mut lines: Vec<Line> = lines.into_values().collect();
+                lines.sort_by(most_first);
+                lines.truncate(MOST_STUDENTS);
+                return Ok(lines);
+            }
+        }
+    }
+
+    /// The calls of a job that the ledger's page under this key knows: those of a job that is not completed.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn calls_of(&self, page: &str) -> Result<Vec<PaidCall>, RedisError> {
+        // The answers beside the notes are large: they stay where they are. A page holds far fewer entries than one scan reads.
+        let mut scan = pipe();
+        scan.cmd("HSCAN")
+            .arg(page)
+            .arg(0)
+            .arg("MATCH")
+            .arg("$*")
+            .arg("COUNT")
+            .arg(SCAN);
+        let ((_, notes),): ((u64, BTreeMap<String, String>),) = self.connection.query(&scan).await?;
+        Ok(notes.values().filter_map(|note| paid_call(note)).collect())
+    }
+
+    /// Budgets, and what is left of them.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn status(&self) -> Result<BudgetStatus, RedisError> {
+        let today = self.today().await?;
+        let month: String = today.chars().take("2026-11".len()).collect();
+        let mut read = pipe();
+        let (of_switch, sums) = (["by", "reason", "at"], ["total", "possible"]);
+        read.get(KILL_SWITCH)
+            .get(MONTHLY_LIMIT)
+            .hmget(format!("{SPEND_PREFIX}switch"), &of_switch)
+            .hmget(format!("{SPEND_PREFIX}day:{today}"), &sums)
+            .hmget(format!("{SPEND_PREFIX}month:{month}"), &sums)
+            .hget(format!("{SPEND_PREFIX}reserved"), "total");
+        type Sums = (Option<u64>, Option<u64>);
+        type Note = (Option<String>, Option<String>, Option<u64>);
+        type Answer = (Option<String>, Option<String>, Note, Sums, Sums, Option<u64>);
+        let (switch, limit, (by, reason, at), of_day, of_month, reserved): Answer =
+            self.connection.query(&read).await?;
+        let reserved = Usd::from_nanos(reserved.unwrap_or(0));
+        let used = |period, sums: Sums, budget: Option<Usd>| {
+            let amount = |nanos: Option<u64>| Usd::from_nanos(nanos.unwrap_or(0));
+            let (usd, possible_usd) = (amount(sums.0), amount(sums.1));
+            Used {
+                period,
+                usd,
+                possible_usd,
+                budget_usd: budget,
+                percent: budget.map(|budget| usd.plus(possible_usd).plus(reserved).percent_of(budget)),
+            }
+        };
+        Ok(BudgetStatus {
+            kill_switch: is_on(switch.as_deref()),
+            switched_by: by,
+            reason,
+            switched_at: at.map(iso),
+            day: used(today, of_day, self.budgets.day),
+            month: used(month, of_month, limit_of(limit.as_deref()).or(self.budgets.month)),
+            reserved_usd: reserved,
+            student_budget_usd: self.budgets.student,
+        })
+    }
+
+    /// Whether the kill switch is on.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn is_stopped(&self) -> Result<bool, RedisError> {
+        let mut read = pipe();
+        read.get(KILL_SWITCH);
+        let (switch,): (Option<String>,) = self.connection.query(&read).await?;
+        Ok(is_on(switch.as_deref()))
+    }
+
+    /// Sets the kill switch: `true` stops the paid calls of all replicas from now on.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn switch(&self, is_on: bool, by: &str, reason: &str) -> Result<(), RedisError> {
+        let short = |text: &str| text.chars().take(LONGEST_NOTE).collect::<String>();
+        let mut time = pipe();
+        time.cmd("TIME");
+        let ((seconds, _),): ((u64, u64),) = self.connection.query(&time).await?;
+        let mut write = pipe();
+        write
+            .atomic()
+            .set(KILL_SWITCH, if is_on { "true" } else { "false" })
+            .ignore()
+            .hset_multiple(
+                format!("{SPEND_PREFIX}switch"),
+                &[
+                    ("by", short(by)),
+                    ("reason", short(reason)),
+                    ("at", seconds.to_string()),
+                ],
+            )
+            .ignore();
+        self.connection.query(&write).await
+    }
+
+    /// Sets what the fleet may spend in a month; `None`: what the replicas are configured with.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn set_month(&self, budget: Option<Usd>) -> Result<(), RedisError> {
+        let mut write = pipe();
+        match budget {
+            Some(budget) => write.set(MONTHLY_LIMIT, budget.to_string()).ignore(),
+            None => write.del(MONTHLY_LIMIT).ignore(),
+        };
+        self.connection.query(&write).await
+    }
+
+    /// Sets what the calls for one student may cost a month; `None`: what the replicas are configured with.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn allow(&self, student: &str, budget: Option<Usd>) -> Result<(), RedisError> {
+        let (key, mut write) = (format!("{SPEND_PREFIX}allowances"), pipe());
+        match budget {
+            Some(budget) => write.hset(key, student, budget.nanos()).ignore(),
+            None => write.hdel(key, student).ignore(),
+        };
+        self.connection.query(&write).await
+    }
+}
+
+/// `<what it came to> <amount> <step>`, as `close.lua` writes it.
+fn paid_call(note: &str) -> Option<PaidCall> {
+    let mut words = note.splitn(3, ' ');
+    let (came_to, amount, step) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+    Some(PaidCall {
+        step: step.to_owned(),
+        came_to: came_to.to_owned(),
+        usd: Usd::from_nanos(amount),
+    })
+}
+
+fn is_on(switch: Option<&str>) -> bool {
+    switch.is_some_and(|text| text.eq_ignore_ascii_case("true"))
+}
+
+/// The web API writes a number.
+fn limit_of(text: Option<&str>) -> Option<Usd> {
+    let text = text?.trim();
+    text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        format!("{number:.9}").parse().ok()
+    })
+}
+
+fn iso(seconds: u64) -> String {
+    // What no calendar holds is cut to its end.
+    let seconds = seconds.min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+fn amount(fields: &Fields, name: &str) -> Usd {
+    let nanos = fields.get(name).and_then(|text| text.parse().ok());
+    Usd::from_nanos(nanos.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_the_web_api_is_read_as_it_writes_it() {
+        for (text, usd) in [
+            ("100", "100"),
+            ("12.5", "12.5"),
+            (" 7 ", "7"),
+            ("1e2", "100"),
+            ("0", "0"),
+        ] {
+            assert_eq!(limit_of(Some(text)), usd.parse().ok(), "{text}");
+        }
+        for text in ["", "none", "-1", "NaN"] {
+            assert_eq!(limit_of(Some(text)), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Money: prices, costs and budgets of provider calls.
+//!
+//! # Layout
+//! - [`money`]: amounts, exact.
+//! - [`accounts`]: what an operator reads and sets.
+//! - `report`: what was spent, added up.
+//! - [`books`]: the calls of a replica, from their reservation to their booking; `books.lua`, in front of the ledger's scripts.
+//! - [`refusal`]: why a call may not be paid for.
+//! - [`prices`]: what providers charge, from `prices.toml`; [`cost`](prices::Prices::cost) of a call.
+
+pub mod accounts;
+pub mod books;
+pub mod money;
+pub mod prices;
+pub mod refusal;
+mod report;
+
+pub mod totals;
+
+pub use self::{
+    books::{Books, Budgets, Exhausted, Payer},
+    money::Usd,
+    prices::{Prices, PricesError},
+    totals::JobTotals,
+};
