@@ -1,4 +1,4 @@
-//! What an operator reads of the money, and sets: the sums, the budgets, the kill switch.
+//! The sums, budgets and kill switch, as an operator reads and sets them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,13 +25,13 @@ const SCAN: usize = 1000;
 /// Longest name and reason that are kept with the kill switch, characters.
 const LONGEST_NOTE: usize = 200;
 
-/// What was spent of a budget.
+/// The use of a budget.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Used {
     /// The day or month.
     pub period: String,
-    /// What was spent.
+    /// The spent amount.
     pub usd: Usd,
     /// Upper bound of the cost of calls whose answer was lost. It counts for the budget.
     pub possible_usd: Usd,
@@ -45,9 +45,9 @@ pub struct Used {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetStatus {
-    /// Whether all paid calls are stopped.
+    /// True while all paid calls are stopped.
     pub kill_switch: bool,
-    /// Who set the switch last.
+    /// The operator who set the switch last.
     pub switched_by: Option<String>,
     /// Why.
     pub reason: Option<String>,
@@ -57,9 +57,9 @@ pub struct BudgetStatus {
     pub day: Used,
     /// This month.
     pub month: Used,
-    /// What calls in flight may cost.
+    /// The reservations of calls in flight.
     pub reserved_usd: Usd,
-    /// What the calls for one student may cost a month.
+    /// The monthly allowance of one student.
     pub student_budget_usd: Option<Usd>,
 }
 
@@ -71,7 +71,7 @@ pub struct PaidCall {
     pub step: String,
     /// `paid`, `unpriced`, or `possible`: its answer was lost.
     pub came_to: String,
-    /// What it costs, or may cost at most.
+    /// The cost, or the highest possible cost.
     pub usd: Usd,
 }
 
@@ -101,7 +101,7 @@ impl Accounts {
         Ok(text)
     }
 
-    /// What was spent in `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
+    /// Reads the cost of `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
     /// what students have spent.
     ///
     /// # Errors
@@ -220,7 +220,7 @@ impl Accounts {
         })
     }
 
-    /// Whether the kill switch is on.
+    /// Reads whether the kill switch is on.
     ///
     /// # Errors
     /// Redis's.

@@ -1,7 +1,7 @@
 -- Prelude of the scripts that open and close paid calls: reservations, and the sums of what was spent.
 -- ARGV  1 the replica, which no other one bears the name of  2 how long its reservations outlive its last word, ms
 -- Amounts are whole billionths of a dollar, as text: Redis adds them exactly. `row` is `<provider>|<model>|<type>`.
--- What calls come to:
+-- The kinds of bookings:
 --   paid      the answer came, and has a price
 --   unpriced  the answer came, and its model has no price
 --   possible  the answer was lost: the provider may have billed it, at most the amount that was reserved

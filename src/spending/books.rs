@@ -27,7 +27,7 @@ pub const BOOKED_AT_A_TIME: usize = 64;
 /// Longest name of a model in a sum, characters.
 const LONGEST_MODEL: usize = 100;
 
-/// What a student's or the fleet's calls may cost.
+/// The budgets of the fleet and of its students.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budgets {
     /// Of all calls of a day, UTC.
@@ -36,18 +36,18 @@ pub struct Budgets {
     pub month: Option<Usd>,
     /// Of one student's calls of a month. What an operator has set for that student wins.
     pub student: Option<Usd>,
-    /// What becomes of jobs when the fleet's budget is used up.
+    /// The effect on jobs when the fleet's budget is used up.
     pub exhausted: Exhausted,
 }
 
 impl Budgets {
-    /// Whether any budget is configured.
+    /// Returns true if any budget is configured.
     pub const fn any(&self) -> bool {
         self.day.is_some() || self.month.is_some() || self.student.is_some()
     }
 }
 
-/// What becomes of jobs when the fleet's budget is used up.
+/// The effect on jobs when the fleet's budget is used up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Exhausted {
     /// They wait.
@@ -57,7 +57,7 @@ pub enum Exhausted {
     Fail,
 }
 
-/// What a call came to.
+/// The kind of a booking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CameTo {
     /// The answer came, and has a price.
@@ -98,9 +98,9 @@ pub struct Booking {
     pub number: u64,
     /// The call.
     pub id: u64,
-    /// What it came to.
+    /// The kind of the booking.
     pub came_to: CameTo,
-    /// What it costs, or may cost.
+    /// The cost, or the highest possible cost.
     pub amount: Usd,
     /// The student that it was made for.
     pub student: Arc<str>,
@@ -121,9 +121,9 @@ struct Outbox {
 pub struct Books {
     /// Its name, which no other one bears, nor has borne.
     pub replica: String,
-    /// What providers charge.
+    /// The prices of the providers.
     pub prices: Arc<Prices>,
-    /// What may be spent.
+    /// The budgets.
     pub budgets: Budgets,
     outbox: Mutex<Outbox>,
     /// Wakes the booking loop when a call waits to be booked and no closing call carries it.
@@ -162,7 +162,7 @@ impl Books {
         }
     }
 
-    /// What an answer costs that was paid for, now or before; `None` where its model has no price.
+    /// The cost of an answer, whichever delivery paid for it; `None` where its model has no price.
     pub fn cost_of(&self, call: &Call, reply: &Reply) -> Option<Usd> {
         let usage = CallUsage::of_answer(call, &reply.body);
         self.prices.cost(call.provider, &usage)
@@ -185,7 +185,7 @@ impl Books {
         }
     }
 
-    /// Whether no call is in flight, and none waits to be booked.
+    /// Returns true if no call is in flight and none waits to be booked.
     pub fn is_idle(&self) -> bool {
         let outbox = self.outbox();
         outbox.waiting.is_empty() && self.open.load(Ordering::Relaxed) == 0
@@ -302,7 +302,7 @@ impl OpenCall {
     }
 }
 
-/// Whether the provider may have billed a call that failed: its answer was lost, or could not be read.
+/// Returns true if the provider may have billed a failed call: its answer was lost, or could not be read.
 fn may_be_billed(failure: &Failure) -> bool {
     failure.is_answer_lost() || failure.class() == Class::Cancelled || failure.status() == Some(200)
 }

@@ -1,4 +1,4 @@
-//! What providers charge.
+//! The prices of the providers.
 //!
 //! The prices of this version are in `prices.toml`, which the binary embeds; `PRICES_FILE` names another file. A model
 //! without a price is unpriced: its calls are counted as such, and never as free.
@@ -21,7 +21,7 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 /// Models without a price that the log names: a provider can invent names.
 const MOST_REPORTED: usize = 50;
 
-/// What is wrong with a file of prices.
+/// The fault of a file of prices.
 #[derive(Debug, thiserror::Error)]
 pub enum PricesError {
     /// It cannot be read.
@@ -42,7 +42,7 @@ pub enum PricesError {
         provider: Provider,
         /// Its models.
         models: Vec<String>,
-        /// What is wrong with it.
+        /// The fault.
         why: String,
     },
 }
@@ -188,7 +188,7 @@ fn is_date(text: &str) -> bool {
     within(year, 4, 2000..=2999) && within(month, 2, 1..=12) && within(day, 2, 1..=31)
 }
 
-/// Whether `text` has the form of `pattern`: `*` any text, `?` one character. ASCII case does not matter.
+/// Returns true if `text` has the form of `pattern`: `*` any text, `?` one character. ASCII case does not matter.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
@@ -235,7 +235,7 @@ impl Prices {
     /// The prices in a file.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault.
     pub fn from_file(path: &std::path::Path) -> Result<Self, PricesError> {
         if std::fs::metadata(path)?.len() > LARGEST_FILE {
             return Err(PricesError::TooLarge);
@@ -277,7 +277,7 @@ impl Prices {
         self.rows.len()
     }
 
-    /// Whether every call is unpriced.
+    /// Returns true if every call is unpriced.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

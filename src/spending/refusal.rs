@@ -9,7 +9,7 @@ use super::{Exhausted, Usd};
 /// How soon a job that lacks money is tried again: an operator may have raised the budget, or reset the switch.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What stands in the way of a paid call.
+/// The reason why a paid call may not be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The kill switch is on.
@@ -18,16 +18,16 @@ pub enum Refusal {
     Fleet {
         /// Of the day, or of the month.
         is_daily: bool,
-        /// What was spent, and what calls in flight may cost.
+        /// The spent amount and the reservations of calls in flight.
         spent: Usd,
         /// The budget.
         budget: Usd,
-        /// What becomes of the job.
+        /// The effect on the job.
         exhausted: Exhausted,
     },
     /// The student's allowance of the month is used up.
     Student {
-        /// What was spent, and what calls in flight may cost.
+        /// The spent amount and the reservations of calls in flight.
         spent: Usd,
         /// The allowance.
         budget: Usd,
@@ -37,7 +37,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What `open.lua` says: `!<word> <ms> <spent> <budget>`.
+    /// Reads the refusal of `open.lua`: `!<word> <ms> <spent> <budget>`.
     pub fn read(text: &str, exhausted: Exhausted) -> Self {
         let mut words = text.trim_start_matches('!').split(' ');
         let word = words.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What was spent in a month, added up by any part of its rows.
+//! Reports the cost of a month, added up by any part of its rows.
 
 use std::{
     cmp::Reverse,
@@ -54,7 +54,7 @@ pub fn month(text: &str) -> Result<String, String> {
 pub struct Line {
     /// The student, type, model, provider or day.
     pub name: String,
-    /// What was spent.
+    /// The spent amount.
     pub usd: Usd,
     /// Upper bound of the cost of calls whose answer was lost.
     pub possible_usd: Usd,
@@ -92,13 +92,13 @@ impl Line {
     }
 }
 
-/// What was spent in a month.
+/// The cost of a month.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// The month, as 2026-11.
     pub month: String,
-    /// What was spent.
+    /// The spent amount.
     pub usd: Usd,
     /// Upper bound of the cost of calls whose answer was lost.
     pub possible_usd: Usd,

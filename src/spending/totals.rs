@@ -1,4 +1,4 @@
-//! What one job has cost.
+//! The cost of one job.
 
 use serde_json::{Map, Number, Value};
 
@@ -11,7 +11,7 @@ pub struct JobTotals {
     pub calls: u32,
     /// Of these, answers of models without a price.
     pub unpriced: u32,
-    /// What the others cost.
+    /// The cost of the other calls.
     pub cost: Usd,
 }
 
