@@ -74,7 +74,7 @@ pub type Judge = fn(Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError>;
 pub enum Versions {
     /// HTTP/1.1, whose informational responses are counted.
     One,
-    /// HTTP/2 too. What comes without a pause is bounded then: short answers only.
+    /// HTTP/2 too. The bound limits bytes without a pause, so it suits short answers only.
     OneAndTwo,
 }
 

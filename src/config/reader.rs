@@ -27,7 +27,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The values in force with what was changed about them, or all that is wrong.
+    /// Returns the values in force and the changes made to them, or every fault.
     #[expect(clippy::type_complexity, reason = "two lists")]
     pub(super) fn finish(mut self) -> Result<(Vec<(&'static str, String)>, Vec<String>), Vec<String>> {
         // A variable may be read more than once.

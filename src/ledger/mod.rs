@@ -295,7 +295,7 @@ impl Page {
         self.ledger.books.cost_of(call, reply)
     }
 
-    /// Reserves what a call may cost, and marks that it is about to be sent.
+    /// Reserves the estimated cost of a call, and marks that it is about to be sent.
     ///
     /// # Errors
     /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; the failure
