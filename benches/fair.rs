@@ -10,7 +10,7 @@ use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
     queue::{
-        Broker, BrokerOptions, ClaimNumber, Completed, Completion, Delivery, Layout, NewJob,
+        Broker, BrokerOptions, ClaimNumber, Completion, CompletionResults, Delivery, Layout, NewJob,
         apalis::ApalisBroker, bullmq::BullmqBroker,
     },
 };
@@ -108,7 +108,7 @@ impl Side {
         let ended = std::mem::take(&mut self.held);
         let mut claimed = None;
         if !ended.is_empty() {
-            let answer: Completed = self.broker.complete_all(&ended, Some(self.number)).await;
+            let answer: CompletionResults = self.broker.complete_all(&ended, Some(self.number)).await;
             for settled in answer.settled {
                 settled?;
             }

@@ -8,7 +8,7 @@ use std::{
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    gate::{Admission, Gate, Gates, GatesSettings, LimitSettings, Outcome, Settlement},
+    gate::{Admission, CallOutcome, Gates, GatesSettings, LimitSettings, ProviderGate, Settlement},
 };
 use jobs::Provider;
 
@@ -31,7 +31,7 @@ fn gates(redis: &PrivateRedis) -> Result<Gates> {
 }
 
 /// One call through the gate; how long the gate took of it.
-async fn pass(gate: &Arc<Gate>) -> Result<(Duration, Duration)> {
+async fn pass(gate: &Arc<ProviderGate>) -> Result<(Duration, Duration)> {
     let started = Instant::now();
     let Admission::Admitted(mut permit) = gate.admit(100).await else {
         return Err("rejected".into());
@@ -42,7 +42,7 @@ async fn pass(gate: &Arc<Gate>) -> Result<(Duration, Duration)> {
     permit
         .settle(Settlement {
             tokens: Some(90),
-            ..Settlement::new(Outcome::Success)
+            ..Settlement::new(CallOutcome::Success)
         })
         .await;
     Ok((admitted, settling.elapsed()))
@@ -90,7 +90,7 @@ struct Round {
 
 impl Round {
     async fn run(
-        gate: &Arc<Gate>,
+        gate: &Arc<ProviderGate>,
         connection: &Connection,
         raw: &mut redis::aio::MultiplexedConnection,
     ) -> Result<Self> {

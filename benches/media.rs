@@ -12,8 +12,8 @@ use bytes::Bytes;
 use jobs::{
     JobType, Jobs, MediaSettings, MemoryBudget,
     media::{
-        Media, Source,
-        decoder::{AudioDecoder, InProcess},
+        Media, MediaSource,
+        decoder::{AudioDecoder, InProcessDecoder},
     },
 };
 
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Side by side: other work on this machine slows both.
         let (mut inside, mut outside) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            inside.push(time(&InProcess, &recording).await?);
+            inside.push(time(&InProcessDecoder, &recording).await?);
             outside.push(time(&*pool, &recording).await?);
         }
         inside.sort();
@@ -82,7 +82,7 @@ async fn large_payload() -> Result<(), Box<dyn std::error::Error>> {
             }
         };
         tokio::select! {
-            loaded = media.load("imageBase64", Source::Base64(&text)) => { loaded?; }
+            loaded = media.load("imageBase64", MediaSource::Base64(&text)) => { loaded?; }
             () = others => {}
         }
         decoded.push(started.elapsed());
@@ -105,7 +105,7 @@ async fn large_payload() -> Result<(), Box<dyn std::error::Error>> {
 async fn time(
     decoder: &dyn AudioDecoder,
     recording: &Bytes,
-) -> Result<Duration, jobs::media::decoder::Undecoded> {
+) -> Result<Duration, jobs::media::decoder::DecodeError> {
     let started = Instant::now();
     decoder.decode(recording.clone(), LIMIT).await?;
     Ok(started.elapsed())

@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, Call, CallUsage, Failure, Guard, JobCost, Provider,
-    context::{self, Unusable},
-    media::{Media, Source, audio, decoder::AudioDecoder},
+    CallAttempt, CallUsage, Failure, JobCost, Provider, ProviderCall, ProviderGuard,
+    context::{self, UnusableAnswer},
+    media::{Media, MediaSource, audio, decoder::AudioDecoder},
     payload,
     providers::AzureSpeech,
     raw,
@@ -89,7 +89,7 @@ impl Payload {
         self.source().map(drop)
     }
 
-    fn source(&self) -> Result<(String, Source<'_>), Failure> {
+    fn source(&self) -> Result<(String, MediaSource<'_>), Failure> {
         payload::one_source(
             "audio",
             self.audio_url.as_ref(),
@@ -256,7 +256,7 @@ impl AssessPronunciation {
     /// [`Class::Permanent`](crate::Class::Permanent) for a bad payload or recording, and for a language that the
     /// provider does not score; [`Class::Deployment`](crate::Class::Deployment) without a key; else what the media
     /// or the guard say.
-    pub async fn run(&self, payload: Payload, guard: &dyn Guard) -> Result<Output, Failure> {
+    pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         payload.validate()?;
         let speech = self.speech.as_ref().ok_or_else(|| {
             Failure::deployment("AZURE_SPEECH_KEY is not set: this worker cannot assess pronunciation")
@@ -282,14 +282,14 @@ impl AssessPronunciation {
 async fn assess<'a>(
     reference_text: &'a str,
     duration: Duration,
-    guard: &'a dyn Guard,
-    ask: &'a Attempt<'a>,
+    guard: &'a dyn ProviderGuard,
+    ask: &'a CallAttempt<'a>,
 ) -> Result<Output, Failure> {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let call = Call::new(Provider::AzureSpeech, "assess").estimating(CallUsage::audio(milliseconds));
+    let call = ProviderCall::new(Provider::AzureSpeech, "assess").estimating(CallUsage::audio(milliseconds));
     let read = |answer: &_| {
         answer::read(
-            &raw::tree(call.provider, answer).map_err(Unusable::Useless)?,
+            &raw::tree(call.provider, answer).map_err(UnusableAnswer::Useless)?,
             reference_text,
         )
     };

@@ -13,7 +13,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    raw::{Picked, pick},
+    raw::{PickedValue, pick},
     text::{clean, without_lone_surrogates},
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct TokenCounts {
 
 /// Why a model stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finish {
+pub(crate) enum FinishReason {
     /// It had no room left.
     Length,
     /// A filter of the provider stopped it.
@@ -58,7 +58,7 @@ pub(crate) struct ChatAnswer {
     pub(crate) text: String,
     /// The model's own words for a refusal; empty when it did not refuse.
     pub(crate) refusal: String,
-    pub(crate) finish: Finish,
+    pub(crate) finish: FinishReason,
     pub(crate) tokens: TokenCounts,
     /// The model that the provider names; empty when it names none.
     pub(crate) model: String,
@@ -100,16 +100,17 @@ impl ChatAnswer {
             ],
         );
         let text = text
-            .and_then(Picked::into_text)
+            .and_then(PickedValue::into_text)
             .filter(|text| !text.trim().is_empty())?;
-        let count = |picked: Option<Picked<'_>>| picked.and_then(|picked| picked.count());
+        let count = |picked: Option<PickedValue<'_>>| picked.and_then(|picked| picked.count());
         // Missing or in another notation, the counts are looked for again.
         let (prompt, completion, total) = (count(prompt)?, count(completion)?, count(total)?);
-        let word = |picked: Option<Picked<'_>>| picked.and_then(Picked::into_text).unwrap_or_default();
+        let word =
+            |picked: Option<PickedValue<'_>>| picked.and_then(PickedValue::into_text).unwrap_or_default();
         Some(Self {
             text,
             refusal: word(refusal),
-            finish: Finish::of(&word(finish)),
+            finish: FinishReason::of(&word(finish)),
             tokens: TokenCounts {
                 prompt,
                 completion,
@@ -129,13 +130,14 @@ impl ChatAnswer {
             true => first_item(json).unwrap_or_default(),
             false => json,
         };
-        let root = Members::of(answer, ["choices", "usage", "model", "message", "output_text"]);
+        let root = ObjectMembers::of(answer, ["choices", "usage", "model", "message", "output_text"]);
         let [choices, usage, model, message, output_text] = root.0;
         let choice = choices.and_then(first_item).unwrap_or_default();
-        let [choice_message, text, finish] = Members::of(choice, ["message", "text", "finish_reason"]).0;
+        let [choice_message, text, finish] =
+            ObjectMembers::of(choice, ["message", "text", "finish_reason"]).0;
         let message = choice_message.or(message).unwrap_or_default();
         let [content, refusal, tool_calls, function_call] =
-            Members::of(message, ["content", "refusal", "tool_calls", "function_call"]).0;
+            ObjectMembers::of(message, ["content", "refusal", "tool_calls", "function_call"]).0;
 
         let mut written = [content, text, output_text]
             .into_iter()
@@ -145,16 +147,16 @@ impl ChatAnswer {
         if written.is_none() {
             // Some gateways request the schema as a tool: the deck is then in the call's arguments.
             let call = tool_calls.and_then(first_item);
-            let function = call.and_then(|call| Members::of(call, ["function"]).0[0]);
+            let function = call.and_then(|call| ObjectMembers::of(call, ["function"]).0[0]);
             written = [function, function_call]
                 .into_iter()
                 .flatten()
-                .find_map(|call| Members::of(call, ["arguments"]).0[0].map(content_text));
+                .find_map(|call| ObjectMembers::of(call, ["arguments"]).0[0].map(content_text));
         }
         Self {
             text: written.unwrap_or_default(),
             refusal: refusal.and_then(string).unwrap_or_default(),
-            finish: Finish::of(&finish.and_then(string).unwrap_or_default()),
+            finish: FinishReason::of(&finish.and_then(string).unwrap_or_default()),
             tokens: usage.map(TokenCounts::of).unwrap_or_default(),
             model: model
                 .and_then(string)
@@ -169,7 +171,7 @@ fn shortened(name: &str) -> String {
     clean(name).chars().take(LONGEST_MODEL).collect()
 }
 
-impl Finish {
+impl FinishReason {
     fn of(reason: &str) -> Self {
         match reason.to_ascii_lowercase().as_str() {
             "length" | "max_tokens" | "max_output_tokens" | "model_length" | "max_completion_tokens" => {
@@ -196,7 +198,7 @@ impl TokenCounts {
             completion_details,
             output_details,
             cache_hit,
-        ] = Members::of(
+        ] = ObjectMembers::of(
             usage,
             [
                 "prompt_tokens",
@@ -215,7 +217,7 @@ impl TokenCounts {
         let detail = |details: [Option<&str>; 2], name| {
             let details = details.into_iter().flatten();
             details
-                .filter_map(|details| Members::of(details, [name]).0[0])
+                .filter_map(|details| ObjectMembers::of(details, [name]).0[0])
                 .find_map(number)
         };
         let first = |places: [Option<&str>; 2]| places.into_iter().flatten().find_map(number);
@@ -253,7 +255,7 @@ fn content_text(content: &str) -> String {
     if let Some(text) = string(content) {
         return text;
     }
-    let parts: Items<'_> = match serde_json::from_str(content) {
+    let parts: ArrayItems<'_> = match serde_json::from_str(content) {
         Ok(parts) => parts,
         Err(_) => {
             return if content == "null" {
@@ -266,13 +268,13 @@ fn content_text(content: &str) -> String {
     let mut text = String::new();
     let mut is_text = false;
     for part in parts.0 {
-        let [kind, own, nested] = Members::of(part, ["type", "text", "content"]).0;
+        let [kind, own, nested] = ObjectMembers::of(part, ["type", "text", "content"]).0;
         // Reasoning travels as a part of its own at some providers.
         let kind = kind.and_then(string).unwrap_or_default();
         let is_reasoning = kind.contains("think") || kind.contains("reasoning");
         let part = string(part).or_else(|| {
             let own = own.or(nested)?;
-            string(own).or_else(|| string(Members::of(own, ["value"]).0[0]?))
+            string(own).or_else(|| string(ObjectMembers::of(own, ["value"]).0[0]?))
         });
         if let Some(part) = part {
             is_text = true;
@@ -302,26 +304,26 @@ fn number(json: &str) -> Option<u64> {
 
 /// The first item of an array; the value itself, where a provider sends it without an array.
 fn first_item(json: &str) -> Option<&str> {
-    match serde_json::from_str::<Items<'_>>(json) {
+    match serde_json::from_str::<ArrayItems<'_>>(json) {
         Ok(items) => items.0.first().copied(),
         Err(_) => json.starts_with('{').then_some(json),
     }
 }
 
 /// The JSON texts of the first items of an array.
-struct Items<'a>(Vec<&'a str>);
+struct ArrayItems<'a>(Vec<&'a str>);
 
-impl<'a> Deserialize<'a> for Items<'a> {
+impl<'a> Deserialize<'a> for ArrayItems<'a> {
     fn deserialize<D: Deserializer<'a>>(json: D) -> Result<Self, D::Error> {
         struct ItemsVisitor<'a>(PhantomData<&'a ()>);
         impl<'a> Visitor<'a> for ItemsVisitor<'a> {
-            type Value = Items<'a>;
+            type Value = ArrayItems<'a>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array")
             }
 
-            fn visit_seq<A: SeqAccess<'a>>(self, mut all: A) -> Result<Items<'a>, A::Error> {
+            fn visit_seq<A: SeqAccess<'a>>(self, mut all: A) -> Result<ArrayItems<'a>, A::Error> {
                 let mut items = Vec::new();
                 while items.len() < MOST_PARTS
                     && let Some(item) = all.next_element::<&RawValue>()?
@@ -329,7 +331,7 @@ impl<'a> Deserialize<'a> for Items<'a> {
                     items.push(item.get());
                 }
                 while all.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Items(items))
+                Ok(ArrayItems(items))
             }
         }
         json.deserialize_seq(ItemsVisitor(PhantomData))
@@ -337,9 +339,9 @@ impl<'a> Deserialize<'a> for Items<'a> {
 }
 
 /// The JSON texts of some members of an object. `null` counts as missing; of equal names the last counts.
-struct Members<'a, const N: usize>([Option<&'a str>; N]);
+struct ObjectMembers<'a, const N: usize>([Option<&'a str>; N]);
 
-impl<'a, const N: usize> Members<'a, N> {
+impl<'a, const N: usize> ObjectMembers<'a, N> {
     fn of(json: &'a str, names: [&str; N]) -> Self {
         struct MembersVisitor<'n, 'a, const N: usize>([&'n str; N], PhantomData<&'a ()>);
         impl<'a, const N: usize> Visitor<'a> for MembersVisitor<'_, 'a, N> {
@@ -351,7 +353,7 @@ impl<'a, const N: usize> Members<'a, N> {
 
             fn visit_map<A: MapAccess<'a>>(self, mut members: A) -> Result<Self::Value, A::Error> {
                 let mut found = [None; N];
-                while let Some(Name(name)) = members.next_key()? {
+                while let Some(MemberName(name)) = members.next_key()? {
                     match self.0.iter().position(|wanted| *wanted == name) {
                         Some(at) => {
                             let value = members.next_value::<&RawValue>()?.get();
@@ -374,4 +376,4 @@ impl<'a, const N: usize> Members<'a, N> {
 
 /// A member's name; borrowed, where it holds no escapes.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 
-use crate::{CallUsage, Class, Failure, Provider};
+use crate::{CallUsage, Failure, FailureClass, Provider};
 
 tokio::task_local! {
     /// The W3C `traceparent` that requests to providers carry, where calls are traced.
@@ -19,7 +19,7 @@ tokio::task_local! {
 
 /// One request to a provider, as the guard sees it.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct ProviderCall {
     /// The provider whose limits and breaker apply.
     pub provider: Provider,
     /// Names the call within its job, the same on each delivery of the job (`chat`, `image:2`): the key under
@@ -34,7 +34,7 @@ pub struct Call {
     pub estimate: CallUsage,
 }
 
-impl Call {
+impl ProviderCall {
     /// A paid call that is not limited by tokens.
     pub fn new(provider: Provider, step: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -79,40 +79,44 @@ impl Call {
 
 /// The usable answer of a provider, whole: what was paid for can be stored, and read again by the handler.
 #[derive(Debug, Clone)]
-pub struct Reply {
+pub struct ProviderReply {
     /// The provider's answer: JSON, as it came.
     pub body: Box<RawValue>,
     /// Tokens that it really used, where the provider counts them.
     pub tokens: Option<u64>,
 }
 
-impl PartialEq for Reply {
+impl PartialEq for ProviderReply {
     fn eq(&self, other: &Self) -> bool {
         (self.body.get(), self.tokens) == (other.body.get(), other.tokens)
     }
 }
 
 /// Makes one attempt at a call. Each invocation sends a new request.
-pub type Attempt<'a> = dyn Fn() -> BoxFuture<'a, Result<Reply, Failure>> + Send + Sync + 'a;
+pub type CallAttempt<'a> = dyn Fn() -> BoxFuture<'a, Result<ProviderReply, Failure>> + Send + Sync + 'a;
 
 /// Runs provider calls on behalf of one job.
 #[async_trait]
-pub trait Guard: Send + Sync {
+pub trait ProviderGuard: Send + Sync {
     /// Repeats `attempt` until it returns a reply, or a failure that another attempt cannot repair.
     ///
     /// # Errors
     /// The last failure; [`Class::Blocked`] or
     /// [`Class::Cancelled`] when the job has to go back to its queue. A handler passes
     /// both of these on unchanged.
-    async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure>;
+    async fn call<'a>(
+        &'a self,
+        call: &'a ProviderCall,
+        attempt: &'a CallAttempt<'a>,
+    ) -> Result<ProviderReply, Failure>;
 
     /// Takes note that the reply of a call that went well is of no use to its job. One that was kept from an earlier
     /// delivery (`is_kept`) is dropped: the next call of this step is made, and paid for.
-    async fn useless(&self, call: &Call, is_kept: bool);
+    async fn useless(&self, call: &ProviderCall, is_kept: bool);
 }
 
 /// An answer that was read.
-pub(crate) struct Reading<T> {
+pub(crate) struct AnswerReading<T> {
     /// The contents of the answer.
     pub(crate) value: T,
     /// True if the job can use it.
@@ -120,8 +124,8 @@ pub(crate) struct Reading<T> {
 }
 
 /// The answer that a handler works with.
-pub(crate) struct Asked<T> {
-    pub(crate) reading: Reading<T>,
+pub(crate) struct UsableAnswer<T> {
+    pub(crate) reading: AnswerReading<T>,
     /// True if a useless answer of an earlier delivery was replaced by this one: it is not asked for yet again.
     pub(crate) is_second: bool,
 }
@@ -136,11 +140,11 @@ pub(crate) struct Asked<T> {
 /// # Errors
 /// What the guard says.
 pub(crate) async fn read_call<T: Send>(
-    guard: &dyn Guard,
-    call: &Call,
-    attempt: &Attempt<'_>,
-    read: &(dyn Fn(&RawValue) -> Result<Reading<T>, Failure> + Sync),
-) -> Result<Asked<T>, Failure> {
+    guard: &dyn ProviderGuard,
+    call: &ProviderCall,
+    attempt: &CallAttempt<'_>,
+    read: &(dyn Fn(&RawValue) -> Result<AnswerReading<T>, Failure> + Sync),
+) -> Result<UsableAnswer<T>, Failure> {
     let mut is_second = false;
     loop {
         let fresh = Mutex::new(None);
@@ -165,7 +169,7 @@ pub(crate) async fn read_call<T: Send>(
         }
         match reading {
             Some(reading) if reading.is_useful || !is_kept || is_second => {
-                return Ok(Asked { reading, is_second });
+                return Ok(UsableAnswer { reading, is_second });
             }
             None if is_second => {
                 let message = format!("{}: the answer that was kept cannot be read", call.provider);
@@ -179,7 +183,7 @@ pub(crate) async fn read_call<T: Send>(
 
 /// Why an answer cannot be used.
 #[derive(Debug)]
-pub(crate) enum Unusable {
+pub(crate) enum UnusableAnswer {
     /// The provider reports a fault of its own inside of its answer.
     ProviderFault(Failure),
     /// Another answer may be better.
@@ -194,39 +198,40 @@ pub(crate) enum Unusable {
 /// # Errors
 /// Returns the guard's failure; permanent for the second useless answer to a paid call, and for a final one.
 pub(crate) async fn ask<T: Send>(
-    guard: &dyn Guard,
-    call: &Call,
-    attempt: &Attempt<'_>,
-    read: &(dyn Fn(&RawValue) -> Result<T, Unusable> + Sync),
+    guard: &dyn ProviderGuard,
+    call: &ProviderCall,
+    attempt: &CallAttempt<'_>,
+    read: &(dyn Fn(&RawValue) -> Result<T, UnusableAnswer> + Sync),
 ) -> Result<T, Failure> {
     let read = |body: &RawValue| match read(body) {
-        Ok(value) => Ok(Reading {
+        Ok(value) => Ok(AnswerReading {
             value: Ok(value),
             is_useful: true,
         }),
-        Err(Unusable::ProviderFault(failure)) => Err(failure),
-        Err(unusable) => Ok(Reading {
+        Err(UnusableAnswer::ProviderFault(failure)) => Err(failure),
+        Err(unusable) => Ok(AnswerReading {
             value: Err(unusable),
             is_useful: false,
         }),
     };
     let first = read_call(guard, call, attempt, &read).await?;
     let last = match first.reading.value {
-        Err(Unusable::Useless(_)) if !first.is_second => {
+        Err(UnusableAnswer::Useless(_)) if !first.is_second => {
             read_call(guard, &call.once_more(), attempt, &read).await?.reading
         }
         _ => first.reading,
     };
     last.value.map_err(|unusable| match unusable {
-        Unusable::Useless(failure) if call.paid => failure.reclassified(Class::Permanent),
+        UnusableAnswer::Useless(failure) if call.paid => failure.reclassified(FailureClass::Permanent),
         unusable => unusable.into(),
     })
 }
 
-impl From<Unusable> for Failure {
-    fn from(unusable: Unusable) -> Self {
-        let (Unusable::ProviderFault(failure) | Unusable::Useless(failure) | Unusable::Final(failure)) =
-            unusable;
+impl From<UnusableAnswer> for Failure {
+    fn from(unusable: UnusableAnswer) -> Self {
+        let (UnusableAnswer::ProviderFault(failure)
+        | UnusableAnswer::Useless(failure)
+        | UnusableAnswer::Final(failure)) = unusable;
         failure
     }
 }

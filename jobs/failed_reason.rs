@@ -4,22 +4,22 @@
 //! student understands; the technical part for the operator follows. This module is the one place that decides the
 //! sentence, by the class of the failure.
 
-use crate::{Class, JobType};
+use crate::{FailureClass, JobType};
 
 /// The sentence for a job whose replicas died while they ran it. `src/queue/poison.lua` repeats it: a test compares them.
 pub const LOST: &str = "The job could not be finished.";
 
 /// The sentence for the student. `kind` is the job's type, where its payload could be read.
-pub const fn student_sentence(class: Class, kind: Option<JobType>) -> &'static str {
+pub const fn student_sentence(class: FailureClass, kind: Option<JobType>) -> &'static str {
     match class {
-        Class::Transient => "The service is temporarily unavailable; please try again later.",
-        Class::RateLimited | Class::Blocked => "The service is busy; please try again later.",
-        Class::OverAllowance => "Your usage exceeds your monthly allowance.",
-        Class::OutOfQuota | Class::Deployment | Class::OverBudget => {
+        FailureClass::Transient => "The service is temporarily unavailable; please try again later.",
+        FailureClass::RateLimited | FailureClass::Blocked => "The service is busy; please try again later.",
+        FailureClass::OverAllowance => "Your usage exceeds your monthly allowance.",
+        FailureClass::OutOfQuota | FailureClass::Deployment | FailureClass::OverBudget => {
             "The service is not available at the moment; please try again later."
         }
-        Class::Cancelled => LOST,
-        Class::Permanent => match kind {
+        FailureClass::Cancelled => LOST,
+        FailureClass::Permanent => match kind {
             Some(JobType::GenerateFlashcards) => "The study material could not be turned into flashcards.",
             Some(JobType::AssessPronunciation) => "The recording could not be assessed.",
             Some(JobType::ProcessImage) => "The text in the images could not be read.",
@@ -29,7 +29,7 @@ pub const fn student_sentence(class: Class, kind: Option<JobType>) -> &'static s
 }
 
 /// A reason for `failedReason`: the sentence for the student, then the technical part.
-pub fn failed_reason(class: Class, kind: Option<JobType>, details: &str) -> String {
+pub fn failed_reason(class: FailureClass, kind: Option<JobType>, details: &str) -> String {
     format!("{} {details}", student_sentence(class, kind))
 }
 
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn every_reason_starts_with_one_sentence() {
         let kinds = JobType::ALL.into_iter().map(Some).chain([None]);
-        for (class, kind) in Class::ALL
+        for (class, kind) in FailureClass::ALL
             .into_iter()
             .flat_map(|class| kinds.clone().map(move |kind| (class, kind)))
         {
@@ -58,7 +58,7 @@ mod tests {
         }
         assert_eq!(
             failed_reason(
-                Class::Permanent,
+                FailureClass::Permanent,
                 Some(JobType::GenerateFlashcards),
                 "openai answered 400"
             ),

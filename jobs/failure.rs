@@ -10,7 +10,7 @@ use crate::Provider;
 /// The class of a failure, which decides who has to act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Class {
+pub enum FailureClass {
     /// The provider or the network stumbled (408, 409, 5xx, connect, time-out, reset, cut stream): try again.
     Transient,
     /// The provider asks to slow down (429): try again later, and the whole fleet with it.
@@ -31,7 +31,7 @@ pub enum Class {
     Cancelled,
 }
 
-impl Class {
+impl FailureClass {
     /// All of them.
     pub const ALL: [Self; 9] = [
         Self::Transient,
@@ -66,7 +66,7 @@ impl Class {
     }
 }
 
-impl fmt::Display for Class {
+impl fmt::Display for FailureClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -166,7 +166,7 @@ impl AccountFault {
 /// The message never carries a secret, and never more than a short excerpt of what a provider sent.
 #[derive(Debug)]
 pub struct Failure {
-    class: Class,
+    class: FailureClass,
     message: String,
     provider: Option<Provider>,
     status: Option<u16>,
@@ -182,7 +182,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure of the given class.
-    pub fn new(class: Class, message: impl Into<String>) -> Self {
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         Self {
             class,
             message: message.into(),
@@ -201,12 +201,12 @@ impl Failure {
 
     /// [`Class::Transient`]: worth another try.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self::new(Class::Transient, message)
+        Self::new(FailureClass::Transient, message)
     }
 
     /// [`Class::Permanent`]: this job is wrong.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self::new(Class::Permanent, message)
+        Self::new(FailureClass::Permanent, message)
     }
 
     /// [`Class::Permanent`], naming the payload field that is wrong and why: `payload field "audioUrl": …`.
@@ -216,12 +216,12 @@ impl Failure {
 
     /// [`Class::Deployment`]: the configuration of this worker is wrong.
     pub fn deployment(message: impl Into<String>) -> Self {
-        Self::new(Class::Deployment, message)
+        Self::new(FailureClass::Deployment, message)
     }
 
     /// The same failure in another class.
     #[must_use]
-    pub fn reclassified(mut self, class: Class) -> Self {
+    pub fn reclassified(mut self, class: FailureClass) -> Self {
         self.class = class;
         self
     }
@@ -298,7 +298,7 @@ impl Failure {
     }
 
     /// The class of the failure.
-    pub const fn class(&self) -> Class {
+    pub const fn class(&self) -> FailureClass {
         self.class
     }
 
@@ -306,16 +306,16 @@ impl Failure {
     pub const fn culprit(&self) -> Culprit {
         match (self.culprit, self.class) {
             (Some(culprit), _) => culprit,
-            (None, Class::Transient) => Culprit::Provider,
-            (None, Class::OutOfQuota | Class::Deployment) => Culprit::Account,
-            (None, Class::Permanent) => Culprit::Job,
+            (None, FailureClass::Transient) => Culprit::Provider,
+            (None, FailureClass::OutOfQuota | FailureClass::Deployment) => Culprit::Account,
+            (None, FailureClass::Permanent) => Culprit::Job,
             (
                 None,
-                Class::RateLimited
-                | Class::Blocked
-                | Class::OverBudget
-                | Class::OverAllowance
-                | Class::Cancelled,
+                FailureClass::RateLimited
+                | FailureClass::Blocked
+                | FailureClass::OverBudget
+                | FailureClass::OverAllowance
+                | FailureClass::Cancelled,
             ) => Culprit::Nobody,
         }
     }

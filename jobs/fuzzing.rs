@@ -10,7 +10,7 @@
 
 use hostile::Target;
 
-use crate::{Class, Failure, JobType, Jobs};
+use crate::{Failure, FailureClass, JobType, Jobs};
 
 pub use crate::{
     assess_pronunciation::fuzz::SPEECH_ANSWER,
@@ -28,7 +28,7 @@ pub static PAYLOAD: Target = Target::new("payload", |input| {
     for kind in JobType::ALL {
         if let Err(failure) = Jobs::validate(kind, input) {
             expect_modest(&failure);
-            assert_eq!(failure.class(), Class::Permanent, "{failure}");
+            assert_eq!(failure.class(), FailureClass::Permanent, "{failure}");
         }
     }
 })

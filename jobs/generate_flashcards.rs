@@ -13,9 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    Call, CallUsage, Class, Failure, Guard, Provider, Reply,
-    chat_answer::{ChatAnswer, Finish, TokenCounts},
-    context::{self, Reading},
+    CallUsage, Failure, FailureClass, Provider, ProviderCall, ProviderGuard, ProviderReply,
+    chat_answer::{ChatAnswer, FinishReason, TokenCounts},
+    context::{self, AnswerReading},
     payload,
     providers::{OpenAi, models::ModelRequest},
 };
@@ -275,7 +275,7 @@ impl GenerateFlashcards {
     /// # Errors
     /// [`Class::Permanent`] for a bad payload, a refusal, or two answers without a usable card;
     /// [`Class::Deployment`] without a key; otherwise the guard's failure.
-    pub async fn run(&self, payload: Payload, guard: &dyn Guard) -> Result<Output, Failure> {
+    pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         payload.validate()?;
         let openai = self.openai.as_ref().ok_or_else(|| {
             Failure::deployment("OPENAI_API_KEY is not set: this worker cannot make flashcards")
@@ -289,26 +289,27 @@ impl GenerateFlashcards {
 }
 
 /// Sends one request to the model.
-type Chat<'a> = dyn Fn(Arc<RawValue>) -> BoxFuture<'a, Result<Reply, Failure>> + Send + Sync + 'a;
+type ChatRequestSender<'a> =
+    dyn Fn(Arc<RawValue>) -> BoxFuture<'a, Result<ProviderReply, Failure>> + Send + Sync + 'a;
 
 async fn generate(
     payload: &Payload,
     model: &ModelRequest,
-    guard: &dyn Guard,
-    chat: &Chat<'_>,
+    guard: &dyn ProviderGuard,
+    chat: &ChatRequestSender<'_>,
 ) -> Result<Output, Failure> {
     let cap = prompt::token_cap(payload);
     let ask = async |step, cap| {
         let request = prompt::request(payload, model, cap);
         let cap = cap + model.reasoning_room;
         let prompt = request.estimated_tokens.saturating_sub(cap);
-        let call = Call::new(Provider::OpenAi, step)
+        let call = ProviderCall::new(Provider::OpenAi, step)
             .with_estimated_tokens(request.estimated_tokens)
             .estimating(CallUsage::tokens(&model.model, prompt, cap));
         let read = |body: &RawValue| Ok(DeckAnswer::read(body, payload, cap).into_reading());
         context::read_call(guard, &call, &|| chat(request.body.clone()), &read).await
     };
-    let mut account = Account::new(&model.model);
+    let mut account = TokenAccount::new(&model.model);
     let first = ask("chat", cap).await?;
     let mut best = first.reading.value;
     account.add(&best);
@@ -319,12 +320,12 @@ async fn generate(
     let second = match best.gap() {
         None => None,
         // Reasoning that ate up the room of the answer needs more than twice of it.
-        Some(Gap::CutOff) => Some((
+        Some(DeckGap::CutOff) => Some((
             "chat:larger",
             2 * (cap + best.tokens.reasoning.saturating_sub(model.reasoning_room)).min(MOST_ROOM),
         )),
-        Some(Gap::NoCard) if first.is_second => None,
-        Some(Gap::NoCard) => Some(("chat:again", cap)),
+        Some(DeckGap::NoCard) if first.is_second => None,
+        Some(DeckGap::NoCard) => Some(("chat:again", cap)),
     };
     if let Some((step, cap)) = second {
         match ask(step, cap).await {
@@ -336,7 +337,7 @@ async fn generate(
                 }
             }
             // The job comes back, and finds the first answer kept.
-            Err(failure) if matches!(failure.class(), Class::Blocked | Class::Cancelled) => {
+            Err(failure) if matches!(failure.class(), FailureClass::Blocked | FailureClass::Cancelled) => {
                 return Err(failure);
             }
             // A small deck is better than none.
@@ -351,13 +352,13 @@ async fn generate(
 }
 
 /// Adds up the tokens of a job's answers.
-struct Account {
+struct TokenAccount {
     tokens: TokenCounts,
     calls: u32,
     model: String,
 }
 
-impl Account {
+impl TokenAccount {
     fn new(model: &str) -> Self {
         Self {
             tokens: TokenCounts::default(),
@@ -397,7 +398,7 @@ impl Account {
 struct DeckAnswer {
     deck: Deck,
     refusal: String,
-    finish: Finish,
+    finish: FinishReason,
     tokens: TokenCounts,
     model: String,
     has_choice: bool,
@@ -406,7 +407,7 @@ struct DeckAnswer {
 }
 
 /// Why an answer is asked for once more.
-enum Gap {
+enum DeckGap {
     /// The model ran out of room before it had written enough cards.
     CutOff,
     /// No card of the answer is usable.
@@ -427,8 +428,8 @@ impl DeckAnswer {
         }
     }
 
-    fn into_reading(self) -> Reading<Self> {
-        Reading {
+    fn into_reading(self) -> AnswerReading<Self> {
+        AnswerReading {
             // An answer that was cut off leads to the larger call, which may be kept as well.
             is_useful: !self.deck.cards.is_empty() || (self.is_cut_off() && self.refusal().is_none()),
             value: self,
@@ -437,14 +438,14 @@ impl DeckAnswer {
 
     /// True if the provider reports that the room for the answer was too small.
     fn is_cut_off(&self) -> bool {
-        self.finish == Finish::Length
+        self.finish == FinishReason::Length
             || (self.deck.end == ScanEnd::CutOff && self.tokens.completion >= self.cap)
     }
 
-    fn gap(&self) -> Option<Gap> {
+    fn gap(&self) -> Option<DeckGap> {
         match self.deck.cards.len() {
-            0..ENOUGH_OF_A_CUT_DECK if self.is_cut_off() => Some(Gap::CutOff),
-            0 => Some(Gap::NoCard),
+            0..ENOUGH_OF_A_CUT_DECK if self.is_cut_off() => Some(DeckGap::CutOff),
+            0 => Some(DeckGap::NoCard),
             _ => None,
         }
     }
@@ -457,7 +458,7 @@ impl DeckAnswer {
         let message = if !self.refusal.is_empty() {
             // The model's own words can quote the material, which must not reach a log.
             "openai: the model refused to write about the material".to_owned()
-        } else if self.finish == Finish::ContentFilter {
+        } else if self.finish == FinishReason::ContentFilter {
             "openai: the content filter stopped the answer".to_owned()
         } else {
             return None;

@@ -37,7 +37,7 @@ use tokio::{
 };
 use tower::{BoxError, Service, ServiceExt, util::MapResponse};
 
-use self::bounded::Bounded;
+use self::bounded::BoundedConnection;
 
 mod bounded;
 #[cfg(test)]
@@ -67,11 +67,11 @@ const MAX_INFORMATIONAL: usize = 16;
 const WHOLE_BUDGET: usize = 256;
 
 /// Which addresses a name may stand for.
-pub type Judge = fn(Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError>;
+pub type AddressFilter = fn(Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError>;
 
 /// Which versions of HTTP are offered to servers over TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Versions {
+pub enum HttpVersions {
     /// HTTP/1.1, whose informational responses are counted.
     One,
     /// HTTP/2 too. The bound limits bytes without a pause, so it suits short answers only.
@@ -80,21 +80,21 @@ pub enum Versions {
 
 /// How a client connects.
 #[derive(Debug, Clone, Copy)]
-pub struct Connecting {
+pub struct ConnectOptions {
     /// The versions of HTTP.
-    pub versions: Versions,
+    pub versions: HttpVersions,
     /// The addresses of a name that may be connected to.
-    pub judge: Judge,
+    pub judge: AddressFilter,
     /// Whether connections are used again.
     pub keeps: bool,
     /// Called in the task of a request that has opened a connection.
     pub opened: fn(),
 }
 
-impl Default for Connecting {
+impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
-            versions: Versions::OneAndTwo,
+            versions: HttpVersions::OneAndTwo,
             judge: Ok,
             keeps: true,
             opened: || {},
@@ -115,7 +115,7 @@ impl From<reqwest::Error> for ClientError {
 
 /// A request came to no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
+pub enum RequestError {
     /// Its URL is none that can be asked.
     #[error("the request cannot be sent")]
     Unsendable(#[source] reqwest::Error),
@@ -127,7 +127,7 @@ pub enum Unanswered {
     Broken(#[from] legacy::Error),
 }
 
-impl Unanswered {
+impl RequestError {
     /// Whether no connection was made.
     pub fn is_connect(&self) -> bool {
         match self {
@@ -141,7 +141,7 @@ impl Unanswered {
 /// Sends requests. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    client: legacy::Client<Connector, Body>,
+    client: legacy::Client<TcpConnector, Body>,
     defaults: HeaderMap,
 }
 
@@ -153,8 +153,8 @@ impl HttpClient {
     ///
     /// # Panics
     /// When the process has installed no default crypto provider for rustls.
-    pub fn new(user_agent: &'static str, connecting: Connecting) -> Result<Self, ClientError> {
-        let mut tcp = HttpConnector::new_with_resolver(Names(connecting.judge));
+    pub fn new(user_agent: &'static str, connecting: ConnectOptions) -> Result<Self, ClientError> {
+        let mut tcp = HttpConnector::new_with_resolver(FilteredResolver(connecting.judge));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -163,16 +163,16 @@ impl HttpClient {
         tcp.set_keepalive_retries(Some(3));
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         let tcp = tcp.map_response(match connecting.versions {
-            Versions::One => |stream| bounded(stream, u64::MAX),
-            Versions::OneAndTwo => |stream| bounded(stream, MAX_SENT),
+            HttpVersions::One => |stream| bounded(stream, u64::MAX),
+            HttpVersions::OneAndTwo => |stream| bounded(stream, MAX_SENT),
         } as fn(_) -> _);
         let tls = HttpsConnectorBuilder::new()
             .try_with_platform_verifier()
             .map_err(|error| ClientError(error.into()))?
             .https_or_http();
         let https = match connecting.versions {
-            Versions::One => tls.enable_http1().wrap_connector(tcp),
-            Versions::OneAndTwo => tls.enable_all_versions().wrap_connector(tcp),
+            HttpVersions::One => tls.enable_http1().wrap_connector(tcp),
+            HttpVersions::OneAndTwo => tls.enable_all_versions().wrap_connector(tcp),
         };
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder
@@ -187,7 +187,7 @@ impl HttpClient {
         defaults.insert(USER_AGENT, HeaderValue::from_static(user_agent));
         defaults.insert(ACCEPT, HeaderValue::from_static("*/*"));
         Ok(Self {
-            client: builder.build(Connector {
+            client: builder.build(TcpConnector {
                 https,
                 opened: connecting.opened,
             }),
@@ -199,31 +199,31 @@ impl HttpClient {
     ///
     /// # Errors
     /// When no answer came.
-    pub async fn execute(&self, request: Request) -> Result<Response, Unanswered> {
-        let mut request = http::Request::<Body>::try_from(request).map_err(Unanswered::Unsendable)?;
+    pub async fn execute(&self, request: Request) -> Result<Response, RequestError> {
+        let mut request = http::Request::<Body>::try_from(request).map_err(RequestError::Unsendable)?;
         for (name, value) in &self.defaults {
             request.headers_mut().entry(name).or_insert_with(|| value.clone());
         }
-        let early = Arc::new(Early::default());
+        let early = Arc::new(InformationalResponses::default());
         let counted = early.clone();
         on_informational(&mut request, move |_| counted.arrived());
         tokio::select! {
             biased;
             answer = self.client.request(request) => Ok(answer?.map(Body::wrap).into()),
             // The request is dropped with its wait, and hyper closes the connection.
-            () = early.too_many.notified() => Err(Unanswered::Flooded),
+            () = early.too_many.notified() => Err(RequestError::Flooded),
         }
     }
 }
 
 /// The informational responses to one request.
 #[derive(Debug, Default)]
-struct Early {
+struct InformationalResponses {
     seen: AtomicUsize,
     too_many: Notify,
 }
 
-impl Early {
+impl InformationalResponses {
     fn arrived(&self) {
         if self.seen.fetch_add(1, Ordering::Relaxed) < MAX_INFORMATIONAL {
             return;
@@ -244,9 +244,9 @@ impl Early {
 /// Resolves names to the addresses that they may stand for. The client connects to what this yields and asks no one else,
 /// so a name cannot change its mind between the check and the connection.
 #[derive(Debug, Clone)]
-struct Names(Judge);
+struct FilteredResolver(AddressFilter);
 
-impl Service<Name> for Names {
+impl Service<Name> for FilteredResolver {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
@@ -266,18 +266,18 @@ impl Service<Name> for Names {
 
 /// Connects within [`CONNECT_TIMEOUT`].
 #[derive(Debug, Clone)]
-struct Connector {
+struct TcpConnector {
     https: HttpsConnector<Tcp>,
     opened: fn(),
 }
 
-type Tcp = MapResponse<HttpConnector<Names>, fn(TokioIo<TcpStream>) -> TokioIo<Bounded>>;
+type Tcp = MapResponse<HttpConnector<FilteredResolver>, fn(TokioIo<TcpStream>) -> TokioIo<BoundedConnection>>;
 
-fn bounded(stream: TokioIo<TcpStream>, most: u64) -> TokioIo<Bounded> {
-    TokioIo::new(Bounded::new(stream.into_inner(), most))
+fn bounded(stream: TokioIo<TcpStream>, most: u64) -> TokioIo<BoundedConnection> {
+    TokioIo::new(BoundedConnection::new(stream.into_inner(), most))
 }
 
-impl Service<Uri> for Connector {
+impl Service<Uri> for TcpConnector {
     type Response = <HttpsConnector<Tcp> as Service<Uri>>::Response;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;

@@ -35,11 +35,11 @@ mod testing;
 mod text;
 mod usage;
 
-pub use context::{Attempt, Call, Guard, Reply, TRACEPARENT};
+pub use context::{CallAttempt, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
-pub use failure::{AccountFault, Class, Culprit, Failure};
+pub use failure::{AccountFault, Culprit, Failure, FailureClass};
 pub use http_client::ClientError;
-pub use memory::{MemoryBudget, Room, apart};
+pub use memory::{MemoryBudget, MemoryReservation, apart};
 pub use payload::{payload_text, without_values};
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
 pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};

@@ -26,7 +26,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{Class, ClientError, Failure, MediaSettings, MemoryBudget, Room};
+use crate::{ClientError, Failure, FailureClass, MediaSettings, MemoryBudget, MemoryReservation};
 
 mod address;
 pub mod audio;
@@ -45,9 +45,9 @@ mod tests;
 mod vorbis;
 
 pub(crate) use encoded::{is_address, is_bare_base64, is_content};
-use fetch::Fetcher;
-pub(crate) use fetch::Shown;
-use files::{Unopened, open_beneath};
+pub(crate) use fetch::DisplayUrl;
+use fetch::MediaFetcher;
+use files::{OpenFileError, open_beneath};
 
 /// Pauses before a download is tried again. A medium is small and free, a job that goes back to its queue is not.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1)];
@@ -57,7 +57,7 @@ const UPLOADS: &str = "uploads";
 
 /// Where the bytes of one payload field are. Not `Debug`: a URL can be signed, and a payload can be long.
 #[derive(Clone, Copy)]
-pub enum Source<'a> {
+pub enum MediaSource<'a> {
     /// An https URL.
     Url(&'a str),
     /// Base64 in any spelling (`encoded`), perhaps as a `data:` URL.
@@ -69,7 +69,7 @@ pub enum Source<'a> {
 /// Loads media within the limits of [`MediaSettings`]. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Media {
-    fetcher: Fetcher,
+    fetcher: MediaFetcher,
     uploads_dir: Option<Arc<Path>>,
     max_bytes: u64,
     memory: MemoryBudget,
@@ -88,7 +88,7 @@ impl Media {
     pub fn new(settings: &MediaSettings, memory: MemoryBudget) -> Result<Self, ClientError> {
         Ok(Self {
             memory,
-            fetcher: Fetcher::new(settings)?,
+            fetcher: MediaFetcher::new(settings)?,
             uploads_dir: settings.uploads_dir.as_ref().map(|dir| Arc::from(dir.as_path())),
             max_bytes: settings.max_bytes,
             pauses: PAUSES,
@@ -102,13 +102,16 @@ impl Media {
     /// [`Class::Permanent`] for a source that is malformed, forbidden, missing, empty or
     /// too large; [`Class::Transient`] when it could not be reached or read this time;
     /// [`Class::Deployment`] when the uploads folder itself cannot be opened.
-    pub async fn load(&self, field: &str, source: Source<'_>) -> Result<Bytes, Failure> {
+    pub async fn load(&self, field: &str, source: MediaSource<'_>) -> Result<Bytes, Failure> {
         let room = self.memory.room(self.size(source)).await;
         self.load_into(room, field, source).await
     }
 
     /// Waits for room for all of these sources, in one go: jobs that took it piece by piece could wait for each other.
-    pub(crate) async fn rooms(&self, sources: impl Iterator<Item = Source<'_>> + Clone) -> Vec<Room> {
+    pub(crate) async fn rooms(
+        &self,
+        sources: impl Iterator<Item = MediaSource<'_>> + Clone,
+    ) -> Vec<MemoryReservation> {
         let sizes = sources.map(|source| self.size(source));
         let mut all = self.memory.room(sizes.clone().sum()).await;
         sizes.map(|size| all.split(size)).collect()
@@ -117,14 +120,14 @@ impl Media {
     /// As [`load`](Self::load), into room that was reserved before.
     pub(crate) async fn load_into(
         &self,
-        mut room: Room,
+        mut room: MemoryReservation,
         field: &str,
-        source: Source<'_>,
+        source: MediaSource<'_>,
     ) -> Result<Bytes, Failure> {
         let bytes = match source {
-            Source::Url(url) => self.download(field, url).await?,
-            Source::Base64(text) => self.decode(field, text).await?,
-            Source::FilePath(path) => self.read(field, path).await?,
+            MediaSource::Url(url) => self.download(field, url).await?,
+            MediaSource::Base64(text) => self.decode(field, text).await?,
+            MediaSource::FilePath(path) => self.read(field, path).await?,
         };
         if bytes.is_empty() {
             return Err(Failure::invalid_field(field, "is empty"));
@@ -134,18 +137,18 @@ impl Media {
     }
 
     /// Bytes that a source may come to.
-    fn size(&self, source: Source<'_>) -> u64 {
+    fn size(&self, source: MediaSource<'_>) -> u64 {
         match source {
-            Source::Base64(text) => (text.len() as u64 / 4 * 3).min(self.max_bytes),
+            MediaSource::Base64(text) => (text.len() as u64 / 4 * 3).min(self.max_bytes),
             // Nothing tells before it is loaded.
-            Source::Url(_) | Source::FilePath(_) => self.max_bytes,
+            MediaSource::Url(_) | MediaSource::FilePath(_) => self.max_bytes,
         }
     }
 
     async fn download(&self, field: &str, url: &str) -> Result<Vec<u8>, Failure> {
         for pause in self.pauses {
             match self.fetcher.get(field, url).await {
-                Err(failure) if failure.class() == Class::Transient => sleep(pause).await,
+                Err(failure) if failure.class() == FailureClass::Transient => sleep(pause).await,
                 settled => return settled,
             }
         }
@@ -173,7 +176,7 @@ impl Media {
         // Reading from a disk blocks, and must not hold up the jobs that wait for the network.
         let read = spawn_blocking(move || read_beneath(&folder, &path, &field_name, max_bytes));
         read.await.unwrap_or_else(|e| {
-            Err(Failure::new(Class::Cancelled, "stopped while a file was read").caused_by(e))
+            Err(Failure::new(FailureClass::Cancelled, "stopped while a file was read").caused_by(e))
         })
     }
 }
@@ -228,9 +231,9 @@ fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Resul
     let unreadable =
         |e: Error| Failure::transient(format!("payload field \"{field}\": cannot be read")).caused_by(e);
     let file = open_upload(folder, path).map_err(|why| match why {
-        Unopened::Folder(e) => Failure::deployment("UPLOADS_DIR cannot be opened").caused_by(e),
-        Unopened::NoFile => Failure::invalid_field(field, "is no file below UPLOADS_DIR"),
-        Unopened::Unreadable(e) => unreadable(e),
+        OpenFileError::Folder(e) => Failure::deployment("UPLOADS_DIR cannot be opened").caused_by(e),
+        OpenFileError::NoFile => Failure::invalid_field(field, "is no file below UPLOADS_DIR"),
+        OpenFileError::Unreadable(e) => unreadable(e),
     })?;
     if file.metadata().map_err(unreadable)?.len() > max_bytes {
         return Err(too_large(field, max_bytes));
@@ -248,10 +251,10 @@ fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Resul
 
 /// Opens the file that a producer's path names, in any of the forms that producers use: absolute, relative to the uploads
 /// folder, or relative to the folder around it (`uploads/a.m4a`), as the web API writes it.
-fn open_upload(folder: &Path, path: &str) -> Result<File, Unopened> {
+fn open_upload(folder: &Path, path: &str) -> Result<File, OpenFileError> {
     let path = path.trim();
     match (open_beneath(folder, path), below_uploads(folder, path)) {
-        (Err(Unopened::NoFile), Some(rest)) => open_beneath(folder, rest),
+        (Err(OpenFileError::NoFile), Some(rest)) => open_beneath(folder, rest),
         (opened, _) => opened,
     }
 }

@@ -24,7 +24,7 @@ pub struct MemoryBudget {
 
 /// Reserved memory; free again when it is dropped.
 #[derive(Debug)]
-pub struct Room(Option<OwnedSemaphorePermit>);
+pub struct MemoryReservation(Option<OwnedSemaphorePermit>);
 
 impl MemoryBudget {
     /// A budget of so many bytes.
@@ -38,10 +38,10 @@ impl MemoryBudget {
     }
 
     /// Waits for room for so many bytes.
-    pub async fn room(&self, bytes: u64) -> Room {
+    pub async fn room(&self, bytes: u64) -> MemoryReservation {
         let units = units(bytes).min(self.units);
         // The semaphore is never closed.
-        Room(self.free.clone().acquire_many_owned(units).await.ok())
+        MemoryReservation(self.free.clone().acquire_many_owned(units).await.ok())
     }
 
     /// Bytes that are free.
@@ -50,7 +50,7 @@ impl MemoryBudget {
     }
 }
 
-impl Room {
+impl MemoryReservation {
     /// Takes room for so many bytes out of this one, or what is left of it.
     pub(crate) fn split(&mut self, bytes: u64) -> Self {
         let Some(permit) = &mut self.0 else {
@@ -67,7 +67,10 @@ impl Room {
 
     /// Bytes that hold this room until the last of them is dropped.
     pub fn hold(self, bytes: Vec<u8>) -> Bytes {
-        struct Held(Vec<u8>, #[expect(dead_code, reason = "it is held")] Room);
+        struct Held(
+            Vec<u8>,
+            #[expect(dead_code, reason = "it is held")] MemoryReservation,
+        );
         impl AsRef<[u8]> for Held {
             fn as_ref(&self) -> &[u8] {
                 &self.0

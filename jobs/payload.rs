@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     Failure,
-    media::{Source, is_address, is_bare_base64, is_content},
+    media::{MediaSource, is_address, is_bare_base64, is_content},
     text::{is_blank, without_controls, without_lone_surrogates},
 };
 
@@ -97,7 +97,7 @@ pub(crate) fn one_source<'a>(
     url: Option<&'a String>,
     base64: Option<&'a String>,
     file_path: Option<&'a String>,
-) -> Result<(String, Source<'a>), Failure> {
+) -> Result<(String, MediaSource<'a>), Failure> {
     let mut sources = Vec::new();
     for (suffix, text) in [("Url", url), ("Base64", base64), ("FilePath", file_path)] {
         let Some(whole) = text.filter(|text| !is_blank(text)) else {
@@ -106,9 +106,9 @@ pub(crate) fn one_source<'a>(
         let text = whole.trim();
         let field = format!("{prefix}{suffix}");
         let source = match suffix {
-            _ if is_content(text) => Source::Base64(whole),
-            "Url" if is_bare_base64(text) => Source::Base64(whole),
-            "Url" => Source::Url(text),
+            _ if is_content(text) => MediaSource::Base64(whole),
+            "Url" if is_bare_base64(text) => MediaSource::Base64(whole),
+            "Url" => MediaSource::Url(text),
             "Base64" if is_address(text) => {
                 let why = format_args!(
                     "is an address, not the file: send an https address as {prefix}Url, and a file on a device as its \
@@ -116,8 +116,8 @@ pub(crate) fn one_source<'a>(
                 );
                 return Err(Failure::invalid_field(field, why));
             }
-            "Base64" => Source::Base64(whole),
-            _ => Source::FilePath(text),
+            "Base64" => MediaSource::Base64(whole),
+            _ => MediaSource::FilePath(text),
         };
         sources.push((field, source));
     }

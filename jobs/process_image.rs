@@ -13,8 +13,8 @@ use serde::{
 };
 
 use crate::{
-    Class, Failure, Guard, JobCost, Provider, Room, VisionApi,
-    media::{Media, Source, image},
+    Failure, FailureClass, JobCost, MemoryReservation, Provider, ProviderGuard, VisionApi,
+    media::{Media, MediaSource, image},
     payload,
     providers::AzureVision,
 };
@@ -25,7 +25,7 @@ mod recognise;
 #[cfg(test)]
 mod tests;
 
-use recognise::{Ask, Recogniser};
+use recognise::{Recogniser, RecognitionRequest};
 
 /// More images than this are too many for one job.
 const MOST_IMAGES: usize = 5;
@@ -95,7 +95,7 @@ impl Payload {
     }
 
     /// Where each image comes from, with the name of its field.
-    fn sources(&self) -> Result<Vec<(String, Source<'_>)>, Failure> {
+    fn sources(&self) -> Result<Vec<(String, MediaSource<'_>)>, Failure> {
         let (url, base64, file_path) = (
             self.image_url.as_ref(),
             self.image_base64.as_ref(),
@@ -134,13 +134,13 @@ impl Payload {
 }
 
 fn images<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Image>>, D::Error> {
-    Ok(Option::<Few>::deserialize(deserializer)?.map(|Few(images)| images))
+    Ok(Option::<BoundedImages>::deserialize(deserializer)?.map(|BoundedImages(images)| images))
 }
 
 /// The images, and one more where there are too many: a payload of megabytes can name a million.
-struct Few(Vec<Image>);
+struct BoundedImages(Vec<Image>);
 
-impl<'de> Deserialize<'de> for Few {
+impl<'de> Deserialize<'de> for BoundedImages {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(FewVisitor)
     }
@@ -149,13 +149,13 @@ impl<'de> Deserialize<'de> for Few {
 struct FewVisitor;
 
 impl<'de> Visitor<'de> for FewVisitor {
-    type Value = Few;
+    type Value = BoundedImages;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a sequence")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Few, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<BoundedImages, A::Error> {
         let mut few = Vec::new();
         while few.len() <= MOST_IMAGES
             && let Some(image) = all.next_element()?
@@ -163,7 +163,7 @@ impl<'de> Visitor<'de> for FewVisitor {
             few.push(image);
         }
         while all.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Few(few))
+        Ok(BoundedImages(few))
     }
 }
 
@@ -234,19 +234,19 @@ impl ProcessImage {
     /// [`Class::Permanent`] for a bad payload, and when no image could be read; [`Class::Transient`] when none
     /// could, but one of them may be had another time; [`Class::Deployment`] without a key; else what the guard
     /// says.
-    pub async fn run(&self, payload: Payload, guard: &dyn Guard) -> Result<Output, Failure> {
+    pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         let sources = payload.sources()?;
         let vision = self.vision.as_ref().ok_or_else(|| {
             let message =
                 "AZURE_VISION_KEY and AZURE_VISION_ENDPOINT are not set: this worker cannot read images";
             Failure::deployment(message).by(Provider::AzureVision)
         })?;
-        let ask = |ask: Ask| -> BoxFuture<'_, _> {
+        let ask = |ask: RecognitionRequest| -> BoxFuture<'_, _> {
             Box::pin(async move {
                 match ask {
-                    Ask::Analyze(image) => vision.analyze(image).await,
-                    Ask::Submit(image) => vision.submit(image).await,
-                    Ask::Poll(operation) => vision.poll(&operation).await,
+                    RecognitionRequest::Analyze(image) => vision.analyze(image).await,
+                    RecognitionRequest::Submit(image) => vision.submit(image).await,
+                    RecognitionRequest::Poll(operation) => vision.poll(&operation).await,
                 }
             })
         };
@@ -266,7 +266,7 @@ impl ProcessImage {
         // The images in it are large, and calls may wait for long.
         drop(sources);
         drop(payload);
-        let mut gathered = Gathered::default();
+        let mut gathered = GatheredText::default();
         for (index, image) in images.into_iter().enumerate() {
             match image {
                 Ok(image) => gathered.add(recogniser.lines(index + 1, image).await)?,
@@ -278,9 +278,9 @@ impl ProcessImage {
 
     async fn load(
         &self,
-        room: Room,
+        room: MemoryReservation,
         field: &str,
-        source: Source<'_>,
+        source: MediaSource<'_>,
         api: VisionApi,
     ) -> Result<Bytes, Failure> {
         let bytes = self.media.load_into(room, field, source).await?;
@@ -291,12 +291,12 @@ impl ProcessImage {
 
 /// What the images of a job have given so far.
 #[derive(Default)]
-struct Gathered {
+struct GatheredText {
     pages: Vec<Page>,
     failures: Vec<Failure>,
 }
 
-impl Gathered {
+impl GatheredText {
     /// Adds the next image, as it was read. A bad one costs only its own page; any other failure is the job's.
     fn add(&mut self, lines: Result<Vec<String>, Failure>) -> Result<(), Failure> {
         let page = self.pages.len() + 1;
@@ -307,7 +307,7 @@ impl Gathered {
                 lines,
                 error: None,
             }),
-            Err(failure) if failure.class() == Class::Permanent => self.miss(failure)?,
+            Err(failure) if failure.class() == FailureClass::Permanent => self.miss(failure)?,
             Err(failure) => return Err(failure),
         }
         Ok(())
@@ -316,7 +316,7 @@ impl Gathered {
     /// Adds the next image, which is not to be had. Its reason is its page's, whatever its class: the other images
     /// are not lost with it. Only a job that has to let go does so.
     fn miss(&mut self, failure: Failure) -> Result<(), Failure> {
-        if failure.class() == Class::Cancelled {
+        if failure.class() == FailureClass::Cancelled {
             return Err(failure);
         }
         self.pages.push(Page {
@@ -332,7 +332,10 @@ impl Gathered {
         let total_images = self.pages.len();
         let images_processed = total_images - self.failures.len();
         if images_processed == 0 {
-            let transient = self.failures.iter().position(|f| f.class() == Class::Transient);
+            let transient = self
+                .failures
+                .iter()
+                .position(|f| f.class() == FailureClass::Transient);
             return Err(match transient {
                 Some(at) => self.failures.swap_remove(at),
                 None if self.failures.len() == 1 => self.failures.swap_remove(0),

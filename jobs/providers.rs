@@ -38,7 +38,7 @@ pub use azure_speech::AzureSpeech;
 pub use azure_vision::AzureVision;
 pub use dialect::{Dialect, DialectStore, REMEMBERED_FOR, deployment};
 pub use openai::OpenAi;
-pub use reach::{Reached, reach};
+pub use reach::{Reachability, reach};
 
 /// Named in every request; OpenAI's library sends none, and Azure's text to speech refuses requests without one.
 const USER_AGENT: &str = concat!("backend-worker/", env!("CARGO_PKG_VERSION"));

@@ -16,12 +16,12 @@ mod tests;
 
 /// A value that was picked.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Picked<'a> {
+pub(crate) enum PickedValue<'a> {
     Text(Cow<'a, str>),
     Count(u64),
 }
 
-impl Picked<'_> {
+impl PickedValue<'_> {
     /// The text, where it is one.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
@@ -51,9 +51,9 @@ impl Picked<'_> {
 ///
 /// As lenient as the index of a tree: `None` where the place is missing or holds another type. Of members with the same
 /// name the last counts.
-pub(crate) fn pick<'a, const N: usize>(json: &'a str, places: [&str; N]) -> [Option<Picked<'a>>; N] {
+pub(crate) fn pick<'a, const N: usize>(json: &'a str, places: [&str; N]) -> [Option<PickedValue<'a>>; N] {
     let mut found = [const { None }; N];
-    let root = Part {
+    let root = PathPart {
         wanted: places.into_iter().zip(0..).collect(),
         found: &mut found,
     };
@@ -79,34 +79,34 @@ pub(crate) fn tree(provider: Provider, answer: &RawValue) -> Result<Value, Failu
 }
 
 /// A value on the way to those that are wanted, or one of them.
-struct Part<'s, 'a> {
+struct PathPart<'s, 'a> {
     /// What is left of the way to each from here, and its place in `found`.
     wanted: Vec<(&'s str, usize)>,
-    found: &'s mut [Option<Picked<'a>>],
+    found: &'s mut [Option<PickedValue<'a>>],
 }
 
-impl<'s, 'a> Part<'s, 'a> {
+impl<'s, 'a> PathPart<'s, 'a> {
     /// The member or item whose name or index `pass` takes from the beginning of a way.
-    fn below(&mut self, pass: impl Fn(&'s str) -> Option<&'s str>) -> Part<'_, 'a> {
+    fn below(&mut self, pass: impl Fn(&'s str) -> Option<&'s str>) -> PathPart<'_, 'a> {
         let step = |(way, place): &(&'s str, usize)| {
             let rest = pass(way.strip_prefix('/')?)?;
             (rest.is_empty() || rest.starts_with('/')).then_some((rest, *place))
         };
-        Part {
+        PathPart {
             wanted: self.wanted.iter().filter_map(step).collect(),
             found: self.found,
         }
     }
 
     /// Keeps the value, where this is one that is wanted.
-    fn keep(self, value: Picked<'a>) {
+    fn keep(self, value: PickedValue<'a>) {
         if let Some((_, place)) = self.wanted.iter().find(|(way, _)| way.is_empty()) {
             self.found[*place] = Some(value);
         }
     }
 }
 
-impl<'a> DeserializeSeed<'a> for Part<'_, 'a> {
+impl<'a> DeserializeSeed<'a> for PathPart<'_, 'a> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'a>>(self, json: D) -> Result<(), D::Error> {
@@ -123,9 +123,9 @@ impl<'a> DeserializeSeed<'a> for Part<'_, 'a> {
 
 /// The name of a member; borrowed, where it holds no escapes.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'a> Visitor<'a> for Part<'_, 'a> {
+impl<'a> Visitor<'a> for PathPart<'_, 'a> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +133,7 @@ impl<'a> Visitor<'a> for Part<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(mut self, mut members: A) -> Result<(), A::Error> {
-        while let Some(Name(name)) = members.next_key()? {
+        while let Some(MemberName(name)) = members.next_key()? {
             members.next_value_seed(
                 self.below(|way| way.strip_prefix(&*name).filter(|_| !name.contains('/'))),
             )?;
@@ -156,17 +156,17 @@ impl<'a> Visitor<'a> for Part<'_, 'a> {
     }
 
     fn visit_borrowed_str<E>(self, text: &'a str) -> Result<(), E> {
-        self.keep(Picked::Text(text.into()));
+        self.keep(PickedValue::Text(text.into()));
         Ok(())
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.keep(Picked::Text(text.to_owned().into()));
+        self.keep(PickedValue::Text(text.to_owned().into()));
         Ok(())
     }
 
     fn visit_u64<E>(self, count: u64) -> Result<(), E> {
-        self.keep(Picked::Count(count));
+        self.keep(PickedValue::Count(count));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    ClientError, Failure, Guard, MemoryBudget, Settings,
+    ClientError, Failure, MemoryBudget, ProviderGuard, Settings,
     assess_pronunciation::{self, AssessPronunciation},
     generate_flashcards::{self, GenerateFlashcards},
     media::{Media, decoder::AudioDecoder},
@@ -170,7 +170,12 @@ impl Jobs {
     /// # Errors
     /// [`Class::Permanent`](crate::Class::Permanent) naming the field for a payload that does not fit its type;
     /// else what the handler or its guard says.
-    pub async fn run(&self, kind: JobType, payload: Bytes, guard: &dyn Guard) -> Result<Value, Failure> {
+    pub async fn run(
+        &self,
+        kind: JobType,
+        payload: Bytes,
+        guard: &dyn ProviderGuard,
+    ) -> Result<Value, Failure> {
         match kind {
             JobType::GenerateFlashcards => to_json(self.flashcards.run(decode(&payload)?, guard).await?),
             JobType::AssessPronunciation => {

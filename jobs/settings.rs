@@ -7,8 +7,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::{
-    media::Shown,
-    providers::models::{ModelTable, ReasoningEffort, Successor},
+    media::DisplayUrl,
+    providers::models::{ModelSuccessor, ModelTable, ReasoningEffort},
 };
 
 /// Settings of all handlers. A provider without settings fails its jobs as a deployment fault that says so.
@@ -36,7 +36,7 @@ pub struct OpenAiSettings {
     /// How hard the model thinks before it answers.
     pub reasoning: ReasoningEffort,
     /// Which model takes its place when it is gone.
-    pub successor: Successor,
+    pub successor: ModelSuccessor,
     /// What is known of models.
     pub models: Arc<ModelTable>,
     /// Longest wait for an answer, which comes whole.
@@ -46,7 +46,7 @@ pub struct OpenAiSettings {
 impl fmt::Debug for OpenAiSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenAiSettings")
-            .field("base_url", &format_args!("{}", Shown(&self.base_url)))
+            .field("base_url", &format_args!("{}", DisplayUrl(&self.base_url)))
             .field("model", &self.model)
             .field("reasoning", &self.reasoning)
             .field("successor", &self.successor)
@@ -69,7 +69,7 @@ pub struct SpeechSettings {
 impl fmt::Debug for SpeechSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpeechSettings")
-            .field("endpoint", &format_args!("{}", Shown(&self.endpoint)))
+            .field("endpoint", &format_args!("{}", DisplayUrl(&self.endpoint)))
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -93,7 +93,7 @@ pub struct VisionSettings {
 impl fmt::Debug for VisionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VisionSettings")
-            .field("endpoint", &format_args!("{}", Shown(&self.endpoint)))
+            .field("endpoint", &format_args!("{}", DisplayUrl(&self.endpoint)))
             .field("api", &self.api)
             .field("timeout", &self.timeout)
             .field("poll_interval", &self.poll_interval)

@@ -9,17 +9,17 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, value::to_raw_value};
 
-use crate::{Attempt, Call, Class, Failure, Guard, Reply};
+use crate::{CallAttempt, Failure, FailureClass, ProviderCall, ProviderGuard, ProviderReply};
 
 pub(crate) mod server;
 
 /// Makes up to three attempts, like the real guard, but at once. Replays the replies that it was given.
 #[derive(Default)]
 pub(crate) struct FakeGuard {
-    kept: Mutex<HashMap<String, Reply>>,
+    kept: Mutex<HashMap<String, ProviderReply>>,
     useless: Mutex<Vec<String>>,
-    refusal: Option<Class>,
-    calls: Mutex<Vec<Call>>,
+    refusal: Option<FailureClass>,
+    calls: Mutex<Vec<ProviderCall>>,
 }
 
 impl FakeGuard {
@@ -36,7 +36,7 @@ impl FakeGuard {
     }
 
     /// A guard that lets nothing pass.
-    pub(crate) fn refusing(class: Class) -> Self {
+    pub(crate) fn refusing(class: FailureClass) -> Self {
         Self {
             refusal: Some(class),
             ..Self::default()
@@ -77,8 +77,12 @@ impl FakeGuard {
 }
 
 #[async_trait]
-impl Guard for FakeGuard {
-    async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure> {
+impl ProviderGuard for FakeGuard {
+    async fn call<'a>(
+        &'a self,
+        call: &'a ProviderCall,
+        attempt: &'a CallAttempt<'a>,
+    ) -> Result<ProviderReply, Failure> {
         self.calls.lock().unwrap().push(call.clone());
         if let Some(class) = self.refusal {
             return Err(Failure::new(class, "refused"));
@@ -95,7 +99,7 @@ impl Guard for FakeGuard {
         attempt().await
     }
 
-    async fn useless(&self, call: &Call, is_kept: bool) {
+    async fn useless(&self, call: &ProviderCall, is_kept: bool) {
         self.useless.lock().unwrap().push(call.step.to_string());
         if is_kept {
             self.kept.lock().unwrap().remove(call.step.as_ref());
@@ -105,13 +109,13 @@ impl Guard for FakeGuard {
 
 /// What a provider will answer, in order, and what it was asked.
 pub(crate) struct Script<Q> {
-    answers: Mutex<VecDeque<Result<Value, Class>>>,
+    answers: Mutex<VecDeque<Result<Value, FailureClass>>>,
     asked: Mutex<Vec<Q>>,
 }
 
 impl<Q: Send> Script<Q> {
     /// Answers in this order; an error is a failure of that class.
-    pub(crate) fn new(answers: impl IntoIterator<Item = Result<Value, Class>>) -> Self {
+    pub(crate) fn new(answers: impl IntoIterator<Item = Result<Value, FailureClass>>) -> Self {
         Self {
             answers: Mutex::new(answers.into_iter().collect()),
             asked: Mutex::default(),
@@ -119,14 +123,14 @@ impl<Q: Send> Script<Q> {
     }
 
     /// The next answer. A question too many is a permanent failure, so that no test loops.
-    pub(crate) fn answer<'a>(&self, question: Q) -> BoxFuture<'a, Result<Reply, Failure>> {
+    pub(crate) fn answer<'a>(&self, question: Q) -> BoxFuture<'a, Result<ProviderReply, Failure>> {
         self.asked.lock().unwrap().push(question);
         let answer = self
             .answers
             .lock()
             .unwrap()
             .pop_front()
-            .unwrap_or(Err(Class::Permanent));
+            .unwrap_or(Err(FailureClass::Permanent));
         Box::pin(async { answer.map(reply).map_err(|class| Failure::new(class, "scripted")) })
     }
 
@@ -137,8 +141,8 @@ impl<Q: Send> Script<Q> {
 }
 
 /// A provider's answer.
-pub(crate) fn reply(body: Value) -> Reply {
-    Reply {
+pub(crate) fn reply(body: Value) -> ProviderReply {
+    ProviderReply {
         body: to_raw_value(&body).unwrap(),
         tokens: None,
     }

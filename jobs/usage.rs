@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    Call, Provider,
+    Provider, ProviderCall,
     chat_answer::ChatAnswer,
-    raw::{Picked, pick},
+    raw::{PickedValue, pick},
 };
 
 /// What a job has cost, as results say it.
@@ -79,7 +79,7 @@ impl CallUsage {
 
     /// What `call` has used, by the provider's `answer`. Azure counts nothing in its answers, and bills what was sent: the
     /// estimate. So does a language model whose answer holds no counts, as far as anyone can tell.
-    pub fn of_answer(call: &Call, answer: &RawValue) -> Self {
+    pub fn of_answer(call: &ProviderCall, answer: &RawValue) -> Self {
         match call.provider {
             Provider::OpenAi => of_chat(answer).map_or_else(
                 || call.estimate.clone(),
@@ -121,8 +121,8 @@ fn of_chat(answer: &RawValue) -> Option<CallUsage> {
             "/service_tier",
         ],
     );
-    let count = |picked: Option<Picked<'_>>| picked.and_then(|picked| picked.count());
-    let word = |picked: Option<Picked<'_>>| picked.and_then(Picked::into_text).unwrap_or_default();
+    let count = |picked: Option<PickedValue<'_>>| picked.and_then(|picked| picked.count());
+    let word = |picked: Option<PickedValue<'_>>| picked.and_then(PickedValue::into_text).unwrap_or_default();
     let (prompt, completion) = (count(prompt), count(completion));
     let tier = word(tier).into();
     // Other shapes are looked for by the reader of answers, which knows them.
@@ -162,7 +162,8 @@ mod tests {
     use super::*;
 
     fn used(answer: &Value) -> CallUsage {
-        let call = Call::new(Provider::OpenAi, "chat").estimating(CallUsage::tokens("asked", 100, 1000));
+        let call =
+            ProviderCall::new(Provider::OpenAi, "chat").estimating(CallUsage::tokens("asked", 100, 1000));
         CallUsage::of_answer(&call, &to_raw_value(answer).unwrap())
     }
 
@@ -204,7 +205,7 @@ mod tests {
         for answer in [json!({}), json!({"usage": null, "model": "m"}), json!([])] {
             assert_eq!(used(&answer), CallUsage::tokens("asked", 100, 1000), "{answer}");
         }
-        let call = Call::new(Provider::AzureSpeech, "assess").estimating(CallUsage::audio(1500));
+        let call = ProviderCall::new(Provider::AzureSpeech, "assess").estimating(CallUsage::audio(1500));
         let answer = to_raw_value(&json!({"RecognitionStatus": "Success"})).unwrap();
         assert_eq!(CallUsage::of_answer(&call, &answer).audio_ms, 1500);
     }

@@ -14,21 +14,21 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 /// Sends requests, and returns their answers in the same order.
-type Carry<Q, A> = dyn Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Sync;
+type SendBatch<Q, A> = dyn Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Sync;
 
 /// Requests that travel together.
-pub(crate) struct Batch<Q, A>(Arc<Inner<Q, A>>);
+pub(crate) struct Batcher<Q, A>(Arc<BatcherState<Q, A>>);
 
-struct Inner<Q, A> {
-    carry: Box<Carry<Q, A>>,
+struct BatcherState<Q, A> {
+    carry: Box<SendBatch<Q, A>>,
     weigh: fn(&Q) -> usize,
-    most: Bounds,
-    queue: Mutex<Queue<Q, A>>,
+    most: BatchLimits,
+    queue: Mutex<PendingRequests<Q, A>>,
 }
 
 /// How much travels at a time, at most.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct BatchLimits {
     /// Concurrent calls; a further call starts beside the first only when it is full.
     pub(crate) calls: usize,
     /// Requests in a call.
@@ -39,18 +39,18 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
 }
 
-struct Queue<Q, A> {
+struct PendingRequests<Q, A> {
     waiting: VecDeque<(Q, oneshot::Sender<A>)>,
     under_way: usize,
 }
 
-impl<Q, A> Clone for Batch<Q, A> {
+impl<Q, A> Clone for Batcher<Q, A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<Q, A> fmt::Debug for Batch<Q, A> {
+impl<Q, A> fmt::Debug for Batcher<Q, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("most", &self.0.most)
@@ -58,18 +58,18 @@ impl<Q, A> fmt::Debug for Batch<Q, A> {
     }
 }
 
-impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
+impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Requests for `carry`, each as heavy as `weigh` says, in bytes.
-    pub(crate) fn new<F, C>(most: Bounds, weigh: fn(&Q) -> usize, carry: C) -> Self
+    pub(crate) fn new<F, C>(most: BatchLimits, weigh: fn(&Q) -> usize, carry: C) -> Self
     where
         F: Future<Output = Vec<A>> + Send + 'static,
         C: Fn(Vec<Q>) -> F + Send + Sync + 'static,
     {
-        Self(Arc::new(Inner {
+        Self(Arc::new(BatcherState {
             carry: Box::new(move |requests| Box::pin(carry(requests))),
             weigh,
             most,
-            queue: Mutex::new(Queue {
+            queue: Mutex::new(PendingRequests {
                 waiting: VecDeque::new(),
                 under_way: 0,
             }),
@@ -83,14 +83,14 @@ impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
         if self.0.line_up(request, answer) {
             // Spawned so that it outlives this caller, and so that callers polled in the same tick can still join.
             let inner = self.0.clone();
-            tokio::spawn(Ride { inner, over: false }.run());
+            tokio::spawn(FlushTask { inner, over: false }.run());
         }
         answered.await.ok()
     }
 }
 
-impl<Q, A> Inner<Q, A> {
-    fn queue(&self) -> MutexGuard<'_, Queue<Q, A>> {
+impl<Q, A> BatcherState<Q, A> {
+    fn queue(&self) -> MutexGuard<'_, PendingRequests<Q, A>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -133,12 +133,12 @@ impl<Q, A> Inner<Q, A> {
 }
 
 /// Makes one call after the other until no request needs it.
-struct Ride<Q, A> {
-    inner: Arc<Inner<Q, A>>,
+struct FlushTask<Q, A> {
+    inner: Arc<BatcherState<Q, A>>,
     over: bool,
 }
 
-impl<Q, A> Ride<Q, A> {
+impl<Q, A> FlushTask<Q, A> {
     async fn run(mut self) {
         loop {
             let (requests, askers) = self.inner.load();
@@ -154,7 +154,7 @@ impl<Q, A> Ride<Q, A> {
     }
 }
 
-impl<Q, A> Drop for Ride<Q, A> {
+impl<Q, A> Drop for FlushTask<Q, A> {
     /// Cleans up after a panic, or at the end of the runtime: waiting callers get `None`, and the next one starts a
     /// call.
     fn drop(&mut self) {

@@ -18,10 +18,10 @@ use redis::{
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    redis_error::Meaning,
+    redis_error::RedisErrorClass,
     telemetry::metrics::{
         PROCESS,
-        labels::{Index, RedisFault},
+        labels::{CellIndex, RedisFault},
     },
 };
 
@@ -104,9 +104,9 @@ impl RedisAddress {
 /// Reconnects by itself and fails fast while it cannot: callers retry with a back-off of their own, because only
 /// they know whether a resend is safe.
 #[derive(Clone)]
-pub struct Connection(Arc<Inner>);
+pub struct Connection(Arc<ConnectionState>);
 
-struct Inner {
+struct ConnectionState {
     client: Client,
     manager: Mutex<ConnectionManager>,
     unanswered: AtomicU32,
@@ -139,7 +139,7 @@ impl Connection {
 
     fn of(client: Client, response_timeout: Duration) -> Result<Self, RedisError> {
         let manager = Mutex::new(new_manager(&client, response_timeout)?);
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(ConnectionState {
             client,
             manager,
             unanswered: AtomicU32::new(0),
@@ -261,7 +261,7 @@ impl Connection {
             self.0.unanswered.store(0, Ordering::Relaxed);
             self.reopen("Redis answers nothing: opening another connection");
         }
-        let is_of_replica = |error: &RedisError| Meaning::of(error) == Meaning::Replica;
+        let is_of_replica = |error: &RedisError| RedisErrorClass::of(error) == RedisErrorClass::Replica;
         if answer.as_ref().is_err_and(is_of_replica) && self.may_leave() {
             self.reopen("Redis has become a replica: opening another connection to its address");
         }

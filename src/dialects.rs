@@ -14,11 +14,11 @@ const DEADLINE: Duration = Duration::from_millis(250);
 
 /// The dialects in Redis.
 #[derive(Debug, Clone)]
-pub struct Dialects {
+pub struct SharedDialects {
     connection: Connection,
 }
 
-impl Dialects {
+impl SharedDialects {
     /// The dialects that replicas on this Redis share.
     pub fn new(connection: Connection) -> Self {
         Self { connection }
@@ -37,7 +37,7 @@ impl Dialects {
 }
 
 #[async_trait]
-impl DialectStore for Dialects {
+impl DialectStore for SharedDialects {
     async fn load(&self, deployment: &str) -> Option<String> {
         let mut call = redis::pipe();
         call.get(dialect_key(deployment));

@@ -13,20 +13,20 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::OptionFuture;
-use jobs::{Attempt, Call, Class, Failure, Guard, Reply, TRACEPARENT};
+use jobs::{CallAttempt, Failure, FailureClass, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::{
-    gate::{Admission, Gate, Gates, Permit, Settlement},
-    ledger::{Opened, Page},
-    retry::{Delay, LONGEST_WAIT_IN_SLOT, RetryPolicy, Verdict},
-    spending::JobTotals,
+    gate::{Admission, Gates, Permit, ProviderGate, Settlement},
+    ledger::{LedgerPage, OpenedCall},
+    retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryDecision, RetryPolicy},
+    spending::JobSpend,
     telemetry::{
         metrics::{
             PROCESS,
-            labels::{Answer, Index, JobClass},
+            labels::{Answer, CellIndex, JobClass},
         },
         trace::{self, Span, SpanKind},
     },
@@ -40,12 +40,12 @@ const LONGEST_WAIT_AT_A_LIMIT: Duration = Duration::from_millis(400);
 
 /// Receives the events of a job's calls: retries, and verdicts of gates.
 #[async_trait]
-pub trait Reporter: Send + Sync {
+pub trait CallObserver: Send + Sync {
     /// The `nth` try (from 1) failed, and the next follows after `delay`.
-    async fn retrying(&self, nth: u8, failure: &Failure, delay: Delay);
+    async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay);
 
     /// A gate has decided on a call; `refused` is the wait after a refusal by a limit.
-    fn asked(&self, _gate: &Arc<Gate>, _refused: Option<Duration>) {}
+    fn asked(&self, _gate: &Arc<ProviderGate>, _refused: Option<Duration>) {}
 }
 
 /// The conditions under which a job must stop.
@@ -64,11 +64,11 @@ pub struct JobGuard<'a> {
     policy: RetryPolicy,
     stops: Stops,
     gates: Option<&'a Gates>,
-    page: Option<Page>,
-    reporter: &'a dyn Reporter,
+    page: Option<LedgerPage>,
+    reporter: &'a dyn CallObserver,
     tries: AtomicU8,
     /// The cost of the answers that the job has received.
-    cost: Mutex<JobTotals>,
+    cost: Mutex<JobSpend>,
     /// A call of this delivery has been paid for. If the job went back to the queue, the worker would pay again.
     paid: AtomicBool,
     waits_in_slot: bool,
@@ -80,9 +80,9 @@ impl<'a> JobGuard<'a> {
     pub fn new(
         policy: RetryPolicy,
         gates: Option<&'a Gates>,
-        page: Option<Page>,
+        page: Option<LedgerPage>,
         stops: Stops,
-        reporter: &'a dyn Reporter,
+        reporter: &'a dyn CallObserver,
     ) -> Self {
         Self {
             policy,
@@ -113,12 +113,12 @@ impl<'a> JobGuard<'a> {
     }
 
     /// What the answers cost that the job was given, also those that earlier deliveries have paid for.
-    pub fn cost(&self) -> JobTotals {
+    pub fn cost(&self) -> JobSpend {
         *self.cost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes an answer that costs money.
-    fn paid_for(&self, call: &Call, reply: &Reply) {
+    fn paid_for(&self, call: &ProviderCall, reply: &ProviderReply) {
         if !call.paid {
             return;
         }
@@ -130,14 +130,14 @@ impl<'a> JobGuard<'a> {
     }
 
     /// One try: through the gate, to the provider, and back; written down before and after.
-    async fn pass(&self, call: &Call, attempt: &Attempt<'_>) -> Result<Reply, Failure> {
+    async fn pass(&self, call: &ProviderCall, attempt: &CallAttempt<'_>) -> Result<ProviderReply, Failure> {
         let mut permit = match self.gates {
             Some(gates) => Some(self.admit(gates.gate(call.provider), call).await?),
             None => None,
         };
         let entry = match self.open(call).await? {
-            Some(Opened::Kept(reply)) => return Ok(reply), // The permit, dropped unsent, is refunded.
-            Some(Opened::Send(entry)) => Some(entry),
+            Some(OpenedCall::Kept(reply)) => return Ok(reply), // The permit, dropped unsent, is refunded.
+            Some(OpenedCall::Send(entry)) => Some(entry),
             None => None,
         };
         // The call will not be sent, so its mark and its permit must go.
@@ -161,7 +161,7 @@ impl<'a> JobGuard<'a> {
     }
 
     /// Why a call that is about to be sent must not be: the job is lost, the replica stops at once, or the time is up.
-    fn stopped(&self, call: &Call) -> Option<Failure> {
+    fn stopped(&self, call: &ProviderCall) -> Option<Failure> {
         if self.stops.now.is_cancelled() {
             return Some(cancelled(call));
         }
@@ -170,7 +170,7 @@ impl<'a> JobGuard<'a> {
     }
 
     /// Opens the call's entry in the ledger. What costs nothing has none.
-    async fn open(&self, call: &Call) -> Result<Option<Opened<'_>>, Failure> {
+    async fn open(&self, call: &ProviderCall) -> Result<Option<OpenedCall<'_>>, Failure> {
         match &self.page {
             Some(page) if call.paid => page.open(call).await.map(Some),
             _ => Ok(None),
@@ -180,10 +180,10 @@ impl<'a> JobGuard<'a> {
     /// The call itself, counted.
     async fn measured(
         &self,
-        call: &Call,
-        attempt: &Attempt<'_>,
+        call: &ProviderCall,
+        attempt: &CallAttempt<'_>,
         lost: impl Future<Output = ()>,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<ProviderReply, Failure> {
         let sent = Instant::now();
         let span = info_span!("call", provider = %call.provider);
         let mut trace = Span::start("call", SpanKind::Client, trace::current());
@@ -209,7 +209,7 @@ impl<'a> JobGuard<'a> {
     }
 
     /// Asks the gate, and sits out the short waits. A longer one is for the queue: the slot is needed.
-    async fn admit(&self, gate: &Arc<Gate>, call: &Call) -> Result<Permit, Failure> {
+    async fn admit(&self, gate: &Arc<ProviderGate>, call: &ProviderCall) -> Result<Permit, Failure> {
         let (asked, patience) = (Instant::now(), self.patience());
         loop {
             let rejection = match gate.admit(call.estimated_tokens).await {
@@ -259,10 +259,10 @@ impl<'a> JobGuard<'a> {
     /// The call itself, cut short when the job has to let go or `lost` resolves.
     async fn attempt(
         &self,
-        call: &Call,
-        attempt: &Attempt<'_>,
+        call: &ProviderCall,
+        attempt: &CallAttempt<'_>,
         lost: impl Future<Output = ()>,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<ProviderReply, Failure> {
         tokio::select! {
             biased;
             () = self.stops.now.cancelled() => Err(cancelled(call)),
@@ -274,7 +274,7 @@ impl<'a> JobGuard<'a> {
     }
 
     /// Waits, unless the replica stops first: a waiting job is better off in the queue.
-    async fn wait(&self, call: &Call, wait: Duration) -> Result<(), Failure> {
+    async fn wait(&self, call: &ProviderCall, wait: Duration) -> Result<(), Failure> {
         tokio::select! {
             biased;
             () = self.stops.now.cancelled() => Err(cancelled(call)),
@@ -285,8 +285,12 @@ impl<'a> JobGuard<'a> {
 }
 
 #[async_trait]
-impl Guard for JobGuard<'_> {
-    async fn call<'a>(&'a self, call: &'a Call, attempt: &'a Attempt<'a>) -> Result<Reply, Failure> {
+impl ProviderGuard for JobGuard<'_> {
+    async fn call<'a>(
+        &'a self,
+        call: &'a ProviderCall,
+        attempt: &'a CallAttempt<'a>,
+    ) -> Result<ProviderReply, Failure> {
         let (provider, tries) = (call.provider, self.policy.tries);
         if let Some(page) = &self.page
             && let Some(reply) = page.kept(call).await
@@ -316,22 +320,24 @@ impl Guard for JobGuard<'_> {
                 Err(failure) => failure,
             };
             let class = failure.class();
-            if !matches!(class, Class::Cancelled | Class::Blocked) {
+            if !matches!(class, FailureClass::Cancelled | FailureClass::Blocked) {
                 warn!(%provider, %class, status = failure.status(), step = %call.step, nth,
                     "Attempt {nth}/{tries} failed: {failure}");
             }
             let verdict = self.policy.judge(nth, &failure, &mut rand::rng());
             let delay = match verdict {
-                Verdict::Retry(delay) if Instant::now() + delay.total() < self.stops.deadline => delay,
-                Verdict::Exhausted => {
+                RetryDecision::Retry(delay) if Instant::now() + delay.total() < self.stops.deadline => delay,
+                RetryDecision::Exhausted => {
                     error!(%provider, %class, "Max attempts ({tries}) reached, giving up");
                     return Err(failure);
                 }
-                Verdict::HandBack if Instant::now() + told(&failure) < self.patience() => {
+                RetryDecision::HandBack if Instant::now() + told(&failure) < self.patience() => {
                     self.wait(call, told(&failure)).await?;
                     continue;
                 }
-                Verdict::Retry(_) | Verdict::HandBack | Verdict::Hopeless => return Err(failure),
+                RetryDecision::Retry(_) | RetryDecision::HandBack | RetryDecision::Hopeless => {
+                    return Err(failure);
+                }
             };
             info!(
                 delay_ms = delay.total().as_millis(),
@@ -346,7 +352,7 @@ impl Guard for JobGuard<'_> {
         }
     }
 
-    async fn useless(&self, call: &Call, is_kept: bool) {
+    async fn useless(&self, call: &ProviderCall, is_kept: bool) {
         let (provider, step) = (call.provider, &call.step);
         if is_kept {
             warn!(%provider, %step, "the answer that was kept of an earlier delivery is useless: it is dropped, and asked for again");
@@ -366,10 +372,10 @@ fn told(failure: &Failure) -> Duration {
 }
 
 /// The call was broken off after it was sent.
-fn unanswered(call: &Call, why: &str) -> Failure {
+fn unanswered(call: &ProviderCall, why: &str) -> Failure {
     Failure::transient(why).by(call.provider).with_answer_lost()
 }
 
-fn cancelled(call: &Call) -> Failure {
-    Failure::new(Class::Cancelled, "the replica has to let go of the job").by(call.provider)
+fn cancelled(call: &ProviderCall) -> Failure {
+    Failure::new(FailureClass::Cancelled, "the replica has to let go of the job").by(call.provider)
 }

@@ -11,8 +11,8 @@ use std::{
 use jobs::{
     OpenAiSettings, Provider, Settings,
     providers::{
-        Reached,
-        models::{Successor, beginning_of, days_until},
+        Reachability,
+        models::{ModelSuccessor, beginning_of, days_until},
         reach,
     },
 };
@@ -42,8 +42,8 @@ pub async fn watch(settings: Settings, stop: CancellationToken) {
         }
         // A provider that is not reached, or lists no models, says nothing new.
         match reach(&settings, Provider::OpenAi).await {
-            Some(Ok(Reached::ModelEnds(day))) => note(openai, Some(&day)),
-            Some(Ok(Reached::Well)) => note(openai, None),
+            Some(Ok(Reachability::ModelEnds(day))) => note(openai, Some(&day)),
+            Some(Ok(Reachability::Well)) => note(openai, None),
             _ => {}
         }
         pause = DAY;
@@ -53,8 +53,8 @@ pub async fn watch(settings: Settings, stop: CancellationToken) {
 /// The model to name instead, where one is set or known.
 pub fn successor(settings: &OpenAiSettings) -> Option<String> {
     match &settings.successor {
-        Successor::Model(name) => Some(name.clone()),
-        Successor::Recommended | Successor::None => {
+        ModelSuccessor::Model(name) => Some(name.clone()),
+        ModelSuccessor::Recommended | ModelSuccessor::None => {
             settings
                 .models
                 .retirement(&settings.base_url, &settings.model)?

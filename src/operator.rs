@@ -8,11 +8,11 @@ use jobs::{JobType, Provider};
 use serde::Serialize;
 
 use crate::{
-    gate::{BreakerStatus, Gates, Reason, Room, Status},
-    queue::{Broker, BrokerError, Counts, JobView, Layout, LineView, State, WaitingFor},
+    gate::{BreakerStatus, GateStatus, Gates, LimitRoom, Reason},
+    queue::{Broker, BrokerError, JobSnapshot, JobState, Layout, LineView, QueueCounts, WaitingFor},
 };
 
-pub use letters::{Deed, Haul, JobError, JobList, ListedIn, Order, Wanted};
+pub use letters::{JobError, JobFilter, JobList, JobLocation, ListedIn, RetryRequest, RetrySummary};
 
 /// The queues and gates of a deployment, in an operator's hands.
 #[derive(Debug, Clone)]
@@ -30,18 +30,18 @@ pub struct QueueStats {
     pub layout: &'static str,
     /// Its jobs by state.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: QueueCounts,
     /// All of them.
     pub total: u64,
 }
 
 /// A job, and the queue that it was found in.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundJob {
     /// The queue.
     pub broker: Arc<dyn Broker>,
     /// The job.
-    pub job: JobView,
+    pub job: JobSnapshot,
 }
 
 /// Why a breaker could not be reached.
@@ -61,7 +61,7 @@ pub enum BreakerError {
 }
 
 /// Returns true if one of a provider's limits may be exhausted.
-fn is_full(status: &Status) -> bool {
+fn is_full(status: &GateStatus) -> bool {
     let full =
         |used: u64, limit: Option<NonZeroU32>| limit.is_some_and(|limit| used >= u64::from(limit.get()));
     let limits = &status.limits;
@@ -72,7 +72,7 @@ fn is_full(status: &Status) -> bool {
 }
 
 /// A limit that is exhausted, in words: `openai: 50 of 50 requests this minute, next in 12 s`.
-fn full_limit(status: &Status, room: &Room) -> Option<String> {
+fn full_limit(status: &GateStatus, room: &LimitRoom) -> Option<String> {
     let (provider, limits) = (status.provider, &status.limits);
     let of = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
     let full = match room.reason.filter(|_| room.calls == 0)? {
@@ -139,16 +139,16 @@ impl Operator {
     ///
     /// # Errors
     /// When there is no such queue, or Redis is away.
-    pub async fn job(&self, id: &str, queue: Option<&str>) -> Result<Option<Found>, JobError> {
+    pub async fn job(&self, id: &str, queue: Option<&str>) -> Result<Option<FoundJob>, JobError> {
         for broker in self.select(queue)? {
             if let Some(mut job) = broker.find(id).await? {
                 if job.kind.is_none() {
                     job.kind = broker.kind(id).await?;
                 }
-                if job.state == State::Waiting {
+                if job.state == JobState::Waiting {
                     self.look_at_line(&**broker, &mut job).await?;
                 }
-                return Ok(Some(Found {
+                return Ok(Some(FoundJob {
                     broker: broker.clone(),
                     job,
                 }));
@@ -158,7 +158,7 @@ impl Operator {
     }
 
     /// Adds a job's position in its line, the cause of the line's wait, and the expected start of the job.
-    async fn look_at_line(&self, broker: &dyn Broker, job: &mut JobView) -> Result<(), BrokerError> {
+    async fn look_at_line(&self, broker: &dyn Broker, job: &mut JobSnapshot) -> Result<(), BrokerError> {
         let standing = broker.standing(&job.id).await?;
         let mut line = LineView {
             position: standing.ahead.map(|ahead| ahead + 1),
@@ -193,7 +193,7 @@ impl Operator {
     ///
     /// # Errors
     /// Fails if Redis does.
-    pub async fn full_limits(&self, known: &[Status]) -> Result<Vec<(Provider, String)>, BrokerError> {
+    pub async fn full_limits(&self, known: &[GateStatus]) -> Result<Vec<(Provider, String)>, BrokerError> {
         let mut full = Vec::new();
         for status in known.iter().filter(|status| is_full(status)) {
             let provider = status.provider;
@@ -276,7 +276,7 @@ impl Operator {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn limits(&self) -> Result<Vec<Status>, redis::RedisError> {
+    pub async fn limits(&self) -> Result<Vec<GateStatus>, redis::RedisError> {
         let mut limits = Vec::new();
         for gate in self.gates.iter().flat_map(|gates| gates.all()) {
             limits.push(gate.status().await?);
@@ -300,7 +300,7 @@ impl Operator {
         Ok(self.gate(name)?.open().await?.breaker)
     }
 
-    fn gate(&self, name: &str) -> Result<&Arc<crate::gate::Gate>, BreakerError> {
+    fn gate(&self, name: &str) -> Result<&Arc<crate::gate::ProviderGate>, BreakerError> {
         let gates = self.gates.as_ref();
         gates.and_then(|gates| gates.with_breaker(name)).ok_or_else(|| {
             // A breaker may stand before several providers, in any order.

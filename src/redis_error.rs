@@ -7,7 +7,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// What to make of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub enum RedisErrorClass {
     /// There was no answer in time, or no connection: whether the command was done is not known.
     NoAnswer,
     /// The server is a replica. Another connection to its address may lead to the primary.
@@ -19,7 +19,7 @@ pub enum Meaning {
     Impossible,
 }
 
-impl Meaning {
+impl RedisErrorClass {
     /// Classifies an error. An unknown code counts as refused for now, so that a paid outcome is not given up too early.
     pub fn of(error: &RedisError) -> Self {
         if error.is_timeout()
@@ -124,105 +124,105 @@ mod tests {
         let cases = [
             (
                 "READONLY You can't write against a read only replica.".to_owned(),
-                Meaning::Replica,
+                RedisErrorClass::Replica,
             ),
             (
                 "READONLY You can't write against a read only replica. script: 0a9f, on @user_script:1."
                     .to_owned(),
-                Meaning::Replica,
+                RedisErrorClass::Replica,
             ),
             (
                 inside("@user_script: 1: -READONLY You can't write against a read only replica."),
-                Meaning::Replica,
+                RedisErrorClass::Replica,
             ),
             (
                 "OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 inside("@user_script: 12: -OOM command not allowed when used memory > 'maxmemory'."),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 inside(
                     "-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
                 ),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 inside("@user_script: 1: -NOREPLICAS Not enough good replicas to write."),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "NOREPLICAS Not enough good replicas to write.".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "LOADING Redis is loading the dataset in memory".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "BUSY Redis is busy running a script.".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "CLUSTERDOWN The cluster is down".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "TRYAGAIN Multiple keys request during rehashing of slot".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "NOPERM this user has no permissions to run the 'evalsha' command".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "ERR max number of clients reached".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "ERR max daily request limit exceeded. Limit: 10000, Usage: 10000.".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "ERR max requests limit exceeded. Limit: 500000, Usage: 500001".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "FUTURE a code that is not known".to_owned(),
-                Meaning::RefusedForNow,
+                RedisErrorClass::RefusedForNow,
             ),
             (
                 "WRONGTYPE Operation against a key holding the wrong kind of value".to_owned(),
-                Meaning::Impossible,
+                RedisErrorClass::Impossible,
             ),
             (
                 inside("WRONGTYPE Operation against a key holding the wrong kind of value"),
-                Meaning::Impossible,
+                RedisErrorClass::Impossible,
             ),
             (
                 inside("ERR value is not an integer or out of range"),
-                Meaning::Impossible,
+                RedisErrorClass::Impossible,
             ),
             (
                 inside("@user_script: 3: Script attempted to access nonexistent global variable 'x'"),
-                Meaning::Impossible,
+                RedisErrorClass::Impossible,
             ),
             (
                 "ERR wrong number of arguments for 'hset' command".to_owned(),
-                Meaning::Impossible,
+                RedisErrorClass::Impossible,
             ),
         ];
         for (line, meaning) in cases {
-            assert_eq!(Meaning::of(&error(&line)), meaning, "{line}");
+            assert_eq!(RedisErrorClass::of(&error(&line)), meaning, "{line}");
         }
     }
 
     #[test]
     fn silence_says_nothing_about_the_command() {
         let late = RedisError::from((ErrorKind::Io, "no answer in time"));
-        assert_eq!(Meaning::of(&late), Meaning::NoAnswer);
-        assert!(!Meaning::NoAnswer.refuses_writes());
+        assert_eq!(RedisErrorClass::of(&late), RedisErrorClass::NoAnswer);
+        assert!(!RedisErrorClass::NoAnswer.refuses_writes());
     }
 }

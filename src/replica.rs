@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
-    dialects::Dialects,
+    dialects::SharedDialects,
     gate::Gates,
     ledger::Ledger,
     media_helper::{HelperLimits, HelperPool},
@@ -18,17 +18,17 @@ use crate::{
     model_shutdown,
     monitor::Monitor,
     operator::Operator,
-    ops::{Dashboard, Ops, Server, Streams},
+    ops::{Dashboard, EventStreams, HttpServer, HttpState},
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
-    spending::{Books, accounts::Accounts},
+    spending::{SpendBooks, accounts::SpendAccounts},
     watchdog::WEDGED_AFTER,
     worker::{
         Runtime, RuntimeOptions,
         dispatch::Dispatcher,
         outcome::{AccountWaits, OutcomeRules},
         supervise,
-        vitals::Tally,
+        vitals::DispositionCounts,
     },
 };
 
@@ -38,8 +38,8 @@ pub struct Replica {
     runtime: Runtime,
     gates: Option<Arc<Gates>>,
     ledger: Arc<Ledger>,
-    ops: Ops,
-    server: Server,
+    ops: HttpState,
+    server: HttpServer,
     migrator: Migrator,
     handlers: jobs::Settings,
     name: String,
@@ -88,7 +88,7 @@ impl Replica {
                 &config.handlers,
                 decoder,
                 MemoryBudget::new(config.media_memory / 2),
-                Some(Arc::new(Dialects::new(connection.clone()))),
+                Some(Arc::new(SharedDialects::new(connection.clone()))),
             )
             .context("cannot build the providers' clients")?,
             gates: gates.clone(),
@@ -124,20 +124,20 @@ impl Replica {
             connection.clone(),
             &config.replica,
         ));
-        let ops = Ops {
+        let ops = HttpState {
             workers,
             dashboard: Dashboard::new(monitor.clone(), operator.clone()),
             operator,
             monitor,
-            accounts: Accounts::new(connection.clone(), config.spending.budgets),
+            accounts: SpendAccounts::new(connection.clone(), config.spending.budgets),
             rate_limits: RateLimits::new(connection.clone()),
             user_window: config.user_window,
             ip_window: config.ip_window,
-            streams: Streams::default(),
+            streams: EventStreams::default(),
             access: config.access.clone(),
             started: Instant::now(),
         };
-        let server = Server::bind(config.port)
+        let server = HttpServer::bind(config.port)
             .await
             .with_context(|| format!("cannot bind PORT {}", config.port))?;
         Ok(Self {
@@ -168,7 +168,7 @@ impl Replica {
         self,
         stop: impl Future<Output = ()> + Send,
         hasten: impl Future<Output = ()> + Send,
-    ) -> anyhow::Result<Tally> {
+    ) -> anyhow::Result<DispositionCounts> {
         let port = self.port()?;
         let done = CancellationToken::new();
         let monitor = self.ops.monitor.clone();
@@ -215,7 +215,7 @@ impl Replica {
             }
         };
         let tally = if told_to_stop {
-            Ok(Tally::default())
+            Ok(DispositionCounts::default())
         } else {
             info!(
                 port,
@@ -272,9 +272,9 @@ pub fn operator(config: &Config) -> anyhow::Result<Operator> {
 ///
 /// # Errors
 /// When the URL of Redis is none.
-pub fn accounts(config: &Config) -> anyhow::Result<Accounts> {
+pub fn accounts(config: &Config) -> anyhow::Result<SpendAccounts> {
     let connection = Connection::open(&config.redis).context("REDIS_URL")?;
-    Ok(Accounts::new(connection, config.spending.budgets))
+    Ok(SpendAccounts::new(connection, config.spending.budgets))
 }
 
 fn brokers(config: &Config, connection: &Connection) -> Vec<Arc<dyn Broker>> {
@@ -295,7 +295,7 @@ fn gates(config: &Config, connection: &Connection) -> anyhow::Result<Option<Arc<
 
 fn ledger(config: &Config, connection: &Connection) -> Arc<Ledger> {
     let (prices, budgets) = (config.spending.prices.clone(), config.spending.budgets);
-    let books = Arc::new(Books::new(&config.replica, prices, budgets));
+    let books = Arc::new(SpendBooks::new(&config.replica, prices, budgets));
     let (ttl, lease) = (config.ledger_ttl, config.broker.lease_ttl);
     Arc::new(Ledger::new(
         connection.clone(),

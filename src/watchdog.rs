@@ -28,15 +28,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// When a loop last made progress; `None` when it has ended.
 #[derive(Debug)]
-pub struct Pulse(Mutex<Option<Instant>>);
+pub struct LoopProgress(Mutex<Option<Instant>>);
 
-impl Default for Pulse {
+impl Default for LoopProgress {
     fn default() -> Self {
         Self(Mutex::new(Some(Instant::now())))
     }
 }
 
-impl Pulse {
+impl LoopProgress {
     /// The loop makes progress.
     pub fn beat(&self) {
         self.set(Some(Instant::now()));
@@ -75,7 +75,7 @@ impl Watchdog {
     /// When the operating system has no thread to spare.
     pub fn start(
         limit: Duration,
-        pulses: Vec<(String, Arc<Pulse>)>,
+        pulses: Vec<(String, Arc<LoopProgress>)>,
         report: impl FnOnce(&str) + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
@@ -127,7 +127,7 @@ fn within(limit: Duration, act: impl FnOnce() + Send + 'static) -> bool {
 mod tests {
     use super::*;
 
-    fn watch(limit: Duration, pulses: &[&Arc<Pulse>]) -> (Watchdog, mpsc::Receiver<String>) {
+    fn watch(limit: Duration, pulses: &[&Arc<LoopProgress>]) -> (Watchdog, mpsc::Receiver<String>) {
         let (bark, barks) = mpsc::channel();
         let named = pulses.iter().enumerate();
         let named = named.map(|(n, pulse)| (format!("loop {n}"), Arc::clone(pulse)));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_loop_that_stands_still_is_named_and_no_other() {
-        let [lively, wedged, ended] = [(); 3].map(|()| Arc::new(Pulse::default()));
+        let [lively, wedged, ended] = [(); 3].map(|()| Arc::new(LoopProgress::default()));
         ended.end();
         let (_watchdog, barks) = watch(Duration::from_millis(1200), &[&lively, &ended, &wedged]);
         let name = loop {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_watchdog_that_is_let_go_says_nothing() {
-        let pulse = Arc::new(Pulse::default());
+        let pulse = Arc::new(LoopProgress::default());
         let (watchdog, barks) = watch(Duration::from_millis(1200), &[&pulse]);
         drop(watchdog);
         // The thread has ended, and with it its end of the channel.

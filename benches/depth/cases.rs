@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backend_worker::queue::{Broker, ClaimNumber, Delivery, Layout, Lease, NewJob, Query, RetryOrder, State};
+use backend_worker::queue::{
+    Broker, ClaimNumber, Delivery, JobState, Layout, Lease, ListQuery, NewJob, RetryOrder,
+};
 use jobs::JobType;
 use serde_json::value::RawValue;
 use ulid::Ulid;
@@ -178,7 +180,7 @@ pub(crate) async fn reads(stage: &mut Stage, queue: &Queue, report: &mut Report)
     let depth = queue.waiting().await?;
     let broker = &queue.broker;
     let known = {
-        let page = list(&**broker, State::Waiting, None).await?;
+        let page = list(&**broker, JobState::Waiting, None).await?;
         page.jobs.last().map_or_else(String::new, |job| job.id.clone())
     };
     let none = Some("none");
@@ -194,15 +196,15 @@ pub(crate) async fn reads(stage: &mut Stage, queue: &Queue, report: &mut Report)
                                 "age of the oldest" => broker.oldest_waiting().await.map(drop)?,
                                 "job show" => broker.find(&known).await.map(drop)?,
                                 "job list --state waiting" => {
-                                    drop(list(&**broker, State::Waiting, None).await?)
+                                    drop(list(&**broker, JobState::Waiting, None).await?)
                                 }
                                 "job list --state delayed" => {
-                                    drop(list(&**broker, State::Delayed, None).await?)
+                                    drop(list(&**broker, JobState::Delayed, None).await?)
                                 }
                                 "job list --state completed" => {
-                                    drop(list(&**broker, State::Completed, None).await?)
+                                    drop(list(&**broker, JobState::Completed, None).await?)
                                 }
-                                _ => drop(list(&**broker, State::Waiting, none).await?),
+                                _ => drop(list(&**broker, JobState::Waiting, none).await?),
                             }
                             Ok::<_, crate::Error>(())
                         })
@@ -217,8 +219,12 @@ pub(crate) async fn reads(stage: &mut Stage, queue: &Queue, report: &mut Report)
     Ok(())
 }
 
-async fn list(broker: &dyn Broker, state: State, kind: Option<&str>) -> Result<backend_worker::queue::Page> {
-    let query = Query {
+async fn list(
+    broker: &dyn Broker,
+    state: JobState,
+    kind: Option<&str>,
+) -> Result<backend_worker::queue::JobPage> {
+    let query = ListQuery {
         state,
         kind,
         since: None,
@@ -498,7 +504,7 @@ pub(crate) async fn megabytes(stage: &mut Stage, queue: &mut Queue, report: &mut
             .await?;
         report.large(queue.layout, name, "progress", &cost);
         let (_, cost) = stage
-            .watch(&at, async { list(&*broker, State::Active, None).await })
+            .watch(&at, async { list(&*broker, JobState::Active, None).await })
             .await?;
         report.large(queue.layout, name, "job list --state active", &cost);
         let ((), cost) = stage
@@ -581,7 +587,7 @@ pub(crate) async fn letters(
         .await?;
     report.flow(layout, &format!("{count} jobs claimed and failed"), &cost);
     let (page, cost) = stage
-        .watch(&at, async { list(&*broker, State::Failed, None).await })
+        .watch(&at, async { list(&*broker, JobState::Failed, None).await })
         .await?;
     report.flow(layout, "a page of 50 dead letters", &cost);
     let ids: Vec<&str> = page.jobs.iter().map(|job| job.id.as_str()).collect();

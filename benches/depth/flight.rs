@@ -9,7 +9,7 @@ use std::{
 use backend_worker::{
     demo::point_to,
     queue::Layout,
-    simulator::{Options, Simulator},
+    simulator::{Simulator, SimulatorOptions},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -98,9 +98,9 @@ async fn settled(queue: &Queue, replicas: &[Replica], count: u64) -> Result {
 
 pub(crate) async fn run(stage: &mut Stage, layout: Layout, report: &mut Report) -> Result {
     let queue = Queue::new(stage, layout).await?;
-    let options = Options {
+    let options = SimulatorOptions {
         latency: HELD,
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone()).await?;
     let mut env = point_to(&simulator, &options);

@@ -22,7 +22,7 @@ use backend_worker::{
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
     worker::{
-        Assignment, Handle, Outcome, Runtime, RuntimeOptions,
+        Assignment, DeliveryHandler, DeliveryOutcome, Runtime, RuntimeOptions,
         outcome::{AccountWaits, OutcomeRules},
     },
 };
@@ -39,13 +39,13 @@ struct NoOp {
 }
 
 #[async_trait]
-impl Handle for NoOp {
-    async fn handle(&self, _: &Assignment) -> Outcome {
+impl DeliveryHandler for NoOp {
+    async fn handle(&self, _: &Assignment) -> DeliveryOutcome {
         if let Ok(mut started) = self.started.lock() {
             *started = Some(Instant::now());
         }
         self.done.fetch_add(1, Ordering::Relaxed);
-        Outcome::Completed("null".to_owned())
+        DeliveryOutcome::Completed("null".to_owned())
     }
 }
 

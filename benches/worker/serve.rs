@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use backend_worker::{
     connection::Connection,
     queue::{BrokerOptions, bullmq::BullmqBroker},
-    worker::{Assignment, Handle, Outcome, Runtime},
+    worker::{Assignment, DeliveryHandler, DeliveryOutcome, Runtime},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,13 +19,13 @@ struct NoOp {
 }
 
 #[async_trait]
-impl Handle for NoOp {
-    async fn handle(&self, _: &Assignment) -> Outcome {
+impl DeliveryHandler for NoOp {
+    async fn handle(&self, _: &Assignment) -> DeliveryOutcome {
         if self.announce {
             // An error means that the reader, which measures, has ended.
             let _ = std::io::stdout().write_all(b"started\n");
         }
-        Outcome::Completed("null".to_owned())
+        DeliveryOutcome::Completed("null".to_owned())
     }
 }
 

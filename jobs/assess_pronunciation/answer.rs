@@ -4,25 +4,25 @@
 use serde_json::Value;
 
 use super::{Assessment, PASS_SCORE, Phoneme, Word};
-use crate::{Failure, Provider, context::Unusable, text::clean};
+use crate::{Failure, Provider, context::UnusableAnswer, text::clean};
 
 /// The scores in an answer, or `None` when no speech was heard.
 ///
 /// The status `Error` is the provider's own fault. Any other answer of an unexpected form is useless. Speech without a
 /// single score is final: the provider understood it, and would not score it the next time either.
-pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessment>, Unusable> {
+pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessment>, UnusableAnswer> {
     match body["RecognitionStatus"].as_str() {
         Some("Success") => {}
         Some("NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => return Ok(None),
         Some("Error") => {
             let message = "azure-speech: the service failed inside of its answer (RecognitionStatus Error)";
-            return Err(Unusable::ProviderFault(
+            return Err(UnusableAnswer::ProviderFault(
                 Failure::transient(message).by(Provider::AzureSpeech),
             ));
         }
         _ => {
             let message = "azure-speech: unusable answer: no known RecognitionStatus";
-            return Err(Unusable::Useless(
+            return Err(UnusableAnswer::Useless(
                 Failure::transient(message).by(Provider::AzureSpeech),
             ));
         }
@@ -38,7 +38,7 @@ pub(super) fn read(body: &Value, reference_text: &str) -> Result<Option<Assessme
     let Some(pronunciation) = score(best, "PronScore").or(accuracy) else {
         let message =
             "azure-speech: heard speech but gave no scores: is this language supported for assessment?";
-        return Err(Unusable::Final(
+        return Err(UnusableAnswer::Final(
             Failure::permanent(message).by(Provider::AzureSpeech),
         ));
     };

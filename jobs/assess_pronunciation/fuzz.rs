@@ -11,7 +11,7 @@ use hostile::Target;
 use serde_json::Value;
 
 use super::*;
-use crate::{Class, fuzzing::expect_modest};
+use crate::{FailureClass, fuzzing::expect_modest};
 
 /// An answer: scores from 0 to 100 with feedback on them, silence, or a reason why it is neither.
 pub static SPEECH_ANSWER: Target = Target::new("speech_answer", |input| {
@@ -44,7 +44,7 @@ pub static SPEECH_ANSWER: Target = Target::new("speech_answer", |input| {
             let failure = Failure::from(unusable);
             expect_modest(&failure);
             assert!(
-                matches!(failure.class(), Class::Transient | Class::Permanent),
+                matches!(failure.class(), FailureClass::Transient | FailureClass::Permanent),
                 "{failure}"
             );
         }

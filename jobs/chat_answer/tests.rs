@@ -86,14 +86,14 @@ fn a_lone_surrogate_costs_no_more_than_its_character() {
 #[test]
 fn the_reason_to_stop_is_read_in_any_spelling() {
     for (reason, finish) in [
-        (json!("stop"), Finish::Other),
-        (json!("end_turn"), Finish::Other),
-        (json!(null), Finish::Other),
-        (json!(3), Finish::Other),
-        (json!("length"), Finish::Length),
-        (json!("MAX_TOKENS"), Finish::Length),
-        (json!("content_filter"), Finish::ContentFilter),
-        (json!("SAFETY"), Finish::ContentFilter),
+        (json!("stop"), FinishReason::Other),
+        (json!("end_turn"), FinishReason::Other),
+        (json!(null), FinishReason::Other),
+        (json!(3), FinishReason::Other),
+        (json!("length"), FinishReason::Length),
+        (json!("MAX_TOKENS"), FinishReason::Length),
+        (json!("content_filter"), FinishReason::ContentFilter),
+        (json!("SAFETY"), FinishReason::ContentFilter),
     ] {
         let body = json!({ "choices": [{ "message": {}, "finish_reason": reason }] });
         assert_eq!(read(&body.to_string()).finish, finish, "{body}");

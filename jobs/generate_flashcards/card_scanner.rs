@@ -57,7 +57,7 @@ pub(super) fn scan(text: &str, consume: &mut dyn FnMut(RawCard) -> ControlFlow<(
             Err(_) => break,
         }
     }
-    Scanner::new(&text, consume, MOST_ENCODINGS).run()
+    CardScanner::new(&text, consume, MOST_ENCODINGS).run()
 }
 
 fn is_padding(c: char) -> bool {
@@ -119,7 +119,7 @@ fn places<'a>(text: &'a str, tag: &str) -> impl DoubleEndedIterator<Item = usize
 }
 
 /// One open container.
-enum Frame {
+enum OpenContainer {
     Object {
         /// The card so far; an object without a card's fields needs none.
         card: Option<Box<PartialCard>>,
@@ -141,7 +141,7 @@ struct PartialCard {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+enum CardField {
     Front,
     Back,
     Topic,
@@ -153,7 +153,7 @@ enum Field {
 /// A key that names a field, by its own name or by a synonym.
 #[derive(Debug, Clone, Copy)]
 struct FieldMatch {
-    field: Field,
+    field: CardField,
     is_exact: bool,
 }
 
@@ -166,18 +166,18 @@ impl FieldMatch {
             length += 1;
         }
         let (field, is_exact) = match &name[..length] {
-            b"front" => (Field::Front, true),
-            b"term" | b"word" => (Field::Front, false),
-            b"back" => (Field::Back, true),
-            b"translation" | b"definition" | b"meaning" => (Field::Back, false),
-            b"topic" => (Field::Topic, true),
-            b"category" => (Field::Topic, false),
-            b"difficulty" => (Field::Difficulty, true),
-            b"level" | b"difficultylevel" => (Field::Difficulty, false),
-            b"example" => (Field::Example, true),
-            b"examplesentence" | b"sentence" | b"examples" => (Field::Example, false),
-            b"pronunciation" => (Field::Pronunciation, true),
-            b"ipa" | b"phonetic" => (Field::Pronunciation, false),
+            b"front" => (CardField::Front, true),
+            b"term" | b"word" => (CardField::Front, false),
+            b"back" => (CardField::Back, true),
+            b"translation" | b"definition" | b"meaning" => (CardField::Back, false),
+            b"topic" => (CardField::Topic, true),
+            b"category" => (CardField::Topic, false),
+            b"difficulty" => (CardField::Difficulty, true),
+            b"level" | b"difficultylevel" => (CardField::Difficulty, false),
+            b"example" => (CardField::Example, true),
+            b"examplesentence" | b"sentence" | b"examples" => (CardField::Example, false),
+            b"pronunciation" => (CardField::Pronunciation, true),
+            b"ipa" | b"phonetic" => (CardField::Pronunciation, false),
             _ => return None,
         };
         Some(Self { field, is_exact })
@@ -219,11 +219,11 @@ impl PartialCard {
     }
 }
 
-struct Scanner<'t, 'c> {
+struct CardScanner<'t, 'c> {
     text: &'t str,
     /// Byte offset, always at a character's start.
     at: usize,
-    stack: Vec<Frame>,
+    stack: Vec<OpenContainer>,
     /// Open containers beyond [`DEEPEST`].
     skipped: usize,
     consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
@@ -233,7 +233,7 @@ struct Scanner<'t, 'c> {
     is_done: bool,
 }
 
-impl<'t, 'c> Scanner<'t, 'c> {
+impl<'t, 'c> CardScanner<'t, 'c> {
     fn new(text: &'t str, consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>, encodings: usize) -> Self {
         Self {
             text: without_reasoning(text),
@@ -284,7 +284,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
             }
             ',' => {
                 self.at += 1;
-                if let Some(Frame::Object {
+                if let Some(OpenContainer::Object {
                     field, expects_key, ..
                 }) = self.top()
                 {
@@ -293,7 +293,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
             }
             ':' => {
                 self.at += 1;
-                if let Some(Frame::Object { expects_key, .. }) = self.top() {
+                if let Some(OpenContainer::Object { expects_key, .. }) = self.top() {
                     *expects_key = false;
                 }
             }
@@ -312,7 +312,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
     }
 
     /// The frame that is scanned, unless it is too deep to matter.
-    fn top(&mut self) -> Option<&mut Frame> {
+    fn top(&mut self) -> Option<&mut OpenContainer> {
         self.stack.last_mut().filter(|_| self.skipped == 0)
     }
 
@@ -323,14 +323,14 @@ impl<'t, 'c> Scanner<'t, 'c> {
             return;
         }
         self.stack.push(match bracket {
-            '{' => Frame::Object {
+            '{' => OpenContainer::Object {
                 card: None,
                 field: None,
                 expects_key: true,
             },
-            _ => Frame::Array {
+            _ => OpenContainer::Array {
                 field: match self.stack.last() {
-                    Some(Frame::Object { field, .. }) => *field,
+                    Some(OpenContainer::Object { field, .. }) => *field,
                     _ => None,
                 },
             },
@@ -341,7 +341,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
     fn close(&mut self) {
         if self.skipped > 0 {
             self.skipped -= 1;
-        } else if let Some(Frame::Object { card: Some(card), .. }) = self.stack.pop()
+        } else if let Some(OpenContainer::Object { card: Some(card), .. }) = self.stack.pop()
             && let Some(card) = card.finish()
         {
             self.is_done = (self.consume)(card).is_break();
@@ -355,11 +355,11 @@ impl<'t, 'c> Scanner<'t, 'c> {
         }
         let is_null = !is_quoted && matches!(&*text, "null" | "None" | "undefined" | "NaN");
         match self.stack.last_mut() {
-            Some(Frame::Object {
+            Some(OpenContainer::Object {
                 field, expects_key, ..
             }) if *expects_key => *field = FieldMatch::of(&text),
             // The field is taken, so that debris behind the value does not replace it. A comma may be missing.
-            Some(Frame::Object {
+            Some(OpenContainer::Object {
                 card,
                 field,
                 expects_key,
@@ -371,9 +371,9 @@ impl<'t, 'c> Scanner<'t, 'c> {
                     _ => {}
                 }
             }
-            Some(Frame::Array { field: Some(field) }) if !is_null => {
+            Some(OpenContainer::Array { field: Some(field) }) if !is_null => {
                 let field = *field;
-                if let [.., Frame::Object { card, .. }, _] = self.stack.as_mut_slice() {
+                if let [.., OpenContainer::Object { card, .. }, _] = self.stack.as_mut_slice() {
                     card.get_or_insert_default().append(field, &text);
                 }
             }
@@ -385,7 +385,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
     fn encoded(&mut self, text: &str) {
         let is_json = text.trim_start_matches(is_padding).starts_with(['{', '[', '`']);
         if is_json && self.encodings > 0 {
-            let mut inner = Scanner::new(text, &mut *self.consume, self.encodings - 1);
+            let mut inner = CardScanner::new(text, &mut *self.consume, self.encodings - 1);
             inner.run();
             self.is_done = inner.is_done;
         }
@@ -416,7 +416,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
         let start = self.at;
         let is_key = matches!(
             self.stack.last(),
-            Some(Frame::Object {
+            Some(OpenContainer::Object {
                 expects_key: true,
                 ..
             })
@@ -443,7 +443,7 @@ impl<'t, 'c> Scanner<'t, 'c> {
     /// counts only where JSON can go on after it. In valid JSON every closing quote passes.
     fn ends_string(&self, is_key: bool) -> bool {
         let rest = self.text[self.at..].trim_start_matches(is_padding);
-        let in_object = matches!(self.stack.last(), Some(Frame::Object { .. }));
+        let in_object = matches!(self.stack.last(), Some(OpenContainer::Object { .. }));
         match rest.chars().next() {
             None | Some('}' | ']') => true,
             Some(':') => is_key,

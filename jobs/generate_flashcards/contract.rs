@@ -16,14 +16,14 @@ pub const MOST_WORDS_OF_A_DEFINITION: usize = deck::MOST_WORDS_OF_A_DEFINITION;
 
 /// A rule of the contract that a result breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
+pub struct ContractViolation {
     /// The place in the result: `flashcards[3].front`.
     pub place: String,
     /// The rule that is broken there.
     pub rule: &'static str,
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for ContractViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.rule)
     }
@@ -31,11 +31,11 @@ impl fmt::Display for Violation {
 
 /// Checks the result of a `generate-flashcards` job, as JSON, against the payload that it answers. Empty for a result
 /// that keeps the contract.
-pub fn violations(payload: &Payload, result: &Value) -> Vec<Violation> {
+pub fn violations(payload: &Payload, result: &Value) -> Vec<ContractViolation> {
     let mut found = Vec::new();
     let mut check = |place: &str, holds: bool, rule| {
         if !holds {
-            found.push(Violation {
+            found.push(ContractViolation {
                 place: place.to_owned(),
                 rule,
             });

@@ -13,7 +13,7 @@ use std::{
 use super::{
     Difficulty, Flashcard, Payload,
     card_scanner::{RawCard, ScanEnd, scan},
-    term::{self, Unsuitable},
+    term::{self, UnsuitableTerm},
 };
 use crate::text::{clean, folded};
 
@@ -35,21 +35,21 @@ pub(super) const MOST_WORDS_OF_A_DEFINITION: usize = 12;
 #[derive(Debug)]
 pub(super) struct Deck {
     pub(super) cards: Vec<Flashcard>,
-    pub(super) dropped: Dropped,
+    pub(super) dropped: DroppedCards,
     /// How the scan of the answer ended.
     pub(super) end: ScanEnd,
 }
 
 /// How many cards were dropped, by reason.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Dropped {
+pub(super) struct DroppedCards {
     pub(super) incomplete: usize,
     pub(super) questions: usize,
     pub(super) sentences: usize,
     pub(super) duplicates: usize,
 }
 
-impl fmt::Display for Dropped {
+impl fmt::Display for DroppedCards {
     /// `3 incomplete, 1 duplicate`; nothing when none was dropped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [
@@ -69,12 +69,12 @@ impl fmt::Display for Dropped {
 
 /// Reads the deck in a text that a model wrote.
 pub(super) fn read(text: &str, payload: &Payload) -> Deck {
-    let mut builder = Builder {
+    let mut builder = DeckBuilder {
         payload,
         fixed_topic: payload.fixed_topic().map(clean),
         seen: HashSet::new(),
         cards: Vec::new(),
-        dropped: Dropped::default(),
+        dropped: DroppedCards::default(),
     };
     let most = payload.most_cards();
     let end = scan(text, &mut |card| {
@@ -84,7 +84,7 @@ pub(super) fn read(text: &str, payload: &Payload) -> Deck {
             false => ControlFlow::Break(()),
         }
     });
-    let Builder {
+    let DeckBuilder {
         mut cards,
         mut dropped,
         fixed_topic,
@@ -106,21 +106,21 @@ pub(super) fn identity(card: &Flashcard) -> (String, String) {
     (folded(&card.front), folded(&card.topic))
 }
 
-struct Builder<'a> {
+struct DeckBuilder<'a> {
     payload: &'a Payload,
     fixed_topic: Option<String>,
     seen: HashSet<(String, String)>,
     cards: Vec<Flashcard>,
-    dropped: Dropped,
+    dropped: DroppedCards,
 }
 
-impl Builder<'_> {
+impl DeckBuilder<'_> {
     fn add(&mut self, raw: RawCard) {
         let front = match term::front(&raw.front) {
             Ok(front) => front,
-            Err(Unsuitable::Blank) => return self.dropped.incomplete += 1,
-            Err(Unsuitable::Question) => return self.dropped.questions += 1,
-            Err(Unsuitable::Sentence) => return self.dropped.sentences += 1,
+            Err(UnsuitableTerm::Blank) => return self.dropped.incomplete += 1,
+            Err(UnsuitableTerm::Question) => return self.dropped.questions += 1,
+            Err(UnsuitableTerm::Sentence) => return self.dropped.sentences += 1,
         };
         let back = back(&raw.back, self.payload.wants_translations());
         let front = without_gloss(&front, &back).to_owned();

@@ -54,7 +54,7 @@ pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| 
             expect_modest(&answer.refusal().unwrap_or_else(|| answer.without_cards()));
             continue;
         }
-        let mut account = Account::new("model");
+        let mut account = TokenAccount::new("model");
         account.add(&answer);
         account.add(&answer);
         let output = account.output(answer.deck.cards, &payload);

@@ -20,7 +20,7 @@ use crate::{payload::given, providers::models::ModelRequest};
 const TOKENS_PER_CARD: u64 = 190;
 
 /// A request that is ready to be sent.
-pub(super) struct Request {
+pub(super) struct DeckRequest {
     /// The body of the chat completion.
     pub(super) body: Arc<RawValue>,
     /// Tokens that it will use at most, as a limit counts them.
@@ -34,24 +34,24 @@ pub(super) fn token_cap(payload: &Payload) -> u64 {
 
 /// Asks `model` for the cards, in at most `cap` tokens beside its reasoning. Names no temperature: reasoning models refuse
 /// any.
-pub(super) fn request(payload: &Payload, model: &ModelRequest, cap: u64) -> Request {
+pub(super) fn request(payload: &Payload, model: &ModelRequest, cap: u64) -> DeckRequest {
     let cap = cap + model.reasoning_room;
     let system = instructions(payload);
     let user = material(payload);
     let schema = Schema::of(payload);
     let estimated_tokens = tokens_at_most(&system) + tokens_at_most(&user) + schema.tokens + cap;
-    let body = Body {
+    let body = ChatBody {
         model: &model.model,
         reasoning_effort: model.reasoning_effort.as_deref(),
         prompt_cache_options: model
             .explicit_cache
             .then_some(PromptCacheOptions { mode: "explicit" }),
         messages: [
-            Message {
+            ChatMessage {
                 role: "system",
                 content: &system,
             },
-            Message {
+            ChatMessage {
                 role: "user",
                 content: &user,
             },
@@ -66,20 +66,20 @@ pub(super) fn request(payload: &Payload, model: &ModelRequest, cap: u64) -> Requ
             },
         },
     };
-    Request {
+    DeckRequest {
         body: raw(&body).into(),
         estimated_tokens,
     }
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct ChatBody<'a> {
     model: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_effort: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_options: Option<PromptCacheOptions>,
-    messages: [Message<'a>; 2],
+    messages: [ChatMessage<'a>; 2],
     max_completion_tokens: u64,
     response_format: ResponseFormat<'a>,
 }
@@ -90,7 +90,7 @@ struct PromptCacheOptions {
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+struct ChatMessage<'a> {
     role: &'static str,
     content: &'a str,
 }

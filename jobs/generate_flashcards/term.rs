@@ -14,7 +14,7 @@ const LONGEST: usize = 100;
 
 /// Why a text cannot be a card's front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unsuitable {
+pub(super) enum UnsuitableTerm {
     Blank,
     Question,
     Sentence,
@@ -24,17 +24,17 @@ pub(super) enum Unsuitable {
 ///
 /// # Errors
 /// Why it is none, for a blank text, a question, or a sentence of more than eight words.
-pub(super) fn front(text: &str) -> Result<String, Unsuitable> {
+pub(super) fn front(text: &str) -> Result<String, UnsuitableTerm> {
     let text = plain(text);
     if is_question(&text) {
-        return Err(Unsuitable::Question);
+        return Err(UnsuitableTerm::Question);
     }
     let term = without_outer_punctuation(&text);
     if !term.chars().any(char::is_alphanumeric) {
-        return Err(Unsuitable::Blank);
+        return Err(UnsuitableTerm::Blank);
     }
     if words(term) > MOST_WORDS || term.chars().nth(LONGEST).is_some() {
-        return Err(Unsuitable::Sentence);
+        return Err(UnsuitableTerm::Sentence);
     }
     Ok(term.to_owned())
 }

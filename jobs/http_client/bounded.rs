@@ -15,14 +15,14 @@ use tokio::{
 /// A connection that fails once more than `most` bytes have come without one that was written in between. It bounds what
 /// HTTP/2 does not tell of: frames before an answer. An answer that is longer is acknowledged piece by piece.
 #[derive(Debug)]
-pub(super) struct Bounded {
+pub(super) struct BoundedConnection {
     stream: TcpStream,
     most: u64,
     /// Bytes since the last that were written.
     come: u64,
 }
 
-impl Bounded {
+impl BoundedConnection {
     pub(super) fn new(stream: TcpStream, most: u64) -> Self {
         Self {
             stream,
@@ -38,7 +38,7 @@ impl Bounded {
     }
 }
 
-impl AsyncRead for Bounded {
+impl AsyncRead for BoundedConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -57,7 +57,7 @@ impl AsyncRead for Bounded {
     }
 }
 
-impl AsyncWrite for Bounded {
+impl AsyncWrite for BoundedConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -91,7 +91,7 @@ impl AsyncWrite for Bounded {
     }
 }
 
-impl Connection for Bounded {
+impl Connection for BoundedConnection {
     fn connected(&self) -> Connected {
         self.stream.connected()
     }

@@ -15,12 +15,12 @@ const EARLY: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
 /// Socket buffers take some megabytes that the client never reads.
 const UNREAD: usize = 32 * 1024 * 1024;
 
-fn client(versions: Versions) -> HttpClient {
+fn client(versions: HttpVersions) -> HttpClient {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let connecting = Connecting {
+    let connecting = ConnectOptions {
         versions,
-        ..Connecting::default()
+        ..ConnectOptions::default()
     };
     HttpClient::new("test", connecting).unwrap()
 }
@@ -47,8 +47,8 @@ fn server(first: &str, rest: &str) -> (Url, JoinHandle<usize>) {
     (url, sends)
 }
 
-async fn get(url: Url) -> Result<Response, Unanswered> {
-    let client = client(Versions::One);
+async fn get(url: Url) -> Result<Response, RequestError> {
+    let client = client(HttpVersions::One);
     client.execute(Request::new(reqwest::Method::GET, url)).await
 }
 
@@ -56,7 +56,7 @@ async fn get(url: Url) -> Result<Response, Unanswered> {
 async fn informational_responses_without_end_are_given_up() {
     let (url, sends) = server("", EARLY);
     let error = get(url).await.unwrap_err();
-    assert!(matches!(error, Unanswered::Flooded), "{error:?}");
+    assert!(matches!(error, RequestError::Flooded), "{error:?}");
     assert!(!error.is_connect());
     // The connection's task closes it once it is polled again.
     let sent = tokio::task::spawn_blocking(|| sends.join().unwrap())
@@ -70,7 +70,7 @@ async fn a_head_without_end_is_given_up() {
     for rest in ["a", "x: y\r\n"] {
         let (url, sends) = server("HTTP/1.1 200 OK\r\nx: ", rest);
         let error = get(url).await.unwrap_err();
-        assert!(matches!(error, Unanswered::Broken(_)), "{error:?}");
+        assert!(matches!(error, RequestError::Broken(_)), "{error:?}");
         let sent = tokio::task::spawn_blocking(|| sends.join().unwrap())
             .await
             .unwrap();
@@ -94,14 +94,14 @@ async fn informational_responses_are_counted_however_slow_they_are() {
     let drip = vec![EARLY.as_bytes().to_vec(); MAX_INFORMATIONAL + 1];
     let server = Server::start(Play::Drip(drip, Duration::from_millis(10))).await;
     let error = get(server.url.clone()).await.unwrap_err();
-    assert!(matches!(error, Unanswered::Flooded), "{error:?}");
+    assert!(matches!(error, RequestError::Flooded), "{error:?}");
 }
 
 /// Where HTTP/2 is offered, what precedes an answer is not told apart from it: all is bounded that comes to one request.
 #[tokio::test]
 async fn what_comes_without_a_pause_is_bounded() {
     let (url, sends) = server("HTTP/1.1 200 OK\r\n\r\n", "a");
-    let client = client(Versions::OneAndTwo);
+    let client = client(HttpVersions::OneAndTwo);
     let answer = client
         .execute(Request::new(reqwest::Method::GET, url))
         .await
@@ -133,7 +133,7 @@ async fn a_connection_that_is_used_again_counts_from_zero() {
             socket.write_all(&body).await.unwrap();
         }
     });
-    let client = client(Versions::OneAndTwo);
+    let client = client(HttpVersions::OneAndTwo);
     for _ in 0..4 {
         let answer = client
             .execute(Request::new(reqwest::Method::GET, url.clone()))

@@ -14,11 +14,11 @@ use symphonia::core::{
 };
 
 use super::{
-    bounds::{self, Damage},
-    decoder::{AudioDecoder, Undecoded},
+    bounds::{self, DamagedPackets},
+    decoder::{AudioDecoder, DecodeError},
     opus, vorbis,
 };
-use crate::{Class, Failure};
+use crate::{Failure, FailureClass};
 
 mod codec;
 mod complete;
@@ -40,7 +40,7 @@ const MAX_PACKETS: u32 = 200_000;
 
 /// Audio that is ready to be sent.
 #[derive(Clone)]
-pub struct Audio {
+pub struct PreparedAudio {
     /// The file.
     pub bytes: Bytes,
     /// What it is.
@@ -49,7 +49,7 @@ pub struct Audio {
     pub duration: Duration,
 }
 
-impl fmt::Debug for Audio {
+impl fmt::Debug for PreparedAudio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Audio")
             .field("bytes", &self.bytes.len())
@@ -80,7 +80,7 @@ impl AudioFormat {
 
 /// Why a recording cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Reject {
+pub(super) enum AudioRejection {
     #[error("is no audio file that can be read (WAV, MP3, M4A, AAC, FLAC, Ogg, WebM, CAF and AIFF can): {0}")]
     Container(Error),
     #[error("holds no audio track")]
@@ -122,22 +122,22 @@ pub async fn prepare(
     field: &str,
     bytes: Bytes,
     limit: Duration,
-) -> Result<Audio, Failure> {
+) -> Result<PreparedAudio, Failure> {
     decoder.decode(bytes, limit).await.map_err(|why| match why {
-        Undecoded::Recording(why) => Failure::invalid_field(field, why),
-        Undecoded::Interrupted(why) => Failure::transient(format!("payload field \"{field}\": {why}")),
-        Undecoded::Stopped => Failure::new(Class::Cancelled, why.to_string()),
+        DecodeError::Recording(why) => Failure::invalid_field(field, why),
+        DecodeError::Interrupted(why) => Failure::transient(format!("payload field \"{field}\": {why}")),
+        DecodeError::Stopped => Failure::new(FailureClass::Cancelled, why.to_string()),
     })
 }
 
-pub(super) fn convert(mut bytes: Bytes, limit: Duration) -> Result<Audio, Reject> {
+pub(super) fn convert(mut bytes: Bytes, limit: Duration) -> Result<PreparedAudio, AudioRejection> {
     let audio = bytes.split_off(bounds::skip_id3v2(&bytes));
     codec::refuse_foreign(&audio)?;
     let audio = complete::checked(audio)?;
     convert_complete(audio.clone(), limit).map_err(|why| codec::named(&audio, why))
 }
 
-fn convert_complete(audio: Bytes, limit: Duration) -> Result<Audio, Reject> {
+fn convert_complete(audio: Bytes, limit: Duration) -> Result<PreparedAudio, AudioRejection> {
     let is_flac = audio.starts_with(b"fLaC");
     let stream = MediaSourceStream::new(Box::new(Cursor::new(audio)), Default::default());
     let format = symphonia::default::get_probe()
@@ -147,20 +147,20 @@ fn convert_complete(audio: Bytes, limit: Duration) -> Result<Audio, Reject> {
             Default::default(),
             Default::default(),
         )
-        .map_err(Reject::Container)?;
+        .map_err(AudioRejection::Container)?;
     bounds::check_tracks(&*format)?;
     let track = format
         .default_track(TrackType::Audio)
-        .ok_or(Reject::NoTrack)?
+        .ok_or(AudioRejection::NoTrack)?
         .clone();
     let parameters = track
         .codec_params
         .as_ref()
         .and_then(|params| params.audio())
-        .ok_or(Reject::NoTrack)?;
+        .ok_or(AudioRejection::NoTrack)?;
     bounds::check_parameters(parameters)?;
     let codec = parameters.codec;
-    let packets = Packets {
+    let packets = TrackPackets {
         format,
         track: track.id,
         left: MAX_PACKETS,
@@ -174,10 +174,10 @@ fn convert_complete(audio: Bytes, limit: Duration) -> Result<Audio, Reject> {
     }
     let (mut samples, rate) = decode(packets, &track, limit)?;
     if rate != SAMPLE_RATE {
-        samples = resample(samples, rate).map_err(Reject::Resample)?;
+        samples = resample(samples, rate).map_err(AudioRejection::Resample)?;
     }
     samples.truncate(samples_in(limit, SAMPLE_RATE) as usize);
-    Ok(Audio {
+    Ok(PreparedAudio {
         duration: duration_of(samples.len() as u64, SAMPLE_RATE),
         bytes: wav(&samples),
         format: AudioFormat::Wav16kMono,
@@ -185,7 +185,7 @@ fn convert_complete(audio: Bytes, limit: Duration) -> Result<Audio, Reject> {
 }
 
 /// The packets of one track, up to the end of the file or to where it cannot be read any further.
-pub(super) struct Packets {
+pub(super) struct TrackPackets {
     format: Box<dyn FormatReader>,
     track: u32,
     left: u32,
@@ -197,7 +197,7 @@ pub(super) struct Packets {
     end: u64,
 }
 
-impl Packets {
+impl TrackPackets {
     pub(super) fn next_packet(&mut self) -> Option<Packet> {
         while self.left > 0 {
             self.left -= 1;
@@ -225,15 +225,19 @@ impl Packets {
 }
 
 /// Decodes a track to mono samples from -1 to 1, and tells their rate.
-fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f32>, u32), Reject> {
+fn decode(
+    mut packets: TrackPackets,
+    track: &Track,
+    limit: Duration,
+) -> Result<(Vec<f32>, u32), AudioRejection> {
     let params = track
         .codec_params
         .as_ref()
         .and_then(|params| params.audio())
-        .ok_or(Reject::NoTrack)?;
+        .ok_or(AudioRejection::NoTrack)?;
     let codecs = symphonia::default::get_codecs();
     if codecs.get_audio_decoder(params.codec).is_none() {
-        return Err(Reject::Codec);
+        return Err(AudioRejection::Codec);
     }
     let mut params = params.clone();
     if params.codec == CODEC_ID_AAC
@@ -244,15 +248,15 @@ fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f
     }
     let params = &params;
     if params.codec == CODEC_ID_VORBIS && !params.extra_data.as_deref().is_some_and(vorbis::is_modest) {
-        return Err(Reject::Damaged(Error::DecodeError(
+        return Err(AudioRejection::Damaged(Error::DecodeError(
             "vorbis codebooks are too large",
         )));
     }
     let mut decoder = codecs
         .make_audio_decoder(params, &Default::default())
-        .map_err(Reject::Damaged)?;
+        .map_err(AudioRejection::Damaged)?;
     let (mut mono, mut rate, mut interleaved) = (Vec::new(), None, Vec::<f32>::new());
-    let mut damage = Damage::default();
+    let mut damage = DamagedPackets::default();
     while let Some(packet) = packets.next_packet() {
         let decoded = match decoder.decode(&packet) {
             Ok(decoded) => decoded,
@@ -262,14 +266,14 @@ fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f
                 damage.add()?;
                 continue;
             }
-            Err(e) => return Err(Reject::Damaged(e)),
+            Err(e) => return Err(AudioRejection::Damaged(e)),
         };
         let (channels, packet_rate) = (decoded.spec().channels().count(), decoded.spec().rate());
         if !SOURCE_RATES.contains(&packet_rate) || *rate.get_or_insert(packet_rate) != packet_rate {
-            return Err(Reject::SampleRate(packet_rate));
+            return Err(AudioRejection::SampleRate(packet_rate));
         }
         if channels > bounds::MOST_CHANNELS {
-            return Err(Reject::Channels(channels));
+            return Err(AudioRejection::Channels(channels));
         }
         if channels == 0 || decoded.frames() == 0 {
             damage.add()?;
@@ -290,24 +294,24 @@ fn decode(mut packets: Packets, track: &Track, limit: Duration) -> Result<(Vec<f
         }
     }
     if packets.stated_end.is_some_and(|end| packets.end < end) {
-        return Err(Reject::Incomplete("FLAC"));
+        return Err(AudioRejection::Incomplete("FLAC"));
     }
     match (rate, packets.error) {
         (Some(rate), _) if !mono.is_empty() => Ok((mono, rate)),
-        (_, Some(e)) => Err(Reject::Damaged(e)),
-        _ => Err(Reject::Empty),
+        (_, Some(e)) => Err(AudioRejection::Damaged(e)),
+        _ => Err(AudioRejection::Empty),
     }
 }
 
 /// Says how long the audio is if the container states it. The statement is only shown, never relied upon.
-pub(super) fn too_long(track: &Track, limit: Duration) -> Reject {
+pub(super) fn too_long(track: &Track, limit: Duration) -> AudioRejection {
     let stated = track
         .time_base
         .zip(track.duration)
         .and_then(|(base, ticks)| base.calc_duration(ticks));
     match stated.and_then(|time| Duration::try_from_secs_f64(time.as_secs_f64()).ok()) {
-        Some(stated) if stated > limit => Reject::TooLong(stated, limit),
-        _ => Reject::LongerThan(limit),
+        Some(stated) if stated > limit => AudioRejection::TooLong(stated, limit),
+        _ => AudioRejection::LongerThan(limit),
     }
 }
 

@@ -7,7 +7,7 @@ use symphonia::core::{
     formats::{FormatReader, TrackType},
 };
 
-use super::audio::{Reject, SOURCE_RATES};
+use super::audio::{AudioRejection, SOURCE_RATES};
 
 /// Tracks of a file, of any kind. Each costs memory, and its packets are walked through.
 const MOST_TRACKS: usize = 8;
@@ -52,7 +52,7 @@ fn id3v2_length(file: &[u8]) -> Option<usize> {
 
 /// Refuses files with more tracks than recordings have, and several tracks under one number: their packets could not
 /// be told apart.
-pub(super) fn check_tracks(format: &dyn FormatReader) -> Result<(), Reject> {
+pub(super) fn check_tracks(format: &dyn FormatReader) -> Result<(), AudioRejection> {
     let tracks = format.tracks();
     if tracks.len() > MOST_TRACKS {
         return Err(damaged("more than 8 tracks"));
@@ -64,23 +64,23 @@ pub(super) fn check_tracks(format: &dyn FormatReader) -> Result<(), Reject> {
     }
     match format.default_track(TrackType::Audio) {
         Some(_) => Ok(()),
-        None => Err(Reject::NoTrack),
+        None => Err(AudioRejection::NoTrack),
     }
 }
 
 /// Refuses parameters that no recording has. A decoder allocates by them when it is built.
-pub(super) fn check_parameters(parameters: &AudioCodecParameters) -> Result<(), Reject> {
+pub(super) fn check_parameters(parameters: &AudioCodecParameters) -> Result<(), AudioRejection> {
     if let Some(rate) = parameters.sample_rate
         && !SOURCE_RATES.contains(&rate)
     {
-        return Err(Reject::SampleRate(rate));
+        return Err(AudioRejection::SampleRate(rate));
     }
     let channels = parameters
         .channels
         .as_ref()
         .map_or(0, |channels| channels.count());
     if channels > MOST_CHANNELS {
-        return Err(Reject::Channels(channels));
+        return Err(AudioRejection::Channels(channels));
     }
     if parameters
         .max_frames_per_packet
@@ -93,12 +93,12 @@ pub(super) fn check_parameters(parameters: &AudioCodecParameters) -> Result<(), 
 
 /// Counts damaged packets, and refuses a recording with too many.
 #[derive(Debug, Default)]
-pub(super) struct Damage {
+pub(super) struct DamagedPackets {
     packets: u32,
 }
 
-impl Damage {
-    pub(super) fn add(&mut self) -> Result<(), Reject> {
+impl DamagedPackets {
+    pub(super) fn add(&mut self) -> Result<(), AudioRejection> {
         self.packets += 1;
         if self.packets > MOST_DAMAGED {
             return Err(damaged("more than 64 packets cannot be decoded"));
@@ -107,8 +107,8 @@ impl Damage {
     }
 }
 
-pub(super) fn damaged(why: &'static str) -> Reject {
-    Reject::Damaged(Error::DecodeError(why))
+pub(super) fn damaged(why: &'static str) -> AudioRejection {
+    AudioRejection::Damaged(Error::DecodeError(why))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::audio::{Audio, convert};
+use super::audio::{PreparedAudio, convert};
 
 /// Makes recordings ready for the provider.
 ///
@@ -20,12 +20,12 @@ pub trait AudioDecoder: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Undecoded`]: the recording is at fault, or this attempt was cut short.
-    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<Audio, Undecoded>;
+    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError>;
 }
 
 /// Why a recording was not decoded. The texts continue a sentence that begins with the payload's field.
 #[derive(Debug, thiserror::Error)]
-pub enum Undecoded {
+pub enum DecodeError {
     /// The recording is at fault; another attempt ends in the same way.
     #[error("{0}")]
     Recording(String),
@@ -40,14 +40,14 @@ pub enum Undecoded {
 /// Decodes on a blocking thread of the calling process. Offers no protection against what a recording does to its
 /// decoder: for tests, and for tools that decode recordings of their own.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct InProcess;
+pub struct InProcessDecoder;
 
 #[async_trait]
-impl AudioDecoder for InProcess {
-    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<Audio, Undecoded> {
+impl AudioDecoder for InProcessDecoder {
+    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError> {
         match spawn_blocking(move || decode(recording, limit)).await {
-            Ok(decoded) => decoded.map_err(Undecoded::Recording),
-            Err(_) => Err(Undecoded::Stopped),
+            Ok(decoded) => decoded.map_err(DecodeError::Recording),
+            Err(_) => Err(DecodeError::Stopped),
         }
     }
 }
@@ -56,7 +56,7 @@ impl AudioDecoder for InProcess {
 ///
 /// # Errors
 /// What is wrong with the recording, as the rest of a sentence.
-pub fn decode(recording: Bytes, limit: Duration) -> Result<Audio, String> {
+pub fn decode(recording: Bytes, limit: Duration) -> Result<PreparedAudio, String> {
     match catch_unwind(move || convert(recording, limit)) {
         Ok(converted) => converted.map_err(|why| why.to_string()),
         Err(_) => Err("audio is damaged: its decoder gave up".to_owned()),

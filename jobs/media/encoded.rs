@@ -12,7 +12,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-use shape::{Shape, join};
+use shape::{Base64Shape, join};
 
 /// Characters of a data URL before its content that are looked at.
 const LONGEST_HEAD: usize = 256;
@@ -71,7 +71,7 @@ pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>,
     let body = unwrapped(&body)
         .map_err(|()| ambiguous())?
         .map_or(body, Cow::Owned);
-    let shape = Shape::of(&body);
+    let shape = Base64Shape::of(&body);
     if shape.symbols as u64 / 4 * 3 > max_bytes {
         return Err(too_large(field, max_bytes));
     }

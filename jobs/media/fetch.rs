@@ -23,8 +23,8 @@ use super::{
     too_large,
 };
 use crate::{
-    Class, ClientError, Failure, MediaSettings,
-    http_client::{Connecting, HttpClient, Unanswered, Versions, causes},
+    ClientError, Failure, FailureClass, MediaSettings,
+    http_client::{ConnectOptions, HttpClient, HttpVersions, RequestError, causes},
 };
 
 #[cfg(test)]
@@ -34,7 +34,7 @@ const MAX_REDIRECTS: usize = 5;
 
 /// Fetches URLs under the rules of [`MediaSettings`].
 #[derive(Debug, Clone)]
-pub(super) struct Fetcher {
+pub(super) struct MediaFetcher {
     /// Reaches public addresses only.
     public: HttpClient,
     /// Reaches any address; used for `allowed` hosts alone.
@@ -42,15 +42,15 @@ pub(super) struct Fetcher {
     allowed: Arc<[String]>,
     max_bytes: u64,
     timeout: Duration,
-    threads: Arc<Threads>,
+    threads: Arc<DownloadThreads>,
 }
 
 /// The threads that downloads run on. A server may send faster than it can be listened to; on the worker's one thread that
 /// would hold up every other job.
 #[derive(Debug, Default)]
-struct Threads(OnceLock<Runtime>);
+struct DownloadThreads(OnceLock<Runtime>);
 
-impl Threads {
+impl DownloadThreads {
     /// Two, so that one such server does not hold up all other downloads.
     const COUNT: usize = 2;
 
@@ -71,7 +71,7 @@ impl Threads {
     }
 }
 
-impl Drop for Threads {
+impl Drop for DownloadThreads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -80,21 +80,21 @@ impl Drop for Threads {
 }
 
 /// Ends a download that is not waited for any more.
-struct Abort(AbortHandle);
+struct AbortOnDrop(AbortHandle);
 
-impl Drop for Abort {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Fetcher {
+impl MediaFetcher {
     pub(super) fn new(settings: &MediaSettings) -> Result<Self, ClientError> {
         let client = |judge| {
-            let connecting = Connecting {
-                versions: Versions::One,
+            let connecting = ConnectOptions {
+                versions: HttpVersions::One,
                 judge,
-                ..Connecting::default()
+                ..ConnectOptions::default()
             };
             HttpClient::new("backend-worker", connecting)
         };
@@ -113,7 +113,7 @@ impl Fetcher {
         // The text itself stays out of the message: it may hold a signature or a password.
         let url =
             Url::parse(text).map_err(|e| Failure::invalid_field(field, "is not a valid URL").caused_by(e))?;
-        let shown = Shown(&url).to_string();
+        let shown = DisplayUrl(&url).to_string();
         let threads = self.threads.get().map_err(|e| {
             transient(
                 field,
@@ -124,7 +124,7 @@ impl Fetcher {
         let (fetcher, field_name) = (self.clone(), field.to_owned());
         let download =
             threads.spawn(async move { timeout(fetcher.timeout, fetcher.follow(&field_name, url)).await });
-        let _abort = Abort(download.abort_handle());
+        let _abort = AbortOnDrop(download.abort_handle());
         match download.await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(transient(
@@ -132,7 +132,7 @@ impl Fetcher {
                 format_args!("{shown} took longer than {:?} to load", self.timeout),
             )),
             Err(ended) => {
-                Err(Failure::new(Class::Cancelled, "stopped while a file was loaded").caused_by(ended))
+                Err(Failure::new(FailureClass::Cancelled, "stopped while a file was loaded").caused_by(ended))
             }
         }
     }
@@ -161,7 +161,7 @@ impl Fetcher {
         let refused = |why: &dyn fmt::Display| {
             Err(Failure::invalid_field(
                 field,
-                format_args!("{} {why}", Shown(url)),
+                format_args!("{} {why}", DisplayUrl(url)),
             ))
         };
         if !url.username().is_empty() || url.password().is_some() {
@@ -197,7 +197,7 @@ impl Fetcher {
         if let Some(name) = url.domain() {
             let found = lookup_host((name, 0)).await.map_err(BoxError::from);
             if let Err(error) = found.and_then(|found| public_only(found.collect())) {
-                let shown = Shown(url);
+                let shown = DisplayUrl(url);
                 return Err(match error.downcast::<NotPublic>() {
                     Ok(refusal) => Failure::invalid_field(field, format_args!("{shown} {refusal}")),
                     Err(other) => {
@@ -208,7 +208,7 @@ impl Fetcher {
         }
         Err(Failure::invalid_field(
             field,
-            format_args!("{} names a port other than 443", Shown(url)),
+            format_args!("{} names a port other than 443", DisplayUrl(url)),
         ))
     }
 
@@ -257,13 +257,13 @@ fn redirect_target(field: &str, url: &Url, response: &Response) -> Result<Option
         Some(next) => Ok(Some(next)),
         None => Err(Failure::invalid_field(
             field,
-            format_args!("{} redirects to no valid URL", Shown(url)),
+            format_args!("{} redirects to no valid URL", DisplayUrl(url)),
         )),
     }
 }
 
 fn refused_by_server(field: &str, url: &Url, status: StatusCode) -> Failure {
-    let why = format!("{} answered {status}", Shown(url));
+    let why = format!("{} answered {status}", DisplayUrl(url));
     let failure = match status.as_u16() {
         408 | 425 | 429 | 500.. => transient(field, why),
         _ => Failure::invalid_field(field, why),
@@ -271,15 +271,15 @@ fn refused_by_server(field: &str, url: &Url, status: StatusCode) -> Failure {
     failure.with_status(status.as_u16())
 }
 
-fn unreachable(field: &str, url: &Url, error: Unanswered) -> Failure {
+fn unreachable(field: &str, url: &Url, error: RequestError) -> Failure {
     if let Some(refusal) = causes(&error).find_map(|cause| cause.downcast_ref::<NotPublic>()) {
-        return Failure::invalid_field(field, format_args!("{} {refusal}", Shown(url)));
+        return Failure::invalid_field(field, format_args!("{} {refusal}", DisplayUrl(url)));
     }
-    transient(field, format_args!("{} cannot be fetched", Shown(url))).caused_by(error)
+    transient(field, format_args!("{} cannot be fetched", DisplayUrl(url))).caused_by(error)
 }
 
 fn cut(field: &str, url: &Url, error: reqwest::Error) -> Failure {
-    transient(field, format_args!("{} cannot be fetched", Shown(url))).caused_by(error.without_url())
+    transient(field, format_args!("{} cannot be fetched", DisplayUrl(url))).caused_by(error.without_url())
 }
 
 fn transient(field: &str, why: impl fmt::Display) -> Failure {
@@ -287,9 +287,9 @@ fn transient(field: &str, why: impl fmt::Display) -> Failure {
 }
 
 /// A URL as it may be shown: without user name, password and query, which can be secrets, and not endless.
-pub(crate) struct Shown<'a>(pub(crate) &'a Url);
+pub(crate) struct DisplayUrl<'a>(pub(crate) &'a Url);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for DisplayUrl<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Such a path may be anything, a whole file before all.
         if self.0.cannot_be_a_base() {

@@ -15,7 +15,7 @@ use rustix::{
 
 /// Why a path leads to no file.
 #[derive(Debug)]
-pub(super) enum Unopened {
+pub(super) enum OpenFileError {
     /// The uploads folder itself cannot be opened.
     Folder(io::Error),
     /// Nothing, no regular file, or something outside: one answer, since a payload must not learn what else a disk holds.
@@ -28,15 +28,15 @@ pub(super) enum Unopened {
 /// as they stay below the folder.
 ///
 /// Never waits: of a pipe, no writer has to come.
-pub(super) fn open_beneath(folder: &Path, path: &str) -> Result<File, Unopened> {
+pub(super) fn open_beneath(folder: &Path, path: &str) -> Result<File, OpenFileError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = open(folder, flags, Mode::empty()).map_err(|e| Unopened::Folder(e.into()))?;
-    let path = relative(folder, Path::new(path)).ok_or(Unopened::NoFile)?;
+    let root = open(folder, flags, Mode::empty()).map_err(|e| OpenFileError::Folder(e.into()))?;
+    let path = relative(folder, Path::new(path)).ok_or(OpenFileError::NoFile)?;
     let file = File::from(open_in(&root, &path).map_err(judge)?);
     match file.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(file),
-        Ok(_) => Err(Unopened::NoFile),
-        Err(error) => Err(Unopened::Unreadable(error)),
+        Ok(_) => Err(OpenFileError::NoFile),
+        Err(error) => Err(OpenFileError::Unreadable(error)),
     }
 }
 
@@ -93,7 +93,7 @@ fn step_by_step(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     )
 }
 
-fn judge(error: Errno) -> Unopened {
+fn judge(error: Errno) -> OpenFileError {
     match error {
         Errno::NOENT
         | Errno::NOTDIR
@@ -103,8 +103,8 @@ fn judge(error: Errno) -> Unopened {
         | Errno::NXIO
         | Errno::NODEV
         | Errno::INVAL
-        | Errno::NAMETOOLONG => Unopened::NoFile,
-        other => Unopened::Unreadable(other.into()),
+        | Errno::NAMETOOLONG => OpenFileError::NoFile,
+        other => OpenFileError::Unreadable(other.into()),
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
         pipe(&uploads.folder().join("pipe"));
         assert!(matches!(
             open_beneath(&uploads.folder(), "pipe"),
-            Err(Unopened::NoFile)
+            Err(OpenFileError::NoFile)
         ));
     }
 
@@ -177,7 +177,10 @@ mod tests {
             "missing",
         ] {
             let refused = step_by_step(&root, Path::new(outside)).map_err(judge);
-            assert!(matches!(refused, Err(Unopened::NoFile)), "{outside}: {refused:?}");
+            assert!(
+                matches!(refused, Err(OpenFileError::NoFile)),
+                "{outside}: {refused:?}"
+            );
         }
     }
 

@@ -8,8 +8,10 @@ use ogg::{PacketWriteEndInfo, PacketWriter};
 use symphonia::core::formats::Track;
 
 use super::{
-    audio::{Audio, AudioFormat, PADDING, Packets, Reject, duration_of, samples_in, too_long},
-    bounds::{Damage, damaged},
+    audio::{
+        AudioFormat, AudioRejection, PADDING, PreparedAudio, TrackPackets, duration_of, samples_in, too_long,
+    },
+    bounds::{DamagedPackets, damaged},
 };
 
 /// Opus counts time in samples at 48 kHz, whatever the recording had.
@@ -28,7 +30,11 @@ const EXTRA_BYTES: u64 = 16 * 1024;
 const SERIAL: u32 = 1;
 
 /// Packs the Opus packets of a track into an Ogg file that plays no longer than `limit`.
-pub(super) fn repack(mut packets: Packets, track: &Track, limit: Duration) -> Result<Audio, Reject> {
+pub(super) fn repack(
+    mut packets: TrackPackets,
+    track: &Track,
+    limit: Duration,
+) -> Result<PreparedAudio, AudioRejection> {
     let head = head(track).ok_or(damaged("the Opus header is missing or invalid"))?;
     let pre_skip = u64::from(u16::from_le_bytes([head[10], head[11]]));
     let last_sample = pre_skip + samples_in(limit, SAMPLE_RATE);
@@ -36,7 +42,7 @@ pub(super) fn repack(mut packets: Packets, track: &Track, limit: Duration) -> Re
 
     // Each packet with the position at which it ends; and how much of the last one is not to be played.
     let (mut kept, mut end, mut trimmed) = (Vec::new(), 0, 0);
-    let (mut damage, mut bytes) = (Damage::default(), 0);
+    let (mut damage, mut bytes) = (DamagedPackets::default(), 0);
     while let Some(packet) = packets.next_packet() {
         let Some(samples) = samples_of(&packet.data) else {
             damage.add()?;
@@ -68,11 +74,13 @@ pub(super) fn repack(mut packets: Packets, track: &Track, limit: Duration) -> Re
     end = end.min(last_sample);
     let played = end.saturating_sub(pre_skip);
     if played == 0 {
-        return Err(packets.error.map_or(Reject::Empty, Reject::Damaged));
+        return Err(packets
+            .error
+            .map_or(AudioRejection::Empty, AudioRejection::Damaged));
     }
-    Ok(Audio {
+    Ok(PreparedAudio {
         bytes: write(head, kept, end)
-            .map_err(|e| Reject::Damaged(e.into()))?
+            .map_err(|e| AudioRejection::Damaged(e.into()))?
             .into(),
         format: AudioFormat::OggOpus,
         duration: duration_of(played, SAMPLE_RATE),

@@ -20,9 +20,9 @@ fn media(uploads_dir: Option<&Path>) -> Media {
     Media::new(&settings, MemoryBudget::new(u64::MAX)).unwrap()
 }
 
-async fn refusal(media: &Media, source: Source<'_>) -> String {
+async fn refusal(media: &Media, source: MediaSource<'_>) -> String {
     let failure = media.load("imageX", source).await.unwrap_err();
-    assert_eq!(failure.class(), Class::Permanent, "{failure}");
+    assert_eq!(failure.class(), FailureClass::Permanent, "{failure}");
     failure
         .to_string()
         .strip_prefix("payload field \"imageX\": ")
@@ -69,7 +69,7 @@ async fn base64_is_read_in_every_spelling() {
         "DATA:;BASE64,++///g",
     ] {
         assert_eq!(
-            media.load("f", Source::Base64(text)).await.unwrap(),
+            media.load("f", MediaSource::Base64(text)).await.unwrap(),
             bytes.as_slice(),
             "{text}"
         );
@@ -97,7 +97,7 @@ async fn long_base64_is_read_in_slices_between_which_others_go_on() {
         };
         tokio::select! {
             biased;
-            loaded = media.load("f", Source::Base64(&text)) => assert!(loaded.unwrap() == bytes, "{every}"),
+            loaded = media.load("f", MediaSource::Base64(&text)) => assert!(loaded.unwrap() == bytes, "{every}"),
             () = others => {}
         }
         assert!(
@@ -108,7 +108,7 @@ async fn long_base64_is_read_in_slices_between_which_others_go_on() {
     }
     media.max_bytes -= 1;
     assert!(
-        refusal(&media, Source::Base64(&text))
+        refusal(&media, MediaSource::Base64(&text))
             .await
             .contains("larger than")
     );
@@ -125,11 +125,15 @@ async fn bad_base64_is_refused() {
         "data:image/png,abcd",
         "data:image/png;base64",
     ] {
-        let why = refusal(&media, Source::Base64(text)).await;
+        let why = refusal(&media, MediaSource::Base64(text)).await;
         assert!(why.contains("base64"), "{text}: {why}");
     }
     for text in ["", "  ", "====", "data:;base64,"] {
-        assert_eq!(refusal(&media, Source::Base64(text)).await, "is empty", "{text}");
+        assert_eq!(
+            refusal(&media, MediaSource::Base64(text)).await,
+            "is empty",
+            "{text}"
+        );
     }
 }
 
@@ -137,17 +141,20 @@ async fn bad_base64_is_refused() {
 async fn base64_is_measured_before_it_is_decoded() {
     let media = media(None);
     let ten = STANDARD_NO_PAD.encode([7; 10]);
-    assert_eq!(media.load("f", Source::Base64(&ten)).await.unwrap().len(), 10);
+    assert_eq!(
+        media.load("f", MediaSource::Base64(&ten)).await.unwrap().len(),
+        10
+    );
     for (len, text) in (11..20).map(|len| (len, STANDARD_NO_PAD.encode(vec![7; len]))) {
         assert_eq!(
-            refusal(&media, Source::Base64(&text)).await,
+            refusal(&media, MediaSource::Base64(&text)).await,
             "is larger than 10 bytes",
             "{len}"
         );
     }
     // Not even base64, which only decoding could tell.
     assert_eq!(
-        refusal(&media, Source::Base64(&"?".repeat(1_000))).await,
+        refusal(&media, MediaSource::Base64(&"?".repeat(1_000))).await,
         "is larger than 10 bytes"
     );
 }
@@ -174,7 +181,7 @@ async fn a_file_below_the_uploads_folder_is_read() {
         (" uploads/a\n", "hello"),
     ] {
         assert_eq!(
-            media.load("f", Source::FilePath(path)).await.unwrap(),
+            media.load("f", MediaSource::FilePath(path)).await.unwrap(),
             content,
             "{path}"
         );
@@ -219,7 +226,7 @@ async fn no_path_leads_out_of_the_uploads_folder() {
         "a\0b",
         &"x".repeat(10_000),
     ] {
-        let why = refusal(&media, Source::FilePath(path)).await;
+        let why = refusal(&media, MediaSource::FilePath(path)).await;
         assert_eq!(why, "is no file below UPLOADS_DIR", "{path}");
     }
     drop(pipe);
@@ -233,27 +240,27 @@ async fn a_file_is_measured_and_may_not_be_empty() {
     fs::write(uploads.join("large"), "01234567890").unwrap();
     fs::write(uploads.join("empty"), "").unwrap();
     assert_eq!(
-        refusal(&media, Source::FilePath("large")).await,
+        refusal(&media, MediaSource::FilePath("large")).await,
         "is larger than 10 bytes"
     );
-    assert_eq!(refusal(&media, Source::FilePath("empty")).await, "is empty");
+    assert_eq!(refusal(&media, MediaSource::FilePath("empty")).await, "is empty");
 }
 
 #[tokio::test]
 async fn without_an_uploads_folder_there_are_no_files() {
-    let why = refusal(&media(None), Source::FilePath("/etc/passwd")).await;
+    let why = refusal(&media(None), MediaSource::FilePath("/etc/passwd")).await;
     assert_eq!(why, "file paths are refused: UPLOADS_DIR is not set");
     let gone = media(Some(Path::new("/no/such/folder")));
-    let failure = gone.load("f", Source::FilePath("a")).await.unwrap_err();
-    assert_eq!(failure.class(), Class::Deployment, "{failure}");
+    let failure = gone.load("f", MediaSource::FilePath("a")).await.unwrap_err();
+    assert_eq!(failure.class(), FailureClass::Deployment, "{failure}");
 }
 
 #[tokio::test]
 async fn a_download_that_stumbles_is_tried_twice_more() {
     for (statuses, class, requests) in [
         (&[503, 503, 200][..], None, 3),
-        (&[503, 503, 503, 200], Some(Class::Transient), 3),
-        (&[503, 404, 200], Some(Class::Permanent), 2),
+        (&[503, 503, 503, 200], Some(FailureClass::Transient), 3),
+        (&[503, 404, 200], Some(FailureClass::Permanent), 2),
         (&[200], None, 1),
     ] {
         let left = std::sync::Mutex::new(statuses.iter());
@@ -262,7 +269,7 @@ async fn a_download_that_stumbles_is_tried_twice_more() {
         })
         .await;
         let mut media = media(None);
-        media.fetcher = Fetcher::new(&MediaSettings {
+        media.fetcher = MediaFetcher::new(&MediaSettings {
             uploads_dir: None,
             allowed_hosts: vec!["127.0.0.1".to_owned()],
             max_bytes: 10,
@@ -271,7 +278,7 @@ async fn a_download_that_stumbles_is_tried_twice_more() {
         .unwrap();
         media.pauses = [Duration::from_millis(20), Duration::from_millis(40)];
         let started = std::time::Instant::now();
-        let loaded = media.load("f", Source::Url(server.url.as_str())).await;
+        let loaded = media.load("f", MediaSource::Url(server.url.as_str())).await;
         assert_eq!(loaded.err().map(|failure| failure.class()), class, "{statuses:?}");
         assert_eq!(server.requests().len(), requests, "{statuses:?}");
         let pauses: Duration = media.pauses[..requests - 1].iter().sum();

@@ -34,7 +34,7 @@ mod tests {
     use ogg::{PacketReader, PacketWriteEndInfo, PacketWriter};
 
     use super::*;
-    use crate::media::{audio, decoder::InProcess};
+    use crate::media::{audio, decoder::InProcessDecoder};
 
     /// Numbers in a vector; with one more, a decoder's own arithmetic would overflow first.
     const DIMENSIONS: u32 = 31;
@@ -110,7 +110,7 @@ mod tests {
                 writer.write_packet(packet, 1, end, 0).unwrap();
             }
             let limit = Duration::from_secs(30);
-            let why = audio::prepare(&InProcess, "f", file.into(), limit)
+            let why = audio::prepare(&InProcessDecoder, "f", file.into(), limit)
                 .await
                 .unwrap_err()
                 .to_string();

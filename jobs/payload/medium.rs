@@ -42,7 +42,7 @@ impl<'de> Visitor<'de> for Medium {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
         let mut bytes = Vec::new();
-        while let Some(Byte(byte)) = items.next_element()? {
+        while let Some(BufferByte(byte)) = items.next_element()? {
             bytes.push(byte);
         }
         Ok(Some(BASE64_STANDARD.encode(bytes)))
@@ -52,9 +52,9 @@ impl<'de> Visitor<'de> for Medium {
         let (mut bytes, mut data) = (Vec::new(), None);
         while let Some(name) = members.next_key::<String>()? {
             if name == "data" {
-                data = members.next_value::<Content>()?.0;
+                data = members.next_value::<BufferContent>()?.0;
             } else if name.parse() == Ok(bytes.len()) {
-                bytes.push(members.next_value::<Byte>()?.0);
+                bytes.push(members.next_value::<BufferByte>()?.0);
             } else {
                 members.next_value::<IgnoredAny>()?;
             }
@@ -70,9 +70,9 @@ impl<'de> Visitor<'de> for Medium {
 }
 
 /// The `data` of a Buffer: its bytes, or a text.
-struct Content(Option<String>);
+struct BufferContent(Option<String>);
 
-impl<'de> Deserialize<'de> for Content {
+impl<'de> Deserialize<'de> for BufferContent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Inner;
         impl<'de> Visitor<'de> for Inner {
@@ -99,9 +99,9 @@ impl<'de> Deserialize<'de> for Content {
 }
 
 /// One byte; those of Java have a sign.
-struct Byte(u8);
+struct BufferByte(u8);
 
-impl<'de> Deserialize<'de> for Byte {
+impl<'de> Deserialize<'de> for BufferByte {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Of a number that is none of these, nothing is repeated: it is part of a file.
         let number = i64::deserialize(deserializer).map_err(|_| D::Error::custom(NO_BYTE))?;

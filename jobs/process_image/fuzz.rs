@@ -10,7 +10,7 @@
 use hostile::Target;
 use serde_json::Value;
 
-use super::recognise::{State, analyzed, polled, submitted};
+use super::recognise::{OperationState, analyzed, polled, submitted};
 use crate::{Failure, fuzzing::expect_modest};
 
 /// An answer of either service: lines, the state of an operation, or a reason why it is neither.
@@ -20,8 +20,8 @@ pub static VISION_ANSWER: Target = Target::new("vision_answer", |input| {
     };
     expect_lines(analyzed(&body), input);
     match polled(&body) {
-        Ok(State::Running | State::Unknown) => {}
-        Ok(State::Ended(end)) => expect_lines(end, input),
+        Ok(OperationState::Running | OperationState::Unknown) => {}
+        Ok(OperationState::Ended(end)) => expect_lines(end, input),
         Err(failure) => expect_modest(&failure),
     }
     if let Err(failure) = submitted(&body) {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Call, CallUsage, Class, Failure, Guard, Provider, Reply, VisionApi,
-    context::{self, Unusable},
+    CallUsage, Failure, FailureClass, Provider, ProviderCall, ProviderGuard, ProviderReply, VisionApi,
+    context::{self, UnusableAnswer},
     providers::azure_vision::{EXPIRED, operation_failure},
     raw,
     text::clean,
@@ -25,7 +25,7 @@ const MOST_UNKNOWN: u32 = 10;
 
 /// One request to the provider.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Ask {
+pub(super) enum RecognitionRequest {
     /// Image Analysis 4.0.
     Analyze(Bytes),
     /// Read 3.2: starts an operation, and is paid.
@@ -36,9 +36,10 @@ pub(super) enum Ask {
 
 /// How images are read in one job.
 pub(super) struct Recogniser<'a> {
-    pub(super) guard: &'a dyn Guard,
+    pub(super) guard: &'a dyn ProviderGuard,
     /// Sends one request.
-    pub(super) ask: &'a (dyn Fn(Ask) -> BoxFuture<'a, Result<Reply, Failure>> + Send + Sync + 'a),
+    pub(super) ask:
+        &'a (dyn Fn(RecognitionRequest) -> BoxFuture<'a, Result<ProviderReply, Failure>> + Send + Sync + 'a),
     pub(super) api: VisionApi,
     /// Pause between two polls.
     pub(super) poll_interval: Duration,
@@ -49,9 +50,10 @@ impl Recogniser<'_> {
     pub(super) async fn lines(&self, number: usize, image: Bytes) -> Result<Vec<String>, Failure> {
         match self.api {
             VisionApi::ImageAnalysis40 => {
-                let call = Call::new(Provider::AzureVision, format!("image:{number}"))
+                let call = ProviderCall::new(Provider::AzureVision, format!("image:{number}"))
                     .estimating(CallUsage::image());
-                self.call(&call, &|| Ask::Analyze(image.clone()), &analyzed).await
+                self.call(&call, &|| RecognitionRequest::Analyze(image.clone()), &analyzed)
+                    .await
             }
             VisionApi::Read32 => self.read(number, &image).await,
         }
@@ -62,7 +64,7 @@ impl Recogniser<'_> {
     /// submit is paid.
     async fn read(&self, number: usize, image: &Bytes) -> Result<Vec<String>, Failure> {
         match self.operation(number, "", image, LONGEST_OPERATION).await? {
-            Err(failure) if failure.class() == Class::Transient => {}
+            Err(failure) if failure.class() == FailureClass::Transient => {}
             ended => return ended,
         }
         let again = self.operation(number, ":2", image, LONGEST_OPERATION).await?;
@@ -83,27 +85,27 @@ impl Recogniser<'_> {
         round: &str,
         image: &Bytes,
         limit: Duration,
-    ) -> Result<End, Failure> {
-        let submit = Call::new(Provider::AzureVision, format!("image:{number}:submit{round}"))
+    ) -> Result<RecognitionEnd, Failure> {
+        let submit = ProviderCall::new(Provider::AzureVision, format!("image:{number}:submit{round}"))
             .estimating(CallUsage::image());
         let operation = self
-            .call(&submit, &|| Ask::Submit(image.clone()), &submitted)
+            .call(&submit, &|| RecognitionRequest::Submit(image.clone()), &submitted)
             .await?;
 
-        let poll = Call::new(Provider::AzureVision, format!("image:{number}:poll{round}")).unpaid();
+        let poll = ProviderCall::new(Provider::AzureVision, format!("image:{number}:poll{round}")).unpaid();
         let deadline = Instant::now() + limit;
         let mut unknown = 0;
         loop {
             let state = self
-                .call(&poll, &|| Ask::Poll(operation.clone()), &polled)
+                .call(&poll, &|| RecognitionRequest::Poll(operation.clone()), &polled)
                 .await?;
             match state {
-                State::Ended(end) => return Ok(end),
-                State::Unknown if unknown + 1 == MOST_UNKNOWN => {
+                OperationState::Ended(end) => return Ok(end),
+                OperationState::Unknown if unknown + 1 == MOST_UNKNOWN => {
                     return Ok(Err(unusable("the operation is not known, or not any more")));
                 }
-                State::Unknown => unknown += 1,
-                State::Running => unknown = 0,
+                OperationState::Unknown => unknown += 1,
+                OperationState::Running => unknown = 0,
             }
             if Instant::now() + self.poll_interval > deadline {
                 break;
@@ -120,28 +122,28 @@ impl Recogniser<'_> {
     /// Makes one guarded call, and parses its answer.
     async fn call<T: Send>(
         &self,
-        call: &Call,
-        question: &(dyn Fn() -> Ask + Sync),
+        call: &ProviderCall,
+        question: &(dyn Fn() -> RecognitionRequest + Sync),
         read: &(dyn Fn(&Value) -> Result<T, Failure> + Sync),
     ) -> Result<T, Failure> {
         let read = |answer: &_| {
-            let answer = raw::tree(call.provider, answer).map_err(Unusable::Useless)?;
-            read(&answer).map_err(Unusable::Useless)
+            let answer = raw::tree(call.provider, answer).map_err(UnusableAnswer::Useless)?;
+            read(&answer).map_err(UnusableAnswer::Useless)
         };
         context::ask(self.guard, call, &|| (self.ask)(question()), &read).await
     }
 }
 
 /// The final result of an operation: the lines, or the reason why there are none.
-pub(super) type End = Result<Vec<String>, Failure>;
+pub(super) type RecognitionEnd = Result<Vec<String>, Failure>;
 
 /// State of an operation.
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum OperationState {
     Running,
     /// The service does not know the operation yet, or has forgotten it.
     Unknown,
-    Ended(End),
+    Ended(RecognitionEnd),
 }
 
 /// The lines in an answer of Image Analysis 4.0. An image without text has no blocks.
@@ -161,18 +163,18 @@ pub(super) fn submitted(body: &Value) -> Result<String, Failure> {
 }
 
 /// Parses the state of an operation of Read 3.2.
-pub(super) fn polled(body: &Value) -> Result<State, Failure> {
+pub(super) fn polled(body: &Value) -> Result<OperationState, Failure> {
     match body["status"].as_str() {
-        Some("notStarted" | "running") => Ok(State::Running),
+        Some("notStarted" | "running") => Ok(OperationState::Running),
         Some("succeeded") => {
             let pages = body["analyzeResult"]["readResults"].as_array();
             let end = pages
                 .map(|pages| lines(pages))
                 .ok_or_else(|| unusable("no analyzeResult.readResults"));
-            Ok(State::Ended(end))
+            Ok(OperationState::Ended(end))
         }
-        Some("failed") => Ok(State::Ended(Err(operation_failure(body)))),
-        Some(EXPIRED) => Ok(State::Unknown),
+        Some("failed") => Ok(OperationState::Ended(Err(operation_failure(body)))),
+        Some(EXPIRED) => Ok(OperationState::Unknown),
         _ => Err(unusable("no known status")),
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{recognise::State, *};
+use super::{recognise::OperationState, *};
 use crate::{
     VisionApi,
     testing::{FakeGuard, Script},

@@ -74,7 +74,7 @@ impl ErrorBody {
     /// Reads an error value inside an answer; `None` when it says nothing.
     pub(super) fn of(error: &Value) -> Option<Self> {
         let mut read = Self::default();
-        let mut shown = Shown::default();
+        let mut shown = ShownCodes::default();
         let message = read.collect(error, 0, &mut shown);
         read.message = message.unwrap_or_default();
         read.code = shown.word.or(shown.kind).or(shown.number).unwrap_or_default();
@@ -83,7 +83,7 @@ impl ErrorBody {
     }
 
     /// Adds what a value says, and returns the message to show of it.
-    fn collect(&mut self, value: &Value, depth: usize, shown: &mut Shown) -> Option<String> {
+    fn collect(&mut self, value: &Value, depth: usize, shown: &mut ShownCodes) -> Option<String> {
         if depth > MAX_NESTING {
             return None;
         }
@@ -100,8 +100,8 @@ impl ErrorBody {
             Value::Object(members) => {
                 let (mut own, mut nested) = (Vec::new(), None);
                 for (name, value) in members {
-                    match Member::named(name) {
-                        Member::Message(rank) => match value {
+                    match ErrorMember::named(name) {
+                        ErrorMember::Message(rank) => match value {
                             Value::String(text) => match json_in(text) {
                                 Some(inner) => {
                                     nested = self.collect(&inner, depth + 1, shown).or(nested);
@@ -110,13 +110,13 @@ impl ErrorBody {
                             },
                             value => nested = self.collect(value, depth + 1, shown).or(nested),
                         },
-                        Member::Code => self.code(name, value, shown),
-                        Member::Parameter => self.parameter(value),
-                        Member::Location => self.parameter(value.get(1).unwrap_or(value)),
-                        Member::Headers => self.embedded_headers(value),
+                        ErrorMember::Code => self.code(name, value, shown),
+                        ErrorMember::Parameter => self.parameter(value),
+                        ErrorMember::Location => self.parameter(value.get(1).unwrap_or(value)),
+                        ErrorMember::Headers => self.embedded_headers(value),
                         // The name says that a text was flagged. The flagged text itself is a student's.
-                        Member::Flagged => self.codes.push("flagged".to_owned()),
-                        Member::Other => self.wait = self.wait.or_else(|| waits::field(name, value)),
+                        ErrorMember::Flagged => self.codes.push("flagged".to_owned()),
+                        ErrorMember::Other => self.wait = self.wait.or_else(|| waits::field(name, value)),
                     }
                 }
                 let own = own
@@ -133,7 +133,7 @@ impl ErrorBody {
         }
     }
 
-    fn text(&mut self, text: &str, depth: usize, shown: &mut Shown) -> Option<String> {
+    fn text(&mut self, text: &str, depth: usize, shown: &mut ShownCodes) -> Option<String> {
         if let Some(inner) = json_in(text) {
             return self.collect(&inner, depth + 1, shown);
         }
@@ -147,7 +147,7 @@ impl ErrorBody {
         Some(text.to_owned())
     }
 
-    fn code(&mut self, name: &str, value: &Value, shown: &mut Shown) {
+    fn code(&mut self, name: &str, value: &Value, shown: &mut ShownCodes) {
         let text = match value {
             Value::String(text) => Cow::from(text),
             Value::Number(number) => number.to_string().into(),
@@ -201,7 +201,7 @@ impl ErrorBody {
 
 /// The codes that are found on the way, outermost first: the last of each kind is shown.
 #[derive(Debug, Default)]
-struct Shown {
+struct ShownCodes {
     word: Option<String>,
     /// A `type`, `status` or `reason`.
     kind: Option<String>,
@@ -209,7 +209,7 @@ struct Shown {
 }
 
 /// The role of a member of an error object, by its name.
-enum Member {
+enum ErrorMember {
     /// A message, or a further error. The lower the number, the better the text says what happened.
     Message(u8),
     Code,
@@ -222,7 +222,7 @@ enum Member {
     Other,
 }
 
-impl Member {
+impl ErrorMember {
     fn named(name: &str) -> Self {
         match name.to_ascii_lowercase().as_str() {
             "message" | "msg" => Self::Message(0),
@@ -366,12 +366,13 @@ pub(super) fn error_inside(body: &[u8]) -> Option<ErrorBody> {
             .filter(|error| says_something(error))?;
         return ErrorBody::of(error);
     }
-    let envelope: Envelope<'_> = serde_json::from_str(text).ok()?;
-    let choice = envelope.choices.as_deref().and_then(<[Choice<'_>]>::first);
+    let envelope: AnswerEnvelope<'_> = serde_json::from_str(text).ok()?;
+    let choice = envelope.choices.as_deref().and_then(<[AnswerChoice<'_>]>::first);
     if let Some(error) = choice.and_then(|choice| value_of(choice.error?)) {
         return ErrorBody::of(&error);
     }
-    let has_content = choice.is_some_and(|choice| choice.message.as_ref().is_some_and(Message::has_content));
+    let has_content =
+        choice.is_some_and(|choice| choice.message.as_ref().is_some_and(AnswerMessage::has_content));
     if has_content {
         return None;
     }
@@ -396,30 +397,30 @@ fn says_something(error: &Value) -> bool {
 }
 
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct AnswerEnvelope<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
     object: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    choices: Option<Vec<Choice<'a>>>,
+    choices: Option<Vec<AnswerChoice<'a>>>,
 }
 
 #[derive(Deserialize)]
-struct Choice<'a> {
+struct AnswerChoice<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    message: Option<Message<'a>>,
+    message: Option<AnswerMessage<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct AnswerMessage<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
 }
 
-impl Message<'_> {
+impl AnswerMessage<'_> {
     fn has_content(&self) -> bool {
         self.content
             .is_some_and(|content| !matches!(content.get(), "null" | "\"\"" | "[]"))

@@ -11,12 +11,12 @@ use super::{
     AZURE_KEY,
     answer::{ErrorBody, excerpt},
     blame,
-    http::{Peer, Transport, join, key_header},
+    http::{ProviderPeer, Transport, join, key_header},
 };
 use crate::{
-    Failure, Provider, Reply, SpeechSettings,
-    media::{Shown, audio::Audio},
-    raw::{Picked, pick},
+    Failure, Provider, ProviderReply, SpeechSettings,
+    media::{DisplayUrl, audio::PreparedAudio},
+    raw::{PickedValue, pick},
 };
 
 /// Speech to text for short audio.
@@ -25,7 +25,7 @@ pub(super) const PATH: &str = "/speech/recognition/conversation/cognitiveservice
 /// Azure Speech, pronunciation assessment.
 #[derive(Clone)]
 pub struct AzureSpeech {
-    peer: Arc<Peer>,
+    peer: Arc<ProviderPeer>,
     url: Url,
     key: HeaderMap,
     timeout: Duration,
@@ -34,7 +34,7 @@ pub struct AzureSpeech {
 impl fmt::Debug for AzureSpeech {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AzureSpeech")
-            .field("url", &format_args!("{}", Shown(&self.url)))
+            .field("url", &format_args!("{}", DisplayUrl(&self.url)))
             .finish_non_exhaustive()
     }
 }
@@ -43,7 +43,7 @@ impl AzureSpeech {
     pub(super) fn new(http: Transport, settings: &SpeechSettings) -> Result<Self, reqwest::Error> {
         let key = key_header(&http.requests, AZURE_KEY, &settings.key)?;
         Ok(Self {
-            peer: Arc::new(Peer {
+            peer: Arc::new(ProviderPeer {
                 provider: Provider::AzureSpeech,
                 http,
                 key: settings.key.clone(),
@@ -66,8 +66,8 @@ impl AzureSpeech {
         &self,
         reference_text: &str,
         language: &str,
-        audio: &Audio,
-    ) -> Result<Reply, Failure> {
+        audio: &PreparedAudio,
+    ) -> Result<ProviderReply, Failure> {
         let request = self
             .peer
             .http
@@ -86,9 +86,9 @@ impl AzureSpeech {
         self.peer.refuse_error_inside(&answer)?;
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
         let [status] = pick(body.get(), ["/RecognitionStatus"]);
-        match status.as_ref().and_then(Picked::text) {
+        match status.as_ref().and_then(PickedValue::text) {
             Some("Success" | "NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => {
-                Ok(Reply { body, tokens: None })
+                Ok(ProviderReply { body, tokens: None })
             }
             status => {
                 let status = excerpt(status.unwrap_or("missing"));

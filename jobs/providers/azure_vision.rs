@@ -17,12 +17,12 @@ use super::{
     AZURE_KEY,
     answer::{ErrorBody, excerpt},
     blame,
-    http::{Answer, Peer, Transport, join, key_header},
+    http::{ProviderAnswer, ProviderPeer, Transport, join, key_header},
 };
 use crate::{
-    Class, Failure, Provider, Reply, VisionApi, VisionSettings,
-    media::Shown,
-    raw::{Picked, pick},
+    Failure, FailureClass, Provider, ProviderReply, VisionApi, VisionSettings,
+    media::DisplayUrl,
+    raw::{PickedValue, pick},
 };
 
 /// Image Analysis 4.0, and what it is asked for.
@@ -52,7 +52,7 @@ const STUMBLED: [&str; 4] = [
 /// Azure Vision, text recognition.
 #[derive(Clone)]
 pub struct AzureVision {
-    peer: Arc<Peer>,
+    peer: Arc<ProviderPeer>,
     endpoint: Url,
     key: HeaderMap,
     api: VisionApi,
@@ -63,7 +63,7 @@ pub struct AzureVision {
 impl fmt::Debug for AzureVision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AzureVision")
-            .field("endpoint", &format_args!("{}", Shown(&self.endpoint)))
+            .field("endpoint", &format_args!("{}", DisplayUrl(&self.endpoint)))
             .finish_non_exhaustive()
     }
 }
@@ -72,7 +72,7 @@ impl AzureVision {
     pub(super) fn new(http: Transport, settings: &VisionSettings) -> Result<Self, reqwest::Error> {
         let key = key_header(&http.requests, AZURE_KEY, &settings.key)?;
         Ok(Self {
-            peer: Arc::new(Peer {
+            peer: Arc::new(ProviderPeer {
                 provider: Provider::AzureVision,
                 http,
                 key: settings.key.clone(),
@@ -100,7 +100,7 @@ impl AzureVision {
     ///
     /// # Errors
     /// Fails by the status; transient when no whole answer came back, or one that is not JSON.
-    pub async fn analyze(&self, image: Bytes) -> Result<Reply, Failure> {
+    pub async fn analyze(&self, image: Bytes) -> Result<ProviderReply, Failure> {
         let url = join(&self.endpoint, ANALYZE);
         let request = self
             .peer
@@ -111,7 +111,7 @@ impl AzureVision {
             .timeout(self.timeout);
         let answer = self.send(octets(request, image)).await?;
         self.peer.refuse_error_inside(&answer)?;
-        Ok(Reply {
+        Ok(ProviderReply {
             body: self.peer.json(&answer.body)?,
             tokens: None,
         })
@@ -122,7 +122,7 @@ impl AzureVision {
     ///
     /// # Errors
     /// Fails by the status; transient when no whole answer came back, or one that names no operation.
-    pub async fn submit(&self, image: Bytes) -> Result<Reply, Failure> {
+    pub async fn submit(&self, image: Bytes) -> Result<ProviderReply, Failure> {
         let url = join(&self.endpoint, SUBMIT);
         let answer = self
             .send(octets(
@@ -139,7 +139,7 @@ impl AzureVision {
                 Failure::transient("azure-vision took the image, but named no operation to poll")
                     .by(Provider::AzureVision)
             })?;
-        Ok(Reply {
+        Ok(ProviderReply {
             body: answer_of(&json!({ "operationId": id })),
             tokens: None,
         })
@@ -152,7 +152,7 @@ impl AzureVision {
     /// # Errors
     /// Fails by the status of the answer; transient if the answer names no known status; permanent for a malformed
     /// operation id.
-    pub async fn poll(&self, operation_id: &str) -> Result<Reply, Failure> {
+    pub async fn poll(&self, operation_id: &str) -> Result<ProviderReply, Failure> {
         if !is_operation_id(operation_id) {
             return Err(Failure::permanent("azure-vision: this is no operation id").by(Provider::AzureVision));
         }
@@ -167,7 +167,7 @@ impl AzureVision {
         {
             // This endpoint took the image: what it does not know is the operation.
             Err(failure) if failure.status() == Some(404) => {
-                return Ok(Reply {
+                return Ok(ProviderReply {
                     body: answer_of(&json!({ "status": EXPIRED })),
                     tokens: None,
                 });
@@ -176,8 +176,10 @@ impl AzureVision {
         };
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
         let [status] = pick(body.get(), ["/status"]);
-        match status.as_ref().and_then(Picked::text) {
-            Some("notStarted" | "running" | "succeeded" | "failed") => Ok(Reply { body, tokens: None }),
+        match status.as_ref().and_then(PickedValue::text) {
+            Some("notStarted" | "running" | "succeeded" | "failed") => {
+                Ok(ProviderReply { body, tokens: None })
+            }
             status => {
                 self.peer.refuse_error_inside(&answer)?;
                 let status = excerpt(status.unwrap_or("missing"));
@@ -190,7 +192,7 @@ impl AzureVision {
         }
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Answer, Failure> {
+    async fn send(&self, request: RequestBuilder) -> Result<ProviderAnswer, Failure> {
         let request = request
             .headers(self.key.clone())
             .build()
@@ -232,9 +234,9 @@ pub(crate) fn operation_failure(answer: &Value) -> Failure {
         .find_map(|place| ErrorBody::of(answer.pointer(place)?))
         .unwrap_or_default();
     let class = match body.code.as_str() {
-        "" => Class::Transient,
-        code if STUMBLED.contains(&code) => Class::Transient,
-        _ => Class::Permanent,
+        "" => FailureClass::Transient,
+        code if STUMBLED.contains(&code) => FailureClass::Transient,
+        _ => FailureClass::Permanent,
     };
     let code = if body.code.is_empty() {
         "no code"

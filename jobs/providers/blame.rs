@@ -13,11 +13,11 @@ use super::{
     answer::{ErrorBody, excerpt},
     waits,
 };
-use crate::{AccountFault, Class, Culprit, Failure, Provider};
+use crate::{AccountFault, Culprit, Failure, FailureClass, Provider};
 
 /// The meaning of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
+enum RefusalMeaning {
     /// The input was flagged or violates a policy.
     Flagged,
     /// The input does not fit the model, or the request is larger than any limit allows.
@@ -60,8 +60,8 @@ impl Statuses {
 }
 
 /// One row of the table.
-struct Rule {
-    meaning: Meaning,
+struct RefusalRule {
+    meaning: RefusalMeaning,
     statuses: Statuses,
     /// Codes and types, in lower case. Separators do not matter.
     codes: &'static [&'static str],
@@ -72,12 +72,12 @@ struct Rule {
 }
 
 const fn rule(
-    meaning: Meaning,
+    meaning: RefusalMeaning,
     statuses: Statuses,
     codes: &'static [&'static str],
     words: &'static [&'static str],
-) -> Rule {
-    Rule {
+) -> RefusalRule {
+    RefusalRule {
         meaning,
         statuses,
         codes,
@@ -86,17 +86,17 @@ const fn rule(
     }
 }
 
-const fn models(rule: Rule) -> Rule {
-    Rule {
+const fn models(rule: RefusalRule) -> RefusalRule {
+    RefusalRule {
         models_only: true,
         ..rule
     }
 }
 
 /// The table. The order matters: a key's budget is no matter of the key, and a flagged text can come as a 403.
-const RULES: &[Rule] = &[
+const RULES: &[RefusalRule] = &[
     models(rule(
-        Meaning::Flagged,
+        RefusalMeaning::Flagged,
         Statuses::Refusals,
         &[
             "content_filter",
@@ -131,7 +131,7 @@ const RULES: &[Rule] = &[
         ],
     )),
     models(rule(
-        Meaning::BadSample,
+        RefusalMeaning::BadSample,
         Statuses::All,
         &["json_validate_failed", "tool_use_failed", "output_parse_failed"],
         &[
@@ -141,7 +141,7 @@ const RULES: &[Rule] = &[
         ],
     )),
     rule(
-        Meaning::Account(AccountFault::Credit),
+        RefusalMeaning::Account(AccountFault::Credit),
         Statuses::All,
         &[
             "insufficient_quota",
@@ -164,7 +164,7 @@ const RULES: &[Rule] = &[
         &["out of call volume quota"],
     ),
     models(rule(
-        Meaning::Account(AccountFault::Parameter),
+        RefusalMeaning::Account(AccountFault::Parameter),
         Statuses::BadRequests,
         &[],
         &[
@@ -173,7 +173,7 @@ const RULES: &[Rule] = &[
         ],
     )),
     models(rule(
-        Meaning::TooLarge,
+        RefusalMeaning::TooLarge,
         Statuses::Refusals,
         &[
             "context_length_exceeded",
@@ -202,7 +202,7 @@ const RULES: &[Rule] = &[
         ],
     )),
     rule(
-        Meaning::Account(AccountFault::Credit),
+        RefusalMeaning::Account(AccountFault::Credit),
         Statuses::Refusals,
         &[],
         &[
@@ -238,7 +238,7 @@ const RULES: &[Rule] = &[
         ],
     ),
     rule(
-        Meaning::RateLimited,
+        RefusalMeaning::RateLimited,
         Statuses::Refusals,
         &[
             "rate_limit_exceeded",
@@ -257,7 +257,7 @@ const RULES: &[Rule] = &[
         &[],
     ),
     rule(
-        Meaning::Account(AccountFault::Credit),
+        RefusalMeaning::Account(AccountFault::Credit),
         Statuses::Refusals,
         &[],
         &[
@@ -267,7 +267,7 @@ const RULES: &[Rule] = &[
         ],
     ),
     rule(
-        Meaning::Account(AccountFault::Scope),
+        RefusalMeaning::Account(AccountFault::Scope),
         Statuses::NotLimits,
         &[
             "insufficient_scope",
@@ -283,7 +283,7 @@ const RULES: &[Rule] = &[
         ],
     ),
     models(rule(
-        Meaning::Account(AccountFault::Model),
+        RefusalMeaning::Account(AccountFault::Model),
         Statuses::NotLimits,
         &[
             "model_not_found",
@@ -322,7 +322,7 @@ const RULES: &[Rule] = &[
         ],
     )),
     rule(
-        Meaning::Account(AccountFault::Key),
+        RefusalMeaning::Account(AccountFault::Key),
         Statuses::NotLimits,
         &[
             "invalid_api_key",
@@ -359,7 +359,7 @@ const RULES: &[Rule] = &[
         ],
     ),
     rule(
-        Meaning::RateLimited,
+        RefusalMeaning::RateLimited,
         Statuses::Refusals,
         &[],
         &[
@@ -373,7 +373,7 @@ const RULES: &[Rule] = &[
     ),
     // Azure: the service calls its own trouble so, whatever the status.
     rule(
-        Meaning::Stumbled,
+        RefusalMeaning::Stumbled,
         Statuses::Stumbles,
         &[
             "timeout",
@@ -384,7 +384,7 @@ const RULES: &[Rule] = &[
         &[],
     ),
     models(rule(
-        Meaning::Account(AccountFault::Parameter),
+        RefusalMeaning::Account(AccountFault::Parameter),
         Statuses::BadRequests,
         &[
             "unsupported_parameter",
@@ -468,8 +468,8 @@ pub(super) fn refusal(provider: Provider, status: u16, headers: &HeaderMap, body
             "{provider} sent an error of a shape that is not known: it is judged by its status");
     }
     let wait = match class {
-        Class::Transient | Class::RateLimited | Class::OutOfQuota => {
-            waits::asked(headers, body, class == Class::RateLimited)
+        FailureClass::Transient | FailureClass::RateLimited | FailureClass::OutOfQuota => {
+            waits::asked(headers, body, class == FailureClass::RateLimited)
         }
         _ => None,
     };
@@ -489,13 +489,13 @@ pub(super) fn refusal(provider: Provider, status: u16, headers: &HeaderMap, body
     }
 }
 
-fn meaning(provider: Provider, status: u16, body: &ErrorBody) -> Option<Meaning> {
+fn meaning(provider: Provider, status: u16, body: &ErrorBody) -> Option<RefusalMeaning> {
     let is_model = provider == Provider::OpenAi;
     let named = body
         .parameter
         .as_deref()
         .is_some_and(|name| PARAMETERS.contains(&name));
-    let fits = |rule: &&Rule| {
+    let fits = |rule: &&RefusalRule| {
         (is_model || !rule.models_only)
             && rule.statuses.contain(status)
             && (rule
@@ -506,11 +506,11 @@ fn meaning(provider: Provider, status: u16, body: &ErrorBody) -> Option<Meaning>
     };
     let found = RULES.iter().find(fits).map(|rule| rule.meaning);
     // Google counts a day's free requests under the same code as a minute's.
-    if found == Some(Meaning::RateLimited) && body.codes.iter().any(|code| code.contains("perday")) {
-        return Some(Meaning::Account(AccountFault::Credit));
+    if found == Some(RefusalMeaning::RateLimited) && body.codes.iter().any(|code| code.contains("perday")) {
+        return Some(RefusalMeaning::Account(AccountFault::Credit));
     }
     let is_parameter = is_model && named && Statuses::BadRequests.contain(status);
-    found.or(is_parameter.then_some(Meaning::Account(AccountFault::Parameter)))
+    found.or(is_parameter.then_some(RefusalMeaning::Account(AccountFault::Parameter)))
 }
 
 /// Returns true if a code names a limit of the account in front of the known words: `project_spend_limit_exceeded`.
@@ -522,30 +522,32 @@ fn is_limit_of(code: &str, body: &ErrorBody) -> bool {
             .any(|known| known.ends_with("_spend_limit_exceeded"))
 }
 
-const fn verdict(meaning: Meaning) -> (Class, Culprit, Option<AccountFault>) {
+const fn verdict(meaning: RefusalMeaning) -> (FailureClass, Culprit, Option<AccountFault>) {
     match meaning {
-        Meaning::Flagged | Meaning::TooLarge => (Class::Permanent, Culprit::Job, None),
-        Meaning::BadSample => (Class::Transient, Culprit::Nobody, None),
-        Meaning::RateLimited => (Class::RateLimited, Culprit::Nobody, None),
-        Meaning::Stumbled => (Class::Transient, Culprit::Provider, None),
-        Meaning::Account(AccountFault::Credit) => {
-            (Class::OutOfQuota, Culprit::Account, Some(AccountFault::Credit))
-        }
-        Meaning::Account(fault) => (Class::Deployment, Culprit::Account, Some(fault)),
+        RefusalMeaning::Flagged | RefusalMeaning::TooLarge => (FailureClass::Permanent, Culprit::Job, None),
+        RefusalMeaning::BadSample => (FailureClass::Transient, Culprit::Nobody, None),
+        RefusalMeaning::RateLimited => (FailureClass::RateLimited, Culprit::Nobody, None),
+        RefusalMeaning::Stumbled => (FailureClass::Transient, Culprit::Provider, None),
+        RefusalMeaning::Account(AccountFault::Credit) => (
+            FailureClass::OutOfQuota,
+            Culprit::Account,
+            Some(AccountFault::Credit),
+        ),
+        RefusalMeaning::Account(fault) => (FailureClass::Deployment, Culprit::Account, Some(fault)),
     }
 }
 
 /// The verdict by the status alone.
-const fn by_status(status: u16) -> (Class, Culprit, Option<AccountFault>) {
+const fn by_status(status: u16) -> (FailureClass, Culprit, Option<AccountFault>) {
     match status {
-        400 | 413 | 415 | 422 => (Class::Permanent, Culprit::Job, None),
-        401 => verdict(Meaning::Account(AccountFault::Key)),
-        402 => verdict(Meaning::Account(AccountFault::Credit)),
-        408 | 409 | 424 | 425 | 500.. => verdict(Meaning::Stumbled),
+        400 | 413 | 415 | 422 => (FailureClass::Permanent, Culprit::Job, None),
+        401 => verdict(RefusalMeaning::Account(AccountFault::Key)),
+        402 => verdict(RefusalMeaning::Account(AccountFault::Credit)),
+        408 | 409 | 424 | 425 | 500.. => verdict(RefusalMeaning::Stumbled),
         // 498 is Groq's "no capacity in this service tier".
-        429 | 498 => verdict(Meaning::RateLimited),
-        300..=399 | 404 | 405 | 410 => verdict(Meaning::Account(AccountFault::Endpoint)),
-        _ => verdict(Meaning::Account(AccountFault::Access)),
+        429 | 498 => verdict(RefusalMeaning::RateLimited),
+        300..=399 | 404 | 405 | 410 => verdict(RefusalMeaning::Account(AccountFault::Endpoint)),
+        _ => verdict(RefusalMeaning::Account(AccountFault::Access)),
     }
 }
 

@@ -51,7 +51,7 @@ pub trait DialectStore: fmt::Debug + Send + Sync {
 /// How the form of the answer is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Form {
+enum AnswerForm {
     /// `response_format` with the JSON schema.
     #[default]
     JsonSchema,
@@ -64,7 +64,7 @@ enum Form {
 /// How the token cap is called.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Cap {
+enum TokenCapName {
     #[default]
     MaxCompletionTokens,
     MaxTokens,
@@ -75,8 +75,8 @@ enum Cap {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Dialect {
-    form: Form,
-    cap: Cap,
+    form: AnswerForm,
+    cap: TokenCapName,
     /// Parameters that are left out.
     without: BTreeSet<String>,
     /// The request of the model that takes the place of one that is gone.
@@ -111,17 +111,17 @@ impl Dialect {
             |name: &str| (request.get(name).is_some() || of_successor(name)) && !self.without.contains(name);
         let form = |next: &mut Self| {
             next.form = match self.form {
-                Form::JsonSchema => Form::JsonObject,
-                Form::JsonObject => Form::Instructions,
-                Form::Instructions => return false,
+                AnswerForm::JsonSchema => AnswerForm::JsonObject,
+                AnswerForm::JsonObject => AnswerForm::Instructions,
+                AnswerForm::Instructions => return false,
             };
             request.get("response_format").is_some()
         };
         let cap = |next: &mut Self| {
             next.cap = match self.cap {
-                Cap::MaxCompletionTokens => Cap::MaxTokens,
-                Cap::MaxTokens => Cap::None,
-                Cap::None => return false,
+                TokenCapName::MaxCompletionTokens => TokenCapName::MaxTokens,
+                TokenCapName::MaxTokens => TokenCapName::None,
+                TokenCapName::None => return false,
             };
             request.get("max_completion_tokens").is_some()
         };
@@ -166,16 +166,16 @@ impl Dialect {
         for name in &self.without {
             request.shift_remove(name);
         }
-        if self.cap != Cap::MaxCompletionTokens
+        if self.cap != TokenCapName::MaxCompletionTokens
             && let Some(cap) = request.shift_remove("max_completion_tokens")
-            && self.cap == Cap::MaxTokens
+            && self.cap == TokenCapName::MaxTokens
         {
             request.insert("max_tokens".to_owned(), cap);
         }
-        if self.form != Form::JsonSchema
+        if self.form != AnswerForm::JsonSchema
             && let Some(form) = request.shift_remove("response_format")
         {
-            if self.form == Form::JsonObject {
+            if self.form == AnswerForm::JsonObject {
                 request.insert(
                     "response_format".to_owned(),
                     serde_json::json!({ "type": "json_object" }),
@@ -230,14 +230,14 @@ fn instruct(request: &mut Map<String, Value>, schema: &Value) {
 impl fmt::Display for Dialect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.form {
-            Form::JsonSchema => "the JSON schema in response_format",
-            Form::JsonObject => "response_format json_object and the schema in the instructions",
-            Form::Instructions => "the schema in the instructions only",
+            AnswerForm::JsonSchema => "the JSON schema in response_format",
+            AnswerForm::JsonObject => "response_format json_object and the schema in the instructions",
+            AnswerForm::Instructions => "the schema in the instructions only",
         })?;
         match self.cap {
-            Cap::MaxCompletionTokens => {}
-            Cap::MaxTokens => f.write_str(", max_tokens")?,
-            Cap::None => f.write_str(", no token cap")?,
+            TokenCapName::MaxCompletionTokens => {}
+            TokenCapName::MaxTokens => f.write_str(", max_tokens")?,
+            TokenCapName::None => f.write_str(", no token cap")?,
         }
         if !self.without.is_empty() {
             let names: Vec<&str> = self.without.iter().map(String::as_str).collect();
@@ -259,21 +259,21 @@ pub fn deployment(base: &Url, model: &str) -> String {
 
 /// This process's knowledge of one deployment.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct DialectMemory {
     deployment: String,
     store: Option<Arc<dyn DialectStore>>,
-    known: Mutex<Option<Known>>,
+    known: Mutex<Option<LearnedDialect>>,
     /// Held by the call that finds out what the provider takes: the others wait for what it learns.
     pub(super) learning: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Clone)]
-struct Known {
+struct LearnedDialect {
     dialect: Dialect,
     since: Instant,
 }
 
-impl Memory {
+impl DialectMemory {
     pub(super) fn new(deployment: String, store: Option<Arc<dyn DialectStore>>) -> Self {
         Self {
             deployment,
@@ -307,7 +307,7 @@ impl Memory {
     }
 
     pub(super) fn set(&self, dialect: &Dialect) {
-        let known = Known {
+        let known = LearnedDialect {
             dialect: dialect.clone(),
             since: Instant::now(),
         };

@@ -13,7 +13,7 @@ use hostile::Target;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{answer::ErrorBody, azure_speech, azure_vision, openai};
-use crate::{Class, fuzzing::expect_modest};
+use crate::{FailureClass, fuzzing::expect_modest};
 
 /// A refusal, as it comes over the wire: the status, headers, an empty line, the body. Its class is one that a refusal
 /// can have, its wait is at most a day, its words stay on one line.
@@ -41,7 +41,7 @@ pub static REFUSAL: Target = Target::new("refusal", |input| {
         let failure = classify(status.unwrap_or(500), &headers, &ErrorBody::parse(&body));
         expect_modest(&failure);
         assert!(
-            !matches!(failure.class(), Class::Blocked | Class::Cancelled),
+            !matches!(failure.class(), FailureClass::Blocked | FailureClass::Cancelled),
             "{failure}"
         );
         assert!(failure.retry_after().unwrap_or_default() <= Duration::from_hours(24));

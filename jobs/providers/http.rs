@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     ClientError, Failure, Provider, TRACEPARENT,
-    http_client::{Connecting, HttpClient, Unanswered, causes},
+    http_client::{ConnectOptions, HttpClient, RequestError, causes},
     redaction::conceal_bytes,
 };
 
@@ -35,7 +35,7 @@ const MAX_REFUSAL: usize = 64 * 1024;
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// Says what a status other than 2xx means, or an error inside a 2xx.
-pub(super) type Classify = fn(u16, &HeaderMap, &ErrorBody) -> Failure;
+pub(super) type RefusalClassifier = fn(u16, &HeaderMap, &ErrorBody) -> Failure;
 
 /// How long after a request has left a closed connection shows that it was closed before: nothing was processed then. A
 /// provider that closes later may have worked on the request.
@@ -64,13 +64,13 @@ impl Transport {
     /// When no client can be built: no TLS roots, say.
     pub(super) fn new() -> Result<Self, ClientError> {
         let client = |keeps| {
-            let connecting = Connecting {
+            let connecting = ConnectOptions {
                 keeps,
                 // Outside of a request's task a connection is opened in reserve.
                 opened: || {
                     let _ = OPENED.try_with(|opened| opened.set(true));
                 },
-                ..Connecting::default()
+                ..ConnectOptions::default()
             };
             HttpClient::new(USER_AGENT, connecting)
         };
@@ -82,7 +82,7 @@ impl Transport {
     }
 
     /// Sends a request. One that was certainly not processed is sent once more at once, over a connection of its own.
-    async fn execute(&self, provider: Provider, request: Request) -> Result<Response, Unanswered> {
+    async fn execute(&self, provider: Provider, request: Request) -> Result<Response, RequestError> {
         let (again, sent) = (request.try_clone(), Instant::now());
         let first = async {
             let answer = self.pooled.execute(request).await;
@@ -105,7 +105,7 @@ impl Transport {
 }
 
 /// Returns true if the connection was closed before a byte of an answer.
-fn is_closed(error: &Unanswered) -> bool {
+fn is_closed(error: &RequestError) -> bool {
     for cause in causes(error) {
         if let Some(error) = cause.downcast_ref::<hyper::Error>()
             && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
@@ -126,7 +126,7 @@ fn is_closed(error: &Unanswered) -> bool {
 }
 
 /// The way to one provider.
-pub(super) struct Peer {
+pub(super) struct ProviderPeer {
     /// The provider.
     pub(super) provider: Provider,
     /// Sends the requests.
@@ -134,23 +134,23 @@ pub(super) struct Peer {
     /// Taken out of whatever the provider says: some echo it.
     pub(super) key: SecretString,
     /// Its verdict on refusals.
-    pub(super) classify: Classify,
+    pub(super) classify: RefusalClassifier,
 }
 
 /// A 2xx, read to its end.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ProviderAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-impl Peer {
+impl ProviderPeer {
     /// Sends one request, once. Its time-out covers the whole exchange. The key is in nothing of what comes back.
     ///
     /// # Errors
     /// Transient when no whole answer came back; what `classify` says of a status other than 2xx.
-    pub(super) async fn exchange(&self, mut request: Request) -> Result<Answer, Failure> {
+    pub(super) async fn exchange(&self, mut request: Request) -> Result<ProviderAnswer, Failure> {
         if let Ok(Ok(parent)) = TRACEPARENT.try_with(|parent| HeaderValue::try_from(parent)) {
             request.headers_mut().insert("traceparent", parent);
         }
@@ -165,7 +165,7 @@ impl Peer {
             let body = read(&mut response, MAX_ANSWER, end)
                 .await
                 .map_err(|cut| self.cut(status.as_u16(), cut))?;
-            return Ok(Answer {
+            return Ok(ProviderAnswer {
                 status: status.as_u16(),
                 headers: std::mem::take(response.headers_mut()),
                 body: json_text(clean(body, &self.key)),
@@ -173,7 +173,7 @@ impl Peer {
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
         let body = match read(&mut response, MAX_REFUSAL, end).await {
-            Ok(body) | Err(Cut { read: body, .. }) => body,
+            Ok(body) | Err(TruncatedBody { read: body, .. }) => body,
         };
         let body = clean(body, &self.key);
         let body = ErrorBody::parse(&body);
@@ -184,7 +184,7 @@ impl Peer {
     ///
     /// # Errors
     /// Fails by the meaning of the error.
-    pub(super) fn refuse_error_inside(&self, answer: &Answer) -> Result<(), Failure> {
+    pub(super) fn refuse_error_inside(&self, answer: &ProviderAnswer) -> Result<(), Failure> {
         match error_inside(&answer.body) {
             Some(error) => Err((self.classify)(answer.status, &answer.headers, &error)),
             None => Ok(()),
@@ -215,13 +215,15 @@ impl Peer {
             .caused_by(error.without_url())
     }
 
-    fn cut(&self, status: u16, cut: Cut) -> Failure {
+    fn cut(&self, status: u16, cut: TruncatedBody) -> Failure {
         match cut.why {
             // The URL may hold what a proxy wants as its secret; the provider's name says enough.
-            Why::Broken(error) => Failure::transient(format!("{} broke off its answer", self.provider))
-                .caused_by(error.without_url()),
-            Why::Late => self.late(),
-            Why::TooLong => {
+            TruncationCause::Broken(error) => {
+                Failure::transient(format!("{} broke off its answer", self.provider))
+                    .caused_by(error.without_url())
+            }
+            TruncationCause::Late => self.late(),
+            TruncationCause::TooLong => {
                 Failure::transient(format!("{} sent more than {MAX_ANSWER} bytes", self.provider))
             }
         }
@@ -236,7 +238,7 @@ impl Peer {
             .with_answer_lost()
     }
 
-    fn unanswered(&self, error: Unanswered) -> Failure {
+    fn unanswered(&self, error: RequestError) -> Failure {
         let sent = !error.is_connect();
         let failure = Failure::transient(format!("{} was not reached", self.provider))
             .by(self.provider)
@@ -252,18 +254,18 @@ fn clean(body: Bytes, key: &SecretString) -> Bytes {
 }
 
 /// A body that was not read to its end.
-struct Cut {
+struct TruncatedBody {
     read: Bytes,
-    why: Why,
+    why: TruncationCause,
 }
 
-enum Why {
+enum TruncationCause {
     TooLong,
     Late,
     Broken(reqwest::Error),
 }
 
-async fn read(response: &mut Response, limit: usize, end: Instant) -> Result<Bytes, Cut> {
+async fn read(response: &mut Response, limit: usize, end: Instant) -> Result<Bytes, TruncatedBody> {
     let mut body = Vec::new();
     let why = loop {
         match timeout_at(end, response.chunk()).await {
@@ -272,14 +274,14 @@ async fn read(response: &mut Response, limit: usize, end: Instant) -> Result<Byt
                 let room = limit - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
-                    break Why::TooLong;
+                    break TruncationCause::TooLong;
                 }
             }
-            Ok(Err(error)) => break Why::Broken(error),
-            Err(_) => break Why::Late,
+            Ok(Err(error)) => break TruncationCause::Broken(error),
+            Err(_) => break TruncationCause::Late,
         }
     };
-    Err(Cut {
+    Err(TruncatedBody {
         read: body.into(),
         why,
     })

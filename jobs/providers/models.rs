@@ -55,7 +55,7 @@ impl ReasoningEffort {
 
 /// Which model takes the place of one that is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Successor {
+pub enum ModelSuccessor {
     /// The one that the table names.
     #[default]
     Recommended,
@@ -105,14 +105,14 @@ pub struct Retirement {
 #[serde(deny_unknown_fields)]
 pub struct ModelTable {
     #[serde(default)]
-    family: Vec<Family>,
+    family: Vec<ModelFamily>,
     #[serde(default)]
-    shutdown: Vec<Shutdown>,
+    shutdown: Vec<ShutdownEntry>,
 }
 
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Family {
+struct ModelFamily {
     models: Vec<String>,
     reasoning_efforts: Vec<String>,
     #[serde(default)]
@@ -125,7 +125,7 @@ struct Family {
 
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Shutdown {
+struct ShutdownEntry {
     host: String,
     models: Vec<String>,
     date: String,
@@ -218,13 +218,13 @@ impl ModelTable {
     /// When the API at this address shuts the model down, where the table knows it.
     pub fn retirement(&self, base: &Url, model: &str) -> Option<Retirement> {
         let host = base.host_str()?;
-        let serves = |row: &&Shutdown| {
+        let serves = |row: &&ShutdownEntry| {
             host == row.host
                 || host
                     .strip_suffix(row.host.as_str())
                     .is_some_and(|rest| rest.ends_with('.'))
         };
-        let named = |row: &&Shutdown| row.models.iter().any(|name| name.eq_ignore_ascii_case(model));
+        let named = |row: &&ShutdownEntry| row.models.iter().any(|name| name.eq_ignore_ascii_case(model));
         let row = self.shutdown.iter().filter(serves).find(named)?;
         Some(Retirement {
             day: row.date.clone(),
@@ -232,7 +232,7 @@ impl ModelTable {
         })
     }
 
-    fn family_of(&self, model: &str) -> Option<&Family> {
+    fn family_of(&self, model: &str) -> Option<&ModelFamily> {
         // Gateways put the provider's name in front: `openai/gpt-6-luna`.
         let name = model.rsplit('/').next().unwrap_or(model).to_ascii_lowercase();
         let fits = |pattern: &String| match pattern.strip_suffix('*') {

@@ -26,23 +26,24 @@ use super::{
     answer::ErrorBody,
     blame,
     dialect::{
-        Dialect, DialectStore, MOST_STEPS, Memory, deployment, is_about_a_missing_model, is_about_a_parameter,
+        Dialect, DialectMemory, DialectStore, MOST_STEPS, deployment, is_about_a_missing_model,
+        is_about_a_parameter,
     },
-    http::{Peer, Transport, join, key_header},
-    models::{ModelRequest, Successor},
+    http::{ProviderPeer, Transport, join, key_header},
+    models::{ModelRequest, ModelSuccessor},
 };
-use crate::{Failure, OpenAiSettings, Provider, Reply, media::Shown, raw};
+use crate::{Failure, OpenAiSettings, Provider, ProviderReply, media::DisplayUrl, raw};
 
 /// OpenAI chat completions.
 #[derive(Clone)]
 pub struct OpenAi {
     client: Arc<Client<Endpoint>>,
-    model: Arc<Model>,
-    dialect: Arc<Memory>,
+    model: Arc<RequestedModel>,
+    dialect: Arc<DialectMemory>,
 }
 
 /// The model that requests name, and the one that they name when it is gone.
-struct Model {
+struct RequestedModel {
     request: ModelRequest,
     settings: OpenAiSettings,
     /// Tokens of reasoning that answers have taken, and a quarter more: a model may reason more than the table says.
@@ -52,7 +53,7 @@ struct Model {
 /// Most room for reasoning that is left because an answer has taken it, tokens.
 const MOST_SEEN_REASONING: u64 = 32_768;
 
-impl Model {
+impl RequestedModel {
     fn new(settings: &OpenAiSettings) -> Self {
         Self {
             request: settings.models.request(&settings.model, &settings.reasoning),
@@ -65,9 +66,9 @@ impl Model {
     fn successor(&self, gone: &str) -> Option<ModelRequest> {
         let settings = &self.settings;
         let name = match &settings.successor {
-            Successor::None => None,
-            Successor::Model(name) => Some(name.clone()),
-            Successor::Recommended => settings.models.retirement(&settings.base_url, gone)?.successor,
+            ModelSuccessor::None => None,
+            ModelSuccessor::Model(name) => Some(name.clone()),
+            ModelSuccessor::Recommended => settings.models.retirement(&settings.base_url, gone)?.successor,
         };
         let name = name.filter(|name| name != gone)?;
         let mut request = settings.models.request(&name, &settings.reasoning);
@@ -85,7 +86,10 @@ impl Model {
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenAi")
-            .field("base", &format_args!("{}", Shown(&self.client.config().base)))
+            .field(
+                "base",
+                &format_args!("{}", DisplayUrl(&self.client.config().base)),
+            )
             .field("model", &self.model.request.model)
             .finish_non_exhaustive()
     }
@@ -98,7 +102,7 @@ impl OpenAi {
         store: Option<Arc<dyn DialectStore>>,
     ) -> Result<Self, reqwest::Error> {
         let endpoint = Endpoint::new(&http.requests, settings)?;
-        let peer = Arc::new(Peer {
+        let peer = Arc::new(ProviderPeer {
             provider: Provider::OpenAi,
             http: http.clone(),
             key: settings.key.clone(),
@@ -112,8 +116,8 @@ impl OpenAi {
         }));
         Ok(Self {
             client: Arc::new(client),
-            model: Arc::new(Model::new(settings)),
-            dialect: Arc::new(Memory::new(
+            model: Arc::new(RequestedModel::new(settings)),
+            dialect: Arc::new(DialectMemory::new(
                 deployment(&settings.base_url, &settings.model),
                 store,
             )),
@@ -136,7 +140,7 @@ impl OpenAi {
     ///
     /// # Errors
     /// Fails by the status; transient when no whole answer came back, or one that is not JSON.
-    pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<Reply, Failure> {
+    pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<ProviderReply, Failure> {
         let request = to_raw_value(request).map_err(|error| unsent(error.into()))?;
         let dialect = self.dialect.current().await;
         match self.send(&dialect, &request).await {
@@ -161,7 +165,12 @@ impl OpenAi {
 
     /// Finds out what the provider takes of the request, and sends it so. One call at a time does, and the others go by
     /// what it has learned.
-    async fn adapt(&self, refused: Dialect, request: &RawValue, failure: Failure) -> Result<Reply, Failure> {
+    async fn adapt(
+        &self,
+        refused: Dialect,
+        request: &RawValue,
+        failure: Failure,
+    ) -> Result<ProviderReply, Failure> {
         let _learning = self.dialect.learning.lock().await;
         let (mut dialect, mut failure) = (refused.clone(), failure);
         let known = self.dialect.current().await;
@@ -194,7 +203,7 @@ impl OpenAi {
         Err(failure)
     }
 
-    async fn send(&self, dialect: &Dialect, request: &RawValue) -> Result<Reply, Failure> {
+    async fn send(&self, dialect: &Dialect, request: &RawValue) -> Result<ProviderReply, Failure> {
         let request = dialect.write(request).map_err(|error| unsent(error.into()))?;
         match self.client.chat().create_byot::<_, Box<RawValue>>(&request).await {
             Ok(body) => {
@@ -209,7 +218,7 @@ impl OpenAi {
                 if let Some(reasoning) = reasoning.and_then(|tokens| tokens.count()) {
                     self.model.saw_reasoning(reasoning);
                 }
-                Ok(Reply { body, tokens })
+                Ok(ProviderReply { body, tokens })
             }
             Err(OpenAIError::Boxed(error)) => Err(error.downcast::<Failure>().map_or_else(unsent, |f| *f)),
             Err(error) => Err(unsent(error.into())),
@@ -227,7 +236,7 @@ fn unsent(error: tower::BoxError) -> Failure {
 /// The time-out covers the whole exchange: the answer comes in one piece once the model has written all of it, and
 /// until then the connection is silent.
 async fn attempt(
-    peer: &Peer,
+    peer: &ProviderPeer,
     request: HttpRequestFactory,
     timeout: Duration,
 ) -> Result<reqwest::Response, OpenAIError> {

@@ -14,17 +14,17 @@ use super::{
     AZURE_KEY,
     answer::excerpt,
     azure_speech, azure_vision,
-    http::{Answer, Peer, Transport, join, key_header},
+    http::{ProviderAnswer, ProviderPeer, Transport, join, key_header},
     openai,
 };
-use crate::{AccountFault, Class, Failure, OpenAiSettings, Provider, Settings, VisionApi};
+use crate::{AccountFault, Failure, FailureClass, OpenAiSettings, Provider, Settings, VisionApi};
 
 /// Longest wait for the whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a provider was found.
 #[derive(Debug)]
-pub enum Reached {
+pub enum Reachability {
     /// It takes the key, and has the model as far as it says.
     Well,
     /// It lists no models, or the key may not list them: whether it takes the key for calls is not known.
@@ -37,7 +37,7 @@ pub enum Reached {
 ///
 /// # Errors
 /// Returns the fault that would fail every job, with its class and the fault of the account.
-pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Reached, Failure>> {
+pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Reachability, Failure>> {
     let http = match Transport::new() {
         Ok(http) => http,
         Err(error) => {
@@ -46,7 +46,7 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
             ));
         }
     };
-    let (request, key, classify): (_, _, super::http::Classify) = match provider {
+    let (request, key, classify): (_, _, super::http::RefusalClassifier) = match provider {
         Provider::OpenAi => {
             let s = settings.openai.as_ref()?;
             let bearer = SecretString::from(format!("Bearer {}", s.key.expose_secret()));
@@ -83,7 +83,7 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
             (request, &s.key, azure_vision::classify)
         }
     };
-    let peer = Peer {
+    let peer = ProviderPeer {
         provider,
         http: http.clone(),
         key: key.clone(),
@@ -99,18 +99,25 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
         Some(openai) if provider == Provider::OpenAi => model_list(&peer, openai, sent)
             .await
             .map(|reached| with_known_day(reached, openai)),
-        _ => sent.map(|_| Reached::Well),
+        _ => sent.map(|_| Reachability::Well),
     })
 }
 
 /// The answer; `None` for a refusal of what was sent, or a request to slow down: the key was taken.
-async fn send(peer: &Peer, request: Request) -> Result<Option<Answer>, Failure> {
+async fn send(peer: &ProviderPeer, request: Request) -> Result<Option<ProviderAnswer>, Failure> {
     match peer.exchange(request).await {
         Ok(answer) => {
             peer.refuse_error_inside(&answer)?;
             Ok(Some(answer))
         }
-        Err(failure) if matches!(failure.class(), Class::Permanent | Class::RateLimited) => Ok(None),
+        Err(failure)
+            if matches!(
+                failure.class(),
+                FailureClass::Permanent | FailureClass::RateLimited
+            ) =>
+        {
+            Ok(None)
+        }
         Err(failure) => Err(failure),
     }
 }
@@ -118,13 +125,13 @@ async fn send(peer: &Peer, request: Request) -> Result<Option<Answer>, Failure> 
 /// Reads the list of models to check the key and the model. Many providers serve no list, and a key may lack the right
 /// to read it.
 async fn model_list(
-    peer: &Peer,
+    peer: &ProviderPeer,
     settings: &OpenAiSettings,
-    listed: Result<Option<Answer>, Failure>,
-) -> Result<Reached, Failure> {
+    listed: Result<Option<ProviderAnswer>, Failure>,
+) -> Result<Reachability, Failure> {
     let answer = match listed {
         Ok(Some(answer)) => answer,
-        Ok(None) => return Ok(Reached::Well),
+        Ok(None) => return Ok(Reachability::Well),
         Err(failure) => {
             let fault = failure.account_fault();
             let unlisted = matches!(
@@ -136,7 +143,7 @@ async fn model_list(
                     )
             );
             return if unlisted {
-                Ok(Reached::NoModelList(failure))
+                Ok(Reachability::NoModelList(failure))
             } else {
                 Err(failure)
             };
@@ -149,7 +156,7 @@ async fn model_list(
     if let Some(model) = known {
         return Ok(model
             .shutdown_date
-            .map_or(Reached::Well, |day| Reached::ModelEnds(excerpt(&day))));
+            .map_or(Reachability::Well, |day| Reachability::ModelEnds(excerpt(&day))));
     }
     // A list need not be complete: proxies leave out aliases. The model's own address decides.
     let mut url = join(&settings.base_url, "/models");
@@ -161,7 +168,7 @@ async fn model_list(
         .and_then(|key| peer.http.requests.get(url).headers(key).timeout(TIMEOUT).build())
         .map_err(|error| peer.unbuildable(error))?;
     match send(peer, request).await {
-        Ok(_) => Ok(Reached::Well),
+        Ok(_) => Ok(Reachability::Well),
         Err(failure) if failure.status() == Some(404) => {
             let message = format!(
                 "openai has no model {}, or the key may not use it (404)",
@@ -173,15 +180,15 @@ async fn model_list(
                 .with_account_fault(AccountFault::Model))
         }
         // The list was served: the key is good.
-        Err(_) => Ok(Reached::Well),
+        Err(_) => Ok(Reachability::Well),
     }
 }
 
 /// Adds the shutdown day from the table of models where the provider names none.
-fn with_known_day(reached: Reached, settings: &OpenAiSettings) -> Reached {
+fn with_known_day(reached: Reachability, settings: &OpenAiSettings) -> Reachability {
     let known = settings.models.retirement(&settings.base_url, &settings.model);
     match (reached, known) {
-        (Reached::Well, Some(known)) => Reached::ModelEnds(known.day),
+        (Reachability::Well, Some(known)) => Reachability::ModelEnds(known.day),
         (reached, _) => reached,
     }
 }
@@ -189,11 +196,11 @@ fn with_known_day(reached: Reached, settings: &OpenAiSettings) -> Reached {
 #[derive(Default, Deserialize)]
 struct ModelList {
     #[serde(default)]
-    data: Vec<Model>,
+    data: Vec<ListedModel>,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct ListedModel {
     #[serde(default)]
     id: String,
     #[serde(default)]

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::{Clients, answer::ErrorBody, http::Classify};
+use super::{Clients, answer::ErrorBody, http::RefusalClassifier};
 use crate::{
-    Class, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
-    media::audio::{Audio, AudioFormat},
-    providers::models::{ModelTable, ReasoningEffort, Successor},
+    FailureClass, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
+    media::audio::{AudioFormat, PreparedAudio},
+    providers::models::{ModelSuccessor, ModelTable, ReasoningEffort},
 };
 
 mod answer;
@@ -45,7 +45,7 @@ fn settings(base: &Url, timeout: Duration) -> Settings {
             key: OPENAI_KEY.into(),
             model: "gpt-4o-mini".into(),
             reasoning: ReasoningEffort::Lowest,
-            successor: Successor::Recommended,
+            successor: ModelSuccessor::Recommended,
             models: ModelTable::built_in(),
             timeout,
         }),
@@ -70,8 +70,8 @@ fn settings(base: &Url, timeout: Duration) -> Settings {
     }
 }
 
-fn audio() -> Audio {
-    Audio {
+fn audio() -> PreparedAudio {
+    PreparedAudio {
         bytes: Bytes::from_static(b"RIFF of sixteen kilohertz"),
         format: AudioFormat::Wav16kMono,
         duration: Duration::from_secs(1),
@@ -83,13 +83,13 @@ type Row = (
     u16,
     &'static [(&'static str, &'static str)],
     &'static [u8],
-    Class,
+    FailureClass,
     Option<u64>,
     &'static str,
 );
 
 /// Holds each row against the verdict, and shows all that differ.
-fn check_table(classify: Classify, rows: &[Row]) {
+fn check_table(classify: RefusalClassifier, rows: &[Row]) {
     let mut wrong = String::new();
     for (status, headers, body, class, wait, words) in rows {
         let headers = headers

@@ -2,22 +2,22 @@ use hostile::{inputs, seeds};
 use serde_json::json;
 
 use super::*;
-use crate::Class;
+use crate::FailureClass;
 
 fn raw(json: &str) -> &RawValue {
     serde_json::from_str(json).unwrap()
 }
 
-fn pick<'a, const N: usize>(json: &'a RawValue, places: [&str; N]) -> [Option<Picked<'a>>; N] {
+fn pick<'a, const N: usize>(json: &'a RawValue, places: [&str; N]) -> [Option<PickedValue<'a>>; N] {
     super::pick(json.get(), places)
 }
 
-fn text(text: &str) -> Option<Picked<'_>> {
-    Some(Picked::Text(text.into()))
+fn text(text: &str) -> Option<PickedValue<'_>> {
+    Some(PickedValue::Text(text.into()))
 }
 
-fn count(count: u64) -> Option<Picked<'static>> {
-    Some(Picked::Count(count))
+fn count(count: u64) -> Option<PickedValue<'static>> {
+    Some(PickedValue::Count(count))
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn what_is_not_wanted_can_be_what_no_tree_can_hold() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let json = format!(r#"{{"x":{deep},"y":1e999,"z":"\ud800","a":1}}"#);
     let failure = tree(Provider::AzureSpeech, raw(&json)).unwrap_err();
-    assert_eq!(failure.class(), Class::Transient);
+    assert_eq!(failure.class(), FailureClass::Transient);
     assert_eq!(pick(raw(&json), ["/a", "/x"]), [count(1), None]);
     for unreadable in ["/y", "/z", "/y/b"] {
         assert_eq!(pick(raw(&json), ["/a", unreadable]), [None, None], "{unreadable}");
@@ -89,8 +89,8 @@ fn finds_what_a_tree_holds() {
             let held = tree.pointer(place);
             let (text, count) = (held.and_then(Value::as_str), held.and_then(Value::as_u64));
             let found = found.as_ref();
-            assert_eq!(found.and_then(Picked::text), text, "{place} in {json}");
-            assert_eq!(found.and_then(Picked::count), count, "{place} in {json}");
+            assert_eq!(found.and_then(PickedValue::text), text, "{place} in {json}");
+            assert_eq!(found.and_then(PickedValue::count), count, "{place} in {json}");
         }
     }
     assert!(

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::Class;
+use crate::FailureClass;
 
 #[test]
 fn no_value_of_a_payload_shows_in_its_refusal() {
@@ -29,7 +29,7 @@ fn no_value_of_a_payload_shows_in_its_refusal() {
     for (kind, payload, field) in payloads {
         let failure = Jobs::validate(kind, payload.to_string().as_bytes()).unwrap_err();
         let text = failure.to_string();
-        assert_eq!(failure.class(), Class::Permanent, "{text}");
+        assert_eq!(failure.class(), FailureClass::Permanent, "{text}");
         assert!(
             text.starts_with(&format!("payload field \"{field}\": ")),
             "{text}"

@@ -8,7 +8,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::*;
 
-const FOUR: Bounds = Bounds {
+const FOUR: BatchLimits = BatchLimits {
     calls: 1,
     requests: 4,
     partial: 4,
@@ -32,15 +32,15 @@ impl Road {
     }
 
     /// A batch over this road, where each request is a number that weighs as much, and is answered by its double.
-    fn batch(self: &Arc<Self>) -> Batch<usize, usize> {
+    fn batch(self: &Arc<Self>) -> Batcher<usize, usize> {
         self.lanes(1)
     }
 
     /// The same, with so many calls under way at a time.
-    fn lanes(self: &Arc<Self>, calls: usize) -> Batch<usize, usize> {
+    fn lanes(self: &Arc<Self>, calls: usize) -> Batcher<usize, usize> {
         let road = self.clone();
-        Batch::new(
-            Bounds { calls, ..FOUR },
+        Batcher::new(
+            BatchLimits { calls, ..FOUR },
             |n| *n,
             move |requests| {
                 let road = road.clone();
@@ -166,7 +166,7 @@ async fn a_call_that_dies_leaves_nobody_waiting() {
 async fn nobody_is_forgotten_when_many_threads_ask() {
     let sent = Arc::new(AtomicUsize::new(0));
     let counted = sent.clone();
-    let batch = Batch::new(
+    let batch = Batcher::new(
         FOUR,
         |_| 0,
         move |requests: Vec<usize>| {
@@ -198,7 +198,7 @@ async fn a_line_that_would_not_fill_a_call_goes_in_small_ones() {
             async move { requests }
         }
     };
-    let batch = Batch::new(Bounds { partial: 2, ..FOUR }, |_| 0, carry);
+    let batch = Batcher::new(BatchLimits { partial: 2, ..FOUR }, |_| 0, carry);
     join_all([1, 2, 3].map(|n| batch.ask(n))).await;
     join_all([1, 2, 3, 4, 5].map(|n| batch.ask(n))).await;
     assert_eq!(road.calls(), [vec![1, 2], vec![3], vec![1, 2, 3, 4], vec![5]]);

@@ -17,7 +17,7 @@ use crate::config::Config;
 /// How a finding is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Level {
+pub enum FindingLevel {
     /// All is well.
     Ok,
     /// It works, and may hurt one day.
@@ -32,7 +32,7 @@ pub struct Finding {
     /// Name of the check, such as `redis eviction`.
     pub check: &'static str,
     /// How it is.
-    pub level: Level,
+    pub level: FindingLevel,
     /// Result of the check.
     pub found: String,
     /// A remedy, where one is needed.
@@ -44,7 +44,7 @@ impl Finding {
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self {
             check,
-            level: Level::Ok,
+            level: FindingLevel::Ok,
             found: found.into(),
             cure: None,
         }
@@ -52,7 +52,7 @@ impl Finding {
 
     fn warning(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
         Self {
-            level: Level::Warning,
+            level: FindingLevel::Warning,
             cure: Some(cure.into()),
             ..Self::ok(check, found)
         }
@@ -60,7 +60,7 @@ impl Finding {
 
     fn failure(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
         Self {
-            level: Level::Failure,
+            level: FindingLevel::Failure,
             ..Self::warning(check, found, cure)
         }
     }

@@ -4,17 +4,17 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use jobs::{
-    AccountFault, Class, JobType, Provider,
-    providers::{Dialect, DialectStore, Reached, deployment, models::days_until, reach},
+    AccountFault, FailureClass, JobType, Provider,
+    providers::{Dialect, DialectStore, Reachability, deployment, models::days_until, reach},
 };
 
 use super::Finding;
 use crate::{
     config::Config,
     connection::Connection,
-    dialects::Dialects,
+    dialects::SharedDialects,
     keys::GateKeys,
-    media_helper::{Confinement, HelperLimits, HelperPool},
+    media_helper::{HelperLimits, HelperPool, SandboxReport},
     model_shutdown,
 };
 
@@ -144,7 +144,7 @@ fn media_hosts(config: &Config) -> Finding {
 /// Reports the parts of a request that OpenAI, or its substitute, refuses; `None` if it accepts all parts.
 pub(super) async fn dialect(config: &Config) -> Option<Finding> {
     let settings = config.handlers.openai.as_ref()?;
-    let store = Dialects::new(Connection::open(&config.redis).ok()?);
+    let store = SharedDialects::new(Connection::open(&config.redis).ok()?);
     let known = store
         .load(&deployment(&settings.base_url, &settings.model))
         .await?;
@@ -195,7 +195,7 @@ pub(super) async fn media_helper(config: &Config) -> Finding {
     let limits = HelperLimits::for_recordings_of(config.handlers.media.max_bytes);
     let pool = HelperPool::new(config.media_helper.clone(), limits);
     match pool.probe().await {
-        Ok(Confinement {
+        Ok(SandboxReport {
             landlock: true,
             seccomp: true,
         }) => Finding::ok(
@@ -246,15 +246,15 @@ async fn one(config: &Config, provider: Provider) -> Finding {
         return Finding::warning(check, found, format!("set {key}"));
     };
     let failure = match reached {
-        Ok(Reached::Well) => return Finding::ok(check, "reached, and it takes the key"),
-        Ok(Reached::NoModelList(failure)) => {
+        Ok(Reachability::Well) => return Finding::ok(check, "reached, and it takes the key"),
+        Ok(Reachability::NoModelList(failure)) => {
             let found = format!(
                 "reached, and it lists no models, so whether it takes the key is not known: {failure}"
             );
             let cure = "none is needed where jobs run; else run one job, and see its reason";
             return Finding::warning(check, found, cure);
         }
-        Ok(Reached::ModelEnds(day)) => {
+        Ok(Reachability::ModelEnds(day)) => {
             let found = format!("reached, and it takes the key; it shuts the model down on {day}");
             let left = days_until(&day, SystemTime::now());
             if left.is_some_and(|left| left > model_shutdown::WARNED_DAYS) {
@@ -283,12 +283,12 @@ async fn one(config: &Config, provider: Provider) -> Finding {
         (Some(AccountFault::Access), ..) => {
             format!("check {key} and what its resource allows: region, firewall, data policy")
         }
-        (Some(_), Class::Deployment, _) => format!("check {place}: nothing is served there"),
-        (_, Class::Deployment, _) => {
+        (Some(_), FailureClass::Deployment, _) => format!("check {place}: nothing is served there"),
+        (_, FailureClass::Deployment, _) => {
             "install the system's certificates (Debian: ca-certificates), or name their file in SSL_CERT_FILE"
                 .to_owned()
         }
-        (_, Class::OutOfQuota, _) => "add credit, or wait for the quota to be replenished".to_owned(),
+        (_, FailureClass::OutOfQuota, _) => "add credit, or wait for the quota to be replenished".to_owned(),
         (_, _, Some(_)) => {
             "the provider stumbles: see its status page; its breaker will open, and jobs wait".to_owned()
         }

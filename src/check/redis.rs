@@ -14,7 +14,7 @@ use super::{Finding, rights};
 use crate::{
     config::Config,
     connection::Connection,
-    migrate::{Migrator, Standing},
+    migrate::{MigrationState, Migrator},
 };
 
 /// The oldest Redis that knows every command.
@@ -26,9 +26,9 @@ const SLOW: Duration = Duration::from_millis(10);
 const CLOCKS_APART: Duration = Duration::from_secs(2);
 
 /// The fields of INFO.
-struct Info(HashMap<String, String>);
+struct ServerInfo(HashMap<String, String>);
 
-impl Info {
+impl ServerInfo {
     fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
@@ -52,7 +52,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     match connection.query::<(String,)>(&pipe).await {
         Ok((text,)) => {
             let pairs = text.lines().filter_map(|line| line.trim().split_once(':'));
-            let info = Info(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
+            let info = ServerInfo(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
             findings.extend([
                 version(&info),
                 role(&info),
@@ -148,7 +148,7 @@ async fn clock(connection: &Connection) -> Finding {
     }
 }
 
-fn version(info: &Info) -> Finding {
+fn version(info: &ServerInfo) -> Finding {
     const CHECK: &str = "redis version";
     let text = info.text("redis_version");
     let mut parts = text.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
@@ -164,7 +164,7 @@ fn version(info: &Info) -> Finding {
     }
 }
 
-fn role(info: &Info) -> Finding {
+fn role(info: &ServerInfo) -> Finding {
     const CHECK: &str = "redis role";
     if info.text("role") != "master" {
         return Finding::failure(
@@ -183,7 +183,7 @@ fn role(info: &Info) -> Finding {
     Finding::ok(CHECK, "primary")
 }
 
-fn eviction(info: &Info) -> Finding {
+fn eviction(info: &ServerInfo) -> Finding {
     const CHECK: &str = "redis eviction";
     let (policy, limit) = (
         info.text("maxmemory_policy"),
@@ -201,7 +201,7 @@ fn eviction(info: &Info) -> Finding {
     }
 }
 
-fn memory(info: &Info) -> Finding {
+fn memory(info: &ServerInfo) -> Finding {
     const CHECK: &str = "redis memory";
     let (used, limit) = (
         info.number("used_memory").unwrap_or(0),
@@ -220,7 +220,7 @@ fn memory(info: &Info) -> Finding {
     }
 }
 
-fn persistence(info: &Info) -> Finding {
+fn persistence(info: &ServerInfo) -> Finding {
     const CHECK: &str = "redis persistence";
     if info.text("rdb_last_bgsave_status") == "err" || info.text("aof_last_write_status") == "err" {
         let cure = "free the disk of Redis, and look into its log: it may refuse writes until then";
@@ -256,18 +256,18 @@ async fn keyspace(config: &Config, connection: Connection) -> Finding {
             .collect();
         (!names.is_empty()).then(|| names.join(", "))
     };
-    if let Some(names) = named(Standing::Newer) {
+    if let Some(names) = named(MigrationState::Newer) {
         return Finding::failure(
             CHECK,
             format!("of a later version: {names}"),
             "run that version or a later one",
         );
     }
-    if let Some(names) = named(Standing::Differs) {
+    if let Some(names) = named(MigrationState::Differs) {
         let cure = "find out which build did it: a released migration is never changed";
         return Finding::failure(CHECK, format!("done from another file: {names}"), cure);
     }
-    match named(Standing::Pending) {
+    match named(MigrationState::Pending) {
         Some(names) => Finding::warning(
             CHECK,
             format!("to be done: {names}"),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::show;
 use crate::{
-    check::{self, Finding, Level},
+    check::{self, Finding, FindingLevel},
     config::{self, Config},
 };
 
@@ -23,7 +23,7 @@ pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => (check::all(&config).await, ExitCode::FAILURE),
         Err(error) => (check::faults(error.faults()), ExitCode::from(config::EXIT_CODE)),
     };
-    let fails = findings.iter().any(|f| f.level == Level::Failure);
+    let fails = findings.iter().any(|f| f.level == FindingLevel::Failure);
     let answer = json!({ "ok": !fails, "findings": findings });
     show::either(args.json, &answer, || text(&findings))?;
     Ok(if fails { failed } else { ExitCode::SUCCESS })
@@ -32,9 +32,9 @@ pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
 fn text(findings: &[Finding]) -> String {
     let rows = findings.iter().map(|finding| {
         let level = match finding.level {
-            Level::Ok => "ok",
-            Level::Warning => "warning",
-            Level::Failure => "FAILURE",
+            FindingLevel::Ok => "ok",
+            FindingLevel::Warning => "warning",
+            FindingLevel::Failure => "FAILURE",
         };
         let cure = finding.cure.clone().unwrap_or_default();
         vec![

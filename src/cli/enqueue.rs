@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config, QueueSpec},
     connection::Connection,
     monitor::heartbeats::Heartbeats,
-    queue::{Broker, BrokerError, JobView, Layout, NewJob, State},
+    queue::{Broker, BrokerError, JobSnapshot, JobState, Layout, NewJob},
     replica,
 };
 
@@ -98,7 +98,7 @@ pub(super) async fn run(args: EnqueueArgs) -> anyhow::Result<ExitCode> {
             continue;
         }
         let view = wait(&connection, broker.as_ref(), &id).await?;
-        if view.state == State::Failed {
+        if view.state == JobState::Failed {
             code = ExitCode::FAILURE;
         }
         println!("{}", serde_json::to_string(&view)?);
@@ -193,7 +193,7 @@ async fn is_served(connection: &Connection, broker: &dyn Broker) -> anyhow::Resu
 }
 
 /// Follows a job to its end, or until it is certain that no worker serves its queue.
-async fn wait(connection: &Connection, broker: &dyn Broker, id: &str) -> anyhow::Result<JobView> {
+async fn wait(connection: &Connection, broker: &dyn Broker, id: &str) -> anyhow::Result<JobSnapshot> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new(100)
     } else {
@@ -216,11 +216,11 @@ async fn wait(connection: &Connection, broker: &dyn Broker, id: &str) -> anyhow:
         bar.set_message(
             format!("{:?} {}", view.state, view.error.as_deref().unwrap_or_default()).to_lowercase(),
         );
-        if matches!(view.state, State::Completed | State::Failed) {
+        if matches!(view.state, JobState::Completed | JobState::Failed) {
             bar.finish_and_clear();
             return Ok(view);
         }
-        if view.state != State::Waiting {
+        if view.state != JobState::Waiting {
             unserved_since = Instant::now();
         } else if unserved_since.elapsed() > UNSERVED_AFTER {
             if !is_served(connection, broker).await? {

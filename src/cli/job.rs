@@ -10,8 +10,8 @@ use serde_json::json;
 use super::{operate::operator, show::table};
 use crate::{
     config::Config,
-    operator::{Haul, JobError, JobList, Operator, Order, Wanted},
-    queue::{Place, State},
+    operator::{JobError, JobFilter, JobList, Operator, RetryRequest, RetrySummary},
+    queue::{JobState, ListCursor},
     replica,
 };
 
@@ -21,11 +21,11 @@ const REASON: usize = 60;
 #[derive(Debug, Args)]
 pub(super) struct JobArgs {
     #[command(subcommand)]
-    order: JobOrder,
+    order: JobCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum JobOrder {
+enum JobCommand {
     /// List the jobs in one state, the newest first.
     List(ListArgs),
     /// Show a job as JSON: state, progress, result, what it waits for, every failed attempt.
@@ -51,13 +51,13 @@ enum JobOrder {
 #[derive(Debug, Args)]
 struct ListArgs {
     /// waiting, delayed, active, completed or failed.
-    #[arg(long, default_value_t = State::Failed)]
-    state: State,
+    #[arg(long, default_value_t = JobState::Failed)]
+    state: JobState,
     /// How many at most.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     limit: u16,
     #[command(flatten)]
-    which: Which,
+    which: JobFilterArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -72,14 +72,14 @@ struct RetryArgs {
     #[arg(long, action = ArgAction::SetTrue)]
     all: bool,
     #[command(flatten)]
-    which: Which,
+    which: JobFilterArgs,
     /// Give them all of their attempts again; one more otherwise.
     #[arg(long)]
     reset_attempts: bool,
 }
 
 #[derive(Debug, Args)]
-struct Which {
+struct JobFilterArgs {
     /// Only in this queue: `name`, or `layout:name`.
     #[arg(long)]
     queue: Option<String>,
@@ -91,9 +91,9 @@ struct Which {
     since: Option<Duration>,
 }
 
-impl Which {
-    fn wanted(&self, state: State) -> Wanted<'_> {
-        Wanted {
+impl JobFilterArgs {
+    fn wanted(&self, state: JobState) -> JobFilter<'_> {
+        JobFilter {
             state,
             queue: self.queue.as_deref(),
             kind: self.kind.as_deref(),
@@ -104,8 +104,8 @@ impl Which {
 
 pub(super) async fn run(args: JobArgs) -> anyhow::Result<ExitCode> {
     match args.order {
-        JobOrder::List(args) => return list(&args).await,
-        JobOrder::Show { id, queue } => {
+        JobCommand::List(args) => return list(&args).await,
+        JobCommand::Show { id, queue } => {
             let found = operator()?.job(&id, queue.as_deref()).await?;
             let found = found.ok_or(JobError::Unknown(id))?;
             let accounts = replica::accounts(&Config::from_env()?)?;
@@ -116,8 +116,8 @@ pub(super) async fn run(args: JobArgs) -> anyhow::Result<ExitCode> {
             job["paidCalls"] = serde_json::to_value(calls)?;
             println!("{}", serde_json::to_string_pretty(&job)?);
         }
-        JobOrder::Retry(args) => return retry(&args).await,
-        JobOrder::Remove { id, queue } => {
+        JobCommand::Retry(args) => return retry(&args).await,
+        JobCommand::Remove { id, queue } => {
             let deed = operator()?.remove_job(&id, queue.as_deref()).await?;
             println!("{}:{} job {id} is removed", deed.layout, deed.queue);
         }
@@ -126,7 +126,7 @@ pub(super) async fn run(args: JobArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    if args.which.since.is_some() && !matches!(args.state, State::Completed | State::Failed) {
+    if args.which.since.is_some() && !matches!(args.state, JobState::Completed | JobState::Failed) {
         eprintln!("backend-worker: --since: only jobs that are completed or failed have ended");
         return Ok(ExitCode::from(super::WRONG_ARGUMENTS));
     }
@@ -180,7 +180,7 @@ fn excerpt(text: &str) -> String {
 async fn retry(args: &RetryArgs) -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
     let operator = replica::operator(&config)?;
-    let order = Order::new(config.replica, args.reset_attempts);
+    let order = RetryRequest::new(config.replica, args.reset_attempts);
     if let Some(id) = &args.id {
         let deed = operator
             .retry_job(id, args.which.queue.as_deref(), &order)
@@ -188,8 +188,8 @@ async fn retry(args: &RetryArgs) -> anyhow::Result<ExitCode> {
         println!("{}:{} job {id} waits again", deed.layout, deed.queue);
         return Ok(ExitCode::SUCCESS);
     }
-    let mut haul = Haul::default();
-    let done = retry_all(&operator, &args.which.wanted(State::Failed), &order, &mut haul).await;
+    let mut haul = RetrySummary::default();
+    let done = retry_all(&operator, &args.which.wanted(JobState::Failed), &order, &mut haul).await;
     let mut told = format!("{} retried", haul.retried);
     for (count, what) in [
         (haul.changed, "had changed their state before the retry"),
@@ -209,9 +209,9 @@ async fn retry(args: &RetryArgs) -> anyhow::Result<ExitCode> {
 
 async fn retry_all(
     operator: &Operator,
-    wanted: &Wanted<'_>,
-    order: &Order,
-    haul: &mut Haul,
+    wanted: &JobFilter<'_>,
+    order: &RetryRequest,
+    haul: &mut RetrySummary,
 ) -> Result<(), JobError> {
     let brokers = operator.select(wanted.queue)?;
     let mut dead = 0;
@@ -227,7 +227,7 @@ async fn retry_all(
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     for broker in brokers {
-        let mut place: Option<Place> = None;
+        let mut place: Option<ListCursor> = None;
         loop {
             let (step, next) = operator
                 .retry_step(&**broker, wanted, place.as_ref(), order)

@@ -9,7 +9,7 @@ use super::show;
 use crate::{
     config::Config,
     connection::Connection,
-    migrate::{Done, Migrator, Plan, Row, Standing},
+    migrate::{MigrationPlan, MigrationRow, MigrationRun, MigrationState, Migrator},
 };
 
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         show::either(args.json, &rows, || status(&rows))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let plan = Plan {
+    let plan = MigrationPlan {
         dry_run: args.dry_run,
         retire_bottleneck: args.retire_bottleneck,
     };
@@ -46,15 +46,15 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(rows: &[Row]) -> String {
+fn status(rows: &[MigrationRow]) -> String {
     let rows = rows.iter().map(|row| {
         let standing = match row.standing {
-            Standing::Applied => "applied".to_owned(),
-            Standing::Differs => "applied from another file".to_owned(),
-            Standing::Pending => "pending".to_owned(),
-            Standing::OptIn => format!("waits for {}", row.option.unwrap_or_default()),
-            Standing::Unknown => "of a later version, harmless".to_owned(),
-            Standing::Newer => "of a later version: this one must not run".to_owned(),
+            MigrationState::Applied => "applied".to_owned(),
+            MigrationState::Differs => "applied from another file".to_owned(),
+            MigrationState::Pending => "pending".to_owned(),
+            MigrationState::OptIn => format!("waits for {}", row.option.unwrap_or_default()),
+            MigrationState::Unknown => "of a later version, harmless".to_owned(),
+            MigrationState::Newer => "of a later version: this one must not run".to_owned(),
         };
         let number = |n: Option<u64>| n.map(|n| n.to_string()).unwrap_or_default();
         let at = row.at.map(crate::ops::iso).unwrap_or_default();
@@ -68,7 +68,7 @@ fn status(rows: &[Row]) -> String {
     .to_string()
 }
 
-fn report(done: &[Done], dry_run: bool) -> String {
+fn report(done: &[MigrationRun], dry_run: bool) -> String {
     if done.is_empty() {
         return "nothing to do".to_owned();
     }

@@ -18,11 +18,11 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct BreakerArgs {
     #[command(subcommand)]
-    order: BreakerOrder,
+    order: BreakerCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum BreakerOrder {
+enum BreakerCommand {
     /// Show every breaker.
     Status {
         /// Print JSON.
@@ -43,11 +43,11 @@ enum BreakerOrder {
 
 pub(super) async fn breaker(args: BreakerArgs) -> anyhow::Result<ExitCode> {
     let operator = operator()?;
-    let json = matches!(args.order, BreakerOrder::Status { json: true });
+    let json = matches!(args.order, BreakerCommand::Status { json: true });
     let breakers = match args.order {
-        BreakerOrder::Status { .. } => operator.breakers().await.context("Redis")?,
-        BreakerOrder::Reset { name } => vec![operator.reset_breaker(&name).await.map_err(explain)?],
-        BreakerOrder::Open { name } => vec![operator.open_breaker(&name).await.map_err(explain)?],
+        BreakerCommand::Status { .. } => operator.breakers().await.context("Redis")?,
+        BreakerCommand::Reset { name } => vec![operator.reset_breaker(&name).await.map_err(explain)?],
+        BreakerCommand::Open { name } => vec![operator.open_breaker(&name).await.map_err(explain)?],
     };
     let answer: Map<String, Value> = breakers
         .iter()
@@ -121,11 +121,11 @@ fn explain(error: BreakerError) -> anyhow::Error {
 #[derive(Debug, Args)]
 pub(super) struct QueueArgs {
     #[command(subcommand)]
-    order: QueueOrder,
+    order: QueueCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum QueueOrder {
+enum QueueCommand {
     /// Count the jobs of every queue.
     Stats {
         /// Print JSON.
@@ -147,7 +147,7 @@ enum QueueOrder {
 pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
     let operator = operator()?;
     match args.order {
-        QueueOrder::Stats { json } => {
+        QueueCommand::Stats { json } => {
             let stats = operator.queue_stats().await?;
             show::either(json, &stats, || {
                 let rows = stats.iter().map(|s| {
@@ -174,8 +174,8 @@ pub(super) async fn queue(args: QueueArgs) -> anyhow::Result<ExitCode> {
                 table(&header, rows).to_string()
             })?;
         }
-        QueueOrder::Pause { queue } => set_paused(&operator, &queue, true).await?,
-        QueueOrder::Resume { queue } => set_paused(&operator, &queue, false).await?,
+        QueueCommand::Pause { queue } => set_paused(&operator, &queue, true).await?,
+        QueueCommand::Resume { queue } => set_paused(&operator, &queue, false).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     demo,
-    simulator::{Options, Simulator},
+    simulator::{Simulator, SimulatorOptions},
     telemetry::{self, LogFormat},
 };
 
@@ -29,11 +29,11 @@ pub(super) struct SimulateArgs {
 
 pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     telemetry::init(LogFormat::Auto, "info");
-    let options = Options {
+    let options = SimulatorOptions {
         latency: args.latency,
         random_faults: args.faults,
         seed: args.seed,
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let simulator = Simulator::bind(args.listen, options.clone())
         .await

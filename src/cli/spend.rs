@@ -12,7 +12,7 @@ use crate::{
     replica,
     spending::{
         Usd,
-        accounts::{Accounts, BudgetStatus, By, Line, Used, month},
+        accounts::{BudgetStatus, BudgetUse, SpendAccounts, SpendGrouping, SpendReport, month},
     },
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct SpendArgs {
     /// By what to add up.
     #[arg(long, value_enum, default_value = "type")]
-    by: By,
+    by: SpendGrouping,
     /// The month, such as 2026-11; this one by default.
     #[arg(long, value_parser = month)]
     month: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct SpendArgs {
     json: bool,
 }
 
-fn accounts() -> anyhow::Result<Accounts> {
+fn accounts() -> anyhow::Result<SpendAccounts> {
     replica::accounts(&Config::from_env()?)
 }
 
@@ -39,7 +39,7 @@ pub(super) async fn spend(args: SpendArgs) -> anyhow::Result<ExitCode> {
         .await
         .context("Redis")?;
     show::either(args.json, &report, || {
-        let rows = report.lines.iter().map(|line: &Line| {
+        let rows = report.lines.iter().map(|line: &SpendReport| {
             vec![
                 line.name.clone(),
                 line.usd.to_string(),
@@ -65,11 +65,11 @@ pub(super) async fn spend(args: SpendArgs) -> anyhow::Result<ExitCode> {
 #[derive(Debug, Args)]
 pub(super) struct BudgetArgs {
     #[command(subcommand)]
-    order: BudgetOrder,
+    order: BudgetCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum BudgetOrder {
+enum BudgetCommand {
     /// Show the budgets, what is left of them, and the kill switch.
     Status {
         /// Print JSON.
@@ -106,17 +106,17 @@ struct SwitchArgs {
 
 pub(super) async fn budget(args: BudgetArgs) -> anyhow::Result<ExitCode> {
     let accounts = accounts()?;
-    let is_json = matches!(args.order, BudgetOrder::Status { json: true });
+    let is_json = matches!(args.order, BudgetCommand::Status { json: true });
     match args.order {
-        BudgetOrder::Status { .. } => {}
-        BudgetOrder::Stop(SwitchArgs { by, reason }) => {
+        BudgetCommand::Status { .. } => {}
+        BudgetCommand::Stop(SwitchArgs { by, reason }) => {
             accounts.switch(true, &by, &reason).await.context("Redis")?
         }
-        BudgetOrder::Resume(SwitchArgs { by, reason }) => {
+        BudgetCommand::Resume(SwitchArgs { by, reason }) => {
             accounts.switch(false, &by, &reason).await.context("Redis")?;
         }
-        BudgetOrder::Month { amount: text } => accounts.set_month(amount(&text)?).await.context("Redis")?,
-        BudgetOrder::Allow {
+        BudgetCommand::Month { amount: text } => accounts.set_month(amount(&text)?).await.context("Redis")?,
+        BudgetCommand::Allow {
             student,
             amount: text,
         } => {
@@ -136,7 +136,7 @@ fn amount(text: &str) -> anyhow::Result<Option<Usd>> {
 }
 
 fn told(status: &BudgetStatus) -> String {
-    let row = |used: &Used| {
+    let row = |used: &BudgetUse| {
         vec![
             used.period.clone(),
             used.usd.to_string(),

@@ -6,10 +6,10 @@ use rustls::{
 };
 use secrecy::SecretString;
 
-use super::{reader::Reader, redis_url, vars};
+use super::{reader::EnvReader, redis_url, vars};
 use crate::connection::RedisAddress;
 
-pub(super) fn read(env: &mut Reader<'_>) -> RedisAddress {
+pub(super) fn read(env: &mut EnvReader<'_>) -> RedisAddress {
     let address = RedisAddress::from(url(env));
     match env.optional(&vars::REDIS_CA_FILE, authorities) {
         Some(_) if !address.is_tls() => {
@@ -24,7 +24,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> RedisAddress {
     }
 }
 
-fn url(env: &mut Reader<'_>) -> SecretString {
+fn url(env: &mut EnvReader<'_>) -> SecretString {
     let check = |text: &str| {
         let (text, told) = redis_url::read(text)?;
         // The client's own words would repeat the URL, password and all.

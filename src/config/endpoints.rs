@@ -3,13 +3,13 @@
 use url::Url;
 
 /// Where requests go, and what was changed about it.
-pub(super) type Mapped = Result<(Url, Option<String>), String>;
+pub(super) type MappedEndpoint = Result<(Url, Option<String>), String>;
 
 /// Base URL of OpenAI, a proxy, or Azure OpenAI.
 ///
 /// # Errors
 /// For the URL of an Azure deployment, in the words of a refusal.
-pub(super) fn openai(mut url: Url) -> Mapped {
+pub(super) fn openai(mut url: Url) -> MappedEndpoint {
     let host = url.host_str().unwrap_or_default().to_owned();
     let is_azure = [
         ".openai.azure.com",
@@ -46,7 +46,7 @@ pub(super) fn openai(mut url: Url) -> Mapped {
 }
 
 /// Base URL of Azure's speech to text, from any address that the portal shows for a resource.
-pub(super) fn speech(mut url: Url) -> Mapped {
+pub(super) fn speech(mut url: Url) -> MappedEndpoint {
     let host = url.host_str().unwrap_or_default().to_owned();
     let path = url.path().trim_end_matches('/').to_owned();
     let regional = [
@@ -90,7 +90,7 @@ pub(super) fn speech(mut url: Url) -> Mapped {
 }
 
 /// Base URL of Azure Vision, from the address of a resource or of one of its operations.
-pub(super) fn vision(mut url: Url) -> Mapped {
+pub(super) fn vision(mut url: Url) -> MappedEndpoint {
     let path = url.path().trim_end_matches('/').to_owned();
     let base = ["/computervision", "/vision/v", "/sts/"]
         .iter()

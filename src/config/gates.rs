@@ -2,18 +2,18 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{HOUR, Reader, vars, vars::Var};
+use super::{EnvReader, HOUR, vars, vars::EnvVar};
 use crate::gate::{BreakerSettings, FailureShare, GateSettings, GatesSettings, LimitSettings};
 
 /// The variables of one kind of breaker.
 struct BreakerVars {
-    failures: &'static Var,
-    successes: &'static Var,
-    open_for: &'static Var,
-    window: &'static Var,
-    half_open: &'static Var,
-    share: &'static Var,
-    slow_after: &'static Var,
+    failures: &'static EnvVar,
+    successes: &'static EnvVar,
+    open_for: &'static EnvVar,
+    window: &'static EnvVar,
+    half_open: &'static EnvVar,
+    share: &'static EnvVar,
+    slow_after: &'static EnvVar,
 }
 
 const OPENAI: BreakerVars = BreakerVars {
@@ -37,7 +37,7 @@ const AZURE: BreakerVars = BreakerVars {
 };
 
 /// Reads all gates; `None` when they are switched off. Errors go into `env` in either case.
-pub(super) fn read(env: &mut Reader<'_>, lease_ttl: Duration) -> Option<GatesSettings> {
+pub(super) fn read(env: &mut EnvReader<'_>, lease_ttl: Duration) -> Option<GatesSettings> {
     let (openai, azure) = (numbers(env, &OPENAI), numbers(env, &AZURE));
     let settings = GatesSettings {
         openai: GateSettings {
@@ -86,7 +86,7 @@ struct Numbers {
     slow_after: Option<Duration>,
 }
 
-fn numbers(env: &mut Reader<'_>, vars: &BreakerVars) -> Numbers {
+fn numbers(env: &mut EnvReader<'_>, vars: &BreakerVars) -> Numbers {
     let least = Duration::from_millis(1);
     let numbers = Numbers {
         failures: env.number(vars.failures, 1..=1000),
@@ -118,7 +118,7 @@ fn numbers(env: &mut Reader<'_>, vars: &BreakerVars) -> Numbers {
     numbers
 }
 
-fn breaker(env: &mut Reader<'_>, name: &Var, numbers: Numbers) -> BreakerSettings {
+fn breaker(env: &mut EnvReader<'_>, name: &EnvVar, numbers: Numbers) -> BreakerSettings {
     let Numbers {
         failures,
         successes,
@@ -137,8 +137,8 @@ fn breaker(env: &mut Reader<'_>, name: &Var, numbers: Numbers) -> BreakerSetting
     })
 }
 
-fn limits(env: &mut Reader<'_>, rpm: &Var, tpm: Option<&Var>, concurrent: &Var) -> LimitSettings {
-    let mut limit = |var: &Var| NonZeroU32::new(env.number(var, 0..=1_000_000_000));
+fn limits(env: &mut EnvReader<'_>, rpm: &EnvVar, tpm: Option<&EnvVar>, concurrent: &EnvVar) -> LimitSettings {
+    let mut limit = |var: &EnvVar| NonZeroU32::new(env.number(var, 0..=1_000_000_000));
     LimitSettings {
         requests_per_minute: limit(rpm),
         tokens_per_minute: tpm.and_then(&mut limit),

@@ -4,14 +4,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jobs::{
     MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
-    providers::models::{ModelTable, ReasoningEffort, Successor},
+    providers::models::{ModelSuccessor, ModelTable, ReasoningEffort},
 };
 use secrecy::SecretString;
 
-use super::{HOUR, MINUTE, Reader, endpoints, vars};
+use super::{EnvReader, HOUR, MINUTE, endpoints, vars};
 
 /// Reads the settings of the handlers. Errors go into `env`.
-pub(super) fn read(env: &mut Reader<'_>) -> Settings {
+pub(super) fn read(env: &mut EnvReader<'_>) -> Settings {
     let poll_interval = env.duration(&vars::AZURE_VISION_POLL, Duration::from_millis(10), MINUTE);
     let openai = OpenAiSettings {
         base_url: env.endpoint(&vars::OPENAI_BASE_URL, endpoints::openai),
@@ -26,9 +26,9 @@ pub(super) fn read(env: &mut Reader<'_>) -> Settings {
         }),
         successor: env.parse(&vars::OPENAI_MODEL_SUCCESSOR, |text| {
             Ok(match text {
-                "recommended" => Successor::Recommended,
-                "none" => Successor::None,
-                name => Successor::Model(name.to_owned()),
+                "recommended" => ModelSuccessor::Recommended,
+                "none" => ModelSuccessor::None,
+                name => ModelSuccessor::Model(name.to_owned()),
             })
         }),
         models: env

@@ -26,16 +26,16 @@ use std::{
 use jobs::{JobType, Settings};
 use secrecy::{ExposeSecret, SecretString};
 
-use self::reader::Reader;
+use self::reader::EnvReader;
 pub use self::spending::SpendingSettings;
 use crate::{
     connection::RedisAddress,
     gate::GatesSettings,
     ledger::UnknownCalls,
     media_helper::HelperProgram,
-    ops::Access,
-    queue::{BrokerOptions, FieldName, Layout},
-    ratelimit::Window,
+    ops::AccessControl,
+    queue::{BrokerOptions, Layout, PayloadField},
+    ratelimit::RateWindow,
     retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
     telemetry::{LogFormat, trace::TraceSettings},
     worker::dispatch::UnknownTypes,
@@ -71,11 +71,11 @@ pub struct Config {
     /// Breakers and limits; `None` with both switched off.
     pub gates: Option<GatesSettings>,
     /// Access rules of the HTTP routes.
-    pub access: Access,
+    pub access: AccessControl,
     /// How often one user may enqueue over HTTP.
-    pub user_window: Window,
+    pub user_window: RateWindow,
     /// How often one address may enqueue over HTTP.
-    pub ip_window: Window,
+    pub ip_window: RateWindow,
     /// How long a job may be made to wait by an open breaker, or for credit, in all.
     pub max_wait: Duration,
     /// Longest run of one delivery.
@@ -164,7 +164,7 @@ impl Config {
     /// # Errors
     /// As [`Self::from_env`].
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut env = Reader::new(&lookup);
+        let mut env = EnvReader::new(&lookup);
         let concurrency = env.number(&vars::CONCURRENCY, 1..=10_000);
         // A call to Redis may take two seconds, and a lease has to outlast a few of them.
         let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
@@ -176,18 +176,18 @@ impl Config {
             handlers: handlers::read(&mut env),
             retry: retry(&mut env),
             gates: gates::read(&mut env, lease_ttl),
-            access: Access {
+            access: AccessControl {
                 admin: env.token(&vars::ADMIN_TOKEN),
                 enqueue: env.token(&vars::ENQUEUE_TOKEN),
                 read: env.token(&vars::READ_TOKEN),
                 admin_from_loopback: env.switch(&vars::ADMIN_FROM_LOOPBACK),
                 trust_proxy: env.switch(&vars::TRUST_PROXY),
             },
-            user_window: Window {
+            user_window: RateWindow {
                 limit: env.number(&vars::USER_RATE_LIMIT, 0..=1_000_000),
                 length: window,
             },
-            ip_window: Window {
+            ip_window: RateWindow {
                 limit: env.number(&vars::IP_RATE_LIMIT, 0..=1_000_000),
                 length: window,
             },
@@ -346,7 +346,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Drain time of the platform. Railway kills at once unless configured to wait; on other platforms it is unknown.
-fn platform_drain(env: &mut Reader<'_>) -> Option<Duration> {
+fn platform_drain(env: &mut EnvReader<'_>) -> Option<Duration> {
     let seconds = env.optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
         text.parse()
             .map(Duration::from_secs)
@@ -408,16 +408,16 @@ pub(crate) fn default_queues() -> String {
 }
 
 /// The payload field that names a job's owner.
-fn fairness(text: &str) -> Result<Option<FieldName>, String> {
+fn fairness(text: &str) -> Result<Option<PayloadField>, String> {
     if text == "off" {
         return Ok(None);
     }
-    let name = FieldName::new(text);
+    let name = PayloadField::new(text);
     let fault = || "off, or the name of a field: up to 64 letters, digits, `_`, `-` and `.`".to_owned();
     name.map(Some).ok_or_else(fault)
 }
 
-fn retry(env: &mut Reader<'_>) -> RetryPolicy {
+fn retry(env: &mut EnvReader<'_>) -> RetryPolicy {
     let tries = env.number::<u8>(&vars::RETRY_MAX_ATTEMPTS, 1..=10);
     let base = env.duration(&vars::RETRY_BASE_DELAY, Duration::from_millis(1), HOUR);
     // A longer wait would not be sat out in the slot.
@@ -443,7 +443,7 @@ fn retry(env: &mut Reader<'_>) -> RetryPolicy {
 }
 
 /// `<replica id or host name>-<nonce>`: two replicas never share a name, whatever the platform calls them.
-fn replica(env: &mut Reader<'_>) -> String {
+fn replica(env: &mut EnvReader<'_>) -> String {
     let host = env.optional(&vars::RAILWAY_REPLICA_ID, |text| Ok(text.to_owned()));
     let host = host.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned());
     let short = fit_for_a_name(&host);

@@ -6,18 +6,18 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    endpoints::Mapped,
-    vars::{Fallback, Var},
+    endpoints::MappedEndpoint,
+    vars::{DefaultValue, EnvVar},
 };
 
-pub(super) struct Reader<'a> {
+pub(super) struct EnvReader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     effective: Vec<(&'static str, String)>,
     errors: Vec<String>,
     warnings: Vec<String>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> EnvReader<'a> {
     pub(super) fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self {
             lookup,
@@ -40,25 +40,29 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes on a value that was changed, with a warning that says so.
-    pub(super) fn told<T>(&mut self, var: &Var, (value, told): (T, Option<String>)) -> T {
+    pub(super) fn told<T>(&mut self, var: &EnvVar, (value, told): (T, Option<String>)) -> T {
         if let Some(told) = told {
             self.warnings.push(format!("{} {told}", var.name));
         }
         value
     }
 
-    pub(super) fn is_set(&self, var: &Var) -> bool {
+    pub(super) fn is_set(&self, var: &EnvVar) -> bool {
         (self.lookup)(var.name).is_some_and(|value| !unquoted(&value).0.is_empty())
     }
 
     /// Notes a fault of a variable that `parse` cannot see.
-    pub(super) fn complain<T>(&mut self, var: &Var, fault: &str) -> Option<T> {
+    pub(super) fn complain<T>(&mut self, var: &EnvVar, fault: &str) -> Option<T> {
         self.errors.push(format!("{} {fault}", var.name));
         None
     }
 
     /// A variable without a default. One that is set to nothing is not set.
-    pub(super) fn optional<T>(&mut self, var: &Var, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &mut self,
+        var: &EnvVar,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let text = self.text(var)?;
         // Words such as `on`, `json` and `10m` are lower case; panels and people write others as well.
         let parsed = parse(&text).or_else(|expected| match text.to_lowercase() {
@@ -78,11 +82,11 @@ impl<'a> Reader<'a> {
     ///
     /// A faulty one yields what the default does, so that the faults of the others are found as well: the
     /// configuration is refused in the end.
-    pub(super) fn parse<T>(&mut self, var: &Var, parse: impl Fn(&str) -> Result<T, String>) -> T {
+    pub(super) fn parse<T>(&mut self, var: &EnvVar, parse: impl Fn(&str) -> Result<T, String>) -> T {
         let default = match var.default {
-            Fallback::Value(text) => text.to_owned(),
-            Fallback::Computed(compute) => compute(),
-            Fallback::None => String::new(),
+            DefaultValue::Value(text) => text.to_owned(),
+            DefaultValue::Computed(compute) => compute(),
+            DefaultValue::None => String::new(),
         };
         if let Some(value) = self.optional(var, &parse) {
             return value;
@@ -100,7 +104,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn number<T>(&mut self, var: &Var, range: RangeInclusive<T>) -> T
+    pub(super) fn number<T>(&mut self, var: &EnvVar, range: RangeInclusive<T>) -> T
     where
         T: FromStr + PartialOrd + Display,
     {
@@ -110,7 +114,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn duration(&mut self, var: &Var, min: Duration, max: Duration) -> Duration {
+    pub(super) fn duration(&mut self, var: &EnvVar, min: Duration, max: Duration) -> Duration {
         self.parse(var, |text| {
             let duration = if text == "0" {
                 Some(Duration::ZERO)
@@ -130,7 +134,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn switch(&mut self, var: &Var) -> bool {
+    pub(super) fn switch(&mut self, var: &EnvVar) -> bool {
         self.parse(var, |text| match text {
             "on" | "true" | "1" | "yes" | "y" | "enabled" => Ok(true),
             "off" | "false" | "0" | "no" | "n" | "disabled" => Ok(false),
@@ -139,22 +143,22 @@ impl<'a> Reader<'a> {
     }
 
     /// The URL of a provider, as `map` understands it.
-    pub(super) fn endpoint(&mut self, var: &Var, map: fn(Url) -> Mapped) -> Url {
+    pub(super) fn endpoint(&mut self, var: &EnvVar, map: fn(Url) -> MappedEndpoint) -> Url {
         let mapped = self.parse(var, |text| parse_loose_url(text).and_then(map));
         self.told(var, mapped)
     }
 
     /// The same for a variable without a default.
-    pub(super) fn optional_endpoint(&mut self, var: &Var, map: fn(Url) -> Mapped) -> Option<Url> {
+    pub(super) fn optional_endpoint(&mut self, var: &EnvVar, map: fn(Url) -> MappedEndpoint) -> Option<Url> {
         let mapped = self.optional(var, |text| parse_loose_url(text).and_then(map))?;
         Some(self.told(var, mapped))
     }
 
-    pub(super) fn optional_url(&mut self, var: &Var) -> Option<Url> {
+    pub(super) fn optional_url(&mut self, var: &EnvVar) -> Option<Url> {
         self.optional(var, parse_url)
     }
 
-    pub(super) fn secret(&mut self, var: &Var) -> Option<SecretString> {
+    pub(super) fn secret(&mut self, var: &EnvVar) -> Option<SecretString> {
         self.optional(var, |text| {
             // It becomes a header: what cannot be one is better refused here than at each call.
             let plain = text.chars().all(|c| c.is_ascii_graphic());
@@ -167,7 +171,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A secret that callers of the HTTP port have to know.
-    pub(super) fn token(&mut self, var: &Var) -> Option<SecretString> {
+    pub(super) fn token(&mut self, var: &EnvVar) -> Option<SecretString> {
         const SHORTEST: usize = 16;
         let token = self.secret(var)?;
         if token.expose_secret().len() < SHORTEST {
@@ -179,7 +183,7 @@ impl<'a> Reader<'a> {
         Some(token)
     }
 
-    fn text(&mut self, var: &Var) -> Option<String> {
+    fn text(&mut self, var: &EnvVar) -> Option<String> {
         let value = (self.lookup)(var.name)?;
         let (text, is_quoted) = unquoted(&value);
         let text = text.to_owned();
@@ -202,7 +206,7 @@ impl<'a> Reader<'a> {
         Some(text)
     }
 
-    fn refuse(&mut self, var: &Var, text: &str, expected: &str) {
+    fn refuse(&mut self, var: &EnvVar, text: &str, expected: &str) {
         // A URL may hold a password, and a refused one need not be a URL.
         let shown = if var.secret || text.contains("://") || text.contains('@') {
             format!("the value ({} characters)", text.chars().count())
@@ -221,10 +225,10 @@ impl<'a> Reader<'a> {
 const LONGEST_SHOWN: usize = 200;
 
 /// A value that works.
-fn example(var: &Var) -> Option<&'static str> {
+fn example(var: &EnvVar) -> Option<&'static str> {
     match (var.default, var.name) {
-        (Fallback::Value(text), _) if !text.is_empty() => Some(text),
-        (Fallback::Computed(_), _) => Some("bullmq:ai-jobs,apalis:ai-jobs=8"),
+        (DefaultValue::Value(text), _) if !text.is_empty() => Some(text),
+        (DefaultValue::Computed(_), _) => Some("bullmq:ai-jobs,apalis:ai-jobs=8"),
         (_, "REDIS_PUBLIC_URL") => Some("rediss://default:password@host:6379"),
         (_, "AZURE_SPEECH_REGION") => Some("westeurope"),
         (_, "AZURE_SPEECH_ENDPOINT") => Some("https://westeurope.stt.speech.microsoft.com"),

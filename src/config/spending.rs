@@ -2,26 +2,26 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{reader::Reader, vars};
-use crate::spending::{Budgets, Exhausted, Prices, Usd};
+use super::{reader::EnvReader, vars};
+use crate::spending::{Budgets, ExhaustedBudget, PriceTable, Usd};
 
 /// Prices and budgets.
 #[derive(Debug, Clone)]
 pub struct SpendingSettings {
     /// What providers charge.
-    pub prices: Arc<Prices>,
+    pub prices: Arc<PriceTable>,
     /// What may be spent.
     pub budgets: Budgets,
 }
 
-pub(super) fn read(env: &mut Reader<'_>) -> SpendingSettings {
+pub(super) fn read(env: &mut EnvReader<'_>) -> SpendingSettings {
     let file = env.optional(&vars::PRICES_FILE, |path| {
-        Prices::from_file(Path::new(path)).map_err(|error| format!("a file of prices: {error}"))
+        PriceTable::from_file(Path::new(path)).map_err(|error| format!("a file of prices: {error}"))
     });
     let embedded = || {
-        Prices::embedded().unwrap_or_else(|error| {
+        PriceTable::embedded().unwrap_or_else(|error| {
             env_fault(&error);
-            Prices::default()
+            PriceTable::default()
         })
     };
     let mut amount = |var| env.optional(var, |text| text.parse::<Usd>().map_err(|error| error.to_string()));
@@ -37,8 +37,8 @@ pub(super) fn read(env: &mut Reader<'_>) -> SpendingSettings {
             month,
             student,
             exhausted: env.parse(&vars::BUDGET_EXHAUSTED, |text| match text {
-                "wait" => Ok(Exhausted::Wait),
-                "fail" => Ok(Exhausted::Fail),
+                "wait" => Ok(ExhaustedBudget::Wait),
+                "fail" => Ok(ExhaustedBudget::Fail),
                 _ => Err("wait or fail".to_owned()),
             }),
         },

@@ -2,10 +2,10 @@
 
 use axum::http::{HeaderName, HeaderValue};
 
-use super::{reader::Reader, vars};
+use super::{reader::EnvReader, vars};
 use crate::telemetry::trace::TraceSettings;
 
-pub(super) fn read(env: &mut Reader<'_>) -> Option<TraceSettings> {
+pub(super) fn read(env: &mut EnvReader<'_>) -> Option<TraceSettings> {
     let service = env.parse(&vars::OTEL_SERVICE_NAME, |text| Ok(text.to_owned()));
     let headers = env
         .optional(&vars::OTEL_EXPORTER_OTLP_HEADERS, parse_headers)

@@ -2,7 +2,7 @@
 
 /// Where a variable's value comes from when it is not set.
 #[derive(Debug, Clone, Copy)]
-pub enum Fallback {
+pub enum DefaultValue {
     /// From nowhere: it is optional.
     None,
     /// A fixed text.
@@ -13,24 +13,24 @@ pub enum Fallback {
 
 /// An environment variable.
 #[derive(Debug)]
-pub struct Var {
+pub struct EnvVar {
     /// Its name.
     pub name: &'static str,
     /// Its value when it is not set.
-    pub default: Fallback,
+    pub default: DefaultValue,
     /// What it does.
     pub about: &'static str,
     /// True if its value must never be shown.
     pub secret: bool,
 }
 
-impl Var {
+impl EnvVar {
     /// Its row in the README's table.
     pub fn row(&self) -> String {
         let default = match self.default {
-            Fallback::None => String::new(),
-            Fallback::Value(text) => format!("`{text}`"),
-            Fallback::Computed(compute) => format!("`{}`", compute()),
+            DefaultValue::None => String::new(),
+            DefaultValue::Value(text) => format!("`{text}`"),
+            DefaultValue::Computed(compute) => format!("`{}`", compute()),
         };
         format!("| `{}` | {} | {} |", self.name, default, self.about)
     }
@@ -49,7 +49,7 @@ macro_rules! vars {
     ($($name:ident $(: $secret:ident)? = $default:expr, $about:literal;)*) => {
         $(
             #[doc = $about]
-            pub const $name: Var = Var {
+            pub const $name: EnvVar = EnvVar {
                 name: stringify!($name),
                 default: $default,
                 about: $about,
@@ -57,11 +57,11 @@ macro_rules! vars {
             };
         )*
         /// All of them, in the order of the README.
-        pub const ALL: &[&Var] = &[$(&$name),*];
+        pub const ALL: &[&EnvVar] = &[$(&$name),*];
     };
 }
 
-use self::Fallback::{Computed, None, Value};
+use self::DefaultValue::{Computed, None, Value};
 
 vars! {
     REDIS_URL: secret = Value("redis://127.0.0.1:6379"), "Redis, `redis://` or `rediss://` (TLS)";

@@ -23,7 +23,7 @@ use crate::{
     connection::Connection,
     queue::{Layout, NewJob},
     replica::{self, Replica},
-    simulator::{Options, Simulator},
+    simulator::{Simulator, SimulatorOptions},
     telemetry::{self, LogFormat},
 };
 
@@ -60,11 +60,11 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // Before anything is started that would have to be stopped.
     let (interrupted, hasten) = cli::stop_signals()?;
     let redis = PrivateRedis::start().await?;
-    let options = Options {
+    let options = SimulatorOptions {
         latency: args.latency,
         random_faults: args.faults,
         seed: 7,
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
         .await
@@ -80,7 +80,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
     let stop = CancellationToken::new();
     let replica = tokio::spawn(replica.run(stop.clone().cancelled_owned(), hasten));
-    let stage = show::Stage::new(args.logs);
+    let stage = show::ProgressDisplay::new(args.logs);
     let operator = replica::operator(&config)?;
     let shown = async {
         if args.jobs >= ENOUGH_FOR_AN_OUTAGE {
@@ -114,7 +114,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Configuration of the demo. Waits are short and limits high, so that the demo ends soon.
-fn config(redis: &PrivateRedis, simulator: &Simulator, options: &Options) -> anyhow::Result<Config> {
+fn config(redis: &PrivateRedis, simulator: &Simulator, options: &SimulatorOptions) -> anyhow::Result<Config> {
     let mut env: HashMap<&str, String> = point_to(simulator, options).into_iter().collect();
     env.insert("REDIS_URL", redis.url());
     for (name, value) in [
@@ -135,7 +135,7 @@ fn config(redis: &PrivateRedis, simulator: &Simulator, options: &Options) -> any
 }
 
 /// The variables that point a worker to a simulator.
-pub fn point_to(simulator: &Simulator, options: &Options) -> Vec<(&'static str, String)> {
+pub fn point_to(simulator: &Simulator, options: &SimulatorOptions) -> Vec<(&'static str, String)> {
     vec![
         ("OPENAI_BASE_URL", simulator.openai_base_url()),
         ("OPENAI_API_KEY", options.keys.openai.clone()),
@@ -147,7 +147,7 @@ pub fn point_to(simulator: &Simulator, options: &Options) -> Vec<(&'static str, 
 }
 
 /// Enqueues jobs of all types in turn, each in its own queue.
-async fn enqueue(config: &Config, count: u32) -> anyhow::Result<Vec<show::Followed>> {
+async fn enqueue(config: &Config, count: u32) -> anyhow::Result<Vec<show::FollowedJob>> {
     let connection = Connection::open(&config.redis)?;
     let brokers = JobType::ALL.map(|kind| {
         let spec = QueueSpec {
@@ -169,7 +169,7 @@ async fn enqueue(config: &Config, count: u32) -> anyhow::Result<Vec<show::Follow
             delay: Duration::ZERO,
         };
         broker.enqueue(&job).await.context("a demo job is not enqueued")?;
-        followed.push(show::Followed::new(*kind, id, payload, broker.clone()));
+        followed.push(show::FollowedJob::new(*kind, id, payload, broker.clone()));
     }
     Ok(followed)
 }

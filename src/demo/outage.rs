@@ -3,11 +3,11 @@
 
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
-use super::show::Stage;
+use super::show::ProgressDisplay;
 use crate::{
     gate::State,
     operator::Operator,
-    simulator::{Fault, Handle, Provider},
+    simulator::{Fault, Provider, SimulatorHandle},
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const OPEN_FOR_A_WHILE: Duration = Duration::from_millis(1500);
 
 /// Makes OpenAI fail from now on.
-pub(super) fn begin(simulator: &Handle, stage: &Stage) -> anyhow::Result<()> {
+pub(super) fn begin(simulator: &SimulatorHandle, stage: &ProgressDisplay) -> anyhow::Result<()> {
     simulator
         .faults()
         .on_match(Provider::OpenAi, "", Fault::status(503), None)?;
@@ -24,7 +24,11 @@ pub(super) fn begin(simulator: &Handle, stage: &Stage) -> anyhow::Result<()> {
 }
 
 /// Tells of every breaker that moves, and ends the outage once OpenAI's is open. Never ends by itself.
-pub(super) async fn narrate(operator: &Operator, simulator: &Handle, stage: &Stage) -> Infallible {
+pub(super) async fn narrate(
+    operator: &Operator,
+    simulator: &SimulatorHandle,
+    stage: &ProgressDisplay,
+) -> Infallible {
     let mut known: HashMap<String, State> = HashMap::new();
     let mut over = false;
     loop {

@@ -12,24 +12,24 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jobs::{
     JobType,
-    generate_flashcards::contract::{self, Violation},
+    generate_flashcards::contract::{self, ContractViolation},
 };
 use serde_json::{Value, value::RawValue};
 
-use crate::queue::{Broker, JobView, State};
+use crate::queue::{Broker, JobSnapshot, JobState};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A job that is followed.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) struct FollowedJob {
     kind: JobType,
     id: String,
     payload: Box<RawValue>,
     broker: Arc<dyn Broker>,
 }
 
-impl Followed {
+impl FollowedJob {
     pub(super) const fn new(
         kind: JobType,
         id: String,
@@ -45,7 +45,7 @@ impl Followed {
     }
 
     /// Checks the result of a flashcards job against the contract of the study app.
-    fn check(&self, result: &Value) -> anyhow::Result<Vec<Violation>> {
+    fn check(&self, result: &Value) -> anyhow::Result<Vec<ContractViolation>> {
         let payload = serde_json::from_str(self.payload.get())?;
         Ok(contract::violations(&payload, result))
     }
@@ -53,15 +53,15 @@ impl Followed {
 
 /// How the jobs ended.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
-    rows: BTreeMap<JobType, Row>,
+pub(super) struct DemoResult {
+    rows: BTreeMap<JobType, ResultRow>,
     decks: u64,
     cards: usize,
     violations: usize,
 }
 
 #[derive(Debug, Default)]
-struct Row {
+struct ResultRow {
     jobs: u64,
     done: u64,
     failed: u64,
@@ -69,7 +69,7 @@ struct Row {
     took: Duration,
 }
 
-impl Shown {
+impl DemoResult {
     pub(super) fn all_done(&self) -> bool {
         self.rows.values().all(|row| row.done == row.jobs) && self.violations == 0
     }
@@ -108,13 +108,13 @@ impl Shown {
 
 /// Where the show is shown: bars on a terminal, lines elsewhere, and nothing at all where the log is shown.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct ProgressDisplay {
     bars: MultiProgress,
     terminal: bool,
     quiet: bool,
 }
 
-impl Stage {
+impl ProgressDisplay {
     pub(super) fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         let bars = if terminal {
@@ -141,9 +141,9 @@ impl Stage {
 }
 
 /// Looks at the jobs until each has ended.
-pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<Shown> {
+pub(super) async fn follow(jobs: &[FollowedJob], stage: &ProgressDisplay) -> anyhow::Result<DemoResult> {
     let started = Instant::now();
-    let mut shown = Shown::default();
+    let mut shown = DemoResult::default();
     for job in jobs {
         shown.rows.entry(job.kind).or_default().jobs += 1;
     }
@@ -165,11 +165,11 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
                 };
                 let view = view.with_context(|| format!("job {} is gone", job.id))?;
                 *percents.entry(job.kind).or_default() += u64::from(view.progress);
-                if matches!(view.state, State::Completed | State::Failed) {
+                if matches!(view.state, JobState::Completed | JobState::Failed) {
                     *ended = true;
                     count(shown.rows.entry(job.kind).or_default(), &view, started.elapsed());
                     shown.check(job, &view, stage)?;
-                    if view.state == State::Failed {
+                    if view.state == JobState::Failed {
                         stage.say(&format!("{} failed: {}", job.id, view.error.unwrap_or_default()));
                     }
                 }
@@ -199,9 +199,14 @@ pub(super) async fn follow(jobs: &[Followed], stage: &Stage) -> anyhow::Result<S
     Ok(shown)
 }
 
-impl Shown {
+impl DemoResult {
     /// Counts the deck of a completed job, and shows where it breaks the contract.
-    fn check(&mut self, job: &Followed, view: &JobView, stage: &Stage) -> anyhow::Result<()> {
+    fn check(
+        &mut self,
+        job: &FollowedJob,
+        view: &JobSnapshot,
+        stage: &ProgressDisplay,
+    ) -> anyhow::Result<()> {
         let deck = view
             .result
             .as_ref()
@@ -219,8 +224,8 @@ impl Shown {
 }
 
 /// Each line of the history is an attempt that failed; the one that ended the job comes on top.
-fn count(row: &mut Row, view: &JobView, took: Duration) {
-    let failed = view.state == State::Failed;
+fn count(row: &mut ResultRow, view: &JobSnapshot, took: Duration) {
+    let failed = view.state == JobState::Failed;
     row.done += u64::from(!failed);
     row.failed += u64::from(failed);
     row.calls += view.history.len() as u64 + u64::from(!failed);

@@ -6,11 +6,14 @@ use jobs::AccountFault;
 use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
 
 use super::{
-    permit::Outcome,
-    scripts::Scripts,
+    permit::CallOutcome,
+    scripts::GateScripts,
     settings::{GateSettings, LimitSettings, millis},
     verdict::{Effect, Reason, State},
-    wire::{Answer, Control, End, Reading, Request, Settled, Verdict},
+    wire::{
+        AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateReading,
+        SettlementReply,
+    },
 };
 use crate::{connection::Connection, keys::GateKeys};
 
@@ -19,15 +22,15 @@ const MOST_TOKENS: u64 = 1_000_000_000;
 
 /// One gate's scripts, keys and numbers.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct RedisGate {
     pub(super) connection: Connection,
-    pub(super) scripts: Arc<Scripts>,
+    pub(super) scripts: Arc<GateScripts>,
     pub(super) keys: GateKeys,
     pub(super) settings: GateSettings,
     pub(super) lease_ttl: Duration,
 }
 
-impl std::fmt::Debug for Desk {
+impl std::fmt::Debug for RedisGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Desk")
             .field("keys", &self.keys)
@@ -37,15 +40,15 @@ impl std::fmt::Debug for Desk {
 }
 
 /// The answer of `turn.lua`.
-pub(super) struct Turn {
+pub(super) struct SettleAndAdmitReply {
     /// Of each permit that was to be settled.
-    pub(super) settled: Vec<Settled>,
+    pub(super) settled: Vec<SettlementReply>,
     /// Of each request.
-    pub(super) admitted: Vec<Result<Answer, RedisError>>,
+    pub(super) admitted: Vec<Result<AdmissionReply, RedisError>>,
 }
 
 /// The answer of `admit.lua` about one call.
-type Row = (
+type AdmitRow = (
     State,
     u64,
     u64,
@@ -74,17 +77,17 @@ type BreakerRow = (
 /// The part of `control.lua`'s answer about the limits.
 type LimitsRow = (u64, u64, u64, u64, u64);
 
-fn answer((state, epoch, now, moved_to, refused, granted): Row) -> Result<Answer, RedisError> {
+fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<AdmissionReply, RedisError> {
     let verdict = match (refused, granted) {
-        (Some((reason, wait, fault)), _) => Verdict::Refused {
+        (Some((reason, wait, fault)), _) => AdmissionVerdict::Refused {
             reason,
             wait: u64::try_from(wait).ok().map(Duration::from_millis), // -1: never
             fault: AccountFault::from_word(&fault),
         },
-        (None, Some((probe, expires))) => Verdict::Granted { probe, expires },
+        (None, Some((probe, expires))) => AdmissionVerdict::Granted { probe, expires },
         (None, None) => return Err((ErrorKind::Parse, "admit.lua neither grants nor refuses").into()),
     };
-    Ok(Answer {
+    Ok(AdmissionReply {
         verdict,
         state,
         epoch,
@@ -93,20 +96,24 @@ fn answer((state, epoch, now, moved_to, refused, granted): Row) -> Result<Answer
     })
 }
 
-impl Desk {
+impl RedisGate {
     /// Settles permits, then asks for others, one for each request. What is freed can be granted.
-    pub(super) async fn turn(&self, ends: &[End], requests: &[Request]) -> Result<Turn, RedisError> {
+    pub(super) async fn turn(
+        &self,
+        ends: &[CallEnd],
+        requests: &[AdmissionRequest],
+    ) -> Result<SettleAndAdmitReply, RedisError> {
         let breaker = &self.settings.breaker;
         let mut call = self.limited_call(&self.scripts.turn);
         call.arg(breaker.failure_threshold)
             .arg(millis(breaker.window))
             .arg(breaker.share.percent())
             .arg(ends.len());
-        for End { id, settlement } in ends {
+        for CallEnd { id, settlement } in ends {
             let used = settlement.tokens.map_or(-1, |n| n.min(MOST_TOKENS).cast_signed());
             call.arg(&**id);
             match (settlement.outcome, settlement.fault) {
-                (Outcome::Failure, Some(fault)) => call.arg(format!("failure:{}", fault.as_str())),
+                (CallOutcome::Failure, Some(fault)) => call.arg(format!("failure:{}", fault.as_str())),
                 (outcome, _) => call.arg(outcome.as_str()),
             };
             call.arg(used);
@@ -116,20 +123,20 @@ impl Desk {
             call.arg(&*request.id)
                 .arg(request.estimated_tokens.min(MOST_TOKENS));
         }
-        let (settled, admitted): (Vec<SettledRow>, Vec<Row>) = self.resent_once(&call).await?;
+        let (settled, admitted): (Vec<SettledRow>, Vec<AdmitRow>) = self.resent_once(&call).await?;
         if settled.len() != ends.len() || admitted.len() != requests.len() {
             return Err((ErrorKind::UnexpectedReturnType, "not an answer for each call").into());
         }
         let settled = settled
             .into_iter()
-            .map(|(effect, state, count, failed, of_calls)| Settled {
+            .map(|(effect, state, count, failed, of_calls)| SettlementReply {
                 effect,
                 state,
                 count,
                 failed,
                 of_calls,
             });
-        Ok(Turn {
+        Ok(SettleAndAdmitReply {
             settled: settled.collect(),
             admitted: admitted.into_iter().map(answer).collect(),
         })
@@ -145,12 +152,12 @@ impl Desk {
     }
 
     /// Reads the gate, or moves its breaker.
-    pub(super) async fn control(&self, control: Control) -> Result<Reading, RedisError> {
+    pub(super) async fn control(&self, control: BreakerControl) -> Result<GateReading, RedisError> {
         let mut call = self.call(&self.scripts.control);
         call.arg(match control {
-            Control::Status => "status",
-            Control::Close => "close",
-            Control::Open => "open",
+            BreakerControl::Status => "status",
+            BreakerControl::Close => "close",
+            BreakerControl::Open => "open",
         });
         call.arg(millis(self.settings.breaker.open_for));
         let (
@@ -168,7 +175,7 @@ impl Desk {
             ),
             (in_flight, requests, tokens, throttled_until, now),
         ): (BreakerRow, LimitsRow) = self.connection.invoke(&call).await?;
-        Ok(Reading {
+        Ok(GateReading {
             before,
             state,
             failures,

@@ -15,14 +15,14 @@ use std::{
 use jobs::AccountFault;
 
 pub(super) use self::{
-    breaker::{Breaker, Caution, Ticket},
-    limits::{Charge, Limits},
+    breaker::{BreakerTicket, LocalBreaker, RecoveryRamp},
+    limits::{LimitCharge, LocalLimits},
 };
-use super::{permit::Settlement, verdict::Reason, wire::Settled};
+use super::{permit::Settlement, verdict::Reason, wire::SettlementReply};
 
 /// Not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct LocalFallback {
     pub(super) reason: Reason,
     /// `None`: never.
     pub(super) wait: Option<Duration>,
@@ -30,7 +30,7 @@ pub(super) struct Refusal {
     pub(super) fault: Option<AccountFault>,
 }
 
-impl Refusal {
+impl LocalFallback {
     /// A refusal that no fault of the account is behind.
     pub(super) const fn new(reason: Reason, wait: Option<Duration>) -> Self {
         Self {
@@ -43,15 +43,15 @@ impl Refusal {
 
 /// The local records of a call, which are settled at its end.
 #[derive(Debug)]
-pub(super) struct Account {
-    ticket: Ticket,
-    charge: Charge,
+pub(super) struct LocalCallRecord {
+    ticket: BreakerTicket,
+    charge: LimitCharge,
 }
 
 /// A call that the replica has granted by itself.
 #[derive(Debug)]
-pub(super) struct Grant {
-    pub(super) account: Account,
+pub(super) struct LocalGrant {
+    pub(super) account: LocalCallRecord,
     /// The breaker became HALF_OPEN by it.
     pub(super) half_opened: bool,
 }
@@ -59,12 +59,12 @@ pub(super) struct Grant {
 /// One provider's limits, and the breaker that it may share with another.
 #[derive(Debug)]
 pub(super) struct Local {
-    breaker: Arc<Mutex<Breaker>>,
-    limits: Mutex<Limits>,
+    breaker: Arc<Mutex<LocalBreaker>>,
+    limits: Mutex<LocalLimits>,
 }
 
 impl Local {
-    pub(super) fn new(breaker: Arc<Mutex<Breaker>>, limits: Limits) -> Self {
+    pub(super) fn new(breaker: Arc<Mutex<LocalBreaker>>, limits: LocalLimits) -> Self {
         Self {
             breaker,
             limits: Mutex::new(limits),
@@ -72,13 +72,18 @@ impl Local {
     }
 
     /// Decides in Redis's place, as one of `replicas`. A refusal consumes nothing.
-    pub(super) fn admit(&self, now: Instant, tokens: u64, replicas: u32) -> Result<Grant, Refusal> {
+    pub(super) fn admit(
+        &self,
+        now: Instant,
+        tokens: u64,
+        replicas: u32,
+    ) -> Result<LocalGrant, LocalFallback> {
         let (mut breaker, mut limits) = (lock(&self.breaker), lock(&self.limits));
         breaker.check(now)?;
         limits.check(now, tokens, replicas, breaker.caution(now))?;
         let (ticket, half_opened) = breaker.admit(now);
-        Ok(Grant {
-            account: Account {
+        Ok(LocalGrant {
+            account: LocalCallRecord {
                 ticket,
                 charge: limits.charge(now, tokens, replicas),
             },
@@ -87,26 +92,26 @@ impl Local {
     }
 
     /// Redis has granted a call. One that is no probe says that the breaker is closed.
-    pub(super) fn granted(&self, now: Instant, tokens: u64, replicas: u32, probe: bool) -> Account {
+    pub(super) fn granted(&self, now: Instant, tokens: u64, replicas: u32, probe: bool) -> LocalCallRecord {
         let mut breaker = lock(&self.breaker);
         if !probe {
             breaker.is_closed(now);
         }
-        Account {
+        LocalCallRecord {
             ticket: breaker.ticket(),
             charge: lock(&self.limits).charge(now, tokens, replicas),
         }
     }
 
     /// Redis has refused a call.
-    pub(super) fn refused(&self, now: Instant, refusal: Refusal) {
+    pub(super) fn refused(&self, now: Instant, refusal: LocalFallback) {
         match refusal {
-            Refusal {
+            LocalFallback {
                 reason: Reason::Open,
                 wait: Some(wait),
                 fault,
             } => lock(&self.breaker).is_open(now + wait, fault),
-            Refusal {
+            LocalFallback {
                 reason: Reason::Throttled,
                 wait: Some(wait),
                 ..
@@ -119,10 +124,10 @@ impl Local {
     pub(super) fn end(
         &self,
         now: Instant,
-        account: Account,
+        account: LocalCallRecord,
         settlement: Settlement,
         tell_breaker: bool,
-    ) -> Option<Settled> {
+    ) -> Option<SettlementReply> {
         lock(&self.limits).release(now, account.charge, settlement);
         let mut breaker = lock(&self.breaker);
         if tell_breaker {

@@ -47,23 +47,23 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    desk::Desk,
-    local::{Breaker, Limits, Local},
-    provider::Shared,
-    scripts::Scripts,
+    desk::RedisGate,
+    local::{Local, LocalBreaker, LocalLimits},
+    provider::GateContext,
+    scripts::GateScripts,
     settings::millis,
-    wire::Wire,
+    wire::BatchedGate,
 };
 pub use self::{
-    permit::{Outcome, Permit, Settlement},
-    provider::{Admission, Gate, Room},
+    permit::{CallOutcome, Permit, Settlement},
+    provider::{Admission, LimitRoom, ProviderGate},
     settings::{
         BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace,
     },
-    status::{BreakerStatus, Status},
+    status::{BreakerStatus, GateStatus},
     verdict::{Effect, Reason, Rejection, State},
 };
-use crate::{connection::Connection, keys::GateKeys, watchdog::Pulse};
+use crate::{connection::Connection, keys::GateKeys, watchdog::LoopProgress};
 
 /// How long a call waits for its gate, at most: then Redis counts as away.
 const DEADLINE: Duration = Duration::from_millis(250);
@@ -72,7 +72,7 @@ const DELIVER_AGAIN: Duration = Duration::from_millis(500);
 
 /// The gate's scripts, as `gate <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
-    Scripts::new()
+    GateScripts::new()
         .named()
         .map(|(name, script)| (format!("gate {name}"), script.get_hash().to_owned()))
         .into()
@@ -82,13 +82,13 @@ pub fn script_names() -> Vec<(String, String)> {
 #[derive(Debug)]
 pub struct Gates {
     connection: Connection,
-    scripts: Arc<Scripts>,
-    shared: Arc<Shared>,
+    scripts: Arc<GateScripts>,
+    shared: Arc<GateContext>,
     lease_ttl: Duration,
-    pulse: Arc<Pulse>,
-    openai: Arc<Gate>,
-    azure_speech: Arc<Gate>,
-    azure_vision: Arc<Gate>,
+    pulse: Arc<LoopProgress>,
+    openai: Arc<ProviderGate>,
+    azure_speech: Arc<ProviderGate>,
+    azure_vision: Arc<ProviderGate>,
 }
 
 impl Gates {
@@ -97,36 +97,40 @@ impl Gates {
     /// # Errors
     /// When the settings contradict each other, naming what.
     pub fn new(connection: Connection, replica: &str, settings: &GatesSettings) -> Result<Self, InvalidGate> {
-        Self::with(connection, replica, settings, Scripts::new(), DEADLINE)
+        Self::with(connection, replica, settings, GateScripts::new(), DEADLINE)
     }
 
     fn with(
         connection: Connection,
         replica: &str,
         all: &GatesSettings,
-        scripts: Scripts,
+        scripts: GateScripts,
         deadline: Duration,
     ) -> Result<Self, InvalidGate> {
         all.check()?;
-        let (shared, scripts, started) = (Arc::new(Shared::new(replica)), Arc::new(scripts), Instant::now());
-        let mut breakers: HashMap<&str, Arc<Mutex<Breaker>>> = HashMap::new();
+        let (shared, scripts, started) = (
+            Arc::new(GateContext::new(replica)),
+            Arc::new(scripts),
+            Instant::now(),
+        );
+        let mut breakers: HashMap<&str, Arc<Mutex<LocalBreaker>>> = HashMap::new();
         let mut gate = |provider: Provider| {
             let settings = all.of(provider);
             let breaker = breakers
                 .entry(settings.breaker.name())
-                .or_insert_with(|| Arc::new(Mutex::new(Breaker::new(settings.breaker.clone()))));
-            let local = Local::new(breaker.clone(), Limits::new(settings.limits, started));
-            let desk = Desk {
+                .or_insert_with(|| Arc::new(Mutex::new(LocalBreaker::new(settings.breaker.clone()))));
+            let local = Local::new(breaker.clone(), LocalLimits::new(settings.limits, started));
+            let desk = RedisGate {
                 connection: connection.clone(),
                 scripts: scripts.clone(),
                 keys: GateKeys::new(settings.breaker.name(), provider.as_str()),
                 settings: settings.clone(),
                 lease_ttl: all.lease_ttl,
             };
-            Arc::new(Gate::new(
+            Arc::new(ProviderGate::new(
                 provider,
                 shared.clone(),
-                Wire::new(desk, deadline),
+                BatchedGate::new(desk, deadline),
                 local,
             ))
         };
@@ -143,7 +147,7 @@ impl Gates {
     }
 
     /// The gate of one provider.
-    pub const fn gate(&self, provider: Provider) -> &Arc<Gate> {
+    pub const fn gate(&self, provider: Provider) -> &Arc<ProviderGate> {
         match provider {
             Provider::OpenAi => &self.openai,
             Provider::AzureSpeech => &self.azure_speech,
@@ -152,12 +156,12 @@ impl Gates {
     }
 
     /// All gates.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Gate>> {
+    pub fn all(&self) -> impl Iterator<Item = &Arc<ProviderGate>> {
         Provider::ALL.into_iter().map(|provider| self.gate(provider))
     }
 
     /// A gate with the breaker of that name: any will do to read or move the breaker.
-    pub fn with_breaker(&self, name: &str) -> Option<&Arc<Gate>> {
+    pub fn with_breaker(&self, name: &str) -> Option<&Arc<ProviderGate>> {
         self.all().find(|gate| gate.breaker() == name)
     }
 
@@ -173,7 +177,7 @@ impl Gates {
     }
 
     /// Beats while [`Self::run`] makes progress.
-    pub const fn pulse(&self) -> &Arc<Pulse> {
+    pub const fn pulse(&self) -> &Arc<LoopProgress> {
         &self.pulse
     }
 

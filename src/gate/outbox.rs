@@ -15,7 +15,7 @@ const MOST: usize = 10_000;
 
 /// A settlement that waits.
 #[derive(Debug, Clone)]
-pub(super) struct Letter {
+pub(super) struct PendingSettlement {
     pub(super) id: Arc<str>,
     pub(super) settlement: Settlement,
     expires: Instant,
@@ -23,12 +23,12 @@ pub(super) struct Letter {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Outbox {
-    letters: VecDeque<Letter>,
+pub(super) struct PendingSettlements {
+    letters: VecDeque<PendingSettlement>,
     keep_for: Duration,
 }
 
-impl Outbox {
+impl PendingSettlements {
     pub(super) const fn new(keep_for: Duration) -> Self {
         Self {
             letters: VecDeque::new(),
@@ -41,7 +41,7 @@ impl Outbox {
         if self.letters.len() >= MOST {
             self.letters.pop_front();
         }
-        self.letters.push_back(Letter {
+        self.letters.push_back(PendingSettlement {
             id,
             settlement,
             expires: now + self.keep_for,
@@ -49,7 +49,7 @@ impl Outbox {
     }
 
     /// Takes up to `most` that are still worth telling, the oldest first.
-    pub(super) fn take(&mut self, now: Instant, most: usize) -> Vec<Letter> {
+    pub(super) fn take(&mut self, now: Instant, most: usize) -> Vec<PendingSettlement> {
         while self.letters.front().is_some_and(|letter| letter.expires <= now) {
             self.letters.pop_front();
         }
@@ -57,7 +57,7 @@ impl Outbox {
     }
 
     /// Returns unsent settlements to the front of the outbox; they keep their age.
-    pub(super) fn put_back(&mut self, letters: Vec<Letter>) {
+    pub(super) fn put_back(&mut self, letters: Vec<PendingSettlement>) {
         for letter in letters.into_iter().rev() {
             if self.letters.len() < MOST {
                 self.letters.push_front(letter);
@@ -73,21 +73,21 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::permit::Outcome;
+    use crate::gate::permit::CallOutcome;
 
     const TTL: Duration = Duration::from_secs(15);
 
-    fn push(outbox: &mut Outbox, now: Instant, id: &str) {
-        outbox.push(now, id.into(), Settlement::new(Outcome::Success));
+    fn push(outbox: &mut PendingSettlements, now: Instant, id: &str) {
+        outbox.push(now, id.into(), Settlement::new(CallOutcome::Success));
     }
 
-    fn ids(letters: &[Letter]) -> Vec<&str> {
+    fn ids(letters: &[PendingSettlement]) -> Vec<&str> {
         letters.iter().map(|letter| &*letter.id).collect()
     }
 
     #[test]
     fn keeps_the_order_and_drops_what_is_older_than_a_lease() {
-        let (mut outbox, start) = (Outbox::new(TTL), Instant::now());
+        let (mut outbox, start) = (PendingSettlements::new(TTL), Instant::now());
         push(&mut outbox, start, "a");
         push(&mut outbox, start + TTL / 2, "b");
         push(&mut outbox, start + TTL / 2, "c");
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn is_bounded_and_prefers_the_newest() {
-        let (mut outbox, now) = (Outbox::new(TTL), Instant::now());
+        let (mut outbox, now) = (PendingSettlements::new(TTL), Instant::now());
         for n in 0..=MOST {
             push(&mut outbox, now, &n.to_string());
         }

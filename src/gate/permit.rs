@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobs::{AccountFault, Class, Culprit, Failure, Reply};
+use jobs::{AccountFault, Culprit, Failure, FailureClass, ProviderReply};
 use tokio_util::sync::CancellationToken;
 
-use super::{local::Account, provider::Gate, verdict::Effect};
+use super::{local::LocalCallRecord, provider::ProviderGate, verdict::Effect};
 
 /// Pause after a provider asks to slow down without a duration.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const LONGEST_THROTTLE: Duration = Duration::from_hours(24);
 
 /// How a call ended, as the breaker sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// A usable answer.
     Success,
     /// The provider failed.
@@ -35,7 +35,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: CallOutcome,
     /// Tokens that the call used; `None` keeps the estimate.
     pub tokens: Option<u64>,
     /// How long the whole fleet pauses calls to the provider.
@@ -46,7 +46,7 @@ pub struct Settlement {
 
 impl Settlement {
     /// Only an outcome: no tokens, no throttle.
-    pub const fn new(outcome: Outcome) -> Self {
+    pub const fn new(outcome: CallOutcome) -> Self {
         Self {
             outcome,
             tokens: None,
@@ -56,38 +56,38 @@ impl Settlement {
     }
 
     /// Derives the report from a call's result. The culprit decides whether the breaker counts it.
-    pub fn of(result: &Result<Reply, Failure>) -> Self {
+    pub fn of(result: &Result<ProviderReply, Failure>) -> Self {
         let failure = match result {
             Ok(reply) => {
                 return Self {
                     tokens: reply.tokens,
-                    ..Self::new(Outcome::Success)
+                    ..Self::new(CallOutcome::Success)
                 };
             }
             Err(failure) => failure,
         };
         match (failure.class(), failure.culprit()) {
-            (Class::Blocked, _) => Self::new(Outcome::Cancelled),
-            (Class::RateLimited, _) => {
+            (FailureClass::Blocked, _) => Self::new(CallOutcome::Cancelled),
+            (FailureClass::RateLimited, _) => {
                 let throttle = failure
                     .retry_after()
                     .unwrap_or(DEFAULT_THROTTLE)
                     .min(LONGEST_THROTTLE);
                 Self {
                     throttle: Some(throttle),
-                    ..Self::new(Outcome::Ignored)
+                    ..Self::new(CallOutcome::Ignored)
                 }
             }
             (_, Culprit::Provider | Culprit::Account) => Self {
                 fault: failure.account_fault(),
-                ..Self::new(Outcome::Failure)
+                ..Self::new(CallOutcome::Failure)
             },
-            (_, Culprit::Job | Culprit::Nobody) => Self::new(Outcome::Ignored),
+            (_, Culprit::Job | Culprit::Nobody) => Self::new(CallOutcome::Ignored),
         }
     }
 }
 
-impl Outcome {
+impl CallOutcome {
     /// Its word in the scripts.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -106,13 +106,13 @@ impl Outcome {
 #[derive(Debug)]
 #[must_use = "a permit that is dropped counts as cancelled"]
 pub struct Permit {
-    gate: Arc<Gate>,
+    gate: Arc<ProviderGate>,
     id: Arc<str>,
     lost: CancellationToken,
     sent: Option<Instant>,
     settlement: Option<Settlement>,
     /// This replica's local records of the call; `None` before it is granted.
-    account: Option<Account>,
+    account: Option<LocalCallRecord>,
     /// Granted by this replica itself: its own breaker has to hear of the end.
     local: bool,
     /// Nothing is left to tell Redis: it has refused the call, or settled it.
@@ -122,7 +122,7 @@ pub struct Permit {
 impl Permit {
     /// Creates a permit before the request to Redis. Redis may grant it although the answer is lost, so every drop from
     /// here on settles it.
-    pub(super) fn asked(gate: Arc<Gate>, id: Arc<str>) -> Self {
+    pub(super) fn asked(gate: Arc<ProviderGate>, id: Arc<str>) -> Self {
         let lost = CancellationToken::new();
         Self {
             gate,
@@ -136,13 +136,13 @@ impl Permit {
         }
     }
 
-    pub(super) fn granted(mut self, account: Account) -> Self {
+    pub(super) fn granted(mut self, account: LocalCallRecord) -> Self {
         self.gate.keep_alive(&self.id, &self.lost);
         self.account = Some(account);
         self
     }
 
-    pub(super) fn granted_locally(mut self, account: Account) -> Self {
+    pub(super) fn granted_locally(mut self, account: LocalCallRecord) -> Self {
         self.local = true;
         self.account = Some(account);
         self
@@ -170,8 +170,8 @@ impl Permit {
     /// Reports how the call ended. Never fails: with Redis away, the report is kept and delivered later.
     pub async fn settle(mut self, settlement: Settlement) -> Effect {
         let outcome = match (self.sent, settlement.outcome) {
-            (None, Outcome::Ignored) => Outcome::Cancelled,
-            (Some(sent), Outcome::Success) if self.gate.is_slow(sent.elapsed()) => Outcome::Failure,
+            (None, CallOutcome::Ignored) => CallOutcome::Cancelled,
+            (Some(sent), CallOutcome::Success) if self.gate.is_slow(sent.elapsed()) => CallOutcome::Failure,
             (_, outcome) => outcome,
         };
         let settlement = Settlement {
@@ -190,9 +190,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let otherwise = Settlement::new(if self.sent.is_some() {
-            Outcome::Failure
+            CallOutcome::Failure
         } else {
-            Outcome::Cancelled
+            CallOutcome::Cancelled
         });
         let settlement = self.settlement.unwrap_or(otherwise);
         if !self.over {

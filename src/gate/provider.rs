@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    local::{Account, Local, Refusal},
-    outbox::Outbox,
+    local::{Local, LocalCallRecord, LocalFallback},
+    outbox::PendingSettlements,
     permit::{Permit, Settlement},
-    report::{self, Scope},
-    status::Status,
+    report::{self, BreakerScope},
+    status::GateStatus,
     verdict::{Effect, Reason, Rejection, State},
-    wire::{Control, Verdict, Wire},
+    wire::{AdmissionVerdict, BatchedGate, BreakerControl},
 };
-use crate::telemetry::metrics::{PROCESS, labels::Index};
+use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
 
 /// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
@@ -33,7 +33,7 @@ const DELIVER_CHUNK: usize = 64;
 
 /// State that the gates of one replica share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct GateContext {
     /// Unique over all replicas and restarts: permit ids start with it.
     pub(super) replica: String,
     pub(super) next_permit: AtomicU64,
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     pub(super) letters: Notify,
 }
 
-impl Shared {
+impl GateContext {
     pub(super) fn new(replica: &str) -> Self {
         Self {
             replica: replica.to_owned(),
@@ -76,14 +76,14 @@ impl Shared {
 
 /// One provider's gate, as one replica holds it.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ProviderGate {
     provider: Provider,
-    shared: Arc<Shared>,
-    wire: Wire,
+    shared: Arc<GateContext>,
+    wire: BatchedGate,
     local: Local,
     /// Permits that Redis has granted and that are in use: their leases are renewed.
     live: Mutex<HashMap<Arc<str>, CancellationToken>>,
-    outbox: Mutex<Outbox>,
+    outbox: Mutex<PendingSettlements>,
     /// Tokens of the call that a limit has refused last: those that wait behind it need about as many.
     refused_tokens: AtomicU64,
     /// Told when a call has ended: a limit on calls in flight may have room now.
@@ -92,7 +92,7 @@ pub struct Gate {
 
 /// How many calls the limits would let pass now, as far as Redis can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct LimitRoom {
     /// So many; `usize::MAX` without limits.
     pub calls: usize,
     /// When more may pass: from now. Zero where some may pass now.
@@ -112,9 +112,9 @@ pub enum Admission {
     Rejected(Rejection),
 }
 
-impl Gate {
-    pub(super) fn new(provider: Provider, shared: Arc<Shared>, wire: Wire, local: Local) -> Self {
-        let outbox = Mutex::new(Outbox::new(wire.desk.lease_ttl));
+impl ProviderGate {
+    pub(super) fn new(provider: Provider, shared: Arc<GateContext>, wire: BatchedGate, local: Local) -> Self {
+        let outbox = Mutex::new(PendingSettlements::new(wire.desk.lease_ttl));
         Self {
             provider,
             shared,
@@ -176,18 +176,18 @@ impl Gate {
                     report::moved(
                         self.provider,
                         &self.wire.desk.settings.breaker,
-                        Scope::Fleet,
+                        BreakerScope::Fleet,
                         state,
                     );
                 }
                 match answer.verdict {
-                    Verdict::Granted { probe, .. } => {
-                        PROCESS.admissions[self.provider.index()][Scope::Fleet as usize].add(1);
+                    AdmissionVerdict::Granted { probe, .. } => {
+                        PROCESS.admissions[self.provider.index()][BreakerScope::Fleet as usize].add(1);
                         let account = self.local.granted(now, estimated_tokens, replicas, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
-                    Verdict::Refused { reason, wait, fault } => {
-                        let refusal = Refusal { reason, wait, fault };
+                    AdmissionVerdict::Refused { reason, wait, fault } => {
+                        let refusal = LocalFallback { reason, wait, fault };
                         self.local.refused(now, refusal);
                         if reason.is_limit() && reason != Reason::TooLarge {
                             self.refused_tokens.store(estimated_tokens, Ordering::Relaxed);
@@ -205,11 +205,11 @@ impl Gate {
                             report::moved(
                                 self.provider,
                                 &self.wire.desk.settings.breaker,
-                                Scope::Replica,
+                                BreakerScope::Replica,
                                 State::HalfOpen,
                             );
                         }
-                        PROCESS.admissions[self.provider.index()][Scope::Replica as usize].add(1);
+                        PROCESS.admissions[self.provider.index()][BreakerScope::Replica as usize].add(1);
                         return Admission::Admitted(permit.granted_locally(grant.account));
                     }
                     Err(refusal) => refusal,
@@ -236,11 +236,11 @@ impl Gate {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn room(&self) -> Result<Room, RedisError> {
+    pub async fn room(&self) -> Result<LimitRoom, RedisError> {
         let tokens = self.refused_tokens.load(Ordering::Relaxed);
         let (calls, wait, reason, spread, spread_wait) = self.wire.desk.room(tokens).await?;
         let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
-        Ok(Room {
+        Ok(LimitRoom {
             calls: any(calls),
             spread: (any(spread), Duration::from_millis(spread_wait)),
             wait: Duration::from_millis(wait),
@@ -257,27 +257,27 @@ impl Gate {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn status(&self) -> Result<Status, RedisError> {
-        self.control(Control::Status).await
+    pub async fn status(&self) -> Result<GateStatus, RedisError> {
+        self.control(BreakerControl::Status).await
     }
 
     /// Closes the breaker, by hand. Outcomes of calls in flight no longer count.
     ///
     /// # Errors
     /// Redis's.
-    pub async fn reset(&self) -> Result<Status, RedisError> {
-        self.control(Control::Close).await
+    pub async fn reset(&self) -> Result<GateStatus, RedisError> {
+        self.control(BreakerControl::Close).await
     }
 
     /// Opens the breaker, by hand, for its usual time.
     ///
     /// # Errors
     /// Redis's.
-    pub async fn open(&self) -> Result<Status, RedisError> {
-        self.control(Control::Open).await
+    pub async fn open(&self) -> Result<GateStatus, RedisError> {
+        self.control(BreakerControl::Open).await
     }
 
-    async fn control(&self, control: Control) -> Result<Status, RedisError> {
+    async fn control(&self, control: BreakerControl) -> Result<GateStatus, RedisError> {
         let reading = self.wire.desk.control(control).await?;
         if reading.before != reading.state {
             report::moved_by_hand(
@@ -287,7 +287,7 @@ impl Gate {
                 reading.state,
             );
         }
-        Ok(Status::new(self.provider, &self.wire.desk.settings, &reading))
+        Ok(GateStatus::new(self.provider, &self.wire.desk.settings, &reading))
     }
 
     /// Keeps a permit's lease alive until it [ends](Self::end).
@@ -296,13 +296,19 @@ impl Gate {
     }
 
     /// A call is over: nothing of it stays with this replica.
-    pub(super) fn end(&self, id: &Arc<str>, account: Account, settlement: Settlement, tell_breaker: bool) {
+    pub(super) fn end(
+        &self,
+        id: &Arc<str>,
+        account: LocalCallRecord,
+        settlement: Settlement,
+        tell_breaker: bool,
+    ) {
         lock(&self.live).remove(id);
         if let Some(settled) = self.local.end(Instant::now(), account, settlement, tell_breaker) {
             report::settled(
                 self.provider,
                 &self.wire.desk.settings.breaker,
-                Scope::Replica,
+                BreakerScope::Replica,
                 settlement.outcome,
                 settled,
             );
@@ -316,7 +322,7 @@ impl Gate {
         report::settled(
             self.provider,
             &self.wire.desk.settings.breaker,
-            Scope::Fleet,
+            BreakerScope::Fleet,
             settlement.outcome,
             settled,
         );

@@ -5,21 +5,21 @@ use jobs::Provider;
 use tracing::{info, warn};
 
 use super::{
-    permit::Outcome,
+    permit::CallOutcome,
     settings::BreakerSettings,
     verdict::{Effect, State},
-    wire::Settled,
+    wire::SettlementReply,
 };
-use crate::telemetry::metrics::{PROCESS, labels::Index};
+use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
 
 /// Which breaker speaks: the fleet's, or the replica's own while Redis is away.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Scope {
+pub(super) enum BreakerScope {
     Fleet,
     Replica,
 }
 
-impl Scope {
+impl BreakerScope {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Fleet => "fleet",
@@ -28,12 +28,12 @@ impl Scope {
     }
 }
 
-fn count(provider: Provider, scope: Scope, to: State) {
+fn count(provider: Provider, scope: BreakerScope, to: State) {
     PROCESS.transitions[provider.index()][to.index()][scope as usize].add(1);
 }
 
 /// An admission has moved the breaker.
-pub(super) fn moved(provider: Provider, breaker: &BreakerSettings, scope: Scope, to: State) {
+pub(super) fn moved(provider: Provider, breaker: &BreakerSettings, scope: BreakerScope, to: State) {
     count(provider, scope, to);
     let (name, scope) = (&*breaker.name, scope.as_str());
     match to {
@@ -51,15 +51,15 @@ pub(super) fn moved(provider: Provider, breaker: &BreakerSettings, scope: Scope,
 pub(super) fn settled(
     provider: Provider,
     breaker: &BreakerSettings,
-    scope: Scope,
-    outcome: Outcome,
-    settled: Settled,
+    scope: BreakerScope,
+    outcome: CallOutcome,
+    settled: SettlementReply,
 ) {
     if let Effect::Opened | Effect::Reopened | Effect::Closed = settled.effect {
         count(provider, scope, settled.state);
     }
     let (name, scope) = (&*breaker.name, scope.as_str());
-    let Settled {
+    let SettlementReply {
         effect,
         state,
         count,
@@ -88,8 +88,8 @@ pub(super) fn settled(
         );
     };
     match effect {
-        Effect::Recorded if outcome == Outcome::Failure && state == State::Closed => failure(),
-        Effect::Recorded if outcome == Outcome::Success && state == State::HalfOpen => success(),
+        Effect::Recorded if outcome == CallOutcome::Failure && state == State::Closed => failure(),
+        Effect::Recorded if outcome == CallOutcome::Success && state == State::HalfOpen => success(),
         Effect::Opened => {
             failure();
             warn!(breaker = name, scope, failures = count, from = %State::Closed, to = %state,
@@ -110,7 +110,7 @@ pub(super) fn settled(
 
 /// An operator has moved the breaker.
 pub(super) fn moved_by_hand(provider: Provider, breaker: &BreakerSettings, from: State, to: State) {
-    count(provider, Scope::Fleet, to);
+    count(provider, BreakerScope::Fleet, to);
     let name = &*breaker.name;
-    warn!(breaker = name, scope = Scope::Fleet.as_str(), %from, %to, "Circuit breaker {name}: {from} → {to} (by hand)");
+    warn!(breaker = name, scope = BreakerScope::Fleet.as_str(), %from, %to, "Circuit breaker {name}: {from} → {to} (by hand)");
 }

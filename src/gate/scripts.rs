@@ -5,7 +5,7 @@ use redis::Script;
 
 /// One script an operation.
 #[derive(Debug)]
-pub(super) struct Scripts {
+pub(super) struct GateScripts {
     pub(super) turn: Script,
     pub(super) room: Script,
     pub(super) renew: Script,
@@ -13,7 +13,7 @@ pub(super) struct Scripts {
     pub(super) presence: Script,
 }
 
-impl Scripts {
+impl GateScripts {
     pub(super) fn new() -> Self {
         Self::edited(|_, source| source.to_owned())
     }

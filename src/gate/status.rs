@@ -5,7 +5,7 @@ use jobs::{AccountFault, Provider};
 use super::{
     settings::{GateSettings, LimitSettings},
     verdict::State,
-    wire::Reading,
+    wire::GateReading,
 };
 
 /// How long the status reports an account's fault after its last occurrence while the breaker is closed, ms. Jobs that
@@ -14,7 +14,7 @@ const FAULT_LASTS: u64 = 180_000;
 
 /// One provider's gate. Times are of Redis's clock, ms since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct GateStatus {
     /// The breaker.
     pub breaker: BreakerStatus,
     /// The provider that the limits protect.
@@ -61,8 +61,8 @@ pub struct BreakerStatus {
     pub account_fault: Option<AccountFault>,
 }
 
-impl Status {
-    pub(super) fn new(provider: Provider, settings: &GateSettings, reading: &Reading) -> Self {
+impl GateStatus {
+    pub(super) fn new(provider: Provider, settings: &GateSettings, reading: &GateReading) -> Self {
         let breaker = &settings.breaker;
         let opened_at = reading.opened_at.filter(|_| reading.state != State::Closed);
         Self {

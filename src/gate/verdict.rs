@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use jobs::{AccountFault, Class, Failure, Provider};
+use jobs::{AccountFault, Failure, FailureClass, Provider};
 use redis::{FromRedisValue, ParsingError, Value};
 
 /// Words that the scripts say and the logs repeat: an enum, its words, and the way back from Redis.
@@ -163,14 +163,14 @@ impl From<Rejection> for Failure {
     /// Blocked until its time; for a call that can never pass, the job is wrong.
     fn from(rejection: Rejection) -> Self {
         let class = if rejection.retry_after.is_some() {
-            Class::Blocked
+            FailureClass::Blocked
         } else {
-            Class::Permanent
+            FailureClass::Permanent
         };
         let failure = Self::new(class, rejection.to_string())
             .by(rejection.provider)
             .with_retry_after(rejection.retry_after);
-        match rejection.reason.is_limit() && class == Class::Blocked {
+        match rejection.reason.is_limit() && class == FailureClass::Blocked {
             true => failure.with_limit(),
             false => failure,
         }

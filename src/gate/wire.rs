@@ -8,17 +8,17 @@ use jobs::AccountFault;
 use redis::{ErrorKind, RedisError};
 
 use super::{
-    desk::{Desk, Turn},
+    desk::{RedisGate, SettleAndAdmitReply},
     permit::Settlement,
     verdict::{Effect, Reason, State},
 };
 use crate::{
-    batch::{Batch, Bounds},
+    batch::{BatchLimits, Batcher},
     deadline::answered_within,
 };
 
 /// Requests and ends of calls that one script handles at most.
-const MOST: Bounds = Bounds {
+const MOST: BatchLimits = BatchLimits {
     calls: 1,
     requests: 64,
     partial: 64,
@@ -26,42 +26,42 @@ const MOST: Bounds = Bounds {
 };
 
 /// A request for a permit.
-pub(super) struct Request {
+pub(super) struct AdmissionRequest {
     pub(super) id: Arc<str>,
     pub(super) estimated_tokens: u64,
 }
 
 /// The end of a call.
-pub(super) struct End {
+pub(super) struct CallEnd {
     pub(super) id: Arc<str>,
     pub(super) settlement: Settlement,
 }
 
 /// A request to Redis.
-enum Ask {
-    Admit(Request),
-    Settle(End),
+enum GateRequest {
+    Admit(AdmissionRequest),
+    Settle(CallEnd),
 }
 
 /// Redis's answer to a request.
-enum Told {
-    Admitted(Result<Answer, RedisError>),
-    Settled(Settled),
+enum GateReply {
+    Admitted(Result<AdmissionReply, RedisError>),
+    Settled(SettlementReply),
 }
 
 /// One gate in Redis.
 #[derive(Debug, Clone)]
-pub(super) struct Wire {
-    pub(super) desk: Arc<Desk>,
+pub(super) struct BatchedGate {
+    pub(super) desk: Arc<RedisGate>,
     /// How long a call waits for its gate, at most: then Redis counts as away.
     deadline: Duration,
-    asks: Batch<Ask, Result<Told, RedisError>>,
+    asks: Batcher<GateRequest, Result<GateReply, RedisError>>,
 }
 
 /// The answer of `admit.lua`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) verdict: Verdict,
+pub(super) struct AdmissionReply {
+    pub(super) verdict: AdmissionVerdict,
     /// The state of the breaker now.
     pub(super) state: State,
     pub(super) epoch: u64,
@@ -73,7 +73,7 @@ pub(super) struct Answer {
 
 /// May it pass?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum AdmissionVerdict {
     /// It may.
     Granted {
         /// Its outcome decides about a half-open breaker.
@@ -93,7 +93,7 @@ pub(super) enum Verdict {
 
 /// The effect of a settlement, local or in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Settled {
+pub(super) struct SettlementReply {
     pub(super) effect: Effect,
     /// The state of the breaker now.
     pub(super) state: State,
@@ -107,7 +107,7 @@ pub(super) struct Settled {
 
 /// The answer of `control.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct GateReading {
     pub(super) before: State,
     pub(super) state: State,
     pub(super) failures: u32,
@@ -127,17 +127,17 @@ pub(super) struct Reading {
 
 /// An operator's command to a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Control {
+pub(super) enum BreakerControl {
     Status,
     Close,
     Open,
 }
 
-impl Wire {
-    pub(super) fn new(desk: Desk, deadline: Duration) -> Self {
+impl BatchedGate {
+    pub(super) fn new(desk: RedisGate, deadline: Duration) -> Self {
         let desk = Arc::new(desk);
         let turns = desk.clone();
-        let asks = Batch::new(
+        let asks = Batcher::new(
             MOST,
             |_| 0,
             move |asks| {
@@ -161,14 +161,14 @@ impl Wire {
         &self,
         id: impl Into<Arc<str>>,
         estimated_tokens: u64,
-    ) -> Result<Answer, RedisError> {
-        let request = Request {
+    ) -> Result<AdmissionReply, RedisError> {
+        let request = AdmissionRequest {
             id: id.into(),
             estimated_tokens,
         };
-        match self.in_time(Ask::Admit(request)).await? {
-            Told::Admitted(answer) => answer,
-            Told::Settled(_) => Err(others()),
+        match self.in_time(GateRequest::Admit(request)).await? {
+            GateReply::Admitted(answer) => answer,
+            GateReply::Settled(_) => Err(others()),
         }
     }
 
@@ -177,18 +177,18 @@ impl Wire {
         &self,
         id: impl Into<Arc<str>>,
         settlement: Settlement,
-    ) -> Result<Settled, RedisError> {
-        let end = End {
+    ) -> Result<SettlementReply, RedisError> {
+        let end = CallEnd {
             id: id.into(),
             settlement,
         };
-        match self.in_time(Ask::Settle(end)).await? {
-            Told::Settled(settled) => Ok(settled),
-            Told::Admitted(_) => Err(others()),
+        match self.in_time(GateRequest::Settle(end)).await? {
+            GateReply::Settled(settled) => Ok(settled),
+            GateReply::Admitted(_) => Err(others()),
         }
     }
 
-    async fn in_time(&self, ask: Ask) -> Result<Told, RedisError> {
+    async fn in_time(&self, ask: GateRequest) -> Result<GateReply, RedisError> {
         match answered_within(self.deadline, self.asks.ask(ask)).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err((ErrorKind::Client, "the gate's call died").into()),
@@ -206,18 +206,18 @@ fn others() -> RedisError {
 }
 
 /// One call to Redis; what it says of each, in the same order.
-async fn turn(desk: &Desk, asks: Vec<Ask>) -> Result<Vec<Told>, RedisError> {
+async fn turn(desk: &RedisGate, asks: Vec<GateRequest>) -> Result<Vec<GateReply>, RedisError> {
     let (mut ends, mut requests, mut order) = (Vec::new(), Vec::new(), Vec::with_capacity(asks.len()));
     for ask in asks {
-        order.push(matches!(ask, Ask::Settle(_)));
+        order.push(matches!(ask, GateRequest::Settle(_)));
         match ask {
-            Ask::Settle(end) => ends.push(end),
-            Ask::Admit(request) => requests.push(request),
+            GateRequest::Settle(end) => ends.push(end),
+            GateRequest::Admit(request) => requests.push(request),
         }
     }
-    let Turn { settled, admitted } = desk.turn(&ends, &requests).await?;
-    let mut settled = settled.into_iter().map(Told::Settled);
-    let mut admitted = admitted.into_iter().map(Told::Admitted);
+    let SettleAndAdmitReply { settled, admitted } = desk.turn(&ends, &requests).await?;
+    let mut settled = settled.into_iter().map(GateReply::Settled);
+    let mut admitted = admitted.into_iter().map(GateReply::Admitted);
     let told = |settles| if settles { settled.next() } else { admitted.next() };
     Ok(order.into_iter().filter_map(told).collect()) // There is one for each.
 }

@@ -23,23 +23,23 @@ use std::{
     time::Duration,
 };
 
-use jobs::{Call, Class, Failure, Reply, apart};
+use jobs::{Failure, FailureClass, ProviderCall, ProviderReply, apart};
 use ring::digest::digest;
 use serde_json::value::RawValue;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::trips::{CLOSE, Closing, DEADLINE, OPEN, Opening, Trips};
+use self::trips::{CLOSE, CloseRequest, DEADLINE, LedgerBatchers, OPEN, OpenRequest};
 use crate::{
     connection::Connection,
     deadline::answered_within,
     queue::Delivery,
     spending::{
         Usd,
-        accounts::Accounts,
-        books::{Books, CameTo, OpenCall, Payer},
-        refusal::Refusal,
+        accounts::SpendAccounts,
+        books::{BookingKind, OpenCall, Payer, SpendBooks},
+        refusal::SpendRefusal,
     },
 };
 
@@ -66,7 +66,7 @@ pub enum UnknownCalls {
 
 /// Counts of a replica since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spending {
+pub struct SpendLedger {
     /// Paid calls sent.
     pub sent: u64,
     /// Answers that were found in the ledger: calls that were not made again.
@@ -80,7 +80,7 @@ pub struct Spending {
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+struct LedgerCounters {
     sent: AtomicU64,
     reused: AtomicU64,
     unknown: AtomicU64,
@@ -96,13 +96,13 @@ fn count(counter: &AtomicU64) {
 #[derive(Debug)]
 pub struct Ledger {
     connection: Connection,
-    trips: Trips,
-    books: Arc<Books>,
+    trips: LedgerBatchers,
+    books: Arc<SpendBooks>,
     /// Whether answers are kept; without, calls are only booked.
     keeps_answers: bool,
     lease: Duration,
     unknown: UnknownCalls,
-    counters: Counters,
+    counters: LedgerCounters,
 }
 
 impl Ledger {
@@ -112,28 +112,28 @@ impl Ledger {
         connection: Connection,
         keep_for: Option<Duration>,
         unknown: UnknownCalls,
-        books: Arc<Books>,
+        books: Arc<SpendBooks>,
         lease: Duration,
     ) -> Self {
         Self {
-            trips: Trips::new(&connection, &books, keep_for.unwrap_or_default(), lease),
+            trips: LedgerBatchers::new(&connection, &books, keep_for.unwrap_or_default(), lease),
             connection,
             books,
             keeps_answers: keep_for.is_some(),
             lease,
             unknown,
-            counters: Counters::default(),
+            counters: LedgerCounters::default(),
         }
     }
 
     /// The books of this replica.
-    pub const fn books(&self) -> &Arc<Books> {
+    pub const fn books(&self) -> &Arc<SpendBooks> {
         &self.books
     }
 
     /// Sums, budgets and kill switch, for operators.
-    pub fn accounts(&self) -> Accounts {
-        Accounts::new(self.connection.clone(), self.books.budgets)
+    pub fn accounts(&self) -> SpendAccounts {
+        SpendAccounts::new(self.connection.clone(), self.books.budgets)
     }
 
     /// Books waiting calls, and the open calls of replicas that have gone silent, until `stop`. Stop it after the last call
@@ -185,8 +185,8 @@ impl Ledger {
     }
 
     /// Counts of the calls that were sent, and of those that were not sent again.
-    pub fn spending(&self) -> Spending {
-        let Counters {
+    pub fn spending(&self) -> SpendLedger {
+        let LedgerCounters {
             sent,
             reused,
             unknown,
@@ -195,7 +195,7 @@ impl Ledger {
         } = &self.counters;
         let [sent, reused, unknown, resent, unrecorded] =
             [sent, reused, unknown, resent, unrecorded].map(|counter| counter.load(Ordering::Relaxed));
-        Spending {
+        SpendLedger {
             sent,
             reused,
             unknown,
@@ -205,10 +205,10 @@ impl Ledger {
     }
 
     /// The page of the job that was delivered, under this key. The job's calls are booked for `payer`.
-    pub async fn page(self: &Arc<Self>, key: String, delivery: &Delivery, payer: Payer) -> Page {
+    pub async fn page(self: &Arc<Self>, key: String, delivery: &Delivery, payer: Payer) -> LedgerPage {
         let payload = delivery.payload.clone().unwrap_or_default();
         let digest = apart(payload.len(), move || digest(&ring::digest::SHA256, &payload)).await;
-        Page {
+        LedgerPage {
             ledger: self.clone(),
             key,
             payload: digest
@@ -227,7 +227,7 @@ impl Ledger {
 
 /// The entries of one delivery of one job.
 #[derive(Debug)]
-pub struct Page {
+pub struct LedgerPage {
     ledger: Arc<Ledger>,
     key: String,
     payload: String,
@@ -240,29 +240,29 @@ pub struct Page {
 
 /// The ledger's answer before a call.
 #[derive(Debug)]
-pub enum Opened<'a> {
+pub enum OpenedCall<'a> {
     /// It may be sent: the mark is set.
-    Send(Entry<'a>),
+    Send(LedgerEntry<'a>),
     /// It was made before, and this is its answer.
-    Kept(Reply),
+    Kept(ProviderReply),
 }
 
 /// The mark of a call that is being sent.
 #[derive(Debug)]
-pub struct Entry<'a> {
-    page: &'a Page,
+pub struct LedgerEntry<'a> {
+    page: &'a LedgerPage,
     field: String,
     mark: String,
     open: OpenCall,
 }
 
-impl Page {
-    fn field(&self, call: &Call) -> String {
+impl LedgerPage {
+    fn field(&self, call: &ProviderCall) -> String {
         format!("{}:{}", self.payload, call.step)
     }
 
     /// The answer that an earlier delivery has paid for. It needs no gate: nothing is sent.
-    pub async fn kept(&self, call: &Call) -> Option<Reply> {
+    pub async fn kept(&self, call: &ProviderCall) -> Option<ProviderReply> {
         if self.fresh || !call.paid || !self.ledger.keeps_answers {
             return None;
         }
@@ -273,7 +273,7 @@ impl Page {
         Some(self.reuse(call, reply))
     }
 
-    fn reuse(&self, call: &Call, reply: Reply) -> Reply {
+    fn reuse(&self, call: &ProviderCall, reply: ProviderReply) -> ProviderReply {
         count(&self.ledger.counters.reused);
         info!(step = %call.step, "paid for before: the kept answer is used, nothing is sent");
         reply
@@ -281,7 +281,7 @@ impl Page {
 
     /// Drops the kept answer of a call, so that the call is made again. An answer that cannot be dropped while Redis is
     /// away stays until the page expires.
-    pub async fn drop_kept(&self, call: &Call) {
+    pub async fn drop_kept(&self, call: &ProviderCall) {
         let mut dropping = redis::pipe();
         dropping.hdel(&self.key, self.field(call)).ignore();
         let dropped = answered_within(DEADLINE, self.ledger.connection.query::<()>(&dropping)).await;
@@ -291,7 +291,7 @@ impl Page {
     }
 
     /// The cost of an answer, paid for now or by an earlier delivery; `None` if its model has no price.
-    pub fn cost_of(&self, call: &Call, reply: &Reply) -> Option<Usd> {
+    pub fn cost_of(&self, call: &ProviderCall, reply: &ProviderReply) -> Option<Usd> {
         self.ledger.books.cost_of(call, reply)
     }
 
@@ -300,16 +300,16 @@ impl Page {
     /// # Errors
     /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; the failure
     /// of a [`Refusal`] when the budget is used up.
-    pub async fn open(&self, call: &Call) -> Result<Opened<'_>, Failure> {
+    pub async fn open(&self, call: &ProviderCall) -> Result<OpenedCall<'_>, Failure> {
         let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
         let ledger = &self.ledger;
-        let mut entry = Entry {
+        let mut entry = LedgerEntry {
             page: self,
             field: self.field(call),
             mark: format!("?{}:{sending}", self.token),
             open: ledger.books.prepare(call, &self.payer),
         };
-        let opening = Opening {
+        let opening = OpenRequest {
             page: ledger.keeps_answers.then(|| self.key.clone()),
             field: entry.field.clone(),
             mark: entry.mark.clone(),
@@ -320,16 +320,18 @@ impl Page {
         };
         let counters = &ledger.counters;
         match ledger.trips.open(opening).await.as_deref() {
-            None if ledger.books.budgets.any() => return Err(Refusal::Unreachable.failure(call.provider)),
+            None if ledger.books.budgets.any() => {
+                return Err(SpendRefusal::Unreachable.failure(call.provider));
+            }
             None => count(&counters.unrecorded),
             Some("") => {}
             Some(found) if found.starts_with('!') => {
                 let exhausted = ledger.books.budgets.exhausted;
-                return Err(Refusal::read(found, exhausted).failure(call.provider));
+                return Err(SpendRefusal::read(found, exhausted).failure(call.provider));
             }
             Some(found) => {
                 if let Some(reply) = read(found) {
-                    return Ok(Opened::Kept(self.reuse(call, reply)));
+                    return Ok(OpenedCall::Kept(self.reuse(call, reply)));
                 }
                 count(&counters.unknown);
                 if ledger.unknown == UnknownCalls::Fail {
@@ -345,14 +347,14 @@ impl Page {
         }
         count(&counters.sent);
         entry.open.sent();
-        Ok(Opened::Send(entry))
+        Ok(OpenedCall::Send(entry))
     }
 }
 
-impl Entry<'_> {
+impl LedgerEntry<'_> {
     /// Records how the call ended. Stores an answer, takes the mark back after a refusal, and leaves the mark if the
     /// outcome is unknown. Books the cost of the call.
-    pub async fn close(self, call: &Call, result: &Result<Reply, Failure>) {
+    pub async fn close(self, call: &ProviderCall, result: &Result<ProviderReply, Failure>) {
         let Self {
             page,
             field,
@@ -364,7 +366,9 @@ impl Entry<'_> {
         let (ledger, counters) = (&page.ledger, &page.ledger.counters);
         let text = match result {
             Ok(reply) => written(reply),
-            Err(failure) if failure.is_answer_lost() || failure.class() == Class::Cancelled => "?".to_owned(),
+            Err(failure) if failure.is_answer_lost() || failure.class() == FailureClass::Cancelled => {
+                "?".to_owned()
+            }
             // A mark that stays while Redis is away counts as an unknown answer later, which is the safe side.
             Err(_) => String::new(),
         };
@@ -374,10 +378,10 @@ impl Entry<'_> {
             return;
         }
         let note = match came_to {
-            CameTo::Nothing => String::new(),
+            BookingKind::Nothing => String::new(),
             _ => format!("{} {} {}", came_to.as_str(), amount.nanos(), call.step),
         };
-        let closing = ledger.keeps_answers.then(|| Closing {
+        let closing = ledger.keeps_answers.then(|| CloseRequest {
             page: page.key.clone(),
             field,
             mark,
@@ -401,7 +405,7 @@ impl Entry<'_> {
         open.withdraw();
         let ledger = &page.ledger;
         ledger.counters.sent.fetch_sub(1, Ordering::Relaxed);
-        let closing = ledger.keeps_answers.then(|| Closing {
+        let closing = ledger.keeps_answers.then(|| CloseRequest {
             page: page.key.clone(),
             field,
             mark,
@@ -413,7 +417,7 @@ impl Entry<'_> {
 }
 
 /// `=<tokens or -> <body>`
-fn written(reply: &Reply) -> String {
+fn written(reply: &ProviderReply) -> String {
     match reply.tokens {
         Some(tokens) => format!("={tokens} {}", reply.body.get()),
         None => format!("=- {}", reply.body.get()),
@@ -421,9 +425,9 @@ fn written(reply: &Reply) -> String {
 }
 
 /// The answer in an entry; `None` for a mark, or for what we did not write.
-fn read(entry: &str) -> Option<Reply> {
+fn read(entry: &str) -> Option<ProviderReply> {
     let (tokens, body) = entry.strip_prefix('=')?.split_once(' ')?;
-    Some(Reply {
+    Some(ProviderReply {
         body: serde_json::from_str::<Box<RawValue>>(body).ok()?,
         tokens: match tokens {
             "-" => None,

@@ -1,7 +1,7 @@
 use super::*;
 
-fn reply(tokens: Option<u64>) -> Reply {
-    Reply {
+fn reply(tokens: Option<u64>) -> ProviderReply {
+    ProviderReply {
         body: serde_json::from_str(
             "{\n  \"text\": \"zwölf = \\u0031 \u{1F600}\",\n  \"n\": [1, 2.50, null]\n}",
         )

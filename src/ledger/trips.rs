@@ -10,10 +10,10 @@ use redis::{RedisError, Script};
 use tracing::warn;
 
 use crate::{
-    batch::{Batch, Bounds},
+    batch::{BatchLimits, Batcher},
     connection::Connection,
     deadline::answered_within,
-    spending::books::{Booking, Books},
+    spending::books::{Booking, SpendBooks},
 };
 
 const BOOKS: &str = include_str!("../spending/books.lua");
@@ -26,7 +26,7 @@ pub(super) static CLOSE: LazyLock<Script> =
 /// Longest time that a call waits for its ledger; after it the call is made without an entry.
 pub(super) const DEADLINE: Duration = Duration::from_millis(250);
 /// Calls that one script handles at most.
-const MOST: Bounds = Bounds {
+const MOST: BatchLimits = BatchLimits {
     calls: 1,
     requests: 64,
     partial: 64,
@@ -36,7 +36,7 @@ const MOST: Bounds = Bounds {
 const NO_PAGE: &str = "-";
 
 /// A call that is to be opened.
-pub(super) struct Opening {
+pub(super) struct OpenRequest {
     pub(super) page: Option<String>,
     pub(super) field: String,
     pub(super) mark: String,
@@ -47,7 +47,7 @@ pub(super) struct Opening {
 }
 
 /// The new content of a page's entry when a call is closed.
-pub(super) struct Closing {
+pub(super) struct CloseRequest {
     pub(super) page: String,
     pub(super) field: String,
     pub(super) mark: String,
@@ -59,9 +59,9 @@ pub(super) struct Closing {
 
 /// The connection and settings that all scripts of a replica share.
 #[derive(Debug, Clone)]
-struct Way {
+struct LedgerContext {
     connection: Connection,
-    books: Arc<Books>,
+    books: Arc<SpendBooks>,
     keep_ms: u64,
     /// How long a replica may be silent before its open calls count as lost.
     lease_ms: u64,
@@ -69,19 +69,19 @@ struct Way {
 
 /// The trips of one replica.
 #[derive(Debug)]
-pub(super) struct Trips {
-    openings: Batch<Opening, Option<String>>,
-    closings: Batch<Option<Closing>, Option<bool>>,
+pub(super) struct LedgerBatchers {
+    openings: Batcher<OpenRequest, Option<String>>,
+    closings: Batcher<Option<CloseRequest>, Option<bool>>,
 }
 
-impl Trips {
+impl LedgerBatchers {
     pub(super) fn new(
         connection: &Connection,
-        books: &Arc<Books>,
+        books: &Arc<SpendBooks>,
         keep_for: Duration,
         lease: Duration,
     ) -> Self {
-        let way = Way {
+        let way = LedgerContext {
             connection: connection.clone(),
             books: books.clone(),
             keep_ms: millis(keep_for),
@@ -89,17 +89,17 @@ impl Trips {
         };
         let closing_way = way.clone();
         Self {
-            openings: Batch::new(
+            openings: Batcher::new(
                 MOST,
-                |opening: &Opening| opening.mark.len(),
+                |opening: &OpenRequest| opening.mark.len(),
                 move |openings| {
                     let way = way.clone();
                     async move { way.open(openings).await }
                 },
             ),
-            closings: Batch::new(
+            closings: Batcher::new(
                 MOST,
-                |closing: &Option<Closing>| closing.as_ref().map_or(0, |closing| closing.text.len()),
+                |closing: &Option<CloseRequest>| closing.as_ref().map_or(0, |closing| closing.text.len()),
                 move |closings| {
                     let way = closing_way.clone();
                     async move { way.close(closings).await }
@@ -109,13 +109,13 @@ impl Trips {
     }
 
     /// Opens a call; `None` when it could not be written.
-    pub(super) async fn open(&self, opening: Opening) -> Option<String> {
+    pub(super) async fn open(&self, opening: OpenRequest) -> Option<String> {
         let answer = answered_within(DEADLINE, self.openings.ask(opening)).await;
         answer.ok().flatten().flatten()
     }
 
     /// Closes a call, or only books waiting calls. Returns whether the page was written.
-    pub(super) async fn close(&self, closing: Option<Closing>) -> bool {
+    pub(super) async fn close(&self, closing: Option<CloseRequest>) -> bool {
         let answer = answered_within(DEADLINE, self.closings.ask(closing)).await;
         answer.ok().flatten().flatten().unwrap_or(false)
     }
@@ -125,8 +125,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
-impl Way {
-    async fn open(&self, openings: Vec<Opening>) -> Vec<Option<String>> {
+impl LedgerContext {
+    async fn open(&self, openings: Vec<OpenRequest>) -> Vec<Option<String>> {
         let mut call = OPEN.prepare_invoke();
         let budgets = &self.books.budgets;
         call.arg(&self.books.replica).arg(self.lease_ms).arg(self.keep_ms);
@@ -147,7 +147,7 @@ impl Way {
         answers.unwrap_or_else(|| vec![None; openings.len()])
     }
 
-    async fn close(&self, closings: Vec<Option<Closing>>) -> Vec<Option<bool>> {
+    async fn close(&self, closings: Vec<Option<CloseRequest>>) -> Vec<Option<bool>> {
         let (bookings, is_idle) = self.books.next();
         let mut call = CLOSE.prepare_invoke();
         call.arg(&self.books.replica)
@@ -176,7 +176,7 @@ impl Way {
             self.books.booked(booked);
         }
         let mut kept = kept.into_iter();
-        let mut answer = |closing: Option<Closing>| match closing {
+        let mut answer = |closing: Option<CloseRequest>| match closing {
             Some(_) => kept.next().map(|kept| kept.is_some()),
             None => Some(true),
         };

@@ -16,7 +16,7 @@ mod serve;
 mod wire;
 
 pub use pool::{HelperError, HelperLimits, HelperPool, HelperProgram};
-pub use sandbox::Confinement;
+pub use sandbox::SandboxReport;
 pub use serve::{HelperArgs, serve};
 
 /// The hidden subcommand.

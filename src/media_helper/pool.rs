@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use jobs::media::{
-    audio::Audio,
-    decoder::{AudioDecoder, Undecoded},
+    audio::PreparedAudio,
+    decoder::{AudioDecoder, DecodeError},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,8 +24,8 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Confinement, SUBCOMMAND,
-    wire::{self, Kind},
+    SUBCOMMAND, SandboxReport,
+    wire::{self, ReplyKind},
 };
 
 /// Memory that decoding takes at most beside the recording itself: 30 s at 192 kHz as numbers, three times.
@@ -100,7 +100,7 @@ pub struct HelperPool {
     program: HelperProgram,
     limits: HelperLimits,
     places: Semaphore,
-    idle: Mutex<Vec<Helper>>,
+    idle: Mutex<Vec<HelperProcess>>,
 }
 
 impl HelperPool {
@@ -119,7 +119,7 @@ impl HelperPool {
     ///
     /// # Errors
     /// When none can be started.
-    pub async fn probe(&self) -> Result<Confinement, HelperError> {
+    pub async fn probe(&self) -> Result<SandboxReport, HelperError> {
         let helper = self.start().await?;
         let confinement = helper.confinement;
         self.idle().push(helper);
@@ -139,7 +139,7 @@ impl HelperPool {
             .collect()
     }
 
-    async fn start(&self) -> Result<Helper, HelperError> {
+    async fn start(&self) -> Result<HelperProcess, HelperError> {
         let mut child = Command::new(&self.program.0)
             .arg(SUBCOMMAND)
             .args(["--memory", &self.limits.memory.to_string()])
@@ -161,11 +161,11 @@ impl HelperPool {
         widen(&output);
         let mut hello = [0; wire::HELLO.len() + 1];
         match timeout(LONGEST_START, output.read_exact(&mut hello)).await {
-            Ok(Ok(_)) if hello.starts_with(wire::HELLO) => Ok(Helper {
+            Ok(Ok(_)) if hello.starts_with(wire::HELLO) => Ok(HelperProcess {
                 child,
                 input,
                 output,
-                confinement: Confinement::of(hello[wire::HELLO.len()]),
+                confinement: SandboxReport::of(hello[wire::HELLO.len()]),
                 recordings: 0,
             }),
             Ok(_) => Err(HelperError::NotReady(last_words(&mut child).await)),
@@ -174,7 +174,7 @@ impl HelperPool {
     }
 
     /// A helper that waits, or a new one.
-    async fn take(&self) -> Result<Helper, Undecoded> {
+    async fn take(&self) -> Result<HelperProcess, DecodeError> {
         loop {
             let waiting = self.idle().pop();
             match waiting {
@@ -187,27 +187,27 @@ impl HelperPool {
                 None => {
                     return self.start().await.map_err(|error| {
                         warn!(%error, "no recording can be decoded; check the limits on processes and memory of this host");
-                        Undecoded::Interrupted(error.to_string())
+                        DecodeError::Interrupted(error.to_string())
                     });
                 }
             }
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Helper>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<HelperProcess>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why a helper gave no answer. Ends it if it has not ended.
-    async fn verdict(&self, mut helper: Helper, broke: Broke) -> Undecoded {
-        if let Broke::TooSlow = broke {
-            return Undecoded::Interrupted(format!(
+    async fn verdict(&self, mut helper: HelperProcess, broke: ExchangeError) -> DecodeError {
+        if let ExchangeError::TooSlow = broke {
+            return DecodeError::Interrupted(format!(
                 "audio was not decoded within {} s: its helper was ended",
                 self.limits.wait.as_secs()
             ));
         }
-        if let Broke::Answer(why) = broke {
-            return Undecoded::Recording(format!("audio cannot be decoded: its helper {why}"));
+        if let ExchangeError::Answer(why) = broke {
+            return DecodeError::Recording(format!("audio cannot be decoded: its helper {why}"));
         }
         drop(helper.input);
         let words = last_words(&mut helper.child).await;
@@ -220,20 +220,20 @@ impl HelperPool {
 
 #[async_trait]
 impl AudioDecoder for HelperPool {
-    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<Audio, Undecoded> {
+    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError> {
         let Ok(_place) = self.places.acquire().await else {
-            return Err(Undecoded::Stopped); // The semaphore is never closed.
+            return Err(DecodeError::Stopped); // The semaphore is never closed.
         };
         // Dropped on the way, with this future, the helper is killed.
         let mut helper = self.take().await?;
         let exchanged = timeout(self.limits.wait, helper.exchange(&recording, limit)).await;
-        match exchanged.unwrap_or(Err(Broke::TooSlow)) {
+        match exchanged.unwrap_or(Err(ExchangeError::TooSlow)) {
             Ok(decoded) => {
                 helper.recordings += 1;
                 if helper.recordings < RECORDINGS {
                     self.idle().push(helper);
                 }
-                decoded.map_err(Undecoded::Recording)
+                decoded.map_err(DecodeError::Recording)
             }
             Err(broke) => Err(self.verdict(helper, broke).await),
         }
@@ -241,7 +241,7 @@ impl AudioDecoder for HelperPool {
 }
 
 /// How an exchange with a helper went wrong.
-enum Broke {
+enum ExchangeError {
     /// A pipe broke: the helper has ended.
     Pipe,
     /// No answer in time.
@@ -250,7 +250,7 @@ enum Broke {
     Answer(&'static str),
 }
 
-impl From<io::Error> for Broke {
+impl From<io::Error> for ExchangeError {
     fn from(_: io::Error) -> Self {
         Self::Pipe
     }
@@ -258,17 +258,21 @@ impl From<io::Error> for Broke {
 
 /// A helper process. Dropped, it is killed.
 #[derive(Debug)]
-struct Helper {
+struct HelperProcess {
     child: Child,
     input: ChildStdin,
     output: ChildStdout,
-    confinement: Confinement,
+    confinement: SandboxReport,
     recordings: u64,
 }
 
-impl Helper {
+impl HelperProcess {
     /// Has a recording decoded. A helper is not trusted: what it answers is held to the bounds of an honest answer.
-    async fn exchange(&mut self, recording: &[u8], limit: Duration) -> Result<Result<Audio, String>, Broke> {
+    async fn exchange(
+        &mut self,
+        recording: &[u8],
+        limit: Duration,
+    ) -> Result<Result<PreparedAudio, String>, ExchangeError> {
         self.input
             .write_all(&wire::request_head(limit, recording.len()))
             .await?;
@@ -276,24 +280,26 @@ impl Helper {
         let mut head = [0; wire::ANSWER_HEAD];
         self.output.read_exact(&mut head).await?;
         let Some((kind, duration, length)) = wire::read_answer_head(&head) else {
-            return Err(Broke::Answer("gave no valid answer"));
+            return Err(ExchangeError::Answer("gave no valid answer"));
         };
         let most = match kind {
-            Kind::Audio(_) => limit.as_secs().saturating_add(1) * BYTES_PER_SECOND + EXTRA_BYTES,
-            Kind::Refused => LONGEST_REASON,
+            ReplyKind::Audio(_) => limit.as_secs().saturating_add(1) * BYTES_PER_SECOND + EXTRA_BYTES,
+            ReplyKind::Refused => LONGEST_REASON,
         };
         if length > most || duration > limit {
-            return Err(Broke::Answer("answered with more than the recording may become"));
+            return Err(ExchangeError::Answer(
+                "answered with more than the recording may become",
+            ));
         }
         let mut body = vec![0; usize::try_from(length).unwrap_or_default()];
         self.output.read_exact(&mut body).await?;
         Ok(match kind {
-            Kind::Audio(format) => Ok(Audio {
+            ReplyKind::Audio(format) => Ok(PreparedAudio {
                 bytes: body.into(),
                 format,
                 duration,
             }),
-            Kind::Refused => Err(plain(&body)),
+            ReplyKind::Refused => Err(plain(&body)),
         })
     }
 }
@@ -327,12 +333,12 @@ async fn last_words(child: &mut Child) -> String {
 }
 
 /// What a helper died of, from its exit status and its last words, which are those of Rust's runtime.
-fn judge(status: Option<ExitStatus>, words: &str, limits: HelperLimits) -> Undecoded {
+fn judge(status: Option<ExitStatus>, words: &str, limits: HelperLimits) -> DecodeError {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     const SIGXCPU: i32 = 24;
     let megabytes = limits.memory / 1_000_000;
-    let recording = |why: String| Undecoded::Recording(format!("audio cannot be decoded: {why}"));
+    let recording = |why: String| DecodeError::Recording(format!("audio cannot be decoded: {why}"));
     if words.contains("memory allocation of") || words.contains("memory allocation failed") {
         return recording(format!("it takes more than {megabytes} MB of memory"));
     }
@@ -342,7 +348,7 @@ fn judge(status: Option<ExitStatus>, words: &str, limits: HelperLimits) -> Undec
     match status.and_then(|status| status.signal()) {
         Some(SIGXCPU) => recording(format!("it takes more than {} s of CPU time", limits.cpu_seconds)),
         // Nothing in a helper does that: the host ran out of memory, or another process ended it.
-        Some(SIGKILL | SIGTERM) => Undecoded::Interrupted(
+        Some(SIGKILL | SIGTERM) => DecodeError::Interrupted(
             "the process that decoded the audio was killed; the host may be out of memory".to_owned(),
         ),
         Some(signal) => recording(format!("its decoder died of signal {signal}")),

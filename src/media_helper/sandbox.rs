@@ -11,14 +11,14 @@ use rustix::{
 /// The confinement of a helper, beside its limits on memory and CPU time. The kernel, or the container around it, may
 /// lack either.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Confinement {
+pub struct SandboxReport {
     /// Landlock: no file can be opened, no TCP connection made.
     pub landlock: bool,
     /// Seccomp: system calls other than those of a computation fail.
     pub seccomp: bool,
 }
 
-impl Confinement {
+impl SandboxReport {
     pub(super) fn code(self) -> u8 {
         u8::from(self.landlock) | u8::from(self.seccomp) << 1
     }
@@ -31,7 +31,7 @@ impl Confinement {
     }
 }
 
-impl fmt::Display for Confinement {
+impl fmt::Display for SandboxReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.landlock, self.seccomp) {
             (true, true) => "Landlock and seccomp",
@@ -46,7 +46,7 @@ impl fmt::Display for Confinement {
 ///
 /// # Errors
 /// When a limit cannot be set: then nothing would stop a hostile recording.
-pub(super) fn confine(memory: u64, cpu_seconds: u64) -> std::io::Result<Confinement> {
+pub(super) fn confine(memory: u64, cpu_seconds: u64) -> std::io::Result<SandboxReport> {
     // Should the host run out of memory, the kernel ends a helper rather than the worker. A container may forbid it.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
     limit(Resource::As, address_space().saturating_add(memory))?;
@@ -54,7 +54,7 @@ pub(super) fn confine(memory: u64, cpu_seconds: u64) -> std::io::Result<Confinem
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
     set_no_new_privs(true)?;
-    Ok(Confinement {
+    Ok(SandboxReport {
         landlock: linux::landlock(),
         seccomp: linux::seccomp(),
     })

@@ -13,7 +13,7 @@ use jobs::media::decoder;
 
 use super::{
     sandbox,
-    wire::{self, Kind},
+    wire::{self, ReplyKind},
 };
 
 /// The limits that the worker gives a helper.
@@ -70,8 +70,8 @@ fn answer(args: &HelperArgs, input: &mut impl Read, output: &mut impl Write) -> 
     recording.resize(length, 0);
     input.read_exact(&mut recording)?;
     let (kind, duration, body) = match decoder::decode(Bytes::from(recording), limit) {
-        Ok(audio) => (Kind::Audio(audio.format), audio.duration, audio.bytes),
-        Err(why) => (Kind::Refused, Duration::ZERO, why.into()),
+        Ok(audio) => (ReplyKind::Audio(audio.format), audio.duration, audio.bytes),
+        Err(why) => (ReplyKind::Refused, Duration::ZERO, why.into()),
     };
     output.write_all(&wire::answer_head(kind, duration, body.len()))?;
     output.write_all(&body)?;

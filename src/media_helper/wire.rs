@@ -17,14 +17,14 @@ pub(super) const ANSWER_HEAD: usize = 17;
 
 /// What a helper's answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ReplyKind {
     /// Audio in this format.
     Audio(AudioFormat),
     /// Why the recording cannot be used.
     Refused,
 }
 
-impl Kind {
+impl ReplyKind {
     fn code(self) -> u8 {
         match self {
             Self::Audio(AudioFormat::Wav16kMono) => 1,
@@ -57,7 +57,7 @@ pub(super) fn read_request_head(head: &[u8; REQUEST_HEAD]) -> (Duration, u64) {
     (Duration::from_millis(number(&head[..8])), number(&head[8..]))
 }
 
-pub(super) fn answer_head(kind: Kind, duration: Duration, length: usize) -> [u8; ANSWER_HEAD] {
+pub(super) fn answer_head(kind: ReplyKind, duration: Duration, length: usize) -> [u8; ANSWER_HEAD] {
     let duration = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let mut head = [0; ANSWER_HEAD];
     head[0] = kind.code();
@@ -67,9 +67,9 @@ pub(super) fn answer_head(kind: Kind, duration: Duration, length: usize) -> [u8;
 }
 
 /// What follows, how long it plays, and how many bytes it has; `None` for an answer that no helper gives.
-pub(super) fn read_answer_head(head: &[u8; ANSWER_HEAD]) -> Option<(Kind, Duration, u64)> {
+pub(super) fn read_answer_head(head: &[u8; ANSWER_HEAD]) -> Option<(ReplyKind, Duration, u64)> {
     let duration = Duration::from_nanos(number(&head[1..9]));
-    Some((Kind::of(head[0])?, duration, number(&head[9..])))
+    Some((ReplyKind::of(head[0])?, duration, number(&head[9..])))
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -88,9 +88,9 @@ mod tests {
         let head = request_head(Duration::from_secs(30), 70_000);
         assert_eq!(read_request_head(&head), (Duration::from_secs(30), 70_000));
         for kind in [
-            Kind::Audio(AudioFormat::Wav16kMono),
-            Kind::Audio(AudioFormat::OggOpus),
-            Kind::Refused,
+            ReplyKind::Audio(AudioFormat::Wav16kMono),
+            ReplyKind::Audio(AudioFormat::OggOpus),
+            ReplyKind::Refused,
         ] {
             let head = answer_head(kind, Duration::from_nanos(5), 300);
             assert_eq!(

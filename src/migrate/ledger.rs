@@ -9,14 +9,14 @@ use super::{MigrateError, list};
 
 /// One migration's entry.
 #[derive(Debug, Clone, Deserialize)]
-struct Entry {
+struct AppliedMigration {
     name: String,
     sha: String,
     /// ms of Redis's clock.
     at: f64,
     by: String,
     #[serde(default)]
-    older: Older,
+    older: OlderWorkers,
     #[serde(default)]
     changed: f64,
 }
@@ -24,7 +24,7 @@ struct Entry {
 /// Whether a worker without the migration may run on the migrated keyspace. Any unknown value counts as a no.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Older {
+enum OlderWorkers {
     Run,
     #[default]
     #[serde(other)]
@@ -34,7 +34,7 @@ enum Older {
 /// State of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub enum MigrationState {
     /// Done.
     Applied,
     /// Done, from another file than this worker's.
@@ -51,13 +51,13 @@ pub enum Standing {
 
 /// A migration and its state.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct MigrationRow {
     /// Its number.
     pub version: u32,
     /// Its name.
     pub name: String,
     /// Its state.
-    pub standing: Standing,
+    pub standing: MigrationState,
     /// The option that it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub option: Option<&'static str>,
@@ -74,18 +74,18 @@ pub struct Row {
 
 /// The ledger.
 #[derive(Debug)]
-pub(super) struct Ledger(BTreeMap<u32, Entry>);
+pub(super) struct AppliedMigrations(BTreeMap<u32, AppliedMigration>);
 
-impl Ledger {
+impl AppliedMigrations {
     /// Reads the hash. An unreadable entry counts as a migration of a later version that older workers must refuse.
     pub(super) fn new(fields: Vec<(String, String)>) -> Self {
         let entries = fields.into_iter().map(|(version, text)| {
-            let entry = serde_json::from_str(&text).unwrap_or_else(|_| Entry {
+            let entry = serde_json::from_str(&text).unwrap_or_else(|_| AppliedMigration {
                 name: "unreadable".to_owned(),
                 sha: String::new(),
                 at: 0.0,
                 by: "unknown".to_owned(),
-                older: Older::Refuse,
+                older: OlderWorkers::Refuse,
                 changed: 0.0,
             });
             (version.parse().unwrap_or(u32::MAX), entry)
@@ -99,7 +99,9 @@ impl Ledger {
 
     /// Checks that this worker may run on the keyspace.
     pub(super) fn admits_us(&self) -> Result<(), MigrateError> {
-        let newer = self.unknown().find(|(_, entry)| entry.older == Older::Refuse);
+        let newer = self
+            .unknown()
+            .find(|(_, entry)| entry.older == OlderWorkers::Refuse);
         match newer {
             None => Ok(()),
             Some((version, entry)) => Err(MigrateError::Newer {
@@ -110,27 +112,27 @@ impl Ledger {
         }
     }
 
-    fn unknown(&self) -> impl Iterator<Item = (&u32, &Entry)> {
+    fn unknown(&self) -> impl Iterator<Item = (&u32, &AppliedMigration)> {
         let known = |version: &u32| list::ALL.iter().any(|m| m.version == *version);
         self.0.iter().filter(move |(version, _)| !known(version))
     }
 
     /// Every migration, ours and those of later versions.
-    pub(super) fn rows(&self) -> Vec<Row> {
+    pub(super) fn rows(&self) -> Vec<MigrationRow> {
         let ours = list::ALL.iter().map(|m| {
             let entry = self.0.get(&m.version);
             let standing = match entry {
-                Some(entry) if entry.sha == Script::new(m.source).get_hash() => Standing::Applied,
-                Some(_) => Standing::Differs,
-                None if m.opt_in.is_some() => Standing::OptIn,
-                None => Standing::Pending,
+                Some(entry) if entry.sha == Script::new(m.source).get_hash() => MigrationState::Applied,
+                Some(_) => MigrationState::Differs,
+                None if m.opt_in.is_some() => MigrationState::OptIn,
+                None => MigrationState::Pending,
             };
             row(m.version, m.name, standing, m.opt_in, entry)
         });
         let theirs = self.unknown().map(|(version, entry)| {
             let standing = match entry.older {
-                Older::Run => Standing::Unknown,
-                Older::Refuse => Standing::Newer,
+                OlderWorkers::Run => MigrationState::Unknown,
+                OlderWorkers::Refuse => MigrationState::Newer,
             };
             row(*version, &entry.name, standing, None, Some(entry))
         });
@@ -141,11 +143,11 @@ impl Ledger {
 fn row(
     version: u32,
     name: &str,
-    standing: Standing,
+    standing: MigrationState,
     option: Option<&'static str>,
-    entry: Option<&Entry>,
-) -> Row {
-    Row {
+    entry: Option<&AppliedMigration>,
+) -> MigrationRow {
+    MigrationRow {
         version,
         name: name.to_owned(),
         standing,

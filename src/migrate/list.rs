@@ -1,6 +1,6 @@
 //! All migrations, in order. A released migration never changes; the next migration fixes its mistakes.
 
-use super::scope::Scope;
+use super::scope::KeyScope;
 
 /// A migration of the keyspace.
 #[derive(Debug)]
@@ -9,7 +9,7 @@ pub(super) struct Migration {
     pub(super) name: &'static str,
     pub(super) source: &'static str,
     /// Which keys its steps are given.
-    pub(super) scope: Scope,
+    pub(super) scope: KeyScope,
     /// The option of `migrate` that it waits for; `None` for one that every start runs.
     pub(super) opt_in: Option<&'static str>,
     /// True if a worker that does not know this migration may run beside what it leaves.
@@ -30,12 +30,12 @@ macro_rules! migration {
 }
 
 pub(super) const ALL: &[Migration] = &[
-    migration!(1, "0001_stamp", Scope::Nothing, None),
-    migration!(2, "0002_repair_breakers", Scope::Breakers, None),
+    migration!(1, "0001_stamp", KeyScope::Nothing, None),
+    migration!(2, "0002_repair_breakers", KeyScope::Breakers, None),
     migration!(
         3,
         "0003_retire_bottleneck",
-        Scope::Bottleneck,
+        KeyScope::Bottleneck,
         Some("--retire-bottleneck")
     ),
 ];

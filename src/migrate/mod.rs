@@ -29,10 +29,10 @@ use redis::{RedisError, Script};
 use serde::Serialize;
 use tracing::info;
 
-pub use ledger::{Row, Standing};
+pub use ledger::{MigrationRow, MigrationState};
 pub(crate) use start::before_claiming;
 
-use self::{ledger::Ledger, list::Migration, scope::Scope};
+use self::{ledger::AppliedMigrations, list::Migration, scope::KeyScope};
 use crate::{connection::Connection, keys::MigrationKeys};
 
 /// Exit code for a keyspace of a later version (`EX_DATAERR`).
@@ -83,17 +83,17 @@ pub enum MigrateError {
 
 /// What to do.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Plan {
+pub struct MigrationPlan {
     /// Change nothing, and say what would be changed.
     pub dry_run: bool,
     /// Retire Bottleneck's keys, even if that was done before.
     pub retire_bottleneck: bool,
 }
 
-impl Plan {
-    fn wants(self, migration: &Migration, ledger: &Ledger) -> bool {
+impl MigrationPlan {
+    fn wants(self, migration: &Migration, ledger: &AppliedMigrations) -> bool {
         match migration.scope {
-            Scope::Bottleneck => self.retire_bottleneck,
+            KeyScope::Bottleneck => self.retire_bottleneck,
             _ => !ledger.has(migration.version),
         }
     }
@@ -101,7 +101,7 @@ impl Plan {
 
 /// A migration that was done, or in a dry run would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Done {
+pub struct MigrationRun {
     /// Its number.
     pub version: u32,
     /// Its name.
@@ -132,7 +132,7 @@ impl Migrator {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn status(&self) -> Result<Vec<Row>, MigrateError> {
+    pub async fn status(&self) -> Result<Vec<MigrationRow>, MigrateError> {
         Ok(self.ledger().await?.rows())
     }
 
@@ -140,7 +140,7 @@ impl Migrator {
     ///
     /// # Errors
     /// [`MigrateError`]. What was done before the error stays done; asking again goes on from there.
-    pub async fn migrate(&self, plan: Plan) -> Result<Vec<Done>, MigrateError> {
+    pub async fn migrate(&self, plan: MigrationPlan) -> Result<Vec<MigrationRun>, MigrateError> {
         let asked = Instant::now();
         loop {
             let ledger = self.ledger().await?;
@@ -173,7 +173,11 @@ impl Migrator {
         done
     }
 
-    async fn work(&self, plan: Plan, ledger: &Ledger) -> Result<Vec<Done>, MigrateError> {
+    async fn work(
+        &self,
+        plan: MigrationPlan,
+        ledger: &AppliedMigrations,
+    ) -> Result<Vec<MigrationRun>, MigrateError> {
         ledger.admits_us()?;
         let mut all = Vec::new();
         for migration in list::ALL.iter().filter(|m| plan.wants(m, ledger)) {
@@ -188,10 +192,10 @@ impl Migrator {
         Ok(all)
     }
 
-    async fn apply(&self, migration: &Migration, dry_run: bool) -> Result<Done, MigrateError> {
+    async fn apply(&self, migration: &Migration, dry_run: bool) -> Result<MigrationRun, MigrateError> {
         let script = Script::new(&format!("{}{}", include_str!("common.lua"), migration.source));
         let owners = self.owners(migration.scope, dry_run).await?;
-        let mut done = Done {
+        let mut done = MigrationRun {
             version: migration.version,
             name: migration.name,
             changed: 0,
@@ -226,7 +230,7 @@ impl Migrator {
     }
 
     /// Lists the owners of keys, in one walk over the keyspace in small batches.
-    async fn owners(&self, scope: Scope, dry_run: bool) -> Result<BTreeSet<String>, MigrateError> {
+    async fn owners(&self, scope: KeyScope, dry_run: bool) -> Result<BTreeSet<String>, MigrateError> {
         let mut owners = BTreeSet::new();
         let Some(pattern) = scope.pattern() else {
             return Ok(owners);
@@ -272,10 +276,10 @@ impl Migrator {
         self.connection.invoke(&lock).await
     }
 
-    async fn ledger(&self) -> Result<Ledger, RedisError> {
+    async fn ledger(&self) -> Result<AppliedMigrations, RedisError> {
         let mut read = redis::pipe();
         read.cmd("HGETALL").arg(MigrationKeys::LEDGER);
         let (fields,) = self.connection.query(&read).await?;
-        Ok(Ledger::new(fields))
+        Ok(AppliedMigrations::new(fields))
     }
 }

@@ -13,7 +13,7 @@ const CLIENT_GONE_AFTER: u64 = 120_000;
 
 /// The set of keys that a migration works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum KeyScope {
     /// No key at all: one step.
     Nothing,
     /// Those of all breakers, a few breakers a step.
@@ -22,7 +22,7 @@ pub(super) enum Scope {
     Bottleneck,
 }
 
-impl Scope {
+impl KeyScope {
     /// The pattern for SCAN.
     pub(super) const fn pattern(self) -> Option<&'static str> {
         match self {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
-use super::{MigrateError, Migrator, Plan, Standing};
+use super::{MigrateError, MigrationPlan, MigrationState, Migrator};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -36,12 +36,14 @@ pub(crate) async fn before_claiming(migrator: &Migrator, away: impl Fn(bool)) ->
 }
 
 async fn migrate(migrator: &Migrator) -> Result<(), MigrateError> {
-    migrator.migrate(Plan::default()).await?;
+    migrator.migrate(MigrationPlan::default()).await?;
     for row in migrator.status().await? {
         let (version, name) = (row.version, &row.name);
         match row.standing {
-            Standing::Unknown => warn!("the keyspace knows migration {version} ({name}) of a later version"),
-            Standing::Differs => {
+            MigrationState::Unknown => {
+                warn!("the keyspace knows migration {version} ({name}) of a later version")
+            }
+            MigrationState::Differs => {
                 error!("migration {version} ({name}) was done from another file than this worker's")
             }
             _ => {}

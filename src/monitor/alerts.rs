@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    Reading, millis,
-    minutes::{Came, Minutes},
+    FleetReading, millis,
+    minutes::{MinuteCounts, OutcomeCounts},
 };
 use crate::worker::vitals::REDIS_ABSENCE;
 
@@ -25,14 +25,14 @@ const DAY: f64 = 86_400.0;
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub enum AlertSeverity {
     /// Look at it today.
     Warning,
     /// Look at it now.
     Critical,
 }
 
-impl Severity {
+impl AlertSeverity {
     #[cfg(test)]
     const fn as_str(self) -> &'static str {
         match self {
@@ -44,11 +44,11 @@ impl Severity {
 
 /// What a rule looks at.
 #[derive(Debug, Clone, Copy)]
-enum Measure {
+enum AlertMeasure {
     /// The share of some jobs in others, in the last [`SHARES`] minutes.
-    Share(fn(&Came) -> (u64, u64)),
+    Share(fn(&OutcomeCounts) -> (u64, u64)),
     /// How often something happened in the last [`COUNTS`] minutes.
-    Count(fn(&Came) -> u64),
+    Count(fn(&OutcomeCounts) -> u64),
     /// The longest that a breaker has not been closed for, seconds.
     BreakerDown,
     /// How many breakers stand for an account that jobs wait for.
@@ -67,11 +67,11 @@ enum Measure {
 
 /// One rule.
 #[derive(Debug)]
-pub struct Rule {
+pub struct AlertRule {
     /// Its name.
     pub name: &'static str,
     /// How bad it is.
-    pub severity: Severity,
+    pub severity: AlertSeverity,
     /// It fires above this.
     pub threshold: f64,
     /// What is compared to it.
@@ -82,7 +82,7 @@ pub struct Rule {
     pub expr: &'static str,
     /// For how long it must hold there.
     pub hold: &'static str,
-    measure: Measure,
+    measure: AlertMeasure,
 }
 
 /// The tried deliveries of the last 15 minutes.
@@ -99,10 +99,10 @@ macro_rules! ended {
 }
 
 /// All of them.
-pub static RULES: &[Rule] = &[
-    Rule {
+pub static RULES: &[AlertRule] = &[
+    AlertRule {
         name: "BreakerOpen",
-        severity: Severity::Critical,
+        severity: AlertSeverity::Critical,
         threshold: 300.0,
         about: "seconds since a breaker was last closed, for another reason than the account",
         action: "Look at the provider's status page, its key and its credit. The jobs wait, and go on by themselves; \
@@ -110,33 +110,33 @@ pub static RULES: &[Rule] = &[
         expr: "max by (breaker) (backend_worker_breaker_not_closed_seconds) > 300 unless on (breaker) \
                backend_worker_account_fault > 0",
         hold: "0s",
-        measure: Measure::BreakerDown,
+        measure: AlertMeasure::BreakerDown,
     },
-    Rule {
+    AlertRule {
         name: "ProviderAccount",
-        severity: Severity::Critical,
+        severity: AlertSeverity::Critical,
         threshold: 0.0,
         about: "providers whose account makes jobs wait (credit, key, scope, model, parameter)",
         action: "Pay the provider's bill, replace the key, or correct the model: `check` and the reason of a waiting job \
                  tell which. The jobs wait and go on by themselves; `breaker reset <name>` saves the rest of the wait.",
         expr: "max by (breaker, fault) (backend_worker_account_fault) > 0",
         hold: "0s",
-        measure: Measure::AccountFaults,
+        measure: AlertMeasure::AccountFaults,
     },
-    Rule {
+    AlertRule {
         name: "ModelRetiring",
-        severity: Severity::Critical,
+        severity: AlertSeverity::Critical,
         threshold: 0.0,
         about: "days that have passed of the last 30 before the provider shuts the flashcards' model down",
         action: "Set OPENAI_MODEL to its successor (`check` names it), and look at a few decks before that day. Without it \
                  the worker moves to OPENAI_MODEL_SUCCESSOR by itself when the model is gone.",
         expr: "min(backend_worker_model_shutdown_timestamp_seconds) - time() < 30 * 86400",
         hold: "0s",
-        measure: Measure::ModelShutdown,
+        measure: AlertMeasure::ModelShutdown,
     },
-    Rule {
+    AlertRule {
         name: "BudgetUsedUp",
-        severity: Severity::Critical,
+        severity: AlertSeverity::Critical,
         // The last call that fits leaves a rest that is smaller than the next one.
         threshold: 0.99,
         about: "share of the budget of the day or month that is spent or reserved",
@@ -144,41 +144,41 @@ pub static RULES: &[Rule] = &[
                  BUDGET_EXHAUSTED=fail.",
         expr: "max by (period) (backend_worker_budget_used_ratio) > 0.99",
         hold: "0s",
-        measure: Measure::BudgetUsed,
+        measure: AlertMeasure::BudgetUsed,
     },
-    Rule {
+    AlertRule {
         name: "BudgetNearlyUsedUp",
-        severity: Severity::Warning,
+        severity: AlertSeverity::Warning,
         threshold: 0.8,
         about: "share of the budget of the day or month that is spent or reserved",
         action: "`spend` tells on what; decide whether the budget is to be raised before jobs wait for it.",
         expr: "max by (period) (backend_worker_budget_used_ratio) > 0.8",
         hold: "0s",
-        measure: Measure::BudgetUsed,
+        measure: AlertMeasure::BudgetUsed,
     },
-    Rule {
+    AlertRule {
         name: "BudgetKillSwitch",
-        severity: Severity::Critical,
+        severity: AlertSeverity::Critical,
         threshold: 0.0,
         about: "1 while the kill switch stops all paid calls",
         action: "`budget status` tells who has set it, and why; `budget resume` lets paid calls pass again.",
         expr: "max(backend_worker_budget_kill_switch) > 0",
         hold: "0s",
-        measure: Measure::KillSwitch,
+        measure: AlertMeasure::KillSwitch,
     },
-    Rule {
+    AlertRule {
         name: "RedisAway",
-        severity: Severity::Critical,
+        severity: AlertSeverity::Critical,
         threshold: REDIS_ABSENCE.as_secs() as f64,
         about: "seconds without an answer from Redis",
         action: "Look at Redis: is it up, full, loading, or slow? The worker keeps its jobs and goes on when it is back.",
         expr: "min(backend_worker_redis_up) < 1",
         hold: "15s",
-        measure: Measure::RedisAway,
+        measure: AlertMeasure::RedisAway,
     },
-    Rule {
+    AlertRule {
         name: "FailureRate",
-        severity: Severity::Critical,
+        severity: AlertSeverity::Critical,
         threshold: 0.05,
         about: "share of ended jobs that failed, last 15 minutes",
         action: "`job show <id>` of a failed job tells the reason; the label `class` of backend_worker_jobs_total tells \
@@ -191,11 +191,11 @@ pub static RULES: &[Rule] = &[
             " >= 10"
         ),
         hold: "0s",
-        measure: Measure::Share(|came| (came.failed, came.failed + came.succeeded)),
+        measure: AlertMeasure::Share(|came| (came.failed, came.failed + came.succeeded)),
     },
-    Rule {
+    AlertRule {
         name: "PermanentErrors",
-        severity: Severity::Warning,
+        severity: AlertSeverity::Warning,
         threshold: 0.05,
         about: "share of ended jobs that were wrong themselves, last 15 minutes",
         action: "Check the data of the jobs: their reason names the field, or the provider's refusal. Look at what the \
@@ -208,11 +208,11 @@ pub static RULES: &[Rule] = &[
             " >= 10"
         ),
         hold: "0s",
-        measure: Measure::Share(|came| (came.permanent, came.failed + came.succeeded)),
+        measure: AlertMeasure::Share(|came| (came.permanent, came.failed + came.succeeded)),
     },
-    Rule {
+    AlertRule {
         name: "RetryRate",
-        severity: Severity::Warning,
+        severity: AlertSeverity::Warning,
         threshold: 0.2,
         about: "share of deliveries that needed another try, last 15 minutes",
         action: "Check what the retries are for: backend_worker_provider_retries_total by class. Rate limits: lower \
@@ -225,39 +225,39 @@ pub static RULES: &[Rule] = &[
             " >= 10"
         ),
         hold: "0s",
-        measure: Measure::Share(|came| (came.retried, came.tried)),
+        measure: AlertMeasure::Share(|came| (came.retried, came.tried)),
     },
-    Rule {
+    AlertRule {
         name: "BreakerTransitions",
-        severity: Severity::Warning,
+        severity: AlertSeverity::Warning,
         threshold: 10.0,
         about: "moves of breakers, last hour",
         action: "The provider is unstable: it recovers and fails again. Lower its limits, or open its breaker by hand \
                  until it is well.",
         expr: "sum(increase(backend_worker_breaker_transitions_total{scope=\"fleet\"}[1h])) > 10",
         hold: "0s",
-        measure: Measure::Count(|came| came.transitions),
+        measure: AlertMeasure::Count(|came| came.transitions),
     },
-    Rule {
+    AlertRule {
         name: "OldestWaiting",
-        severity: Severity::Warning,
+        severity: AlertSeverity::Warning,
         threshold: 300.0,
         about: "seconds that the next job in line has waited",
         action: "The queue is not served as fast as it fills: is it paused, are replicas up, are their slots full, does \
                  a limit hold them? Add replicas, or raise CONCURRENCY or the limit.",
         expr: "max by (queue, layout) (backend_worker_queue_oldest_waiting_seconds) > 300",
         hold: "1m",
-        measure: Measure::Oldest,
+        measure: AlertMeasure::Oldest,
     },
-    Rule {
+    AlertRule {
         name: "DeadLettersGrowing",
-        severity: Severity::Warning,
+        severity: AlertSeverity::Warning,
         threshold: 10.0,
         about: "jobs that became dead letters, last hour",
         action: "Nobody retries them by themselves: find the reason, mend it, and add the jobs again.",
         expr: "sum(max by (queue, layout) (delta(backend_worker_queue_jobs{state=\"failed\"}[1h]))) > 10",
         hold: "0s",
-        measure: Measure::Count(|came| came.failed),
+        measure: AlertMeasure::Count(|came| came.failed),
     },
 ];
 
@@ -268,7 +268,7 @@ pub struct Alert {
     /// The rule's name.
     pub name: &'static str,
     /// How bad it is.
-    pub severity: Severity,
+    pub severity: AlertSeverity,
     /// True if the alert fires.
     pub firing: bool,
     /// What was compared; `null` when it cannot be known, because Redis is away.
@@ -288,10 +288,10 @@ pub struct Alert {
 }
 
 /// Judges every rule: over the fleet by a reading, and this replica's absence of Redis.
-pub fn judge(reading: Option<&Reading>, redis_away: Duration) -> Vec<Alert> {
+pub fn judge(reading: Option<&FleetReading>, redis_away: Duration) -> Vec<Alert> {
     let verdicts = RULES.iter().map(|rule| {
         let found = match (rule.measure, reading) {
-            (Measure::RedisAway, reading) => Some(Found {
+            (AlertMeasure::RedisAway, reading) => Some(MeasuredValue {
                 value: redis_away.as_secs_f64(),
                 subject: None,
                 since: reading.map(|r| r.now.saturating_sub(millis(redis_away))),
@@ -317,18 +317,18 @@ pub fn judge(reading: Option<&Reading>, redis_away: Duration) -> Vec<Alert> {
     verdicts.collect()
 }
 
-struct Found {
+struct MeasuredValue {
     value: f64,
     subject: Option<String>,
     /// Since when the value has been above the threshold, if it is.
     since: Option<u64>,
 }
 
-impl Measure {
-    fn of(self, threshold: f64, reading: &Reading) -> Found {
+impl AlertMeasure {
+    fn of(self, threshold: f64, reading: &FleetReading) -> MeasuredValue {
         let now = reading.now;
         // Something that grows with the clock passed the threshold so long ago.
-        let aged = |subject: Option<String>, seconds: f64| Found {
+        let aged = |subject: Option<String>, seconds: f64| MeasuredValue {
             value: seconds,
             subject,
             since: Some(now.saturating_sub(((seconds - threshold).max(0.0) * 1000.0) as u64)),
@@ -366,7 +366,7 @@ impl Measure {
                     ))
                 });
                 let faults: Vec<(String, Option<u64>)> = faults.collect();
-                Found {
+                MeasuredValue {
                     value: faults.len() as f64,
                     since: faults.iter().filter_map(|(_, since)| *since).min(),
                     subject: faults.into_iter().next().map(|(subject, _)| subject),
@@ -380,7 +380,7 @@ impl Measure {
             Self::ModelShutdown => {
                 let left = reading.model_shutdown.map(|at| at.saturating_sub(now));
                 let passed = left.map_or(0, |left| millis(RETIRING).saturating_sub(left));
-                Found {
+                MeasuredValue {
                     value: passed as f64 / 1000.0 / DAY,
                     subject: None,
                     since: Some(now.saturating_sub(passed)),
@@ -393,13 +393,13 @@ impl Measure {
                 let (percent, period) = shares
                     .max()
                     .map_or((0, None), |(share, period)| (share, Some(period)));
-                Found {
+                MeasuredValue {
                     value: percent as f64 / 100.0,
                     subject: period,
                     since: None,
                 }
             }
-            Self::KillSwitch => Found {
+            Self::KillSwitch => MeasuredValue {
                 value: f64::from(u8::from(
                     reading.money.as_ref().is_some_and(|money| money.kill_switch),
                 )),
@@ -412,14 +412,18 @@ impl Measure {
 }
 
 /// The value of this minute, and since which minute it has been above the threshold without a break.
-fn in_minutes(reading: &Reading, threshold: f64, value: impl Fn(&Minutes, u64) -> f64) -> Found {
+fn in_minutes(
+    reading: &FleetReading,
+    threshold: f64,
+    value: impl Fn(&MinuteCounts, u64) -> f64,
+) -> MeasuredValue {
     let this = reading.now / 60_000;
     let above = |minute: &u64| value(&reading.minutes, *minute) > threshold;
     let first = (this.saturating_sub(COUNTS)..=this)
         .rev()
         .take_while(above)
         .last();
-    Found {
+    MeasuredValue {
         value: value(&reading.minutes, this),
         subject: None,
         since: first.map(|minute| minute * 60_000),

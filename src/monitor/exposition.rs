@@ -4,17 +4,17 @@ use std::sync::{Arc, atomic::Ordering};
 
 use jobs::{AccountFault, Provider};
 
-use super::{Reading, process};
+use super::{FleetReading, process};
 use crate::{
     gate::{Reason, State},
-    ledger::{Ledger, Spending},
+    ledger::{Ledger, SpendLedger},
     operator::Operator,
     spending::Usd,
     telemetry::metrics::{
         PROCESS,
-        labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault},
+        labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault},
         table,
-        text::Text,
+        text::Exposition,
     },
     worker::runtime::QueueWorker,
 };
@@ -27,9 +27,9 @@ pub(super) fn write(
     workers: &[Arc<QueueWorker>],
     operator: &Operator,
     ledger: Option<&Ledger>,
-    reading: Option<&Reading>,
+    reading: Option<&FleetReading>,
 ) -> String {
-    let mut text = Text::default();
+    let mut text = Exposition::default();
     text.sample(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     jobs(&mut text, workers);
     calls(&mut text);
@@ -46,7 +46,7 @@ pub(super) fn write(
     text.finish()
 }
 
-fn jobs(text: &mut Text, workers: &[Arc<QueueWorker>]) {
+fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
     // Family by family: the samples of one stand together.
     let each = |write: &mut dyn FnMut(&QueueWorker, &str, &str)| {
         for worker in workers {
@@ -91,7 +91,7 @@ fn jobs(text: &mut Text, workers: &[Arc<QueueWorker>]) {
     });
 }
 
-fn calls(text: &mut Text) {
+fn calls(text: &mut Exposition) {
     let all = Provider::ALL;
     for (provider, of_provider) in all.iter().zip(&PROCESS.calls) {
         for (class, of_class) in JobClass::all().zip(of_provider) {
@@ -130,8 +130,8 @@ fn calls(text: &mut Text) {
     }
 }
 
-fn spending(text: &mut Text, spending: Spending) {
-    let Spending {
+fn spending(text: &mut Exposition, spending: SpendLedger) {
+    let SpendLedger {
         sent,
         reused,
         unknown,
@@ -149,7 +149,7 @@ fn spending(text: &mut Text, spending: Spending) {
     }
 }
 
-fn gates(text: &mut Text, operator: &Operator) {
+fn gates(text: &mut Exposition, operator: &Operator) {
     for (provider, counters) in Provider::ALL.iter().zip(&PROCESS.admissions) {
         for (scope, counter) in SCOPES.iter().zip(counters) {
             text.counter(&table::ADMISSIONS, &[provider.as_str(), scope], counter);
@@ -171,7 +171,7 @@ fn gates(text: &mut Text, operator: &Operator) {
     }
 }
 
-fn redis(text: &mut Text) {
+fn redis(text: &mut Exposition) {
     text.histogram(&table::REDIS_SECONDS, &[], &PROCESS.redis_seconds);
     for (fault, counter) in RedisFault::ALL.iter().zip(&PROCESS.redis_errors) {
         text.counter(&table::REDIS_ERRORS, &[fault.as_str()], counter);
@@ -187,7 +187,7 @@ fn redis(text: &mut Text) {
     }
 }
 
-fn fleet(text: &mut Text, reading: &Reading) {
+fn fleet(text: &mut Exposition, reading: &FleetReading) {
     for queue in &reading.queues {
         let counts = &queue.counts;
         for (state, count) in [

@@ -36,19 +36,19 @@ const MOST_REPLICAS: isize = 500;
 
 /// A replica, as it last said of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replica {
+pub struct ReplicaHeartbeat {
     /// Its name.
     pub name: String,
     /// When that was, ms since 1970 by Redis's clock.
     pub seen: u64,
     /// Its work.
-    pub work: Work,
+    pub work: ReplicaWork,
 }
 
 /// The work of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Work {
+pub struct ReplicaWork {
     /// Its version.
     pub version: String,
     /// For how long it has run, ms.
@@ -90,7 +90,7 @@ pub struct JobInFlight {
     pub age_ms: u64,
 }
 
-impl Work {
+impl ReplicaWork {
     fn here(started: Instant, workers: &[Arc<QueueWorker>]) -> Self {
         let queues = workers.iter().map(|worker| {
             let tally = worker.vitals().tally();
@@ -144,7 +144,7 @@ impl Heartbeats {
     /// Redis's.
     pub async fn beat(&self, workers: &[Arc<QueueWorker>]) -> Result<(), RedisError> {
         // Numbers and strings: there is nothing in it that JSON could not hold.
-        let work = serde_json::to_string(&Work::here(self.started, workers)).unwrap_or_default();
+        let work = serde_json::to_string(&ReplicaWork::here(self.started, workers)).unwrap_or_default();
         self.say(&work).await
     }
 
@@ -167,7 +167,7 @@ impl Heartbeats {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn read(&self) -> Result<Vec<Replica>, RedisError> {
+    pub async fn read(&self) -> Result<Vec<ReplicaHeartbeat>, RedisError> {
         let mut pipeline = redis::pipe();
         pipeline.zrange_withscores(FLEET_SEEN, -MOST_REPLICAS, -1);
         pipeline.hgetall(FLEET_REPLICAS);
@@ -178,9 +178,9 @@ impl Heartbeats {
             let name = String::from_utf8_lossy(&name).into_owned();
             // A float to u64 saturates.
             let seen = at as u64;
-            Some(Replica { name, seen, work })
+            Some(ReplicaHeartbeat { name, seen, work })
         };
-        let mut replicas: Vec<Replica> = seen.into_iter().filter_map(read).collect();
+        let mut replicas: Vec<ReplicaHeartbeat> = seen.into_iter().filter_map(read).collect();
         replicas.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(replicas)
     }

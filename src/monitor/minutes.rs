@@ -29,7 +29,7 @@ const COUNTS: usize = 6;
 
 /// Outcomes of jobs in a span of time. The order of the fields is that of the counts in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Came {
+pub struct OutcomeCounts {
     /// Completed.
     pub succeeded: u64,
     /// Dead letters.
@@ -44,7 +44,7 @@ pub struct Came {
     pub transitions: u64,
 }
 
-impl Came {
+impl OutcomeCounts {
     const fn to_array(self) -> [u64; COUNTS] {
         [
             self.succeeded,
@@ -78,7 +78,7 @@ impl Came {
                 cells.ended(JobOutcome::Succeeded, |_| true),
                 cells.ended(JobOutcome::Failed, |_| true),
             );
-            let permanent = |class: JobClass| class.0 == Some(jobs::Class::Permanent);
+            let permanent = |class: JobClass| class.0 == Some(jobs::FailureClass::Permanent);
             all.succeeded += succeeded;
             all.failed += failed + cells.recovered[1].get();
             all.permanent += cells.ended(JobOutcome::Failed, permanent);
@@ -91,11 +91,11 @@ impl Came {
 
 /// The fleet's minutes, by number (since 1970), as far as they are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Minutes(BTreeMap<u64, [u64; COUNTS]>);
+pub struct MinuteCounts(BTreeMap<u64, [u64; COUNTS]>);
 
-impl Minutes {
+impl MinuteCounts {
     /// Outcomes of the jobs in the `length` minutes up to and with `last`.
-    pub fn window(&self, last: u64, length: u64) -> Came {
+    pub fn window(&self, last: u64, length: u64) -> OutcomeCounts {
         let first = (last + 1).saturating_sub(length);
         let mut sum = [0u64; COUNTS];
         for counts in self.0.range(first..=last).map(|(_, counts)| counts) {
@@ -103,12 +103,12 @@ impl Minutes {
                 *sum = sum.saturating_add(*count);
             }
         }
-        Came::from_array(sum)
+        OutcomeCounts::from_array(sum)
     }
 
     /// Adds to one minute.
     #[cfg(test)]
-    pub(super) fn add(&mut self, minute: u64, came: Came) {
+    pub(super) fn add(&mut self, minute: u64, came: OutcomeCounts) {
         let sum = self.0.entry(minute).or_default();
         for (sum, count) in sum.iter_mut().zip(came.to_array()) {
             *sum += count;
@@ -134,22 +134,22 @@ impl Minutes {
 
 /// Reports what this replica's jobs come to.
 #[derive(Debug)]
-pub struct Reporter {
+pub struct OutcomeReporter {
     connection: Connection,
     replica: String,
-    told: Mutex<Told>,
+    told: Mutex<ReportedCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct ReportedCounts {
     /// The counts in Redis.
-    counted: Came,
+    counted: OutcomeCounts,
     /// A report that may or may not have arrived: it is sent again as it was, before anything newer.
-    sent: Option<Came>,
+    sent: Option<OutcomeCounts>,
     number: u64,
 }
 
-impl Reporter {
+impl OutcomeReporter {
     /// A reporter for `replica`, whose name no other one bears.
     pub fn new(connection: Connection, replica: &str) -> Self {
         Self {
@@ -170,7 +170,7 @@ impl Reporter {
             let total = match told.sent {
                 Some(total) => total,
                 None => {
-                    let total = Came::here(workers);
+                    let total = OutcomeCounts::here(workers);
                     if total == told.counted {
                         return Ok(());
                     }
@@ -198,12 +198,12 @@ impl Reporter {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn read(&self) -> Result<(Minutes, u64), RedisError> {
+    pub async fn read(&self) -> Result<(MinuteCounts, u64), RedisError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").hgetall(FLEET_MINUTES);
         let ((seconds, micros), fields): ((u64, u64), Vec<(String, String)>) =
             self.connection.query(&pipeline).await?;
-        Ok((Minutes::read(fields), seconds * 1000 + micros / 1000))
+        Ok((MinuteCounts::read(fields), seconds * 1000 + micros / 1000))
     }
 }
 
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_window_holds_its_minutes_and_no_other() {
         let field = |field: &str, count: &str| (field.to_owned(), count.to_owned());
-        let minutes = Minutes::read([
+        let minutes = MinuteCounts::read([
             field("100:0", "5"),
             field("101:0", "7"),
             field("101:5", "2"),
@@ -228,12 +228,12 @@ mod tests {
         assert_eq!((came.succeeded, came.transitions, came.failed), (7, 2, 0));
         assert_eq!(minutes.window(102, 3).succeeded, 12);
         assert_eq!(minutes.window(102, 3).failed, 1);
-        assert_eq!(minutes.window(0, 60), Came::default());
+        assert_eq!(minutes.window(0, 60), OutcomeCounts::default());
     }
 
     #[test]
     fn counts_keep_their_places() {
-        let came = Came::from_array([1, 2, 3, 4, 5, 6]);
+        let came = OutcomeCounts::from_array([1, 2, 3, 4, 5, 6]);
         assert_eq!(came.to_array(), [1, 2, 3, 4, 5, 6]);
     }
 }

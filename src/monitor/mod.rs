@@ -25,16 +25,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::{
-    heartbeats::{Heartbeats, Replica},
-    minutes::{Minutes, Reporter},
+    heartbeats::{Heartbeats, ReplicaHeartbeat},
+    minutes::{MinuteCounts, OutcomeReporter},
     write_probe::WriteProbe,
 };
 use crate::{
     connection::Connection,
-    gate::{BreakerStatus, Status},
+    gate::{BreakerStatus, GateStatus},
     ledger::Ledger,
     operator::Operator,
-    queue::{BrokerError, Counts, Layout},
+    queue::{BrokerError, Layout, QueueCounts},
     spending::accounts::BudgetStatus,
     telemetry::metrics::PROCESS,
     worker::runtime::QueueWorker,
@@ -55,29 +55,29 @@ pub struct QueueReading {
     /// How it is laid out.
     pub layout: Layout,
     /// Its jobs by state.
-    pub counts: Counts,
+    pub counts: QueueCounts,
     /// How old the job is that is next in line.
     pub oldest: Duration,
 }
 
 /// The state of the fleet, as read from Redis.
 #[derive(Debug, Clone, Default)]
-pub struct Reading {
+pub struct FleetReading {
     /// The queues.
     pub queues: Vec<QueueReading>,
     /// The gates; none with breakers and limits switched off.
-    pub gates: Vec<Status>,
+    pub gates: Vec<GateStatus>,
     /// Budgets and kill switch.
     pub money: Option<BudgetStatus>,
     /// The outcomes of the jobs.
-    pub minutes: Minutes,
+    pub minutes: MinuteCounts,
     /// When the provider shuts the flashcards' model down, ms since 1970, where a day is known.
     pub model_shutdown: Option<u64>,
     /// Redis's clock, ms.
     pub now: u64,
 }
 
-impl Reading {
+impl FleetReading {
     /// Every breaker, once: providers may share one.
     pub fn breakers(&self) -> Vec<&BreakerStatus> {
         let mut breakers: Vec<&BreakerStatus> = Vec::new();
@@ -91,10 +91,10 @@ impl Reading {
 }
 
 #[derive(Debug, Default)]
-struct Last {
+struct CachedReading {
     read_at: Option<Instant>,
     /// `None`: Redis gave none in time.
-    reading: Option<Arc<Reading>>,
+    reading: Option<Arc<FleetReading>>,
     /// Since when there has been none.
     away_since: Option<Instant>,
 }
@@ -105,10 +105,10 @@ pub struct Monitor {
     workers: Vec<Arc<QueueWorker>>,
     operator: Operator,
     ledger: Option<Arc<Ledger>>,
-    reporter: Reporter,
+    reporter: OutcomeReporter,
     heartbeats: Heartbeats,
     write_probe: WriteProbe,
-    last: Mutex<Last>,
+    last: Mutex<CachedReading>,
 }
 
 impl Monitor {
@@ -125,7 +125,7 @@ impl Monitor {
             workers,
             operator,
             ledger,
-            reporter: Reporter::new(connection.clone(), replica),
+            reporter: OutcomeReporter::new(connection.clone(), replica),
             write_probe: WriteProbe::new(connection.clone()),
             heartbeats: Heartbeats::new(connection, replica),
             last: Mutex::default(),
@@ -176,7 +176,7 @@ impl Monitor {
     }
 
     /// The verdict on every alert, by what was read.
-    pub fn judge(&self, reading: Option<&Reading>, away: Option<Duration>) -> Vec<alerts::Alert> {
+    pub fn judge(&self, reading: Option<&FleetReading>, away: Option<Duration>) -> Vec<alerts::Alert> {
         // The loops call Redis all the time, so they notice an outage before a request arrives here.
         let seen = self
             .workers
@@ -195,12 +195,12 @@ impl Monitor {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn replicas(&self) -> Result<Vec<Replica>, redis::RedisError> {
+    pub async fn replicas(&self) -> Result<Vec<ReplicaHeartbeat>, redis::RedisError> {
         self.heartbeats.read().await
     }
 
     /// The last reading if it is no older than `fresh`, else another; and how long there has been none.
-    pub async fn reading(&self, fresh: Duration) -> (Option<Arc<Reading>>, Option<Duration>) {
+    pub async fn reading(&self, fresh: Duration) -> (Option<Arc<FleetReading>>, Option<Duration>) {
         let mut last = self.last.lock().await;
         if last.read_at.is_none_or(|at| at.elapsed() > fresh) {
             let began = Instant::now();
@@ -219,7 +219,7 @@ impl Monitor {
         (last.reading.clone(), away)
     }
 
-    async fn read(&self) -> Result<Reading, BrokerError> {
+    async fn read(&self) -> Result<FleetReading, BrokerError> {
         // Reports this replica's latest counts first, which the reading would otherwise miss.
         self.reporter.report(&self.workers).await?;
         let queues = self.operator.queues().iter().map(|broker| async move {
@@ -244,7 +244,7 @@ impl Monitor {
         .await;
         let money = money.await;
         let (minutes, now) = rest.1?;
-        Ok(Reading {
+        Ok(FleetReading {
             queues: queues?,
             gates: rest.0?,
             money,

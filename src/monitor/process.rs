@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::telemetry::metrics::{table, text::Text};
+use crate::telemetry::metrics::{table, text::Exposition};
 
 /// Unit of the CPU time that the kernel reports to programs: the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -22,7 +22,7 @@ pub(super) fn starts() {
     LazyLock::force(&STARTED);
 }
 
-pub(super) fn write(text: &mut Text) {
+pub(super) fn write(text: &mut Exposition) {
     if let Some(bytes) = fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|s| memory(&s))

@@ -7,7 +7,7 @@ use redis::{ErrorKind, ServerErrorKind};
 use tokio::sync::Mutex;
 
 use crate::{
-    connection::Connection, deadline::answered_within, keys::FLEET_WRITE_PROBE, redis_error::Meaning,
+    connection::Connection, deadline::answered_within, keys::FLEET_WRITE_PROBE, redis_error::RedisErrorClass,
 };
 
 /// How long an answer counts.
@@ -52,7 +52,7 @@ impl WriteProbe {
         let refusal = match written {
             // `check` reports missing rights. Jobs may run without the right to write this key.
             Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => None,
-            Ok(Err(error)) if Meaning::of(&error).refuses_writes() => Some(error.to_string()),
+            Ok(Err(error)) if RedisErrorClass::of(&error).refuses_writes() => Some(error.to_string()),
             _ => None,
         };
         *last = Some((Instant::now(), refusal.clone()));

@@ -7,16 +7,16 @@ mod retry;
 use std::{sync::Arc, time::Duration};
 
 use super::Operator;
-use crate::queue::{Broker, BrokerError, Place, Query, Removal, State};
+use crate::queue::{Broker, BrokerError, JobState, ListCursor, ListQuery, RemovalResult};
 
 pub use list::{JobList, ListedIn};
-pub use retry::{Haul, Order};
+pub use retry::{RetryRequest, RetrySummary};
 
 /// Which jobs are meant.
 #[derive(Debug, Clone)]
-pub struct Wanted<'a> {
+pub struct JobFilter<'a> {
     /// In which state.
-    pub state: State,
+    pub state: JobState,
     /// In which queue, `name` or `layout:name`; all of them where none is named.
     pub queue: Option<&'a str>,
     /// Of which type.
@@ -25,9 +25,9 @@ pub struct Wanted<'a> {
     pub since: Option<Duration>,
 }
 
-impl Wanted<'_> {
-    fn query<'b>(&'b self, after: Option<&'b Place>, limit: usize) -> Query<'b> {
-        Query {
+impl JobFilter<'_> {
+    fn query<'b>(&'b self, after: Option<&'b ListCursor>, limit: usize) -> ListQuery<'b> {
+        ListQuery {
             state: self.state,
             kind: self.kind,
             since: self.since,
@@ -39,14 +39,14 @@ impl Wanted<'_> {
 
 /// A job to which something was done, and where.
 #[derive(Debug)]
-pub struct Deed {
+pub struct JobLocation {
     /// The queue's name.
     pub queue: String,
     /// How it is laid out.
     pub layout: &'static str,
 }
 
-impl Deed {
+impl JobLocation {
     fn at(broker: &Arc<dyn Broker>) -> Self {
         Self {
             queue: broker.queue().to_owned(),
@@ -75,7 +75,7 @@ pub enum JobError {
         /// The job's id.
         id: String,
         /// Its state.
-        state: State,
+        state: JobState,
     },
     /// It changed its state just then.
     #[error("job {0} is no dead letter any more")]
@@ -135,7 +135,7 @@ impl Operator {
     ///
     /// # Errors
     /// When there is none of that id, or several, or it cannot be removed, or Redis is away.
-    pub async fn remove_job(&self, id: &str, queue: Option<&str>) -> Result<Deed, JobError> {
+    pub async fn remove_job(&self, id: &str, queue: Option<&str>) -> Result<JobLocation, JobError> {
         let meant = self.select(queue)?;
         let mut known = Vec::new();
         for broker in &meant {
@@ -152,11 +152,11 @@ impl Operator {
         };
         for broker in candidates {
             match broker.remove(&id).await? {
-                Removal::Done => return Ok(Deed::at(broker)),
-                Removal::Unknown => {}
-                Removal::Active => return Err(JobError::Active(id)),
-                Removal::Scheduled => return Err(JobError::Scheduled(id)),
-                Removal::Parent => return Err(JobError::Parent(id)),
+                RemovalResult::Done => return Ok(JobLocation::at(broker)),
+                RemovalResult::Unknown => {}
+                RemovalResult::Active => return Err(JobError::Active(id)),
+                RemovalResult::Scheduled => return Err(JobError::Scheduled(id)),
+                RemovalResult::Parent => return Err(JobError::Parent(id)),
             }
         }
         Err(JobError::Unknown(id))

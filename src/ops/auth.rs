@@ -26,7 +26,7 @@ use subtle::ConstantTimeEq;
 
 /// The tokens that open the routes.
 #[derive(Debug, Clone, Default)]
-pub struct Access {
+pub struct AccessControl {
     /// For routes that change something.
     pub admin: Option<SecretString>,
     /// For routes that add jobs, beside the admin's.
@@ -41,14 +41,14 @@ pub struct Access {
 
 /// The caller may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
+pub enum AccessDenied {
     /// A token is missing or wrong, or loopback would have to call; says which.
     Token(&'static str),
     /// A browser calls for a page of another site, or may.
     Foreign(&'static str),
 }
 
-impl IntoResponse for Denied {
+impl IntoResponse for AccessDenied {
     fn into_response(self) -> Response {
         let body = |error: &str| Json(json!({ "success": false, "error": error }));
         match self {
@@ -77,21 +77,21 @@ const FORWARDED: [&str; 12] = [
     "fastly-",
 ];
 
-impl Access {
+impl AccessControl {
     /// Checks that a caller may change something.
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
-    pub fn to_change(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Denied> {
+    pub fn to_change(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), AccessDenied> {
         match &self.admin {
             Some(token) if bears(headers, token) => Ok(()),
-            Some(_) => Err(Denied::Token(
+            Some(_) => Err(AccessDenied::Token(
                 "this route wants Authorization: Bearer ADMIN_TOKEN",
             )),
-            None if !self.admin_from_loopback => {
-                Err(Denied::Token("no ADMIN_TOKEN is configured: this route is off"))
-            }
-            None if !is_loopback(peer) || is_forwarded(headers) => Err(Denied::Token(
+            None if !self.admin_from_loopback => Err(AccessDenied::Token(
+                "no ADMIN_TOKEN is configured: this route is off",
+            )),
+            None if !is_loopback(peer) || is_forwarded(headers) => Err(AccessDenied::Token(
                 "no ADMIN_TOKEN is configured: this route answers to loopback only",
             )),
             None => is_of_this_host(headers),
@@ -102,14 +102,14 @@ impl Access {
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
-    pub fn to_enqueue(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), Denied> {
+    pub fn to_enqueue(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), AccessDenied> {
         match &self.enqueue {
             Some(token) if bears(headers, token) => Ok(()),
             Some(_) => self.to_change(headers, peer).map_err(|denied| match denied {
-                Denied::Token(_) => {
-                    Denied::Token("this route wants Authorization: Bearer ENQUEUE_TOKEN, or ADMIN_TOKEN")
-                }
-                foreign @ Denied::Foreign(_) => foreign,
+                AccessDenied::Token(_) => AccessDenied::Token(
+                    "this route wants Authorization: Bearer ENQUEUE_TOKEN, or ADMIN_TOKEN",
+                ),
+                foreign @ AccessDenied::Foreign(_) => foreign,
             }),
             None => self.to_change(headers, peer),
         }
@@ -119,14 +119,16 @@ impl Access {
     ///
     /// # Errors
     /// [`Denied`], saying what is missing.
-    pub fn to_read(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    pub fn to_read(&self, headers: &HeaderMap) -> Result<(), AccessDenied> {
         let is_admin = || self.admin.as_ref().is_some_and(|admin| bears(headers, admin));
         match &self.read {
             Some(token) if bears(headers, token) => Ok(()),
             _ if is_admin() => Ok(()),
-            Some(_) => Err(Denied::Token("this route wants Authorization: Bearer READ_TOKEN")),
+            Some(_) => Err(AccessDenied::Token(
+                "this route wants Authorization: Bearer READ_TOKEN",
+            )),
             None if is_address(host(headers)) => Ok(()),
-            None => Err(Denied::Foreign(
+            None => Err(AccessDenied::Foreign(
                 "no READ_TOKEN is configured: reads are answered under localhost and literal addresses only",
             )),
         }
@@ -167,11 +169,11 @@ fn is_forwarded(headers: &HeaderMap) -> bool {
 }
 
 /// Checks that the request does not come from a browser that acts for another site (see the module).
-fn is_of_this_host(headers: &HeaderMap) -> Result<(), Denied> {
+fn is_of_this_host(headers: &HeaderMap) -> Result<(), AccessDenied> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let host = host(headers);
     if !is_loopback_name(host) {
-        return Err(Denied::Foreign(
+        return Err(AccessDenied::Foreign(
             "no ADMIN_TOKEN is configured: this route answers to localhost only, and Host names another",
         ));
     }
@@ -186,7 +188,7 @@ fn is_of_this_host(headers: &HeaderMap) -> Result<(), Denied> {
     if same && site.is_none_or(|site| ["same-origin", "none"].contains(&site)) {
         return Ok(());
     }
-    Err(Denied::Foreign(
+    Err(AccessDenied::Foreign(
         "no ADMIN_TOKEN is configured: this route does not answer to pages of other sites",
     ))
 }
@@ -246,8 +248,8 @@ mod tests {
             .collect()
     }
 
-    fn access(admin: Option<&str>, read: Option<&str>) -> Access {
-        Access {
+    fn access(admin: Option<&str>, read: Option<&str>) -> AccessControl {
+        AccessControl {
             admin: admin.map(Into::into),
             read: read.map(Into::into),
             enqueue: None,
@@ -315,7 +317,10 @@ mod tests {
             "a b",
         ] {
             let denied = asked(&[("host", host)]);
-            assert!(matches!(denied, Err(Denied::Foreign(_))), "{host:?}: {denied:?}");
+            assert!(
+                matches!(denied, Err(AccessDenied::Foreign(_))),
+                "{host:?}: {denied:?}"
+            );
         }
         assert!(asked(&[]).is_err(), "no Host at all");
 
@@ -355,11 +360,17 @@ mod tests {
     #[test]
     fn changing_routes_are_off_unless_a_token_or_loopback_is_configured() {
         let local = headers(&[("host", "localhost:3002")]);
-        let closed = Access::default();
+        let closed = AccessControl::default();
         for peer in ["127.0.0.1:1", "[::1]:1"] {
             let peer = peer.parse().unwrap();
-            assert!(matches!(closed.to_change(&local, peer), Err(Denied::Token(_))));
-            assert!(matches!(closed.to_enqueue(&local, peer), Err(Denied::Token(_))));
+            assert!(matches!(
+                closed.to_change(&local, peer),
+                Err(AccessDenied::Token(_))
+            ));
+            assert!(matches!(
+                closed.to_enqueue(&local, peer),
+                Err(AccessDenied::Token(_))
+            ));
             assert!(access(None, None).to_change(&local, peer).is_ok());
         }
         // A sidecar has an address of the loopback network, too.
@@ -425,7 +436,7 @@ mod tests {
             "localhost.example",
         ] {
             let denied = access(None, None).to_read(&headers(&[("host", host)]));
-            assert!(matches!(denied, Err(Denied::Foreign(_))), "{host}");
+            assert!(matches!(denied, Err(AccessDenied::Foreign(_))), "{host}");
         }
         let two = headers(&[("host", "localhost")]);
         let mut two = two.clone();

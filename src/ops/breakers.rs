@@ -12,17 +12,17 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 
 use super::{
-    Ops,
-    reply::{Refusal, iso, timestamp},
+    HttpState,
+    reply::{HttpError, iso, timestamp},
 };
 use crate::{
-    gate::{BreakerStatus, Status},
-    ratelimit::{Allowance, Subject},
+    gate::{BreakerStatus, GateStatus},
+    ratelimit::{RateSubject, WindowUsage},
 };
 
-type Answer = Result<Json<Value>, Refusal>;
+type JsonAnswer = Result<Json<Value>, HttpError>;
 
-pub(super) async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Answer {
+pub(super) async fn status(State(ops): State<Arc<HttpState>>, headers: HeaderMap) -> JsonAnswer {
     ops.access.to_read(&headers)?;
     let breakers = ops.operator.breakers().await?;
     let breakers: Map<String, Value> = breakers.iter().map(|b| (b.name.clone(), breaker(b))).collect();
@@ -32,11 +32,11 @@ pub(super) async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> A
 }
 
 pub(super) async fn reset(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(name): Path<String>,
-) -> Answer {
+) -> JsonAnswer {
     ops.access.to_change(&headers, peer)?;
     let breaker = ops.operator.reset_breaker(&name).await?;
     warn!(breaker = breaker.name, %peer, "circuit breaker reset by hand");
@@ -49,15 +49,15 @@ pub(super) async fn reset(
 /// Whose window to look at.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Whose {
+pub(super) struct UserQuery {
     user_id: Option<String>,
 }
 
 pub(super) async fn limits(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     headers: HeaderMap,
-    Query(whose): Query<Whose>,
-) -> Answer {
+    Query(whose): Query<UserQuery>,
+) -> JsonAnswer {
     ops.access.to_read(&headers)?;
     let limits = ops.operator.limits().await?;
     let limits: Map<String, Value> = limits
@@ -68,7 +68,7 @@ pub(super) async fn limits(
     if let Some(user) = whose.user_id {
         let window = ops
             .rate_limits
-            .peek(&Subject::User(&user), super::intake::ACTION, ops.user_window)
+            .peek(&RateSubject::User(&user), super::intake::ACTION, ops.user_window)
             .await?;
         answer["user"] = window.map_or(Value::Null, |window| allowance(&user, window));
     }
@@ -94,7 +94,7 @@ pub(crate) fn breaker(breaker: &BreakerStatus) -> Value {
 }
 
 /// A provider's limits.
-pub(crate) fn limit(status: &Status) -> Value {
+pub(crate) fn limit(status: &GateStatus) -> Value {
     let limits = &status.limits;
     json!({
         "breaker": status.breaker.name,
@@ -105,7 +105,7 @@ pub(crate) fn limit(status: &Status) -> Value {
     })
 }
 
-fn allowance(user: &str, window: Allowance) -> Value {
+fn allowance(user: &str, window: WindowUsage) -> Value {
     json!({
         "userId": user,
         "limit": window.limit,

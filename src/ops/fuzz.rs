@@ -22,16 +22,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Access, Dashboard, Ops, Streams,
-    server::{Limits, connection, uncounted},
+    AccessControl, Dashboard, EventStreams, HttpState,
+    server::{ServerLimits, connection, uncounted},
 };
 use crate::{
     connection::Connection,
     monitor::Monitor,
     operator::Operator,
     queue::{Broker, BrokerOptions, apalis::ApalisBroker, bullmq::BullmqBroker},
-    ratelimit::{RateLimits, Window},
-    spending::{Budgets, accounts::Accounts},
+    ratelimit::{RateLimits, RateWindow},
+    spending::{Budgets, accounts::SpendAccounts},
 };
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -51,23 +51,23 @@ static ROUTES: LazyLock<Router> = LazyLock::new(|| {
         Arc::new(ApalisBroker::new(connection.clone(), "q", "w", options)),
     ];
     let operator = Operator::new(brokers, None);
-    let window = Window {
+    let window = RateWindow {
         limit: 0,
         length: Duration::from_secs(60),
     };
     let monitor = Monitor::new(Vec::new(), operator.clone(), None, connection.clone(), "r");
     let monitor = Arc::new(monitor);
-    let ops = Ops {
+    let ops = HttpState {
         workers: Vec::new(),
         dashboard: Dashboard::new(monitor.clone(), operator.clone()),
         operator,
         monitor,
-        accounts: Accounts::new(connection.clone(), Budgets::default()),
+        accounts: SpendAccounts::new(connection.clone(), Budgets::default()),
         rate_limits: RateLimits::new(connection),
         user_window: window,
         ip_window: window,
-        streams: Streams::default(),
-        access: Access::default(),
+        streams: EventStreams::default(),
+        access: AccessControl::default(),
         started: Instant::now(),
     };
     ops.router()
@@ -82,7 +82,7 @@ pub static HTTP_REQUEST: Target = Target::new("http_request", |input| {
         server,
         peer,
         ROUTES.clone(),
-        Limits::default(),
+        ServerLimits::default(),
         CancellationToken::new(),
         uncounted(),
     );

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 
-use super::Ops;
-use crate::worker::vitals::Tally;
+use super::HttpState;
+use crate::worker::vitals::DispositionCounts;
 
 /// The body of a health answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Health {
+pub struct HealthBody {
     status: &'static str,
     service: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -21,7 +21,7 @@ pub struct Health {
     uptime: u64,
     /// With two decimals, as text.
     uptime_minutes: String,
-    stats: Stats,
+    stats: HealthStats,
     /// ISO 8601, by this replica's clock.
     timestamp: String,
     pid: u32,
@@ -29,7 +29,7 @@ pub struct Health {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Stats {
+struct HealthStats {
     processed: u64,
     succeeded: u64,
     failed: u64,
@@ -39,7 +39,7 @@ struct Stats {
     success_rate: String,
 }
 
-pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health>) {
+pub(super) async fn get(State(ops): State<Arc<HttpState>>) -> (StatusCode, Json<HealthBody>) {
     let mut complaints: Vec<String> = ops
         .workers
         .iter()
@@ -63,15 +63,15 @@ pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health
         .workers
         .iter()
         .map(|w| w.vitals().tally())
-        .fold(Tally::default(), Tally::plus);
+        .fold(DispositionCounts::default(), DispositionCounts::plus);
     let uptime = ops.started.elapsed();
-    let health = Health {
+    let health = HealthBody {
         status,
         service: "worker",
         reason: (!complaints.is_empty()).then(|| complaints.join("; ")),
         uptime: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
         uptime_minutes: format!("{:.2}", uptime.as_secs_f64() / 60.0),
-        stats: Stats {
+        stats: HealthStats {
             processed: tally.processed(),
             succeeded: tally.succeeded,
             failed: tally.failed,
@@ -85,7 +85,7 @@ pub(super) async fn get(State(ops): State<Arc<Ops>>) -> (StatusCode, Json<Health
     (code, Json(health))
 }
 
-fn success_rate(tally: Tally) -> String {
+fn success_rate(tally: DispositionCounts) -> String {
     match tally.processed() {
         0 => "0%".to_owned(),
         processed => format!("{:.1}%", tally.succeeded as f64 * 100.0 / processed as f64),
@@ -98,12 +98,12 @@ mod tests {
 
     #[test]
     fn the_success_rate_reads_as_before() {
-        assert_eq!(success_rate(Tally::default()), "0%");
+        assert_eq!(success_rate(DispositionCounts::default()), "0%");
         assert_eq!(
-            success_rate(Tally {
+            success_rate(DispositionCounts {
                 succeeded: 2,
                 failed: 1,
-                ..Tally::default()
+                ..DispositionCounts::default()
             }),
             "66.7%"
         );

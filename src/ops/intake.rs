@@ -15,12 +15,12 @@ use serde_json::{json, value::RawValue};
 use tracing::info;
 
 use super::{
-    Ops,
-    reply::{Refusal, timestamp},
+    HttpState,
+    reply::{HttpError, timestamp},
 };
 use crate::{
     queue::NewJob,
-    ratelimit::{Allowance, Subject},
+    ratelimit::{RateSubject, WindowUsage},
 };
 
 /// Name of the action that the intake's windows count, as in the web API.
@@ -33,22 +33,22 @@ const LONGEST_USER: usize = 128;
 const ATTEMPTS: u32 = 3;
 
 pub(super) async fn flashcards(
-    ops: State<Arc<Ops>>,
+    ops: State<Arc<HttpState>>,
     peer: ConnectInfo<SocketAddr>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     take(&ops, peer.0, JobType::GenerateFlashcards, request).await
 }
 
 pub(super) async fn job(
-    ops: State<Arc<Ops>>,
+    ops: State<Arc<HttpState>>,
     peer: ConnectInfo<SocketAddr>,
     Path(kind): Path<String>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let kind = kind
         .parse()
-        .map_err(|unknown: jobs::UnknownJobType| Refusal::Bad(unknown.to_string()))?;
+        .map_err(|unknown: jobs::UnknownJobType| HttpError::Bad(unknown.to_string()))?;
     take(&ops, peer.0, kind, request).await
 }
 
@@ -62,20 +62,25 @@ enum UserId {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Who {
+struct PayloadOwner {
     user_id: Option<UserId>,
 }
 
-async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> Result<Response, Refusal> {
+async fn take(
+    ops: &HttpState,
+    peer: SocketAddr,
+    kind: JobType,
+    request: Request,
+) -> Result<Response, HttpError> {
     ops.access.to_enqueue(request.headers(), peer)?;
     // Read only now: a caller that may not add jobs makes this replica hold nothing.
     let headers = &request.headers().clone();
-    let body = &Bytes::from_request(request, &()).await.map_err(Refusal::Body)?;
-    let text = jobs::payload_text(body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
+    let body = &Bytes::from_request(request, &()).await.map_err(HttpError::Body)?;
+    let text = jobs::payload_text(body).map_err(|failure| HttpError::Bad(failure.to_string()))?;
     let payload: Box<RawValue> = serde_json::from_str(&text)
-        .map_err(|error| Refusal::Bad(format!("the body is not JSON: {}", jobs::without_values(&error))))?;
+        .map_err(|error| HttpError::Bad(format!("the body is not JSON: {}", jobs::without_values(&error))))?;
     let body = text.as_bytes();
-    Jobs::validate(kind, body).map_err(|failure| Refusal::Bad(failure.to_string()))?;
+    Jobs::validate(kind, body).map_err(|failure| HttpError::Bad(failure.to_string()))?;
     if ops.accounts.is_stopped().await? {
         return Ok(super::spend::stopped());
     }
@@ -85,11 +90,11 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
     let user = user(headers, body)?;
     // Everything that refuses comes before the windows count: a request that is refused costs its caller nothing.
     let queue = ops.operator.queue_for(kind);
-    let queue = queue.ok_or_else(|| Refusal::Bad(format!("this replica serves no queue for {kind}")))?;
+    let queue = queue.ok_or_else(|| HttpError::Bad(format!("this replica serves no queue for {kind}")))?;
     let (subject, action) = match &user {
-        Some(user) => (Subject::User(user), ACTION),
+        Some(user) => (RateSubject::User(user), ACTION),
         // A job that names no user counts for its caller's address: the users' window cannot be avoided.
-        None => (Subject::Ip(address), NAMELESS),
+        None => (RateSubject::Ip(address), NAMELESS),
     };
     let spent = ops
         .rate_limits
@@ -99,7 +104,7 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
     if let Some(allowance) = spent {
         return Ok(over_limit(allowance));
     }
-    let ip = Subject::Ip(address);
+    let ip = RateSubject::Ip(address);
     let mut allowance = ops.rate_limits.take(&ip, ACTION, ops.ip_window, &id).await?;
     if allowance.is_none_or(|a| a.allowed) {
         allowance = ops
@@ -133,10 +138,10 @@ async fn take(ops: &Ops, peer: SocketAddr, kind: JobType, request: Request) -> R
 }
 
 /// From the payload, or the header that the web app sends.
-fn user(headers: &HeaderMap, body: &[u8]) -> Result<Option<String>, Refusal> {
+fn user(headers: &HeaderMap, body: &[u8]) -> Result<Option<String>, HttpError> {
     // The body is a payload that was found valid. A field that is there twice would name one user here and another there.
-    let who: Who = serde_json::from_slice(body)
-        .map_err(|error| Refusal::Bad(format!("userId: {}", jobs::without_values(&error))))?;
+    let who: PayloadOwner = serde_json::from_slice(body)
+        .map_err(|error| HttpError::Bad(format!("userId: {}", jobs::without_values(&error))))?;
     let named = who.user_id.map(|id| match id {
         UserId::Text(text) => text,
         UserId::Number(number) => number.to_string(),
@@ -147,14 +152,14 @@ fn user(headers: &HeaderMap, body: &[u8]) -> Result<Option<String>, Refusal> {
         .or_else(header)
         .filter(|user| !user.is_empty());
     match user {
-        Some(user) if user.len() > LONGEST_USER => Err(Refusal::Bad(format!(
+        Some(user) if user.len() > LONGEST_USER => Err(HttpError::Bad(format!(
             "userId: is longer than {LONGEST_USER} bytes"
         ))),
         user => Ok(user),
     }
 }
 
-fn over_limit(allowance: Allowance) -> Response {
+fn over_limit(allowance: WindowUsage) -> Response {
     let seconds = seconds(allowance.reset_after);
     let error = format!(
         "Rate limit exceeded: {} requests. Retry in {seconds}s",
@@ -168,7 +173,7 @@ fn over_limit(allowance: Allowance) -> Response {
     limited(response, allowance)
 }
 
-fn limited(mut response: Response, allowance: Allowance) -> Response {
+fn limited(mut response: Response, allowance: WindowUsage) -> Response {
     let headers = response.headers_mut();
     headers.insert("x-ratelimit-limit", HeaderValue::from(allowance.limit));
     headers.insert("x-ratelimit-remaining", HeaderValue::from(allowance.remaining));

@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    Ops,
-    reply::{Refusal, iso, timestamp},
+    HttpState,
+    reply::{HttpError, iso, timestamp},
 };
 use crate::{
-    operator::{Deed, Haul, ListedIn, Order, Wanted},
-    queue::{self, Place},
+    operator::{JobFilter, JobLocation, ListedIn, RetryRequest, RetrySummary},
+    queue::{self, ListCursor},
 };
 
 /// Jobs of one answer where the caller names no number, and at most.
@@ -29,12 +29,12 @@ const LIMIT: (usize, usize) = (50, 1000);
 /// Time limit of one request for a mass retry: proxies close slow requests. The answer says whether jobs are left.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type Answer = Result<Json<Value>, Refusal>;
+type JsonAnswer = Result<Json<Value>, HttpError>;
 
 /// The selection of jobs in a URL's query. Every field is text, so that this module words the errors.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Which {
+pub(super) struct JobsQuery {
     state: Option<String>,
     queue: Option<String>,
     r#type: Option<String>,
@@ -44,17 +44,17 @@ pub(super) struct Which {
     reset_attempts: Option<String>,
 }
 
-impl Which {
-    fn wanted(&self, state: queue::State) -> Result<Wanted<'_>, Refusal> {
+impl JobsQuery {
+    fn wanted(&self, state: queue::JobState) -> Result<JobFilter<'_>, HttpError> {
         let since = self.since.as_deref().map(humantime::parse_duration).transpose();
-        let since = since.map_err(|error| Refusal::Bad(format!("since: {error}")))?;
-        let ends = matches!(state, queue::State::Completed | queue::State::Failed);
+        let since = since.map_err(|error| HttpError::Bad(format!("since: {error}")))?;
+        let ends = matches!(state, queue::JobState::Completed | queue::JobState::Failed);
         if since.is_some() && !ends {
-            return Err(Refusal::Bad(
+            return Err(HttpError::Bad(
                 "since: only jobs that are completed or failed have ended".to_owned(),
             ));
         }
-        Ok(Wanted {
+        Ok(JobFilter {
             state,
             queue: self.queue.as_deref(),
             kind: self.r#type.as_deref(),
@@ -62,34 +62,34 @@ impl Which {
         })
     }
 
-    fn limit(&self) -> Result<usize, Refusal> {
+    fn limit(&self) -> Result<usize, HttpError> {
         let Some(limit) = &self.limit else {
             return Ok(LIMIT.0);
         };
         let limit = limit.parse().ok().filter(|n| (1..=LIMIT.1).contains(n));
-        limit.ok_or_else(|| Refusal::Bad(format!("limit: a number from 1 to {}", LIMIT.1)))
+        limit.ok_or_else(|| HttpError::Bad(format!("limit: a number from 1 to {}", LIMIT.1)))
     }
 
-    fn order(&self, peer: SocketAddr) -> Result<Order, Refusal> {
+    fn order(&self, peer: SocketAddr) -> Result<RetryRequest, HttpError> {
         let reset = match self.reset_attempts.as_deref() {
             None | Some("false") => false,
             Some("true") => true,
-            Some(_) => return Err(Refusal::Bad("resetAttempts: true or false".to_owned())),
+            Some(_) => return Err(HttpError::Bad("resetAttempts: true or false".to_owned())),
         };
-        Ok(Order::new(peer.ip().to_canonical().to_string(), reset))
+        Ok(RetryRequest::new(peer.ip().to_canonical().to_string(), reset))
     }
 }
 
 pub(super) async fn list(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     headers: HeaderMap,
-    Query(which): Query<Which>,
-) -> Answer {
+    Query(which): Query<JobsQuery>,
+) -> JsonAnswer {
     ops.access.to_read(&headers)?;
     let state = which.state.as_deref().unwrap_or("failed").parse();
-    let state = state.map_err(|error: queue::UnknownState| Refusal::Bad(error.to_string()))?;
-    let after = which.cursor.as_deref().map(str::parse::<Place>).transpose();
-    let after = after.map_err(|error| Refusal::Bad(error.to_string()))?;
+    let state = state.map_err(|error: queue::UnknownState| HttpError::Bad(error.to_string()))?;
+    let after = which.cursor.as_deref().map(str::parse::<ListCursor>).transpose();
+    let after = after.map_err(|error| HttpError::Bad(error.to_string()))?;
     let wanted = which.wanted(state)?;
     let list = ops
         .operator
@@ -106,12 +106,12 @@ pub(super) async fn list(
 }
 
 pub(super) async fn retry(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    Query(which): Query<Which>,
-) -> Answer {
+    Query(which): Query<JobsQuery>,
+) -> JsonAnswer {
     ops.access.to_change(&headers, peer)?;
     let order = which.order(peer)?;
     let deed = ops
@@ -123,14 +123,14 @@ pub(super) async fn retry(
 }
 
 pub(super) async fn retry_all(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    Query(which): Query<Which>,
-) -> Answer {
+    Query(which): Query<JobsQuery>,
+) -> JsonAnswer {
     ops.access.to_change(&headers, peer)?;
-    let (order, wanted) = (which.order(peer)?, which.wanted(queue::State::Failed)?);
-    let (until, mut haul, mut more) = (Instant::now() + PATIENCE, Haul::default(), false);
+    let (order, wanted) = (which.order(peer)?, which.wanted(queue::JobState::Failed)?);
+    let (until, mut haul, mut more) = (Instant::now() + PATIENCE, RetrySummary::default(), false);
     for broker in ops.operator.select(wanted.queue)? {
         let mut place = None;
         loop {
@@ -157,12 +157,12 @@ pub(super) async fn retry_all(
 }
 
 pub(super) async fn remove(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    Query(which): Query<Which>,
-) -> Answer {
+    Query(which): Query<JobsQuery>,
+) -> JsonAnswer {
     ops.access.to_change(&headers, peer)?;
     let deed = ops.operator.remove_job(&id, which.queue.as_deref()).await?;
     warn!(id, queue = deed.queue, layout = deed.layout, %peer, "job removed by hand");
@@ -170,7 +170,7 @@ pub(super) async fn remove(
 }
 
 /// The answer after a change to a job, with its new state.
-fn done(id: &str, deed: &Deed, status: &str) -> Json<Value> {
+fn done(id: &str, deed: &JobLocation, status: &str) -> Json<Value> {
     Json(json!({
         "success": true, "jobId": id, "queue": deed.queue, "layout": deed.layout, "status": status,
         "timestamp": timestamp(),

@@ -11,20 +11,23 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Ops,
-    reply::{Refusal, iso, timestamp},
+    HttpState,
+    reply::{HttpError, iso, timestamp},
 };
 use crate::telemetry::metrics::text;
 
 pub(super) async fn metrics(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     headers: HeaderMap,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<impl IntoResponse, HttpError> {
     ops.access.to_read(&headers)?;
     Ok(([(CONTENT_TYPE, text::CONTENT_TYPE)], ops.monitor.metrics().await))
 }
 
-pub(super) async fn alerts(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
+pub(super) async fn alerts(
+    State(ops): State<Arc<HttpState>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, HttpError> {
     ops.access.to_read(&headers)?;
     let alerts = ops.monitor.alerts().await;
     let firing = alerts.iter().filter(|alert| alert.firing).count();

@@ -45,21 +45,21 @@ use axum::{
     routing::{get, post},
 };
 
-pub use auth::{Access, Denied};
+pub use auth::{AccessControl, AccessDenied};
 pub(crate) use breakers::{breaker, limit};
 pub use dashboard::Dashboard;
-pub use events::Streams;
+pub use events::EventStreams;
 #[cfg(any(test, fuzzing))]
 pub(crate) use events::fuzz::expect_tellable;
-pub use health::Health;
+pub use health::HealthBody;
 pub(crate) use reply::iso;
-pub use server::Server;
+pub use server::HttpServer;
 
 use crate::{
     monitor::Monitor,
     operator::Operator,
-    ratelimit::{RateLimits, Window},
-    spending::accounts::Accounts,
+    ratelimit::{RateLimits, RateWindow},
+    spending::accounts::SpendAccounts,
     worker::runtime::QueueWorker,
 };
 
@@ -68,7 +68,7 @@ const MAX_BODY: usize = 32 * 1024 * 1024;
 
 /// The state that the routes share.
 #[derive(Debug)]
-pub struct Ops {
+pub struct HttpState {
     /// The workers of this replica, for health.
     pub workers: Vec<Arc<QueueWorker>>,
     /// Queues and gates.
@@ -76,24 +76,24 @@ pub struct Ops {
     /// Metrics and alerts.
     pub monitor: Arc<Monitor>,
     /// Money.
-    pub accounts: Accounts,
+    pub accounts: SpendAccounts,
     /// The windows of users and addresses.
     pub rate_limits: RateLimits,
     /// How often one user may enqueue.
-    pub user_window: Window,
+    pub user_window: RateWindow,
     /// How often one address may enqueue.
-    pub ip_window: Window,
+    pub ip_window: RateWindow,
     /// The dashboard.
     pub dashboard: Dashboard,
     /// The open streams of job events.
-    pub streams: Streams,
+    pub streams: EventStreams,
     /// Access rules.
-    pub access: Access,
+    pub access: AccessControl,
     /// When this replica started.
     pub started: Instant,
 }
 
-impl Ops {
+impl HttpState {
     fn router(self) -> Router {
         let health = get(health::get);
         Router::new()

@@ -12,12 +12,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Ops,
-    reply::{Refusal, iso, timestamp},
+    HttpState,
+    reply::{HttpError, iso, timestamp},
 };
-use crate::{operator::Found, queue::HistoryLine};
+use crate::{operator::FoundJob, queue::HistoryLine};
 
-pub(super) async fn stats(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
+pub(super) async fn stats(
+    State(ops): State<Arc<HttpState>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, HttpError> {
     ops.access.to_read(&headers)?;
     let queues = ops.operator.queue_stats().await?;
     Ok(Json(
@@ -27,16 +30,16 @@ pub(super) async fn stats(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Re
 
 /// In which queue to look: ids are unique in a queue only.
 #[derive(Debug, Deserialize)]
-pub(super) struct Where {
+pub(super) struct QueueQuery {
     queue: Option<String>,
 }
 
 pub(super) async fn job_status(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    Query(r#where): Query<Where>,
-) -> Result<Response, Refusal> {
+    Query(r#where): Query<QueueQuery>,
+) -> Result<Response, HttpError> {
     ops.access.to_read(&headers)?;
     Ok(match ops.operator.job(&id, r#where.queue.as_deref()).await? {
         Some(found) => {
@@ -57,7 +60,7 @@ pub(super) fn not_found(id: &str) -> Response {
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
-fn job(Found { broker, job }: &Found) -> Value {
+fn job(FoundJob { broker, job }: &FoundJob) -> Value {
     let mut body = json!({
         "success": true,
         "status": job.state,

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::auth::Denied;
+use super::auth::AccessDenied;
 use crate::{
     operator::{BreakerError, JobError},
     queue::BrokerError,
@@ -30,9 +30,9 @@ pub(crate) fn iso(ms: u64) -> String {
 
 /// Why a route cannot answer.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum HttpError {
     /// The caller lacks the right.
-    Denied(Denied),
+    Denied(AccessDenied),
     /// The request is wrong.
     Bad(String),
     /// The body is too large, or does not arrive.
@@ -49,7 +49,7 @@ pub(super) enum Refusal {
     Away(String),
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let (code, body) = match self {
             Self::Denied(denied) => return denied.into_response(),
@@ -80,19 +80,19 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
+impl From<AccessDenied> for HttpError {
+    fn from(denied: AccessDenied) -> Self {
         Self::Denied(denied)
     }
 }
 
-impl From<BrokerError> for Refusal {
+impl From<BrokerError> for HttpError {
     fn from(error: BrokerError) -> Self {
         Self::Away(error.to_string())
     }
 }
 
-impl From<JobError> for Refusal {
+impl From<JobError> for HttpError {
     fn from(error: JobError) -> Self {
         let text = error.to_string();
         match error {
@@ -110,13 +110,13 @@ impl From<JobError> for Refusal {
     }
 }
 
-impl From<redis::RedisError> for Refusal {
+impl From<redis::RedisError> for HttpError {
     fn from(error: redis::RedisError) -> Self {
         Self::Away(format!("Redis: {error}"))
     }
 }
 
-impl From<BreakerError> for Refusal {
+impl From<BreakerError> for HttpError {
     fn from(error: BreakerError) -> Self {
         let text = error.to_string();
         match error {

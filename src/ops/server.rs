@@ -39,16 +39,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use self::{
-    places::{Place, Places, Reserved},
+    places::{ConnectionSlot, ConnectionSlots, ReservedSlot},
     write_timeout::WriteTimeout,
 };
-use super::Ops;
+use super::HttpState;
 
 /// The HTTP server, bound but not yet serving.
 #[derive(Debug)]
-pub struct Server(TcpListener);
+pub struct HttpServer(TcpListener);
 
-impl Server {
+impl HttpServer {
     /// Binds `port` on every address, IPv6 and IPv4; on IPv4 alone where the host knows no IPv6.
     ///
     /// # Errors
@@ -77,14 +77,14 @@ impl Server {
     ///
     /// # Errors
     /// None at present; kept for what a listener may say.
-    pub async fn serve(self, ops: Ops, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve(self, ops: HttpState, stop: CancellationToken) -> std::io::Result<()> {
         let (streams, dashboard) = (ops.streams.clone(), ops.dashboard.clone());
         let close = async {
             stop.cancelled().await;
             streams.close();
             dashboard.close();
         };
-        let mut limits = Limits::default();
+        let mut limits = ServerLimits::default();
         if ops.access.trust_proxy {
             // All callers have the proxy's address.
             limits.per_address = limits.connections;
@@ -97,7 +97,7 @@ impl Server {
 
 /// What one caller, and all of them, may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct ServerLimits {
     /// Connections at a time.
     connections: usize,
     /// Connections of one address at a time.
@@ -112,7 +112,7 @@ pub(super) struct Limits {
     write: Duration,
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 512,
@@ -131,8 +131,8 @@ const MAX_HEAD: usize = 32 * 1024;
 /// Routes that are answered whatever else is going on: the platform restarts a replica that does not answer them.
 const VITAL: [&str; 4] = ["/", "/health", "/api/health", "/metrics"];
 
-async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: CancellationToken) {
-    let places = Places::new(limits.connections, limits.per_address, limits.reserve);
+async fn serve(listener: TcpListener, routes: Router, limits: ServerLimits, stop: CancellationToken) {
+    let places = ConnectionSlots::new(limits.connections, limits.per_address, limits.reserve);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -142,8 +142,8 @@ async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: Canc
                 Ok((stream, peer)) => {
                     let (routes, stop) = (routes.clone(), stop.clone());
                     let standing = match places.try_take(peer.ip()) {
-                        Some(place) => Standing::Placed(place),
-                        None => Standing::Reserved(places.reserve(peer.ip())),
+                        Some(place) => ConnectionClass::Placed(place),
+                        None => ConnectionClass::Reserved(places.reserve(peer.ip())),
                     };
                     connections.spawn(connection(stream, peer, routes, limits, stop, standing));
                 }
@@ -162,38 +162,39 @@ async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: Canc
 
 /// What a connection may ask for.
 #[derive(Debug)]
-pub(super) enum Standing {
+pub(super) enum ConnectionClass {
     /// Anything.
-    Placed(Place),
+    Placed(ConnectionSlot),
     /// Health and metrics; anything else once a place is free.
-    Reserved(Reserved),
+    Reserved(ReservedSlot),
 }
 
 /// A connection that is not counted: for the fuzz targets.
 #[cfg(any(test, fuzzing))]
-pub(super) fn uncounted() -> Standing {
+pub(super) fn uncounted() -> ConnectionClass {
     let anywhere = Ipv6Addr::LOCALHOST.into();
-    let places = Places::new(usize::MAX, usize::MAX, 1);
-    places
-        .try_take(anywhere)
-        .map_or_else(|| Standing::Reserved(places.reserve(anywhere)), Standing::Placed)
+    let places = ConnectionSlots::new(usize::MAX, usize::MAX, 1);
+    places.try_take(anywhere).map_or_else(
+        || ConnectionClass::Reserved(places.reserve(anywhere)),
+        ConnectionClass::Placed,
+    )
 }
 
 pub(super) async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: SocketAddr,
     routes: Router,
-    limits: Limits,
+    limits: ServerLimits,
     stop: CancellationToken,
-    standing: Standing,
+    standing: ConnectionClass,
 ) {
     let routes = TowerToHyperService::new(routes);
     let (reserved, _place) = match standing {
-        Standing::Placed(place) => (None, Some(place)),
-        Standing::Reserved(reserved) => (Some(Arc::new(reserved)), None),
+        ConnectionClass::Placed(place) => (None, Some(place)),
+        ConnectionClass::Reserved(reserved) => (Some(Arc::new(reserved)), None),
     };
     // Held until the connection ends: an answer may stream.
-    let later_place: Arc<OnceLock<Place>> = Arc::default();
+    let later_place: Arc<OnceLock<ConnectionSlot>> = Arc::default();
     let (is_reserved, evicted) = match &reserved {
         Some(reserved) => (true, reserved.evicted.clone()),
         None => (false, CancellationToken::new()),

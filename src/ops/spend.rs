@@ -13,27 +13,27 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    Ops,
-    reply::{Refusal, timestamp},
+    HttpState,
+    reply::{HttpError, timestamp},
 };
-use crate::spending::accounts::{By, month};
+use crate::spending::accounts::{SpendGrouping, month};
 
 /// What to add up.
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    by: Option<By>,
+pub(super) struct SpendQuery {
+    by: Option<SpendGrouping>,
     month: Option<String>,
 }
 
 pub(super) async fn report(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     headers: HeaderMap,
-    Query(wanted): Query<Wanted>,
-) -> Result<Json<Value>, Refusal> {
+    Query(wanted): Query<SpendQuery>,
+) -> Result<Json<Value>, HttpError> {
     ops.access.to_read(&headers)?;
     let wanted_month = wanted.month.as_deref().map(month).transpose();
-    let wanted_month = wanted_month.map_err(|why| Refusal::Bad(format!("month: {why}")))?;
-    let by = wanted.by.unwrap_or(By::Type);
+    let wanted_month = wanted_month.map_err(|why| HttpError::Bad(format!("month: {why}")))?;
+    let by = wanted.by.unwrap_or(SpendGrouping::Type);
     let report = ops.accounts.report(wanted_month.as_deref(), by).await?;
     let budget = ops.accounts.status().await?;
     Ok(Json(
@@ -44,22 +44,22 @@ pub(super) async fn report(
 /// An order to the kill switch.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Order {
+pub(super) struct KillSwitchRequest {
     enabled: bool,
     by: String,
     reason: String,
 }
 
 pub(super) async fn switch(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    order: Result<Json<Order>, axum::extract::rejection::JsonRejection>,
-) -> Result<Json<Value>, Refusal> {
+    order: Result<Json<KillSwitchRequest>, axum::extract::rejection::JsonRejection>,
+) -> Result<Json<Value>, HttpError> {
     ops.access.to_change(&headers, peer)?;
-    let Json(order) = order.map_err(|error| Refusal::Bad(error.body_text()))?;
+    let Json(order) = order.map_err(|error| HttpError::Bad(error.body_text()))?;
     if order.by.trim().is_empty() || order.reason.trim().is_empty() {
-        return Err(Refusal::Bad("`by` and `reason` must not be empty".to_owned()));
+        return Err(HttpError::Bad("`by` and `reason` must not be empty".to_owned()));
     }
     ops.accounts
         .switch(order.enabled, &order.by, &order.reason)

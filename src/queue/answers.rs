@@ -2,14 +2,14 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
-use super::{BrokerError, Settled};
+use super::{BrokerError, WriteResult};
 use crate::redis_error::unwrapped;
 
 /// Of one job: 1 applied, 0 lost, or the error that kept it from being written.
-pub(super) fn settled(answer: Value) -> Result<Settled, BrokerError> {
+pub(super) fn settled(answer: Value) -> Result<WriteResult, BrokerError> {
     Err(BrokerError::Redis(match answer {
-        Value::Int(1) => return Ok(Settled::Applied),
-        Value::Int(0) => return Ok(Settled::Lost),
+        Value::Int(1) => return Ok(WriteResult::Applied),
+        Value::Int(0) => return Ok(WriteResult::Lost),
         Value::BulkString(text) => raised(&String::from_utf8_lossy(&text)),
         _ => (
             ErrorKind::UnexpectedReturnType,
@@ -20,7 +20,10 @@ pub(super) fn settled(answer: Value) -> Result<Settled, BrokerError> {
 }
 
 /// Of each of `count` jobs that the call itself failed.
-pub(super) fn failed(error: &RedisError, count: usize) -> impl Iterator<Item = Result<Settled, BrokerError>> {
+pub(super) fn failed(
+    error: &RedisError,
+    count: usize,
+) -> impl Iterator<Item = Result<WriteResult, BrokerError>> {
     std::iter::repeat_with(|| Err(error.clone().into())).take(count)
 }
 

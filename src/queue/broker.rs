@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use redis::RedisError;
 
 use super::{
-    ClaimNumber, Completed, Completion, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page,
-    Query, Recovered, Removal, Retried, RetryOrder, Settled, Standing, Watchers,
+    ClaimNumber, Completion, CompletionResults, Delivery, HistoryNote, JobPage, JobSnapshot, JobWatchers,
+    Layout, Lease, LinePosition, ListQuery, NewJob, Postponement, QueueCounts, RemovalResult, RetryOrder,
+    RetryResult, SweepResult, WriteResult,
 };
-use crate::redis_error::Meaning;
+use crate::redis_error::RedisErrorClass;
 
 /// One queue in Redis, seen by one replica.
 ///
@@ -46,42 +47,51 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError>;
 
     /// Puts back a chunk of what dead replicas held.
-    async fn recover(&self) -> Result<Recovered, BrokerError>;
+    async fn recover(&self) -> Result<SweepResult, BrokerError>;
 
     /// Ends jobs well. With the number of the next claim, and where the layout can do both at once, as many others are
     /// claimed into their slots.
-    async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> Completed;
+    async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> CompletionResults;
 
     /// Ends one job well. `result` is JSON.
-    async fn complete(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
+    async fn complete(&self, lease: &Lease, result: &str) -> Result<WriteResult, BrokerError> {
         let completion = Completion {
             lease: lease.clone(),
             result: result.to_owned(),
         };
-        let Completed { mut settled, .. } = self.complete_all(&[completion], None).await;
-        settled.pop().unwrap_or(Ok(Settled::Lost)) // There is one for each.
+        let CompletionResults { mut settled, .. } = self.complete_all(&[completion], None).await;
+        settled.pop().unwrap_or(Ok(WriteResult::Lost)) // There is one for each.
     }
 
     /// Puts a job off. A wait for a gate that costs no attempt is added to what the job has [waited](Delivery::waited).
-    async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;
+    async fn retry_at(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError>;
 
     /// Puts a job off for a limit, or because its provider names a time: however often, it is not added to what the job
     /// has waited.
-    async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;
+    async fn put_off(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError>;
 
     /// Makes a job a dead letter.
-    async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError>;
+    async fn fail(
+        &self,
+        lease: &Lease,
+        reason: &str,
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError>;
 
     /// Puts jobs back where they were, next in line, as if they had not been claimed. Returns how many were still ours.
     async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError>;
 
     /// Marks a previously lost job as started. If this delivery is lost too, it counts towards `max_lost`. A first
     /// delivery skips this round trip.
-    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError>;
+    async fn begin(&self, lease: &Lease) -> Result<WriteResult, BrokerError>;
 
     /// Reports progress in percent, and a failed attempt.
-    async fn progress(&self, lease: &Lease, percent: u8, note: Option<&Note>)
-    -> Result<Settled, BrokerError>;
+    async fn progress(
+        &self,
+        lease: &Lease,
+        percent: u8,
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError>;
 
     /// Gives up this replica's lease, and puts back whatever it still holds.
     async fn leave(&self) -> Result<(), BrokerError>;
@@ -90,7 +100,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError>;
 
     /// Counts the jobs in each state.
-    async fn counts(&self) -> Result<Counts, BrokerError>;
+    async fn counts(&self) -> Result<QueueCounts, BrokerError>;
 
     /// How old the job is that is next in line, by Redis's clock; zero where nothing waits, or its age is not known.
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError>;
@@ -99,10 +109,10 @@ pub trait Broker: Send + Sync + fmt::Debug {
     fn owner(&self, delivery: &Delivery) -> Option<u64>;
 
     /// Position of a waiting job in the order of claims; without an id, only the number of waiting jobs.
-    async fn standing(&self, id: &str) -> Result<Standing, BrokerError>;
+    async fn standing(&self, id: &str) -> Result<LinePosition, BrokerError>;
 
     /// Looks up a job.
-    async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError>;
+    async fn find(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError>;
 
     /// Reads the type of a job from its payload, where [`find`](Self::find) returns none. The payload may be large.
     async fn kind(&self, _id: &str) -> Result<Option<String>, BrokerError> {
@@ -110,7 +120,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     }
 
     /// The watchers of this queue's jobs.
-    fn watchers(&self) -> &Watchers;
+    fn watchers(&self) -> &JobWatchers;
 
     /// Reports changes of watched jobs to the [`Watchers`], and returns only with an error. A later call with the same
     /// `position` resumes where this call stopped.
@@ -118,14 +128,14 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// Lists a page of the jobs in one state, newest first. Looks at a bounded number of ids, so that a page may be
     /// short, or empty, while more follow it.
-    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError>;
+    async fn list(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError>;
 
     /// Puts dead letters back into the queue, and says for each id what became of it. One round trip for each chunk.
     /// The same order, sent again, retries nothing twice.
-    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError>;
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<RetryResult>, BrokerError>;
 
     /// Removes a job that is not active, with all that is kept of it.
-    async fn remove(&self, id: &str) -> Result<Removal, BrokerError>;
+    async fn remove(&self, id: &str) -> Result<RemovalResult, BrokerError>;
 
     /// Stops or resumes handing out jobs, for every replica.
     async fn set_paused(&self, paused: bool) -> Result<(), BrokerError>;
@@ -133,12 +143,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
 /// The name of a field of a payload: 1 to 64 letters, digits, `_`, `-` and `.`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct FieldName {
+pub struct PayloadField {
     bytes: [u8; Self::LONGEST],
     length: usize,
 }
 
-impl FieldName {
+impl PayloadField {
     const LONGEST: usize = 64;
 
     /// The name, unless it holds anything else.
@@ -164,7 +174,7 @@ impl FieldName {
     }
 }
 
-impl fmt::Debug for FieldName {
+impl fmt::Debug for PayloadField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_str().fmt(f)
     }
@@ -184,7 +194,7 @@ pub struct BrokerOptions {
     pub keep_completed_count: u64,
     /// The field of a job's payload that names its owner: within a priority, owners take turns. `None`: first come, first
     /// served.
-    pub fairness: Option<FieldName>,
+    pub fairness: Option<PayloadField>,
     /// Jobs that one owner may have in flight, over the fleet; `None`: any number.
     pub most_per_owner: Option<NonZeroU32>,
     /// True if claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
@@ -198,7 +208,7 @@ impl Default for BrokerOptions {
             max_lost: 3,
             keep_completed_for: Duration::from_secs(24 * 3600),
             keep_completed_count: 10_000,
-            fairness: FieldName::new("userId"),
+            fairness: PayloadField::new("userId"),
             most_per_owner: None,
             leave_out_large: false,
         }
@@ -227,7 +237,7 @@ impl BrokerError {
     /// type, say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Redis(error) => Meaning::of(error) == Meaning::Impossible,
+            Self::Redis(error) => RedisErrorClass::of(error) == RedisErrorClass::Impossible,
             Self::Unleased => false,
             Self::Id(_) | Self::Job(_) => true,
         }

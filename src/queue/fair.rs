@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::{BrokerError, Standing};
+use super::{BrokerError, LinePosition};
 
 /// Jobs that one script gives a place at most: it blocks Redis for everyone.
 pub(super) const PLACES_CHUNK: usize = 500;
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Gives the jobs of one queue their places.
 #[async_trait]
-pub(super) trait Places {
+pub(super) trait PlaceAssigner {
     /// Gives some of them their places; `known` is the owner of one. Returns whether there is more to do, and the id of a
     /// job whose owner has to be found first, or nothing.
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError>;
@@ -41,7 +41,7 @@ pub(super) trait Places {
 }
 
 /// Gives every job that waits its place.
-async fn give_places(queue: &(impl Places + Sync)) -> Result<(), BrokerError> {
+async fn give_places(queue: &(impl PlaceAssigner + Sync)) -> Result<(), BrokerError> {
     let (started, mut known) = (Instant::now(), None);
     while started.elapsed() < PATIENCE {
         let (more, unknown) = queue.give_some(known.take()).await?;
@@ -65,13 +65,13 @@ const LONG: u64 = 200_000;
 
 /// How far the places of one queue are, as one replica knows it.
 #[derive(Debug, Default)]
-pub(super) struct Placing {
+pub(super) struct PlacingProgress {
     /// Jobs of a long line have been claimed before all of its jobs had a place.
     has_begun: AtomicBool,
     under_way: Arc<Mutex<()>>,
 }
 
-impl Placing {
+impl PlacingProgress {
     /// Gives the jobs that have none their places, `unplaced` of them, before `count` are claimed. Returns how many are
     /// claimed then.
     ///
@@ -79,7 +79,7 @@ impl Placing {
     /// line's end is still among the next when its place is known. Later claims wait for it.
     pub(super) async fn give<P>(&self, places: &P, unplaced: u64, count: usize) -> Result<usize, BrokerError>
     where
-        P: Places + Clone + Send + Sync + 'static,
+        P: PlaceAssigner + Clone + Send + Sync + 'static,
     {
         if unplaced > LONG && !self.has_begun.swap(true, Ordering::Relaxed) {
             let (places, under_way) = (places.clone(), self.under_way.clone());
@@ -103,8 +103,8 @@ impl Placing {
 }
 
 /// What `standing.lua` says.
-pub(super) fn standing((ahead, waiting, owners): (i64, u64, u64)) -> Standing {
-    Standing {
+pub(super) fn standing((ahead, waiting, owners): (i64, u64, u64)) -> LinePosition {
+    LinePosition {
         ahead: u64::try_from(ahead).ok(), // -1: not known
         waiting,
         owners,
@@ -124,7 +124,7 @@ const LONGEST_OWNER: usize = 128;
 /// The value of the field `key` of a JSON object, as `fair.lua` reads it; empty where there is none.
 pub(crate) fn owner_of(payload: &[u8], key: &str) -> String {
     let mut parser = serde_json::Deserializer::from_slice(payload);
-    let raw = parser.deserialize_map(Field(key)).ok().flatten();
+    let raw = parser.deserialize_map(OwnerField(key)).ok().flatten();
     let text = raw.as_deref().map(RawValue::get).unwrap_or_default();
     let text = match text.strip_prefix('"') {
         Some(string) => string.split('"').next().unwrap_or_default(),
@@ -139,9 +139,9 @@ pub(crate) fn owner_of(payload: &[u8], key: &str) -> String {
 }
 
 /// Reads one field of an object, and passes over the others.
-struct Field<'a>(&'a str);
+struct OwnerField<'a>(&'a str);
 
-impl<'de> Visitor<'de> for Field<'_> {
+impl<'de> Visitor<'de> for OwnerField<'_> {
     type Value = Option<Box<RawValue>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

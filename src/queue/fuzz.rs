@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use hostile::Target;
 
-use super::{JobView, Place, letters::read_page, watch::Update};
+use super::{JobSnapshot, ListCursor, letters::read_page, watch::JobUpdate};
 use crate::ops::expect_tellable;
 
 /// A hash of Redis, as bytes.
@@ -31,15 +31,15 @@ pub(crate) fn hash(input: &[u8]) -> (Fields, Vec<Vec<u8>>) {
 }
 
 /// Fails unless a job with any content can be serialised, and reported as events.
-pub(crate) fn expect_showable(view: JobView) {
+pub(crate) fn expect_showable(view: JobSnapshot) {
     assert!(view.progress <= 100);
     assert!(serde_json::to_string(&view).is_ok());
     expect_tellable(
         &view,
         [
-            Update::Active,
-            Update::Progress(view.progress),
-            Update::Gone(None),
+            JobUpdate::Active,
+            JobUpdate::Progress(view.progress),
+            JobUpdate::Gone(None),
         ],
     );
 }
@@ -52,9 +52,9 @@ pub static JOB_LIST: Target = Target::new("job_list", |input| {
         None => (input, &b""[..]),
     };
     let cursor = String::from_utf8_lossy(cursor);
-    let place = cursor.parse::<Place>().ok();
+    let place = cursor.parse::<ListCursor>().ok();
     if let Some(place) = &place {
-        assert_eq!(place.to_string().parse::<Place>().as_ref().ok(), Some(place));
+        assert_eq!(place.to_string().parse::<ListCursor>().as_ref().ok(), Some(place));
     }
     let text = |part: Option<&[u8]>| part.filter(|part| !part.is_empty()).map(<[u8]>::to_vec);
     let rows = rest.split(|byte| *byte == b'\n').map(|line| {

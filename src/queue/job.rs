@@ -92,16 +92,16 @@ pub struct Completion {
 
 /// The results of completions, and of a claim in the same call.
 #[derive(Debug)]
-pub struct Completed {
+pub struct CompletionResults {
     /// The result of each write.
-    pub settled: Vec<Result<Settled, BrokerError>>,
+    pub settled: Vec<Result<WriteResult, BrokerError>>,
     /// The jobs claimed into their slots; `None` if the call made no claim, so that the claim's number is unused.
     pub claimed: Option<Result<Vec<Delivery>, BrokerError>>,
 }
 
 /// The result of a write of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum WriteResult {
     /// The outcome is written, by this call or by an earlier send of it.
     Applied,
     /// The claim no longer holds the job: nothing was written.
@@ -110,7 +110,7 @@ pub enum Settled {
 
 /// Puts a job off.
 #[derive(Debug, Clone)]
-pub struct Later<'a> {
+pub struct Postponement<'a> {
     /// From now, by Redis's clock.
     pub delay: Duration,
     /// True if this delivery used up one of the job's attempts.
@@ -120,12 +120,12 @@ pub struct Later<'a> {
     /// The gate that it waits for, by its provider's name.
     pub gate: Option<&'a str>,
     /// What happened, for the job's history.
-    pub note: Option<&'a Note>,
+    pub note: Option<&'a HistoryNote>,
 }
 
 /// One line of a job's history: an attempt that failed, or a retry by hand. Redis adds the time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Note {
+pub struct HistoryNote {
     /// The delivery, from 1.
     pub attempt: u32,
     /// The try within the delivery, from 1; 0 when the job failed outside of a provider call.
@@ -143,7 +143,7 @@ pub struct Note {
 
 /// The result of a sweep for orphaned jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Recovered {
+pub struct SweepResult {
     /// Put back, to be claimed again.
     pub requeued: u64,
     /// Failed, because too many deliveries ended without an outcome.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use redis::{FromRedisValue, ParsingError, ScriptInvocation, Value, from_redis_value};
 use serde::Serialize;
 
-use super::{BrokerError, State, millis, view::read_history};
+use super::{BrokerError, JobState, millis, view::read_history};
 
 /// Jobs on one page at most.
 const LONGEST_PAGE: usize = 200;
@@ -18,20 +18,20 @@ const RETRIED: &str = "retried";
 
 /// Which jobs to list.
 #[derive(Debug, Clone)]
-pub struct Query<'a> {
+pub struct ListQuery<'a> {
     /// In which state.
-    pub state: State,
+    pub state: JobState,
     /// Of which type; all where none is named.
     pub kind: Option<&'a str>,
     /// Those that have ended no longer than this ago; says nothing about jobs that have not ended.
     pub since: Option<Duration>,
     /// From which place on; the newest first where none is named.
-    pub after: Option<&'a Place>,
+    pub after: Option<&'a ListCursor>,
     /// How many at most, 200 if it is more. An unordered list may give some more.
     pub limit: usize,
 }
 
-impl Query<'_> {
+impl ListQuery<'_> {
     pub(super) fn write(&self, call: &mut ScriptInvocation<'_>) {
         call.arg(self.state.as_str());
         match self.after {
@@ -49,13 +49,13 @@ impl Query<'_> {
 
 /// A place between two jobs of a list, which holds while others come and go: see `pages.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ListCursor {
     source: u8,
     at: String,
     seen: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}_{}_{}", self.source, self.at, self.seen)
     }
@@ -64,10 +64,10 @@ impl fmt::Display for Place {
 /// The text is no place in a list.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no cursor")]
-pub struct UnknownPlace(String);
+pub struct InvalidCursor(String);
 
-impl FromStr for Place {
-    type Err = UnknownPlace;
+impl FromStr for ListCursor {
+    type Err = InvalidCursor;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let read = || {
@@ -82,14 +82,14 @@ impl FromStr for Place {
                 seen,
             })
         };
-        read().ok_or_else(|| UnknownPlace(text.to_owned()))
+        read().ok_or_else(|| InvalidCursor(text.to_owned()))
     }
 }
 
 /// A job as a list shows it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Listed {
+pub struct ListedJob {
     /// The job's id.
     pub id: String,
     /// Its type; absent where its payload does not say, or is gone.
@@ -112,18 +112,18 @@ pub struct Listed {
 
 /// Some jobs of a list.
 #[derive(Debug)]
-pub struct Page {
+pub struct JobPage {
     /// The jobs.
-    pub jobs: Vec<Listed>,
+    pub jobs: Vec<ListedJob>,
     /// Where the next page begins; `None` at the end.
-    pub next: Option<Place>,
+    pub next: Option<ListCursor>,
     /// How many ids were looked at.
     pub seen: u64,
 }
 
-impl Page {
+impl JobPage {
     /// Where the next page begins once these jobs of this page are no longer in the list.
-    pub fn next_without<'a>(&self, gone: impl IntoIterator<Item = &'a Listed>) -> Option<Place> {
+    pub fn next_without<'a>(&self, gone: impl IntoIterator<Item = &'a ListedJob>) -> Option<ListCursor> {
         let mut next = self.next.clone()?;
         for job in gone {
             if job.spot.0 == next.source && job.spot.1 == next.at {
@@ -135,18 +135,27 @@ impl Page {
 }
 
 /// A field of a job. Any Redis client can write to it, so it is untrusted bytes.
-type Text = Option<Vec<u8>>;
+type RawText = Option<Vec<u8>>;
 /// A job as the scripts list it: id, type, attempts, reason, time, source, score, end of its history.
-type Row = (Vec<u8>, Text, Text, Text, Text, u8, String, Vec<Vec<u8>>);
+type ListedRow = (
+    Vec<u8>,
+    RawText,
+    RawText,
+    RawText,
+    RawText,
+    u8,
+    String,
+    Vec<Vec<u8>>,
+);
 /// Jobs, the next place, how many ids were looked at.
-type Rows = (Vec<Row>, Option<(u8, String, u64)>, u64);
+type ListedRows = (Vec<ListedRow>, Option<(u8, String, u64)>, u64);
 
-pub(super) fn read_page((rows, next, seen): Rows) -> Result<Page, BrokerError> {
+pub(super) fn read_page((rows, next, seen): ListedRows) -> Result<JobPage, BrokerError> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let read = |(id, kind, attempts, reason, at, source, score, history): Row| {
+    let read = |(id, kind, attempts, reason, at, source, score, history): ListedRow| {
         let history: Vec<String> = history.into_iter().map(text).collect();
         let last = read_history(&history).pop().map(|line| line.note.class);
-        Listed {
+        ListedJob {
             id: text(id),
             kind: kind.map(text).filter(|kind| !kind.is_empty()),
             attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),
@@ -157,9 +166,9 @@ pub(super) fn read_page((rows, next, seen): Rows) -> Result<Page, BrokerError> {
             spot: (source, score),
         }
     };
-    Ok(Page {
+    Ok(JobPage {
         jobs: rows.into_iter().map(read).collect(),
-        next: next.map(|(source, at, seen)| Place { source, at, seen }),
+        next: next.map(|(source, at, seen)| ListCursor { source, at, seen }),
         seen,
     })
 }
@@ -183,7 +192,7 @@ impl RetryOrder<'_> {
 
 /// The result of a retry of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retried {
+pub enum RetryResult {
     /// It went back to the queue, with this sending of the order or an earlier one.
     Done,
     /// The order was carried out before, and the job has failed again since.
@@ -196,7 +205,7 @@ pub enum Retried {
 
 /// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
+pub enum RemovalResult {
     /// It is gone, with all that was kept of it.
     Done,
     /// There is none of that id.
@@ -209,7 +218,7 @@ pub enum Removal {
     Parent,
 }
 
-impl FromRedisValue for Retried {
+impl FromRedisValue for RetryResult {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         match from_redis_value::<String>(value)?.as_str() {
             "retried" => Ok(Self::Done),
@@ -221,7 +230,7 @@ impl FromRedisValue for Retried {
     }
 }
 
-impl FromRedisValue for Removal {
+impl FromRedisValue for RemovalResult {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         match from_redis_value::<String>(value)?.as_str() {
             "removed" => Ok(Self::Done),
@@ -246,12 +255,12 @@ mod tests {
             (1, "-inf", 1),
             (9, "1.5e+300", 7),
         ] {
-            let place = Place {
+            let place = ListCursor {
                 source,
                 at: at.to_owned(),
                 seen,
             };
-            assert_eq!(place.to_string().parse::<Place>().unwrap(), place);
+            assert_eq!(place.to_string().parse::<ListCursor>().unwrap(), place);
         }
         for text in [
             "",
@@ -264,7 +273,7 @@ mod tests {
             "300__0",
             "1__99999999999999999999",
         ] {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<ListCursor>().is_err(), "{text}");
         }
     }
 }

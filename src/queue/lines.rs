@@ -10,7 +10,7 @@ const LOOKS: usize = 3;
 
 /// The end of a list that holds the newest job of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Newest {
+pub(super) enum NewestEnd {
     Head,
     Tail,
 }
@@ -21,7 +21,7 @@ pub(super) enum Newest {
 pub(super) async fn look_for(
     connection: &Connection,
     list: &str,
-    newest: Newest,
+    newest: NewestEnd,
     id: &str,
     look: usize,
 ) -> Result<isize, BrokerError> {
@@ -32,11 +32,11 @@ pub(super) async fn look_for(
     loop {
         let mut pipeline = redis::pipe();
         match newest {
-            Newest::Head => pipeline.lrange(list, seen, seen + WINDOW - 1),
-            Newest::Tail => pipeline.lrange(list, -seen - WINDOW, -seen - 1),
+            NewestEnd::Head => pipeline.lrange(list, seen, seen + WINDOW - 1),
+            NewestEnd::Tail => pipeline.lrange(list, -seen - WINDOW, -seen - 1),
         };
         let (mut ids,): (Vec<Vec<u8>>,) = connection.query(&pipeline).await?;
-        if newest == Newest::Tail {
+        if newest == NewestEnd::Tail {
             ids.reverse();
         }
         if let Some(position) = ids.iter().position(|other| other == id.as_bytes()) {

@@ -24,15 +24,20 @@ pub mod watch;
 use std::time::Duration;
 
 pub use backoff::QueueBackoff;
-pub use broker::{Broker, BrokerError, BrokerOptions, FieldName};
+pub use broker::{Broker, BrokerError, BrokerOptions, PayloadField};
 pub use claims::ClaimNumber;
 pub(crate) use fair::owner_of;
-pub use job::{Completed, Completion, Delivery, Later, Lease, NewJob, Note, Recovered, Settled};
+pub use job::{
+    Completion, CompletionResults, Delivery, HistoryNote, Lease, NewJob, Postponement, SweepResult,
+    WriteResult,
+};
 pub use layout::{Layout, UnknownLayout};
-pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};
+pub use letters::{JobPage, ListCursor, ListQuery, ListedJob, RemovalResult, RetryOrder, RetryResult};
 pub use scripts::script_names;
-pub use view::{Counts, HistoryLine, JobView, LineView, Standing, State, UnknownState, WaitingFor};
-pub use watch::Watchers;
+pub use view::{
+    HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
+};
+pub use watch::JobWatchers;
 
 /// Bytes of payloads that a script hands out at most. A script copies each payload several times, about 2 ms for a
 /// megabyte, and blocks all clients of Redis during that time. So the worker reads other payloads by separate commands.
@@ -46,6 +51,6 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// A note as it is written into a history, after the time that Redis puts in front; empty for none.
-fn line(note: Option<&Note>) -> Result<String, BrokerError> {
+fn line(note: Option<&HistoryNote>) -> Result<String, BrokerError> {
     Ok(note.map(serde_json::to_string).transpose()?.unwrap_or_default())
 }

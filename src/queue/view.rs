@@ -5,11 +5,11 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Note;
+use super::HistoryNote;
 
 /// How many jobs a queue holds in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct QueueCounts {
     /// True if the queue is paused: workers claim none of its jobs.
     pub paused: bool,
     /// Ready to run.
@@ -37,7 +37,7 @@ pub(super) fn age(first: &[(Vec<u8>, f64)], (seconds, micros): (u64, u64)) -> Op
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum JobState {
     /// Ready to run.
     Waiting,
     /// Waiting for a time.
@@ -50,7 +50,7 @@ pub enum State {
     Failed,
 }
 
-impl State {
+impl JobState {
     /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Waiting,
@@ -72,7 +72,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -83,7 +83,7 @@ impl fmt::Display for State {
 #[error("{0:?} is no state (waiting, delayed, active, completed, failed)")]
 pub struct UnknownState(String);
 
-impl FromStr for State {
+impl FromStr for JobState {
     type Err = UnknownState;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
@@ -97,7 +97,7 @@ impl FromStr for State {
 /// A job as an onlooker sees it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct JobView {
+pub struct JobSnapshot {
     /// The job's id.
     pub id: String,
     /// Its type, where a field beside the payload holds it; [`Broker::kind`](super::Broker::kind) reads the payload,
@@ -105,7 +105,7 @@ pub struct JobView {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Where it stands.
-    pub state: State,
+    pub state: JobState,
     /// When it was added, ms since 1970, where the layout or its id shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub added_at: Option<u64>,
@@ -134,7 +134,7 @@ pub struct JobView {
 
 /// Position of a job in the line of waiting jobs: an estimate, since other jobs join the line and leave it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct LinePosition {
     /// How many jobs are taken before it, where that can be told.
     pub ahead: Option<u64>,
     /// How many jobs wait.
@@ -186,12 +186,12 @@ pub struct HistoryLine {
     pub since: Option<u64>,
     /// What happened.
     #[serde(flatten)]
-    pub note: Note,
+    pub note: HistoryNote,
 }
 
 /// Fields that the scripts add to a repeated note.
 #[derive(Debug, Default, Deserialize)]
-struct Repeats {
+struct NoteRepeats {
     times: Option<u64>,
     since: Option<u64>,
 }
@@ -200,12 +200,12 @@ struct Repeats {
 pub(super) fn read_history(lines: &[String]) -> Vec<HistoryLine> {
     let read = |line: &String| {
         let (at, note) = line.split_once(' ')?;
-        let Repeats { times, since } = serde_json::from_str(note).unwrap_or_default();
+        let NoteRepeats { times, since } = serde_json::from_str(note).unwrap_or_default();
         Some(HistoryLine {
             at: at.parse().ok()?,
             times,
             since,
-            note: serde_json::from_str::<Note>(note).ok()?,
+            note: serde_json::from_str::<HistoryNote>(note).ok()?,
         })
     };
     lines.iter().filter_map(read).collect()

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{Broker, BrokerError, JobView};
+use super::{Broker, BrokerError, JobSnapshot};
 
 /// Updates that a watcher may be behind.
 const BEHIND: usize = 64;
@@ -23,20 +23,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A change of a job.
 #[derive(Debug, Clone)]
-pub enum Update {
+pub enum JobUpdate {
     /// It was claimed.
     Active,
     /// It reported this percentage.
     Progress(u8),
     /// The current state of the job.
-    Stands(Arc<JobView>),
+    Stands(Arc<JobSnapshot>),
     /// The queue knows it no more; how it ended, where that is known.
-    Gone(Option<Ending>),
+    Gone(Option<UnkeptOutcome>),
 }
 
 /// How a job ended of which nothing is kept.
 #[derive(Debug, Clone)]
-pub enum Ending {
+pub enum UnkeptOutcome {
     /// Well, with this result.
     Completed(Arc<Value>),
     /// As a failure, for this reason.
@@ -45,30 +45,30 @@ pub enum Ending {
 
 /// The watchers of one queue's jobs.
 #[derive(Debug, Clone, Default)]
-pub struct Watchers(Arc<Mutex<Registry>>);
+pub struct JobWatchers(Arc<Mutex<WatcherRegistry>>);
 
 /// Its number, and where it is told.
-type Watcher = (u64, mpsc::Sender<Update>);
+type WatcherEntry = (u64, mpsc::Sender<JobUpdate>);
 
 #[derive(Debug, Default)]
-struct Registry {
-    jobs: HashMap<Arc<str>, Vec<Watcher>>,
+struct WatcherRegistry {
+    jobs: HashMap<Arc<str>, Vec<WatcherEntry>>,
     last: u64,
     follower: Option<AbortHandle>,
 }
 
 /// One watcher's view of one job. Dropped, it leaves nothing behind.
 #[derive(Debug)]
-pub struct Watch {
+pub struct JobWatch {
     id: Arc<str>,
     number: u64,
-    updates: mpsc::Receiver<Update>,
-    watchers: Watchers,
+    updates: mpsc::Receiver<JobUpdate>,
+    watchers: JobWatchers,
 }
 
 /// Follows the job `id` from now on. The caller then reads the current state with [`Broker::find`], in this order, so
 /// that no change is missed.
-pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> Watch {
+pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> JobWatch {
     let watch = broker.watchers().add(id);
     let mut registry = watch.watchers.lock();
     if registry.follower.as_ref().is_none_or(AbortHandle::is_finished) {
@@ -100,14 +100,14 @@ async fn follow(broker: &dyn Broker) {
     }
 }
 
-impl Watch {
+impl JobWatch {
     /// The next update; `None` when this watcher was too slow.
-    pub async fn next(&mut self) -> Option<Update> {
+    pub async fn next(&mut self) -> Option<JobUpdate> {
         self.updates.recv().await
     }
 }
 
-impl Drop for Watch {
+impl Drop for JobWatch {
     fn drop(&mut self) {
         let mut registry = self.watchers.lock();
         registry.keep(&self.id, |(number, _)| *number != self.number);
@@ -119,8 +119,8 @@ impl Drop for Watch {
     }
 }
 
-impl Registry {
-    fn keep(&mut self, id: &str, wanted: impl Fn(&Watcher) -> bool) {
+impl WatcherRegistry {
+    fn keep(&mut self, id: &str, wanted: impl Fn(&WatcherEntry) -> bool) {
         if let Some(watchers) = self.jobs.get_mut(id) {
             watchers.retain(wanted);
             if watchers.is_empty() {
@@ -130,12 +130,12 @@ impl Registry {
     }
 }
 
-impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, Registry> {
+impl JobWatchers {
+    fn lock(&self) -> MutexGuard<'_, WatcherRegistry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: &str) -> Watch {
+    fn add(&self, id: &str) -> JobWatch {
         let (sender, updates) = mpsc::channel(BEHIND);
         let id: Arc<str> = id.into();
         let mut registry = self.lock();
@@ -143,7 +143,7 @@ impl Watchers {
         let number = registry.last;
         let of_job = registry.jobs.entry(id.clone()).or_default();
         of_job.push((number, sender));
-        Watch {
+        JobWatch {
             id,
             number,
             updates,
@@ -167,7 +167,7 @@ impl Watchers {
     }
 
     /// Sends an update to every watcher of the job.
-    pub(super) fn tell(&self, id: &str, update: &Update) {
+    pub(super) fn tell(&self, id: &str, update: &JobUpdate) {
         // Drops a watcher whose channel is full; the watcher sees the closed channel.
         self.lock()
             .keep(id, |(_, sender)| sender.try_send(update.clone()).is_ok());
@@ -179,10 +179,10 @@ impl Watchers {
         &self,
         broker: &dyn Broker,
         id: &str,
-        if_gone: Option<&Update>,
+        if_gone: Option<&JobUpdate>,
     ) -> Result<(), BrokerError> {
         match broker.find(id).await {
-            Ok(Some(view)) => self.tell(id, &Update::Stands(Arc::new(view))),
+            Ok(Some(view)) => self.tell(id, &JobUpdate::Stands(Arc::new(view))),
             Ok(None) => if_gone.into_iter().for_each(|gone| self.tell(id, gone)),
             Err(error) if error.is_refusal() => {
                 tracing::warn!(queue = broker.queue(), id, %error, "the watched job cannot be read");
@@ -198,7 +198,7 @@ impl Watchers {
         &self,
         broker: &dyn Broker,
         ids: &[Arc<str>],
-        if_gone: Option<&Update>,
+        if_gone: Option<&JobUpdate>,
     ) -> Result<(), BrokerError> {
         for chunk in ids.chunks(SIDE_BY_SIDE) {
             let looks = chunk.iter().map(|id| self.look(broker, id, if_gone));
@@ -216,10 +216,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_too_slow_is_dropped_and_the_others_are_not() {
-        let watchers = Watchers::default();
+        let watchers = JobWatchers::default();
         let (mut slow, mut quick) = (watchers.add("1"), watchers.add("1"));
         for n in 0..=BEHIND {
-            watchers.tell("1", &Update::Active);
+            watchers.tell("1", &JobUpdate::Active);
             assert!(quick.next().await.is_some(), "{n}");
         }
         for _ in 0..BEHIND {
@@ -228,7 +228,7 @@ mod tests {
         assert!(slow.next().await.is_none());
         assert_eq!(watchers.count(), 1);
         drop(slow);
-        watchers.tell("1", &Update::Active);
+        watchers.tell("1", &JobUpdate::Active);
         assert!(quick.next().await.is_some());
         drop(quick);
         assert!(watchers.lock().jobs.is_empty());

@@ -19,14 +19,14 @@ static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("peek.
 
 /// Whose window.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject<'a> {
+pub enum RateSubject<'a> {
     /// A user of the app.
     User(&'a str),
     /// An address.
     Ip(IpAddr),
 }
 
-impl Subject<'_> {
+impl RateSubject<'_> {
     /// The window's key.
     pub fn key(&self, action: &str) -> String {
         match self {
@@ -46,7 +46,7 @@ pub(crate) fn site(address: IpAddr) -> IpAddr {
 
 /// So many requests in any stretch of so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Window {
+pub struct RateWindow {
     /// The most requests; 0 is no limit.
     pub limit: u32,
     /// The length of the window.
@@ -55,7 +55,7 @@ pub struct Window {
 
 /// What a window says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub struct WindowUsage {
     /// True if the request may pass.
     pub allowed: bool,
     /// The most requests in the window.
@@ -84,11 +84,11 @@ impl RateLimits {
     /// Redis's own: nothing is known then.
     pub async fn take(
         &self,
-        subject: &Subject<'_>,
+        subject: &RateSubject<'_>,
         action: &str,
-        window: Window,
+        window: RateWindow,
         request: &str,
-    ) -> Result<Option<Allowance>, RedisError> {
+    ) -> Result<Option<WindowUsage>, RedisError> {
         let mut call = TAKE.prepare_invoke();
         call.key(subject.key(action))
             .arg(window.limit)
@@ -103,10 +103,10 @@ impl RateLimits {
     /// As [`Self::take`].
     pub async fn peek(
         &self,
-        subject: &Subject<'_>,
+        subject: &RateSubject<'_>,
         action: &str,
-        window: Window,
-    ) -> Result<Option<Allowance>, RedisError> {
+        window: RateWindow,
+    ) -> Result<Option<WindowUsage>, RedisError> {
         let mut call = PEEK.prepare_invoke();
         call.key(subject.key(action))
             .arg(window.limit)
@@ -116,15 +116,15 @@ impl RateLimits {
 
     async fn ask(
         &self,
-        window: Window,
+        window: RateWindow,
         call: &redis::ScriptInvocation<'_>,
-    ) -> Result<Option<Allowance>, RedisError> {
+    ) -> Result<Option<WindowUsage>, RedisError> {
         if window.limit == 0 {
             return Ok(None);
         }
         let (allowed, remaining, reset_ms): (bool, u32, u64) = self.connection.invoke(call).await?;
         let reset_after = Duration::from_millis(reset_ms);
-        Ok(Some(Allowance {
+        Ok(Some(WindowUsage {
             allowed,
             limit: window.limit,
             remaining,
@@ -145,22 +145,30 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// Returns true if one more request of a user's may pass.
-    async fn lets_pass(limits: &RateLimits, user: &str, action: &str, window: Window, request: &str) -> bool {
-        let taken = limits.take(&Subject::User(user), action, window, request).await;
+    async fn lets_pass(
+        limits: &RateLimits,
+        user: &str,
+        action: &str,
+        window: RateWindow,
+        request: &str,
+    ) -> bool {
+        let taken = limits
+            .take(&RateSubject::User(user), action, window, request)
+            .await;
         taken.unwrap().unwrap().allowed
     }
 
     #[test]
     fn keys_are_those_of_the_web_api() {
-        assert_eq!(Subject::User("123").key("ai"), "ratelimit:user:123:ai");
+        assert_eq!(RateSubject::User("123").key("ai"), "ratelimit:user:123:ai");
         let mapped: IpAddr = "::ffff:192.168.1.1".parse().unwrap();
         assert_eq!(
-            Subject::Ip(mapped).key("general"),
+            RateSubject::Ip(mapped).key("general"),
             "ratelimit:ip:192.168.1.1:general"
         );
         let one_customer = ["2001:db8:1:2::1", "2001:db8:1:2:ffff::7"];
         for address in one_customer {
-            let key = Subject::Ip(address.parse().unwrap()).key("general");
+            let key = RateSubject::Ip(address.parse().unwrap()).key("general");
             assert_eq!(key, "ratelimit:ip:2001:db8:1:2:::general", "{address}");
         }
     }
@@ -169,7 +177,7 @@ mod tests {
     async fn a_window_lets_its_limit_pass_and_no_more_even_at_once() {
         let redis = PrivateRedis::start().await.unwrap();
         let limits = RateLimits::new(Connection::open(&redis.url().into()).unwrap());
-        let window = Window {
+        let window = RateWindow {
             limit: 5,
             length: HOUR,
         };
@@ -177,7 +185,7 @@ mod tests {
             let limits = limits.clone();
             async move {
                 limits
-                    .take(&Subject::User("u"), "ai", window, &n.to_string())
+                    .take(&RateSubject::User("u"), "ai", window, &n.to_string())
                     .await
                     .unwrap()
                     .unwrap()
@@ -186,7 +194,7 @@ mod tests {
         let answers = futures_util::future::join_all(takes).await;
         assert_eq!(answers.iter().filter(|a| a.allowed).count(), 5);
         let last = limits
-            .peek(&Subject::User("u"), "ai", window)
+            .peek(&RateSubject::User("u"), "ai", window)
             .await
             .unwrap()
             .unwrap();
@@ -201,9 +209,9 @@ mod tests {
         assert_eq!(
             limits
                 .take(
-                    &Subject::User("u"),
+                    &RateSubject::User("u"),
                     "ai",
-                    Window {
+                    RateWindow {
                         limit: 0,
                         length: HOUR
                     },
@@ -227,7 +235,7 @@ mod tests {
         };
         let (now, window) = (
             seconds * 1000,
-            Window {
+            RateWindow {
                 limit: 3,
                 length: HOUR,
             },

@@ -91,7 +91,7 @@ impl Backoff {
     }
 
     /// The wait after the `nth` failure, from 1.
-    pub fn delay(&self, nth: u8, rng: &mut impl Rng) -> Delay {
+    pub fn delay(&self, nth: u8, rng: &mut impl Rng) -> BackoffDelay {
         let exponent = i32::from(nth.max(1)) - 1;
         // In f64: the power may well exceed what a Duration holds, and infinity is capped like any other number.
         let grown = (self.base.as_secs_f64() * self.factor.powi(exponent)).min(self.max.as_secs_f64());
@@ -100,7 +100,7 @@ impl Backoff {
         } else {
             0.0
         };
-        Delay {
+        BackoffDelay {
             base: Duration::from_secs_f64(grown),
             total: Duration::from_secs_f64((grown * (1.0 + spread)).max(0.0)),
         }
@@ -109,12 +109,12 @@ impl Backoff {
 
 /// One wait, and what it is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Delay {
+pub struct BackoffDelay {
     base: Duration,
     total: Duration,
 }
 
-impl Delay {
+impl BackoffDelay {
     /// How long to wait.
     pub const fn total(self) -> Duration {
         self.total
@@ -144,7 +144,7 @@ impl Delay {
     }
 }
 
-impl fmt::Display for Delay {
+impl fmt::Display for BackoffDelay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}ms", self.total.as_millis())
     }

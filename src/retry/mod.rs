@@ -4,8 +4,8 @@ mod backoff;
 
 use std::{num::NonZeroU8, time::Duration};
 
-pub use backoff::{Backoff, Delay, InvalidBackoff};
-use jobs::{Class, Failure};
+pub use backoff::{Backoff, BackoffDelay, InvalidBackoff};
+use jobs::{Failure, FailureClass};
 use rand::Rng;
 
 /// The longest that a job may wait in its slot. A longer wait gives the slot to another job.
@@ -22,9 +22,9 @@ pub struct RetryPolicy {
 
 /// The next step after a failed try.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Wait, then try again.
-    Retry(Delay),
+    Retry(BackoffDelay),
     /// The provider asks for more patience than a slot is given for: the job comes back later.
     HandBack,
     /// The tries are used up.
@@ -35,26 +35,26 @@ pub enum Verdict {
 
 impl RetryPolicy {
     /// Judges the failure of the `nth` try (from 1).
-    pub fn judge(&self, nth: u8, failure: &Failure, rng: &mut impl Rng) -> Verdict {
+    pub fn judge(&self, nth: u8, failure: &Failure, rng: &mut impl Rng) -> RetryDecision {
         if !failure.class().is_retryable() {
-            return Verdict::Hopeless;
+            return RetryDecision::Hopeless;
         }
         if failure
             .retry_after()
             .is_some_and(|wait| wait > LONGEST_WAIT_IN_SLOT)
         {
-            return Verdict::HandBack;
+            return RetryDecision::HandBack;
         }
         if nth >= self.tries.get() {
-            return Verdict::Exhausted;
+            return RetryDecision::Exhausted;
         }
-        Verdict::Retry(self.delay(nth, failure, rng))
+        RetryDecision::Retry(self.delay(nth, failure, rng))
     }
 
     /// The wait after the `nth` try: doubled when the provider asks to slow down, and never shorter than it asks.
-    pub fn delay(&self, nth: u8, failure: &Failure, rng: &mut impl Rng) -> Delay {
+    pub fn delay(&self, nth: u8, failure: &Failure, rng: &mut impl Rng) -> BackoffDelay {
         let backoff = match failure.class() {
-            Class::RateLimited => self.backoff.doubled(),
+            FailureClass::RateLimited => self.backoff.doubled(),
             _ => self.backoff,
         };
         backoff
@@ -84,27 +84,27 @@ mod tests {
     #[test]
     fn only_what_may_pass_is_retried() {
         for class in [
-            Class::Permanent,
-            Class::Deployment,
-            Class::OutOfQuota,
-            Class::Blocked,
-            Class::Cancelled,
+            FailureClass::Permanent,
+            FailureClass::Deployment,
+            FailureClass::OutOfQuota,
+            FailureClass::Blocked,
+            FailureClass::Cancelled,
         ] {
             assert_eq!(
                 policy(3).judge(1, &Failure::new(class, "x"), &mut rng()),
-                Verdict::Hopeless,
+                RetryDecision::Hopeless,
                 "{class}"
             );
         }
-        for class in [Class::Transient, Class::RateLimited] {
+        for class in [FailureClass::Transient, FailureClass::RateLimited] {
             let failure = Failure::new(class, "x");
             assert!(
-                matches!(policy(3).judge(2, &failure, &mut rng()), Verdict::Retry(_)),
+                matches!(policy(3).judge(2, &failure, &mut rng()), RetryDecision::Retry(_)),
                 "{class}"
             );
             assert_eq!(
                 policy(3).judge(3, &failure, &mut rng()),
-                Verdict::Exhausted,
+                RetryDecision::Exhausted,
                 "{class}"
             );
         }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_rate_limit_waits_twice_as_long_or_as_long_as_it_is_told() {
-        let limited = Failure::new(Class::RateLimited, "x");
+        let limited = Failure::new(FailureClass::RateLimited, "x");
         let wait = policy(3).delay(1, &limited, &mut rng()).total();
         assert!((3000..=5000).contains(&wait.as_millis()), "{wait:?}");
         let told = limited.with_retry_after(Some(Duration::from_secs(9)));
@@ -125,6 +125,6 @@ mod tests {
     #[test]
     fn a_long_wait_gives_the_slot_back() {
         let told = Failure::transient("x").with_retry_after(Some(Duration::from_secs(16)));
-        assert_eq!(policy(3).judge(1, &told, &mut rng()), Verdict::HandBack);
+        assert_eq!(policy(3).judge(1, &told, &mut rng()), RetryDecision::HandBack);
     }
 }

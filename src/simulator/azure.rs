@@ -4,16 +4,16 @@ use serde_json::json;
 
 use super::{
     digest,
-    exchange::{Answer, Ask},
+    exchange::{SimulatedAnswer, SimulatedRequest},
 };
 
 /// An error in Azure's usual shape.
-pub(super) fn error(status: u16, code: &str, message: &str) -> Answer {
-    Answer::json(status, &json!({"error": {"code": code, "message": message}}))
+pub(super) fn error(status: u16, code: &str, message: &str) -> SimulatedAnswer {
+    SimulatedAnswer::json(status, &json!({"error": {"code": code, "message": message}}))
 }
 
 /// The error that Azure sends with a status.
-pub(super) fn refuse(status: u16) -> Answer {
+pub(super) fn refuse(status: u16) -> SimulatedAnswer {
     let (code, message) = match status {
         400 => ("InvalidRequest", "The request is not valid."),
         401 => (
@@ -38,7 +38,7 @@ pub(super) fn refuse(status: u16) -> Answer {
 }
 
 /// 403: the volume of the pricing tier is used up.
-pub(super) fn out_of_quota() -> Answer {
+pub(super) fn out_of_quota() -> SimulatedAnswer {
     error(
         403,
         "403",
@@ -47,7 +47,7 @@ pub(super) fn out_of_quota() -> Answer {
 }
 
 /// Checks the key of a request.
-pub(super) fn authorize(ask: &Ask<'_>, key: &str) -> Result<(), Answer> {
+pub(super) fn authorize(ask: &SimulatedRequest<'_>, key: &str) -> Result<(), SimulatedAnswer> {
     if ask.header("ocp-apim-subscription-key") == key {
         Ok(())
     } else {

@@ -22,12 +22,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Fault, FaultError, Provider, Shared};
+use super::{Fault, FaultError, Provider, SimulatorState};
 
 /// Entries in one answer of the journal.
 const PAGE: usize = 10_000;
 
-pub(super) fn routes() -> Router<Arc<Shared>> {
+pub(super) fn routes() -> Router<Arc<SimulatorState>> {
     Router::new()
         .route("/_sim/journal", get(journal))
         .route("/_sim/stats", get(stats))
@@ -51,13 +51,16 @@ struct Since {
     since: u64,
 }
 
-async fn journal(State(shared): State<Arc<Shared>>, Query(Since { since }): Query<Since>) -> Json<Value> {
+async fn journal(
+    State(shared): State<Arc<SimulatorState>>,
+    Query(Since { since }): Query<Since>,
+) -> Json<Value> {
     let entries = shared.journal.entries(since, PAGE);
     let next = entries.last().map_or(since, |entry| entry.seq + 1);
     Json(json!({"entries": entries, "next": next}))
 }
 
-async fn stats(State(shared): State<Arc<Shared>>) -> Json<Value> {
+async fn stats(State(shared): State<Arc<SimulatorState>>) -> Json<Value> {
     let providers: Map<String, Value> = Provider::ALL
         .into_iter()
         .map(|provider| {
@@ -71,7 +74,7 @@ async fn stats(State(shared): State<Arc<Shared>>) -> Json<Value> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Target {
+struct FaultTarget {
     provider: Provider,
     #[serde(rename = "match")]
     text: Option<String>,
@@ -79,13 +82,13 @@ struct Target {
 }
 
 async fn add_faults(
-    State(shared): State<Arc<Shared>>,
-    Query(target): Query<Target>,
+    State(shared): State<Arc<SimulatorState>>,
+    Query(target): Query<FaultTarget>,
     Json(faults): Json<Vec<Fault>>,
-) -> Result<StatusCode, Refused> {
+) -> Result<StatusCode, ControlRefusal> {
     match (target.text, target.times) {
         (None, None) => shared.faults.script(target.provider, faults)?,
-        (None, Some(_)) => return Err(Refused("times needs match".to_owned())),
+        (None, Some(_)) => return Err(ControlRefusal("times needs match".to_owned())),
         (Some(text), times) => shared
             .faults
             .on_match_each(target.provider, &text, faults, times)?,
@@ -93,22 +96,22 @@ async fn add_faults(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn clear_faults(State(shared): State<Arc<Shared>>) -> StatusCode {
+async fn clear_faults(State(shared): State<Arc<SimulatorState>>) -> StatusCode {
     shared.faults.clear();
     StatusCode::NO_CONTENT
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Change {
+struct FaultChange {
     latency_ms: Option<u64>,
     random_faults: Option<f64>,
 }
 
 async fn set_options(
-    State(shared): State<Arc<Shared>>,
-    Json(change): Json<Change>,
-) -> Result<StatusCode, Refused> {
+    State(shared): State<Arc<SimulatorState>>,
+    Json(change): Json<FaultChange>,
+) -> Result<StatusCode, ControlRefusal> {
     if let Some(share) = change.random_faults {
         shared.faults.set_random_share(share)?;
     }
@@ -119,15 +122,15 @@ async fn set_options(
 }
 
 /// 400, and why.
-struct Refused(String);
+struct ControlRefusal(String);
 
-impl From<FaultError> for Refused {
+impl From<FaultError> for ControlRefusal {
     fn from(error: FaultError) -> Self {
         Self(error.to_string())
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ControlRefusal {
     fn into_response(self) -> Response {
         (StatusCode::BAD_REQUEST, Json(json!({"error": self.0}))).into_response()
     }

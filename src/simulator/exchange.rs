@@ -13,14 +13,14 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use serde_json::Value;
 
-use super::{Fault, Provider, Shared, azure, digest, openai, speech, vision};
+use super::{Fault, Provider, SimulatorState, azure, digest, openai, speech, vision};
 
 /// The largest body that is read: that of the largest image which Vision takes.
 const MAX_BODY: usize = 20_971_520;
 
 /// A request as a provider's module sees it.
-pub(super) struct Ask<'a> {
-    pub(super) shared: &'a Shared,
+pub(super) struct SimulatedRequest<'a> {
+    pub(super) shared: &'a SimulatorState,
     /// Number of the request, for ids that are unique and the same in each run.
     pub(super) seq: u64,
     pub(super) parts: &'a Parts,
@@ -31,7 +31,7 @@ pub(super) struct Ask<'a> {
     pub(super) fault: Option<&'a Fault>,
 }
 
-impl Ask<'_> {
+impl SimulatedRequest<'_> {
     /// A request header, or the empty text.
     pub(super) fn header(&self, name: &str) -> &str {
         self.parts
@@ -50,13 +50,13 @@ impl Ask<'_> {
 
 /// What a provider's module answers.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(super) struct SimulatedAnswer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
 }
 
-impl Answer {
+impl SimulatedAnswer {
     pub(super) fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
         Self {
             status,
@@ -106,8 +106,8 @@ impl Answer {
     }
 }
 
-impl From<Answer> for Response {
-    fn from(answer: Answer) -> Self {
+impl From<SimulatedAnswer> for Response {
+    fn from(answer: SimulatedAnswer) -> Self {
         answer.respond(Body::from(answer.body.clone()))
     }
 }
@@ -115,17 +115,17 @@ impl From<Answer> for Response {
 /// Tells the connection to reset instead of sending the response that carries it.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("reset on purpose")]
-pub(super) struct Reset;
+pub(super) struct ConnectionReset;
 
 /// How a provider's module answers.
-pub(super) type Answerer = fn(&Ask<'_>) -> Answer;
+pub(super) type AnswerFn = fn(&SimulatedRequest<'_>) -> SimulatedAnswer;
 
 /// Takes one request through.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<SimulatorState>,
     provider: Provider,
     request: Request,
-    answerer: Answerer,
+    answerer: AnswerFn,
 ) -> Response {
     let (parts, body) = request.into_parts();
     let visit = shared
@@ -168,7 +168,7 @@ pub(super) async fn run(
         .and_then(|fault| instead(provider, fault))
         .unwrap_or_else(|| {
             let (shared, seq, fault) = (&*shared, visit.seq, fault.as_ref());
-            answerer(&Ask {
+            answerer(&SimulatedRequest {
                 shared,
                 seq,
                 parts: &parts,
@@ -193,12 +193,12 @@ pub(super) async fn run(
 
 fn reset() -> Response {
     let mut response = Response::new(Body::empty());
-    response.extensions_mut().insert(Reset);
+    response.extensions_mut().insert(ConnectionReset);
     response
 }
 
 /// What a request says outside its body.
-fn aside<'a>(shared: &Shared, provider: Provider, parts: &'a Parts) -> Cow<'a, str> {
+fn aside<'a>(shared: &SimulatorState, provider: Provider, parts: &'a Parts) -> Cow<'a, str> {
     match provider {
         Provider::OpenAi => Cow::Borrowed(""),
         Provider::AzureSpeech => Cow::Owned(speech::assessment_text(&parts.headers)),
@@ -207,7 +207,7 @@ fn aside<'a>(shared: &Shared, provider: Provider, parts: &'a Parts) -> Cow<'a, s
 }
 
 /// The answer that a fault puts in place of the provider's, if it is of that sort.
-fn instead(provider: Provider, fault: &Fault) -> Option<Answer> {
+fn instead(provider: Provider, fault: &Fault) -> Option<SimulatedAnswer> {
     Some(match fault {
         Fault::Status {
             status,
@@ -217,7 +217,7 @@ fn instead(provider: Provider, fault: &Fault) -> Option<Answer> {
         } => {
             let mut answer = body.as_ref().map_or_else(
                 || refuse(provider, *status),
-                |body| Answer::new(*status, type_of(body), body.clone()),
+                |body| SimulatedAnswer::new(*status, type_of(body), body.clone()),
             );
             if let Some(seconds) = retry_after {
                 answer = answer.with("retry-after", seconds);
@@ -236,13 +236,13 @@ fn instead(provider: Provider, fault: &Fault) -> Option<Answer> {
             Provider::OpenAi => openai::out_of_quota(),
             Provider::AzureSpeech | Provider::AzureVision => azure::out_of_quota(),
         },
-        Fault::Garbage => Answer::new(200, "application/json", "{\"choices\": [<not json>"),
-        Fault::Html502 => Answer::new(
+        Fault::Garbage => SimulatedAnswer::new(200, "application/json", "{\"choices\": [<not json>"),
+        Fault::Html502 => SimulatedAnswer::new(
             502,
             "text/html",
             "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>",
         ),
-        Fault::Empty500 => Answer {
+        Fault::Empty500 => SimulatedAnswer {
             status: 500,
             headers: Vec::new(),
             body: Bytes::new(),
@@ -262,7 +262,7 @@ fn instead(provider: Provider, fault: &Fault) -> Option<Answer> {
 }
 
 /// The provider's own body for a status.
-fn refuse(provider: Provider, status: u16) -> Answer {
+fn refuse(provider: Provider, status: u16) -> SimulatedAnswer {
     match provider {
         Provider::OpenAi => openai::refuse(status),
         Provider::AzureSpeech | Provider::AzureVision => azure::refuse(status),

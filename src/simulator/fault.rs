@@ -62,7 +62,7 @@ pub enum Fault {
     /// Speech: 200 with this recognition status.
     Speech {
         /// The status.
-        status: Recognition,
+        status: RecognitionFault,
     },
     /// Vision, Read 3.2: the operation that this request starts or polls fails, now and whenever it is polled. An
     /// image analysis goes well.
@@ -78,7 +78,7 @@ pub enum Fault {
 
 /// The ways in which Speech answers 200 without a recognition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Recognition {
+pub enum RecognitionFault {
     /// Speech, but no words of the language.
     NoMatch,
     /// Silence only.
@@ -89,7 +89,7 @@ pub enum Recognition {
     Error,
 }
 
-impl Recognition {
+impl RecognitionFault {
     /// Its value in `RecognitionStatus`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -16,30 +16,30 @@ use super::{Fault, FaultError, Provider, digest};
 pub const MAX_PENDING: usize = 10_000;
 
 /// The faults to come.
-pub struct Faults(Mutex<Plan>);
+pub struct FaultPlan(Mutex<FaultQueues>);
 
-struct Plan {
-    rules: [Rules; Provider::ALL.len()],
+struct FaultQueues {
+    rules: [FaultRules; Provider::ALL.len()],
     random: StdRng,
     share: f64,
 }
 
 #[derive(Default)]
-struct Rules {
-    matching: Vec<Match>,
+struct FaultRules {
+    matching: Vec<FaultRule>,
     script: VecDeque<Fault>,
 }
 
-struct Match {
+struct FaultRule {
     text: String,
     fault: Fault,
     /// `None`: always.
     left: Option<u32>,
 }
 
-impl Faults {
+impl FaultPlan {
     pub(super) fn new(seed: u64, share: f64) -> Result<Self, FaultError> {
-        let plan = Plan {
+        let plan = FaultQueues {
             rules: Default::default(),
             random: StdRng::seed_from_u64(seed),
             share: 0.0,
@@ -93,7 +93,7 @@ impl Faults {
         if times != Some(0) {
             plan.rules[provider as usize]
                 .matching
-                .extend(faults.into_iter().map(|fault| Match {
+                .extend(faults.into_iter().map(|fault| FaultRule {
                     text: text.to_owned(),
                     fault,
                     left: times,
@@ -129,7 +129,7 @@ impl Faults {
     pub(super) fn take(&self, provider: Provider, texts: &[&[u8]]) -> Option<Fault> {
         let mut plan = self.plan();
         let rules = &mut plan.rules[provider as usize];
-        let applies = |rule: &Match| {
+        let applies = |rule: &FaultRule| {
             texts
                 .iter()
                 .any(|t| digest::find(t, rule.text.as_bytes()).is_some())
@@ -147,7 +147,11 @@ impl Faults {
     }
 
     /// Locks the plan once the faults are known to fit and to have room.
-    fn rules_for(&self, provider: Provider, faults: &[Fault]) -> Result<MutexGuard<'_, Plan>, FaultError> {
+    fn rules_for(
+        &self,
+        provider: Provider,
+        faults: &[Fault],
+    ) -> Result<MutexGuard<'_, FaultQueues>, FaultError> {
         faults.iter().try_for_each(|fault| fault.check(provider))?;
         let plan = self.plan();
         if plan.rules[provider as usize].pending() + faults.len() > MAX_PENDING {
@@ -156,18 +160,18 @@ impl Faults {
         Ok(plan)
     }
 
-    fn plan(&self) -> MutexGuard<'_, Plan> {
+    fn plan(&self) -> MutexGuard<'_, FaultQueues> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Rules {
+impl FaultRules {
     fn pending(&self) -> usize {
         self.matching.len() + self.script.len()
     }
 }
 
-impl Plan {
+impl FaultQueues {
     fn chance(&mut self) -> Option<Fault> {
         if !self.random.random_bool(self.share) {
             return None;
@@ -184,7 +188,7 @@ impl Plan {
     }
 }
 
-impl fmt::Debug for Faults {
+impl fmt::Debug for FaultPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pending = Provider::ALL.map(|provider| (provider, self.pending(provider)));
         f.debug_struct("Faults")

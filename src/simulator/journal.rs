@@ -33,7 +33,7 @@ const HEADERS: [&str; 10] = [
 
 /// One request to a provider.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct RequestJournal {
     /// Number of the request, from 0, in the order of arrival over all providers.
     pub seq: u64,
     /// Which provider was asked.
@@ -63,7 +63,7 @@ pub struct Entry {
 
 /// Counters of one provider.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct ProviderCounts {
     /// Requests that arrived.
     pub requests: u64,
     /// Requests in progress now, from the arrival of the headers until the answer is ready to be sent.
@@ -82,25 +82,25 @@ pub struct Counts {
 
 /// The record of requests. Cheap to clone; clones share the record.
 #[derive(Clone)]
-pub struct Journal(Arc<Inner>);
+pub struct Journal(Arc<JournalState>);
 
-struct Inner {
+struct JournalState {
     started: Instant,
-    record: Mutex<Record>,
+    record: Mutex<JournalRecord>,
     /// Wakes [`Journal::wait_until`]; the value itself says nothing.
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
-struct Record {
+struct JournalRecord {
     next: u64,
-    entries: VecDeque<Entry>,
-    counts: [Counts; Provider::ALL.len()],
+    entries: VecDeque<RequestJournal>,
+    counts: [ProviderCounts; Provider::ALL.len()],
 }
 
 impl Journal {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(JournalState {
             started: Instant::now(),
             record: Mutex::default(),
             changed: watch::Sender::new(()),
@@ -108,14 +108,14 @@ impl Journal {
     }
 
     /// The remembered requests from number `since` on, at most `limit` of them, oldest first.
-    pub fn entries(&self, since: u64, limit: usize) -> Vec<Entry> {
+    pub fn entries(&self, since: u64, limit: usize) -> Vec<RequestJournal> {
         let record = self.record();
         let skipped = usize::try_from(since.saturating_sub(record.first())).unwrap_or(usize::MAX);
         record.entries.iter().skip(skipped).take(limit).cloned().collect()
     }
 
     /// All remembered requests to one provider, oldest first.
-    pub fn of(&self, provider: Provider) -> Vec<Entry> {
+    pub fn of(&self, provider: Provider) -> Vec<RequestJournal> {
         self.record()
             .entries
             .iter()
@@ -125,9 +125,9 @@ impl Journal {
     }
 
     /// The counters of one provider.
-    pub fn counts(&self, provider: Provider) -> Counts {
+    pub fn counts(&self, provider: Provider) -> ProviderCounts {
         let max_per_minute = self.peak_in_window(provider, Duration::from_secs(60)) as u64;
-        Counts {
+        ProviderCounts {
             max_per_minute,
             ..self.record().counts[provider as usize].clone()
         }
@@ -162,7 +162,13 @@ impl Journal {
     }
 
     /// Notes an arrival. The request counts as in progress until the visit is dropped.
-    pub(super) fn open(&self, provider: Provider, method: &Method, uri: &Uri, headers: &HeaderMap) -> Visit {
+    pub(super) fn open(
+        &self,
+        provider: Provider,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> OpenRequest {
         let headers = HEADERS
             .into_iter()
             .filter_map(|name| {
@@ -176,7 +182,7 @@ impl Journal {
         if record.entries.len() == KEPT {
             record.entries.pop_front();
         }
-        record.entries.push_back(Entry {
+        record.entries.push_back(RequestJournal {
             seq,
             provider,
             // Taken under the lock, so that numbers and times have the same order.
@@ -199,7 +205,7 @@ impl Journal {
         counts.peak = counts.peak.max(counts.current);
         drop(record);
         self.0.changed.send_replace(());
-        Visit {
+        OpenRequest {
             journal: self.clone(),
             provider,
             seq,
@@ -207,7 +213,7 @@ impl Journal {
         }
     }
 
-    fn record(&self) -> MutexGuard<'_, Record> {
+    fn record(&self) -> MutexGuard<'_, JournalRecord> {
         self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -220,27 +226,27 @@ impl fmt::Debug for Journal {
     }
 }
 
-impl Record {
+impl JournalRecord {
     fn first(&self) -> u64 {
         self.entries.front().map_or(self.next, |entry| entry.seq)
     }
 
     /// `None` when the request has been forgotten since.
-    fn entry(&mut self, seq: u64) -> Option<&mut Entry> {
+    fn entry(&mut self, seq: u64) -> Option<&mut RequestJournal> {
         let index = usize::try_from(seq.checked_sub(self.first())?).ok()?;
         self.entries.get_mut(index)
     }
 }
 
 /// One request in progress. Dropped without an answer, the request counts as unanswered.
-pub(super) struct Visit {
+pub(super) struct OpenRequest {
     journal: Journal,
     provider: Provider,
     pub(super) seq: u64,
     answered: bool,
 }
 
-impl Visit {
+impl OpenRequest {
     /// Notes what the body told.
     pub(super) fn read(&self, marker: String, body_hash: String, body_bytes: usize) {
         if let Some(entry) = self.journal.record().entry(self.seq) {
@@ -277,7 +283,7 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         let mut record = self.journal.record();
         let counts = &mut record.counts[self.provider as usize];

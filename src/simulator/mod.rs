@@ -43,17 +43,17 @@ use std::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tracing::warn;
 
-pub use fault::{Fault, FaultError, Recognition};
-pub use faults::{Faults, MAX_PENDING};
+pub use fault::{Fault, FaultError, RecognitionFault};
+pub use faults::{FaultPlan, MAX_PENDING};
 pub use jobs::Provider;
-pub use journal::{Counts, Entry, Journal, KEPT};
+pub use journal::{Journal, KEPT, ProviderCounts, RequestJournal};
 pub use openai::DeckFlaw;
 
 /// How the simulator behaves.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct SimulatorOptions {
     /// The keys that it accepts.
-    pub keys: Keys,
+    pub keys: SimulatorKeys,
     /// Time that each answer takes.
     pub latency: Duration,
     /// Seed of the random faults and of the ids.
@@ -64,7 +64,7 @@ pub struct Options {
 
 /// The keys that the simulator accepts.
 #[derive(Clone)]
-pub struct Keys {
+pub struct SimulatorKeys {
     /// Bearer key of OpenAI, by default `sim-openai-key`.
     pub openai: String,
     /// Subscription key of Azure Speech, by default `sim-speech-key`.
@@ -73,7 +73,7 @@ pub struct Keys {
     pub vision: String,
 }
 
-impl Default for Keys {
+impl Default for SimulatorKeys {
     fn default() -> Self {
         Self {
             openai: "sim-openai-key".to_owned(),
@@ -83,7 +83,7 @@ impl Default for Keys {
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for SimulatorKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Someone may have put a real key here.
         f.write_str("Keys(..)")
@@ -91,17 +91,17 @@ impl fmt::Debug for Keys {
 }
 
 /// State of one simulator, shared by its connections.
-struct Shared {
+struct SimulatorState {
     addr: SocketAddr,
-    keys: Keys,
+    keys: SimulatorKeys,
     seed: u64,
     latency_ms: AtomicU64,
     journal: Journal,
-    faults: Faults,
-    operations: vision::Operations,
+    faults: FaultPlan,
+    operations: vision::ReadOperations,
 }
 
-impl Shared {
+impl SimulatorState {
     fn latency(&self) -> Duration {
         Duration::from_millis(self.latency_ms.load(Ordering::Relaxed))
     }
@@ -114,9 +114,9 @@ impl Shared {
 
 /// Where a simulator listens, what it was asked and what will go wrong. Cheap to clone.
 #[derive(Clone)]
-pub struct Handle(Arc<Shared>);
+pub struct SimulatorHandle(Arc<SimulatorState>);
 
-impl Handle {
+impl SimulatorHandle {
     /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.0.addr
@@ -144,7 +144,7 @@ impl Handle {
     }
 
     /// What will go wrong.
-    pub fn faults(&self) -> &Faults {
+    pub fn faults(&self) -> &FaultPlan {
         &self.0.faults
     }
 
@@ -158,7 +158,7 @@ impl Handle {
     }
 }
 
-impl fmt::Debug for Handle {
+impl fmt::Debug for SimulatorHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")
             .field("addr", &self.0.addr)
@@ -171,13 +171,13 @@ impl fmt::Debug for Handle {
 #[derive(Debug)]
 pub struct Simulator {
     listener: TcpListener,
-    handle: Handle,
+    handle: SimulatorHandle,
 }
 
 impl Deref for Simulator {
-    type Target = Handle;
+    type Target = SimulatorHandle;
 
-    fn deref(&self) -> &Handle {
+    fn deref(&self) -> &SimulatorHandle {
         &self.handle
     }
 }
@@ -188,23 +188,23 @@ impl Simulator {
     /// # Errors
     /// When the address cannot be bound; [`io::ErrorKind::InvalidInput`] when the share of random faults is not
     /// between 0 and 1.
-    pub async fn bind(addr: SocketAddr, options: Options) -> io::Result<Self> {
-        let faults = Faults::new(options.seed, options.random_faults)
+    pub async fn bind(addr: SocketAddr, options: SimulatorOptions) -> io::Result<Self> {
+        let faults = FaultPlan::new(options.seed, options.random_faults)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let listener = TcpListener::bind(addr).await?;
-        let shared = Shared {
+        let shared = SimulatorState {
             addr: listener.local_addr()?,
             keys: options.keys,
             seed: options.seed,
             latency_ms: AtomicU64::default(),
             journal: Journal::new(),
             faults,
-            operations: vision::Operations::default(),
+            operations: vision::ReadOperations::default(),
         };
         shared.set_latency(options.latency);
         Ok(Self {
             listener,
-            handle: Handle(Arc::new(shared)),
+            handle: SimulatorHandle(Arc::new(shared)),
         })
     }
 
@@ -215,26 +215,26 @@ impl Simulator {
     }
 
     /// Answers in a task of its own.
-    pub fn spawn(self) -> Running {
+    pub fn spawn(self) -> RunningSimulator {
         let handle = self.handle.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(self.serve(async {
             // A dropped sender stops the simulator too.
             let _ = stopped.await;
         }));
-        Running { handle, stop, task }
+        RunningSimulator { handle, stop, task }
     }
 }
 
 /// A simulator at work. Stops when dropped.
 #[derive(Debug)]
-pub struct Running {
-    handle: Handle,
+pub struct RunningSimulator {
+    handle: SimulatorHandle,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-impl Running {
+impl RunningSimulator {
     /// Stops, and returns once the port is closed.
     pub async fn stop(self) {
         drop(self.stop);
@@ -244,10 +244,10 @@ impl Running {
     }
 }
 
-impl Deref for Running {
-    type Target = Handle;
+impl Deref for RunningSimulator {
+    type Target = SimulatorHandle;
 
-    fn deref(&self) -> &Handle {
+    fn deref(&self) -> &SimulatorHandle {
         &self.handle
     }
 }

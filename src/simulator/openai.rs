@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Fault, digest,
-    exchange::{Answer, Ask},
+    exchange::{SimulatedAnswer, SimulatedRequest},
     schema,
 };
 
@@ -34,7 +34,7 @@ static MODELS: LazyLock<Arc<ModelTable>> = LazyLock::new(ModelTable::built_in);
 const LIMITS: (u64, u64) = (10_000, 2_000_000);
 
 /// POST /v1/chat/completions.
-pub(super) fn chat(ask: &Ask<'_>) -> Answer {
+pub(super) fn chat(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
     let answer = check::request(ask)
         .map(|request| complete(ask, &request))
         .unwrap_or_else(|refusal| refusal);
@@ -55,7 +55,7 @@ pub(super) fn chat(ask: &Ask<'_>) -> Answer {
 }
 
 /// GET /v1/models: free of charge, so clients use it to see whether the key is good.
-pub(super) fn models(ask: &Ask<'_>) -> Answer {
+pub(super) fn models(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
     if let Err(refusal) = check::key(ask) {
         return refusal;
     }
@@ -73,11 +73,11 @@ pub(super) fn models(ask: &Ask<'_>) -> Answer {
         ("gpt-4.1-mini", ends),
     ]
     .map(model);
-    Answer::json(200, &json!({"object": "list", "data": data})).with("x-request-id", request_id(ask))
+    SimulatedAnswer::json(200, &json!({"object": "list", "data": data})).with("x-request-id", request_id(ask))
 }
 
 /// The error that OpenAI sends with a status.
-pub(super) fn refuse(status: u16) -> Answer {
+pub(super) fn refuse(status: u16) -> SimulatedAnswer {
     let (kind, code, message) = match status {
         401 => (
             "invalid_request_error",
@@ -115,7 +115,7 @@ pub(super) fn refuse(status: u16) -> Answer {
 }
 
 /// 404 for a path that is not there.
-pub(super) fn unknown_url(uri: &Uri) -> Answer {
+pub(super) fn unknown_url(uri: &Uri) -> SimulatedAnswer {
     error(
         404,
         "invalid_request_error",
@@ -126,7 +126,7 @@ pub(super) fn unknown_url(uri: &Uri) -> Answer {
 }
 
 /// 429, too fast.
-pub(super) fn rate_limited(retry_after: f64) -> Answer {
+pub(super) fn rate_limited(retry_after: f64) -> SimulatedAnswer {
     let message = format!(
         "Rate limit reached for gpt-4o-mini in organization org-sim on requests per min (RPM): Limit {0}, Used \
          {0}, Requested 1. Please try again in {retry_after}s.",
@@ -141,7 +141,7 @@ pub(super) fn rate_limited(retry_after: f64) -> Answer {
 }
 
 /// 429, not paid.
-pub(super) fn out_of_quota() -> Answer {
+pub(super) fn out_of_quota() -> SimulatedAnswer {
     let message = "You exceeded your current quota, please check your plan and billing details.";
     error(
         429,
@@ -152,23 +152,23 @@ pub(super) fn out_of_quota() -> Answer {
     )
 }
 
-fn error(status: u16, kind: &str, code: Option<&str>, param: Option<&str>, message: &str) -> Answer {
+fn error(status: u16, kind: &str, code: Option<&str>, param: Option<&str>, message: &str) -> SimulatedAnswer {
     let error = json!({"message": message, "type": kind, "param": param, "code": code});
-    Answer::json(status, &json!({"error": error}))
+    SimulatedAnswer::json(status, &json!({"error": error}))
 }
 
-fn invalid(param: &str, code: Option<&str>, message: &str) -> Answer {
+fn invalid(param: &str, code: Option<&str>, message: &str) -> SimulatedAnswer {
     error(400, "invalid_request_error", code, Some(param), message)
 }
 
-fn request_id(ask: &Ask<'_>) -> String {
+fn request_id(ask: &SimulatedRequest<'_>) -> String {
     format!("req_{}", digest::hex(digest::mix(ask.shared.seed ^ ask.seq)))
 }
 
-fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
+fn complete(ask: &SimulatedRequest<'_>, request: &Map<String, Value>) -> SimulatedAnswer {
     let user = last_user_message(request);
     let count = wanted_count(request);
-    let seed = schema::Seed::new(&user, count);
+    let seed = schema::SchemaSeed::new(&user, count);
     let format = request.get("response_format").unwrap_or(&Value::Null);
     let flaw = match ask.fault {
         Some(Fault::Deck { flaw }) => Some(*flaw),
@@ -236,7 +236,7 @@ fn complete(ask: &Ask<'_>, request: &Map<String, Value>) -> Answer {
             "completion_tokens_details": {"reasoning_tokens": reasoning},
         });
     }
-    Answer::json(200, &answer)
+    SimulatedAnswer::json(200, &answer)
 }
 
 /// Tokens that the model reasons for before it writes: more with more effort, and never twice the same.

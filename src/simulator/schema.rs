@@ -126,7 +126,7 @@ fn is(schema: &Value, kind: &str) -> bool {
 }
 
 /// What the contents of an answer are drawn from.
-pub(super) struct Seed {
+pub(super) struct SchemaSeed {
     /// Sixteen hexadecimal digits of the prompt.
     hash: String,
     number: u64,
@@ -134,7 +134,7 @@ pub(super) struct Seed {
     count: usize,
 }
 
-impl Seed {
+impl SchemaSeed {
     /// From the prompt; `count` is the length of the list it asks for.
     pub(super) fn new(prompt: &str, count: usize) -> Self {
         let number = digest::of(&[prompt.as_bytes()]);
@@ -189,8 +189,8 @@ impl Seed {
 }
 
 /// A value that satisfies the schema.
-pub(super) fn fill(schema: &Value, seed: &Seed) -> Value {
-    Filler {
+pub(super) fn fill(schema: &Value, seed: &SchemaSeed) -> Value {
+    SchemaFiller {
         root: schema,
         seed,
         left: MAX_VALUES,
@@ -198,13 +198,13 @@ pub(super) fn fill(schema: &Value, seed: &Seed) -> Value {
     .value(schema, "answer", 0, 0)
 }
 
-struct Filler<'a> {
+struct SchemaFiller<'a> {
     root: &'a Value,
-    seed: &'a Seed,
+    seed: &'a SchemaSeed,
     left: usize,
 }
 
-impl Filler<'_> {
+impl SchemaFiller<'_> {
     /// The value of property `name` in item `i` of the list around it.
     fn value(&mut self, schema: &Value, name: &str, i: usize, depth: usize) -> Value {
         // A schema may refer to itself without end, and more than once at each level.
@@ -300,7 +300,7 @@ mod tests {
         let schema = json!({
             "type": "object", "properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}},
         });
-        let values = count(&fill(&schema, &Seed::new("prompt", 20)));
+        let values = count(&fill(&schema, &SchemaSeed::new("prompt", 20)));
         assert!((100..=2 * MAX_VALUES).contains(&values), "{values}");
     }
 }

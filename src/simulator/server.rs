@@ -24,13 +24,17 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Provider, Shared, azure, control,
-    exchange::{self, Answerer, Reset},
+    Provider, SimulatorState, azure, control,
+    exchange::{self, AnswerFn, ConnectionReset},
     openai, speech, vision,
 };
 
 /// Accepts and serves connections until `shutdown` resolves; then drops them all.
-pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: impl Future<Output = ()>) {
+pub(super) async fn run(
+    listener: TcpListener,
+    shared: Arc<SimulatorState>,
+    shutdown: impl Future<Output = ()>,
+) {
     let router = routes(shared);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -52,7 +56,7 @@ pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>, shutdown: im
     }
 }
 
-pub(super) fn routes(shared: Arc<Shared>) -> Router {
+pub(super) fn routes(shared: Arc<SimulatorState>) -> Router {
     let speech = "/speech/recognition/conversation/cognitiveservices/v1";
     Router::new()
         .route("/v1/chat/completions", post_to(Provider::OpenAi, openai::chat))
@@ -79,16 +83,20 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-fn post_to(provider: Provider, answerer: Answerer) -> MethodRouter<Arc<Shared>> {
-    post(move |State(shared): State<Arc<Shared>>, request: Request| {
-        exchange::run(shared, provider, request, answerer)
-    })
+fn post_to(provider: Provider, answerer: AnswerFn) -> MethodRouter<Arc<SimulatorState>> {
+    post(
+        move |State(shared): State<Arc<SimulatorState>>, request: Request| {
+            exchange::run(shared, provider, request, answerer)
+        },
+    )
 }
 
-fn get_from(provider: Provider, answerer: Answerer) -> MethodRouter<Arc<Shared>> {
-    get(move |State(shared): State<Arc<Shared>>, request: Request| {
-        exchange::run(shared, provider, request, answerer)
-    })
+fn get_from(provider: Provider, answerer: AnswerFn) -> MethodRouter<Arc<SimulatorState>> {
+    get(
+        move |State(shared): State<Arc<SimulatorState>>, request: Request| {
+            exchange::run(shared, provider, request, answerer)
+        },
+    )
 }
 
 /// 404 in the shape of the provider whose path was missed.
@@ -111,7 +119,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
         let response = router.call(request);
         Box::pin(async move {
             let response: Response<Body> = response.await.unwrap_or_else(|never| match never {});
-            match response.extensions().get::<Reset>() {
+            match response.extensions().get::<ConnectionReset>() {
                 Some(reset) => Err(*reset),
                 None => Ok(response),
             }
@@ -121,7 +129,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
     let Err(error) = future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await else {
         return;
     };
-    if error.source().is_some_and(|cause| cause.is::<Reset>()) {
+    if error.source().is_some_and(|cause| cause.is::<ConnectionReset>()) {
         // Closed without lingering, the socket sends RST instead of FIN.
         let stream = connection.into_parts().io.into_inner();
         if let Err(error) = stream.set_zero_linger() {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Fault, azure, digest,
-    exchange::{Answer, Ask},
+    exchange::{SimulatedAnswer, SimulatedRequest},
 };
 
 /// Longest audio for an assessment.
@@ -35,7 +35,7 @@ pub(super) fn assessment_text(headers: &HeaderMap) -> String {
 }
 
 /// 429. Speech documents no time to wait: it is said only when one is given.
-pub(super) fn rate_limited(retry_after: Option<f64>) -> Answer {
+pub(super) fn rate_limited(retry_after: Option<f64>) -> SimulatedAnswer {
     let answer = azure::refuse(429);
     match retry_after {
         Some(seconds) => answer.with("retry-after", seconds),
@@ -44,12 +44,12 @@ pub(super) fn rate_limited(retry_after: Option<f64>) -> Answer {
 }
 
 /// POST /speech/recognition/conversation/cognitiveservices/v1.
-pub(super) fn assess(ask: &Ask<'_>) -> Answer {
+pub(super) fn assess(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
     let answer = try_assess(ask).unwrap_or_else(|refusal| refusal);
     answer.with("x-requestid", azure::guid(ask.shared.seed, ask.seq))
 }
 
-fn try_assess(ask: &Ask<'_>) -> Result<Answer, Answer> {
+fn try_assess(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAnswer> {
     azure::authorize(ask, &ask.shared.keys.speech)?;
     let query: Query<HashMap<String, String>> =
         Query::try_from_uri(&ask.parts.uri).map_err(|_| invalid("The query string is not valid."))?;
@@ -72,8 +72,8 @@ fn try_assess(ask: &Ask<'_>) -> Result<Answer, Answer> {
             "Only application/json can be produced.",
         ));
     }
-    let wanted = Wanted::from_header(&assessment_text(&ask.parts.headers))?;
-    let audio = Audio::read(ask)?;
+    let wanted = AssessmentRequest::from_header(&assessment_text(&ask.parts.headers))?;
+    let audio = AudioFacts::read(ask)?;
     if audio.seconds > MAX_SECONDS {
         return Err(invalid("The audio of an assessment is limited to 30 seconds."));
     }
@@ -83,15 +83,18 @@ fn try_assess(ask: &Ask<'_>) -> Result<Answer, Answer> {
     if audio.silent {
         return Ok(unrecognized("InitialSilenceTimeout", audio.seconds));
     }
-    Ok(Answer::json(200, &wanted.score(ask.body.len(), audio.seconds)))
+    Ok(SimulatedAnswer::json(
+        200,
+        &wanted.score(ask.body.len(), audio.seconds),
+    ))
 }
 
-fn invalid(message: &str) -> Answer {
+fn invalid(message: &str) -> SimulatedAnswer {
     azure::error(400, "BadRequest", message)
 }
 
-fn unrecognized(status: &str, seconds: f64) -> Answer {
-    Answer::json(
+fn unrecognized(status: &str, seconds: f64) -> SimulatedAnswer {
+    SimulatedAnswer::json(
         200,
         &json!({"RecognitionStatus": status, "Offset": ticks(seconds), "Duration": 0}),
     )
@@ -102,13 +105,13 @@ fn ticks(seconds: f64) -> u64 {
 }
 
 /// What is known of the audio without decoding it.
-struct Audio {
+struct AudioFacts {
     seconds: f64,
     silent: bool,
 }
 
-impl Audio {
-    fn read(ask: &Ask<'_>) -> Result<Self, Answer> {
+impl AudioFacts {
+    fn read(ask: &SimulatedRequest<'_>) -> Result<Self, SimulatedAnswer> {
         let said: String = ask
             .header("content-type")
             .to_ascii_lowercase()
@@ -175,7 +178,7 @@ impl Audio {
 }
 
 /// What the assessment header asks for.
-struct Wanted {
+struct AssessmentRequest {
     reference: String,
     comprehensive: bool,
     words: bool,
@@ -183,8 +186,8 @@ struct Wanted {
     miscue: bool,
 }
 
-impl Wanted {
-    fn from_header(decoded: &str) -> Result<Self, Answer> {
+impl AssessmentRequest {
+    fn from_header(decoded: &str) -> Result<Self, SimulatedAnswer> {
         let Ok(Value::Object(wanted)) = serde_json::from_str(decoded) else {
             return Err(invalid(
                 "The header Pronunciation-Assessment must be the base64 of a JSON object.",

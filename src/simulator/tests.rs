@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use super::{Fault, Options, Provider, Running, Simulator};
+use super::{Fault, Provider, RunningSimulator, Simulator, SimulatorOptions};
 
 mod control;
 mod faults;
@@ -17,16 +17,16 @@ mod vision;
 
 /// A running simulator and a client that keeps to it.
 struct Bench {
-    sim: Running,
+    sim: RunningSimulator,
     http: reqwest::Client,
 }
 
 impl Bench {
     async fn new() -> Self {
-        Self::with(Options::default()).await
+        Self::with(SimulatorOptions::default()).await
     }
 
-    async fn with(options: Options) -> Self {
+    async fn with(options: SimulatorOptions) -> Self {
         let addr = "127.0.0.1:0".parse().unwrap();
         let sim = Simulator::bind(addr, options).await.unwrap().spawn();
         // reqwest is built without a crypto provider. An error means that another test has installed one.
@@ -150,7 +150,7 @@ async fn stops_and_frees_its_port() {
     send(bench.chat(&prompt("hello")), 200).await;
     bench.sim.stop().await;
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
-    Simulator::bind(addr, Options::default()).await.unwrap();
+    Simulator::bind(addr, SimulatorOptions::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -164,9 +164,9 @@ async fn dropping_it_stops_it_too() {
 
 #[tokio::test]
 async fn a_share_of_faults_above_one_is_refused() {
-    let options = Options {
+    let options = SimulatorOptions {
         random_faults: 1.5,
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     let error = Simulator::bind("127.0.0.1:0".parse().unwrap(), options)
         .await
@@ -176,13 +176,13 @@ async fn a_share_of_faults_above_one_is_refused() {
 
 #[tokio::test]
 async fn debug_shows_no_key() {
-    let keys = super::Keys {
+    let keys = super::SimulatorKeys {
         openai: "sk-real".to_owned(),
         ..Default::default()
     };
-    let options = Options {
+    let options = SimulatorOptions {
         keys,
-        ..Options::default()
+        ..SimulatorOptions::default()
     };
     assert!(!format!("{options:?}").contains("sk-real"));
     let sim = Simulator::bind("127.0.0.1:0".parse().unwrap(), options)

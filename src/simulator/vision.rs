@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Fault, azure, digest,
-    exchange::{Answer, Ask},
+    exchange::{SimulatedAnswer, SimulatedRequest},
 };
 
 /// Versions of Image Analysis that read text.
@@ -28,19 +28,19 @@ const RESULTS: &str = "/vision/v3.2/read/analyzeResults/";
 
 /// The Read operations.
 #[derive(Default)]
-pub(super) struct Operations(Mutex<VecDeque<Operation>>);
+pub(super) struct ReadOperations(Mutex<VecDeque<ReadOperation>>);
 
-struct Operation {
+struct ReadOperation {
     id: String,
     marker: String,
     lines: [String; 2],
     size: ImageSize,
     polls: usize,
-    fate: Fate,
+    fate: OperationFate,
 }
 
 /// How an operation ends.
-enum Fate {
+enum OperationFate {
     Succeeds,
     /// With this code, if any.
     Fails(Option<String>),
@@ -48,7 +48,7 @@ enum Fate {
     Unknown,
 }
 
-impl Fate {
+impl OperationFate {
     /// What the fault makes of an operation, if it is of that sort.
     fn of(fault: Option<&Fault>) -> Option<Self> {
         match fault? {
@@ -59,7 +59,7 @@ impl Fate {
     }
 }
 
-impl Operations {
+impl ReadOperations {
     /// The journal's name for the image whose operation this path polls.
     pub(super) fn marker(&self, path: &str) -> Option<String> {
         let id = path.strip_prefix(RESULTS)?;
@@ -69,13 +69,13 @@ impl Operations {
             .map(|operation| operation.marker.clone())
     }
 
-    fn all(&self) -> MutexGuard<'_, VecDeque<Operation>> {
+    fn all(&self) -> MutexGuard<'_, VecDeque<ReadOperation>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// 429. Vision names the time in the text alone.
-pub(super) fn rate_limited(retry_after: f64) -> Answer {
+pub(super) fn rate_limited(retry_after: f64) -> SimulatedAnswer {
     let message = format!(
         "Requests to the ComputerVision API have exceeded the rate limit of your current pricing tier. Please \
          retry after {} seconds.",
@@ -85,13 +85,13 @@ pub(super) fn rate_limited(retry_after: f64) -> Answer {
 }
 
 /// POST /computervision/imageanalysis:analyze.
-pub(super) fn analyze(ask: &Ask<'_>) -> Answer {
+pub(super) fn analyze(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
     try_analyze(ask)
         .unwrap_or_else(|refusal| refusal)
         .with("apim-request-id", request_id(ask))
 }
 
-fn try_analyze(ask: &Ask<'_>) -> Result<Answer, Answer> {
+fn try_analyze(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAnswer> {
     azure::authorize(ask, &ask.shared.keys.vision)?;
     let query: Query<HashMap<String, String>> = Query::try_from_uri(&ask.parts.uri)
         .map_err(|_| azure::error(400, "InvalidRequest", "The query string is not valid."))?;
@@ -125,7 +125,7 @@ fn try_analyze(ask: &Ask<'_>) -> Result<Answer, Answer> {
         .enumerate()
         .map(|(i, text)| line(i, text, size))
         .collect();
-    Ok(Answer::json(
+    Ok(SimulatedAnswer::json(
         200,
         &json!({
             "modelVersion": "2023-10-01",
@@ -149,13 +149,13 @@ fn line(i: usize, text: &str, size: ImageSize) -> Value {
 }
 
 /// POST /vision/v3.2/read/analyze.
-pub(super) fn submit(ask: &Ask<'_>) -> Answer {
+pub(super) fn submit(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
     try_submit(ask)
         .unwrap_or_else(|refusal| refusal)
         .with("apim-request-id", request_id(ask))
 }
 
-fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
+fn try_submit(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAnswer> {
     azure::authorize(ask, &ask.shared.keys.vision)?;
     let size = check_image(ask, &READ)?;
     let id = request_id(ask);
@@ -165,15 +165,15 @@ fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
         operations.pop_front();
     }
     let (marker, lines) = (ask.marker.to_owned(), lines(ask, size));
-    operations.push_back(Operation {
+    operations.push_back(ReadOperation {
         id,
         marker,
         lines,
         size,
         polls: 0,
-        fate: Fate::of(ask.fault).unwrap_or(Fate::Succeeds),
+        fate: OperationFate::of(ask.fault).unwrap_or(OperationFate::Succeeds),
     });
-    let accepted = Answer {
+    let accepted = SimulatedAnswer {
         status: 202,
         headers: Vec::new(),
         body: Default::default(),
@@ -182,13 +182,13 @@ fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
 }
 
 /// GET /vision/v3.2/read/analyzeResults/{id}.
-pub(super) fn poll(ask: &Ask<'_>) -> Answer {
+pub(super) fn poll(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
     try_poll(ask)
         .unwrap_or_else(|refusal| refusal)
         .with("apim-request-id", request_id(ask))
 }
 
-fn try_poll(ask: &Ask<'_>) -> Result<Answer, Answer> {
+fn try_poll(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAnswer> {
     azure::authorize(ask, &ask.shared.keys.vision)?;
     let id = ask.parts.uri.path().strip_prefix(RESULTS).unwrap_or_default();
     let mut operations = ask.shared.operations.all();
@@ -196,27 +196,27 @@ fn try_poll(ask: &Ask<'_>) -> Result<Answer, Answer> {
         .iter_mut()
         .find(|operation| operation.id == id)
         .ok_or_else(unknown_operation)?;
-    if let Some(fate) = Fate::of(ask.fault) {
+    if let Some(fate) = OperationFate::of(ask.fault) {
         operation.fate = fate;
     }
     let times =
         json!({"createdDateTime": "2026-01-01T00:00:00Z", "lastUpdatedDateTime": "2026-01-01T00:00:01Z"});
     let mut answer = times;
     match &operation.fate {
-        Fate::Unknown => return Err(unknown_operation()),
-        Fate::Fails(code) => {
+        OperationFate::Unknown => return Err(unknown_operation()),
+        OperationFate::Fails(code) => {
             answer["status"] = json!("failed");
             if let Some(code) = code {
                 answer["error"] = json!({"code": code, "message": "The operation failed."});
             }
-            return Ok(Answer::json(200, &answer));
+            return Ok(SimulatedAnswer::json(200, &answer));
         }
-        Fate::Succeeds => {}
+        OperationFate::Succeeds => {}
     }
     if let Some(status) = UNFINISHED.get(operation.polls) {
         operation.polls += 1;
         answer["status"] = json!(status);
-        return Ok(Answer::json(200, &answer));
+        return Ok(SimulatedAnswer::json(200, &answer));
     }
     let lines: Vec<Value> = operation
         .lines
@@ -238,20 +238,20 @@ fn try_poll(ask: &Ask<'_>) -> Result<Answer, Answer> {
             "width": operation.size.width, "height": operation.size.height,
         }],
     });
-    Ok(Answer::json(200, &answer))
+    Ok(SimulatedAnswer::json(200, &answer))
 }
 
-fn unknown_operation() -> Answer {
+fn unknown_operation() -> SimulatedAnswer {
     let message = "The operation does not exist or has expired.";
     azure::error(404, "OperationNotFound", message)
 }
 
-fn request_id(ask: &Ask<'_>) -> String {
+fn request_id(ask: &SimulatedRequest<'_>) -> String {
     azure::guid(ask.shared.seed, ask.seq)
 }
 
 /// The text that the simulator reads in an image: which image it was.
-fn lines(ask: &Ask<'_>, size: ImageSize) -> [String; 2] {
+fn lines(ask: &SimulatedRequest<'_>, size: ImageSize) -> [String; 2] {
     let hash = digest::hex(digest::of(&[ask.body]));
     [
         format!("image {hash} {}x{}", size.width, size.height),
@@ -260,13 +260,13 @@ fn lines(ask: &Ask<'_>, size: ImageSize) -> [String; 2] {
 }
 
 /// The images that a service takes.
-struct Takes {
+struct ImageBounds {
     formats: &'static [ImageType],
     /// Longest side, pixels.
     longest: usize,
 }
 
-const ANALYSIS: Takes = Takes {
+const ANALYSIS: ImageBounds = ImageBounds {
     formats: &[
         ImageType::Jpeg,
         ImageType::Png,
@@ -279,13 +279,13 @@ const ANALYSIS: Takes = Takes {
     longest: 16_000,
 };
 
-const READ: Takes = Takes {
+const READ: ImageBounds = ImageBounds {
     formats: &[ImageType::Jpeg, ImageType::Png, ImageType::Bmp, ImageType::Tiff],
     longest: 10_000,
 };
 
 /// Checks type, format and size of the image.
-fn check_image(ask: &Ask<'_>, takes: &Takes) -> Result<ImageSize, Answer> {
+fn check_image(ask: &SimulatedRequest<'_>, takes: &ImageBounds) -> Result<ImageSize, SimulatedAnswer> {
     if ask.is_type("application/json") {
         let message = "The simulator fetches no image URL: send the bytes.";
         return Err(inner_error("InvalidImageUrl", message));
@@ -316,8 +316,8 @@ fn check_image(ask: &Ask<'_>, takes: &Takes) -> Result<ImageSize, Answer> {
     Ok(size)
 }
 
-fn inner_error(code: &str, message: &str) -> Answer {
+fn inner_error(code: &str, message: &str) -> SimulatedAnswer {
     let inner = json!({"code": code, "message": message});
     let error = json!({"code": "InvalidRequest", "message": message, "innererror": inner});
-    Answer::json(400, &json!({"error": error}))
+    SimulatedAnswer::json(400, &json!({"error": error}))
 }

@@ -8,10 +8,10 @@ use std::{
 use redis::{RedisError, pipe};
 use serde::Serialize;
 
-pub use super::report::{By, Line, Report, month};
+pub use super::report::{Report, SpendGrouping, SpendReport, month};
 use super::{
     Budgets, Usd,
-    report::{Fields, lines_of, most_first},
+    report::{HashFields, lines_of, most_first},
 };
 use crate::{
     connection::Connection,
@@ -28,7 +28,7 @@ const LONGEST_NOTE: usize = 200;
 /// The use of a budget.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Used {
+pub struct BudgetUse {
     /// The day or month.
     pub period: String,
     /// The spent amount.
@@ -54,9 +54,9 @@ pub struct BudgetStatus {
     /// When, by Redis's clock.
     pub switched_at: Option<String>,
     /// Today.
-    pub day: Used,
+    pub day: BudgetUse,
     /// This month.
-    pub month: Used,
+    pub month: BudgetUse,
     /// The reservations of calls in flight.
     pub reserved_usd: Usd,
     /// The monthly allowance of one student.
@@ -77,12 +77,12 @@ pub struct PaidCall {
 
 /// The money, in an operator's hands.
 #[derive(Debug, Clone)]
-pub struct Accounts {
+pub struct SpendAccounts {
     connection: Connection,
     budgets: Budgets,
 }
 
-impl Accounts {
+impl SpendAccounts {
     /// The accounts in this Redis, with the budgets of the configuration.
     pub const fn new(connection: Connection, budgets: Budgets) -> Self {
         Self { connection, budgets }
@@ -106,7 +106,7 @@ impl Accounts {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn report(&self, month: Option<&str>, by: By) -> Result<Report, RedisError> {
+    pub async fn report(&self, month: Option<&str>, by: SpendGrouping) -> Result<Report, RedisError> {
         let month = match month {
             Some(month) => month.to_owned(),
             None => self.today().await?.chars().take("2026-11".len()).collect(),
@@ -117,10 +117,10 @@ impl Accounts {
         for day in &days {
             read.hgetall(format!("{SPEND_PREFIX}day:{day}"));
         }
-        let mut answers: Vec<Fields> = self.connection.query(&read).await?;
+        let mut answers: Vec<HashFields> = self.connection.query(&read).await?;
         let sums = answers.remove(0);
         let lines = match by {
-            By::User => self.students(&month).await?,
+            SpendGrouping::User => self.students(&month).await?,
             by => lines_of(&days, &answers, by),
         };
         Ok(Report {
@@ -132,9 +132,9 @@ impl Accounts {
     }
 
     /// Those who have spent the most.
-    async fn students(&self, month: &str) -> Result<Vec<Line>, RedisError> {
+    async fn students(&self, month: &str) -> Result<Vec<SpendReport>, RedisError> {
         let key = format!("{SPEND_PREFIX}students:{month}");
-        let mut lines: HashMap<String, Line> = HashMap::new();
+        let mut lines: HashMap<String, SpendReport> = HashMap::new();
         let mut cursor = 0u64;
         loop {
             let mut scan = pipe();
@@ -150,7 +150,7 @@ impl Accounts {
             }
             cursor = next;
             if cursor == 0 {
-                let mut lines: Vec<Line> = lines.into_values().collect();
+                let mut lines: Vec<SpendReport> = lines.into_values().collect();
                 lines.sort_by(most_first);
                 lines.truncate(MOST_STUDENTS);
                 return Ok(lines);
@@ -200,7 +200,7 @@ impl Accounts {
         let used = |period, sums: Sums, budget: Option<Usd>| {
             let amount = |nanos: Option<u64>| Usd::from_nanos(nanos.unwrap_or(0));
             let (usd, possible_usd) = (amount(sums.0), amount(sums.1));
-            Used {
+            BudgetUse {
                 period,
                 usd,
                 possible_usd,
@@ -314,7 +314,7 @@ fn iso(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
-fn amount(fields: &Fields, name: &str) -> Usd {
+fn amount(fields: &HashFields, name: &str) -> Usd {
     let nanos = fields.get(name).and_then(|text| text.parse().ok());
     Usd::from_nanos(nanos.unwrap_or(0))
 }

@@ -13,12 +13,12 @@ use std::{
     },
 };
 
-use jobs::{Call, CallUsage, Class, Failure, JobType, Provider, Reply};
+use jobs::{CallUsage, Failure, FailureClass, JobType, Provider, ProviderCall, ProviderReply};
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::{Prices, Usd};
-use crate::telemetry::metrics::{PROCESS, labels::Index};
+use super::{PriceTable, Usd};
+use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
 
 /// Calls that wait to be booked while Redis is away, at most.
 const MOST_WAITING: usize = 100_000;
@@ -37,7 +37,7 @@ pub struct Budgets {
     /// Of one student's calls of a month. What an operator has set for that student wins.
     pub student: Option<Usd>,
     /// The effect on jobs when the fleet's budget is used up.
-    pub exhausted: Exhausted,
+    pub exhausted: ExhaustedBudget,
 }
 
 impl Budgets {
@@ -49,7 +49,7 @@ impl Budgets {
 
 /// The effect on jobs when the fleet's budget is used up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Exhausted {
+pub enum ExhaustedBudget {
     /// They wait.
     #[default]
     Wait,
@@ -59,7 +59,7 @@ pub enum Exhausted {
 
 /// The kind of a booking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CameTo {
+pub enum BookingKind {
     /// The answer came, and has a price.
     Paid,
     /// The answer came, and its model has no price.
@@ -70,7 +70,7 @@ pub enum CameTo {
     Nothing,
 }
 
-impl CameTo {
+impl BookingKind {
     /// Its word in the scripts.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -99,7 +99,7 @@ pub struct Booking {
     /// The call.
     pub id: u64,
     /// The kind of the booking.
-    pub came_to: CameTo,
+    pub came_to: BookingKind,
     /// The cost, or the highest possible cost.
     pub amount: Usd,
     /// The student that it was made for.
@@ -111,30 +111,30 @@ pub struct Booking {
 }
 
 #[derive(Debug, Default)]
-struct Outbox {
+struct UnsentBookings {
     waiting: VecDeque<Booking>,
     last: u64,
 }
 
 /// The books of one replica.
 #[derive(Debug)]
-pub struct Books {
+pub struct SpendBooks {
     /// Its name, which no other one bears, nor has borne.
     pub replica: String,
     /// The prices of the providers.
-    pub prices: Arc<Prices>,
+    pub prices: Arc<PriceTable>,
     /// The budgets.
     pub budgets: Budgets,
-    outbox: Mutex<Outbox>,
+    outbox: Mutex<UnsentBookings>,
     /// Wakes the booking loop when a call waits to be booked and no closing call carries it.
     pub(crate) late: Notify,
     last_call: AtomicU64,
     open: AtomicUsize,
 }
 
-impl Books {
+impl SpendBooks {
     /// Books of a replica.
-    pub fn new(replica: &str, prices: Arc<Prices>, budgets: Budgets) -> Self {
+    pub fn new(replica: &str, prices: Arc<PriceTable>, budgets: Budgets) -> Self {
         Self {
             replica: replica.to_owned(),
             prices,
@@ -147,7 +147,7 @@ impl Books {
     }
 
     /// A call that is about to be opened.
-    pub fn prepare(self: &Arc<Self>, call: &Call, payer: &Payer) -> OpenCall {
+    pub fn prepare(self: &Arc<Self>, call: &ProviderCall, payer: &Payer) -> OpenCall {
         self.open.fetch_add(1, Ordering::Relaxed);
         let estimate = self.prices.cost(call.provider, &call.estimate);
         OpenCall {
@@ -163,7 +163,7 @@ impl Books {
     }
 
     /// The cost of an answer, whichever delivery paid for it; `None` where its model has no price.
-    pub fn cost_of(&self, call: &Call, reply: &Reply) -> Option<Usd> {
+    pub fn cost_of(&self, call: &ProviderCall, reply: &ProviderReply) -> Option<Usd> {
         let usage = CallUsage::of_answer(call, &reply.body);
         self.prices.cost(call.provider, &usage)
     }
@@ -196,7 +196,7 @@ impl Books {
         self.outbox().waiting.len()
     }
 
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+    fn outbox(&self) -> MutexGuard<'_, UnsentBookings> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -226,7 +226,7 @@ fn row(provider: Provider, model: &str, kind: JobType) -> String {
 /// A paid call between its reservation and its booking. Dropped, it is booked as well: as possibly paid once it was sent.
 #[derive(Debug)]
 pub struct OpenCall {
-    books: Arc<Books>,
+    books: Arc<SpendBooks>,
     /// Unique within the replica.
     pub id: u64,
     provider: Provider,
@@ -247,14 +247,14 @@ impl OpenCall {
     }
 
     /// Puts what the call came to into the outbox, and says it.
-    pub fn end(mut self, call: &Call, result: &Result<Reply, Failure>) -> (CameTo, Usd) {
+    pub fn end(mut self, call: &ProviderCall, result: &Result<ProviderReply, Failure>) -> (BookingKind, Usd) {
         self.is_over = true;
-        let mut booking = self.booking(CameTo::Nothing);
+        let mut booking = self.booking(BookingKind::Nothing);
         match result {
             Ok(reply) => {
                 let usage = CallUsage::of_answer(call, &reply.body);
                 let cost = self.books.prices.cost(self.provider, &usage);
-                booking.came_to = cost.map_or(CameTo::Unpriced, |_| CameTo::Paid);
+                booking.came_to = cost.map_or(BookingKind::Unpriced, |_| BookingKind::Paid);
                 booking.amount = cost.unwrap_or_default();
                 booking.row = row(self.provider, &usage.model, self.payer.kind);
                 booking.tokens = [
@@ -264,7 +264,7 @@ impl OpenCall {
                     usage.reasoning_tokens,
                 ];
             }
-            Err(failure) if may_be_billed(failure) => booking.came_to = CameTo::Possible,
+            Err(failure) if may_be_billed(failure) => booking.came_to = BookingKind::Possible,
             Err(_) => {}
         }
         let came_to = (booking.came_to, booking.amount);
@@ -275,10 +275,10 @@ impl OpenCall {
     /// Books nothing, because the call was not sent after all.
     pub fn withdraw(mut self) {
         self.is_over = true;
-        self.put(self.booking(CameTo::Nothing));
+        self.put(self.booking(BookingKind::Nothing));
     }
 
-    fn booking(&self, came_to: CameTo) -> Booking {
+    fn booking(&self, came_to: BookingKind) -> Booking {
         Booking {
             number: 0,
             id: self.id,
@@ -293,10 +293,10 @@ impl OpenCall {
     fn put(&self, booking: Booking) {
         let provider = self.provider.index();
         match booking.came_to {
-            CameTo::Paid => PROCESS.spent[provider][0].add(booking.amount.nanos()),
-            CameTo::Possible => PROCESS.spent[provider][1].add(booking.amount.nanos()),
-            CameTo::Unpriced => PROCESS.unpriced_calls[provider].add(1),
-            CameTo::Nothing => {}
+            BookingKind::Paid => PROCESS.spent[provider][0].add(booking.amount.nanos()),
+            BookingKind::Possible => PROCESS.spent[provider][1].add(booking.amount.nanos()),
+            BookingKind::Unpriced => PROCESS.unpriced_calls[provider].add(1),
+            BookingKind::Nothing => {}
         }
         self.books.put(booking);
     }
@@ -304,7 +304,7 @@ impl OpenCall {
 
 /// Returns true if the provider may have billed a failed call: its answer was lost, or could not be read.
 fn may_be_billed(failure: &Failure) -> bool {
-    failure.is_answer_lost() || failure.class() == Class::Cancelled || failure.status() == Some(200)
+    failure.is_answer_lost() || failure.class() == FailureClass::Cancelled || failure.status() == Some(200)
 }
 
 impl Drop for OpenCall {
@@ -313,8 +313,8 @@ impl Drop for OpenCall {
             return;
         }
         let came_to = match self.is_sent {
-            true => CameTo::Possible,
-            false => CameTo::Nothing,
+            true => BookingKind::Possible,
+            false => BookingKind::Nothing,
         };
         if self.is_sent {
             warn!(provider = %self.provider, "a paid call was broken off: it is booked as possibly paid");
@@ -330,10 +330,10 @@ mod tests {
 
     use super::*;
 
-    fn books() -> Arc<Books> {
-        Arc::new(Books::new(
+    fn books() -> Arc<SpendBooks> {
+        Arc::new(SpendBooks::new(
             "r",
-            Arc::new(Prices::embedded().unwrap()),
+            Arc::new(PriceTable::embedded().unwrap()),
             Budgets::default(),
         ))
     }
@@ -345,8 +345,8 @@ mod tests {
         }
     }
 
-    fn call() -> Call {
-        Call::new(Provider::OpenAi, "chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000))
+    fn call() -> ProviderCall {
+        ProviderCall::new(Provider::OpenAi, "chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000))
     }
 
     #[test]
@@ -354,7 +354,7 @@ mod tests {
         let (books, call) = (books(), call());
         let body = json!({"model": "gpt-4o-mini", "usage": {"prompt_tokens": 10, "completion_tokens": 10}});
         let answer = |body| {
-            Ok(Reply {
+            Ok(ProviderReply {
                 body: to_raw_value(body).unwrap(),
                 tokens: None,
             })
@@ -365,7 +365,7 @@ mod tests {
             answer(&body),
             answer(&unknown),
             Err(lost),
-            Err(Failure::new(Class::Cancelled, "stop")),
+            Err(Failure::new(FailureClass::Cancelled, "stop")),
             Err(Failure::transient("503").with_status(503)),
         ] {
             books.prepare(&call, &payer()).end(&call, &result);

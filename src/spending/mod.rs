@@ -18,8 +18,8 @@ mod report;
 pub mod totals;
 
 pub use self::{
-    books::{Books, Budgets, Exhausted, Payer},
+    books::{Budgets, ExhaustedBudget, Payer, SpendBooks},
     money::Usd,
-    prices::{Prices, PricesError},
-    totals::JobTotals,
+    prices::{PriceTable, PricesError},
+    totals::JobSpend,
 };

@@ -50,18 +50,18 @@ pub enum PricesError {
 /// A file of prices.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct PriceFile {
     #[serde(default)]
-    price: Vec<Row>,
+    price: Vec<PriceRow>,
 }
 
 /// The price of some models in one tier.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct PriceRow {
     provider: Provider,
     models: Vec<String>,
-    tier: Tier,
+    tier: ServiceTier,
     #[serde(default)]
     above_input_tokens: u64,
     input: Option<Usd>,
@@ -79,14 +79,14 @@ struct Row {
 /// How a provider served a call, as far as the price depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Tier {
+enum ServiceTier {
     Standard,
     Flex,
     Batch,
     Fast,
 }
 
-impl Tier {
+impl ServiceTier {
     /// The tier that a provider's answer names; `None` for one that is not known.
     fn of(name: &str) -> Option<Self> {
         match name {
@@ -99,7 +99,7 @@ impl Tier {
     }
 }
 
-impl Row {
+impl PriceRow {
     fn check(&self) -> Result<(), String> {
         if self.models.is_empty() || self.models.iter().any(String::is_empty) {
             return Err("`models` names no model".to_owned());
@@ -217,13 +217,13 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 /// The prices in force; none by default.
 #[derive(Debug, Default)]
-pub struct Prices {
-    rows: Vec<Row>,
+pub struct PriceTable {
+    rows: Vec<PriceRow>,
     /// Models without a price that the log has named.
     reported: Mutex<HashSet<(Provider, String)>>,
 }
 
-impl Prices {
+impl PriceTable {
     /// The prices of this version.
     ///
     /// # Errors
@@ -244,7 +244,7 @@ impl Prices {
     }
 
     fn parse(text: &str) -> Result<Self, PricesError> {
-        let File { price: rows } = toml::from_str(text)?;
+        let PriceFile { price: rows } = toml::from_str(text)?;
         let mut known = HashSet::new();
         for (at, row) in rows.iter().enumerate() {
             let twice = row.models.iter().find(|model| {
@@ -292,8 +292,8 @@ impl Prices {
     }
 
     /// The row of the pattern that fits best, for requests of this length.
-    fn row(&self, provider: Provider, usage: &CallUsage) -> Option<&Row> {
-        let tier = Tier::of(&usage.tier)?;
+    fn row(&self, provider: Provider, usage: &CallUsage) -> Option<&PriceRow> {
+        let tier = ServiceTier::of(&usage.tier)?;
         let candidates = self.rows.iter().filter(|row| {
             row.provider == provider
                 && row.tier == tier

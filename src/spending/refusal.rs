@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Failure, Provider};
+use jobs::{Failure, FailureClass, Provider};
 
-use super::{Exhausted, Usd};
+use super::{ExhaustedBudget, Usd};
 
 /// How soon a job that lacks money is tried again: an operator may have raised the budget, or reset the switch.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The reason why a paid call may not be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum SpendRefusal {
     /// The kill switch is on.
     Switch,
     /// The fleet's budget of the day or the month is used up.
@@ -23,7 +23,7 @@ pub enum Refusal {
         /// The budget.
         budget: Usd,
         /// The effect on the job.
-        exhausted: Exhausted,
+        exhausted: ExhaustedBudget,
     },
     /// The student's allowance of the month is used up.
     Student {
@@ -36,9 +36,9 @@ pub enum Refusal {
     Unreachable,
 }
 
-impl Refusal {
+impl SpendRefusal {
     /// Reads the refusal of `open.lua`: `!<word> <ms> <spent> <budget>`.
-    pub fn read(text: &str, exhausted: Exhausted) -> Self {
+    pub fn read(text: &str, exhausted: ExhaustedBudget) -> Self {
         let mut words = text.trim_start_matches('!').split(' ');
         let word = words.next().unwrap_or_default();
         let mut amounts = words
@@ -63,7 +63,7 @@ impl Refusal {
     /// The failure of a call that it stands in the way of.
     pub fn failure(self, provider: Provider) -> Failure {
         let wait = |why: String| {
-            Failure::new(Class::Blocked, why)
+            Failure::new(FailureClass::Blocked, why)
                 .with_retry_after(Some(ASK_AGAIN))
                 .with_lack_of_money()
         };
@@ -71,7 +71,7 @@ impl Refusal {
             Self::Switch => wait("the budget kill switch is on (system:budget_kill_switch)".to_owned()),
             Self::Unreachable => wait("the budget cannot be checked: Redis does not answer".to_owned()),
             Self::Student { spent, budget } => Failure::new(
-                Class::OverAllowance,
+                FailureClass::OverAllowance,
                 format!(
                     "the usage exceeds the monthly allowance: {spent} USD of {budget} USD are used or reserved"
                 ),
@@ -87,8 +87,8 @@ impl Refusal {
                     "the budget of the {period} is used up: {spent} USD of {budget} USD are spent or reserved"
                 );
                 match exhausted {
-                    Exhausted::Wait => wait(why),
-                    Exhausted::Fail => Failure::new(Class::OverBudget, why),
+                    ExhaustedBudget::Wait => wait(why),
+                    ExhaustedBudget::Fail => Failure::new(FailureClass::OverBudget, why),
                 }
             }
         };
@@ -102,22 +102,28 @@ mod tests {
 
     #[test]
     fn a_refusal_says_who_has_to_act_and_what_becomes_of_the_job() {
-        let failure = |text, exhausted| Refusal::read(text, exhausted).failure(Provider::OpenAi);
-        let switch = failure("!switch 5000 0 0", Exhausted::Fail);
-        assert_eq!((switch.class(), switch.lacks_money()), (Class::Blocked, true));
-        let month = failure("!month 86400000 1500000000 1000000000", Exhausted::Wait);
+        let failure = |text, exhausted| SpendRefusal::read(text, exhausted).failure(Provider::OpenAi);
+        let switch = failure("!switch 5000 0 0", ExhaustedBudget::Fail);
+        assert_eq!(
+            (switch.class(), switch.lacks_money()),
+            (FailureClass::Blocked, true)
+        );
+        let month = failure("!month 86400000 1500000000 1000000000", ExhaustedBudget::Wait);
         assert_eq!(
             (month.class(), month.retry_after()),
-            (Class::Blocked, Some(ASK_AGAIN))
+            (FailureClass::Blocked, Some(ASK_AGAIN))
         );
         assert_eq!(
             month.to_string(),
             "the budget of the month is used up: 1.50 USD of 1.00 USD are spent or reserved"
         );
-        assert_eq!(failure("!day 1 1 1", Exhausted::Fail).class(), Class::OverBudget);
         assert_eq!(
-            failure("!student 1 1 1", Exhausted::Wait).class(),
-            Class::OverAllowance
+            failure("!day 1 1 1", ExhaustedBudget::Fail).class(),
+            FailureClass::OverBudget
+        );
+        assert_eq!(
+            failure("!student 1 1 1", ExhaustedBudget::Wait).class(),
+            FailureClass::OverAllowance
         );
     }
 }

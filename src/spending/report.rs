@@ -10,12 +10,12 @@ use serde::Serialize;
 use super::Usd;
 
 /// A hash of Redis.
-pub(super) type Fields = HashMap<String, String>;
+pub(super) type HashFields = HashMap<String, String>;
 
 /// By what a report adds up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum SpendGrouping {
     /// By student.
     User,
     /// By job type.
@@ -51,7 +51,7 @@ pub fn month(text: &str) -> Result<String, String> {
 /// One line of a report.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Line {
+pub struct SpendReport {
     /// The student, type, model, provider or day.
     pub name: String,
     /// The spent amount.
@@ -74,7 +74,7 @@ pub struct Line {
     pub reasoning_tokens: u64,
 }
 
-impl Line {
+impl SpendReport {
     pub(super) fn add(&mut self, name: &str, amount: u64) {
         let count = match name {
             "usd" => return self.usd = self.usd.plus(Usd::from_nanos(amount)),
@@ -103,17 +103,17 @@ pub struct Report {
     /// Upper bound of the cost of calls whose answer was lost.
     pub possible_usd: Usd,
     /// Most spent first; days in their order.
-    pub lines: Vec<Line>,
+    pub lines: Vec<SpendReport>,
 }
 
-pub(super) fn most_first(one: &Line, other: &Line) -> std::cmp::Ordering {
-    let by = |line: &Line| Reverse((line.usd, line.possible_usd));
+pub(super) fn most_first(one: &SpendReport, other: &SpendReport) -> std::cmp::Ordering {
+    let by = |line: &SpendReport| Reverse((line.usd, line.possible_usd));
     by(one).cmp(&by(other)).then_with(|| one.name.cmp(&other.name))
 }
 
 /// The rows of all days, added up.
-pub(super) fn lines_of(days: &[String], sums: &[Fields], by: By) -> Vec<Line> {
-    let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+pub(super) fn lines_of(days: &[String], sums: &[HashFields], by: SpendGrouping) -> Vec<SpendReport> {
+    let mut lines: BTreeMap<String, SpendReport> = BTreeMap::new();
     for (day, fields) in days.iter().zip(sums) {
         for (field, amount) in fields {
             let parts: Vec<&str> = field.split('|').collect();
@@ -121,19 +121,19 @@ pub(super) fn lines_of(days: &[String], sums: &[Fields], by: By) -> Vec<Line> {
                 continue;
             };
             let name = match by {
-                By::Day => day,
-                By::Type => kind,
-                By::Model if model.is_empty() => provider,
-                By::Model => model,
-                By::Provider | By::User => provider,
+                SpendGrouping::Day => day,
+                SpendGrouping::Type => kind,
+                SpendGrouping::Model if model.is_empty() => provider,
+                SpendGrouping::Model => model,
+                SpendGrouping::Provider | SpendGrouping::User => provider,
             };
             let line = lines.entry(name.to_owned()).or_default();
             line.name = name.to_owned();
             line.add(what, amount.parse().unwrap_or(0));
         }
     }
-    let mut lines: Vec<Line> = lines.into_values().collect();
-    if by != By::Day {
+    let mut lines: Vec<SpendReport> = lines.into_values().collect();
+    if by != SpendGrouping::Day {
         lines.sort_by(most_first);
     }
     lines
@@ -143,7 +143,7 @@ pub(super) fn lines_of(days: &[String], sums: &[Fields], by: By) -> Vec<Line> {
 mod tests {
     use super::*;
 
-    fn fields(pairs: &[(&str, &str)]) -> Fields {
+    fn fields(pairs: &[(&str, &str)]) -> HashFields {
         pairs
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
@@ -173,17 +173,20 @@ mod tests {
                 .map(|(name, usd)| ((*name).to_owned(), *usd))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(names(By::Day), expect(&[("2026-11-01", 9), ("2026-11-02", 7)]));
         assert_eq!(
-            names(By::Provider),
+            names(SpendGrouping::Day),
+            expect(&[("2026-11-01", 9), ("2026-11-02", 7)])
+        );
+        assert_eq!(
+            names(SpendGrouping::Provider),
             expect(&[("openai", 12), ("azure-vision", 4)])
         );
         assert_eq!(
-            names(By::Model),
+            names(SpendGrouping::Model),
             expect(&[("n", 7), ("m", 5), ("azure-vision", 4)])
         );
         assert_eq!(
-            names(By::Type),
+            names(SpendGrouping::Type),
             expect(&[("generate-flashcards", 12), ("process-image", 4)])
         );
     }

@@ -6,7 +6,7 @@ use super::Usd;
 
 /// The answers that a job was given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct JobTotals {
+pub struct JobSpend {
     /// How many were paid for.
     pub calls: u32,
     /// Of these, answers of models without a price.
@@ -15,7 +15,7 @@ pub struct JobTotals {
     pub cost: Usd,
 }
 
-impl JobTotals {
+impl JobSpend {
     /// Adds an answer; `None` is the cost of one without a price.
     pub fn add(&mut self, cost: Option<Usd>) {
         self.calls = self.calls.saturating_add(1);
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_result_says_what_it_has_cost() {
-        let mut totals = JobTotals::default();
+        let mut totals = JobSpend::default();
         let mut result = json!({"success": true});
         totals.write_into(&mut result);
         assert_eq!(result, json!({"success": true}), "nothing was paid for");

@@ -42,9 +42,9 @@ impl FromStr for LogFormat {
 
 /// Standard output, without the process's secrets.
 #[derive(Debug, Default)]
-struct Concealing(());
+struct RedactedStdout(());
 
-impl std::io::Write for Concealing {
+impl std::io::Write for RedactedStdout {
     /// A whole line at a time: that is how the layer writes.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let clean = conceal_bytes(line);
@@ -59,9 +59,9 @@ impl std::io::Write for Concealing {
 
 /// Writes fields without line breaks and terminal control codes, because names and ids come from outside.
 #[derive(Debug, Default)]
-struct Escaped(());
+struct EscapedFields(());
 
-impl<'w> FormatFields<'w> for Escaped {
+impl<'w> FormatFields<'w> for EscapedFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
         let mut visitor = EscapedVisitor {
             writer,
@@ -130,7 +130,7 @@ pub fn init(format: LogFormat, filter: &str) {
             .with(
                 fmt::layer()
                     .json()
-                    .with_writer(Concealing::default)
+                    .with_writer(RedactedStdout::default)
                     .flatten_event(true)
                     // Each line lists all its spans: worker, job, attempt, call.
                     .with_current_span(false)
@@ -143,9 +143,9 @@ pub fn init(format: LogFormat, filter: &str) {
             .with(
                 fmt::layer()
                     .compact()
-                    .with_writer(Concealing::default)
+                    .with_writer(RedactedStdout::default)
                     .with_target(false)
-                    .fmt_fields(Escaped::default()),
+                    .fmt_fields(EscapedFields::default()),
             )
             .try_init()
     };
@@ -178,7 +178,7 @@ mod tests {
         let layer = fmt::layer()
             .compact()
             .with_ansi(false)
-            .fmt_fields(Escaped::default())
+            .fmt_fields(EscapedFields::default())
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let forged = "x\n2026-01-01 ERROR forged\r\u{1b}[2J\u{9b}1m";

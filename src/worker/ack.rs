@@ -17,10 +17,11 @@ use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
 use super::{
-    Assignment, Outcome, completions::Completions, loops::Pause, runtime::QueueWorker, vitals::Ending,
+    Assignment, DeliveryOutcome, completions::Completer, loops::LoopBackoff, runtime::QueueWorker,
+    vitals::Disposition,
 };
 use crate::{
-    queue::{BrokerError, Later, Lease, Settled},
+    queue::{BrokerError, Lease, Postponement, WriteResult},
     telemetry::{
         panics::describe_end,
         trace::{self, Span, SpanKind},
@@ -32,19 +33,19 @@ const MAX_REFUSALS: u32 = 5;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
-pub struct AckLayer {
+pub struct AckService {
     worker: Arc<QueueWorker>,
-    completions: Completions,
+    completions: Completer,
 }
 
-impl AckLayer {
+impl AckService {
     pub(super) fn new(worker: Arc<QueueWorker>) -> Self {
-        let completions = Completions::new(worker.clone());
+        let completions = Completer::new(worker.clone());
         Self { worker, completions }
     }
 }
 
-impl<S> Layer<S> for AckLayer {
+impl<S> Layer<S> for AckService {
     type Service = Ack<S>;
 
     fn layer(&self, inner: S) -> Ack<S> {
@@ -61,12 +62,12 @@ impl<S> Layer<S> for AckLayer {
 pub struct Ack<S> {
     inner: S,
     worker: Arc<QueueWorker>,
-    completions: Completions,
+    completions: Completer,
 }
 
 impl<S> Service<Task<Assignment>> for Ack<S>
 where
-    S: Service<Task<Assignment>, Response = Outcome>,
+    S: Service<Task<Assignment>, Response = DeliveryOutcome>,
     S::Future: Send + 'static,
     S::Error: Into<BoxDynError>,
 {
@@ -94,7 +95,7 @@ where
         trace.note("messaging.message.id", &delivery.lease.id);
         let (running, context) = (self.inner.call(task), trace.context());
         let job = async move {
-            let _vacate = Vacate(&worker, &delivery.lease);
+            let _vacate = SlotRelease(&worker, &delivery.lease);
             let may_run = delivery.lost == 0 || worker.begin(&delivery.lease).await;
             let outcome = tokio::select! {
                 biased;
@@ -107,9 +108,11 @@ where
             // A job stops at once at the end of the drain time, or when this replica has lost it. The handler may have
             // noticed by itself.
             let outcome = match outcome {
-                None | Some(Outcome::Released) if stops.now.is_cancelled() => {
-                    worker.shutdown.hasten.is_cancelled().then_some(Outcome::Released)
-                }
+                None | Some(DeliveryOutcome::Released) if stops.now.is_cancelled() => worker
+                    .shutdown
+                    .hasten
+                    .is_cancelled()
+                    .then_some(DeliveryOutcome::Released),
                 outcome => outcome,
             };
             course.has_started();
@@ -120,7 +123,7 @@ where
             worker.vitals.ended(ending);
             course.count(worker.vitals.cells(), ending, outcome.as_ref());
             trace.note("backend_worker.outcome", ending.as_str());
-            trace.end(ending == Ending::Failed);
+            trace.end(ending == Disposition::Failed);
         };
         let task = tokio::spawn(trace::within(context, job).instrument(span));
         Box::pin(async move {
@@ -133,9 +136,9 @@ where
 }
 
 /// Frees a job's slot when its task ends, however it ends.
-struct Vacate<'a>(&'a QueueWorker, &'a Lease);
+struct SlotRelease<'a>(&'a QueueWorker, &'a Lease);
 
-impl Drop for Vacate<'_> {
+impl Drop for SlotRelease<'_> {
     fn drop(&mut self) {
         self.0.slots.vacate(self.1);
     }
@@ -156,19 +159,19 @@ fn failure_of(error: &BoxDynError) -> Failure {
 
 impl QueueWorker {
     /// Holds the queue as an outcome says, and decides how a job waits that a limit has refused.
-    fn hold(&self, outcome: Outcome) -> Outcome {
+    fn hold(&self, outcome: DeliveryOutcome) -> DeliveryOutcome {
         match outcome {
-            Outcome::Later {
+            DeliveryOutcome::Later {
                 delay,
                 waits_for: Some(provider),
                 ..
             } => self.holds.block(provider, delay),
-            Outcome::Limited {
+            DeliveryOutcome::Limited {
                 provider,
                 wait,
                 ref reason,
             } if self.holds.park(provider, wait, self.slots.capacity()) => {
-                return Outcome::Later {
+                return DeliveryOutcome::Later {
                     delay: wait,
                     counts: false,
                     reason: reason.clone(),
@@ -185,7 +188,7 @@ impl QueueWorker {
     /// Notes that a job runs which was lost before, and may have killed its replica. Says whether it is still ours to run.
     async fn begin(&self, lease: &Lease) -> bool {
         match self.broker.begin(lease).await {
-            Ok(settled) => settled == Settled::Applied,
+            Ok(settled) => settled == WriteResult::Applied,
             // Should it be lost once more, its next delivery tries to note it again.
             Err(error) => {
                 warn!(%error, "it is not noted that the job runs");
@@ -195,26 +198,31 @@ impl QueueWorker {
     }
 
     /// Writes an outcome, and says how the delivery ended; `None` says that the job is not ours.
-    async fn settle(&self, completions: &Completions, lease: &Lease, outcome: Option<&Outcome>) -> Ending {
+    async fn settle(
+        &self,
+        completions: &Completer,
+        lease: &Lease,
+        outcome: Option<&DeliveryOutcome>,
+    ) -> Disposition {
         let Some(outcome) = outcome else {
             warn!("the job was lost to another replica: its outcome is dropped");
-            return Ending::Lost;
+            return Disposition::Lost;
         };
-        let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut pause = LoopBackoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut refusals = 0;
         loop {
             match self.write(completions, lease, outcome).await {
-                Ok(Settled::Applied) => return report(outcome),
-                Ok(Settled::Lost) => {
+                Ok(WriteResult::Applied) => return report(outcome),
+                Ok(WriteResult::Lost) => {
                     warn!("the job was lost to another replica: its outcome is dropped");
-                    return Ending::Lost;
+                    return Disposition::Lost;
                 }
                 Err(error) => {
                     refusals += u32::from(error.is_refusal());
                     if refusals >= MAX_REFUSALS || (self.shutdown.hasten.is_cancelled() && pause.is_longest())
                     {
                         error!(%error, "the outcome cannot be written: the job will be recovered and run again");
-                        return Ending::Lost;
+                        return Disposition::Lost;
                     }
                     warn!(%error, "the outcome is not written yet");
                     pause.wait().await;
@@ -225,13 +233,13 @@ impl QueueWorker {
 
     async fn write(
         &self,
-        completions: &Completions,
+        completions: &Completer,
         lease: &Lease,
-        outcome: &Outcome,
-    ) -> Result<Settled, BrokerError> {
+        outcome: &DeliveryOutcome,
+    ) -> Result<WriteResult, BrokerError> {
         match outcome {
-            Outcome::Completed(result) => completions.write(lease, result).await,
-            Outcome::Later {
+            DeliveryOutcome::Completed(result) => completions.write(lease, result).await,
+            DeliveryOutcome::Later {
                 delay,
                 counts,
                 reason,
@@ -239,7 +247,7 @@ impl QueueWorker {
                 adds_up,
                 note,
             } => {
-                let later = Later {
+                let later = Postponement {
                     delay: *delay,
                     counts: *counts,
                     reason,
@@ -251,20 +259,20 @@ impl QueueWorker {
                     false => self.broker.put_off(lease, later).await,
                 }
             }
-            Outcome::Failed { reason, note } => self.broker.fail(lease, reason, note.as_ref()).await,
-            Outcome::Limited { .. } | Outcome::Released => self.releases.write(lease).await,
+            DeliveryOutcome::Failed { reason, note } => self.broker.fail(lease, reason, note.as_ref()).await,
+            DeliveryOutcome::Limited { .. } | DeliveryOutcome::Released => self.releases.write(lease).await,
         }
     }
 }
 
 /// Says what was written.
-fn report(outcome: &Outcome) -> Ending {
+fn report(outcome: &DeliveryOutcome) -> Disposition {
     match outcome {
-        Outcome::Completed(_) => {
+        DeliveryOutcome::Completed(_) => {
             debug!("completed");
-            Ending::Succeeded
+            Disposition::Succeeded
         }
-        Outcome::Later {
+        DeliveryOutcome::Later {
             delay,
             counts,
             reason,
@@ -272,19 +280,19 @@ fn report(outcome: &Outcome) -> Ending {
         } => {
             let delay_ms = delay.as_millis();
             info!(delay_ms, counts, "the job comes again in {delay_ms}ms: {reason}");
-            Ending::PutOff
+            Disposition::PutOff
         }
-        Outcome::Failed { reason, .. } => {
+        DeliveryOutcome::Failed { reason, .. } => {
             error!("the job failed: {reason}");
-            Ending::Failed
+            Disposition::Failed
         }
-        Outcome::Limited { reason, .. } => {
+        DeliveryOutcome::Limited { reason, .. } => {
             debug!("the job is back in its place in the line: {reason}");
-            Ending::Released
+            Disposition::Released
         }
-        Outcome::Released => {
+        DeliveryOutcome::Released => {
             info!("given back to the queue");
-            Ending::Released
+            Disposition::Released
         }
     }
 }

@@ -16,10 +16,10 @@ use tracing::warn;
 
 use super::{
     Assignment,
-    ack::AckLayer,
-    loops::{Claimed, supervise},
+    ack::AckService,
+    loops::{AssignmentSender, supervise},
     runtime::QueueWorker,
-    vitals::Ending,
+    vitals::Disposition,
 };
 
 /// How long a closing worker tries to hand its lease back. After that it runs out by itself.
@@ -103,7 +103,7 @@ impl QueueBackend {
                 Err(_elapsed) => warn!("could not leave the queue in time: the lease will run out"),
             }
             for lease in &unstarted {
-                worker.vitals.ended(Ending::Released);
+                worker.vitals.ended(Disposition::Released);
                 worker.slots.vacate(lease);
             }
             worker.left.cancel();
@@ -115,7 +115,7 @@ impl QueueBackend {
     }
 }
 
-fn lock(claimed: &Mutex<Option<Claimed>>) -> MutexGuard<'_, Option<Claimed>> {
+fn lock(claimed: &Mutex<Option<AssignmentSender>>) -> MutexGuard<'_, Option<AssignmentSender>> {
     claimed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -152,13 +152,13 @@ impl BackendConfig for QueueBackend {
     type Id = String;
     type Kind = Ephemeral;
     type Config = QueueWorker;
-    type Layer = AckLayer;
+    type Layer = AckService;
 
     fn config(&self) -> &QueueWorker {
         &self.worker
     }
 
-    fn middleware(&mut self, _: &mut WorkerContext) -> AckLayer {
-        AckLayer::new(self.worker.clone())
+    fn middleware(&mut self, _: &mut WorkerContext) -> AckService {
+        AckService::new(self.worker.clone())
     }
 }

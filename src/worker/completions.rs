@@ -6,10 +6,10 @@ use std::sync::Arc;
 use redis::ErrorKind;
 use tracing::debug;
 
-use super::{runtime::QueueWorker, turns::Turn};
+use super::{runtime::QueueWorker, turns::NumberedClaim};
 use crate::{
-    batch::{Batch, Bounds},
-    queue::{BrokerError, Completed, Completion, Lease, Settled},
+    batch::{BatchLimits, Batcher},
+    queue::{BrokerError, Completion, CompletionResults, Lease, WriteResult},
 };
 
 /// Maximum completions in a call; the same bound applies to the claim in that call.
@@ -23,9 +23,9 @@ const CALLS: usize = 8;
 /// Bounds of the batches for a queue with `capacity` slots (measured by `scripts/bench-peer.sh`). Sized so that a full
 /// set of completions fills `calls` batches plus a remainder. The remainder staggers the batches; without it they would
 /// complete, and be resent, all at once.
-fn bounds(capacity: usize) -> Bounds {
+fn bounds(capacity: usize) -> BatchLimits {
     let requests = capacity.div_ceil(3).clamp(1, MOST);
-    Bounds {
+    BatchLimits {
         calls: (capacity.saturating_sub(1) / requests).clamp(2, CALLS),
         requests,
         partial: requests.min(FEW),
@@ -35,12 +35,12 @@ fn bounds(capacity: usize) -> Bounds {
 
 /// Writes the completions of one queue.
 #[derive(Debug, Clone)]
-pub(super) struct Completions(Batch<Completion, Result<Settled, BrokerError>>);
+pub(super) struct Completer(Batcher<Completion, Result<WriteResult, BrokerError>>);
 
-impl Completions {
+impl Completer {
     pub(super) fn new(worker: Arc<QueueWorker>) -> Self {
         let weigh = |completion: &Completion| completion.result.len();
-        Self(Batch::new(
+        Self(Batcher::new(
             bounds(worker.slots.capacity()),
             weigh,
             move |completions| {
@@ -51,7 +51,7 @@ impl Completions {
     }
 
     /// Completes a job. `result` is JSON.
-    pub(super) async fn write(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
+    pub(super) async fn write(&self, lease: &Lease, result: &str) -> Result<WriteResult, BrokerError> {
         let completion = Completion {
             lease: lease.clone(),
             result: result.to_owned(),
@@ -63,14 +63,14 @@ impl Completions {
 
 impl QueueWorker {
     /// Completes jobs, and claims new ones in the same call if the queue wants jobs.
-    async fn complete(self: &Arc<Self>, completions: &[Completion]) -> Vec<Result<Settled, BrokerError>> {
+    async fn complete(self: &Arc<Self>, completions: &[Completion]) -> Vec<Result<WriteResult, BrokerError>> {
         let turn = if self.wants_jobs() {
             self.turns.take()
         } else {
             None
         };
-        let next = turn.as_ref().map(Turn::number);
-        let Completed { settled, claimed } = self.broker.complete_all(completions, next).await;
+        let next = turn.as_ref().map(NumberedClaim::number);
+        let CompletionResults { settled, claimed } = self.broker.complete_all(completions, next).await;
         match (turn, claimed) {
             (Some(turn), Some(Ok(deliveries))) => {
                 let ended = completions.iter().zip(&settled).filter(|(_, s)| s.is_ok());

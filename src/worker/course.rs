@@ -10,23 +10,23 @@ use std::{
 
 use jobs::JobType;
 
-use super::{Outcome, holds::Starting, vitals::Ending};
+use super::{DeliveryOutcome, holds::PendingStart, vitals::Disposition};
 use crate::telemetry::metrics::{
     QueueCells,
-    labels::{Index, JobClass, JobLabel, JobOutcome},
+    labels::{CellIndex, JobClass, JobLabel, JobOutcome},
 };
 
 /// Facts about a running delivery: its start, its type, whether it was retried.
 #[derive(Debug)]
-pub struct Course {
+pub struct DeliveryStats {
     claimed: Instant,
     kind: OnceLock<JobType>,
     retried: AtomicBool,
     /// Until its gate has given a verdict.
-    starting: Mutex<Option<Starting>>,
+    starting: Mutex<Option<PendingStart>>,
 }
 
-impl Default for Course {
+impl Default for DeliveryStats {
     fn default() -> Self {
         Self {
             claimed: Instant::now(),
@@ -37,7 +37,7 @@ impl Default for Course {
     }
 }
 
-impl Course {
+impl DeliveryStats {
     /// When it was claimed.
     pub(super) const fn claimed(&self) -> Instant {
         self.claimed
@@ -54,7 +54,7 @@ impl Course {
     }
 
     /// It has been claimed, and is on its way to its gate.
-    pub(super) fn starts(&self, starting: Starting) {
+    pub(super) fn starts(&self, starting: PendingStart) {
         *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(starting);
     }
 
@@ -72,23 +72,23 @@ impl Course {
     }
 
     /// It has ended so; `outcome` is what was, or should have been, written.
-    pub(super) fn count(&self, cells: &QueueCells, ending: Ending, outcome: Option<&Outcome>) {
+    pub(super) fn count(&self, cells: &QueueCells, ending: Disposition, outcome: Option<&DeliveryOutcome>) {
         let label = JobLabel(self.kind.get().copied()).index();
-        let used_attempt = matches!(outcome, Some(Outcome::Later { counts: true, .. }));
+        let used_attempt = matches!(outcome, Some(DeliveryOutcome::Later { counts: true, .. }));
         let word = match ending {
-            Ending::Succeeded => JobOutcome::Succeeded,
-            Ending::Failed => JobOutcome::Failed,
-            Ending::PutOff if used_attempt => JobOutcome::Retried,
-            Ending::PutOff => JobOutcome::Waiting,
-            Ending::Released => JobOutcome::Released,
-            Ending::Lost => JobOutcome::Lost,
+            Disposition::Succeeded => JobOutcome::Succeeded,
+            Disposition::Failed => JobOutcome::Failed,
+            Disposition::PutOff if used_attempt => JobOutcome::Retried,
+            Disposition::PutOff => JobOutcome::Waiting,
+            Disposition::Released => JobOutcome::Released,
+            Disposition::Lost => JobOutcome::Lost,
         };
-        let class = JobClass(outcome.and_then(Outcome::class));
+        let class = JobClass(outcome.and_then(DeliveryOutcome::class));
         cells.jobs[label][word.index()][class.index()].add(1);
         cells.seconds[label].observe(self.claimed.elapsed());
-        let tried =
-            matches!(ending, Ending::Succeeded | Ending::Failed) && self.retried.load(Ordering::Relaxed);
-        if tried || used_attempt && ending == Ending::PutOff {
+        let tried = matches!(ending, Disposition::Succeeded | Disposition::Failed)
+            && self.retried.load(Ordering::Relaxed);
+        if tried || used_attempt && ending == Disposition::PutOff {
             cells.retried[label].add(1);
         }
     }

@@ -4,16 +4,16 @@ use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jobs::{Class, Failure, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
+use jobs::{Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
 use tracing::{debug, warn};
 
-use super::{Assignment, Handle, Outcome, loops::Pause, outcome::OutcomeRules};
+use super::{Assignment, DeliveryHandler, DeliveryOutcome, loops::LoopBackoff, outcome::OutcomeRules};
 use crate::{
-    gate::{Gate, Gates},
-    guard::{JobGuard, Reporter},
+    gate::{Gates, ProviderGate},
+    guard::{CallObserver, JobGuard},
     ledger::Ledger,
-    queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope, owner_of},
-    retry::{Delay, RetryPolicy},
+    queue::{BrokerError, Delivery, HistoryNote, WriteResult, apalis::TaskEnvelope, owner_of},
+    retry::{BackoffDelay, RetryPolicy},
     spending::Payer,
 };
 
@@ -59,8 +59,8 @@ impl std::fmt::Debug for Dispatcher {
 }
 
 #[async_trait]
-impl Handle for Dispatcher {
-    async fn handle(&self, assignment: &Assignment) -> Outcome {
+impl DeliveryHandler for Dispatcher {
+    async fn handle(&self, assignment: &Assignment) -> DeliveryOutcome {
         let mut delivery = assignment.delivery.clone();
         if delivery.payload.is_none() {
             match self.load(assignment).await {
@@ -77,11 +77,11 @@ impl Handle for Dispatcher {
         };
         let (kind, payload, student) = match apart(size, opening).await {
             Ok(opened) => opened,
-            Err(Unopened::Failure(failure)) => return self.rules.of(&failure, &delivery, 0),
-            Err(Unopened::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
+            Err(PayloadRefusal::Failure(failure)) => return self.rules.of(&failure, &delivery, 0),
+            Err(PayloadRefusal::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
                 return self.rules.of(&failure, &delivery, 0);
             }
-            Err(Unopened::Unknown(failure)) => return give_back(&failure, &delivery),
+            Err(PayloadRefusal::Unknown(failure)) => return give_back(&failure, &delivery),
         };
         let reporter = ProgressReporter {
             assignment,
@@ -107,7 +107,7 @@ impl Handle for Dispatcher {
         match self.jobs.run(kind, payload, &guard).await {
             Ok(mut result) => {
                 guard.cost().write_into(&mut result);
-                Outcome::Completed(conceal(&result.to_string()).into_owned())
+                DeliveryOutcome::Completed(conceal(&result.to_string()).into_owned())
             }
             Err(failure) => self.rules.of(&failure, &delivery, guard.tries()),
         }
@@ -128,7 +128,7 @@ impl Dispatcher {
         } = assignment;
         let id = &delivery.lease.id;
         let load = async {
-            let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(2));
+            let mut pause = LoopBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
             loop {
                 let loaded = async {
                     let size = broker.payload_size(id).await?;
@@ -142,7 +142,7 @@ impl Dispatcher {
                 pause.wait().await;
             }
         };
-        let cancelled = |why: &str| Err(Failure::new(Class::Cancelled, why));
+        let cancelled = |why: &str| Err(Failure::new(FailureClass::Cancelled, why));
         tokio::select! {
             biased;
             () = stops.now.cancelled() => cancelled("the replica has to let go of the job"),
@@ -165,12 +165,12 @@ impl Dispatcher {
 }
 
 /// Gives the job back to the queue with a growing delay, because perhaps no other worker serves its type.
-fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
+fn give_back(failure: &Failure, delivery: &Delivery) -> DeliveryOutcome {
     if delivery.waited.is_zero() {
         warn!("{failure}: given back for another worker");
     }
     let delay = delivery.waited.clamp(GIVE_BACK_DELAY, LONGEST_GIVE_BACK);
-    Outcome::Later {
+    DeliveryOutcome::Later {
         delay,
         counts: false,
         reason: failure.to_string(),
@@ -180,7 +180,7 @@ fn give_back(failure: &Failure, delivery: &Delivery) -> Outcome {
     }
 }
 
-pub(super) enum Unopened {
+pub(super) enum PayloadRefusal {
     /// Another worker may know what to do with it.
     Unknown(Failure),
     /// No worker can open it.
@@ -188,34 +188,34 @@ pub(super) enum Unopened {
 }
 
 /// The job's type and data, which lies within its payload.
-fn opened(delivery: &Delivery) -> Result<(JobType, Bytes), Unopened> {
+fn opened(delivery: &Delivery) -> Result<(JobType, Bytes), PayloadRefusal> {
     let (kind, data) = open(delivery)?;
     let whole = delivery.payload.as_ref();
     Ok((kind, whole.map_or_else(Bytes::new, |whole| whole.slice_ref(data))))
 }
 
 /// The job's type and data.
-pub(super) fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), Unopened> {
+pub(super) fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), PayloadRefusal> {
     let Some(payload) = &delivery.payload else {
-        return Err(Unopened::Failure(Failure::permanent(
+        return Err(PayloadRefusal::Failure(Failure::permanent(
             "the queue holds no payload for this job",
         )));
     };
     let known = |kind: &str| {
         kind.parse::<JobType>()
-            .map_err(|unknown| Unopened::Unknown(Failure::permanent(unknown.to_string())))
+            .map_err(|unknown| PayloadRefusal::Unknown(Failure::permanent(unknown.to_string())))
     };
     if let Some(kind) = &delivery.kind {
         return Ok((known(kind)?, payload));
     }
-    let envelope: Envelope<'_> = serde_json::from_slice(payload).map_err(|error| {
+    let envelope: TaskEnvelope<'_> = serde_json::from_slice(payload).map_err(|error| {
         // Where, and not what: the parser's own words would repeat the payload.
         let place = format!("line {}, column {}", error.line(), error.column());
         let fault = Failure::permanent(format!("payload is no {{\"type\": …, \"data\": …}} ({place})"));
         if error.is_data() {
-            Unopened::Unknown(fault)
+            PayloadRefusal::Unknown(fault)
         } else {
-            Unopened::Failure(fault)
+            PayloadRefusal::Failure(fault)
         }
     })?;
     Ok((known(&envelope.kind)?, envelope.data.get().as_bytes()))
@@ -228,8 +228,8 @@ struct ProgressReporter<'a> {
 }
 
 #[async_trait]
-impl Reporter for ProgressReporter<'_> {
-    async fn retrying(&self, nth: u8, failure: &Failure, delay: Delay) {
+impl CallObserver for ProgressReporter<'_> {
+    async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay) {
         let Assignment {
             delivery,
             broker,
@@ -238,7 +238,7 @@ impl Reporter for ProgressReporter<'_> {
             ..
         } = self.assignment;
         course.retries();
-        let note = Note {
+        let note = HistoryNote {
             attempt: delivery.attempt,
             r#try: u32::from(nth),
             class: failure.class().as_str().to_owned(),
@@ -248,8 +248,8 @@ impl Reporter for ProgressReporter<'_> {
         };
         let percent = 10u8.saturating_add(nth.saturating_mul(5)).min(95);
         match broker.progress(&delivery.lease, percent, Some(&note)).await {
-            Ok(Settled::Applied) => {}
-            Ok(Settled::Lost) => {
+            Ok(WriteResult::Applied) => {}
+            Ok(WriteResult::Lost) => {
                 warn!("the job's lease is lost: it is stopped");
                 stops.now.cancel();
             }
@@ -258,7 +258,7 @@ impl Reporter for ProgressReporter<'_> {
         }
     }
 
-    fn asked(&self, gate: &Arc<Gate>, refused: Option<Duration>) {
+    fn asked(&self, gate: &Arc<ProviderGate>, refused: Option<Duration>) {
         self.assignment.course.has_started();
         // The owner of a job counts only where a limit makes jobs wait.
         if gate.limits_requests()
@@ -290,7 +290,7 @@ mod tests {
             open(&beside("process-image")),
             Ok((JobType::ProcessImage, b"{\"type\":1}"))
         ));
-        assert!(matches!(open(&beside("x")), Err(Unopened::Unknown(_))));
+        assert!(matches!(open(&beside("x")), Err(PayloadRefusal::Unknown(_))));
     }
 
     #[test]
@@ -301,10 +301,10 @@ mod tests {
             Ok((JobType::ProcessImage, br#"{"imageUrl":"x"}"#))
         ));
         for payload in [None, Some(""), Some("{"), Some("\u{1}")] {
-            let Err(Unopened::Failure(failure)) = open(&delivery(payload)) else {
+            let Err(PayloadRefusal::Failure(failure)) = open(&delivery(payload)) else {
                 panic!("{payload:?} opened")
             };
-            assert_eq!(failure.class(), Class::Permanent);
+            assert_eq!(failure.class(), FailureClass::Permanent);
         }
         // Well-formed payloads of unknown types, perhaps for another worker. The message must not quote their content.
         for payload in [
@@ -313,13 +313,13 @@ mod tests {
             r#""hunter2""#,
             "[]",
         ] {
-            let Err(Unopened::Unknown(failure)) = open(&delivery(Some(payload))) else {
+            let Err(PayloadRefusal::Unknown(failure)) = open(&delivery(Some(payload))) else {
                 panic!("{payload:?} opened")
             };
             assert!(failure.to_string().contains("line 1, column"), "{failure}");
             assert!(!failure.to_string().contains("hunter2"));
         }
-        let Err(Unopened::Unknown(failure)) = open(&delivery(Some(r#"{"type":"x","data":{}}"#))) else {
+        let Err(PayloadRefusal::Unknown(failure)) = open(&delivery(Some(r#"{"type":"x","data":{}}"#))) else {
             panic!("an unknown type opened")
         };
         assert_eq!(failure.to_string(), "Unknown job type: x");

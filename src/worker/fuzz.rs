@@ -13,11 +13,11 @@ use hostile::Target;
 use jobs::{Failure, Jobs};
 
 use super::{
-    dispatch::{Unopened, open},
-    outcome::{AccountWaits, Outcome, OutcomeRules},
+    dispatch::{PayloadRefusal, open},
+    outcome::{AccountWaits, DeliveryOutcome, OutcomeRules},
 };
 use crate::{
-    queue::{Delivery, Note},
+    queue::{Delivery, HistoryNote},
     retry::{Backoff, RetryPolicy},
 };
 
@@ -38,7 +38,7 @@ pub static DELIVERY: Target = Target::new("delivery", |input| {
     let delivery = Delivery::first_of(kind, Some(payload.to_vec().into()));
     let failure = match open(&delivery) {
         Ok((kind, data)) => Jobs::validate(kind, data).err(),
-        Err(Unopened::Unknown(failure) | Unopened::Failure(failure)) => Some(failure),
+        Err(PayloadRefusal::Unknown(failure) | PayloadRefusal::Failure(failure)) => Some(failure),
     };
     if let Some(failure) = failure {
         expect_writable(&failure, &delivery);
@@ -57,7 +57,7 @@ fn expect_writable(failure: &Failure, delivery: &Delivery) {
         spreads_retries: true,
         replica: "r".to_owned(),
     };
-    let Outcome::Failed {
+    let DeliveryOutcome::Failed {
         reason,
         note: Some(note),
     } = rules.of(failure, delivery, 0)
@@ -67,5 +67,5 @@ fn expect_writable(failure: &Failure, delivery: &Delivery) {
     assert!(reason.chars().count() <= LONGEST_REASON, "{reason}");
     let line = serde_json::to_string(&note).expect("a note can be written");
     assert!(!line.contains('\n'));
-    assert_eq!(serde_json::from_str::<Note>(&line).ok(), Some(note));
+    assert_eq!(serde_json::from_str::<HistoryNote>(&line).ok(), Some(note));
 }

@@ -24,7 +24,7 @@ use rand::RngExt;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    gate::{Gate, Reason},
+    gate::{ProviderGate, Reason},
     queue::Broker,
 };
 
@@ -46,28 +46,28 @@ const LONGEST_SLOT_WAIT: Duration = Duration::from_secs(1);
 
 /// What may be claimed now.
 #[derive(Debug, Clone)]
-pub enum Allowance {
+pub enum ClaimAllowance {
     /// As many jobs as there are free slots.
     All,
     /// So many at most, never none.
     UpTo(usize),
     /// None before then, or before one of these calls has ended.
-    Wait(Instant, Option<Arc<Gate>>),
+    Wait(Instant, Option<Arc<ProviderGate>>),
 }
 
 /// The holds on one queue.
 #[derive(Debug, Default)]
-pub struct Holds {
-    inner: Mutex<Inner>,
-    starting: Arc<Starts>,
+pub struct ClaimPauses {
+    inner: Mutex<PauseState>,
+    starting: Arc<PendingStarts>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct PauseState {
     seen: HashMap<Provider, Instant>,
     until: Option<Instant>,
     /// The gates of the limits that have refused a job, and are asked before the next claim.
-    limited: HashMap<Provider, Limited>,
+    limited: HashMap<Provider, LimitedQueue>,
     /// Owners of jobs, hashed, by when one was last seen.
     owners: HashMap<u64, Instant>,
     /// Jobs of a queue with jobs of several providers that were put off for a limit, by when they come back.
@@ -75,37 +75,37 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Limited {
-    gate: Arc<Gate>,
+struct LimitedQueue {
+    gate: Arc<ProviderGate>,
     until: Instant,
 }
 
 /// Claimed jobs that have not reached their gate yet: they will use up what it has room for.
 #[derive(Debug, Default)]
-struct Starts {
+struct PendingStarts {
     count: AtomicUsize,
     changed: Notify,
 }
 
 /// One of them; dropped when its gate has given a verdict, or the job has ended.
 #[derive(Debug)]
-pub struct Starting(Arc<Starts>);
+pub struct PendingStart(Arc<PendingStarts>);
 
-impl Drop for Starting {
+impl Drop for PendingStart {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
         self.0.changed.notify_one();
     }
 }
 
-impl Holds {
+impl ClaimPauses {
     /// A job of the queue is about to use this provider.
     pub fn saw(&self, provider: Provider) {
         self.inner().seen.insert(provider, Instant::now());
     }
 
     /// A job of this owner, hashed, is about to pass this gate.
-    pub fn saw_owner(&self, owner: u64, gate: &Arc<Gate>) {
+    pub fn saw_owner(&self, owner: u64, gate: &Arc<ProviderGate>) {
         let (now, mut inner) = (Instant::now(), self.inner());
         if inner.owners.len() >= MOST_OWNERS {
             inner.owners.retain(|_, at| now - *at < MEMORY);
@@ -115,7 +115,7 @@ impl Holds {
         }
         if gate.limits_requests() && inner.is_shared(now) {
             let entry = inner.limited.entry(gate.provider());
-            entry.or_insert_with(|| Limited {
+            entry.or_insert_with(|| LimitedQueue {
                 gate: gate.clone(),
                 until: now,
             });
@@ -123,9 +123,9 @@ impl Holds {
     }
 
     /// A job has been claimed, and is on its way to its gate.
-    pub fn starts(&self) -> Starting {
+    pub fn starts(&self) -> PendingStart {
         self.starting.count.fetch_add(1, Ordering::Relaxed);
-        Starting(self.starting.clone())
+        PendingStart(self.starting.clone())
     }
 
     /// The provider's breaker lets nothing pass for `wait`.
@@ -138,9 +138,9 @@ impl Holds {
     }
 
     /// One of the provider's limits lets nothing pass for `wait`.
-    pub fn limit(&self, gate: &Arc<Gate>, wait: Duration) {
+    pub fn limit(&self, gate: &Arc<ProviderGate>, wait: Duration) {
         let until = Instant::now() + wait;
-        let limited = Limited {
+        let limited = LimitedQueue {
             gate: gate.clone(),
             until,
         };
@@ -165,32 +165,32 @@ impl Holds {
         wanted: usize,
         most_parked: usize,
         queue: Option<&dyn Broker>,
-    ) -> Allowance {
+    ) -> ClaimAllowance {
         let now = Instant::now();
-        let gates: Vec<Arc<Gate>> = {
+        let gates: Vec<Arc<ProviderGate>> = {
             let mut inner = self.inner();
             if let Some(until) = inner.until.filter(|until| *until > now) {
-                return Allowance::Wait(until, None);
+                return ClaimAllowance::Wait(until, None);
             }
             if inner.limited.is_empty() {
-                return Allowance::All;
+                return ClaimAllowance::All;
             }
             inner.seen.retain(|_, at| now - *at < MEMORY);
-            let Inner { seen, limited, .. } = &mut *inner;
+            let PauseState { seen, limited, .. } = &mut *inner;
             // A provider whose jobs are gone must not cause claims that the others' limits refuse.
             if !seen.is_empty() {
                 limited.retain(|provider, _| seen.contains_key(provider));
             }
             if limited.is_empty() {
-                return Allowance::All;
+                return ClaimAllowance::All;
             }
             if let Some(free) = inner.seen.keys().find(|seen| !inner.limited.contains_key(*seen)) {
                 let free = *free;
                 tracing::trace!(provider = %free, "jobs of another provider may pass");
                 inner.parked.retain(|until| *until > now);
                 return match inner.parked.iter().min() {
-                    Some(first) if inner.parked.len() >= most_parked => Allowance::Wait(*first, None),
-                    _ => Allowance::All,
+                    Some(first) if inner.parked.len() >= most_parked => ClaimAllowance::Wait(*first, None),
+                    _ => ClaimAllowance::All,
                 };
             }
             inner.parked.retain(|until| *until > now);
@@ -200,12 +200,12 @@ impl Holds {
                 .min()
                 .filter(|_| inner.parked.len() >= most_parked)
             {
-                return Allowance::Wait(*first, None);
+                return ClaimAllowance::Wait(*first, None);
             }
             // All of the queue's providers are limited: it waits for the first that has room.
             let first = inner.limited.values().map(|limited| limited.until).min();
             if let Some(first) = first.filter(|first| *first > now) {
-                return Allowance::Wait(first, None);
+                return ClaimAllowance::Wait(first, None);
             }
             inner
                 .limited
@@ -216,12 +216,17 @@ impl Holds {
         self.ask(&gates, wanted, queue).await
     }
 
-    async fn ask(&self, gates: &[Arc<Gate>], wanted: usize, queue: Option<&dyn Broker>) -> Allowance {
+    async fn ask(
+        &self,
+        gates: &[Arc<ProviderGate>],
+        wanted: usize,
+        queue: Option<&dyn Broker>,
+    ) -> ClaimAllowance {
         let (mut calls, mut next) = (0usize, None);
         for gate in gates {
             // With Redis away nothing can be claimed either.
             let Ok(mut room) = gate.room().await else {
-                return Allowance::UpTo(1);
+                return ClaimAllowance::UpTo(1);
             };
             let is_shared = self.inner().is_shared(Instant::now());
             if is_shared && room.spread.0 < room.calls && waiting(queue).await > room.calls {
@@ -248,16 +253,16 @@ impl Holds {
             calls = calls.saturating_add(room.calls);
         }
         if self.inner().limited.is_empty() {
-            return Allowance::All;
+            return ClaimAllowance::All;
         }
         match (
             calls.saturating_sub(self.starting.count.load(Ordering::Relaxed)),
             next,
         ) {
-            (0, Some((until, gate))) => Allowance::Wait(until, gate),
+            (0, Some((until, gate))) => ClaimAllowance::Wait(until, gate),
             // Jobs on their way to the gate will have taken what there is.
-            (0, None) => Allowance::Wait(Instant::now() + LONGEST_SLOT_WAIT, None),
-            (calls, _) => Allowance::UpTo(calls.min(wanted)),
+            (0, None) => ClaimAllowance::Wait(Instant::now() + LONGEST_SLOT_WAIT, None),
+            (calls, _) => ClaimAllowance::UpTo(calls.min(wanted)),
         }
     }
 
@@ -272,7 +277,7 @@ impl Holds {
         inner.limited.is_empty() && inner.until.is_none_or(|until| until <= Instant::now())
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, PauseState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -284,7 +289,7 @@ async fn waiting(queue: Option<&dyn Broker>) -> usize {
     usize::try_from(counts.waiting).unwrap_or(usize::MAX)
 }
 
-impl Inner {
+impl PauseState {
     /// Whether jobs of several owners were seen of late.
     fn is_shared(&self, now: Instant) -> bool {
         self.owners
@@ -307,13 +312,13 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn is_held(holds: &Holds) -> bool {
-        matches!(holds.allowance(1, 1, None).await, Allowance::Wait(..))
+    async fn is_held(holds: &ClaimPauses) -> bool {
+        matches!(holds.allowance(1, 1, None).await, ClaimAllowance::Wait(..))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_of_one_provider_is_held_until_the_gates_time() {
-        let holds = Holds::default();
+        let holds = ClaimPauses::default();
         holds.saw(Provider::OpenAi);
         holds.block(Provider::OpenAi, 10 * SECOND);
         holds.block(Provider::OpenAi, 5 * SECOND);
@@ -325,7 +330,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_mixed_queue_is_never_held() {
-        let holds = Holds::default();
+        let holds = ClaimPauses::default();
         holds.saw(Provider::OpenAi);
         holds.saw(Provider::AzureVision);
         holds.block(Provider::OpenAi, 10 * SECOND);
@@ -339,7 +344,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn in_a_mixed_queue_no_more_jobs_are_put_off_than_there_are_slots() {
-        let holds = Holds::default();
+        let holds = ClaimPauses::default();
         holds.saw(Provider::OpenAi);
         assert!(!holds.park(Provider::OpenAi, SECOND, 2), "no job is behind it");
         holds.saw(Provider::AzureVision);

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Assignment, Course, holds::Allowance, runtime::QueueWorker, slots::FreeSlots, suspects::Suspect,
+    Assignment, DeliveryStats, holds::ClaimAllowance, runtime::QueueWorker, slots::FreeSlots,
+    suspects::Suspect,
 };
 use crate::{
     guard::Stops,
@@ -29,17 +30,17 @@ const IDLE: Duration = Duration::from_secs(15);
 const MAX_SWEEPS: usize = 500;
 
 /// Where claimed jobs go, ready for apalis.
-pub(super) type Claimed = mpsc::UnboundedSender<Task<Assignment>>;
+pub(super) type AssignmentSender = mpsc::UnboundedSender<Task<Assignment>>;
 
 /// A wait that doubles each time up to a longest, with jitter.
 #[derive(Debug)]
-pub(super) struct Pause {
+pub(super) struct LoopBackoff {
     first: Duration,
     next: Duration,
     longest: Duration,
 }
 
-impl Pause {
+impl LoopBackoff {
     pub(super) const fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
@@ -69,7 +70,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(async move {
-        let mut pause = Pause::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut pause = LoopBackoff::new(Duration::from_millis(100), Duration::from_secs(5));
         // A task of its own for each run: a panic ends that task alone, and comes back as an error.
         while let Err(ended) = tokio::spawn(run()).await {
             error!(
@@ -87,7 +88,7 @@ impl QueueWorker {
     /// While every slot is taken there is nothing for it to do: [completions](super::completions) claim beside what they
     /// write.
     pub(super) async fn claim_loop(self: Arc<Self>) {
-        let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut pause = LoopBackoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             if !self.isolation_is_over().await {
                 return;
@@ -227,12 +228,12 @@ impl QueueWorker {
                 .allowance(slots.count(), self.slots.capacity(), Some(&*self.broker))
                 .await;
             let (until, gate) = match allowance {
-                Allowance::All => return Some(slots),
-                Allowance::UpTo(most) => {
+                ClaimAllowance::All => return Some(slots),
+                ClaimAllowance::UpTo(most) => {
                     slots.keep(most);
                     return Some(slots);
                 }
-                Allowance::Wait(until, gate) => (until, gate),
+                ClaimAllowance::Wait(until, gate) => (until, gate),
             };
             drop(slots);
             let freed = async {
@@ -266,7 +267,7 @@ impl QueueWorker {
     }
 
     /// Waits until there may be work, a claim has to be asked for again, the worker closes, or Redis is away.
-    async fn wait_for_work(&self, pause: &mut Pause) {
+    async fn wait_for_work(&self, pause: &mut LoopBackoff) {
         let work = tokio::select! {
             biased;
             () = self.shutdown.closing.cancelled() => return,
@@ -281,7 +282,7 @@ impl QueueWorker {
         }
     }
 
-    async fn rest(&self, pause: &mut Pause) {
+    async fn rest(&self, pause: &mut LoopBackoff) {
         tokio::select! {
             biased;
             () = self.shutdown.closing.cancelled() => {}
@@ -316,7 +317,7 @@ impl QueueWorker {
                 continue;
             };
             let (lease, stop) = (delivery.lease.clone(), self.shutdown.hasten.child_token());
-            let (course, suspect) = (Arc::<Course>::default(), presence.suspect());
+            let (course, suspect) = (Arc::<DeliveryStats>::default(), presence.suspect());
             course.starts(self.holds.starts());
             self.slots
                 .occupy(slots, lease, stop.clone(), course.clone(), presence);
@@ -340,7 +341,7 @@ impl QueueWorker {
         suspect: Suspect,
         delivery: Delivery,
         stop: CancellationToken,
-        course: Arc<Course>,
+        course: Arc<DeliveryStats>,
     ) {
         let lease = delivery.lease.clone();
         info!(parent: &self.span, id = %lease.id, lost = delivery.lost,
@@ -375,7 +376,12 @@ impl QueueWorker {
         claimed.as_ref().is_some_and(|claimed| claimed.send(task).is_ok())
     }
 
-    fn task(&self, delivery: Delivery, stop: CancellationToken, course: Arc<Course>) -> Task<Assignment> {
+    fn task(
+        &self,
+        delivery: Delivery,
+        stop: CancellationToken,
+        course: Arc<DeliveryStats>,
+    ) -> Task<Assignment> {
         let stops = Stops {
             draining: self.shutdown.closing.clone(),
             now: stop,

@@ -37,10 +37,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use course::Course;
-pub use holds::Holds;
+pub use course::DeliveryStats;
+pub use holds::ClaimPauses;
 pub(crate) use loops::supervise;
-pub use outcome::Outcome;
+pub use outcome::DeliveryOutcome;
 pub use runtime::{Runtime, RuntimeOptions};
 
 use crate::{
@@ -58,14 +58,14 @@ pub struct Assignment {
     /// When to let go of it.
     pub stops: Stops,
     /// Told which provider the job uses.
-    pub holds: Arc<Holds>,
+    pub holds: Arc<ClaimPauses>,
     /// Facts recorded while it runs.
-    pub course: Arc<Course>,
+    pub course: Arc<DeliveryStats>,
 }
 
 /// Runs deliveries.
 #[async_trait]
-pub trait Handle: Send + Sync + 'static {
+pub trait DeliveryHandler: Send + Sync + 'static {
     /// Runs one delivery to its outcome. A panic counts as a failed attempt.
-    async fn handle(&self, assignment: &Assignment) -> Outcome;
+    async fn handle(&self, assignment: &Assignment) -> DeliveryOutcome;
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Culprit, Failure, JobType, Provider, failed_reason, redaction::conceal};
+use jobs::{Culprit, Failure, FailureClass, JobType, Provider, failed_reason, redaction::conceal};
 
 use crate::{
     gate::GatesSettings,
-    queue::{Delivery, Note, QueueBackoff},
+    queue::{Delivery, HistoryNote, QueueBackoff},
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
 };
 
@@ -20,7 +20,7 @@ const ACCOUNT_WAIT: Duration = Duration::from_secs(60);
 
 /// The outcome of a delivery, as the worker writes it to the queue.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// Done; the result as JSON.
     Completed(String),
     /// Put off.
@@ -36,14 +36,14 @@ pub enum Outcome {
         /// True if the wait counts towards the longest that a job may wait for a breaker or for credit.
         adds_up: bool,
         /// For the history.
-        note: Option<Note>,
+        note: Option<HistoryNote>,
     },
     /// Dead letter.
     Failed {
         /// Why.
         reason: String,
         /// For the history.
-        note: Option<Note>,
+        note: Option<HistoryNote>,
     },
     /// Refused by a limit before anything was sent: back to its place in the line.
     Limited {
@@ -58,23 +58,23 @@ pub enum Outcome {
     Released,
 }
 
-impl Outcome {
+impl DeliveryOutcome {
     /// The class of the failure behind it, if there was one.
-    pub fn class(&self) -> Option<Class> {
+    pub fn class(&self) -> Option<FailureClass> {
         match self {
             Self::Completed(_) | Self::Released => None,
-            Self::Later { note: Some(note), .. } | Self::Failed { note: Some(note), .. } => {
-                Class::ALL.into_iter().find(|class| class.as_str() == note.class)
-            }
-            Self::Limited { .. } => Some(Class::Blocked),
+            Self::Later { note: Some(note), .. } | Self::Failed { note: Some(note), .. } => FailureClass::ALL
+                .into_iter()
+                .find(|class| class.as_str() == note.class),
+            Self::Limited { .. } => Some(FailureClass::Blocked),
             // A call that was never sent leaves no note.
-            Self::Later { waits_for, .. } => waits_for.map(|_| Class::Blocked),
+            Self::Later { waits_for, .. } => waits_for.map(|_| FailureClass::Blocked),
             Self::Failed { note: None, .. } => None,
         }
     }
 }
 
-impl Outcome {
+impl DeliveryOutcome {
     /// The outcome as the queue keeps it: the reason of a failed attempt starts with a sentence for the student.
     pub(super) fn with_student_sentence(mut self, kind: Option<JobType>) -> Self {
         let class = self.class();
@@ -152,47 +152,51 @@ impl Default for AccountWaits {
 
 impl OutcomeRules {
     /// Chooses the outcome of a failure after `tries` provider calls.
-    pub fn of(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
+    pub fn of(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> DeliveryOutcome {
         match failure.class() {
-            Class::Cancelled => Outcome::Released,
-            Class::Blocked if failure.is_limited() => self.limited(failure),
+            FailureClass::Cancelled => DeliveryOutcome::Released,
+            FailureClass::Blocked if failure.is_limited() => self.limited(failure),
             // However long it takes: an operator or the calendar gives way.
-            Class::Blocked if failure.lacks_money() => {
+            FailureClass::Blocked if failure.lacks_money() => {
                 let delay = failure.retry_after().unwrap_or(LONGEST_WAIT_IN_SLOT);
                 self.later(delay, failure, delivery, tries)
             }
             // Out of quota: the job is good, and runs once someone has paid. Until then it waits behind the breaker
             // that such failures open.
-            Class::Blocked | Class::OutOfQuota => self
+            FailureClass::Blocked | FailureClass::OutOfQuota => self
                 .wait(failure, delivery, tries)
                 .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
             // The provider refuses the account, not the job: the job runs once the key, the model or the request is
             // right. A fault that no provider has named is this worker's own, and waiting does not remove it.
-            Class::Deployment if failure.account_fault().is_some() && self.account_waits.has_breakers => self
-                .wait(failure, delivery, tries)
-                .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries)),
+            FailureClass::Deployment
+                if failure.account_fault().is_some() && self.account_waits.has_breakers =>
+            {
+                self.wait(failure, delivery, tries)
+                    .unwrap_or_else(|| self.waited_long_enough(failure, delivery, tries))
+            }
             // The provider names a time: the job waits for it, however often, without losing an attempt.
-            Class::Transient | Class::RateLimited
+            FailureClass::Transient | FailureClass::RateLimited
                 if failure.retry_after().is_some_and(|t| t > LONGEST_WAIT_IN_SLOT) =>
             {
                 let delay = failure.retry_after().unwrap_or_default().min(LONGEST_DELAY);
                 self.later(delay, failure, delivery, tries)
             }
-            Class::Transient | Class::RateLimited => self.again(failure, delivery, tries),
-            Class::Deployment | Class::Permanent | Class::OverBudget | Class::OverAllowance => {
-                self.dead_letter(excerpt(failure), failure, delivery, tries)
-            }
+            FailureClass::Transient | FailureClass::RateLimited => self.again(failure, delivery, tries),
+            FailureClass::Deployment
+            | FailureClass::Permanent
+            | FailureClass::OverBudget
+            | FailureClass::OverAllowance => self.dead_letter(excerpt(failure), failure, delivery, tries),
         }
     }
 
     /// The queue's next attempt, while they last.
-    fn again(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
+    fn again(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> DeliveryOutcome {
         if delivery.attempt >= delivery.max_attempts {
             return self.dead_letter(excerpt(failure), failure, delivery, tries);
         }
         let delay = self.delay(failure, delivery);
         let note = self.note(failure, delivery, tries, Some(delay));
-        Outcome::Later {
+        DeliveryOutcome::Later {
             delay,
             counts: true,
             reason: excerpt(failure),
@@ -216,7 +220,7 @@ impl OutcomeRules {
     }
 
     /// A wait for a breaker or for credit, which costs no attempt, unless the job has waited for as long as it may in all.
-    fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<Outcome> {
+    fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<DeliveryOutcome> {
         let unknown = if failure.culprit() == Culprit::Account {
             self.account_waits.wait(failure.provider())
         } else {
@@ -228,38 +232,39 @@ impl OutcomeRules {
         (!left.is_zero()).then(|| self.later(delay, failure, delivery, tries))
     }
 
-    fn later(&self, delay: Duration, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
+    fn later(&self, delay: Duration, failure: &Failure, delivery: &Delivery, tries: u8) -> DeliveryOutcome {
         // A call that was never sent does not count as a failed attempt, and leaves no line in the history.
-        let sent = failure.class() != Class::Blocked;
+        let sent = failure.class() != FailureClass::Blocked;
         let note = sent.then(|| self.note(failure, delivery, tries, Some(delay)));
-        Outcome::Later {
+        DeliveryOutcome::Later {
             delay,
             counts: false,
             reason: excerpt(failure),
             waits_for: failure.provider(),
-            adds_up: matches!(failure.class(), Class::Blocked | Class::OutOfQuota) && !failure.lacks_money(),
+            adds_up: matches!(failure.class(), FailureClass::Blocked | FailureClass::OutOfQuota)
+                && !failure.lacks_money(),
             note,
         }
     }
 
     /// The job keeps its place in the line. A failure that does not say whose limit it was waits like for a breaker.
-    fn limited(&self, failure: &Failure) -> Outcome {
+    fn limited(&self, failure: &Failure) -> DeliveryOutcome {
         match failure.provider() {
-            Some(provider) => Outcome::Limited {
+            Some(provider) => DeliveryOutcome::Limited {
                 provider,
                 wait: failure.retry_after().unwrap_or(LONGEST_WAIT_IN_SLOT),
                 reason: excerpt(failure),
             },
-            None => Outcome::Released,
+            None => DeliveryOutcome::Released,
         }
     }
 
     /// Fails a job whose total wait is over. The reason gives that wait; the failure's own text gives the last
     /// obstacle.
-    fn waited_long_enough(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
+    fn waited_long_enough(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> DeliveryOutcome {
         let reason = match (self.max_wait.is_zero(), failure.class()) {
             (true, _) => excerpt(failure),
-            (false, Class::OutOfQuota) => format!(
+            (false, FailureClass::OutOfQuota) => format!(
                 "waited {} s in all for credit (CIRCUIT_MAX_WAIT): {}",
                 delivery.waited.as_secs(),
                 excerpt(failure)
@@ -273,15 +278,27 @@ impl OutcomeRules {
         self.dead_letter(reason, failure, delivery, tries)
     }
 
-    fn dead_letter(&self, reason: String, failure: &Failure, delivery: &Delivery, tries: u8) -> Outcome {
-        Outcome::Failed {
+    fn dead_letter(
+        &self,
+        reason: String,
+        failure: &Failure,
+        delivery: &Delivery,
+        tries: u8,
+    ) -> DeliveryOutcome {
+        DeliveryOutcome::Failed {
             reason,
             note: Some(self.note(failure, delivery, tries, None)),
         }
     }
 
-    fn note(&self, failure: &Failure, delivery: &Delivery, tries: u8, delay: Option<Duration>) -> Note {
-        Note {
+    fn note(
+        &self,
+        failure: &Failure,
+        delivery: &Delivery,
+        tries: u8,
+        delay: Option<Duration>,
+    ) -> HistoryNote {
+        HistoryNote {
             attempt: delivery.attempt,
             r#try: u32::from(tries),
             class: failure.class().as_str().to_owned(),

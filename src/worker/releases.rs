@@ -6,13 +6,13 @@ use futures_util::future::join_all;
 use redis::ErrorKind;
 
 use crate::{
-    batch::{Batch, Bounds},
-    queue::{Broker, BrokerError, Lease, Settled},
+    batch::{BatchLimits, Batcher},
+    queue::{Broker, BrokerError, Lease, WriteResult},
 };
 
 /// One call to Redis at a time. Thousands of concurrent calls would wait for each other until they time out, and the
 /// worker would send them again.
-const MOST: Bounds = Bounds {
+const MOST: BatchLimits = BatchLimits {
     calls: 1,
     requests: 64,
     partial: 64,
@@ -21,11 +21,11 @@ const MOST: Bounds = Bounds {
 
 /// Gives back the jobs of one queue.
 #[derive(Debug)]
-pub(super) struct Releases(Batch<Lease, Result<Settled, BrokerError>>);
+pub(super) struct ReleaseBatcher(Batcher<Lease, Result<WriteResult, BrokerError>>);
 
-impl Releases {
+impl ReleaseBatcher {
     pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
-        Self(Batch::new(
+        Self(Batcher::new(
             MOST,
             |_| 0,
             move |leases| {
@@ -36,23 +36,27 @@ impl Releases {
     }
 
     /// Puts a job back as if it had not been claimed.
-    pub(super) async fn write(&self, lease: &Lease) -> Result<Settled, BrokerError> {
+    pub(super) async fn write(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
         let died = || BrokerError::Redis((ErrorKind::Client, "the release's call died").into());
         self.0.ask(lease.clone()).await.unwrap_or_else(|| Err(died()))
     }
 }
 
-async fn write(broker: &dyn Broker, leases: &[Lease]) -> Vec<Result<Settled, BrokerError>> {
+async fn write(broker: &dyn Broker, leases: &[Lease]) -> Vec<Result<WriteResult, BrokerError>> {
     if leases.len() > 1
         && let Ok(ours) = broker.release(leases).await
         && ours == leases.len()
     {
-        return leases.iter().map(|_| Ok(Settled::Applied)).collect();
+        return leases.iter().map(|_| Ok(WriteResult::Applied)).collect();
     }
     // One of them is lost, or in the way of the others: each is asked for by itself, those that are back once more.
     join_all(leases.iter().map(async |lease| {
         let ours = broker.release(std::slice::from_ref(lease)).await? > 0;
-        Ok(if ours { Settled::Applied } else { Settled::Lost })
+        Ok(if ours {
+            WriteResult::Applied
+        } else {
+            WriteResult::Lost
+        })
     }))
     .await
 }

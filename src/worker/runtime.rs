@@ -14,20 +14,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    Assignment, Handle, Holds,
+    Assignment, ClaimPauses, DeliveryHandler,
     backend::QueueBackend,
-    loops::Claimed,
+    loops::AssignmentSender,
     outcome::OutcomeRules,
-    releases::Releases,
+    releases::ReleaseBatcher,
     slots::Slots,
-    suspects::Isolation,
-    turns::Turns,
-    vitals::{Tally, Vitals},
+    suspects::SuspectIsolation,
+    turns::ClaimSequence,
+    vitals::{DispositionCounts, WorkerHealth},
 };
 use crate::{
     queue::Broker,
     telemetry::panics,
-    watchdog::{self, Pulse, Watchdog},
+    watchdog::{self, LoopProgress, Watchdog},
 };
 
 /// Time after the end of the drain time at which the replica gives up jobs that are still in flight.
@@ -48,7 +48,7 @@ pub struct RuntimeOptions {
     /// [`EXIT_CODE`](watchdog::EXIT_CODE); [`WEDGED_AFTER`](watchdog::WEDGED_AFTER) unless a test is in a hurry.
     pub wedged_after: Duration,
     /// Loops of others, by name, without which the jobs do not get on: they are watched too.
-    pub other_loops: Vec<(&'static str, Arc<Pulse>)>,
+    pub other_loops: Vec<(&'static str, Arc<LoopProgress>)>,
 }
 
 /// The two steps of a stop.
@@ -64,23 +64,23 @@ pub struct ShutdownSteps {
 #[derive(Debug)]
 pub struct QueueWorker {
     pub(super) broker: Arc<dyn Broker>,
-    pub(super) releases: Releases,
+    pub(super) releases: ReleaseBatcher,
     /// The parent span of its jobs.
     pub(super) span: tracing::Span,
     pub(super) slots: Slots,
     /// The jobs in flight in all queues of the replica.
-    pub(super) isolation: Arc<Isolation>,
-    pub(super) vitals: Vitals,
-    pub(super) holds: Arc<Holds>,
+    pub(super) isolation: Arc<SuspectIsolation>,
+    pub(super) vitals: WorkerHealth,
+    pub(super) holds: Arc<ClaimPauses>,
     pub(super) rules: OutcomeRules,
     pub(super) deadline: Duration,
     pub(super) renew_every: Duration,
     pub(super) shutdown: ShutdownSteps,
     /// Cancelled when the lease has been handed back.
     pub(super) left: CancellationToken,
-    pub(super) turns: Turns,
+    pub(super) turns: ClaimSequence,
     /// Where claimed jobs go; nowhere before apalis asks for the first, and after the worker has closed.
-    pub(super) claimed: Mutex<Option<Claimed>>,
+    pub(super) claimed: Mutex<Option<AssignmentSender>>,
     /// The claim loop has found nothing, and waits until there may be work.
     pub(super) idle: AtomicBool,
 }
@@ -97,7 +97,7 @@ impl QueueWorker {
     }
 
     /// Its signs of life.
-    pub const fn vitals(&self) -> &Vitals {
+    pub const fn vitals(&self) -> &WorkerHealth {
         &self.vitals
     }
 }
@@ -105,10 +105,10 @@ impl QueueWorker {
 /// All queues of a replica, ready to run.
 pub struct Runtime {
     workers: Vec<Arc<QueueWorker>>,
-    handler: Arc<dyn Handle>,
+    handler: Arc<dyn DeliveryHandler>,
     drain: Duration,
     wedged_after: Duration,
-    other_loops: Vec<(&'static str, Arc<Pulse>)>,
+    other_loops: Vec<(&'static str, Arc<LoopProgress>)>,
     shutdown: ShutdownSteps,
 }
 
@@ -124,27 +124,27 @@ impl Runtime {
     /// A runtime over `queues`, each with its concurrency.
     pub fn new(
         queues: impl IntoIterator<Item = (Arc<dyn Broker>, usize)>,
-        handler: Arc<dyn Handle>,
+        handler: Arc<dyn DeliveryHandler>,
         options: &RuntimeOptions,
     ) -> Self {
         let shutdown = ShutdownSteps::default();
-        let isolation: Arc<Isolation> = Arc::default();
+        let isolation: Arc<SuspectIsolation> = Arc::default();
         let workers = queues.into_iter().map(|(broker, concurrency)| {
             let span = tracing::info_span!("worker", queue = broker.queue(), layout = %broker.layout());
             Arc::new(QueueWorker {
-                releases: Releases::new(broker.clone()),
+                releases: ReleaseBatcher::new(broker.clone()),
                 broker,
                 span,
                 slots: Slots::new(concurrency),
                 isolation: isolation.clone(),
-                vitals: Vitals::default(),
+                vitals: WorkerHealth::default(),
                 holds: Arc::default(),
                 rules: options.rules.clone(),
                 deadline: options.deadline,
                 renew_every: options.renew_every,
                 shutdown: shutdown.clone(),
                 left: CancellationToken::new(),
-                turns: Turns::new(),
+                turns: ClaimSequence::new(),
                 claimed: Mutex::default(),
                 idle: AtomicBool::new(false),
             })
@@ -173,7 +173,7 @@ impl Runtime {
         self,
         stop: impl Future<Output = ()> + Send,
         hasten: impl Future<Output = ()> + Send,
-    ) -> anyhow::Result<Tally> {
+    ) -> anyhow::Result<DispositionCounts> {
         let _watchdog = self.watch().context("cannot watch the loops")?;
         let mut monitor = Monitor::new();
         for worker in &self.workers {
@@ -237,7 +237,7 @@ impl Runtime {
             .workers
             .iter()
             .map(|w| w.vitals.tally())
-            .fold(Tally::default(), Tally::plus))
+            .fold(DispositionCounts::default(), DispositionCounts::plus))
     }
 
     /// Watches every loop.

@@ -14,7 +14,7 @@ use jobs::JobType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{Course, suspects::Presence};
+use super::{DeliveryStats, suspects::InFlightPresence};
 use crate::queue::Lease;
 
 /// Free slots, taken for a claim. Those that the claim does not fill are free again when this is dropped.
@@ -53,7 +53,7 @@ impl FreeSlots {
 pub struct Slots {
     capacity: usize,
     free: Arc<Semaphore>,
-    jobs: Mutex<HashMap<Lease, Job>>,
+    jobs: Mutex<HashMap<Lease, SlotJob>>,
     peak: AtomicUsize,
 }
 
@@ -69,11 +69,11 @@ pub struct InFlight {
 }
 
 #[derive(Debug)]
-struct Job {
+struct SlotJob {
     stop: CancellationToken,
-    course: Arc<Course>,
+    course: Arc<DeliveryStats>,
     slot: Option<OwnedSemaphorePermit>,
-    _presence: Presence,
+    _presence: InFlightPresence,
 }
 
 impl Slots {
@@ -119,14 +119,14 @@ impl Slots {
         slots: &mut FreeSlots,
         lease: Lease,
         stop: CancellationToken,
-        course: Arc<Course>,
-        presence: Presence,
+        course: Arc<DeliveryStats>,
+        presence: InFlightPresence,
     ) {
         let mut jobs = self.jobs();
         // A resent claim may bring more jobs than are free by now: they run, and the count is right again after them.
         jobs.insert(
             lease,
-            Job {
+            SlotJob {
                 stop,
                 course,
                 slot: slots.take_one(),
@@ -161,9 +161,9 @@ impl Slots {
     /// The jobs that have been in flight for the longest, at most so many.
     pub fn longest(&self, most: usize) -> Vec<InFlight> {
         let jobs = self.jobs();
-        let mut all: Vec<(&Lease, &Job)> = jobs.iter().collect();
+        let mut all: Vec<(&Lease, &SlotJob)> = jobs.iter().collect();
         all.sort_unstable_by_key(|(_, job)| job.course.claimed());
-        let seen = |(lease, job): &(&Lease, &Job)| InFlight {
+        let seen = |(lease, job): &(&Lease, &SlotJob)| InFlight {
             id: lease.id.clone(),
             kind: job.course.kind(),
             age: job.course.claimed().elapsed(),
@@ -191,7 +191,7 @@ impl Slots {
         self.peak.load(Ordering::Relaxed)
     }
 
-    fn jobs(&self) -> MutexGuard<'_, HashMap<Lease, Job>> {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<Lease, SlotJob>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,14 +17,14 @@ use tokio::sync::Notify;
 
 /// The jobs in flight in a replica, over all of its queues, and the suspects among them.
 #[derive(Debug, Default)]
-pub(super) struct Isolation {
-    state: Mutex<State>,
+pub(super) struct SuspectIsolation {
+    state: Mutex<IsolationState>,
     /// Notified when a job has left.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct IsolationState {
     /// Jobs that are no suspects.
     others: usize,
     suspects: usize,
@@ -34,8 +34,8 @@ struct State {
 
 /// Counts a job as in flight until it is dropped.
 #[derive(Debug)]
-pub(super) struct Presence {
-    isolation: Arc<Isolation>,
+pub(super) struct InFlightPresence {
+    isolation: Arc<SuspectIsolation>,
     suspect: Option<Suspect>,
 }
 
@@ -43,16 +43,16 @@ pub(super) struct Presence {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Suspect(Arc<AtomicBool>);
 
-impl Isolation {
+impl SuspectIsolation {
     /// Lets a claimed job in. `None` where it has to go back, because a suspect runs alone.
-    pub(super) fn enter(self: &Arc<Self>, is_suspect: bool) -> Option<Presence> {
+    pub(super) fn enter(self: &Arc<Self>, is_suspect: bool) -> Option<InFlightPresence> {
         let mut state = self.state();
         match is_suspect {
             true => state.suspects += 1,
             false if state.runs => return None,
             false => state.others += 1,
         }
-        Some(Presence {
+        Some(InFlightPresence {
             isolation: self.clone(),
             suspect: is_suspect.then(Suspect::default),
         })
@@ -81,7 +81,7 @@ impl Isolation {
         .await;
     }
 
-    async fn until(&self, mut condition: impl FnMut(&mut State) -> bool) {
+    async fn until(&self, mut condition: impl FnMut(&mut IsolationState) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Registered before the look: a change between the two is not missed.
@@ -93,19 +93,19 @@ impl Isolation {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, IsolationState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Presence {
+impl InFlightPresence {
     /// The suspect that this is, if it is one.
     pub(super) fn suspect(&self) -> Option<Suspect> {
         self.suspect.clone()
     }
 }
 
-impl Drop for Presence {
+impl Drop for InFlightPresence {
     fn drop(&mut self) {
         let mut state = self.isolation.state();
         match &self.suspect {
@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_suspect_waits_for_the_others_and_keeps_them_out() {
-        let isolation: Arc<Isolation> = Arc::default();
+        let isolation: Arc<SuspectIsolation> = Arc::default();
         let (one, two) = (isolation.enter(false).unwrap(), isolation.enter(false).unwrap());
         let (first, second) = (isolation.enter(true).unwrap(), isolation.enter(true).unwrap());
         assert!(isolation.is_on());
@@ -157,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_suspect_that_leaves_before_it_runs_stops_nobody() {
-        let isolation: Arc<Isolation> = Arc::default();
+        let isolation: Arc<SuspectIsolation> = Arc::default();
         let (runs, waits) = (isolation.enter(true).unwrap(), isolation.enter(true).unwrap());
         isolation.may_run(&runs.suspect().unwrap()).await;
         drop(waits);

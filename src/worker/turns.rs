@@ -11,8 +11,8 @@ use crate::queue::ClaimNumber;
 
 /// The claims of one queue.
 #[derive(Debug)]
-pub(super) struct Turns {
-    numbers: Mutex<Numbers>,
+pub(super) struct ClaimSequence {
+    numbers: Mutex<ClaimNumbers>,
     /// Read by each claim that is under way.
     open: RwLock<()>,
     /// Notified of each unanswered claim.
@@ -20,7 +20,7 @@ pub(super) struct Turns {
 }
 
 #[derive(Debug)]
-struct Numbers {
+struct ClaimNumbers {
     next: ClaimNumber,
     unanswered: Vec<ClaimNumber>,
     over: bool,
@@ -28,18 +28,18 @@ struct Numbers {
 
 /// A claim that is under way. If it gets no answer, the next caller of [`Turns::take`] repeats it.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    turns: &'a Turns,
+pub(super) struct NumberedClaim<'a> {
+    turns: &'a ClaimSequence,
     number: ClaimNumber,
     again: bool,
     answered: bool,
     _open: RwLockReadGuard<'a, ()>,
 }
 
-impl Turns {
+impl ClaimSequence {
     pub(super) fn new() -> Self {
         Self {
-            numbers: Mutex::new(Numbers {
+            numbers: Mutex::new(ClaimNumbers {
                 next: ClaimNumber::FIRST,
                 unanswered: Vec::new(),
                 over: false,
@@ -50,7 +50,7 @@ impl Turns {
     }
 
     /// A turn to claim; `None` when the worker leaves.
-    pub(super) fn take(&self) -> Option<Turn<'_>> {
+    pub(super) fn take(&self) -> Option<NumberedClaim<'_>> {
         let open = self.open.try_read().ok()?;
         let mut numbers = self.numbers();
         if numbers.over {
@@ -62,7 +62,7 @@ impl Turns {
             numbers.next = next.next();
             next
         });
-        Some(Turn {
+        Some(NumberedClaim {
             turns: self,
             number,
             again: unanswered.is_some(),
@@ -82,12 +82,12 @@ impl Turns {
         self.numbers().over = true;
     }
 
-    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+    fn numbers(&self) -> MutexGuard<'_, ClaimNumbers> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Turn<'_> {
+impl NumberedClaim<'_> {
     pub(super) const fn number(&self) -> ClaimNumber {
         self.number
     }
@@ -103,7 +103,7 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for NumberedClaim<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.turns.numbers().unanswered.push(self.number);
@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_number_is_asked_for_until_it_is_answered() {
-        let turns = Turns::new();
+        let turns = ClaimSequence::new();
         let (first, second) = (turns.take().unwrap(), turns.take().unwrap());
         assert_eq!((first.number().number(), second.number().number()), (1, 2));
         assert!(!first.is_again());
@@ -137,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_waits_for_what_is_under_way_and_lets_nobody_start() {
-        let turns = Turns::new();
+        let turns = ClaimSequence::new();
         let under_way = turns.take().unwrap();
         let mut end = std::pin::pin!(turns.end());
         assert!(futures_util::poll!(&mut end).is_pending());

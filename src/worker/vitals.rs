@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::telemetry::metrics::QueueCells;
-use crate::watchdog::Pulse;
+use crate::watchdog::LoopProgress;
 
 /// A loop without progress for this long counts as dead. An idle loop makes progress every fifteen seconds.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -20,7 +20,7 @@ pub(crate) const REDIS_ABSENCE: Duration = Duration::from_secs(5);
 
 /// How a delivery ended, for the counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum Disposition {
     /// Completed.
     Succeeded,
     /// Dead letter.
@@ -33,7 +33,7 @@ pub enum Ending {
     Lost,
 }
 
-impl Ending {
+impl Disposition {
     /// Its word in traces.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,9 +48,9 @@ impl Ending {
 
 /// Signs of life of one queue's worker.
 #[derive(Debug)]
-pub struct Vitals {
-    claims: Arc<Pulse>,
-    renewals: Arc<Pulse>,
+pub struct WorkerHealth {
+    claims: Arc<LoopProgress>,
+    renewals: Arc<LoopProgress>,
     away_since: Mutex<Option<Instant>>,
     endings: [AtomicU64; 5],
     cells: QueueCells,
@@ -58,7 +58,7 @@ pub struct Vitals {
 
 /// Counts of one or more workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct DispositionCounts {
     /// Completed.
     pub succeeded: u64,
     /// Dead letters.
@@ -71,7 +71,7 @@ pub struct Tally {
     pub lost: u64,
 }
 
-impl Tally {
+impl DispositionCounts {
     /// Jobs that came to an end here, well or not.
     pub const fn processed(&self) -> u64 {
         self.succeeded + self.failed
@@ -90,7 +90,7 @@ impl Tally {
     }
 }
 
-impl Default for Vitals {
+impl Default for WorkerHealth {
     fn default() -> Self {
         Self {
             claims: Arc::default(),
@@ -102,14 +102,14 @@ impl Default for Vitals {
     }
 }
 
-impl Vitals {
+impl WorkerHealth {
     /// Of the claim loop.
-    pub const fn claims(&self) -> &Arc<Pulse> {
+    pub const fn claims(&self) -> &Arc<LoopProgress> {
         &self.claims
     }
 
     /// Of the renew loop.
-    pub const fn renewals(&self) -> &Arc<Pulse> {
+    pub const fn renewals(&self) -> &Arc<LoopProgress> {
         &self.renewals
     }
 
@@ -124,7 +124,7 @@ impl Vitals {
     }
 
     /// A delivery ended.
-    pub fn ended(&self, ending: Ending) {
+    pub fn ended(&self, ending: Disposition) {
         self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -140,10 +140,10 @@ impl Vitals {
     }
 
     /// The counts so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> DispositionCounts {
         let [succeeded, failed, put_off, released, lost] =
             self.endings.each_ref().map(|count| count.load(Ordering::Relaxed));
-        Tally {
+        DispositionCounts {
             succeeded,
             failed,
             put_off,

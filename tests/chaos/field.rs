@@ -10,7 +10,7 @@ use std::{
 use backend_worker::{
     connection::Connection,
     queue::{Broker, BrokerOptions, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
-    simulator::Running,
+    simulator::RunningSimulator,
 };
 use tokio::{
     sync::Mutex as AsyncMutex,
@@ -74,7 +74,7 @@ pub(crate) struct Record {
 
 pub(crate) struct Field {
     pub(crate) settings: Settings,
-    pub(crate) simulator: Running,
+    pub(crate) simulator: RunningSimulator,
     pub(crate) launcher: Launcher,
     pub(crate) node: Node,
     pub(crate) connection: Connection,

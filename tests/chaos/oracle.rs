@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use backend_worker::{
-    queue::{Layout, State},
-    simulator::{Entry, Provider},
+    queue::{JobState, Layout},
+    simulator::{Provider, RequestJournal},
 };
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -146,11 +146,11 @@ async fn from_broker(field: &Field) -> HashMap<String, Seen> {
                 let id = jobs::id(Layout::Apalis, n);
                 let job = broker.find(&id).await.unwrap()?;
                 let state = match job.state {
-                    State::Completed => "completed",
-                    State::Failed => "failed",
-                    State::Active => "active",
-                    State::Delayed => "delayed",
-                    State::Waiting => "waiting",
+                    JobState::Completed => "completed",
+                    JobState::Failed => "failed",
+                    JobState::Active => "active",
+                    JobState::Delayed => "delayed",
+                    JobState::Waiting => "waiting",
                 };
                 let seen = Seen {
                     state: state.to_owned(),
@@ -187,7 +187,7 @@ fn calls(field: &Field) -> HashMap<String, Calls> {
 }
 
 /// Whether the answer is one that a job can be completed with.
-fn is_good(entry: &Entry) -> bool {
+fn is_good(entry: &RequestJournal) -> bool {
     entry.status.is_some_and(|status| status < 300) && entry.fault.is_none()
 }
 

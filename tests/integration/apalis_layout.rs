@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use apalis::prelude::{TaskBuilder, TaskId, TaskSink, WaitForCompletion};
 use apalis_redis::{Config, RedisStorage};
-use backend_worker::queue::{Broker, ClaimNumber, State};
+use backend_worker::queue::{Broker, ClaimNumber, JobState};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -106,9 +106,13 @@ async fn bad_tasks_fail_alone_and_keep_their_ids() {
         ("wrong-type", json!(3)),
     ] {
         let job = view(&*broker, id).await;
-        assert_eq!((job.state, job.result), (State::Completed, Some(result)), "{id}");
+        assert_eq!(
+            (job.state, job.result),
+            (JobState::Completed, Some(result)),
+            "{id}"
+        );
     }
-    assert_eq!(view(&*broker, "good").await.state, State::Completed);
+    assert_eq!(view(&*broker, "good").await.state, JobState::Completed);
     let aside: String = redis.ask(&["GET", "q:meta:wrong-type:corrupt"]).await;
     assert_eq!(aside, "a string", "what is not ours is put aside, not lost");
     assert!(
@@ -191,7 +195,7 @@ async fn foreign_keys_in_the_way_cost_no_job() {
     for key in ["q:ended:done", "q:ended:dead", "q:scheduled", "q:history:1"] {
         redis.ask::<()>(&["SET", key, "in the way"]).await;
     }
-    let note = backend_worker::queue::Note {
+    let note = backend_worker::queue::HistoryNote {
         attempt: 1,
         r#try: 1,
         class: "transient".to_owned(),
@@ -199,7 +203,7 @@ async fn foreign_keys_in_the_way_cost_no_job() {
         delay_ms: None,
         replica: "w".to_owned(),
     };
-    let later = backend_worker::queue::Later {
+    let later = backend_worker::queue::Postponement {
         delay: Duration::ZERO,
         counts: true,
         reason: "x",
@@ -241,9 +245,9 @@ async fn foreign_keys_in_the_way_cost_no_job() {
     redis.ask::<()>(&["ZADD", "q:done", "1", "older"]).await;
     assert_eq!(
         broker.complete(lease, "1").await.unwrap(),
-        backend_worker::queue::Settled::Applied
+        backend_worker::queue::WriteResult::Applied
     );
-    assert_eq!(view(&*broker, "1").await.state, State::Completed);
+    assert_eq!(view(&*broker, "1").await.state, JobState::Completed);
     assert_eq!(broker.counts().await.unwrap().completed, 2);
     assert_eq!(broker.claim(ClaimNumber::FIRST.next(), 1).await.unwrap().len(), 1);
 }

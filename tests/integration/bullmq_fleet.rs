@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_worker::{simulator::Provider, worker::Outcome};
+use backend_worker::{simulator::Provider, worker::DeliveryOutcome};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ async fn side_by_side(version: &str) {
             async move {
                 other.cancelled().await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                Outcome::Completed("1".to_owned())
+                DeliveryOutcome::Completed("1".to_owned())
             }
         }
     });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backend_worker::{queue::Broker, worker::Outcome};
+use backend_worker::{queue::Broker, worker::DeliveryOutcome};
 use jobs::Failure;
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ impl Family {
                     .rules
                     .of(&Failure::permanent("a bad child"), &assignment.delivery, 1)
             } else {
-                Outcome::Completed(format!("{{\"of\":\"{id}\"}}"))
+                DeliveryOutcome::Completed(format!("{{\"of\":\"{id}\"}}"))
             }
         });
         let child = |id: &str, flags: &Value| {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
     queue::{Broker, ClaimNumber},
-    worker::Outcome,
+    worker::DeliveryOutcome,
 };
 use jobs::Failure;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn worker(broker: &Arc<dyn Broker>) -> RunningReplica {
         if id.starts_with("bad") || (id.starts_with("retried") && delivery.attempt == 1) {
             return options().rules.of(&Failure::transient("503"), delivery, 1);
         }
-        Outcome::Completed(r#"{"ok":true}"#.to_owned())
+        DeliveryOutcome::Completed(r#"{"ok":true}"#.to_owned())
     });
     replica(broker.clone(), 2, script, &options())
 }

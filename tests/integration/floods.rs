@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_worker::{
-    queue::{Broker, JobView, Layout, NewJob, State},
+    queue::{Broker, JobSnapshot, JobState, Layout, NewJob},
     simulator::Provider,
 };
 use jobs::JobType;
@@ -54,10 +54,10 @@ async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &Value) {
     assert!(broker.enqueue(&job).await.unwrap());
 }
 
-async fn ended(broker: &dyn Broker, id: &str) -> JobView {
+async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
     eventually(&format!("{id} has ended"), async || {
         let view = broker.find(id).await.ok()??;
-        matches!(view.state, State::Completed | State::Failed).then_some(view)
+        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
     })
     .await
 }
@@ -106,7 +106,7 @@ async fn servers_that_send_without_end_hold_up_no_other_job() {
             let payload = json!({"content": id, "subject": "s", "topic": "t", "userId": "u"});
             add(&*ai, &id, JobType::GenerateFlashcards, &payload).await;
             let job = ended(&*ai, &id).await;
-            assert_eq!(job.state, State::Completed, "{id}: {:?}", job.error);
+            assert_eq!(job.state, JobState::Completed, "{id}: {:?}", job.error);
             let url = format!("http://127.0.0.1:{}/api/health", worker.port);
             assert_eq!(reqwest::get(url).await.unwrap().status(), 200);
         }

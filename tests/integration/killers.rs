@@ -11,7 +11,7 @@ use std::{
 };
 
 use backend_worker::{
-    queue::{Broker, Layout, NewJob, State},
+    queue::{Broker, JobState, Layout, NewJob},
     simulator::Provider,
 };
 use jobs::JobType;
@@ -170,7 +170,7 @@ async fn killers_take_no_job_along_but_at_their_first_death(layout: Layout) {
 
     for n in 0..killers {
         let (killer, job) = (killer(n), view(&*broker, &killer(n)).await);
-        assert_eq!((job.state, deaths.of[&killer]), (State::Failed, 3), "{killer}");
+        assert_eq!((job.state, deaths.of[&killer]), (JobState::Failed, 3), "{killer}");
         let error = job.error.unwrap();
         assert!(
             error.contains("poison: 3 deliveries ended without"),
@@ -181,7 +181,7 @@ async fn killers_take_no_job_along_but_at_their_first_death(layout: Layout) {
     let mut again = 0;
     for n in 0..jobs {
         let (id, job) = (id(n), view(&*broker, &id(n)).await);
-        assert_eq!(job.state, State::Completed, "{id}: {:?}", job.error);
+        assert_eq!(job.state, JobState::Completed, "{id}: {:?}", job.error);
         let first = deaths.first.get(&id).copied().unwrap_or_default();
         assert!(
             calls[&id] <= 1 + first,

@@ -4,15 +4,15 @@
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use backend_worker::{
-    guard::{JobGuard, Reporter, Stops},
-    ledger::{Ledger, Opened, Page, Spending, UnknownCalls},
-    queue::{Broker, Delivery, Layout, Lease, NewJob, State},
-    retry::{Backoff, Delay, RetryPolicy},
+    guard::{CallObserver, JobGuard, Stops},
+    ledger::{Ledger, LedgerPage, OpenedCall, SpendLedger, UnknownCalls},
+    queue::{Broker, Delivery, JobState, Layout, Lease, NewJob},
+    retry::{Backoff, BackoffDelay, RetryPolicy},
     simulator::{Fault, Provider},
-    spending::{Books, Budgets, Payer, Prices, Usd},
+    spending::{Budgets, Payer, PriceTable, SpendBooks, Usd},
 };
 use futures_util::FutureExt;
-use jobs::{Call, CallUsage, Class, Failure, Guard, JobType, Reply};
+use jobs::{CallUsage, Failure, FailureClass, JobType, ProviderCall, ProviderGuard, ProviderReply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::time::Instant;
@@ -25,14 +25,14 @@ use crate::support::{
 const KEY: &str = "ledger:bull:q:1";
 
 fn ledger(redis: &TestRedis, unknown: UnknownCalls) -> Arc<Ledger> {
-    let prices = Arc::new(Prices::embedded().unwrap());
-    let books = Arc::new(Books::new("w-1", prices, Budgets::default()));
+    let prices = Arc::new(PriceTable::embedded().unwrap());
+    let books = Arc::new(SpendBooks::new("w-1", prices, Budgets::default()));
     let (ttl, lease) = (Some(Duration::from_secs(60)), Duration::from_secs(15));
     Arc::new(Ledger::new(redis.connection(), ttl, unknown, books, lease))
 }
 
 /// The page of the job 1 as the `nth` delivery sees it.
-fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> Page {
+fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> LedgerPage {
     let delivery = Delivery {
         lease: Lease {
             id: "1".into(),
@@ -56,22 +56,22 @@ fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> Page {
     page.expect("a short payload is digested in one go")
 }
 
-fn call(step: &'static str) -> Call {
-    Call::new(jobs::Provider::OpenAi, step)
+fn call(step: &'static str) -> ProviderCall {
+    ProviderCall::new(jobs::Provider::OpenAi, step)
 }
 
-fn reply() -> Reply {
-    Reply {
+fn reply() -> ProviderReply {
+    ProviderReply {
         body: to_raw_value(&json!({"cards": ["ä", 1]})).unwrap(),
         tokens: Some(7),
     }
 }
 
 /// Opens an entry that nothing stands in the way of, and closes it.
-async fn make(page: &Page, step: &'static str, result: Result<Reply, Failure>) {
+async fn make(page: &LedgerPage, step: &'static str, result: Result<ProviderReply, Failure>) {
     match page.open(&call(step)).await.unwrap() {
-        Opened::Send(entry) => entry.close(&call(step), &result).await,
-        Opened::Kept(reply) => panic!("{step} was kept: {reply:?}"),
+        OpenedCall::Send(entry) => entry.close(&call(step), &result).await,
+        OpenedCall::Kept(reply) => panic!("{step} was kept: {reply:?}"),
     }
 }
 
@@ -83,7 +83,7 @@ async fn an_answer_is_found_by_later_deliveries_of_the_same_work_only() {
 
     let again = page(&ledger, "a", 2);
     assert_eq!(again.kept(&call("chat")).await, Some(reply()));
-    assert!(matches!(again.open(&call("chat")).await.unwrap(), Opened::Kept(kept) if kept == reply()));
+    assert!(matches!(again.open(&call("chat")).await.unwrap(), OpenedCall::Kept(kept) if kept == reply()));
     assert_eq!(again.kept(&call("chat:larger")).await, None);
     assert_eq!(again.kept(&call("chat").unpaid()).await, None);
     // Another job that was given the same id.
@@ -92,10 +92,10 @@ async fn an_answer_is_found_by_later_deliveries_of_the_same_work_only() {
 
     let ttl: i64 = redis.ask(&["PTTL", KEY]).await;
     assert!((1..=60_000).contains(&ttl), "{ttl}");
-    let spending = Spending {
+    let spending = SpendLedger {
         sent: 2,
         reused: 2,
-        ..Spending::default()
+        ..SpendLedger::default()
     };
     assert_eq!(ledger.spending(), spending);
 }
@@ -130,10 +130,15 @@ async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
     )
     .await;
     assert_eq!(ledger.spending().unknown, 0, "the refusal was no secret");
-    make(&first, "chat", Err(Failure::new(Class::Cancelled, "stopping"))).await;
+    make(
+        &first,
+        "chat",
+        Err(Failure::new(FailureClass::Cancelled, "stopping")),
+    )
+    .await;
     assert_eq!(ledger.spending().unknown, 1);
     // A late refusal must not delete the answer of another replica that has repeated the call.
-    let Opened::Send(late) = first.open(&call("chat")).await.unwrap() else {
+    let OpenedCall::Send(late) = first.open(&call("chat")).await.unwrap() else {
         panic!("kept")
     };
     make(&page(&ledger, "a", 2), "chat", Ok(reply())).await;
@@ -146,8 +151,8 @@ async fn a_refused_call_leaves_nothing_and_a_lost_answer_a_mark() {
 struct Silent;
 
 #[async_trait::async_trait]
-impl Reporter for Silent {
-    async fn retrying(&self, _: u8, _: &Failure, _: Delay) {}
+impl CallObserver for Silent {
+    async fn retrying(&self, _: u8, _: &Failure, _: BackoffDelay) {}
 }
 
 #[tokio::test]
@@ -156,8 +161,8 @@ async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
     let ledger = ledger(&redis, UnknownCalls::Fail);
     let (stopped, now) = (CancellationToken::new(), Instant::now());
     stopped.cancel();
-    let lost = (stopped, now + Duration::from_secs(60), Class::Cancelled);
-    let late = (CancellationToken::new(), now, Class::Transient);
+    let lost = (stopped, now + Duration::from_secs(60), FailureClass::Cancelled);
+    let late = (CancellationToken::new(), now, FailureClass::Transient);
     let priced = call("chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000));
     for (now, deadline, class) in [lost, late] {
         let stops = Stops {
@@ -174,7 +179,7 @@ async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
         assert_eq!(failure.unwrap_err().class(), class);
         assert!(!redis.ask::<bool>(&["EXISTS", KEY]).await);
     }
-    assert_eq!(ledger.spending(), Spending::default());
+    assert_eq!(ledger.spending(), SpendLedger::default());
     // Nothing waits to be booked, nothing is booked, and nothing stays reserved.
     assert!(ledger.books().is_idle());
     let status = ledger.accounts().status().await.unwrap();
@@ -196,7 +201,7 @@ async fn lost_answers_are_not_paid_for_again_where_that_is_wanted() {
     let lost = Failure::transient("reset").with_answer_lost();
     make(&page(&ledger, "a", 1), "chat", Err(lost)).await;
     let failure = page(&ledger, "a", 2).open(&call("chat")).await.unwrap_err();
-    assert_eq!(failure.class(), Class::Permanent);
+    assert_eq!(failure.class(), FailureClass::Permanent);
     assert!(failure.to_string().contains("UNKNOWN_CALL=fail"), "{failure}");
     assert_eq!((ledger.spending().sent, ledger.spending().resent), (1, 0));
 }
@@ -222,7 +227,7 @@ async fn calls_go_on_without_a_ledger_that_can_be_written() {
     })
     .await;
 
-    let long = Reply {
+    let long = ProviderReply {
         body: to_raw_value(&"x".repeat(2_000_000)).unwrap(),
         tokens: None,
     };
@@ -274,7 +279,7 @@ impl Interrupted {
         Self { scene, broker }
     }
 
-    async fn until(&self, state: State) -> backend_worker::queue::JobView {
+    async fn until(&self, state: JobState) -> backend_worker::queue::JobSnapshot {
         eventually(&format!("the job is {state:?}"), async || {
             let view = self.broker.find("two-images").await.unwrap().unwrap();
             (view.state == state).then_some(view)
@@ -304,7 +309,7 @@ async fn a_killed_replica_has_paid_once_for_each_answer_that_arrived(layout: Lay
         .ask::<()>(&["SET", "circuit:azure:state", "OPEN"])
         .await;
     let second = scene.worker(ENV).await;
-    let view = interrupted.until(State::Delayed).await;
+    let view = interrupted.until(JobState::Delayed).await;
     assert_eq!(view.waiting_for.unwrap().gate.as_deref(), Some("azure-vision"));
     let line = closing_line(second).await;
     assert_eq!(
@@ -318,7 +323,7 @@ async fn a_killed_replica_has_paid_once_for_each_answer_that_arrived(layout: Lay
         .ask::<()>(&["SET", "circuit:azure:state", "CLOSED"])
         .await;
     let third = scene.worker(ENV).await;
-    let view = interrupted.until(State::Completed).await;
+    let view = interrupted.until(JobState::Completed).await;
     assert_eq!(view.result.unwrap()["result"]["imagesProcessed"], json!(2));
     assert_eq!(interrupted.calls(), 3, "the first image once, the second again");
     let line = closing_line(third).await;
@@ -337,7 +342,7 @@ async fn a_lost_answer_fails_its_image_where_that_is_wanted(layout: Layout) {
     let mut env = ENV.to_vec();
     env.push(("UNKNOWN_CALL", "fail"));
     let second = interrupted.scene.worker(&env).await;
-    let view = interrupted.until(State::Completed).await;
+    let view = interrupted.until(JobState::Completed).await;
     let pages = &view.result.unwrap()["result"]["pages"];
     let error = pages[1]["error"].as_str().unwrap();
     assert!(error.contains("UNKNOWN_CALL=fail"), "{pages}");

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{Broker, Layout, NewJob, State};
+use backend_worker::queue::{Broker, JobState, Layout, NewJob};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jobs::JobType;
 use serde_json::{
@@ -63,7 +63,7 @@ async fn completed(broker: &dyn Broker, name: &str, jobs: usize) {
     }
     for n in 0..jobs {
         let job = view(broker, &format!("{name}-{n}")).await;
-        assert_eq!(job.state, State::Completed, "{name}-{n}: {:?}", job.error);
+        assert_eq!(job.state, JobState::Completed, "{name}-{n}: {:?}", job.error);
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use backend_worker::{
     keys::MigrationKeys,
-    migrate::{Done, MigrateError, Migrator, Plan, Standing},
+    migrate::{MigrateError, MigrationPlan, MigrationRun, MigrationState, Migrator},
 };
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::{Scene, TestRedis, eventually};
 
-const RETIRE: Plan = Plan {
+const RETIRE: MigrationPlan = MigrationPlan {
     dry_run: false,
     retire_bottleneck: true,
 };
@@ -42,7 +42,7 @@ async fn keyspace(redis: &TestRedis) -> BTreeMap<String, String> {
     all
 }
 
-fn of(done: &[Done], version: u32) -> &Done {
+fn of(done: &[MigrationRun], version: u32) -> &MigrationRun {
     done.iter().find(|d| d.version == version).unwrap()
 }
 
@@ -74,15 +74,15 @@ async fn what_node_left_in_the_breakers_is_repaired() {
     let redis = TestRedis::start().await;
     seed(&redis, LEFT_BY_NODE).await;
     let before = keyspace(&redis).await;
-    let dry = Plan {
+    let dry = MigrationPlan {
         dry_run: true,
-        ..Plan::default()
+        ..MigrationPlan::default()
     };
     let would = migrator(&redis).migrate(dry).await.unwrap();
     assert_eq!(keyspace(&redis).await, before, "a dry run changes nothing");
     assert!(!redis.ask::<bool>(&["EXISTS", MigrationKeys::LEDGER]).await);
 
-    let done = migrator(&redis).migrate(Plan::default()).await.unwrap();
+    let done = migrator(&redis).migrate(MigrationPlan::default()).await.unwrap();
     assert_eq!(done, would, "and tells what a real one does");
     let repair = of(&done, 2);
     assert_eq!(repair.changed, 4, "{repair:?}");
@@ -126,7 +126,7 @@ async fn what_node_left_in_the_breakers_is_repaired() {
     }
     assert!(
         migrator(&redis)
-            .migrate(Plan::default())
+            .migrate(MigrationPlan::default())
             .await
             .unwrap()
             .is_empty(),
@@ -153,11 +153,11 @@ async fn bottleneck_goes_only_by_order_and_only_when_it_is_silent() {
         "SET backend b",
     ];
     seed(&redis, &left).await;
-    migrator(&redis).migrate(Plan::default()).await.unwrap();
+    migrator(&redis).migrate(MigrationPlan::default()).await.unwrap();
     let before = keyspace(&redis).await;
     assert_eq!(before.len(), left.len(), "a start leaves it alone");
     let rows = migrator(&redis).status().await.unwrap();
-    assert_eq!(rows[2].standing, Standing::OptIn);
+    assert_eq!(rows[2].standing, MigrationState::OptIn);
 
     let done = migrator(&redis).migrate(RETIRE).await.unwrap();
     assert_eq!(done.len(), 1);
@@ -181,7 +181,7 @@ async fn bottleneck_goes_only_by_order_and_only_when_it_is_silent() {
     );
     assert_eq!(
         migrator(&redis).status().await.unwrap()[2].standing,
-        Standing::Applied
+        MigrationState::Applied
     );
 }
 
@@ -190,7 +190,7 @@ async fn of_many_replicas_one_migrates_and_the_others_wait() {
     let redis = TestRedis::start().await;
     seed(&redis, LEFT_BY_NODE).await;
     let all: Vec<Migrator> = (0..8).map(|_| migrator(&redis)).collect();
-    let done: Vec<Vec<Done>> = join_all(all.iter().map(|m| m.migrate(Plan::default())))
+    let done: Vec<Vec<MigrationRun>> = join_all(all.iter().map(|m| m.migrate(MigrationPlan::default())))
         .await
         .into_iter()
         .map(Result::unwrap)
@@ -201,7 +201,7 @@ async fn of_many_replicas_one_migrates_and_the_others_wait() {
         "the lock is given back"
     );
     for row in &migrator(&redis).status().await.unwrap()[..2] {
-        assert_eq!(row.standing, Standing::Applied, "{row:?}");
+        assert_eq!(row.standing, MigrationState::Applied, "{row:?}");
         assert!(row.at.unwrap() > 0 && row.by.as_deref() == Some(env!("CARGO_PKG_VERSION")));
     }
 }
@@ -212,7 +212,7 @@ async fn a_dead_replicas_lock_runs_out() {
     redis
         .ask::<String>(&["SET", MigrationKeys::LOCK, "dead", "PX", "700"])
         .await;
-    let done = migrator(&redis).migrate(Plan::default()).await.unwrap();
+    let done = migrator(&redis).migrate(MigrationPlan::default()).await.unwrap();
     assert_eq!(done.len(), 2);
 }
 
@@ -248,7 +248,7 @@ async fn a_large_keyspace_is_migrated_in_small_steps() {
         redis.ask::<redis::Value>(&["EVAL", fill, "0", round]).await;
     }
     redis.ask::<String>(&["CONFIG", "RESETSTAT"]).await;
-    let done = migrator(&redis).migrate(Plan::default()).await.unwrap();
+    let done = migrator(&redis).migrate(MigrationPlan::default()).await.unwrap();
     assert_eq!(of(&done, 2).changed, 2500);
     let (scans, scripts) = (redis.calls("scan").await, redis.calls("evalsha").await);
     assert!(scans >= 102_500 / 1000, "{scans} looks at the whole keyspace");
@@ -293,7 +293,7 @@ async fn a_newer_keyspace_is_refused_unless_it_says_that_older_workers_may_run()
             assert_eq!(output.status.code(), Some(65), "{command} {refusing}: {text}");
             assert!(text.contains("newer than this worker: migration 9999"), "{text}");
         }
-        let refused = migrator(&scene.redis).migrate(Plan::default()).await;
+        let refused = migrator(&scene.redis).migrate(MigrationPlan::default()).await;
         assert!(matches!(refused, Err(MigrateError::Newer { version: 9999, .. })));
     }
 }
@@ -343,7 +343,7 @@ async fn a_replica_that_starts_without_redis_migrates_when_it_comes() {
     let onlooker = migrator(&scene.redis);
     eventually("it migrates", async || {
         let rows = onlooker.status().await.ok()?;
-        (rows[1].standing == Standing::Applied).then_some(())
+        (rows[1].standing == MigrationState::Applied).then_some(())
     })
     .await;
     starting.kill().await.unwrap();

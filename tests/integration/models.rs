@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backend_worker::{
-    queue::State,
+    queue::JobState,
     simulator::{Fault, Provider},
 };
 use serde_json::{Value, json};
@@ -31,10 +31,10 @@ async fn decks(scene: &Scene, count: usize, env: &[(&str, &str)]) -> Vec<Value> 
     for id in ids {
         let job = eventually(&format!("{id} has ended"), async || {
             let job = broker.find(&id).await.unwrap()?;
-            matches!(job.state, State::Completed | State::Failed).then_some(job)
+            matches!(job.state, JobState::Completed | JobState::Failed).then_some(job)
         })
         .await;
-        assert_eq!(job.state, State::Completed, "{:?}", job.error);
+        assert_eq!(job.state, JobState::Completed, "{:?}", job.error);
         results.push(job.result.unwrap());
     }
     results

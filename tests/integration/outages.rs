@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
-    queue::{Broker, Layout, State},
+    queue::{Broker, JobState, Layout},
     worker::RuntimeOptions,
 };
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ impl Scene {
             (40, 40),
             "none was run twice"
         );
-        assert_eq!(view(&*self.broker, "39").await.state, State::Completed);
+        assert_eq!(view(&*self.broker, "39").await.state, JobState::Completed);
     }
 }
 
@@ -206,7 +206,7 @@ async fn a_redis_that_is_not_there_at_first(layout: Layout) {
     .await;
     enqueue(&*broker, "1").await;
     eventually("it works", async || {
-        (view(&*broker, "1").await.state == State::Completed).then_some(())
+        (view(&*broker, "1").await.state == JobState::Completed).then_some(())
     })
     .await;
     running.stop().await;
@@ -218,7 +218,7 @@ async fn a_stop_while_redis_is_away_does_not_hang(layout: Layout) {
     let running = replica(broker.clone(), 2, Script::echo(), &options());
     enqueue(&*broker, "1").await;
     eventually("it works", async || {
-        (view(&*broker, "1").await.state == State::Completed).then_some(())
+        (view(&*broker, "1").await.state == JobState::Completed).then_some(())
     })
     .await;
     redis.server.stop().await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backend_worker::{
-    queue::{Layout, State},
+    queue::{JobState, Layout},
     simulator::Provider,
 };
 use nix::sys::signal::Signal;
@@ -56,7 +56,7 @@ async fn what_ran_when_its_replica_was_killed_is_poison_in_the_end(layout: Layou
     }
     let _last = scene.worker(&env).await;
     let job = eventually("it is poison", async || {
-        Some(view(&*broker, "1").await).filter(|job| job.state == State::Failed)
+        Some(view(&*broker, "1").await).filter(|job| job.state == JobState::Failed)
     })
     .await;
     let error = job.error.unwrap();
@@ -84,10 +84,10 @@ async fn a_killer_takes_no_bystander_along_twice(layout: Layout) {
         // It kills its replica while its call is under way.
         let called = eventually("the killer is called, or has ended", async || {
             let job = view(&*broker, "job-killer").await;
-            (job.state == State::Failed || calls("job-killer") > kills).then_some(job)
+            (job.state == JobState::Failed || calls("job-killer") > kills).then_some(job)
         })
         .await;
-        if called.state == State::Failed {
+        if called.state == JobState::Failed {
             break called;
         }
         kills += 1;
@@ -100,10 +100,11 @@ async fn a_killer_takes_no_bystander_along_twice(layout: Layout) {
     assert_eq!(kills, 3);
     for id in bystanders {
         let job = eventually(&format!("{id} has ended"), async || {
-            Some(view(&*broker, id).await).filter(|job| matches!(job.state, State::Completed | State::Failed))
+            Some(view(&*broker, id).await)
+                .filter(|job| matches!(job.state, JobState::Completed | JobState::Failed))
         })
         .await;
-        assert_eq!(job.state, State::Completed, "{id}: {:?}", job.error);
+        assert_eq!(job.state, JobState::Completed, "{id}: {:?}", job.error);
         assert!(calls(id) <= 2, "{id} was paid for {} times", calls(id));
     }
 }
@@ -147,7 +148,7 @@ async fn what_was_lost_before_does_not_wait_in_its_slot(layout: Layout) {
     let other = scene.worker(&env).await;
     eventually("it has begun and gone back to the line", async || {
         field("lost", "begun").await?;
-        (view(&*broker, "lost").await.state == State::Waiting).then_some(())
+        (view(&*broker, "lost").await.state == JobState::Waiting).then_some(())
     })
     .await;
     drop(other);

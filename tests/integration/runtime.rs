@@ -9,10 +9,10 @@ use std::{
 };
 
 use backend_worker::{
-    queue::{Layout, State},
-    worker::{Outcome, RuntimeOptions},
+    queue::{JobState, Layout},
+    worker::{DeliveryOutcome, RuntimeOptions},
 };
-use jobs::{Class, Failure};
+use jobs::{Failure, FailureClass};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -32,7 +32,7 @@ both_layouts! {
     no_more_jobs_run_at_a_time_than_there_are_slots
 }
 
-async fn until(broker: &dyn backend_worker::queue::Broker, id: &str, state: State) {
+async fn until(broker: &dyn backend_worker::queue::Broker, id: &str, state: JobState) {
     eventually(&format!("{id} is {state:?}"), async || {
         (view(broker, id).await.state == state).then_some(())
     })
@@ -40,7 +40,7 @@ async fn until(broker: &dyn backend_worker::queue::Broker, id: &str, state: Stat
 }
 
 /// A handler that fails as told.
-fn failing(class: Class) -> Arc<Script> {
+fn failing(class: FailureClass) -> Arc<Script> {
     Script::new(move |assignment| async move {
         options().rules.of(
             &Failure::new(class, format!("a {class} failure")),
@@ -53,12 +53,12 @@ fn failing(class: Class) -> Arc<Script> {
 async fn max_attempts_are_respected(layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
-    let script = failing(Class::Transient);
+    let script = failing(FailureClass::Transient);
     let running = replica(broker.clone(), 4, script.clone(), &options());
     enqueue_with(&*broker, "two", 2).await;
     enqueue_with(&*broker, "one", 1).await;
-    until(&*broker, "two", State::Failed).await;
-    until(&*broker, "one", State::Failed).await;
+    until(&*broker, "two", JobState::Failed).await;
+    until(&*broker, "one", JobState::Failed).await;
     let mut started = script.calls.started();
     started.sort();
     assert_eq!(started, ["one", "two", "two"]);
@@ -73,12 +73,12 @@ async fn max_attempts_are_respected(layout: Layout) {
 
 async fn what_cannot_succeed_is_not_tried_again(layout: Layout) {
     let redis = TestRedis::start().await;
-    for class in [Class::Permanent, Class::Deployment] {
+    for class in [FailureClass::Permanent, FailureClass::Deployment] {
         let broker = redis.broker(layout, class.as_str(), "w");
         let script = failing(class);
         let running = replica(broker.clone(), 1, script.clone(), &options());
         enqueue(&*broker, "1").await;
-        until(&*broker, "1", State::Failed).await;
+        until(&*broker, "1", JobState::Failed).await;
         assert_eq!(script.calls.count(), 1, "{class}");
         running.stop().await;
     }
@@ -91,15 +91,18 @@ async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever(layout: 
     options.rules.max_wait = Duration::from_millis(250);
     let rules = options.rules.clone();
     let script = Script::new(move |assignment| {
-        let blocked = Failure::new(Class::Blocked, "Circuit breaker is OPEN for openai. Retry in 1s")
-            .by(jobs::Provider::OpenAi)
-            .with_retry_after(Some(Duration::from_millis(100)));
+        let blocked = Failure::new(
+            FailureClass::Blocked,
+            "Circuit breaker is OPEN for openai. Retry in 1s",
+        )
+        .by(jobs::Provider::OpenAi)
+        .with_retry_after(Some(Duration::from_millis(100)));
         let outcome = rules.of(&blocked, &assignment.delivery, 0);
         async move { outcome }
     });
     let running = replica(broker.clone(), 1, script.clone(), &options);
     enqueue_with(&*broker, "1", 1).await;
-    until(&*broker, "1", State::Failed).await;
+    until(&*broker, "1", JobState::Failed).await;
     let job = view(&*broker, "1").await;
     assert_eq!(script.calls.count(), 4, "after 100, 200 and 250 ms");
     assert!(job.error.unwrap().contains("Circuit breaker is OPEN for openai"));
@@ -113,13 +116,13 @@ async fn a_panic_fails_the_attempt_and_nothing_else(layout: Layout) {
         if assignment.delivery.lease.id.as_ref() == "bad" {
             panic!("out of order");
         }
-        Outcome::Completed("1".to_owned())
+        DeliveryOutcome::Completed("1".to_owned())
     });
     let running = replica(broker.clone(), 4, script.clone(), &options());
     enqueue_with(&*broker, "bad", 2).await;
     enqueue(&*broker, "good").await;
-    until(&*broker, "good", State::Completed).await;
-    until(&*broker, "bad", State::Failed).await;
+    until(&*broker, "good", JobState::Completed).await;
+    until(&*broker, "bad", JobState::Failed).await;
     assert!(
         view(&*broker, "bad")
             .await
@@ -128,7 +131,7 @@ async fn a_panic_fails_the_attempt_and_nothing_else(layout: Layout) {
             .contains("out of order")
     );
     enqueue(&*broker, "later").await;
-    until(&*broker, "later", State::Completed).await;
+    until(&*broker, "later", JobState::Completed).await;
     assert!(running.is_running());
     running.stop().await;
 }
@@ -143,7 +146,7 @@ async fn a_deadline_ends_a_job_that_hangs(layout: Layout) {
     };
     let running = replica(broker.clone(), 1, script, &brief);
     enqueue_with(&*broker, "1", 1).await;
-    until(&*broker, "1", State::Failed).await;
+    until(&*broker, "1", JobState::Failed).await;
     assert!(view(&*broker, "1").await.error.unwrap().contains("deadline"));
     running.stop().await;
 }
@@ -190,7 +193,7 @@ async fn what_outlasts_the_drain_goes_back_unharmed(layout: Layout) {
     // Another replica runs them.
     let second = redis.broker(layout, "q", "w2");
     let running = replica(second.clone(), 10, Script::echo(), &options());
-    until(&*second, "9", State::Completed).await;
+    until(&*second, "9", JobState::Completed).await;
     running.stop().await;
 }
 
@@ -256,7 +259,7 @@ async fn no_more_jobs_run_at_a_time_than_there_are_slots(layout: Layout) {
             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             now.fetch_sub(1, Ordering::SeqCst);
-            Outcome::Completed("1".to_owned())
+            DeliveryOutcome::Completed("1".to_owned())
         }
     });
     for n in 0..500 {

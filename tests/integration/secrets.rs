@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
 
-use backend_worker::simulator::{Fault, Options, Provider};
+use backend_worker::simulator::{Fault, Provider, SimulatorOptions};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -38,7 +38,7 @@ pub(crate) async fn everything(redis: &TestRedis) -> String {
 #[tokio::test]
 async fn no_secret_shows_in_logs_answers_or_redis() {
     let scene = Scene::set(Duration::ZERO).await;
-    let keys = Options::default().keys;
+    let keys = SimulatorOptions::default().keys;
     let secrets = [
         keys.openai.as_str(),
         keys.speech.as_str(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backend_worker::{
-    queue::{Broker, JobView, NewJob, State},
+    queue::{Broker, JobSnapshot, JobState, NewJob},
     simulator::Provider,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -33,10 +33,10 @@ async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &str) {
     assert!(broker.enqueue(&job).await.unwrap());
 }
 
-async fn ended(broker: &dyn Broker, id: &str) -> JobView {
+async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
     eventually(&format!("{id} has ended"), async || {
         let view = broker.find(id).await.unwrap()?;
-        matches!(view.state, State::Completed | State::Failed).then_some(view)
+        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
     })
     .await
 }
@@ -51,7 +51,7 @@ async fn a_text_that_was_cut_inside_of_an_emoji_runs_in_both_layouts_and_over_ht
     ] {
         add(&*broker, "cut", JobType::GenerateFlashcards, CUT_TEXT).await;
         let view = ended(&*broker, "cut").await;
-        assert_eq!(view.state, State::Completed, "{:?}", view.error);
+        assert_eq!(view.state, JobState::Completed, "{:?}", view.error);
         let result = view.result.unwrap();
         assert_eq!(result["flashcards"][0]["topic"], json!("Cells \u{fffd}"));
     }
@@ -158,13 +158,13 @@ async fn media_are_read_in_every_spelling_or_refused_before_they_are_paid() {
         match refusal {
             None => assert_eq!(
                 (view.state, calls),
-                (State::Completed, 1),
+                (JobState::Completed, 1),
                 "{index}: {:?}",
                 view.error
             ),
             Some(part) => {
                 let why = view.error.unwrap_or_default();
-                assert_eq!((view.state, calls), (State::Failed, 0), "{index}: {why}");
+                assert_eq!((view.state, calls), (JobState::Failed, 0), "{index}: {why}");
                 assert!(why.contains(part) && why.len() < 600, "{index}: {why}");
                 assert!(
                     !why.contains(&png[100..130]) && !why.contains("SECRET"),
@@ -256,7 +256,7 @@ async fn a_deployment_of_one_layout_enqueues_into_it() {
     assert_eq!(post(r#"{"content":"x","userId":"u1"}"#).await, 400);
     assert_eq!(post(&deck).await, 202);
     assert_eq!(post(&deck).await, 429);
-    assert_eq!(ended(&*broker, "from-shell").await.state, State::Completed);
+    assert_eq!(ended(&*broker, "from-shell").await.state, JobState::Completed);
     worker.signal(Signal::SIGTERM);
     worker.ended().await;
 }

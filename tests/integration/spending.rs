@@ -3,15 +3,15 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use backend_worker::{
-    ledger::{Entry, Ledger, Opened, Page, UnknownCalls},
-    queue::{Delivery, Layout, Lease, NewJob, State},
+    ledger::{Ledger, LedgerEntry, LedgerPage, OpenedCall, UnknownCalls},
+    queue::{Delivery, JobState, Layout, Lease, NewJob},
     spending::{
-        Books, Budgets, Payer, Prices, Usd,
-        accounts::{Accounts, By},
+        Budgets, Payer, PriceTable, SpendBooks, Usd,
+        accounts::{SpendAccounts, SpendGrouping},
     },
 };
 use futures_util::FutureExt;
-use jobs::{Call, CallUsage, Class, Failure, JobType, Reply};
+use jobs::{CallUsage, Failure, FailureClass, JobType, ProviderCall, ProviderReply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,8 @@ fn usd(text: &str) -> Usd {
 }
 
 fn ledger(redis: &TestRedis, replica: &str, budgets: Budgets) -> Arc<Ledger> {
-    let prices = Arc::new(Prices::embedded().unwrap());
-    let books = Arc::new(Books::new(replica, prices, budgets));
+    let prices = Arc::new(PriceTable::embedded().unwrap());
+    let books = Arc::new(SpendBooks::new(replica, prices, budgets));
     let (ttl, lease) = (Some(Duration::from_secs(60)), Duration::from_millis(600));
     Arc::new(Ledger::new(
         redis.connection(),
@@ -40,7 +40,7 @@ fn ledger(redis: &TestRedis, replica: &str, budgets: Budgets) -> Arc<Ledger> {
 }
 
 /// The page of a job of `student`.
-fn page(ledger: &Arc<Ledger>, job: &str, student: &str) -> Page {
+fn page(ledger: &Arc<Ledger>, job: &str, student: &str) -> LedgerPage {
     let delivery = Delivery {
         lease: Lease {
             id: job.into(),
@@ -66,22 +66,22 @@ fn page(ledger: &Arc<Ledger>, job: &str, student: &str) -> Page {
     page.expect("a short payload is digested in one go")
 }
 
-fn call() -> Call {
-    Call::new(jobs::Provider::OpenAi, "chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000))
+fn call() -> ProviderCall {
+    ProviderCall::new(jobs::Provider::OpenAi, "chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000))
 }
 
-fn answer() -> Result<Reply, Failure> {
+fn answer() -> Result<ProviderReply, Failure> {
     let body = json!({"model": "gpt-4o-mini", "usage": {"prompt_tokens": 10, "completion_tokens": 10}});
-    Ok(Reply {
+    Ok(ProviderReply {
         body: to_raw_value(&body).unwrap(),
         tokens: None,
     })
 }
 
-async fn open(page: &Page) -> Result<Entry<'_>, Failure> {
+async fn open(page: &LedgerPage) -> Result<LedgerEntry<'_>, Failure> {
     match page.open(&call()).await? {
-        Opened::Send(entry) => Ok(entry),
-        Opened::Kept(reply) => panic!("kept: {reply:?}"),
+        OpenedCall::Send(entry) => Ok(entry),
+        OpenedCall::Kept(reply) => panic!("kept: {reply:?}"),
     }
 }
 
@@ -91,7 +91,7 @@ async fn fields(redis: &TestRedis, end: &str) -> HashMap<String, u64> {
 }
 
 async fn today(redis: &TestRedis) -> String {
-    let accounts = Accounts::new(redis.connection(), Budgets::default());
+    let accounts = SpendAccounts::new(redis.connection(), Budgets::default());
     accounts.today().await.unwrap()
 }
 
@@ -132,7 +132,7 @@ async fn each_call_is_booked_with_what_it_came_to() {
     ]);
     assert_eq!(fields(&redis, &format!("students:{day}")).await, students);
     assert_eq!(fields(&redis, &format!("students:{}", &day[..7])).await, students);
-    let accounts = Accounts::new(redis.connection(), Budgets::default());
+    let accounts = SpendAccounts::new(redis.connection(), Budgets::default());
     for (job, expected) in [
         ("1", Some(("paid", COST))),
         ("4", Some(("possible", ESTIMATE))),
@@ -154,8 +154,8 @@ async fn each_call_is_booked_with_what_it_came_to() {
         assert!(redis.ask::<i64>(&["TTL", &key]).await > 99 * 86_400);
     }
 
-    let accounts = Accounts::new(redis.connection(), Budgets::default());
-    let report = accounts.report(None, By::User).await.unwrap();
+    let accounts = SpendAccounts::new(redis.connection(), Budgets::default());
+    let report = accounts.report(None, SpendGrouping::User).await.unwrap();
     assert_eq!(
         (report.usd.nanos(), report.possible_usd.nanos()),
         (3 * cost, estimate)
@@ -187,7 +187,7 @@ async fn a_call_costs_two_round_trips() {
 async fn what_redis_did_not_acknowledge_is_booked_once() {
     let redis = TestRedis::start().await;
     let ledger = ledger(&redis, "r", Budgets::default());
-    let pages: Vec<Page> = (0..20)
+    let pages: Vec<LedgerPage> = (0..20)
         .map(|job| page(&ledger, &job.to_string(), "ann"))
         .collect();
     for page in &pages {
@@ -219,7 +219,7 @@ async fn what_redis_did_not_acknowledge_is_booked_once() {
     assert_eq!(fields(&redis, "reserved").await, HashMap::new());
 }
 
-fn page_number(page: &Page, pages: &[Page]) -> usize {
+fn page_number(page: &LedgerPage, pages: &[LedgerPage]) -> usize {
     pages.iter().position(|other| std::ptr::eq(other, page)).unwrap()
 }
 
@@ -258,7 +258,7 @@ async fn calls_of_a_silent_replica_are_possibly_paid_until_it_is_heard_again() {
     running.await.unwrap();
 }
 
-fn class(opened: &Result<Entry<'_>, Failure>) -> Option<Class> {
+fn class(opened: &Result<LedgerEntry<'_>, Failure>) -> Option<FailureClass> {
     opened.as_ref().err().map(Failure::class)
 }
 
@@ -270,30 +270,30 @@ async fn budgets_hold_with_what_is_reserved_and_follow_the_operator() {
         ..Budgets::default()
     };
     let (one, two) = (ledger(&redis, "one", budgets), ledger(&redis, "two", budgets));
-    let pages: Vec<Page> = (0..9)
+    let pages: Vec<LedgerPage> = (0..9)
         .map(|job| page([&one, &two][job % 2], &job.to_string(), "ann"))
         .collect();
     // Two estimates fit, over all replicas.
     let first = open(&pages[0]).await.unwrap();
     let second = open(&pages[1]).await.unwrap();
     let third = open(&pages[2]).await;
-    assert_eq!(class(&third), Some(Class::Blocked));
+    assert_eq!(class(&third), Some(FailureClass::Blocked));
     assert!(third.unwrap_err().lacks_money());
     // A call that has cost less than its estimate makes room for another.
     first.close(&call(), &answer()).await;
     let fourth = open(&pages[3]).await.unwrap();
-    assert_eq!(class(&open(&pages[4]).await), Some(Class::Blocked));
+    assert_eq!(class(&open(&pages[4]).await), Some(FailureClass::Blocked));
     // One that was not billed gives all back; one that is dropped before it is sent as well.
     second.close(&call(), &Err(Failure::transient("503"))).await;
     let fifth = open(&pages[5]).await.unwrap();
     fourth.close(&call(), &answer()).await;
     fifth.close(&call(), &answer()).await;
 
-    let accounts = Accounts::new(redis.connection(), budgets);
+    let accounts = SpendAccounts::new(redis.connection(), budgets);
     accounts.set_month(Some(usd("0.000001"))).await.unwrap();
     assert_eq!(
         class(&open(&pages[6]).await),
-        Some(Class::Blocked),
+        Some(FailureClass::Blocked),
         "the operator's budget wins"
     );
     let status = accounts.status().await.unwrap();
@@ -326,17 +326,17 @@ async fn a_student_has_an_allowance_that_an_operator_can_change() {
         ..Budgets::default()
     };
     let ledger = ledger(&redis, "r", budgets);
-    let pages: Vec<Page> = (0..5).map(|job| page(&ledger, &job.to_string(), "ann")).collect();
+    let pages: Vec<LedgerPage> = (0..5).map(|job| page(&ledger, &job.to_string(), "ann")).collect();
     let held = open(&pages[0]).await.unwrap();
     let refused = open(&pages[1]).await;
-    assert_eq!(class(&refused), Some(Class::OverAllowance));
+    assert_eq!(class(&refused), Some(FailureClass::OverAllowance));
     let bob = page(&ledger, "bob", "bob");
     open(&bob).await.unwrap().close(&call(), &answer()).await;
-    let accounts = Accounts::new(redis.connection(), budgets);
+    let accounts = SpendAccounts::new(redis.connection(), budgets);
     accounts.allow("ann", Some(usd("1"))).await.unwrap();
     open(&pages[2]).await.unwrap().close(&call(), &answer()).await;
     accounts.allow("ann", None).await.unwrap();
-    assert_eq!(class(&open(&pages[3]).await), Some(Class::OverAllowance));
+    assert_eq!(class(&open(&pages[3]).await), Some(FailureClass::OverAllowance));
     held.close(&call(), &answer()).await;
     open(&pages[4]).await.unwrap().close(&call(), &answer()).await;
 }
@@ -355,7 +355,7 @@ async fn a_budget_that_cannot_be_checked_is_not_spent() {
     );
     redis.ask::<()>(&["CLIENT", "PAUSE", "2000", "ALL"]).await;
     let page_of = page(&strict, "1", "ann");
-    assert_eq!(class(&open(&page_of).await), Some(Class::Blocked));
+    assert_eq!(class(&open(&page_of).await), Some(FailureClass::Blocked));
     let page_of = page(&free, "2", "ann");
     assert!(open(&page_of).await.is_ok());
 }
@@ -380,14 +380,14 @@ async fn a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait(layout: L
     let scene = Scene::set(Duration::ZERO).await;
     let worker = scene.worker(&[]).await;
     let broker = enqueue(&scene, layout, "first").await;
-    let ended = async |id: &str, state: State| {
+    let ended = async |id: &str, state: JobState| {
         eventually(&format!("{id} is {state:?}"), async || {
             let view = broker.find(id).await.unwrap().unwrap();
             (view.state == state).then_some(view)
         })
         .await
     };
-    let result = ended("first", State::Completed).await.result.unwrap();
+    let result = ended("first", JobState::Completed).await.result.unwrap();
     let cost = result["usage"]["costUsd"].as_f64().unwrap();
     assert!(cost > 0.0, "{}", result["usage"]);
 
@@ -419,7 +419,7 @@ async fn a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait(layout: L
     };
     order("stop").await;
     enqueue(&scene, layout, "second").await;
-    let view = ended("second", State::Delayed).await;
+    let view = ended("second", JobState::Delayed).await;
     let reason = view.waiting_for.unwrap().reason.unwrap();
     assert!(reason.contains("kill switch"), "{reason}");
     let url = format!("http://localhost:{}/api/ai/generate-flashcards", worker.port);
@@ -434,7 +434,7 @@ async fn a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait(layout: L
     assert_eq!(answer["budget"]["killSwitch"], true, "{answer}");
     assert_eq!(answer["spend"]["lines"][0]["calls"], 1, "{answer}");
     order("resume").await;
-    ended("second", State::Completed).await;
+    ended("second", JobState::Completed).await;
     assert_eq!(spend().await["usd"].as_f64().map(|usd| usd > cost), Some(true));
 }
 
@@ -444,7 +444,7 @@ async fn a_student_without_an_allowance_is_told_so(layout: Layout) {
     let broker = enqueue(&scene, layout, "over").await;
     let view = eventually("the job has failed", async || {
         let view = broker.find("over").await.unwrap().unwrap();
-        (view.state == State::Failed).then_some(view)
+        (view.state == JobState::Failed).then_some(view)
     })
     .await;
     let reason = view.error.unwrap();
@@ -511,8 +511,8 @@ async fn the_books_are_the_bill_over_replicas_that_are_killed(layout: Layout) {
             .unwrap();
         bill += result["usage"]["costUsd"].as_f64().unwrap();
     }
-    let accounts = Accounts::new(scene.redis.connection(), Budgets::default());
-    let report = accounts.report(None, By::Provider).await.unwrap();
+    let accounts = SpendAccounts::new(scene.redis.connection(), Budgets::default());
+    let report = accounts.report(None, SpendGrouping::Provider).await.unwrap();
     let line = &report.lines[0];
     assert!((line.usd.dollars() - bill).abs() < 1e-9, "{line:?} {bill}");
     assert_eq!(report.usd, line.usd);

@@ -95,22 +95,22 @@ fn the_scored_alternative_is_reported() {
 fn speech_without_scores_is_final() {
     let body =
         json!({ "RecognitionStatus": "Success", "DisplayText": "Hei.", "NBest": [{ "Display": "Hei." }] });
-    let Err(Unusable::Final(failure)) = answer::read(&body, "Hei") else {
+    let Err(UnusableAnswer::Final(failure)) = answer::read(&body, "Hei") else {
         panic!("another answer would be the same")
     };
     assert_eq!(
         (failure.class(), failure.provider()),
-        (Class::Permanent, Some(Provider::AzureSpeech))
+        (FailureClass::Permanent, Some(Provider::AzureSpeech))
     );
 }
 
 #[test]
 fn an_error_status_is_the_providers_fault_and_an_unknown_one_is_useless() {
     let error = json!({ "RecognitionStatus": "Error" });
-    let Err(Unusable::ProviderFault(failure)) = answer::read(&error, "x") else {
+    let Err(UnusableAnswer::ProviderFault(failure)) = answer::read(&error, "x") else {
         panic!("the provider reports a fault")
     };
-    assert_eq!(failure.class(), Class::Transient);
+    assert_eq!(failure.class(), FailureClass::Transient);
     for body in [
         json!(null),
         json!({}),
@@ -118,7 +118,7 @@ fn an_error_status_is_the_providers_fault_and_an_unknown_one_is_useless() {
         json!({ "RecognitionStatus": "New" }),
     ] {
         assert!(
-            matches!(answer::read(&body, "x"), Err(Unusable::Useless(_))),
+            matches!(answer::read(&body, "x"), Err(UnusableAnswer::Useless(_))),
             "{body}"
         );
     }

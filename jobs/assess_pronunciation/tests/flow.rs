@@ -23,13 +23,19 @@ async fn scores_a_sentence() {
 async fn a_second_useless_answer_ends_the_job_and_a_faulty_one_is_tried_again() {
     let (guard, script) = (FakeGuard::default(), Script::new([Ok(json!({})), Ok(json!({}))]));
     let failure = run(&guard, &script).await.unwrap_err();
-    assert_eq!((failure.class(), script.asked().len()), (Class::Permanent, 2));
+    assert_eq!(
+        (failure.class(), script.asked().len()),
+        (FailureClass::Permanent, 2)
+    );
     assert_eq!(guard.useless_steps(), ["assess", "assess:again"]);
 
     let error = json!({ "RecognitionStatus": "Error" });
     let (guard, script) = (FakeGuard::default(), Script::new(vec![Ok(error); 3]));
     let failure = run(&guard, &script).await.unwrap_err();
-    assert_eq!((failure.class(), script.asked().len()), (Class::Transient, 3));
+    assert_eq!(
+        (failure.class(), script.asked().len()),
+        (FailureClass::Transient, 3)
+    );
     assert!(guard.useless_steps().is_empty());
 }
 
@@ -44,7 +50,10 @@ async fn a_kept_answer_that_is_useless_is_dropped_and_asked_for_once() {
         FakeGuard::keeping([("assess", json!({}))]),
         Script::new([Ok(json!({}))]),
     );
-    assert_eq!(run(&guard, &script).await.unwrap_err().class(), Class::Permanent);
+    assert_eq!(
+        run(&guard, &script).await.unwrap_err().class(),
+        FailureClass::Permanent
+    );
     assert_eq!(script.asked().len(), 1);
     // An older version can have kept the provider's own fault.
     let fault = json!({ "RecognitionStatus": "Error" });
@@ -73,7 +82,11 @@ async fn where_replies_are_kept_none_is_paid_again() {
 
 #[tokio::test]
 async fn verdicts_pass_unchanged() {
-    for class in [Class::Blocked, Class::Cancelled, Class::OutOfQuota] {
+    for class in [
+        FailureClass::Blocked,
+        FailureClass::Cancelled,
+        FailureClass::OutOfQuota,
+    ] {
         let failure = run(&FakeGuard::refusing(class), &Script::new([]))
             .await
             .unwrap_err();

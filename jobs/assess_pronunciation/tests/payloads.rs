@@ -29,7 +29,7 @@ fn refuses_each_field_by_name() {
         ),
     ] {
         let failure = payload(change.clone()).validate().unwrap_err();
-        assert_eq!(failure.class(), Class::Permanent, "{change}");
+        assert_eq!(failure.class(), FailureClass::Permanent, "{change}");
         assert!(failure.message().contains(why), "{change}: {failure}");
     }
 }

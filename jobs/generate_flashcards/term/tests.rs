@@ -59,14 +59,14 @@ fn questions_and_long_sentences_are_not_terms() {
         "Why do plants need light",
         "cell?.",
     ] {
-        assert_eq!(front(question), Err(Unsuitable::Question), "{question}");
+        assert_eq!(front(question), Err(UnsuitableTerm::Question), "{question}");
     }
     for sentence in [
         "The cell is the smallest unit of all life.",
         "植物は光と水と二酸化炭素から糖と酸素を作り出しています",
         &"x".repeat(101),
     ] {
-        assert_eq!(front(sentence), Err(Unsuitable::Sentence), "{sentence}");
+        assert_eq!(front(sentence), Err(UnsuitableTerm::Sentence), "{sentence}");
     }
     for blank in ["", " ", "...", "\u{0}", "\"\"", "—", "?!"] {
         assert!(front(blank).is_err(), "{blank}");

@@ -35,7 +35,7 @@ async fn each_answer_has_its_exact_result() {
                 .next()
                 .unwrap_or_else(|| panic!("{name}: asked too often"));
             let body: Box<RawValue> = serde_json::from_str(body.trim_start_matches('\u{feff}')).unwrap();
-            Box::pin(async { Ok(Reply { body, tokens: None }) })
+            Box::pin(async { Ok(ProviderReply { body, tokens: None }) })
         };
         let guard = FakeGuard::default();
         let outcome = generate(&payload, &model("gpt-4o-mini"), &guard, &chat).await;
@@ -47,7 +47,7 @@ async fn each_answer_has_its_exact_result() {
                 assert_eq!(contract::violations(&payload, &result), [], "{name}");
             }
             (Err(failure), None, Some(right)) => {
-                assert_eq!(failure.class(), Class::Permanent, "{name}");
+                assert_eq!(failure.class(), FailureClass::Permanent, "{name}");
                 assert!(failure.to_string().ends_with(&right), "{name}: {failure}");
             }
             (Ok(output), ..) => panic!("{name}: {}", serde_json::to_value(output).unwrap()),

@@ -14,7 +14,7 @@ async fn outcome(answers: impl IntoIterator<Item = Value>) -> (Result<usize, Str
     let outcome = outcome.map(|output| output.flashcards.len()).map_err(|failure| {
         assert_eq!(
             (failure.class(), failure.provider()),
-            (Class::Permanent, Some(Provider::OpenAi))
+            (FailureClass::Permanent, Some(Provider::OpenAi))
         );
         failure.to_string()
     });
@@ -104,19 +104,29 @@ async fn a_failed_second_call_leaves_the_cards_of_the_first() {
         );
         run(&guard, &script).await
     };
-    assert_eq!(second(2, Class::Permanent).await.unwrap().flashcards.len(), 2);
-    assert_eq!(second(2, Class::OutOfQuota).await.unwrap().flashcards.len(), 2);
     assert_eq!(
-        second(2, Class::Blocked).await.unwrap_err().class(),
-        Class::Blocked
+        second(2, FailureClass::Permanent).await.unwrap().flashcards.len(),
+        2
     );
     assert_eq!(
-        second(2, Class::Cancelled).await.unwrap_err().class(),
-        Class::Cancelled
+        second(2, FailureClass::OutOfQuota)
+            .await
+            .unwrap()
+            .flashcards
+            .len(),
+        2
     );
     assert_eq!(
-        second(0, Class::OutOfQuota).await.unwrap_err().class(),
-        Class::OutOfQuota
+        second(2, FailureClass::Blocked).await.unwrap_err().class(),
+        FailureClass::Blocked
+    );
+    assert_eq!(
+        second(2, FailureClass::Cancelled).await.unwrap_err().class(),
+        FailureClass::Cancelled
+    );
+    assert_eq!(
+        second(0, FailureClass::OutOfQuota).await.unwrap_err().class(),
+        FailureClass::OutOfQuota
     );
 }
 
@@ -185,7 +195,7 @@ async fn a_kept_answer_that_is_useless_is_dropped_and_asked_for_once() {
         let guard = FakeGuard::keeping([("chat", kept.clone())]);
         let script = Script::new([Ok(answer("nothing", "stop"))]);
         let failure = run(&guard, &script).await.unwrap_err();
-        assert_eq!(failure.class(), Class::Permanent, "{kept}");
+        assert_eq!(failure.class(), FailureClass::Permanent, "{kept}");
         assert_eq!(script.asked().len(), 1, "{kept}");
     }
 }
@@ -222,7 +232,11 @@ async fn a_duplicate_does_not_cost_the_smallest_deck() {
 
 #[tokio::test]
 async fn verdicts_pass_unchanged() {
-    for class in [Class::Blocked, Class::Cancelled, Class::OutOfQuota] {
+    for class in [
+        FailureClass::Blocked,
+        FailureClass::Cancelled,
+        FailureClass::OutOfQuota,
+    ] {
         let (guard, script) = (FakeGuard::refusing(class), Script::new([]));
         assert_eq!(run(&guard, &script).await.unwrap_err().class(), class);
         assert!(script.asked().is_empty());
@@ -238,7 +252,7 @@ async fn without_a_key_the_deployment_is_at_fault() {
         .unwrap_err();
     assert_eq!(
         (failure.class(), failure.provider()),
-        (Class::Deployment, Some(Provider::OpenAi))
+        (FailureClass::Deployment, Some(Provider::OpenAi))
     );
     assert!(failure.message().contains("OPENAI_API_KEY"));
     // A bad payload is the job's own fault, with or without a key.
@@ -246,7 +260,7 @@ async fn without_a_key_the_deployment_is_at_fault() {
         .run(payload(json!({ "topic": "" })), &FakeGuard::default())
         .await
         .unwrap_err();
-    assert_eq!(bad.class(), Class::Permanent);
+    assert_eq!(bad.class(), FailureClass::Permanent);
 }
 
 #[test]

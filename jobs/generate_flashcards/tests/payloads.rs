@@ -16,7 +16,7 @@ fn takes_what_the_web_api_sends() {
 fn names_every_missing_field_at_once() {
     let payload: Payload = serde_json::from_value(json!({ "content": " \n", "topic": "t" })).unwrap();
     let failure = payload.validate().unwrap_err();
-    assert_eq!(failure.class(), Class::Permanent);
+    assert_eq!(failure.class(), FailureClass::Permanent);
     assert_eq!(
         failure.message(),
         "payload field \"content, subject, userId\": required, and must not be blank"

@@ -1,27 +1,30 @@
 //! Names of codecs that no decoder here reads, and the core of AAC that one does.
 
-use super::{super::formats::name_of, Reject};
+use super::{super::formats::name_of, AudioRejection};
 
 /// Names the format of a recording if the name helps more than the reason why it cannot be read.
-pub(super) fn named(file: &[u8], why: Reject) -> Reject {
+pub(super) fn named(file: &[u8], why: AudioRejection) -> AudioRejection {
     if !matches!(
         why,
-        Reject::Container(_) | Reject::NoTrack | Reject::Codec | Reject::Damaged(_)
+        AudioRejection::Container(_)
+            | AudioRejection::NoTrack
+            | AudioRejection::Codec
+            | AudioRejection::Damaged(_)
     ) {
         return why;
     }
     let codec = in_mp4(file).or_else(|| in_wav(file)).or_else(|| in_ogg(file));
-    codec.map_or(why, Reject::Named)
+    codec.map_or(why, AudioRejection::Named)
 }
 
 /// Refuses a file of a format that has no decoder here, before one of another format takes it for its own.
-pub(super) fn refuse_foreign(file: &[u8]) -> Result<(), Reject> {
+pub(super) fn refuse_foreign(file: &[u8]) -> Result<(), AudioRejection> {
     match name_of(file) {
         None
         | Some(
             "WAV" | "MP3" | "M4A" | "MP4" | "3GP" | "QuickTime" | "FLAC" | "Ogg" | "WebM" | "CAF" | "AIFF",
         ) => Ok(()),
-        Some(name) => Err(Reject::Named(name)),
+        Some(name) => Err(AudioRejection::Named(name)),
     }
 }
 
@@ -91,12 +94,12 @@ fn in_ogg(file: &[u8]) -> Option<&'static str> {
 ///
 /// # Errors
 /// The name of an object type whose core is not AAC-LC.
-pub(super) fn aac_core(config: &[u8]) -> Result<Option<Box<[u8]>>, Reject> {
+pub(super) fn aac_core(config: &[u8]) -> Result<Option<Box<[u8]>>, AudioRejection> {
     const LC: u32 = 2;
     const SBR: u32 = 5;
     const PS: u32 = 29;
     const EXPLICIT_RATE: u32 = 15;
-    let mut bits = Bits { bytes: config, at: 0 };
+    let mut bits = BitReader { bytes: config, at: 0 };
     let core = (|| {
         let outer = bits.object_type()?;
         let rate = bits.take(4)?;
@@ -121,7 +124,7 @@ pub(super) fn aac_core(config: &[u8]) -> Result<Option<Box<[u8]>>, Reject> {
         let core = (LC << 11 | rate << 7 | channels << 3 | short << 2) as u16;
         return Ok((channels > 0).then(|| Box::from(core.to_be_bytes())));
     }
-    Err(Reject::Named(match kind {
+    Err(AudioRejection::Named(match kind {
         1 => "AAC Main",
         3 => "AAC-SSR",
         4 => "AAC-LTP",
@@ -132,12 +135,12 @@ pub(super) fn aac_core(config: &[u8]) -> Result<Option<Box<[u8]>>, Reject> {
     }))
 }
 
-struct Bits<'a> {
+struct BitReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Bits<'_> {
+impl BitReader<'_> {
     fn take(&mut self, count: usize) -> Option<u32> {
         let mut value = 0;
         for _ in 0..count {

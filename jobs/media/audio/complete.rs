@@ -3,13 +3,13 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::Reject;
+use super::AudioRejection;
 
 /// Refuses a recording whose container says that more must follow, and gives one of unknown length its length.
 ///
 /// A recording without any statement of its length (a stream of a browser, say) can be cut at the end of a block without
 /// a trace.
-pub(super) fn checked(file: Bytes) -> Result<Bytes, Reject> {
+pub(super) fn checked(file: Bytes) -> Result<Bytes, AudioRejection> {
     let (name, complete) = match file.get(..4).unwrap_or_default() {
         b"RIFF" | b"RF64" | b"BW64" => return wav(file),
         b"OggS" => ("Ogg", ogg(&file)),
@@ -23,16 +23,16 @@ pub(super) fn checked(file: Bytes) -> Result<Bytes, Reject> {
     };
     match complete {
         Some(true) => Ok(file),
-        _ => Err(Reject::Incomplete(name)),
+        _ => Err(AudioRejection::Incomplete(name)),
     }
 }
 
 /// The samples of a WAV file. A recorder that streams leaves sizes open, and one that is killed leaves them at 0: then the
 /// samples go on to the end of the file.
-fn wav(file: Bytes) -> Result<Bytes, Reject> {
+fn wav(file: Bytes) -> Result<Bytes, AudioRejection> {
     /// From here on a size is a stand-in: programs write the largest number, a sign bit, or round numbers below it.
     const OPEN: u32 = 0x7fff_0000;
-    let incomplete = || Reject::Incomplete("WAV");
+    let incomplete = || AudioRejection::Incomplete("WAV");
     let mut at = 12;
     loop {
         let size = little(&file, at + 4).ok_or_else(incomplete)?;

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use proptest::prelude::*;
 
 use super::*;
-use crate::media::decoder::InProcess;
+use crate::media::decoder::InProcessDecoder;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -18,17 +18,17 @@ fn sample(name: &str) -> Bytes {
         .into()
 }
 
-async fn prepared(name: &str) -> Audio {
-    prepare(&InProcess, "audioUrl", sample(name), LIMIT)
+async fn prepared(name: &str) -> PreparedAudio {
+    prepare(&InProcessDecoder, "audioUrl", sample(name), LIMIT)
         .await
         .unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 async fn refusal(bytes: impl Into<Bytes>) -> String {
-    let failure = prepare(&InProcess, "audioUrl", bytes.into(), LIMIT)
+    let failure = prepare(&InProcessDecoder, "audioUrl", bytes.into(), LIMIT)
         .await
         .unwrap_err();
-    assert_eq!(failure.class(), Class::Permanent, "{failure}");
+    assert_eq!(failure.class(), FailureClass::Permanent, "{failure}");
     let text = failure.to_string();
     text.strip_prefix("payload field \"audioUrl\": ")
         .expect(&text)
@@ -36,7 +36,7 @@ async fn refusal(bytes: impl Into<Bytes>) -> String {
 }
 
 /// The samples of a WAV that `prepare` made, after a look at its header.
-fn pcm(audio: &Audio) -> Vec<i16> {
+fn pcm(audio: &PreparedAudio) -> Vec<i16> {
     assert_eq!(audio.format, AudioFormat::Wav16kMono);
     let (header, data) = audio.bytes.split_at(44);
     assert_eq!(header, wav_header(1, 1, 16_000, 16, data.len() as u32));
@@ -110,7 +110,7 @@ async fn what_is_right_already_stays_bit_for_bit() {
     let audio = prepared("good_morning.wav").await;
     assert!(original.ends_with(&audio.bytes[44..]));
     assert_eq!(
-        prepare(&InProcess, "f", audio.bytes.clone(), LIMIT)
+        prepare(&InProcessDecoder, "f", audio.bytes.clone(), LIMIT)
             .await
             .unwrap()
             .bytes,
@@ -129,7 +129,7 @@ async fn silence_is_audio_too() {
 #[tokio::test]
 async fn resampling_keeps_pitch_and_length() {
     for rate in [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 47_999] {
-        let audio = prepare(&InProcess, "f", tone(rate, 1_000.0, 2.0).into(), LIMIT)
+        let audio = prepare(&InProcessDecoder, "f", tone(rate, 1_000.0, 2.0).into(), LIMIT)
             .await
             .unwrap();
         let seconds = audio.duration.as_secs_f64();
@@ -156,7 +156,7 @@ async fn opus_is_repacked_into_ogg_from_every_container() {
         );
         packets.push(opus_packets(&audio));
         // Our own file is read again to the same bytes.
-        let again = prepare(&InProcess, "f", audio.bytes.clone(), LIMIT)
+        let again = prepare(&InProcessDecoder, "f", audio.bytes.clone(), LIMIT)
             .await
             .unwrap();
         assert_eq!(
@@ -175,7 +175,7 @@ async fn opus_is_repacked_into_ogg_from_every_container() {
 }
 
 /// The audio packets of a file that `prepare` made, after a look at its headers and its end.
-fn opus_packets(audio: &Audio) -> Vec<Vec<u8>> {
+fn opus_packets(audio: &PreparedAudio) -> Vec<Vec<u8>> {
     let mut reader = ogg::PacketReader::new(Cursor::new(audio.bytes.clone()));
     let head = reader.read_packet_expected().unwrap();
     assert!(head.first_in_stream() && head.last_in_page());
@@ -216,7 +216,7 @@ async fn too_long_is_refused_and_says_how_long() {
         "good_morning.mp3",
         "good_morning.m4a",
     ] {
-        let why = prepare(&InProcess, "f", sample(name), short)
+        let why = prepare(&InProcessDecoder, "f", sample(name), short)
             .await
             .unwrap_err()
             .to_string();
@@ -235,10 +235,12 @@ async fn too_long_is_refused_and_says_how_long() {
 async fn what_an_encoder_pads_is_cut_off() {
     let limit = Duration::from_millis(1_150);
     for name in ["good_morning.wav", "good_morning.ogg", "good_morning.webm"] {
-        let audio = prepare(&InProcess, "f", sample(name), limit).await.unwrap();
+        let audio = prepare(&InProcessDecoder, "f", sample(name), limit)
+            .await
+            .unwrap();
         assert_eq!(audio.duration, limit, "{name}");
         if audio.format == AudioFormat::OggOpus {
-            let again = prepare(&InProcess, "f", audio.bytes.clone(), LIMIT)
+            let again = prepare(&InProcessDecoder, "f", audio.bytes.clone(), LIMIT)
                 .await
                 .unwrap();
             assert_eq!(again.duration, limit, "{name}");
@@ -286,7 +288,7 @@ async fn a_float_recording_may_hold_anything() {
             [0.25, f32::NAN, f32::INFINITY, -1e30][if i % 1_000 == 0 { i as usize / 1_000 % 4 } else { 0 }];
         file.extend(value.to_le_bytes());
     }
-    let samples = pcm(&prepare(&InProcess, "f", file.into(), LIMIT).await.unwrap());
+    let samples = pcm(&prepare(&InProcessDecoder, "f", file.into(), LIMIT).await.unwrap());
     let middle = &samples[2_000..14_000];
     let mean = middle.iter().map(|s| f64::from(*s)).sum::<f64>() / middle.len() as f64;
     assert!((8_000.0..8_400.0).contains(&mean), "{mean}");
@@ -297,7 +299,7 @@ async fn a_damaged_packet_is_left_out() {
     let mut file = sample("good_morning.flac").to_vec();
     let middle = file.len() / 2;
     file[middle..middle + 64].fill(0x55);
-    let seconds = prepare(&InProcess, "f", file.into(), LIMIT)
+    let seconds = prepare(&InProcessDecoder, "f", file.into(), LIMIT)
         .await
         .unwrap()
         .duration
@@ -310,7 +312,7 @@ async fn a_large_tag_before_the_music_does_no_harm() {
     let mut file = b"ID3\x04\0\0\0\x60\0\0".to_vec(); // a tag of 1.5 MiB
     file.resize(10 + 0x60 * 0x4000, 0);
     file.extend(sample("good_morning.mp3"));
-    let seconds = prepare(&InProcess, "f", file.into(), LIMIT)
+    let seconds = prepare(&InProcessDecoder, "f", file.into(), LIMIT)
         .await
         .unwrap()
         .duration
@@ -372,7 +374,7 @@ async fn a_recording_without_its_end_is_refused() {
             .map(|part| file.len() * part / 20)
             .chain(file.len() - 12..file.len());
         for length in cuts {
-            let cut = prepare(&InProcess, "audioUrl", file.slice(..length), LIMIT).await;
+            let cut = prepare(&InProcessDecoder, "audioUrl", file.slice(..length), LIMIT).await;
             assert!(
                 cut.is_err(),
                 "{name}: {length} of {} bytes are {cut:?}",
@@ -418,14 +420,14 @@ async fn a_wav_of_unknown_size_goes_on_to_its_end() {
         let mut file = file.clone();
         file[4..8].copy_from_slice(&whole.to_le_bytes());
         file[data + 4..data + 8].copy_from_slice(&size.to_le_bytes());
-        let audio = prepare(&InProcess, "f", file.into(), LIMIT).await.unwrap();
+        let audio = prepare(&InProcessDecoder, "f", file.into(), LIMIT).await.unwrap();
         assert_eq!(pcm(&audio), original, "{whole:x} {size:x}");
     }
     let mut rf64 = file.clone();
     rf64[..4].copy_from_slice(b"RF64");
     rf64[data + 4..data + 8].copy_from_slice(&[0xff; 4]);
     assert_eq!(
-        pcm(&prepare(&InProcess, "f", rf64.into(), LIMIT).await.unwrap()),
+        pcm(&prepare(&InProcessDecoder, "f", rf64.into(), LIMIT).await.unwrap()),
         original
     );
 }
@@ -459,7 +461,7 @@ async fn he_aac_is_decoded_by_its_core() {
         .into_iter()
         .fold(0, |bits, (value, width)| bits << width | value);
         let config: [u8; 5] = bits.to_be_bytes()[3..].try_into().unwrap();
-        let audio = prepare(&InProcess, "f", m4a_with(config).into(), LIMIT)
+        let audio = prepare(&InProcessDecoder, "f", m4a_with(config).into(), LIMIT)
             .await
             .unwrap();
         assert_eq!(audio.bytes, plain.bytes, "{kind}");
@@ -521,7 +523,7 @@ async fn formats_without_a_decoder_are_refused_by_name() {
 async fn a_recorder_that_stops_a_little_late_is_cut_to_the_limit() {
     for (seconds, is_taken) in [(30.3, true), (30.99, true), (31.2, false)] {
         let file = tone(8_000, 440.0, seconds);
-        match prepare(&InProcess, "f", file.into(), LIMIT).await {
+        match prepare(&InProcessDecoder, "f", file.into(), LIMIT).await {
             Ok(audio) => assert!(is_taken && audio.duration == LIMIT, "{seconds}: {audio:?}"),
             Err(failure) => assert!(!is_taken, "{seconds}: {failure}"),
         }
@@ -531,10 +533,10 @@ async fn a_recorder_that_stops_a_little_late_is_cut_to_the_limit() {
 /// Runs `prepare` on hostile bytes: whatever it says, it says in time and within the limit.
 fn survives(bytes: Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    match runtime.block_on(prepare(&InProcess, "f", bytes.into(), LIMIT)) {
+    match runtime.block_on(prepare(&InProcessDecoder, "f", bytes.into(), LIMIT)) {
         Ok(audio) => assert!(audio.duration <= LIMIT && !audio.duration.is_zero()),
         Err(failure) => {
-            assert_eq!(failure.class(), Class::Permanent, "{failure}");
+            assert_eq!(failure.class(), FailureClass::Permanent, "{failure}");
         }
     }
 }

@@ -9,10 +9,10 @@ const SHORTEST_LINE: usize = 32;
 
 /// A piece of a text that should be base64.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Token {
+enum Base64Token {
     Symbol(u8),
     /// Blanks in a row, and where.
-    Blanks(usize, Place),
+    Blanks(usize, BlankPosition),
     /// A line break, or another white space that no `+` becomes.
     Break,
     Pad,
@@ -22,7 +22,7 @@ enum Token {
 
 /// Where blanks stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum BlankPosition {
     /// Between symbols, or before the padding.
     Inner,
     /// Beside a line break.
@@ -32,7 +32,7 @@ enum Place {
 }
 
 /// Splits a text into tokens, each with its offset.
-fn tokens(text: &str) -> impl Iterator<Item = (usize, Token)> {
+fn tokens(text: &str) -> impl Iterator<Item = (usize, Base64Token)> {
     let bytes = text.as_bytes();
     let mut at = 0;
     let mut last = None;
@@ -41,33 +41,33 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, Token)> {
         let byte = *bytes.get(at)?;
         at += 1;
         let token = match byte {
-            b'-' => Token::Symbol(b'+'),
-            b'_' => Token::Symbol(b'/'),
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => Token::Symbol(byte),
-            b'=' => Token::Pad,
-            b'\r' | b'\n' | b'\t' | 0x0b | 0x0c => Token::Break,
+            b'-' => Base64Token::Symbol(b'+'),
+            b'_' => Base64Token::Symbol(b'/'),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => Base64Token::Symbol(byte),
+            b'=' => Base64Token::Pad,
+            b'\r' | b'\n' | b'\t' | 0x0b | 0x0c => Base64Token::Break,
             // Escapes of a text that was written as JSON twice.
             b'\\' => match bytes.get(at) {
                 Some(b'n' | b'r' | b't') => {
                     at += 1;
-                    Token::Break
+                    Base64Token::Break
                 }
                 Some(b'/') => {
                     at += 1;
-                    Token::Symbol(b'/')
+                    Base64Token::Symbol(b'/')
                 }
-                _ => Token::Foreign,
+                _ => Base64Token::Foreign,
             },
             b' ' => {
                 at += bytes[at..].iter().take_while(|b| **b == b' ').count();
                 let place = match (last, bytes.get(at)) {
-                    (None | Some(Token::Pad), _) | (_, None) => Place::Outer,
-                    (Some(Token::Break), _) | (_, Some(b'\r' | b'\n' | b'\t')) => Place::Edge,
-                    _ => Place::Inner,
+                    (None | Some(Base64Token::Pad), _) | (_, None) => BlankPosition::Outer,
+                    (Some(Base64Token::Break), _) | (_, Some(b'\r' | b'\n' | b'\t')) => BlankPosition::Edge,
+                    _ => BlankPosition::Inner,
                 };
-                Token::Blanks(at - start, place)
+                Base64Token::Blanks(at - start, place)
             }
-            _ => Token::Foreign,
+            _ => Base64Token::Foreign,
         };
         last = Some(token);
         Some((start, token))
@@ -76,7 +76,7 @@ fn tokens(text: &str) -> impl Iterator<Item = (usize, Token)> {
 
 /// The shape of a text, found before any symbol of it is decoded.
 #[derive(Default)]
-pub(super) struct Shape {
+pub(super) struct Base64Shape {
     pub(super) symbols: usize,
     pads: usize,
     inner: usize,
@@ -90,37 +90,37 @@ pub(super) struct Shape {
 
 /// Which blanks were `+`; the others are left out.
 #[derive(Clone, Copy)]
-pub(super) struct Plus {
+pub(super) struct PlusPositions {
     inner: bool,
     edge: bool,
     outer: bool,
 }
 
-impl Shape {
+impl Base64Shape {
     pub(super) fn of(text: &str) -> Self {
         let mut shape = Self::default();
         // The first line tells how long all of them have to be.
         let (mut line, mut first, mut is_regular) = (0, 0, true);
         for (at, token) in tokens(text) {
             match token {
-                Token::Symbol(_) => {
+                Base64Token::Symbol(_) => {
                     if shape.pads > 0 {
                         shape.fault.get_or_insert(at);
                     }
                     shape.symbols += 1;
                     line += 1;
                 }
-                Token::Pad => shape.pads += 1,
-                Token::Break => {}
-                Token::Foreign => {
+                Base64Token::Pad => shape.pads += 1,
+                Base64Token::Break => {}
+                Base64Token::Foreign => {
                     // It is measured like a symbol, before it is judged.
                     shape.symbols += 1;
                     shape.fault.get_or_insert(at);
                 }
-                Token::Blanks(count, Place::Outer) => shape.outer += count,
-                Token::Blanks(count, place) => {
+                Base64Token::Blanks(count, BlankPosition::Outer) => shape.outer += count,
+                Base64Token::Blanks(count, place) => {
                     match place {
-                        Place::Inner => shape.inner += count,
+                        BlankPosition::Inner => shape.inner += count,
                         _ => shape.edge += count,
                     }
                     // Blanks on both sides of a line break end the same line.
@@ -151,8 +151,8 @@ impl Shape {
     }
 
     /// Which blanks were `+`; `None` where that cannot be told.
-    pub(super) fn blanks(&self) -> Option<Plus> {
-        let none = Plus {
+    pub(super) fn blanks(&self) -> Option<PlusPositions> {
+        let none = PlusPositions {
             inner: false,
             edge: false,
             outer: false,
@@ -166,7 +166,7 @@ impl Shape {
             // Where padding can be lost as well, the blanks may have been a line break.
             return match fills {
                 true if self.is_possible(symbols) => None,
-                outer => Some(Plus { outer, ..none }),
+                outer => Some(PlusPositions { outer, ..none }),
             };
         }
         match (self.lines, self.is_whole(symbols)) {
@@ -175,8 +175,8 @@ impl Shape {
             (2.., true) if !self.is_whole(all) && self.pads > 0 => return Some(none),
             _ => {}
         }
-        let inner = Plus { inner: true, ..none };
-        let pluses = Plus { edge: true, ..inner };
+        let inner = PlusPositions { inner: true, ..none };
+        let pluses = PlusPositions { edge: true, ..inner };
         // Blanks beside a line break may be its indentation.
         match (
             self.is_whole(all),
@@ -192,7 +192,7 @@ impl Shape {
             (true, true) => None,
             (false, false) if self.edge > 0 => None,
             (false, false) if self.outer > 0 && self.pads == 0 && self.is_whole(all + self.outer) => {
-                let plus = Plus {
+                let plus = PlusPositions {
                     outer: true,
                     ..pluses
                 };
@@ -204,13 +204,13 @@ impl Shape {
 }
 
 /// Decodes the symbols of a text in pieces of whole groups: the text is long, and need not be in memory twice.
-pub(super) fn join(text: &str, plus: Plus, symbols: usize) -> Result<Vec<u8>, DecodeError> {
+pub(super) fn join(text: &str, plus: PlusPositions, symbols: usize) -> Result<Vec<u8>, DecodeError> {
     let mut standard = tokens(text).flat_map(|(_, token)| {
         let (symbol, count) = match token {
-            Token::Symbol(symbol) => (symbol, 1),
-            Token::Blanks(count, Place::Inner) if plus.inner => (b'+', count),
-            Token::Blanks(count, Place::Edge) if plus.edge => (b'+', count),
-            Token::Blanks(count, Place::Outer) if plus.outer => (b'+', count),
+            Base64Token::Symbol(symbol) => (symbol, 1),
+            Base64Token::Blanks(count, BlankPosition::Inner) if plus.inner => (b'+', count),
+            Base64Token::Blanks(count, BlankPosition::Edge) if plus.edge => (b'+', count),
+            Base64Token::Blanks(count, BlankPosition::Outer) if plus.outer => (b'+', count),
             _ => (0, 0),
         };
         std::iter::repeat_n(symbol, count)

@@ -11,15 +11,15 @@ use tokio::{
 };
 
 use super::*;
-use crate::Class;
+use crate::FailureClass;
 
-fn fetcher(allowed: &[&str]) -> Fetcher {
+fn fetcher(allowed: &[&str]) -> MediaFetcher {
     static CRYPTO: Once = Once::new();
     CRYPTO.call_once(|| {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
-    Fetcher::new(&MediaSettings {
+    MediaFetcher::new(&MediaSettings {
         uploads_dir: None,
         allowed_hosts: allowed.iter().map(|&host| host.to_owned()).collect(),
         max_bytes: 1_000,
@@ -82,7 +82,7 @@ fn redirect_to(target: &str) -> String {
     format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\n\r\n")
 }
 
-async fn failure(fetcher: &Fetcher, url: &str, class: Class) -> String {
+async fn failure(fetcher: &MediaFetcher, url: &str, class: FailureClass) -> String {
     let failure = fetcher.get("images[2].imageUrl", url).await.expect_err(url);
     assert_eq!(failure.class(), class, "{url}: {failure}");
     let text = failure.to_string();
@@ -114,8 +114,18 @@ async fn an_allowed_host_is_fetched_over_http_and_at_a_private_address() {
     );
     assert_eq!(server.requests(), 3);
     // The same host at another port, and the same port at another host, are not allowed.
-    failure(&fetcher(&["127.0.0.1:1"]), &server.url("/"), Class::Permanent).await;
-    failure(&fetcher(&["localhost"]), &server.url("/"), Class::Permanent).await;
+    failure(
+        &fetcher(&["127.0.0.1:1"]),
+        &server.url("/"),
+        FailureClass::Permanent,
+    )
+    .await;
+    failure(
+        &fetcher(&["localhost"]),
+        &server.url("/"),
+        FailureClass::Permanent,
+    )
+    .await;
     assert_eq!(server.requests(), 3);
 }
 
@@ -172,10 +182,15 @@ async fn a_forbidden_url_is_refused_before_anything_is_sent() {
         "https://8.8.8.8:6379/",
         "https://[2606:4700::1111]:8443/",
     ] {
-        failure(&fetcher, url, Class::Permanent).await;
+        failure(&fetcher, url, FailureClass::Permanent).await;
     }
     // Names are judged by what they resolve to, and nothing connects.
-    let why = failure(&fetcher, &format!("https://localhost:{port}/"), Class::Permanent).await;
+    let why = failure(
+        &fetcher,
+        &format!("https://localhost:{port}/"),
+        FailureClass::Permanent,
+    )
+    .await;
     assert!(why.ends_with("leads to a private or reserved address"), "{why}");
     assert_eq!(server.requests(), 0);
 }
@@ -195,11 +210,21 @@ async fn a_redirect_is_judged_like_the_first_url() {
         "http://".to_owned(),
     ] {
         let outside = Server::start(redirect_to(&target)).await;
-        failure(&fetcher(&[&outside.host]), &outside.url("/"), Class::Permanent).await;
+        failure(
+            &fetcher(&[&outside.host]),
+            &outside.url("/"),
+            FailureClass::Permanent,
+        )
+        .await;
         assert_eq!((outside.requests(), inside.requests()), (1, 0), "{target}");
     }
     let nowhere = Server::start("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n").await;
-    failure(&fetcher(&[&nowhere.host]), &nowhere.url("/"), Class::Permanent).await;
+    failure(
+        &fetcher(&[&nowhere.host]),
+        &nowhere.url("/"),
+        FailureClass::Permanent,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -210,7 +235,12 @@ async fn redirects_are_followed_five_times() {
     assert_eq!(both.get("f", &start.url("/a")).await.unwrap(), b"hello");
 
     let circle = Server::start(redirect_to("/again")).await;
-    let why = failure(&fetcher(&[&circle.host]), &circle.url("/"), Class::Permanent).await;
+    let why = failure(
+        &fetcher(&[&circle.host]),
+        &circle.url("/"),
+        FailureClass::Permanent,
+    )
+    .await;
     assert!(why.ends_with("is redirected more than 5 times"), "{why}");
     assert_eq!(circle.requests(), 6);
 }
@@ -218,17 +248,17 @@ async fn redirects_are_followed_five_times() {
 #[tokio::test]
 async fn a_status_says_whether_to_try_again() {
     for (status, class) in [
-        ("304 Not Modified", Class::Permanent),
-        ("400 Bad Request", Class::Permanent),
-        ("401 Unauthorized", Class::Permanent),
-        ("403 Forbidden", Class::Permanent),
-        ("404 Not Found", Class::Permanent),
-        ("410 Gone", Class::Permanent),
-        ("408 Request Timeout", Class::Transient),
-        ("425 Too Early", Class::Transient),
-        ("429 Too Many Requests", Class::Transient),
-        ("500 Internal Server Error", Class::Transient),
-        ("503 Service Unavailable", Class::Transient),
+        ("304 Not Modified", FailureClass::Permanent),
+        ("400 Bad Request", FailureClass::Permanent),
+        ("401 Unauthorized", FailureClass::Permanent),
+        ("403 Forbidden", FailureClass::Permanent),
+        ("404 Not Found", FailureClass::Permanent),
+        ("410 Gone", FailureClass::Permanent),
+        ("408 Request Timeout", FailureClass::Transient),
+        ("425 Too Early", FailureClass::Transient),
+        ("429 Too Many Requests", FailureClass::Transient),
+        ("500 Internal Server Error", FailureClass::Transient),
+        ("503 Service Unavailable", FailureClass::Transient),
     ] {
         let server = Server::start(answer(status, "")).await;
         let why = failure(&fetcher(&[&server.host]), &server.url("/a"), class).await;
@@ -245,7 +275,12 @@ async fn too_large_is_refused_by_its_header_or_as_it_comes() {
     // Neither body ends, so only a reader that stops by itself gets away.
     let unstated = Server::start(format!("{head}{chunk}{chunk}{chunk}")).await;
     for server in [stated, unstated] {
-        let why = failure(&fetcher(&[&server.host]), &server.url("/"), Class::Permanent).await;
+        let why = failure(
+            &fetcher(&[&server.host]),
+            &server.url("/"),
+            FailureClass::Permanent,
+        )
+        .await;
         assert!(why.ends_with("is larger than 1000 bytes"), "{why}");
     }
     let most = Server::start(format!("{head}{chunk}{chunk}0\r\n\r\n")).await;
@@ -266,7 +301,7 @@ async fn what_is_slow_cut_off_or_away_may_be_tried_again() {
     for server in [silent, stalled] {
         let mut fetcher = fetcher(&[&server.host]);
         fetcher.timeout = Duration::from_millis(300);
-        let why = failure(&fetcher, &server.url("/"), Class::Transient).await;
+        let why = failure(&fetcher, &server.url("/"), FailureClass::Transient).await;
         assert!(why.ends_with("took longer than 300ms to load"), "{why}");
     }
 
@@ -280,10 +315,20 @@ async fn what_is_slow_cut_off_or_away_may_be_tried_again() {
             .await
             .unwrap();
     });
-    failure(&fetcher(&[&host]), &format!("http://{host}/"), Class::Transient).await;
+    failure(
+        &fetcher(&[&host]),
+        &format!("http://{host}/"),
+        FailureClass::Transient,
+    )
+    .await;
     cut.await.unwrap();
     // The listener is closed.
-    let why = failure(&fetcher(&[&host]), &format!("http://{host}/a"), Class::Transient).await;
+    let why = failure(
+        &fetcher(&[&host]),
+        &format!("http://{host}/a"),
+        FailureClass::Transient,
+    )
+    .await;
     assert!(
         why.contains(&format!("http://{host}/a cannot be fetched")),
         "{why}"
@@ -292,7 +337,12 @@ async fn what_is_slow_cut_off_or_away_may_be_tried_again() {
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_may_be_tried_again() {
-    failure(&fetcher(&[]), "https://no-such-host.invalid/a", Class::Transient).await;
+    failure(
+        &fetcher(&[]),
+        "https://no-such-host.invalid/a",
+        FailureClass::Transient,
+    )
+    .await;
 }
 
 #[tokio::test]

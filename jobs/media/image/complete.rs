@@ -118,16 +118,16 @@ fn ico(file: &[u8]) -> Option<bool> {
     Some(file.len() >= 6 + 16 * count)
 }
 
-struct Tiff {
+struct TiffReader {
     pages: usize,
     is_complete: bool,
 }
 
 /// The directories and the strips or tiles that they name. BigTIFF is not read by the provider's clients, nor here.
-fn tiff(file: &[u8]) -> Option<Tiff> {
+fn tiff(file: &[u8]) -> Option<TiffReader> {
     let is_little = file.starts_with(b"II");
     if file.get(if is_little { 2 } else { 3 }) != Some(&42) {
-        return Some(Tiff {
+        return Some(TiffReader {
             pages: 1,
             is_complete: true,
         });
@@ -147,7 +147,7 @@ fn tiff(file: &[u8]) -> Option<Tiff> {
             big(file, at)
         }
     };
-    let mut found = Tiff {
+    let mut found = TiffReader {
         pages: 0,
         is_complete: true,
     };
@@ -160,7 +160,7 @@ fn tiff(file: &[u8]) -> Option<Tiff> {
         let (mut offsets, mut counts, mut is_reduced) = (None, None, false);
         for entry in 0..usize::from(entries) {
             let at = at + 2 + entry * 12;
-            let values = Values {
+            let values = DirectoryValues {
                 is_short: short(at + 2) == Some(3),
                 count: long(at + 4).unwrap_or_default() as usize,
                 at: at + 8,
@@ -175,7 +175,7 @@ fn tiff(file: &[u8]) -> Option<Tiff> {
         }
         found.pages += usize::from(!is_reduced);
         if let (Some(offsets), Some(counts)) = (offsets, counts) {
-            let value = |values: &Values, index: usize| {
+            let value = |values: &DirectoryValues, index: usize| {
                 let size = if values.is_short { 2 } else { 4 };
                 let fits = values.count * size <= 4;
                 let start = if fits {
@@ -213,7 +213,7 @@ fn tiff(file: &[u8]) -> Option<Tiff> {
 }
 
 /// An entry of a directory that lists numbers.
-struct Values {
+struct DirectoryValues {
     is_short: bool,
     count: usize,
     at: usize,

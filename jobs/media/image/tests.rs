@@ -11,7 +11,7 @@ fn sample(name: &str) -> Vec<u8> {
 
 fn refusal(bytes: &[u8]) -> String {
     let failure = check("imageUrl", bytes, ImageAnalysis40).unwrap_err();
-    assert_eq!(failure.class(), crate::Class::Permanent);
+    assert_eq!(failure.class(), crate::FailureClass::Permanent);
     failure
         .to_string()
         .strip_prefix("payload field \"imageUrl\": ")

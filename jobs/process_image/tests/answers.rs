@@ -2,10 +2,10 @@ use super::*;
 use recognise::{analyzed, polled, submitted};
 
 /// How an operation ended.
-fn ended(body: &Value) -> recognise::End {
+fn ended(body: &Value) -> recognise::RecognitionEnd {
     match polled(body).unwrap() {
-        State::Ended(end) => end,
-        State::Running | State::Unknown => panic!("{body} has not ended"),
+        OperationState::Ended(end) => end,
+        OperationState::Running | OperationState::Unknown => panic!("{body} has not ended"),
     }
 }
 
@@ -26,12 +26,12 @@ fn reads_both_services() {
     for status in ["notStarted", "running"] {
         assert!(matches!(
             polled(&json!({ "status": status })).unwrap(),
-            State::Running
+            OperationState::Running
         ));
     }
     assert!(matches!(
         polled(&json!({ "status": "expired" })).unwrap(),
-        State::Unknown
+        OperationState::Unknown
     ));
     assert_eq!(submitted(&json!({ "operationId": "op-1" })).unwrap(), "op-1");
 }
@@ -49,7 +49,7 @@ fn unusable_answers_are_transient() {
     for failure in failures {
         assert_eq!(
             (failure.class(), failure.provider()),
-            (Class::Transient, Some(Provider::AzureVision))
+            (FailureClass::Transient, Some(Provider::AzureVision))
         );
     }
 }
@@ -57,30 +57,30 @@ fn unusable_answers_are_transient() {
 #[test]
 fn a_failed_operation_is_read_by_its_code() {
     for (body, class, words) in [
-        (json!({ "status": "failed" }), Class::Transient, "no code"),
+        (json!({ "status": "failed" }), FailureClass::Transient, "no code"),
         (
             json!({ "status": "failed", "error": { "code": "FailedToProcess", "message": "m" } }),
-            Class::Transient,
+            FailureClass::Transient,
             "FailedToProcess",
         ),
         (
             json!({ "status": "failed", "error": { "code": "InvalidImageSize", "message": "m" } }),
-            Class::Permanent,
+            FailureClass::Permanent,
             "InvalidImageSize",
         ),
         (
             json!({ "status": "failed", "analyzeResult": { "errors": [{ "code": "InvalidImage" }] } }),
-            Class::Permanent,
+            FailureClass::Permanent,
             "InvalidImage",
         ),
         (
             json!({ "status": "failed", "errors": [{ "code": "Timeout" }] }),
-            Class::Transient,
+            FailureClass::Transient,
             "Timeout",
         ),
         (
             json!({ "status": "failed", "error": { "code": "X", "innererror": { "code": "StorageException" } } }),
-            Class::Transient,
+            FailureClass::Transient,
             "StorageException",
         ),
     ] {

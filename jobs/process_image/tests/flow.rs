@@ -4,7 +4,12 @@ const IMAGE: Bytes = Bytes::from_static(b"image");
 
 fn recogniser<'a>(
     guard: &'a FakeGuard,
-    ask: &'a (dyn Fn(Ask) -> BoxFuture<'a, Result<crate::Reply, Failure>> + Send + Sync + 'a),
+    ask: &'a (
+            dyn Fn(RecognitionRequest) -> BoxFuture<'a, Result<crate::ProviderReply, Failure>>
+                + Send
+                + Sync
+                + 'a
+        ),
     api: VisionApi,
 ) -> Recogniser<'a> {
     Recogniser {
@@ -38,7 +43,13 @@ async fn image_analysis_is_one_call() {
         .unwrap();
     assert_eq!(lines, ["text"]);
     assert_eq!(guard.steps(), ["image:2", "image:2:again"]);
-    assert_eq!(script.asked(), [Ask::Analyze(IMAGE), Ask::Analyze(IMAGE)]);
+    assert_eq!(
+        script.asked(),
+        [
+            RecognitionRequest::Analyze(IMAGE),
+            RecognitionRequest::Analyze(IMAGE)
+        ]
+    );
 }
 
 #[tokio::test]
@@ -46,7 +57,7 @@ async fn read_submits_once_and_polls_until_done() {
     let answers = [
         Ok(submitted()),
         Ok(json!({ "status": "notStarted" })),
-        Err(Class::Transient),
+        Err(FailureClass::Transient),
         Ok(running()),
         Ok(succeeded()),
     ];
@@ -65,8 +76,8 @@ async fn read_submits_once_and_polls_until_done() {
     );
     assert_eq!(guard.unpaid_steps(), vec!["image:1:poll"; 3]);
     let mut asked = script.asked();
-    assert_eq!(asked.remove(0), Ask::Submit(IMAGE));
-    assert_eq!(asked, vec![Ask::Poll("op-1".into()); 4]);
+    assert_eq!(asked.remove(0), RecognitionRequest::Submit(IMAGE));
+    assert_eq!(asked, vec![RecognitionRequest::Poll("op-1".into()); 4]);
 }
 
 #[tokio::test]
@@ -76,7 +87,7 @@ async fn where_replies_are_kept_a_later_delivery_goes_on_polling() {
     let ask = |ask| script.answer(ask);
     let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
     assert_eq!(lines.unwrap(), ["text"]);
-    assert_eq!(script.asked(), vec![Ask::Poll("op-1".into()); 2]);
+    assert_eq!(script.asked(), vec![RecognitionRequest::Poll("op-1".into()); 2]);
 }
 
 #[tokio::test]
@@ -109,10 +120,15 @@ async fn an_operation_that_ended_in_vain_is_submitted_once_more() {
             ]
         );
         // Its end is final: it is asked for once.
-        let poll = |id: &str| Ask::Poll(id.into());
+        let poll = |id: &str| RecognitionRequest::Poll(id.into());
         assert_eq!(
             script.asked(),
-            [Ask::Submit(IMAGE), poll("op-1"), Ask::Submit(IMAGE), poll("op-2")],
+            [
+                RecognitionRequest::Submit(IMAGE),
+                poll("op-1"),
+                RecognitionRequest::Submit(IMAGE),
+                poll("op-2")
+            ],
             "{end}"
         );
 
@@ -123,7 +139,7 @@ async fn an_operation_that_ended_in_vain_is_submitted_once_more() {
         let failure = lines.unwrap_err();
         assert_eq!(
             (failure.class(), failure.provider()),
-            (Class::Permanent, Some(Provider::AzureVision)),
+            (FailureClass::Permanent, Some(Provider::AzureVision)),
             "{end}: {failure}"
         );
         assert!(failure.message().contains("submitted twice"), "{failure}");
@@ -137,7 +153,7 @@ async fn an_image_that_cannot_be_read_is_submitted_once() {
     let (guard, script) = (FakeGuard::default(), Script::new([Ok(submitted()), Ok(end)]));
     let ask = |ask| script.answer(ask);
     let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
-    assert_eq!(lines.unwrap_err().class(), Class::Permanent);
+    assert_eq!(lines.unwrap_err().class(), FailureClass::Permanent);
     assert_eq!(script.asked().len(), 2);
 }
 
@@ -154,14 +170,18 @@ async fn an_operation_that_is_not_done_in_time_is_transient() {
         .unwrap_err();
     assert_eq!(
         (failure.class(), failure.provider()),
-        (Class::Transient, Some(Provider::AzureVision))
+        (FailureClass::Transient, Some(Provider::AzureVision))
     );
     assert_eq!(script.asked().len(), 2);
 }
 
 #[tokio::test]
 async fn verdicts_pass_unchanged() {
-    for class in [Class::Blocked, Class::Cancelled, Class::RateLimited] {
+    for class in [
+        FailureClass::Blocked,
+        FailureClass::Cancelled,
+        FailureClass::RateLimited,
+    ] {
         for api in [VisionApi::ImageAnalysis40, VisionApi::Read32] {
             let (guard, script) = (FakeGuard::refusing(class), Script::new([]));
             let ask = |ask| script.answer(ask);

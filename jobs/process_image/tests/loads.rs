@@ -95,8 +95,8 @@ async fn an_image_that_stays_away_does_not_lose_the_others() {
 #[tokio::test]
 async fn nothing_is_paid_for_when_no_image_is_there() {
     for (paths, class) in [
-        (&["gone.png", "away.png"][..], Class::Transient),
-        (&["gone.png", "tiny.png"], Class::Permanent),
+        (&["gone.png", "away.png"][..], FailureClass::Transient),
+        (&["gone.png", "tiny.png"], FailureClass::Permanent),
     ] {
         let (output, lines) = run(VisionApi::ImageAnalysis40, paths).await;
         let failure = output.unwrap_err();

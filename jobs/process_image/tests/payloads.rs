@@ -48,7 +48,7 @@ fn refuses_each_field_by_name() {
         ),
     ] {
         let failure = validate(payload.clone()).unwrap_err();
-        assert_eq!(failure.class(), Class::Permanent, "{payload}");
+        assert_eq!(failure.class(), FailureClass::Permanent, "{payload}");
         assert!(failure.message().contains(why), "{payload}: {failure}");
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn a_bad_image_costs_only_its_own_page() {
-    let mut gathered = Gathered::default();
+    let mut gathered = GatheredText::default();
     gathered.add(words(&["one", "two"])).unwrap();
     gathered
         .add(Err(Failure::invalid_field("images[1].imageUrl", "not found")))
@@ -30,17 +30,17 @@ fn a_bad_image_costs_only_its_own_page() {
 
 #[test]
 fn a_job_without_a_readable_image_fails_with_all_reasons() {
-    let mut gathered = Gathered::default();
+    let mut gathered = GatheredText::default();
     gathered.add(Err(Failure::permanent("not an image"))).unwrap();
     gathered.add(Err(Failure::permanent("too small"))).unwrap();
     let failure = gathered.output().unwrap_err();
-    assert_eq!(failure.class(), Class::Permanent);
+    assert_eq!(failure.class(), FailureClass::Permanent);
     assert_eq!(
         failure.message(),
         "no image could be read: image 1: not an image; image 2: too small"
     );
 
-    let mut single = Gathered::default();
+    let mut single = GatheredText::default();
     single
         .add(Err(Failure::permanent("too small").with_status(400)))
         .unwrap();
@@ -50,9 +50,9 @@ fn a_job_without_a_readable_image_fails_with_all_reasons() {
 
 #[test]
 fn any_other_failure_is_the_jobs() {
-    use Class::{Blocked, Cancelled, Deployment, OutOfQuota, RateLimited, Transient};
+    use FailureClass::{Blocked, Cancelled, Deployment, OutOfQuota, RateLimited, Transient};
     for class in [Transient, RateLimited, OutOfQuota, Deployment, Blocked, Cancelled] {
-        let mut gathered = Gathered::default();
+        let mut gathered = GatheredText::default();
         gathered.add(words(&["one"])).unwrap();
         assert_eq!(
             gathered.add(Err(Failure::new(class, "x"))).unwrap_err().class(),
@@ -63,9 +63,9 @@ fn any_other_failure_is_the_jobs() {
 
 #[test]
 fn an_image_that_is_not_to_be_had_costs_its_page_whatever_the_reason() {
-    use Class::{Deployment, OutOfQuota, Permanent, RateLimited, Transient};
+    use FailureClass::{Deployment, OutOfQuota, Permanent, RateLimited, Transient};
     for class in [Transient, Deployment, RateLimited, OutOfQuota, Permanent] {
-        let mut gathered = Gathered::default();
+        let mut gathered = GatheredText::default();
         gathered.miss(Failure::new(class, "not there")).unwrap();
         gathered.add(words(&["one"])).unwrap();
         let result = gathered.output().unwrap().result;
@@ -75,21 +75,23 @@ fn an_image_that_is_not_to_be_had_costs_its_page_whatever_the_reason() {
             (1, Some("not there"))
         );
     }
-    let mut gathered = Gathered::default();
-    let failure = gathered.miss(Failure::new(Class::Cancelled, "stop")).unwrap_err();
-    assert_eq!(failure.class(), Class::Cancelled);
+    let mut gathered = GatheredText::default();
+    let failure = gathered
+        .miss(Failure::new(FailureClass::Cancelled, "stop"))
+        .unwrap_err();
+    assert_eq!(failure.class(), FailureClass::Cancelled);
 }
 
 #[test]
 fn without_any_image_the_one_that_may_come_decides() {
-    let miss = |classes: &[Class]| {
-        let mut gathered = Gathered::default();
+    let miss = |classes: &[FailureClass]| {
+        let mut gathered = GatheredText::default();
         for class in classes {
             gathered.miss(Failure::new(*class, class.as_str())).unwrap();
         }
         gathered.output().unwrap_err()
     };
-    use Class::{Deployment, Permanent, Transient};
+    use FailureClass::{Deployment, Permanent, Transient};
     let failure = miss(&[Permanent, Transient, Deployment]);
     assert_eq!((failure.class(), failure.message()), (Transient, "transient"));
     let failure = miss(&[Permanent, Deployment]);

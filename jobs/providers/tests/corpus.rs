@@ -12,36 +12,36 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     AccountFault::{self, *},
-    Class, Culprit, Failure,
+    Culprit, Failure, FailureClass,
     providers::{
         answer::{ErrorBody, error_inside},
         azure_speech, azure_vision,
-        http::Classify,
+        http::RefusalClassifier,
         openai,
     },
 };
 
 /// What an answer means: its class, its culprit, the fault of the account and the wait in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Means(Class, Culprit, Option<AccountFault>, Option<u64>);
+struct Means(FailureClass, Culprit, Option<AccountFault>, Option<u64>);
 
 const fn provider(wait: Option<u64>) -> Means {
-    Means(Class::Transient, Culprit::Provider, None, wait)
+    Means(FailureClass::Transient, Culprit::Provider, None, wait)
 }
 const fn sample() -> Means {
-    Means(Class::Transient, Culprit::Nobody, None, None)
+    Means(FailureClass::Transient, Culprit::Nobody, None, None)
 }
 const fn limited(wait: Option<u64>) -> Means {
-    Means(Class::RateLimited, Culprit::Nobody, None, wait)
+    Means(FailureClass::RateLimited, Culprit::Nobody, None, wait)
 }
 const fn job() -> Means {
-    Means(Class::Permanent, Culprit::Job, None, None)
+    Means(FailureClass::Permanent, Culprit::Job, None, None)
 }
 const fn credit(wait: Option<u64>) -> Means {
-    Means(Class::OutOfQuota, Culprit::Account, Some(Credit), wait)
+    Means(FailureClass::OutOfQuota, Culprit::Account, Some(Credit), wait)
 }
 const fn account(fault: AccountFault) -> Means {
-    Means(Class::Deployment, Culprit::Account, Some(fault), None)
+    Means(FailureClass::Deployment, Culprit::Account, Some(fault), None)
 }
 
 /// One answer: who sends it, its status, headers and body, what it means, and a part of the message.
@@ -257,7 +257,7 @@ const ROWS: &[Row] = &[
     row("any", 302, "", account(Endpoint), "a redirect"),
 ];
 
-fn classify_of(from: &str) -> Classify {
+fn classify_of(from: &str) -> RefusalClassifier {
     match from {
         "azure-speech" => azure_speech::classify,
         "azure-vision" => azure_vision::classify,

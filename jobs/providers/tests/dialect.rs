@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{PATIENT, settings};
 use crate::{
     AccountFault,
-    providers::{Clients, Dialect, DialectStore, OpenAi, models::Successor},
+    providers::{Clients, Dialect, DialectStore, OpenAi, models::ModelSuccessor},
     testing::server::{Play, Request, Server},
 };
 
@@ -196,7 +196,7 @@ async fn provider_without_the_model() -> Server {
     .await
 }
 
-fn replica_with(server: &Server, store: &Arc<Shared>, successor: Successor) -> OpenAi {
+fn replica_with(server: &Server, store: &Arc<Shared>, successor: ModelSuccessor) -> OpenAi {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store: Arc<dyn DialectStore> = store.clone();
     let mut settings = settings(&server.url, PATIENT);
@@ -207,7 +207,7 @@ fn replica_with(server: &Server, store: &Arc<Shared>, successor: Successor) -> O
 #[tokio::test]
 async fn a_model_that_is_gone_is_replaced_by_its_successor() {
     let (server, store) = (provider_without_the_model().await, Arc::new(Shared::default()));
-    let luna = Successor::Model("gpt-6-luna".to_owned());
+    let luna = ModelSuccessor::Model("gpt-6-luna".to_owned());
     let openai = replica_with(&server, &store, luna.clone());
     openai.chat(&request()).await.unwrap();
     let last = sent(server.requests().last().unwrap());
@@ -235,9 +235,9 @@ async fn a_model_that_is_gone_without_a_successor_is_the_deployments_fault() {
     let (server, store) = (provider_without_the_model().await, Arc::new(Shared::default()));
     // The table knows when OpenAI shuts it down, not when this address does.
     for successor in [
-        Successor::None,
-        Successor::Recommended,
-        Successor::Model("gpt-4o-mini".to_owned()),
+        ModelSuccessor::None,
+        ModelSuccessor::Recommended,
+        ModelSuccessor::Model("gpt-4o-mini".to_owned()),
     ] {
         let failure = replica_with(&server, &store, successor).chat(&request()).await;
         assert_eq!(failure.unwrap_err().account_fault(), Some(AccountFault::Model));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{OPENAI_KEY, PATIENT, check_table, clients};
 use crate::{
-    Class::*,
+    FailureClass::*,
     providers::{answer::ErrorBody, openai::classify},
     testing::server::{Play, Server},
 };

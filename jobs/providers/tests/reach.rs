@@ -3,15 +3,15 @@
 use super::{PATIENT, settings};
 use crate::{
     AccountFault::{self, *},
-    Class, Failure, Provider,
-    providers::{Reached, reach},
+    Failure, FailureClass, Provider,
+    providers::{Reachability, reach},
     testing::server::{Play, Server},
 };
 
 const LIST: &str = r#"{"object":"list","data":[{"id":"gpt-4o"},{"id":"gpt-4o-mini"}]}"#;
 
 /// What is found where the list of models, and the model itself, are answered so.
-async fn found(list: (u16, &'static str), model: (u16, &'static str)) -> Result<Reached, Failure> {
+async fn found(list: (u16, &'static str), model: (u16, &'static str)) -> Result<Reachability, Failure> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let server = Server::answering(move |request| {
         let (status, body) = if request.line.ends_with("/models") {
@@ -78,7 +78,7 @@ async fn each_fault_is_told_apart() {
     let failure = found((500, ""), (404, "")).await.unwrap_err();
     assert_eq!(
         (failure.class(), failure.account_fault()),
-        (Class::Transient, None)
+        (FailureClass::Transient, None)
     );
 }
 
@@ -93,7 +93,9 @@ async fn a_list_that_is_not_served_says_nothing_of_the_key() {
         (401, scope, "api.model.read"),
     ] {
         match found((status, body), (404, "")).await {
-            Ok(Reached::NoModelList(failure)) => assert!(failure.to_string().contains(words), "{failure}"),
+            Ok(Reachability::NoModelList(failure)) => {
+                assert!(failure.to_string().contains(words), "{failure}")
+            }
             other => panic!("{status} {body}: {other:?}"),
         }
     }
@@ -110,17 +112,17 @@ async fn a_model_that_is_missing_or_ends_is_told() {
     // An alias need not be listed, and a list need not be one.
     for list in [others, "{}", "[]", "models"] {
         assert!(
-            matches!(found((200, list), (200, "{}")).await, Ok(Reached::Well)),
+            matches!(found((200, list), (200, "{}")).await, Ok(Reachability::Well)),
             "{list}"
         );
     }
     assert!(matches!(
         found((200, LIST), (404, unknown)).await,
-        Ok(Reached::Well)
+        Ok(Reachability::Well)
     ));
     let ends = r#"{"data":[{"id":"gpt-4o-mini","shutdown_date":"2027-01-14"}]}"#;
     match found((200, ends), (404, "")).await {
-        Ok(Reached::ModelEnds(day)) => assert_eq!(day, "2027-01-14"),
+        Ok(Reachability::ModelEnds(day)) => assert_eq!(day, "2027-01-14"),
         other => panic!("{other:?}"),
     }
 }

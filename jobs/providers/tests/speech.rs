@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{PATIENT, SPEECH_KEY, audio, check_table, clients};
 use crate::{
-    Class::{self, *},
+    FailureClass::{self, *},
     media::audio::AudioFormat,
     providers::azure_speech::classify,
     testing::server::{Play, Server},
@@ -106,7 +106,7 @@ async fn the_language_cannot_leave_its_place() {
 
 #[tokio::test]
 async fn recognition_status() {
-    let rows: [(&str, Option<Class>); 8] = [
+    let rows: [(&str, Option<FailureClass>); 8] = [
         (r#"{"RecognitionStatus":"Success"}"#, None),
         (
             r#"{"RecognitionStatus":"NoMatch","Offset":0,"Duration":"5"}"#,

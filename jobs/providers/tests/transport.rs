@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{OPENAI_KEY, PATIENT, SPEECH_KEY, VISION_KEY, audio, clients, settings};
 use crate::{
-    Class, Failure, Provider, Reply,
+    Failure, FailureClass, Provider, ProviderReply,
     providers::Clients,
     testing::server::{Play, Server, head},
 };
@@ -18,7 +18,7 @@ use crate::{
 /// Every kind of call, by name.
 const CALLS: [&str; 5] = ["chat", "assess", "analyze", "submit", "poll"];
 
-async fn call(clients: &Clients, name: &str) -> Result<Reply, Failure> {
+async fn call(clients: &Clients, name: &str) -> Result<ProviderReply, Failure> {
     let (openai, speech, vision) = (
         clients.openai.as_ref().unwrap(),
         clients.speech.as_ref().unwrap(),
@@ -48,9 +48,9 @@ async fn refused(server: &Server, name: &str, timeout: Duration) -> Failure {
 #[tokio::test]
 async fn a_refusal_is_one_request_and_one_verdict() {
     for (status, class) in [
-        (429, Class::RateLimited),
-        (500, Class::Transient),
-        (503, Class::Transient),
+        (429, FailureClass::RateLimited),
+        (500, FailureClass::Transient),
+        (503, FailureClass::Transient),
     ] {
         for name in CALLS {
             let server = Server::start(Play::answer(status, "Retry-After: 7\r\n", "")).await;
@@ -73,7 +73,7 @@ async fn a_redirect_is_not_followed() {
         let location = format!("Location: {}\r\n", elsewhere.url);
         let server = Server::start(Play::answer(307, &location, "")).await;
         let failure = refused(&server, name, PATIENT).await;
-        assert_eq!(failure.class(), Class::Deployment, "{name}: {failure}");
+        assert_eq!(failure.class(), FailureClass::Deployment, "{name}: {failure}");
         assert!(failure.message().contains("redirect"), "{name}: {failure}");
         server.only_request();
         assert!(elsewhere.requests().is_empty(), "{name}");
@@ -99,7 +99,11 @@ async fn a_connection_that_breaks_is_transient_and_not_tried_again() {
         for name in CALLS {
             let server = Server::start(play.clone()).await;
             let failure = refused(&server, name, PATIENT).await;
-            assert_eq!(failure.class(), Class::Transient, "{name}, {what}: {failure}");
+            assert_eq!(
+                failure.class(),
+                FailureClass::Transient,
+                "{name}, {what}: {failure}"
+            );
             server.only_request();
         }
     }
@@ -114,7 +118,7 @@ async fn a_compressed_answer_is_not_unpacked() {
         let head = head(200, "Content-Encoding: gzip\r\n", packed.len());
         let server = Server::start(Play::Write([head, packed.to_vec()].concat())).await;
         let failure = refused(&server, name, PATIENT).await;
-        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        assert_eq!(failure.class(), FailureClass::Transient, "{name}: {failure}");
         let told = failure.message().contains("22 bytes that is not JSON");
         assert!(told || name == "submit", "{name}: {failure}");
     }
@@ -130,7 +134,11 @@ async fn silence_ends_in_a_time_out() {
     join_all(calls.map(async |((what, sent), name)| {
         let server = Server::start(Play::Hang(sent.clone())).await;
         let failure = refused(&server, name, Duration::from_secs(1)).await;
-        assert_eq!(failure.class(), Class::Transient, "{name}, {what}: {failure}");
+        assert_eq!(
+            failure.class(),
+            FailureClass::Transient,
+            "{name}, {what}: {failure}"
+        );
         assert!(failure.message().contains("in time"), "{name}, {what}: {failure}");
         server.only_request();
     }))
@@ -143,7 +151,7 @@ async fn informational_responses_without_an_answer_are_transient() {
     for name in CALLS {
         let server = Server::start(Play::Hang(b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100))).await;
         let failure = refused(&server, name, PATIENT).await;
-        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        assert_eq!(failure.class(), FailureClass::Transient, "{name}: {failure}");
         assert!(failure.to_string().contains("informational"), "{name}: {failure}");
         assert!(failure.is_answer_lost(), "{name}: {failure}");
         server.only_request();
@@ -158,7 +166,7 @@ async fn openai_gets_its_time_for_the_whole_answer() {
     let server = Server::start(Play::Drip(parts, Duration::from_millis(300))).await;
     // Never silent for as long as this, and not done by then either.
     let failure = refused(&server, "chat", Duration::from_secs(1)).await;
-    assert_eq!(failure.class(), Class::Transient, "{failure}");
+    assert_eq!(failure.class(), FailureClass::Transient, "{failure}");
     assert!(failure.message().contains("in time"), "{failure}");
     let reply = call(&clients(&server.url, PATIENT), "chat").await.unwrap();
     assert_eq!(reply.body.get(), body.concat());
@@ -170,7 +178,11 @@ async fn a_paid_answer_that_is_no_json_is_transient() {
         for name in ["chat", "assess", "analyze", "poll"] {
             let server = Server::start(Play::answer(200, "", body)).await;
             let failure = refused(&server, name, PATIENT).await;
-            assert_eq!(failure.class(), Class::Transient, "{name} {body}: {failure}");
+            assert_eq!(
+                failure.class(),
+                FailureClass::Transient,
+                "{name} {body}: {failure}"
+            );
             assert!(failure.message().contains("not JSON"), "{name} {body}: {failure}");
             server.only_request();
         }
@@ -193,7 +205,7 @@ async fn an_endless_answer_is_read_to_the_bound_only() {
     for name in CALLS {
         let server = Server::start(Play::answer(200, "", &nine_mebibytes)).await;
         let failure = refused(&server, name, PATIENT).await;
-        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        assert_eq!(failure.class(), FailureClass::Transient, "{name}: {failure}");
         assert!(
             failure.message().contains("more than 8388608 bytes"),
             "{name}: {failure}"
@@ -223,7 +235,7 @@ async fn nobody_there_is_transient() {
     );
     for name in CALLS {
         let failure = call(&clients, name).await.unwrap_err();
-        assert_eq!(failure.class(), Class::Transient, "{name}: {failure}");
+        assert_eq!(failure.class(), FailureClass::Transient, "{name}: {failure}");
         assert!(
             failure.to_string().contains("was not reached: "),
             "{name}: {failure}"
@@ -426,7 +438,7 @@ async fn a_call_is_sent_no_more_than_twice() {
     let failure = call(&clients, "chat").await.unwrap_err();
     assert_eq!(
         (failure.class(), failure.is_answer_lost()),
-        (Class::Transient, true),
+        (FailureClass::Transient, true),
         "{failure}"
     );
     assert_eq!(seen.load(std::sync::atomic::Ordering::SeqCst), 3);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{PATIENT, VISION_KEY, check_table, clients};
 use crate::{
-    Class::{self, *},
+    FailureClass::{self, *},
     VisionApi,
     providers::azure_vision::classify,
     testing::server::{Play, Server},
@@ -123,7 +123,7 @@ async fn a_submit_without_a_usable_id_is_transient() {
 
 #[tokio::test]
 async fn a_poll() {
-    let rows: [(&str, Option<(Class, &str)>); 8] = [
+    let rows: [(&str, Option<(FailureClass, &str)>); 8] = [
         (r#"{"status":"notStarted"}"#, None),
         (r#"{"status":"running"}"#, None),
         (

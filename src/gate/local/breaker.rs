@@ -7,12 +7,12 @@ use std::{
 
 use jobs::AccountFault;
 
-use super::Refusal;
+use super::LocalFallback;
 use crate::gate::{
-    permit::{Outcome, Settlement},
+    permit::{CallOutcome, Settlement},
     settings::BreakerSettings,
     verdict::{Effect, Reason, State},
-    wire::Settled,
+    wire::SettlementReply,
 };
 
 /// A probe's slot comes free whenever its call ends.
@@ -26,9 +26,9 @@ const RAMP_STEP: Duration = Duration::from_secs(15);
 
 /// CLOSED → OPEN → HALF_OPEN → CLOSED, by the same rules as the scripts.
 #[derive(Debug)]
-pub(in crate::gate) struct Breaker {
+pub(in crate::gate) struct LocalBreaker {
     settings: BreakerSettings,
-    phase: Phase,
+    phase: BreakerPhase,
     /// Grows with each change of phase: an outcome from an earlier one is stale.
     epoch: u64,
     /// Openings in a row.
@@ -38,14 +38,14 @@ pub(in crate::gate) struct Breaker {
 }
 
 #[derive(Debug)]
-enum Phase {
-    Closed(Closed),
+enum BreakerPhase {
+    Closed(ClosedBreaker),
     Open { until: Instant },
     HalfOpen { probes: u32, successes: u32 },
 }
 
 #[derive(Debug, Default)]
-struct Closed {
+struct ClosedBreaker {
     failures: VecDeque<Instant>,
     /// How the last calls ended: whether each failed.
     calls: VecDeque<bool>,
@@ -55,7 +55,7 @@ struct Closed {
 
 /// The share of the concurrency limit that a closed breaker grants.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::gate) struct Caution {
+pub(in crate::gate) struct RecoveryRamp {
     pub(super) percent: u64,
     /// Calls in flight at most, whatever the limit is.
     pub(super) most: Option<u64>,
@@ -63,16 +63,16 @@ pub(in crate::gate) struct Caution {
 
 /// A call that the breaker has let pass.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::gate) struct Ticket {
+pub(in crate::gate) struct BreakerTicket {
     epoch: u64,
     probe: bool,
 }
 
-impl Breaker {
+impl LocalBreaker {
     pub(in crate::gate) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
-            phase: Phase::Closed(Closed::default()),
+            phase: BreakerPhase::Closed(ClosedBreaker::default()),
             epoch: 0,
             opens: 0,
             fault: None,
@@ -81,23 +81,25 @@ impl Breaker {
 
     pub(super) fn state(&self) -> State {
         match self.phase {
-            Phase::Closed(_) => State::Closed,
-            Phase::Open { .. } => State::Open,
-            Phase::HalfOpen { .. } => State::HalfOpen,
+            BreakerPhase::Closed(_) => State::Closed,
+            BreakerPhase::Open { .. } => State::Open,
+            BreakerPhase::HalfOpen { .. } => State::HalfOpen,
         }
     }
 
-    pub(super) fn check(&self, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn check(&self, now: Instant) -> Result<(), LocalFallback> {
         let refused = |reason, wait| {
-            Err(Refusal {
+            Err(LocalFallback {
                 reason,
                 wait: Some(wait),
                 fault: self.fault,
             })
         };
         match self.phase {
-            Phase::Open { until } if now < until => refused(Reason::Open, until - now),
-            Phase::HalfOpen { probes, successes } if probes + successes >= self.most_probes(successes) => {
+            BreakerPhase::Open { until } if now < until => refused(Reason::Open, until - now),
+            BreakerPhase::HalfOpen { probes, successes }
+                if probes + successes >= self.most_probes(successes) =>
+            {
                 refused(Reason::HalfOpen, PROBE_HINT)
             }
             _ => Ok(()),
@@ -114,9 +116,9 @@ impl Breaker {
 
     /// How many calls may be in flight now: all that are allowed, but for the time after a recovery, and while a fault
     /// of the account fails every call.
-    pub(super) fn caution(&self, now: Instant) -> Caution {
-        let Phase::Closed(closed) = &self.phase else {
-            return Caution {
+    pub(super) fn caution(&self, now: Instant) -> RecoveryRamp {
+        let BreakerPhase::Closed(closed) = &self.phase else {
+            return RecoveryRamp {
                 percent: 100,
                 most: None,
             };
@@ -130,30 +132,30 @@ impl Breaker {
             .settings
             .failure_threshold
             .saturating_sub(count(closed.failures.len()));
-        Caution {
+        RecoveryRamp {
             percent,
             most: self.fault.map(|_| u64::from(missing.max(1))),
         }
     }
 
     /// Lets a call pass that was [checked](Self::check), and says whether it has made the breaker half open.
-    pub(super) fn admit(&mut self, now: Instant) -> (Ticket, bool) {
-        let half_opened = matches!(self.phase, Phase::Open { until } if until <= now);
+    pub(super) fn admit(&mut self, now: Instant) -> (BreakerTicket, bool) {
+        let half_opened = matches!(self.phase, BreakerPhase::Open { until } if until <= now);
         if half_opened {
-            self.enter(Phase::HalfOpen {
+            self.enter(BreakerPhase::HalfOpen {
                 probes: 0,
                 successes: 0,
             });
         }
         let probe = match &mut self.phase {
-            Phase::HalfOpen { probes, .. } => {
+            BreakerPhase::HalfOpen { probes, .. } => {
                 *probes += 1;
                 true
             }
             _ => false,
         };
         (
-            Ticket {
+            BreakerTicket {
                 epoch: self.epoch,
                 probe,
             },
@@ -162,8 +164,8 @@ impl Breaker {
     }
 
     /// For a call that Redis has let pass.
-    pub(super) fn ticket(&self) -> Ticket {
-        Ticket {
+    pub(super) fn ticket(&self) -> BreakerTicket {
+        BreakerTicket {
             epoch: self.epoch,
             probe: false,
         }
@@ -180,15 +182,20 @@ impl Breaker {
     pub(super) fn is_open(&mut self, until: Instant, fault: Option<AccountFault>) {
         self.fault = fault;
         match &mut self.phase {
-            Phase::Open { until: known } => *known = until,
-            _ => self.enter(Phase::Open { until }),
+            BreakerPhase::Open { until: known } => *known = until,
+            _ => self.enter(BreakerPhase::Open { until }),
         }
     }
 
     /// Hears of the end of a call.
-    pub(super) fn settle(&mut self, now: Instant, ticket: Ticket, settlement: Settlement) -> Settled {
+    pub(super) fn settle(
+        &mut self,
+        now: Instant,
+        ticket: BreakerTicket,
+        settlement: Settlement,
+    ) -> SettlementReply {
         self.give_back(ticket);
-        let mut settled = Settled {
+        let mut settled = SettlementReply {
             effect: Effect::Recorded,
             state: self.state(),
             count: 0,
@@ -200,12 +207,12 @@ impl Breaker {
             return settled;
         }
         match settlement.outcome {
-            Outcome::Ignored | Outcome::Cancelled => settled.effect = Effect::Ignored,
-            Outcome::Success => {
+            CallOutcome::Ignored | CallOutcome::Cancelled => settled.effect = Effect::Ignored,
+            CallOutcome::Success => {
                 self.fault = None;
                 self.succeeded(now, &mut settled);
             }
-            Outcome::Failure => {
+            CallOutcome::Failure => {
                 self.fault = settlement.fault;
                 self.failed(now, &mut settled);
             }
@@ -214,10 +221,10 @@ impl Breaker {
         settled
     }
 
-    fn succeeded(&mut self, now: Instant, settled: &mut Settled) {
+    fn succeeded(&mut self, now: Instant, settled: &mut SettlementReply) {
         match &mut self.phase {
-            Phase::Closed(closed) => closed.note(false),
-            Phase::HalfOpen { successes, .. } => {
+            BreakerPhase::Closed(closed) => closed.note(false),
+            BreakerPhase::HalfOpen { successes, .. } => {
                 *successes += 1;
                 settled.count = *successes;
                 if settled.count >= self.settings.success_threshold {
@@ -225,14 +232,14 @@ impl Breaker {
                     self.close(now);
                 }
             }
-            Phase::Open { .. } => {}
+            BreakerPhase::Open { .. } => {}
         }
     }
 
-    fn failed(&mut self, now: Instant, settled: &mut Settled) {
+    fn failed(&mut self, now: Instant, settled: &mut SettlementReply) {
         let settings = &self.settings;
         match &mut self.phase {
-            Phase::Closed(closed) => {
+            BreakerPhase::Closed(closed) => {
                 closed.note(true);
                 closed.failures.push_back(now);
                 let counted = |at: &Instant| now - *at < settings.window;
@@ -250,17 +257,17 @@ impl Breaker {
                     self.open(now);
                 }
             }
-            Phase::HalfOpen { .. } => {
+            BreakerPhase::HalfOpen { .. } => {
                 (settled.effect, settled.count) = (Effect::Reopened, 1);
                 self.open(now);
             }
-            Phase::Open { .. } => {}
+            BreakerPhase::Open { .. } => {}
         }
     }
 
     /// A probe is over.
-    pub(super) fn give_back(&mut self, ticket: Ticket) {
-        if let Phase::HalfOpen { probes, .. } = &mut self.phase
+    pub(super) fn give_back(&mut self, ticket: BreakerTicket) {
+        if let BreakerPhase::HalfOpen { probes, .. } = &mut self.phase
             && ticket.probe
             && ticket.epoch == self.epoch
         {
@@ -272,7 +279,9 @@ impl Breaker {
     fn open(&mut self, now: Instant) {
         let stable = self.settings.window.max(self.open_time());
         let is_stable = match &self.phase {
-            Phase::Closed(Closed { since, .. }) => since.is_none_or(|since| now - since >= stable),
+            BreakerPhase::Closed(ClosedBreaker { since, .. }) => {
+                since.is_none_or(|since| now - since >= stable)
+            }
             _ => false,
         };
         self.opens = if is_stable {
@@ -281,7 +290,7 @@ impl Breaker {
             self.opens.saturating_add(1)
         };
         let until = now + self.open_time();
-        self.enter(Phase::Open { until });
+        self.enter(BreakerPhase::Open { until });
     }
 
     /// How long the last opening of a row lasts.
@@ -292,19 +301,19 @@ impl Breaker {
     }
 
     fn close(&mut self, now: Instant) {
-        self.enter(Phase::Closed(Closed {
+        self.enter(BreakerPhase::Closed(ClosedBreaker {
             since: Some(now),
-            ..Closed::default()
+            ..ClosedBreaker::default()
         }));
     }
 
-    fn enter(&mut self, phase: Phase) {
+    fn enter(&mut self, phase: BreakerPhase) {
         self.phase = phase;
         self.epoch += 1;
     }
 }
 
-impl Closed {
+impl ClosedBreaker {
     fn note(&mut self, failed: bool) {
         self.calls.push_back(failed);
         if self.calls.len() > LAST_CALLS {

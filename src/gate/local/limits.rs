@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Caution, Refusal};
+use super::{LocalFallback, RecoveryRamp};
 use crate::gate::{
-    permit::{Outcome, Settlement},
+    permit::{CallOutcome, Settlement},
     settings::{LimitSettings, Pace},
     verdict::Reason,
 };
@@ -21,11 +21,11 @@ const SLOT_HINT: Duration = Duration::from_millis(250);
 
 /// Calls in flight and the cost of the last minute, by the same rules as the scripts.
 #[derive(Debug)]
-pub(in crate::gate) struct Limits {
+pub(in crate::gate) struct LocalLimits {
     settings: LimitSettings,
     started: Instant,
     /// At most 13: one more than the window is long, so that no window ever holds more than the limit.
-    buckets: VecDeque<Bucket>,
+    buckets: VecDeque<UsageBucket>,
     in_flight: u64,
     /// When the next call would be due, were all of them evenly spread (GCRA).
     due: Option<Instant>,
@@ -33,7 +33,7 @@ pub(in crate::gate) struct Limits {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+struct UsageBucket {
     number: u64,
     requests: u64,
     tokens: u64,
@@ -41,12 +41,12 @@ struct Bucket {
 
 /// The charge of a call.
 #[derive(Debug)]
-pub(in crate::gate) struct Charge {
+pub(in crate::gate) struct LimitCharge {
     bucket: u64,
     tokens: u64,
 }
 
-impl Limits {
+impl LocalLimits {
     pub(in crate::gate) fn new(settings: LimitSettings, started: Instant) -> Self {
         Self {
             settings,
@@ -66,8 +66,8 @@ impl Limits {
         now: Instant,
         tokens: u64,
         replicas: u32,
-        caution: Caution,
-    ) -> Result<(), Refusal> {
+        caution: RecoveryRamp,
+    ) -> Result<(), LocalFallback> {
         self.forget_old(now);
         let LimitSettings {
             requests_per_minute,
@@ -98,7 +98,7 @@ impl Limits {
         }
         if let Some(limit) = tokens_per_minute {
             if tokens > u64::from(limit.get()) {
-                return Err(Refusal::new(Reason::TooLarge, None));
+                return Err(LocalFallback::new(Reason::TooLarge, None));
             }
             // A call that is larger than the share passes when nothing else has been used.
             let limit = share(limit, replicas).max(tokens);
@@ -112,13 +112,13 @@ impl Limits {
             );
         }
         match longest {
-            Some((wait, reason)) => Err(Refusal::new(reason, Some(wait))),
+            Some((wait, reason)) => Err(LocalFallback::new(reason, Some(wait))),
             None => Ok(()),
         }
     }
 
     /// Puts a call down that passes.
-    pub(super) fn charge(&mut self, now: Instant, tokens: u64, replicas: u32) -> Charge {
+    pub(super) fn charge(&mut self, now: Instant, tokens: u64, replicas: u32) -> LimitCharge {
         self.forget_old(now);
         self.in_flight += 1;
         if let Some(pace) = self.settings.pace {
@@ -133,25 +133,25 @@ impl Limits {
                 last.requests += 1;
                 last.tokens = last.tokens.saturating_add(tokens);
             }
-            _ => self.buckets.push_back(Bucket {
+            _ => self.buckets.push_back(UsageBucket {
                 number,
                 requests: 1,
                 tokens,
             }),
         }
-        Charge {
+        LimitCharge {
             bucket: number,
             tokens,
         }
     }
 
     /// A call has ended: its slot is free, and its charge corrected.
-    pub(super) fn release(&mut self, now: Instant, charge: Charge, settlement: Settlement) {
+    pub(super) fn release(&mut self, now: Instant, charge: LimitCharge, settlement: Settlement) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(wait) = settlement.throttle {
             self.throttle(now + wait);
         }
-        let cancelled = settlement.outcome == Outcome::Cancelled;
+        let cancelled = settlement.outcome == CallOutcome::Cancelled;
         let used = if cancelled {
             0
         } else {
@@ -180,7 +180,7 @@ impl Limits {
     }
 
     /// How long until `cost` fits below `limit`; zero when it does now.
-    fn until_free(&self, now: Instant, of: impl Fn(&Bucket) -> u64, cost: u64, limit: u64) -> Duration {
+    fn until_free(&self, now: Instant, of: impl Fn(&UsageBucket) -> u64, cost: u64, limit: u64) -> Duration {
         let mut total: u64 = self.buckets.iter().map(&of).fold(cost, u64::saturating_add);
         let mut wait = Duration::ZERO;
         for bucket in &self.buckets {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::gate::{
-    permit::Outcome::{self, Cancelled, Failure, Ignored, Success},
+    permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
     settings::{BreakerSettings, LimitSettings, Pace},
     verdict::{Effect, State},
 };
@@ -15,8 +15,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn local(limits: LimitSettings) -> (Local, Instant) {
     let start = Instant::now();
-    let breaker = Arc::new(Mutex::new(Breaker::new(BreakerSettings::openai())));
-    (Local::new(breaker, Limits::new(limits, start)), start)
+    let breaker = Arc::new(Mutex::new(LocalBreaker::new(BreakerSettings::openai())));
+    (Local::new(breaker, LocalLimits::new(limits, start)), start)
 }
 
 fn per_minute(requests: u32) -> LimitSettings {
@@ -26,11 +26,11 @@ fn per_minute(requests: u32) -> LimitSettings {
     }
 }
 
-fn end(local: &Local, now: Instant, account: Account, outcome: Outcome) -> Settled {
+fn end(local: &Local, now: Instant, account: LocalCallRecord, outcome: CallOutcome) -> SettlementReply {
     local.end(now, account, Settlement::new(outcome), true).unwrap()
 }
 
-fn account(local: &Local, now: Instant) -> Account {
+fn account(local: &Local, now: Instant) -> LocalCallRecord {
     local.admit(now, 0, 1).unwrap().account
 }
 
@@ -99,7 +99,7 @@ fn a_failed_probe_opens_it_again_and_old_failures_do_not_count() {
         );
     }
     let now = start + Duration::from_secs(1000);
-    local.refused(now, Refusal::new(Reason::Open, Some(SECOND)));
+    local.refused(now, LocalFallback::new(Reason::Open, Some(SECOND)));
     assert_eq!(refusal(&local, now, 0, 1), Some((Reason::Open, Some(SECOND))));
     let probe = local.admit(now + SECOND, 0, 1).unwrap();
     assert!(probe.half_opened);
@@ -240,7 +240,7 @@ fn a_limit_is_divided_by_the_replicas_with_a_fifth_to_spare() {
 #[test]
 fn what_redis_granted_before_it_went_away_counts() {
     let (local, start) = local(per_minute(5));
-    let granted: Vec<Account> = (0..4).map(|_| local.granted(start, 0, 1, false)).collect();
+    let granted: Vec<LocalCallRecord> = (0..4).map(|_| local.granted(start, 0, 1, false)).collect();
     assert_eq!(
         refusal(&local, start, 0, 1),
         Some((Reason::Rpm, Some(65 * SECOND)))

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     demo::PrivateRedis,
-    gate::{Admission, DEADLINE, Effect, Gate, Gates, GatesSettings, Outcome, Permit, Reason, Settlement},
+    gate::{
+        Admission, CallOutcome, DEADLINE, Effect, Gates, GatesSettings, Permit, ProviderGate, Reason,
+        Settlement,
+    },
 };
 
 fn signal(redis: &PrivateRedis, signal: Signal) {
@@ -26,7 +29,7 @@ fn signal(redis: &PrivateRedis, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-async fn die(redis: &PrivateRedis, gate: &Gate) {
+async fn die(redis: &PrivateRedis, gate: &ProviderGate) {
     signal(redis, Signal::SIGKILL);
     eventually("dead", async || gate.status().await.is_err()).await;
 }
@@ -44,13 +47,13 @@ async fn what_ends_while_redis_is_silent_is_settled_when_it_is_back() {
 
     let used = Settlement {
         tokens: Some(77),
-        ..Settlement::new(Outcome::Success)
+        ..Settlement::new(CallOutcome::Success)
     };
-    let (one, other) = tokio::join!(paid.settle(used), end(failed, Outcome::Failure));
+    let (one, other) = tokio::join!(paid.settle(used), end(failed, CallOutcome::Failure));
     assert_eq!((one, other), (Effect::Queued, Effect::Queued));
     // Granted here; Redis will find the request when it wakes up, and its settlement after it.
     let local = sent(gate).await;
-    assert_eq!(end(local, Outcome::Failure).await, Effect::Queued);
+    assert_eq!(end(local, CallOutcome::Failure).await, Effect::Queued);
     assert!(gates.is_redis_away());
 
     signal(&redis, Signal::SIGCONT);
@@ -66,7 +69,10 @@ async fn what_ends_while_redis_is_silent_is_settled_when_it_is_back() {
         ) == (0, 3, 77, 2)
     })
     .await;
-    assert_eq!(end(permit(gate).await, Outcome::Success).await, Effect::Recorded);
+    assert_eq!(
+        end(permit(gate).await, CallOutcome::Success).await,
+        Effect::Recorded
+    );
     assert!(!gates.is_redis_away());
 }
 
@@ -104,9 +110,9 @@ async fn without_redis_the_replica_goes_by_its_own_limits_and_its_own_breaker() 
     );
     assert!(gates.is_redis_away());
     for permit in held {
-        assert_eq!(end(permit, Outcome::Failure).await, Effect::Queued);
+        assert_eq!(end(permit, CallOutcome::Failure).await, Effect::Queued);
     }
-    assert_eq!(end(sent(gate).await, Outcome::Failure).await, Effect::Queued);
+    assert_eq!(end(sent(gate).await, CallOutcome::Failure).await, Effect::Queued);
     let open = rejection(gate).await;
     assert_eq!(
         open.to_string(),
@@ -167,7 +173,7 @@ async fn a_fleet_without_redis_is_above_its_limit_by_its_shares_at_most() {
     .await;
     assert!(fill(&fleet[1]).await.is_empty(), "Redis knows of its own");
     for permit in granted {
-        end(permit, Outcome::Success).await;
+        end(permit, CallOutcome::Success).await;
     }
     let again = fill(&fleet[1]).await;
     let in_flight = again.len() + shares.iter().map(Vec::len).sum::<usize>();
@@ -184,7 +190,7 @@ async fn what_redis_said_last_is_remembered() {
     assert_eq!(rejection(gate).await.reason, Reason::Open);
     let pause = Settlement {
         throttle: Some(ms(60_000)),
-        ..Settlement::new(Outcome::Ignored)
+        ..Settlement::new(CallOutcome::Ignored)
     };
     sent(vision).await.settle(pause).await;
     die(&redis, gate).await;
@@ -227,11 +233,15 @@ async fn readonly_and_oom_are_away() {
         let before = sent(gate).await;
         assert!(!gates.is_redis_away());
         tell(trouble).await;
-        assert_eq!(end(before, Outcome::Success).await, effect, "{trouble:?}");
+        assert_eq!(end(before, CallOutcome::Success).await, effect, "{trouble:?}");
         let local = permit(gate).await;
         assert!(gates.is_redis_away(), "{trouble:?}");
         tell(remedy).await;
-        assert_eq!(end(local, Outcome::Success).await, Effect::Unknown, "{trouble:?}");
+        assert_eq!(
+            end(local, CallOutcome::Success).await,
+            Effect::Unknown,
+            "{trouble:?}"
+        );
     }
     drop(permit(gate).await);
     assert!(!gates.is_redis_away());
@@ -265,7 +275,7 @@ async fn a_redis_that_is_loading_is_away() {
     );
     let permit = permit(gates.gate(OPENAI)).await;
     assert!(gates.is_redis_away());
-    assert_eq!(end(permit, Outcome::Success).await, Effect::Queued);
+    assert_eq!(end(permit, CallOutcome::Success).await, Effect::Queued);
 }
 
 #[tokio::test]

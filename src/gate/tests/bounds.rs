@@ -3,7 +3,7 @@
 use super::rig::{Rig, breaker, limit, ms, requests, tokens, unlimited};
 use crate::gate::{
     BreakerSettings, LimitSettings, Pace, Settlement,
-    permit::Outcome::{Failure, Success},
+    permit::CallOutcome::{Failure, Success},
     verdict::Reason,
 };
 

@@ -5,9 +5,9 @@ use jobs::AccountFault;
 use super::rig::{Rig, breaker, concurrent, ms, same, scenarios, unlimited};
 use crate::gate::{
     BreakerSettings, Settlement,
-    permit::Outcome::{Cancelled, Failure, Ignored, Success},
+    permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
     verdict::{Effect, Reason, State},
-    wire::{Control, Verdict},
+    wire::{AdmissionVerdict, BreakerControl},
 };
 
 /// Two failures open, two successes close, two probes.
@@ -48,7 +48,7 @@ scenarios! {
 
     async fn lets_three_probes_pass_and_closes_at_the_second_success(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         let first = gate.admit("p1", 0).await?;
         same!((first.is_probe(), first.moved_to), (true, Some(State::HalfOpen)));
@@ -68,7 +68,7 @@ scenarios! {
 
     async fn a_failed_probe_opens_it_again(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("p1").await && gate.passes("p2").await, true);
         same!(gate.ends("p1", Success).await, Effect::Recorded);
@@ -89,7 +89,7 @@ scenarios! {
 
     async fn killed_probes_do_not_wedge_half_open(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         for id in ["k1", "k2", "k3"] {
             same!(gate.passes(id).await, true);
@@ -148,7 +148,7 @@ scenarios! {
     /// The configuration refuses it; another replica's may not have.
     async fn fewer_probes_than_successes_cannot_wedge_it(rig) {
         let gate = rig.gate(BreakerSettings { half_open_max: 1, ..breaker() }, unlimited());
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("1").await, true);
         same!(gate.ends("1", Success).await, Effect::Recorded);
@@ -192,7 +192,7 @@ scenarios! {
 
     async fn probes_of_an_earlier_half_open_take_no_place_in_the_next(rig) {
         let gate = rig.gate(BreakerSettings { open_for: ms(1000), ..breaker() }, unlimited());
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(1000).await;
         for id in ["u1", "u2", "u3"] {
             same!(gate.passes(id).await, true);
@@ -208,7 +208,7 @@ scenarios! {
 
     async fn an_ignored_probe_hands_its_place_back(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         for id in ["1", "2", "3"] {
             same!(gate.passes(id).await, true);
@@ -303,7 +303,7 @@ scenarios! {
         }
         for (n, seconds) in [60, 120, 240, 480, 600, 600].into_iter().enumerate() {
             same!(gate.refusal("x").await, Some((Reason::Open, Some(seconds * 1000))));
-            let reading = gate.desk.control(Control::Status).await?;
+            let reading = gate.desk.control(BreakerControl::Status).await?;
             same!(reading.open_until, Some(rig.now() + seconds * 1000));
             rig.pass(seconds * 1000).await;
             let probe = format!("p{n}");
@@ -348,9 +348,9 @@ scenarios! {
         rig.pass(60_000).await;
         same!(gate.passes("p").await, true);
         same!(gate.ends("p", Failure).await, Effect::Reopened);
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         same!(gate.refusal("x").await, Some((Reason::Open, Some(60_000))));
-        gate.desk.control(Control::Close).await?;
+        gate.desk.control(BreakerControl::Close).await?;
         same!(gate.passes("y").await, true);
         for n in 1..=5 {
             same!(gate.passes(&format!("h{n}")).await, true);
@@ -370,7 +370,7 @@ scenarios! {
 
     async fn after_a_recovery_the_concurrency_limit_comes_back_in_steps(rig) {
         let gate = rig.gate(breaker(), concurrent(8));
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("a").await && gate.passes("b").await, true);
         rig.pass(10).await;
@@ -393,8 +393,8 @@ scenarios! {
         }
         // A breaker that was closed by hand, or has never been open, grants the whole limit.
         let gate = rig.gate(breaker(), concurrent(8));
-        gate.desk.control(Control::Open).await?;
-        gate.desk.control(Control::Close).await?;
+        gate.desk.control(BreakerControl::Open).await?;
+        gate.desk.control(BreakerControl::Close).await?;
         for n in 0..8 {
             same!(gate.passes(&format!("{n}")).await, true);
         }
@@ -420,18 +420,18 @@ scenarios! {
             same!(calls, 5);
             let refused = gate.admit("x", 0).await?;
             same!(refused.refusal(), Some((Reason::Open, Some(60_000))));
-            same!(matches!(refused.verdict, Verdict::Refused { fault: Some(AccountFault::Credit), .. }), true);
-            same!(gate.desk.control(Control::Status).await?.fault, Some((AccountFault::Credit, rig.now())));
+            same!(matches!(refused.verdict, AdmissionVerdict::Refused { fault: Some(AccountFault::Credit), .. }), true);
+            same!(gate.desk.control(BreakerControl::Status).await?.fault, Some((AccountFault::Credit, rig.now())));
             // Closed by hand, it starts over.
             let other = rig.gate(breaker(), limits);
             same!(other.passes("o").await, true);
             same!(other.settle("o", credit).await?.effect, Effect::Recorded);
-            same!(other.desk.control(Control::Close).await?.fault, None);
+            same!(other.desk.control(BreakerControl::Close).await?.fault, None);
             rig.pass(60_000).await;
             same!(gate.admit("p1", 0).await?.is_probe(), true);
             same!(gate.refusal("p2").await.map(|(why, _)| why), Some(Reason::HalfOpen));
             same!(gate.ends("p1", Success).await, Effect::Recorded);
-            same!(gate.desk.control(Control::Status).await?.fault, None);
+            same!(gate.desk.control(BreakerControl::Status).await?.fault, None);
             same!(gate.passes("p2").await && gate.passes("p3").await, true);
             same!(gate.passes("p4").await, false);
             same!(gate.ends("p2", Success).await, Effect::Closed);
@@ -499,7 +499,7 @@ scenarios! {
         same!(vision.passes("v1").await, true);
         rig.pass(10_000).await;
         let then = rig.now();
-        speech.desk.control(Control::Open).await?;
+        speech.desk.control(BreakerControl::Open).await?;
         rig.step_back(5000).await;
         let answer = vision.admit("v2", 0).await?;
         same!((answer.now, answer.refusal()), (then, Some((Reason::Open, Some(60_000)))));

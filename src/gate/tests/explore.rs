@@ -13,9 +13,9 @@ use super::{
 use crate::{
     gate::{
         BreakerSettings,
-        permit::Outcome,
+        permit::CallOutcome,
         verdict::{Effect, State},
-        wire::{Control, Verdict, Wire},
+        wire::{AdmissionVerdict, BatchedGate, BreakerControl},
     },
     keys::GateKeys,
 };
@@ -36,7 +36,7 @@ const LONGEST_OPEN: u64 = 600_000;
 
 struct Explorer {
     rig: Rig,
-    gates: Vec<Wire>,
+    gates: Vec<BatchedGate>,
     keys: Vec<String>,
     seen: HashSet<(Stored, Place)>,
     waiting: VecDeque<(usize, Place)>,
@@ -146,7 +146,7 @@ impl Explorer {
 
     async fn explore(&mut self, scope: &Scope) {
         if scope.from_open {
-            self.gates[0].desk.control(Control::Open).await.unwrap();
+            self.gates[0].desk.control(BreakerControl::Open).await.unwrap();
         }
         let start = Place {
             calls: vec![Call::Idle; scope.calls],
@@ -199,7 +199,7 @@ impl Explorer {
 
     async fn admit(&mut self, i: usize, place: &Place, before: &Stored) -> Call {
         let answer = self.gates[i % 2].admit(format!("c{i}"), 0).await.unwrap();
-        let Verdict::Refused { reason, wait, .. } = answer.verdict else {
+        let AdmissionVerdict::Refused { reason, wait, .. } = answer.verdict else {
             *self.effects.entry("admitted").or_default() += 1;
             return Call::Running { epoch: answer.epoch };
         };
@@ -218,7 +218,7 @@ impl Explorer {
         Call::Idle
     }
 
-    async fn end(&mut self, i: usize, outcome: Outcome, place: &Place, before: &Stored) {
+    async fn end(&mut self, i: usize, outcome: CallOutcome, place: &Place, before: &Stored) {
         let Call::Running { epoch } = place.calls[i] else {
             unreachable!("only running calls end")
         };
@@ -252,7 +252,9 @@ impl Explorer {
             }
         }
         assert_eq!(
-            self.gates[i % 2].ends(&format!("c{i}"), Outcome::Failure).await,
+            self.gates[i % 2]
+                .ends(&format!("c{i}"), CallOutcome::Failure)
+                .await,
             Effect::Unknown,
             "I8"
         );

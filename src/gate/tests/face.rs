@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use jobs::{Class, Failure, Provider};
+use jobs::{Failure, FailureClass, Provider};
 use redis::AsyncCommands;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     demo::PrivateRedis,
-    gate::{Admission, Effect, Gates, GatesSettings, Outcome, Reason, Settlement, State},
+    gate::{Admission, CallOutcome, Effect, Gates, GatesSettings, Reason, Settlement, State},
     keys::GateKeys,
 };
 
@@ -27,10 +27,10 @@ async fn a_call_is_admitted_counted_and_settled() {
     assert_eq!(in_use(&gate.status().await.unwrap()), (2, 2, 0));
     let used = Settlement {
         tokens: Some(1234),
-        ..Settlement::new(Outcome::Success)
+        ..Settlement::new(CallOutcome::Success)
     };
     assert_eq!(first.settle(used).await, Effect::Recorded);
-    assert_eq!(end(second, Outcome::Failure).await, Effect::Recorded);
+    assert_eq!(end(second, CallOutcome::Failure).await, Effect::Recorded);
     let status = gate.status().await.unwrap();
     assert_eq!((in_use(&status), status.tokens), ((0, 2, 1), 1234));
     assert!(!gates.is_redis_away());
@@ -55,7 +55,10 @@ async fn a_dropped_permit_costs_nothing_unless_it_was_sent() {
     })
     .await;
     // Ended without a verdict on the provider, and never sent: refunded too.
-    assert_eq!(end(permit(gate).await, Outcome::Ignored).await, Effect::Ignored);
+    assert_eq!(
+        end(permit(gate).await, CallOutcome::Ignored).await,
+        Effect::Ignored
+    );
     assert_eq!(in_use(&gate.status().await.unwrap()), (0, 1, 1));
 }
 
@@ -70,7 +73,7 @@ async fn an_admission_or_a_settlement_that_is_dropped_midway_leaks_nothing() {
     let reaches = async |what| {
         eventually("done", async || in_use(&onlooker.status().await.unwrap()) == what).await;
     };
-    end(permit(gate).await, Outcome::Cancelled).await; // The scripts are loaded from here on.
+    end(permit(gate).await, CallOutcome::Cancelled).await; // The scripts are loaded from here on.
 
     proxy.hold_replies(true);
     tokio::select! {
@@ -84,7 +87,7 @@ async fn an_admission_or_a_settlement_that_is_dropped_midway_leaks_nothing() {
     let failed = sent(gate).await;
     proxy.hold_replies(true);
     tokio::select! {
-        effect = end(failed, Outcome::Failure) => panic!("{effect}"),
+        effect = end(failed, CallOutcome::Failure) => panic!("{effect}"),
         () = reaches((0, 1, 1)) => {}
     }
     assert!(gate.has_letters());
@@ -123,7 +126,7 @@ async fn leases_are_renewed_and_a_lost_one_stops_its_call() {
         () = kept.lost() => panic!("nobody has taken it"),
         () = std::future::ready(()) => {}
     }
-    assert_eq!(end(kept, Outcome::Success).await, Effect::Recorded);
+    assert_eq!(end(kept, CallOutcome::Success).await, Effect::Recorded);
 }
 
 #[tokio::test]
@@ -170,7 +173,7 @@ async fn an_open_breaker_says_so_in_the_words_of_the_node_worker() {
     let failure = Failure::from(rejection);
     assert_eq!(
         (failure.class(), failure.provider()),
-        (Class::Blocked, Some(OPENAI))
+        (FailureClass::Blocked, Some(OPENAI))
     );
     assert!((ms(50_000)..=ms(60_000)).contains(&failure.retry_after().unwrap()));
     let status = gate.reset().await.unwrap().breaker;
@@ -199,12 +202,12 @@ async fn the_azure_services_share_a_breaker_and_keep_limits_of_their_own() {
     );
     let pause = Settlement {
         throttle: Some(ms(60_000)),
-        ..Settlement::new(Outcome::Ignored)
+        ..Settlement::new(CallOutcome::Ignored)
     };
     assert_eq!(sent(speech).await.settle(pause).await, Effect::Ignored);
     assert_eq!(rejection(speech).await.reason, Reason::Throttled);
     for permit in held {
-        end(permit, Outcome::Failure).await;
+        end(permit, CallOutcome::Failure).await;
     }
     // Speech has seen no failure.
     assert_eq!(rejection(speech).await.reason, Reason::Open);
@@ -224,7 +227,10 @@ async fn a_call_that_can_never_pass_is_the_jobs_fault() {
         panic!("admitted")
     };
     let failure = Failure::from(rejection);
-    assert_eq!((failure.class(), failure.retry_after()), (Class::Permanent, None));
+    assert_eq!(
+        (failure.class(), failure.retry_after()),
+        (FailureClass::Permanent, None)
+    );
 }
 
 #[tokio::test]
@@ -243,7 +249,7 @@ async fn forgotten_scripts_are_loaded_again() {
             .query_async(&mut direct)
             .await
             .unwrap();
-        assert_eq!(end(permit, Outcome::Success).await, Effect::Recorded);
+        assert_eq!(end(permit, CallOutcome::Success).await, Effect::Recorded);
         let _: () = redis::cmd("SCRIPT")
             .arg("FLUSH")
             .query_async(&mut direct)
@@ -261,14 +267,14 @@ async fn a_lost_reply_neither_charges_twice_nor_counts_twice() {
     let gates = replica(&proxy.url(), "r1", &GatesSettings::default());
     let gate = gates.gate(OPENAI);
     gate.status().await.unwrap();
-    end(permit(gate).await, Outcome::Cancelled).await; // The scripts are loaded.
+    end(permit(gate).await, CallOutcome::Cancelled).await; // The scripts are loaded.
 
     proxy.lose_next_reply();
     let permit = sent(gate).await;
     assert!(proxy.has_lost_it());
     assert_eq!(in_use(&gate.status().await.unwrap()), (1, 1, 0));
     proxy.lose_next_reply();
-    assert_eq!(end(permit, Outcome::Failure).await, Effect::Unknown);
+    assert_eq!(end(permit, CallOutcome::Failure).await, Effect::Unknown);
     assert!(proxy.has_lost_it());
     assert_eq!(in_use(&gate.status().await.unwrap()), (0, 1, 1));
     assert!(!gates.is_redis_away());

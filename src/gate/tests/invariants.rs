@@ -3,13 +3,13 @@
 use super::rig::{Rig, breaker, concurrent, limit, ms, requests, tokens, unlimited};
 use crate::gate::{
     BreakerSettings, LimitSettings, Pace, Settlement,
-    permit::Outcome::{Cancelled, Failure, Ignored, Success},
+    permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
     verdict::{Effect, Reason, State},
-    wire::{Control, Wire},
+    wire::{BatchedGate, BreakerControl},
 };
 
 /// Everything that the gate stores, except what is merely garbage by now.
-async fn dump(rig: &Rig, gate: &Wire) -> Vec<String> {
+async fn dump(rig: &Rig, gate: &BatchedGate) -> Vec<String> {
     let keys = &gate.desk.keys;
     let mut all: Vec<String> = rig.contract(gate).await.map(|v| v.unwrap_or_default()).to_vec();
     for hash in [&keys.meta, &keys.win, &keys.lease_data] {
@@ -28,18 +28,18 @@ async fn dump(rig: &Rig, gate: &Wire) -> Vec<String> {
     all
 }
 
-async fn epoch(rig: &Rig, gate: &Wire) -> u64 {
+async fn epoch(rig: &Rig, gate: &BatchedGate) -> u64 {
     rig.query(&["HGET", &gate.desk.keys.meta, "epoch"]).await
 }
 
 /// Opens the breaker by failures.
-async fn open(gate: &Wire) {
+async fn open(gate: &BatchedGate) {
     for n in 0..5 {
         assert!(gate.passes(&format!("open{n}")).await);
         gate.ends(&format!("open{n}"), Failure).await;
     }
     assert_eq!(
-        gate.desk.control(Control::Status).await.unwrap().state,
+        gate.desk.control(BreakerControl::Status).await.unwrap().state,
         State::Open
     );
 }
@@ -56,7 +56,7 @@ async fn i1_live_probes_and_successes_never_exceed_the_half_open_maximum() {
             },
             unlimited(),
         );
-        gate.desk.control(Control::Open).await.unwrap();
+        gate.desk.control(BreakerControl::Open).await.unwrap();
         rig.pass(60_000).await;
         let mut probes: Vec<String> = Vec::new();
         let mut tried = 0;
@@ -75,7 +75,7 @@ async fn i1_live_probes_and_successes_never_exceed_the_half_open_maximum() {
             gate.ends(&probes.remove(0), Success).await;
         }
         assert_eq!(
-            gate.desk.control(Control::Status).await.unwrap().state,
+            gate.desk.control(BreakerControl::Status).await.unwrap().state,
             State::Closed
         );
     }
@@ -102,7 +102,7 @@ async fn i2_stale_expired_and_unknown_outcomes_never_move_the_breaker() {
         ));
         assert_eq!(rig.contract(&gate).await, before);
     }
-    gate.desk.control(Control::Open).await.unwrap();
+    gate.desk.control(BreakerControl::Open).await.unwrap();
     rig.pass(60_000).await;
     assert!(gate.passes("probe").await);
     let before = (rig.contract(&gate).await, epoch(&rig, &gate).await);
@@ -167,7 +167,7 @@ async fn i4_a_rejection_consumes_nothing() {
     for n in 0..6 {
         assert!(gate.passes(&format!("busy{n}")).await);
     }
-    gate.desk.control(Control::Open).await.unwrap();
+    gate.desk.control(BreakerControl::Open).await.unwrap();
     refuses_without_a_trace(&rig, &gate, Reason::Open).await;
     for _ in 0..6 {
         rig.pass(10_000).await;
@@ -185,7 +185,7 @@ async fn i4_a_rejection_consumes_nothing() {
     refuses_without_a_trace(&rig, &gate, Reason::HalfOpen).await;
 }
 
-async fn refuses_without_a_trace(rig: &Rig, gate: &Wire, reason: Reason) {
+async fn refuses_without_a_trace(rig: &Rig, gate: &BatchedGate, reason: Reason) {
     let before = dump(rig, gate).await;
     for n in 0..3 {
         let refusal = gate.admit(format!("no{n}"), 10).await.unwrap().refusal();
@@ -218,9 +218,9 @@ async fn i5_the_epoch_strictly_increases_with_each_transition() {
         grows().await; // HALF_OPEN
         gate.ends(&format!("a{round}"), Failure).await;
         grows().await; // OPEN
-        gate.desk.control(Control::Close).await.unwrap();
+        gate.desk.control(BreakerControl::Close).await.unwrap();
         grows().await; // CLOSED
-        gate.desk.control(Control::Open).await.unwrap();
+        gate.desk.control(BreakerControl::Open).await.unwrap();
         grows().await; // OPEN
     }
     // Nor is one used again after the data was lost, once the clock has moved.
@@ -296,7 +296,7 @@ async fn i8_a_second_settle_is_a_no_op() {
             for half_open in [false, true] {
                 let gate = rig.gate(breaker(), tokens(1000));
                 if half_open {
-                    gate.desk.control(Control::Open).await.unwrap();
+                    gate.desk.control(BreakerControl::Open).await.unwrap();
                     rig.pass(60_000).await;
                 }
                 assert!(gate.admit("1", 10).await.unwrap().passes());

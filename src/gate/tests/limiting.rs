@@ -5,12 +5,12 @@ use jobs::AccountFault;
 
 use crate::gate::{
     LimitSettings, Pace, Settlement,
-    permit::Outcome::{self, Cancelled, Failure, Ignored, Success},
+    permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
     verdict::{Effect, Reason},
-    wire::Control,
+    wire::BreakerControl,
 };
 
-fn used(outcome: Outcome, tokens: u64) -> Settlement {
+fn used(outcome: CallOutcome, tokens: u64) -> Settlement {
     Settlement {
         tokens: Some(tokens),
         ..Settlement::new(outcome)
@@ -45,7 +45,7 @@ scenarios! {
         gate.settle("1", used(Success, 300)).await?;
         same!(gate.admit("2", 600).await?.passes(), true);
         gate.settle("2", used(Success, 700)).await?;
-        same!(gate.desk.control(Control::Status).await?.tokens, 1000);
+        same!(gate.desk.control(BreakerControl::Status).await?.tokens, 1000);
         same!(gate.admit("3", 1).await?.passes(), false);
         same!(gate.admit("4", 0).await?.passes(), true);
         same!(gate.admit("5", 1001).await?.refusal(), Some((Reason::TooLarge, None)));
@@ -94,7 +94,7 @@ scenarios! {
         same!(gate.admit("1", 600).await?.passes(), true);
         same!(gate.admit("2", 600).await?.passes(), false);
         gate.settle("1", used(Cancelled, 600)).await?;
-        let reading = gate.desk.control(Control::Status).await?;
+        let reading = gate.desk.control(BreakerControl::Status).await?;
         same!((reading.requests, reading.tokens, reading.in_flight), (0, 0, 0));
         same!(gate.admit("2", 600).await?.passes(), true);
     }
@@ -109,7 +109,7 @@ scenarios! {
         }
         same!(gate.admit("other", 10).await?.passes(), true);
         gate.settle("slow", used(Success, 900)).await?;
-        same!(gate.desk.control(Control::Status).await?.tokens, 10);
+        same!(gate.desk.control(BreakerControl::Status).await?.tokens, 10);
         same!(gate.admit("rest", 990).await?.passes(), true);
     }
 
@@ -149,7 +149,7 @@ scenarios! {
 
     async fn a_renewed_probe_keeps_its_place(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(Control::Open).await?;
+        gate.desk.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         for id in ["1", "2", "3"] {
             same!(gate.passes(id).await, true);
@@ -189,7 +189,7 @@ scenarios! {
         rig.pass(100).await;
         let again = gate.admit("1", 7).await?;
         same!((again.verdict, again.epoch), (first.verdict, first.epoch));
-        let reading = gate.desk.control(Control::Status).await?;
+        let reading = gate.desk.control(BreakerControl::Status).await?;
         same!((reading.in_flight, reading.requests, reading.tokens), (1, 1, 7));
         same!(gate.ends("1", Failure).await, Effect::Recorded);
         same!(gate.ends("1", Failure).await, Effect::Unknown);
@@ -247,7 +247,7 @@ scenarios! {
         same!(gate.admit("3", 50).await?.passes(), true);
         gate.settle("1", used(Success, 1)).await?;
         same!(gate.ends("2", Cancelled).await, Effect::Ignored);
-        let reading = gate.desk.control(Control::Status).await?;
+        let reading = gate.desk.control(BreakerControl::Status).await?;
         same!((reading.requests, reading.tokens), (1, 50));
         same!(gate.admit("4", 51).await?.passes(), false);
         same!(gate.admit("4", 50).await?.passes() && !gate.passes("5").await, true);
@@ -267,7 +267,7 @@ scenarios! {
         rig.pass(1).await;
         same!(gate.passes("3").await, true);
         same!(gate.ends("1", Failure).await, Effect::Stale);
-        same!(gate.desk.control(Control::Status).await?.failures, 0);
+        same!(gate.desk.control(BreakerControl::Status).await?.failures, 0);
         let _: () = rig.query(&["SET", &keys.state, "HALF_OPEN"]).await;
         same!(gate.ends("2", Success).await, Effect::Stale);
         for (id, passes) in [("4", true), ("5", true), ("6", true), ("7", false)] {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     demo::PrivateRedis,
-    gate::{Admission, Effect, Outcome, State},
+    gate::{Admission, CallOutcome, Effect, State},
 };
 
 /// Where the log of a test goes.
@@ -57,10 +57,14 @@ async fn two_replicas_share_one_breaker_and_each_change_is_logged_once() {
     let (one, other) = (one.gate(OPENAI), other.gate(OPENAI));
     let late = sent(other).await;
     for n in 1..=5 {
-        let effect = end(sent(if n % 2 == 0 { one } else { other }).await, Outcome::Failure).await;
+        let effect = end(
+            sent(if n % 2 == 0 { one } else { other }).await,
+            CallOutcome::Failure,
+        )
+        .await;
         assert_eq!(effect, if n == 5 { Effect::Opened } else { Effect::Recorded });
     }
-    assert_eq!(end(late, Outcome::Failure).await, Effect::Stale);
+    assert_eq!(end(late, CallOutcome::Failure).await, Effect::Stale);
     assert_eq!(one.status().await.unwrap().breaker.state, State::Open);
 
     let mut probes = Vec::new();
@@ -73,7 +77,7 @@ async fn two_replicas_share_one_breaker_and_each_change_is_logged_once() {
     .await;
     let mut probe = probes.remove(0);
     probe.sent();
-    assert_eq!(end(probe, Outcome::Failure).await, Effect::Reopened);
+    assert_eq!(end(probe, CallOutcome::Failure).await, Effect::Reopened);
     eventually("half open", async || {
         if let Admission::Admitted(permit) = other.admit(0).await {
             probes.push(permit);
@@ -83,8 +87,8 @@ async fn two_replicas_share_one_breaker_and_each_change_is_logged_once() {
     .await;
     probes.push(permit(one).await);
     let second = probes.remove(1);
-    assert_eq!(end(second, Outcome::Success).await, Effect::Recorded);
-    assert_eq!(end(probes.remove(0), Outcome::Success).await, Effect::Closed);
+    assert_eq!(end(second, CallOutcome::Success).await, Effect::Recorded);
+    assert_eq!(end(probes.remove(0), CallOutcome::Success).await, Effect::Closed);
     other.open().await.unwrap();
     one.reset().await.unwrap();
     one.reset().await.unwrap();

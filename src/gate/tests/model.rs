@@ -8,10 +8,10 @@ use jobs::AccountFault;
 use super::rig::ms;
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
-    permit::Outcome,
+    permit::CallOutcome,
     settings::millis,
     verdict::{Effect, Reason, State},
-    wire::{Answer, Settled, Verdict},
+    wire::{AdmissionReply, AdmissionVerdict, SettlementReply},
 };
 
 const LEASE: u64 = 15_000;
@@ -170,10 +170,10 @@ impl Model {
         }
     }
 
-    pub(super) fn admit(&mut self, gate: usize, id: &str, tokens: u64, now: u64) -> Answer {
+    pub(super) fn admit(&mut self, gate: usize, id: &str, tokens: u64, now: u64) -> AdmissionReply {
         self.begin(now);
-        let granted = |state, epoch, probe, expires, moved_to| Answer {
-            verdict: Verdict::Granted { probe, expires },
+        let granted = |state, epoch, probe, expires, moved_to| AdmissionReply {
+            verdict: AdmissionVerdict::Granted { probe, expires },
             state,
             epoch,
             now,
@@ -183,8 +183,8 @@ impl Model {
             return granted(self.state, lease.epoch, lease.probe, lease.expires, None);
         }
         let (state, epoch, fault) = (self.state, self.epoch, self.fault);
-        let refused = |reason, wait: Option<u64>| Answer {
-            verdict: Verdict::Refused {
+        let refused = |reason, wait: Option<u64>| AdmissionReply {
+            verdict: AdmissionVerdict::Refused {
                 reason,
                 wait: wait.map(|w| ms(w.max(1))),
                 fault,
@@ -298,9 +298,15 @@ impl Model {
         granted(self.state, self.epoch, probe, expires, moved_to)
     }
 
-    pub(super) fn settle(&mut self, gate: usize, id: &str, settlement: Settlement, now: u64) -> Settled {
+    pub(super) fn settle(
+        &mut self,
+        gate: usize,
+        id: &str,
+        settlement: Settlement,
+        now: u64,
+    ) -> SettlementReply {
         self.begin(now);
-        let says = |effect, state, count| Settled {
+        let says = |effect, state, count| SettlementReply {
             effect,
             state,
             count,
@@ -315,7 +321,7 @@ impl Model {
         let provider = &mut self.providers[gate];
         if bucket >= provider.oldest {
             let charge = provider.charges.iter_mut().find(|c| c.id == id).unwrap();
-            if settlement.outcome == Outcome::Cancelled {
+            if settlement.outcome == CallOutcome::Cancelled {
                 (charge.requests, charge.tokens) = (0, 0);
             } else {
                 charge.tokens = settlement.tokens.unwrap_or(charge.tokens);
@@ -328,13 +334,13 @@ impl Model {
             return says(if stale { Effect::Stale } else { Effect::Expired }, self.state, 0);
         }
         match settlement.outcome {
-            Outcome::Success => self.fault = None,
-            Outcome::Failure => self.fault = settlement.fault,
-            Outcome::Ignored | Outcome::Cancelled => {}
+            CallOutcome::Success => self.fault = None,
+            CallOutcome::Failure => self.fault = settlement.fault,
+            CallOutcome::Ignored | CallOutcome::Cancelled => {}
         }
         match (settlement.outcome, self.state) {
-            (Outcome::Ignored | Outcome::Cancelled, state) => says(Effect::Ignored, state, 0),
-            (Outcome::Success, State::HalfOpen) => {
+            (CallOutcome::Ignored | CallOutcome::Cancelled, state) => says(Effect::Ignored, state, 0),
+            (CallOutcome::Success, State::HalfOpen) => {
                 let successes = self.successes + 1;
                 if successes >= self.breaker.success_threshold {
                     self.enter(State::Closed, now);
@@ -344,11 +350,11 @@ impl Model {
                 self.successes = successes;
                 says(Effect::Recorded, State::HalfOpen, successes)
             }
-            (Outcome::Failure, State::HalfOpen) => {
+            (CallOutcome::Failure, State::HalfOpen) => {
                 self.open(now);
                 says(Effect::Reopened, State::Open, 1)
             }
-            (Outcome::Failure, State::Closed) => {
+            (CallOutcome::Failure, State::Closed) => {
                 self.failures.push(now);
                 let window = millis(self.breaker.window);
                 let counted = self.failures.iter().filter(|at| **at + window > now).count();
@@ -357,7 +363,7 @@ impl Model {
                 self.calls.push(true);
                 let last = &self.calls[self.calls.len().saturating_sub(LAST_CALLS)..];
                 let failed = last.iter().filter(|failed| **failed).count();
-                let mut settled = Settled {
+                let mut settled = SettlementReply {
                     failed: u32::try_from(failed).unwrap(),
                     of_calls: u32::try_from(last.len()).unwrap(),
                     ..says(Effect::Recorded, State::Closed, self.counted)
@@ -371,11 +377,11 @@ impl Model {
                 }
                 settled
             }
-            (Outcome::Success, State::Closed) => {
+            (CallOutcome::Success, State::Closed) => {
                 self.calls.push(false);
                 says(Effect::Recorded, State::Closed, 0)
             }
-            (Outcome::Success | Outcome::Failure, state) => says(Effect::Recorded, state, 0),
+            (CallOutcome::Success | CallOutcome::Failure, state) => says(Effect::Recorded, state, 0),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::gate::permit::Outcome;
+use crate::gate::permit::CallOutcome;
 
 pub(super) const MOST_IN_FLIGHT: usize = 2;
 pub(super) const MOST_PROBES: u32 = 2;
@@ -41,7 +41,7 @@ pub(super) struct Place {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Event {
     Admit(usize),
-    End(usize, Outcome),
+    End(usize, CallOutcome),
     Crash(usize),
     Tick(usize),
     Reset,
@@ -57,7 +57,7 @@ impl Place {
         }
         for (i, call) in self.calls.iter().enumerate() {
             if matches!(call, Call::Running { .. }) {
-                let ends = [Outcome::Success, Outcome::Failure, Outcome::Ignored];
+                let ends = [CallOutcome::Success, CallOutcome::Failure, CallOutcome::Ignored];
                 events.extend(ends.map(|outcome| Event::End(i, outcome)));
                 events.push(Event::Crash(i));
             }

@@ -9,8 +9,8 @@ use super::rig::ms;
 use crate::{
     connection::Connection,
     gate::{
-        Admission, BreakerSettings, Effect, Gate, Gates, GatesSettings, Outcome, Permit, Rejection,
-        Settlement, Status, scripts::Scripts,
+        Admission, BreakerSettings, CallOutcome, Effect, GateStatus, Gates, GatesSettings, Permit,
+        ProviderGate, Rejection, Settlement, scripts::GateScripts,
     },
 };
 
@@ -23,7 +23,7 @@ pub(super) fn replica(url: &str, name: &str, settings: &GatesSettings) -> Arc<Ga
 
 pub(super) fn patient_for(deadline: Duration, url: &str, name: &str, settings: &GatesSettings) -> Arc<Gates> {
     let connection = Connection::open(&url.into()).unwrap();
-    Arc::new(Gates::with(connection, name, settings, Scripts::new(), deadline).unwrap())
+    Arc::new(Gates::with(connection, name, settings, GateScripts::new(), deadline).unwrap())
 }
 
 pub(super) struct Running {
@@ -52,31 +52,31 @@ pub(super) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool)
         .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-pub(super) async fn permit(gate: &Arc<Gate>) -> Permit {
+pub(super) async fn permit(gate: &Arc<ProviderGate>) -> Permit {
     match gate.admit(0).await {
         Admission::Admitted(permit) => permit,
         Admission::Rejected(rejection) => panic!("{rejection}"),
     }
 }
 
-pub(super) async fn sent(gate: &Arc<Gate>) -> Permit {
+pub(super) async fn sent(gate: &Arc<ProviderGate>) -> Permit {
     let mut permit = permit(gate).await;
     permit.sent();
     permit
 }
 
-pub(super) async fn rejection(gate: &Arc<Gate>) -> Rejection {
+pub(super) async fn rejection(gate: &Arc<ProviderGate>) -> Rejection {
     match gate.admit(0).await {
         Admission::Admitted(permit) => panic!("{permit:?}"),
         Admission::Rejected(rejection) => rejection,
     }
 }
 
-pub(super) async fn end(permit: Permit, outcome: Outcome) -> Effect {
+pub(super) async fn end(permit: Permit, outcome: CallOutcome) -> Effect {
     permit.settle(Settlement::new(outcome)).await
 }
 
-pub(super) fn in_use(status: &Status) -> (u64, u64, u32) {
+pub(super) fn in_use(status: &GateStatus) -> (u64, u64, u32) {
     (status.in_flight, status.requests, status.breaker.failures)
 }
 

@@ -14,11 +14,11 @@ use crate::{
     demo::PrivateRedis,
     gate::{
         BreakerSettings, GateSettings, LimitSettings, Settlement,
-        desk::Desk,
-        permit::Outcome,
-        scripts::Scripts,
+        desk::RedisGate,
+        permit::CallOutcome,
+        scripts::GateScripts,
         verdict::{Effect, Reason},
-        wire::{Answer, Verdict, Wire},
+        wire::{AdmissionReply, AdmissionVerdict, BatchedGate},
     },
     keys::GateKeys,
 };
@@ -30,7 +30,7 @@ pub(super) const T0: u64 = 1_800_000_000_000;
 pub(super) struct Rig {
     _redis: Arc<PrivateRedis>,
     pub(super) connection: Connection,
-    scripts: Arc<Scripts>,
+    scripts: Arc<GateScripts>,
     clock: Arc<AtomicU64>,
     names: Arc<AtomicU64>,
 }
@@ -42,7 +42,7 @@ impl Rig {
         let rig = Self {
             _redis: Arc::new(redis),
             connection,
-            scripts: Arc::new(Scripts::edited(fake_clock)),
+            scripts: Arc::new(GateScripts::edited(fake_clock)),
             clock: Arc::new(AtomicU64::new(T0)),
             names: Arc::default(),
         };
@@ -52,7 +52,7 @@ impl Rig {
 
     /// The same Redis with other scripts.
     pub(super) fn with_scripts(&self, edit: impl Fn(&str, &str) -> String) -> Self {
-        let scripts = Scripts::edited(|name, source| fake_clock(name, &edit(name, source)));
+        let scripts = GateScripts::edited(|name, source| fake_clock(name, &edit(name, source)));
         Self {
             scripts: Arc::new(scripts),
             ..self.clone()
@@ -80,7 +80,7 @@ impl Rig {
     }
 
     /// A gate of its own.
-    pub(super) fn gate(&self, breaker: BreakerSettings, limits: LimitSettings) -> Wire {
+    pub(super) fn gate(&self, breaker: BreakerSettings, limits: LimitSettings) -> BatchedGate {
         self.gates(breaker, [limits])[0].clone()
     }
 
@@ -89,10 +89,10 @@ impl Rig {
         &self,
         breaker: BreakerSettings,
         limits: [LimitSettings; N],
-    ) -> Vec<Wire> {
+    ) -> Vec<BatchedGate> {
         let name = format!("b{}", self.names.fetch_add(1, Ordering::Relaxed));
         let gate = |(i, limits): (usize, LimitSettings)| {
-            let desk = Desk {
+            let desk = RedisGate {
                 connection: self.connection.clone(),
                 scripts: self.scripts.clone(),
                 keys: GateKeys::new(&name, &format!("p{i}")),
@@ -102,13 +102,13 @@ impl Rig {
                 },
                 lease_ttl: Duration::from_secs(15),
             };
-            Wire::new(desk, Duration::from_secs(20))
+            BatchedGate::new(desk, Duration::from_secs(20))
         };
         limits.into_iter().enumerate().map(gate).collect()
     }
 
     /// `state`, `failures`, `successes`, `opened_at`, `attempts`: what the web API and `redis-cli` see.
-    pub(super) async fn contract(&self, gate: &Wire) -> [Option<String>; 5] {
+    pub(super) async fn contract(&self, gate: &BatchedGate) -> [Option<String>; 5] {
         let mut call = redis::pipe();
         for key in &gate.desk.keys.all()[..5] {
             call.get(*key);
@@ -128,7 +128,7 @@ impl Rig {
     }
 
     /// What the Node breaker's `reset()` does.
-    pub(super) async fn node_reset(&self, gate: &Wire) {
+    pub(super) async fn node_reset(&self, gate: &BatchedGate) {
         let keys = gate.desk.keys.all();
         let mut call = redis::pipe();
         call.set(keys[0], "CLOSED").ignore();
@@ -186,27 +186,27 @@ pub(super) const fn unlimited() -> LimitSettings {
     }
 }
 
-impl Answer {
+impl AdmissionReply {
     pub(super) fn passes(&self) -> bool {
-        matches!(self.verdict, Verdict::Granted { .. })
+        matches!(self.verdict, AdmissionVerdict::Granted { .. })
     }
 
     pub(super) fn is_probe(&self) -> bool {
-        matches!(self.verdict, Verdict::Granted { probe: true, .. })
+        matches!(self.verdict, AdmissionVerdict::Granted { probe: true, .. })
     }
 
     /// Why not, and for how many ms (`None`: never).
     pub(super) fn refusal(&self) -> Option<(Reason, Option<u64>)> {
         match self.verdict {
-            Verdict::Granted { .. } => None,
-            Verdict::Refused { reason, wait, .. } => {
+            AdmissionVerdict::Granted { .. } => None,
+            AdmissionVerdict::Refused { reason, wait, .. } => {
                 Some((reason, wait.map(|w| u64::try_from(w.as_millis()).unwrap())))
             }
         }
     }
 }
 
-impl Wire {
+impl BatchedGate {
     pub(super) async fn passes(&self, id: &str) -> bool {
         self.admit(id, 0).await.unwrap().passes()
     }
@@ -215,7 +215,7 @@ impl Wire {
         self.admit(id, 0).await.unwrap().refusal()
     }
 
-    pub(super) async fn ends(&self, id: &str, outcome: Outcome) -> Effect {
+    pub(super) async fn ends(&self, id: &str, outcome: CallOutcome) -> Effect {
         self.settle(id, Settlement::new(outcome)).await.unwrap().effect
     }
 

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::gate::{
     BreakerSettings, FailureShare, LimitSettings, Pace, Settlement,
-    permit::Outcome,
+    permit::CallOutcome,
     verdict::{Reason, State},
-    wire::Control,
+    wire::BreakerControl,
 };
 
 #[derive(Debug, Clone)]
@@ -40,11 +40,11 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let outcome = select(vec![
-        Outcome::Success,
-        Outcome::Failure,
-        Outcome::Failure,
-        Outcome::Ignored,
-        Outcome::Cancelled,
+        CallOutcome::Success,
+        CallOutcome::Failure,
+        CallOutcome::Failure,
+        CallOutcome::Ignored,
+        CallOutcome::Cancelled,
     ]);
     let used = select(vec![None, Some(0), Some(5), Some(200)]);
     let throttle = prop::option::weighted(0.1, Just(ms(3000)));
@@ -157,12 +157,16 @@ async fn compare(
                 }
                 gates[0]
                     .desk
-                    .control(if open { Control::Open } else { Control::Close })
+                    .control(if open {
+                        BreakerControl::Open
+                    } else {
+                        BreakerControl::Close
+                    })
                     .await?;
             }
             Op::NodeReset if model.state != State::Closed => {
                 rig.node_reset(&gates[1]).await;
-                gates[0].desk.control(Control::Status).await?;
+                gates[0].desk.control(BreakerControl::Status).await?;
                 model.reset(now);
             }
             Op::NodeReset => {}

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use jobs::{Class, Culprit, Failure, Reply};
+use jobs::{Culprit, Failure, FailureClass, ProviderReply};
 
 use super::rig::{limit, ms};
 use crate::{
     connection::Connection,
-    gate::{BreakerSettings, Gates, GatesSettings, InvalidGate, Outcome, Pace, Settlement},
+    gate::{BreakerSettings, CallOutcome, Gates, GatesSettings, InvalidGate, Pace, Settlement},
 };
 
 fn breaker(
@@ -91,17 +91,24 @@ async fn gates_that_contradict_each_other_are_refused() {
 #[test]
 fn a_calls_end_means_what_the_documentation_says() {
     let of = |class| Settlement::of(&Err(Failure::new(class, "x")));
-    for class in [Class::Transient, Class::OutOfQuota, Class::Deployment] {
-        assert_eq!(of(class), Settlement::new(Outcome::Failure), "{class}");
+    for class in [
+        FailureClass::Transient,
+        FailureClass::OutOfQuota,
+        FailureClass::Deployment,
+    ] {
+        assert_eq!(of(class), Settlement::new(CallOutcome::Failure), "{class}");
     }
-    for class in [Class::Permanent, Class::Cancelled] {
-        assert_eq!(of(class), Settlement::new(Outcome::Ignored), "{class}");
+    for class in [FailureClass::Permanent, FailureClass::Cancelled] {
+        assert_eq!(of(class), Settlement::new(CallOutcome::Ignored), "{class}");
     }
-    assert_eq!(of(Class::Blocked), Settlement::new(Outcome::Cancelled));
+    assert_eq!(of(FailureClass::Blocked), Settlement::new(CallOutcome::Cancelled));
     // The culprit decides, where it is another than the class suggests.
     let sample = Failure::transient("a bad sample").blaming(Culprit::Nobody);
-    assert_eq!(Settlement::of(&Err(sample)), Settlement::new(Outcome::Ignored));
-    let reply = Reply {
+    assert_eq!(
+        Settlement::of(&Err(sample)),
+        Settlement::new(CallOutcome::Ignored)
+    );
+    let reply = ProviderReply {
         body: serde_json::value::RawValue::NULL.to_owned(),
         tokens: Some(9),
     };
@@ -109,7 +116,7 @@ fn a_calls_end_means_what_the_documentation_says() {
         Settlement::of(&Ok(reply)),
         Settlement {
             tokens: Some(9),
-            ..Settlement::new(Outcome::Success)
+            ..Settlement::new(CallOutcome::Success)
         }
     );
 }
@@ -117,9 +124,10 @@ fn a_calls_end_means_what_the_documentation_says() {
 #[test]
 fn a_429_pauses_the_fleet_for_as_long_as_it_says() {
     let told = |wait: Option<u64>| {
-        let failure = Failure::new(Class::RateLimited, "429").with_retry_after(wait.map(Duration::from_secs));
+        let failure =
+            Failure::new(FailureClass::RateLimited, "429").with_retry_after(wait.map(Duration::from_secs));
         let settlement = Settlement::of(&Err(failure));
-        assert_eq!(settlement.outcome, Outcome::Ignored);
+        assert_eq!(settlement.outcome, CallOutcome::Ignored);
         settlement.throttle.unwrap().as_secs()
     };
     assert_eq!([told(Some(7)), told(None), told(Some(86_400))], [7, 5, 86_400]);

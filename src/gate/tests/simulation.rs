@@ -18,10 +18,10 @@ use super::{
 };
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
-    local::{Breaker, Limits, Local},
-    permit::Outcome::{self, Failure, Success},
+    local::{Local, LocalBreaker, LocalLimits},
+    permit::CallOutcome::{self, Failure, Success},
     verdict::{Effect, Reason, State},
-    wire::Control,
+    wire::BreakerControl,
 };
 
 /// Calls of a provider that come at random (Poisson), so many a minute.
@@ -37,9 +37,9 @@ struct Traffic {
 impl Traffic {
     fn new(settings: BreakerSettings, per_minute: u32, seed: u64) -> Self {
         let start = Instant::now();
-        let breaker = Arc::new(Mutex::new(Breaker::new(settings)));
+        let breaker = Arc::new(Mutex::new(LocalBreaker::new(settings)));
         Self {
-            local: Local::new(breaker, Limits::new(LimitSettings::default(), start)),
+            local: Local::new(breaker, LocalLimits::new(LimitSettings::default(), start)),
             rng: StdRng::seed_from_u64(seed),
             start,
             now: 0.0,
@@ -163,7 +163,7 @@ const LATENCY: u64 = 2_000;
 async fn a_backlog_does_not_knock_over_a_provider_that_has_just_recovered() {
     let rig = Rig::start().await;
     let gate = rig.gate(breaker(), concurrent(LIMIT));
-    gate.desk.control(Control::Open).await.unwrap();
+    gate.desk.control(BreakerControl::Open).await.unwrap();
     rig.pass(60_000).await;
     let back = rig.now();
     let (mut waiting, mut ends): (usize, VecDeque<(u64, String)>) = (JOBS, VecDeque::new());
@@ -188,7 +188,7 @@ async fn a_backlog_does_not_knock_over_a_provider_that_has_just_recovered() {
             let capacity = if now < back + 32_000 { LIMIT / 2 } else { LIMIT };
             if ends.len() >= capacity as usize {
                 overloaded += 1;
-                let effect = gate.ends(&id, Outcome::Failure).await;
+                let effect = gate.ends(&id, CallOutcome::Failure).await;
                 openings += usize::from(matches!(effect, Effect::Opened | Effect::Reopened));
                 waiting += 1;
             } else {
@@ -225,7 +225,7 @@ async fn a_backlog_does_not_knock_over_a_provider_that_has_just_recovered() {
     assert_eq!((overloaded, openings), (0, 0));
     assert_eq!(most_seen[2], LIMIT as usize);
     assert_eq!(
-        gate.desk.control(Control::Status).await.unwrap().state,
+        gate.desk.control(BreakerControl::Status).await.unwrap().state,
         State::Closed
     );
 }

@@ -6,14 +6,14 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::rig::{Rig, T0, breaker, concurrent, limit, ms, same};
 use crate::gate::{
-    BreakerSettings, Effect, LimitSettings, Outcome, Pace, Settlement, State,
-    wire::{Answer, Verdict, Wire},
+    BreakerSettings, CallOutcome, Effect, LimitSettings, Pace, Settlement, State,
+    wire::{AdmissionReply, AdmissionVerdict, BatchedGate},
 };
 
 /// What is told of an admission, but for the time at which a state was entered.
-type Told = (Verdict, State, Option<State>);
+type Told = (AdmissionVerdict, State, Option<State>);
 
-async fn stored(rig: &Rig, gate: &Wire) -> Vec<Vec<String>> {
+async fn stored(rig: &Rig, gate: &BatchedGate) -> Vec<Vec<String>> {
     let keys = &gate.desk.keys;
     let mut all: Vec<Vec<String>> = Vec::new();
     for key in [&keys.win, &keys.lease_data, &keys.meta] {
@@ -52,7 +52,7 @@ pub(super) async fn check(rig: &Rig, rounds: u64) -> anyhow::Result<()> {
     let gate = rig.gate(breaker(), concurrent(1));
     same!(gate.passes("first").await, true);
     let twice =
-        join_all(["first", "first"].map(|id| gate.settle(id, Settlement::new(Outcome::Success)))).await;
+        join_all(["first", "first"].map(|id| gate.settle(id, Settlement::new(CallOutcome::Success)))).await;
     let effects: Vec<Effect> = twice.into_iter().map(|settled| settled.unwrap().effect).collect();
     same!(effects, [Effect::Recorded, Effect::Unknown]);
 
@@ -98,16 +98,16 @@ pub(super) async fn check(rig: &Rig, rounds: u64) -> anyhow::Result<()> {
             same!(stored(rig, &together).await, stored(rig, &one_by_one).await);
             refused += all
                 .iter()
-                .filter(|(verdict, ..)| matches!(verdict, Verdict::Refused { .. }))
+                .filter(|(verdict, ..)| matches!(verdict, AdmissionVerdict::Refused { .. }))
                 .count() as u64;
 
             let mut ends: Vec<(&str, Settlement)> = Vec::new();
             for (id, _) in &calls {
                 let outcomes = [
-                    Outcome::Success,
-                    Outcome::Failure,
-                    Outcome::Ignored,
-                    Outcome::Cancelled,
+                    CallOutcome::Success,
+                    CallOutcome::Failure,
+                    CallOutcome::Ignored,
+                    CallOutcome::Cancelled,
                 ];
                 let mut end = Settlement::new(outcomes[rng.random_range(0..4)]);
                 end.tokens = rng.random_bool(0.5).then(|| rng.random_range(0..90));
@@ -154,6 +154,6 @@ pub(super) async fn check(rig: &Rig, rounds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn told(answer: Answer) -> Told {
+fn told(answer: AdmissionReply) -> Told {
     (answer.verdict, answer.state, answer.moved_to)
 }

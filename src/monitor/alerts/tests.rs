@@ -2,28 +2,28 @@ use std::{fmt::Write, fs, path::Path};
 
 use super::*;
 use crate::{
-    gate::{BreakerStatus, LimitSettings, State, Status},
+    gate::{BreakerStatus, GateStatus, LimitSettings, State},
     monitor::QueueReading,
-    queue::{Counts, Layout},
+    queue::{Layout, QueueCounts},
     telemetry::metrics::table,
 };
 
 const NOW: u64 = 1_800_000_000_000;
 const MINUTE: u64 = NOW / 60_000;
 
-fn alert(reading: &Reading, name: &str) -> Alert {
+fn alert(reading: &FleetReading, name: &str) -> Alert {
     let all = judge(Some(reading), Duration::ZERO);
     all.into_iter().find(|alert| alert.name == name).unwrap()
 }
 
 /// In each of these minutes so many jobs of ten failed.
-fn failing(minutes: &[(u64, u64)]) -> Reading {
-    let mut reading = Reading {
+fn failing(minutes: &[(u64, u64)]) -> FleetReading {
+    let mut reading = FleetReading {
         now: NOW,
-        ..Reading::default()
+        ..FleetReading::default()
     };
     for (ago, failed) in minutes {
-        let came = Came {
+        let came = OutcomeCounts {
             succeeded: 10 - failed,
             failed: *failed,
             permanent: *failed,
@@ -75,9 +75,9 @@ fn shares_clear_when_their_window_has_passed() {
 #[test]
 fn a_few_jobs_have_no_share() {
     let mut reading = failing(&[]);
-    let came = Came {
+    let came = OutcomeCounts {
         failed: 9,
-        ..Came::default()
+        ..OutcomeCounts::default()
     };
     reading.minutes.add(MINUTE, came);
     assert!(!alert(&reading, "FailureRate").firing);
@@ -87,7 +87,7 @@ fn a_few_jobs_have_no_share() {
 }
 
 /// The gate of a breaker that has half-opened again and again.
-fn status(state: State) -> Status {
+fn status(state: State) -> GateStatus {
     let breaker = BreakerStatus {
         name: "openai".to_owned(),
         state,
@@ -101,7 +101,7 @@ fn status(state: State) -> Status {
         next_retry_at: None,
         account_fault: None,
     };
-    Status {
+    GateStatus {
         breaker,
         provider: jobs::Provider::OpenAi,
         limits: LimitSettings::default(),
@@ -116,10 +116,10 @@ fn status(state: State) -> Status {
 #[test]
 fn an_account_that_jobs_wait_for_is_told_with_its_fault() {
     let mut gate = status(State::Closed);
-    let reading_of = |gate: &Status| Reading {
+    let reading_of = |gate: &GateStatus| FleetReading {
         gates: vec![gate.clone()],
         now: NOW,
-        ..Reading::default()
+        ..FleetReading::default()
     };
     assert!(!alert(&reading_of(&gate), "ProviderAccount").firing);
     gate.breaker.account_fault = Some(jobs::AccountFault::Credit);
@@ -135,10 +135,10 @@ fn an_account_that_jobs_wait_for_is_told_with_its_fault() {
 fn one_cause_fires_one_alert() {
     let mut gate = status(State::Open);
     gate.breaker.account_fault = Some(jobs::AccountFault::Credit);
-    let reading = Reading {
+    let reading = FleetReading {
         gates: vec![gate],
         now: NOW,
-        ..Reading::default()
+        ..FleetReading::default()
     };
     assert!(alert(&reading, "ProviderAccount").firing);
     assert!(!alert(&reading, "BreakerOpen").firing);
@@ -148,10 +148,10 @@ fn one_cause_fires_one_alert() {
 fn a_model_is_retiring_for_its_last_thirty_days() {
     let day = 86_400_000;
     let left = |days: Option<u64>| {
-        let reading = Reading {
+        let reading = FleetReading {
             model_shutdown: days.map(|days| NOW + days * day),
             now: NOW,
-            ..Reading::default()
+            ..FleetReading::default()
         };
         let found = alert(&reading, "ModelRetiring");
         (found.firing, found.value, found.since)
@@ -165,10 +165,10 @@ fn a_model_is_retiring_for_its_last_thirty_days() {
 #[test]
 fn a_breaker_that_opens_again_and_again_is_open() {
     let gate = status(State::HalfOpen);
-    let reading = Reading {
+    let reading = FleetReading {
         gates: vec![gate],
         now: NOW,
-        ..Reading::default()
+        ..FleetReading::default()
     };
     let found = alert(&reading, "BreakerOpen");
     assert_eq!((found.firing, found.value), (true, Some(301.0)));
@@ -183,13 +183,13 @@ fn the_oldest_job_names_its_queue() {
     let queue = |layout, oldest| QueueReading {
         queue: "ai-jobs".to_owned(),
         layout,
-        counts: Counts::default(),
+        counts: QueueCounts::default(),
         oldest: Duration::from_secs(oldest),
     };
-    let reading = Reading {
+    let reading = FleetReading {
         queues: vec![queue(Layout::Apalis, 20), queue(Layout::Bullmq, 400)],
         now: NOW,
-        ..Reading::default()
+        ..FleetReading::default()
     };
     let found = alert(&reading, "OldestWaiting");
     assert_eq!(found.subject.as_deref(), Some("bullmq:ai-jobs"));
@@ -214,7 +214,7 @@ fn prometheus_rules() -> String {
          groups:\n  - name: backend-worker\n    rules:\n",
     );
     for rule in RULES {
-        let Rule {
+        let AlertRule {
             name,
             expr,
             hold,

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::{JobError, Wanted};
+use super::{JobError, JobFilter};
 use crate::{
     operator::Operator,
-    queue::{Broker, BrokerError, Listed, Place},
+    queue::{Broker, BrokerError, ListCursor, ListedJob},
 };
 
 /// Pages that one listing looks at in each queue, so that a rare type does not read a whole queue at once.
@@ -20,7 +20,7 @@ pub struct ListedIn {
     pub layout: &'static str,
     /// The job.
     #[serde(flatten)]
-    pub job: Listed,
+    pub job: ListedJob,
 }
 
 /// Some jobs of one state.
@@ -29,7 +29,7 @@ pub struct JobList {
     /// The jobs, the newest first.
     pub jobs: Vec<ListedIn>,
     /// Where the list of the one queue that was named goes on.
-    pub next: Option<Place>,
+    pub next: Option<ListCursor>,
     /// True if there are more.
     pub more: bool,
 }
@@ -41,8 +41,8 @@ impl Operator {
     /// When there is no such queue, a place is given for several queues, or Redis is away.
     pub async fn list_jobs(
         &self,
-        wanted: &Wanted<'_>,
-        after: Option<&Place>,
+        wanted: &JobFilter<'_>,
+        after: Option<&ListCursor>,
         limit: usize,
     ) -> Result<JobList, JobError> {
         let brokers = self.select(wanted.queue)?;
@@ -75,10 +75,10 @@ impl Operator {
 /// Reads pages of one queue until there are enough jobs.
 async fn list_one(
     broker: &dyn Broker,
-    wanted: &Wanted<'_>,
-    after: Option<&Place>,
+    wanted: &JobFilter<'_>,
+    after: Option<&ListCursor>,
     limit: usize,
-) -> Result<(Vec<Listed>, Option<Place>), BrokerError> {
+) -> Result<(Vec<ListedJob>, Option<ListCursor>), BrokerError> {
     let (mut jobs, mut place) = (Vec::new(), after.cloned());
     for _ in 0..MOST_PAGES {
         let query = wanted.query(place.as_ref(), limit.saturating_sub(jobs.len()));

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Deed, JobError, Wanted, ambiguous};
+use super::{JobError, JobFilter, JobLocation, ambiguous};
 use crate::{
     operator::Operator,
-    queue::{Broker, BrokerError, Page, Place, Retried, RetryOrder, State},
+    queue::{Broker, BrokerError, JobPage, JobState, ListCursor, RetryOrder, RetryResult},
 };
 
 /// Dead letters that one step of a mass retry puts back, at most.
@@ -18,13 +18,13 @@ const BETWEEN_SENDS: Duration = Duration::from_millis(250);
 
 /// An operator's order to retry dead letters.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct RetryRequest {
     id: String,
     by: String,
     reset_attempts: bool,
 }
 
-impl Order {
+impl RetryRequest {
     /// A new order; `by` goes into the jobs' histories.
     pub fn new(by: impl Into<String>, reset_attempts: bool) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl Order {
 
 /// The counts of a mass retry, or of a step of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Haul {
+pub struct RetrySummary {
     /// Put back.
     pub retried: u64,
     /// Jobs that had left the dead letters before the retry reached them, or failed again since.
@@ -49,7 +49,7 @@ pub struct Haul {
     pub seen: u64,
 }
 
-impl Haul {
+impl RetrySummary {
     /// Adds another step's.
     pub const fn add(&mut self, other: Self) {
         self.retried += other.retried;
@@ -64,11 +64,16 @@ impl Operator {
     ///
     /// # Errors
     /// When there is none of that id, or several, or Redis is away.
-    pub async fn retry_job(&self, id: &str, queue: Option<&str>, order: &Order) -> Result<Deed, JobError> {
+    pub async fn retry_job(
+        &self,
+        id: &str,
+        queue: Option<&str>,
+        order: &RetryRequest,
+    ) -> Result<JobLocation, JobError> {
         let (mut dead, mut alive) = (Vec::new(), None);
         for broker in self.select(queue)? {
             match broker.find(id).await? {
-                Some(job) if job.state == State::Failed => dead.push(broker),
+                Some(job) if job.state == JobState::Failed => dead.push(broker),
                 Some(job) => alive = Some(job.state),
                 None => {}
             }
@@ -81,9 +86,9 @@ impl Operator {
             (several, _) => return Err(ambiguous(id, several)),
         };
         match send(&**broker, &[&id], order).await?.first() {
-            Some(Retried::Done | Retried::Again) => Ok(Deed::at(broker)),
-            Some(Retried::Broken) => Err(JobError::Broken(id)),
-            Some(Retried::NotFailed) | None => Err(JobError::Changed(id)),
+            Some(RetryResult::Done | RetryResult::Again) => Ok(JobLocation::at(broker)),
+            Some(RetryResult::Broken) => Err(JobError::Broken(id)),
+            Some(RetryResult::NotFailed) | None => Err(JobError::Changed(id)),
         }
     }
 
@@ -95,33 +100,37 @@ impl Operator {
     pub async fn retry_step(
         &self,
         broker: &dyn Broker,
-        wanted: &Wanted<'_>,
-        after: Option<&Place>,
-        order: &Order,
-    ) -> Result<(Haul, Option<Place>), BrokerError> {
-        let page: Page = broker.list(&wanted.query(after, STEP)).await?;
+        wanted: &JobFilter<'_>,
+        after: Option<&ListCursor>,
+        order: &RetryRequest,
+    ) -> Result<(RetrySummary, Option<ListCursor>), BrokerError> {
+        let page: JobPage = broker.list(&wanted.query(after, STEP)).await?;
         let ids: Vec<&str> = page.jobs.iter().map(|job| job.id.as_str()).collect();
         let fates = send(broker, &ids, order).await?;
-        let mut haul = Haul {
+        let mut haul = RetrySummary {
             seen: page.seen,
-            ..Haul::default()
+            ..RetrySummary::default()
         };
         for fate in &fates {
             match fate {
-                Retried::Done => haul.retried += 1,
-                Retried::Again | Retried::NotFailed => haul.changed += 1,
-                Retried::Broken => haul.broken += 1,
+                RetryResult::Done => haul.retried += 1,
+                RetryResult::Again | RetryResult::NotFailed => haul.changed += 1,
+                RetryResult::Broken => haul.broken += 1,
             }
         }
         let gone = page.jobs.iter().zip(&fates);
-        let gone = gone.filter(|(_, fate)| **fate == Retried::Done);
+        let gone = gone.filter(|(_, fate)| **fate == RetryResult::Done);
         let next = page.next_without(gone.map(|(job, _)| job));
         Ok((haul, next))
     }
 }
 
 /// Sends a retry, again when its answer does not come: the order sees to it that nothing is retried twice.
-async fn send(broker: &dyn Broker, ids: &[&str], order: &Order) -> Result<Vec<Retried>, BrokerError> {
+async fn send(
+    broker: &dyn Broker,
+    ids: &[&str],
+    order: &RetryRequest,
+) -> Result<Vec<RetryResult>, BrokerError> {
     let order = RetryOrder {
         id: &order.id,
         by: &order.by,

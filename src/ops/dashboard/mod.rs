@@ -41,8 +41,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::sampler::{History, Sampler};
-use super::{Ops, reply::Refusal};
+use self::sampler::{PlotHistory, Sampler};
+use super::{HttpState, reply::HttpError};
 use crate::{monitor::Monitor, operator::Operator};
 
 /// Viewers of a replica at a time.
@@ -58,30 +58,30 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// State that the viewers of a replica share.
 #[derive(Debug, Clone)]
-pub struct Dashboard(Arc<Shared>);
+pub struct Dashboard(Arc<DashboardState>);
 
 #[derive(Debug)]
-struct Shared {
+struct DashboardState {
     monitor: Arc<Monitor>,
     operator: Operator,
     places: Arc<Semaphore>,
     /// The last frame, JSON; `None` before the first.
     frames: watch::Sender<Option<Arc<str>>>,
-    looked_at: Mutex<LookedAt>,
+    looked_at: Mutex<SamplingState>,
     closing: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct LookedAt {
+struct SamplingState {
     viewers: usize,
     sampling: Option<AbortHandle>,
-    history: History,
+    history: PlotHistory,
 }
 
 impl Dashboard {
     /// A dashboard over what these read.
     pub fn new(monitor: Arc<Monitor>, operator: Operator) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(DashboardState {
             monitor,
             operator,
             places: Arc::new(Semaphore::new(PLACES)),
@@ -97,7 +97,7 @@ impl Dashboard {
     }
 
     /// Takes a place among the viewers; `None` where all are taken. The first one starts the sampling.
-    fn look(&self) -> Option<View> {
+    fn look(&self) -> Option<Viewer> {
         let place = self.0.places.clone().try_acquire_owned().ok()?;
         let mut looked_at = self.0.looked_at();
         if looked_at.sampling.as_ref().is_none_or(AbortHandle::is_finished) {
@@ -108,7 +108,7 @@ impl Dashboard {
         let mut frames = self.0.frames.subscribe();
         // The one that is there is news to this viewer.
         frames.mark_changed();
-        Some(View {
+        Some(Viewer {
             shared: self.0.clone(),
             history: looked_at.history.to_json(),
             frames,
@@ -117,14 +117,14 @@ impl Dashboard {
     }
 }
 
-impl Shared {
-    fn looked_at(&self) -> MutexGuard<'_, LookedAt> {
+impl DashboardState {
+    fn looked_at(&self) -> MutexGuard<'_, SamplingState> {
         self.looked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads for all viewers. Never ends by itself.
-async fn sample(shared: Arc<Shared>) {
+async fn sample(shared: Arc<DashboardState>) {
     let mut sampler = Sampler::default();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -139,14 +139,14 @@ async fn sample(shared: Arc<Shared>) {
 }
 
 /// One viewer. The last one that is dropped stops the sampling.
-struct View {
-    shared: Arc<Shared>,
+struct Viewer {
+    shared: Arc<DashboardState>,
     history: String,
     frames: watch::Receiver<Option<Arc<str>>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Drop for View {
+impl Drop for Viewer {
     fn drop(&mut self) {
         let mut looked_at = self.shared.looked_at();
         looked_at.viewers -= 1;
@@ -158,7 +158,7 @@ impl Drop for View {
     }
 }
 
-impl View {
+impl Viewer {
     /// Sends frames to the viewer until it disconnects or stops reading.
     async fn tell(mut self, viewer: mpsc::Sender<Event>) {
         let closing = self.shared.closing.clone();
@@ -187,10 +187,13 @@ impl View {
     }
 }
 
-pub(super) async fn events(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Result<Response, Refusal> {
+pub(super) async fn events(
+    State(ops): State<Arc<HttpState>>,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
     ops.access.to_read(&headers)?;
     let view = ops.dashboard.look();
-    let view = view.ok_or_else(|| Refusal::Busy("too many dashboards are open".to_owned()))?;
+    let view = view.ok_or_else(|| HttpError::Busy("too many dashboards are open".to_owned()))?;
     let (viewer, mut events) = mpsc::channel(1);
     // Spawned so that a viewer that no longer reads also frees its place, which stops the sampling after the last one.
     tokio::spawn(view.tell(viewer));

@@ -13,10 +13,10 @@ use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
 
 use crate::{
-    monitor::{Monitor, Reading, alerts::Alert, heartbeats::Replica, millis},
-    operator::{ListedIn, Operator, Wanted},
+    monitor::{FleetReading, Monitor, alerts::Alert, heartbeats::ReplicaHeartbeat, millis},
+    operator::{JobFilter, ListedIn, Operator},
     ops::{breaker, iso, letters, limit},
-    queue::State,
+    queue::JobState,
 };
 
 /// A reading that a scrape made a moment ago will do.
@@ -37,7 +37,7 @@ const SILENT: u64 = 15_000;
 
 /// One point of the plots.
 #[derive(Debug, Clone)]
-pub(super) struct Point {
+pub(super) struct PlotPoint {
     /// By Redis's clock, ms.
     at: u64,
     /// For each queue, how many jobs wait, how many end in a second, and whether it is paused.
@@ -47,10 +47,10 @@ pub(super) struct Point {
 
 /// The points so far.
 #[derive(Debug, Default)]
-pub(super) struct History(VecDeque<Point>);
+pub(super) struct PlotHistory(VecDeque<PlotPoint>);
 
-impl History {
-    pub(super) fn add(&mut self, point: Point) {
+impl PlotHistory {
+    pub(super) fn add(&mut self, point: PlotPoint) {
         let oldest = point.at.saturating_sub(millis(REMEMBERED));
         // A clock that was set back makes what came before worthless.
         self.0.retain(|known| (oldest..point.at).contains(&known.at));
@@ -71,7 +71,7 @@ impl History {
 /// One event of the stream.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Frame<'a> {
+struct DashboardFrame<'a> {
     away_ms: Option<u64>,
     age_ms: u64,
     alerts: Vec<Value>,
@@ -81,16 +81,16 @@ struct Frame<'a> {
 /// Reads, and remembers what the next reading is compared to.
 #[derive(Debug, Default)]
 pub(super) struct Sampler {
-    rates: Rates,
-    replicas: Option<Vec<Replica>>,
-    failures: Option<Failures>,
+    rates: JobRates,
+    replicas: Option<Vec<ReplicaHeartbeat>>,
+    failures: Option<RecentFailures>,
     /// The limits that are exhausted, and what waits for them.
     full: Vec<(Provider, String)>,
     last: Option<(Instant, Box<RawValue>)>,
 }
 
 #[derive(Debug)]
-struct Failures {
+struct RecentFailures {
     read_at: Instant,
     /// How many there were.
     number: u64,
@@ -103,7 +103,7 @@ impl Sampler {
         &mut self,
         monitor: &Monitor,
         operator: &Operator,
-    ) -> (Arc<str>, Option<Point>) {
+    ) -> (Arc<str>, Option<PlotPoint>) {
         let (reading, away) = monitor.reading(FRESH).await;
         let mut point = None;
         if let Some(reading) = &reading {
@@ -131,7 +131,7 @@ impl Sampler {
                 .map(|figures| (Instant::now(), figures));
         }
         let alerts = monitor.judge(reading.as_deref(), away);
-        let frame = Frame {
+        let frame = DashboardFrame {
             away_ms: away.map(millis),
             age_ms: self.last.as_ref().map_or(0, |(at, _)| millis(at.elapsed())),
             alerts: alerts.iter().filter(|alert| alert.firing).map(alert).collect(),
@@ -141,26 +141,26 @@ impl Sampler {
     }
 
     /// The newest failures, where it is time to read them.
-    async fn look_at_failures(&self, operator: &Operator, number: u64) -> Option<Failures> {
+    async fn look_at_failures(&self, operator: &Operator, number: u64) -> Option<RecentFailures> {
         let known = self.failures.as_ref();
         if known.is_some_and(|known| known.number == number && known.read_at.elapsed() < FAILURES_EVERY) {
             return None;
         }
-        let wanted = Wanted {
-            state: State::Failed,
+        let wanted = JobFilter {
+            state: JobState::Failed,
             queue: None,
             kind: None,
             since: None,
         };
         let list = timeout(DEADLINE, operator.list_jobs(&wanted, None, FAILURES)).await;
-        Some(Failures {
+        Some(RecentFailures {
             read_at: Instant::now(),
             number,
             listed: list.ok()?.ok()?.jobs.iter().map(failure).collect(),
         })
     }
 
-    fn figures(&mut self, reading: &Reading, operator: &Operator) -> (Value, Point) {
+    fn figures(&mut self, reading: &FleetReading, operator: &Operator) -> (Value, PlotPoint) {
         let rates = self
             .rates
             .hear(self.replicas.as_deref().unwrap_or_default(), reading.now);
@@ -214,7 +214,7 @@ impl Sampler {
             "failures": self.failures.as_ref().map(|failures| &failures.listed),
             "minutes": minutes.collect::<Vec<_>>(),
         });
-        let point = Point {
+        let point = PlotPoint {
             at: reading.now,
             queues: point,
             names: names.into(),
@@ -238,20 +238,20 @@ fn failure(listed: &ListedIn) -> Value {
 
 /// How fast jobs end, from what replicas count: each between two of its heartbeats.
 #[derive(Debug, Default)]
-struct Rates(HashMap<(String, String), Counted>);
+struct JobRates(HashMap<(String, String), HeartbeatCounts>);
 
 #[derive(Debug)]
-struct Counted {
+struct HeartbeatCounts {
     seen: u64,
     ended: u64,
     per_second: Option<f64>,
 }
 
-impl Rates {
+impl JobRates {
     /// Jobs a second for each `layout:queue`, as far as two heartbeats of a replica tell.
-    fn hear(&mut self, replicas: &[Replica], now: u64) -> HashMap<String, f64> {
+    fn hear(&mut self, replicas: &[ReplicaHeartbeat], now: u64) -> HashMap<String, f64> {
         let (mut heard, mut sums) = (HashMap::new(), HashMap::new());
-        let alive = |replica: &&Replica| now.saturating_sub(replica.seen) < SILENT;
+        let alive = |replica: &&ReplicaHeartbeat| now.saturating_sub(replica.seen) < SILENT;
         for replica in replicas.iter().filter(alive) {
             for work in &replica.work.queues {
                 let name = format!("{}:{}", work.layout, work.queue);
@@ -270,7 +270,7 @@ impl Rates {
                 }
                 heard.insert(
                     key,
-                    Counted {
+                    HeartbeatCounts {
                         seen,
                         ended,
                         per_second,
@@ -286,9 +286,9 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::heartbeats::{QueueWork, Work};
+    use crate::monitor::heartbeats::{QueueWork, ReplicaWork};
 
-    fn replica(name: &str, seen: u64, ended: u64) -> Replica {
+    fn replica(name: &str, seen: u64, ended: u64) -> ReplicaHeartbeat {
         let work = QueueWork {
             queue: "q".to_owned(),
             layout: "apalis".to_owned(),
@@ -298,12 +298,12 @@ mod tests {
             failed: 0,
             jobs: Vec::new(),
         };
-        let work = Work {
+        let work = ReplicaWork {
             version: "1".to_owned(),
             uptime_ms: 1,
             queues: vec![work],
         };
-        Replica {
+        ReplicaHeartbeat {
             name: name.to_owned(),
             seen,
             work,
@@ -312,8 +312,9 @@ mod tests {
 
     #[test]
     fn a_rate_is_what_replicas_count_between_two_heartbeats() {
-        let mut rates = Rates::default();
-        let mut hear = |replicas: &[Replica], now| rates.hear(replicas, now).get("apalis:q").copied();
+        let mut rates = JobRates::default();
+        let mut hear =
+            |replicas: &[ReplicaHeartbeat], now| rates.hear(replicas, now).get("apalis:q").copied();
         assert_eq!(
             hear(&[replica("a", 1000, 500)], 1000),
             None,
@@ -330,10 +331,10 @@ mod tests {
 
     #[test]
     fn a_history_ends_and_does_not_run_backwards() {
-        let mut history = History::default();
+        let mut history = PlotHistory::default();
         let names: Arc<[String]> = ["apalis:q".to_owned()].into();
         let mut add = |at| {
-            history.add(Point {
+            history.add(PlotPoint {
                 at,
                 queues: vec![(1, None, false)],
                 names: names.clone(),

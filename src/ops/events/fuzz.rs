@@ -7,12 +7,12 @@
     reason = "a fuzz target reports a fault by a panic"
 )]
 
-use super::story::Story;
-use crate::queue::{JobView, watch::Update};
+use super::story::JobTimeline;
+use crate::queue::{JobSnapshot, watch::JobUpdate};
 
 /// Reports a job's state and its updates as events, and checks that the end is reported once.
-pub(crate) fn expect_tellable<const N: usize>(view: &JobView, updates: [Update; N]) {
-    let (mut story, mut told) = Story::begin("q", view);
+pub(crate) fn expect_tellable<const N: usize>(view: &JobSnapshot, updates: [JobUpdate; N]) {
+    let (mut story, mut told) = JobTimeline::begin("q", view);
     for update in updates {
         told.extend(story.hear(&update));
     }

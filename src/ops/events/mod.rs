@@ -33,17 +33,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::story::{Story, Told};
+use self::story::{JobTimeline, TimelineEvent};
 use super::{
-    Ops,
+    HttpState,
     queues::not_found,
-    reply::{Refusal, timestamp},
+    reply::{HttpError, timestamp},
 };
 use crate::{
-    operator::Found,
+    operator::FoundJob,
     queue::{
         Broker,
-        watch::{Update, Watch, watch},
+        watch::{JobUpdate, JobWatch, watch},
     },
 };
 
@@ -57,19 +57,19 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The open streams of a replica.
 #[derive(Debug, Clone)]
-pub struct Streams {
+pub struct EventStreams {
     places: Arc<Semaphore>,
     heartbeat: Duration,
     closing: CancellationToken,
 }
 
-impl Default for Streams {
+impl Default for EventStreams {
     fn default() -> Self {
         Self::new(PLACES, HEARTBEAT)
     }
 }
 
-impl Streams {
+impl EventStreams {
     /// Streams of which so many may be open at a time, and that are never silent for longer than `heartbeat`.
     pub fn new(places: usize, heartbeat: Duration) -> Self {
         Self {
@@ -88,23 +88,23 @@ impl Streams {
 /// Which job to follow.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Which {
+pub(super) struct EventsQuery {
     job_id: Option<String>,
     queue: Option<String>,
 }
 
 pub(super) async fn get(
-    State(ops): State<Arc<Ops>>,
+    State(ops): State<Arc<HttpState>>,
     headers: HeaderMap,
-    Query(Which { job_id, queue }): Query<Which>,
-) -> Result<Response, Refusal> {
+    Query(EventsQuery { job_id, queue }): Query<EventsQuery>,
+) -> Result<Response, HttpError> {
     ops.access.to_read(&headers)?;
     let id = job_id
         .filter(|id| !id.is_empty())
-        .ok_or_else(|| Refusal::Bad("jobId is missing: /api/job-events?jobId=…".to_owned()))?;
+        .ok_or_else(|| HttpError::Bad("jobId is missing: /api/job-events?jobId=…".to_owned()))?;
     let place = ops.streams.places.clone().try_acquire_owned();
-    let place = place.map_err(|_none_left| Refusal::Busy("too many streams are open".to_owned()))?;
-    let Some(Found { broker, .. }) = ops.operator.job(&id, queue.as_deref()).await? else {
+    let place = place.map_err(|_none_left| HttpError::Busy("too many streams are open".to_owned()))?;
+    let Some(FoundJob { broker, .. }) = ops.operator.job(&id, queue.as_deref()).await? else {
         return Ok(not_found(&id));
     };
     let watch = watch(&broker, &id);
@@ -112,11 +112,11 @@ pub(super) async fn get(
     let Some(view) = broker.find(&id).await? else {
         return Ok(not_found(&id));
     };
-    let (story, told) = Story::begin(broker.queue(), &view);
+    let (story, told) = JobTimeline::begin(broker.queue(), &view);
     let every = ops.streams.heartbeat;
     let mut heartbeat = tokio::time::interval_at(Instant::now() + every, every);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let telling = Telling {
+    let telling = OpenEventStream {
         id,
         broker,
         watch,
@@ -138,12 +138,12 @@ pub(super) async fn get(
 }
 
 /// One open stream.
-struct Telling {
+struct OpenEventStream {
     id: String,
     broker: Arc<dyn Broker>,
-    watch: Watch,
-    story: Story,
-    told: VecDeque<Told>,
+    watch: JobWatch,
+    story: JobTimeline,
+    told: VecDeque<TimelineEvent>,
     heartbeat: Interval,
     until: Instant,
     closing: CancellationToken,
@@ -153,12 +153,12 @@ struct Telling {
     _place: OwnedSemaphorePermit,
 }
 
-impl Telling {
+impl OpenEventStream {
     async fn look(&mut self) {
         let update = match self.broker.find(&self.id).await {
-            Ok(Some(view)) => Update::Stands(Arc::new(view)),
+            Ok(Some(view)) => JobUpdate::Stands(Arc::new(view)),
             // Missing a second time: an event about its end would have arrived since the first.
-            Ok(None) if self.missed => Update::Gone(None),
+            Ok(None) if self.missed => JobUpdate::Gone(None),
             Ok(None) => {
                 self.missed = true;
                 return;

@@ -16,18 +16,18 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Of a path, so much is shown, characters.
 const LONGEST_PATH: usize = 100;
 
-static LOGGED: Mutex<Logged> = Mutex::new(Logged {
+static LOGGED: Mutex<DenialLog> = Mutex::new(DenialLog {
     last: None,
     silent: 0,
 });
 
-struct Logged {
+struct DenialLog {
     last: Option<Instant>,
     /// Requests since the last line.
     silent: u64,
 }
 
-impl Logged {
+impl DenialLog {
     /// How many requests a line stands for; `None` where it is too early for one.
     fn count(&mut self, now: Instant) -> Option<u64> {
         self.silent += 1;
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn one_line_stands_for_all_since_the_last() {
-        let mut logged = Logged {
+        let mut logged = DenialLog {
             last: None,
             silent: 0,
         };

@@ -18,16 +18,16 @@ use crate::ratelimit::site;
 
 /// The places of a server.
 #[derive(Debug)]
-pub(in crate::ops) struct Places {
+pub(in crate::ops) struct ConnectionSlots {
     most: usize,
     per_address: usize,
     reserve: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<SlotUsage>,
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct SlotUsage {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
     /// Connections in the reserve, the oldest first.
@@ -37,22 +37,22 @@ struct Taken {
 
 /// A place; free again when it is dropped.
 #[derive(Debug)]
-pub(in crate::ops) struct Place {
-    places: Arc<Places>,
+pub(in crate::ops) struct ConnectionSlot {
+    places: Arc<ConnectionSlots>,
     address: IpAddr,
 }
 
 /// A connection in the reserve; out of it when this is dropped.
 #[derive(Debug)]
-pub(in crate::ops) struct Reserved {
-    places: Arc<Places>,
+pub(in crate::ops) struct ReservedSlot {
+    places: Arc<ConnectionSlots>,
     number: u64,
     address: IpAddr,
     /// Cancelled when the connection has to make room.
     pub(super) evicted: CancellationToken,
 }
 
-impl Places {
+impl ConnectionSlots {
     /// `most` places, at most `per_address` of them for one address, and `reserve` connections beyond.
     pub(super) fn new(most: usize, per_address: usize, reserve: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -65,7 +65,7 @@ impl Places {
     }
 
     /// A place for a connection from this address, if one is left for it.
-    pub(super) fn try_take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub(super) fn try_take(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionSlot> {
         let address = site(address);
         let mut taken = self.taken();
         let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
@@ -74,14 +74,14 @@ impl Places {
         }
         taken.all += 1;
         taken.by_address.insert(address, of_address + 1);
-        Some(Place {
+        Some(ConnectionSlot {
             places: self.clone(),
             address,
         })
     }
 
     /// Waits for a place.
-    async fn take(self: &Arc<Self>, address: IpAddr) -> Place {
+    async fn take(self: &Arc<Self>, address: IpAddr) -> ConnectionSlot {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
@@ -93,7 +93,7 @@ impl Places {
     }
 
     /// Takes a connection into the reserve; the oldest there has to leave if it is full.
-    pub(super) fn reserve(self: &Arc<Self>, address: IpAddr) -> Reserved {
+    pub(super) fn reserve(self: &Arc<Self>, address: IpAddr) -> ReservedSlot {
         let mut taken = self.taken();
         if taken.reserve.len() >= self.reserve
             && let Some((_, oldest)) = taken.reserve.pop_front()
@@ -103,7 +103,7 @@ impl Places {
         let (number, evicted) = (taken.next, CancellationToken::new());
         taken.next += 1;
         taken.reserve.push_back((number, evicted.clone()));
-        Reserved {
+        ReservedSlot {
             places: self.clone(),
             number,
             address,
@@ -111,14 +111,14 @@ impl Places {
         }
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn taken(&self) -> MutexGuard<'_, SlotUsage> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Reserved {
+impl ReservedSlot {
     /// Waits for a place. From then on the connection is not cut off for others.
-    pub(super) async fn place(&self) -> Place {
+    pub(super) async fn place(&self) -> ConnectionSlot {
         let place = self.places.take(self.address).await;
         self.leave();
         place
@@ -132,13 +132,13 @@ impl Reserved {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for ReservedSlot {
     fn drop(&mut self) {
         self.leave();
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         taken.all -= 1;
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn places_are_bounded_in_all_and_for_each_address() {
-        let places = Places::new(3, 2, 2);
+        let places = ConnectionSlots::new(3, 2, 2);
         let (one, other) = (address("10.0.0.1"), address("10.0.0.2"));
         let first = places.try_take(one).unwrap();
         let _second = places.try_take(one).unwrap();
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_oldest_in_the_reserve_makes_room() {
-        let places = Places::new(0, 0, 2);
+        let places = ConnectionSlots::new(0, 0, 2);
         let one = address("::ffff:10.0.0.1");
         let (first, second, third) = (places.reserve(one), places.reserve(one), places.reserve(one));
         assert!(first.evicted.is_cancelled());

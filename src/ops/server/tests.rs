@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn start(connections: usize) -> (SocketAddr, CancellationToken) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let limits = Limits {
+    let limits = ServerLimits {
         connections,
         per_address: connections,
         reserve: 16,

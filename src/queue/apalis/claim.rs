@@ -15,20 +15,20 @@ const STRETCH: usize = 200;
 
 /// A claimed job as the scripts return it: id, payload, attempt, max_attempts, waited ms, whether it is the first claim,
 /// deliveries lost so far, whether the payload is left out.
-type Row = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool);
+type ClaimedRow = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool);
 
 /// The result of a claim.
-enum Answer {
+enum ClaimReply {
     /// There is no lease.
     Unleased,
     /// It was carried out before.
     Before,
     /// So many jobs have to be given their places in the fair line first.
     Unplaced(u64),
-    Rows(Vec<Row>),
+    Rows(Vec<ClaimedRow>),
 }
 
-impl FromRedisValue for Answer {
+impl FromRedisValue for ClaimReply {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         Ok(match value {
             Value::Nil => Self::Unleased,
@@ -47,17 +47,17 @@ impl ApalisBroker {
     ) -> Result<Vec<Delivery>, BrokerError> {
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut answer = self.ask_for_jobs(number, count, false).await?;
-        if let Answer::Unplaced(unplaced) = answer {
+        if let ClaimReply::Unplaced(unplaced) = answer {
             let count = self.placing.give(&self.places(), unplaced, count).await?;
             answer = self.ask_for_jobs(number, count, true).await?;
         } else {
             self.placing.done();
         }
         let rows = match answer {
-            Answer::Unleased => return Err(BrokerError::Unleased),
-            Answer::Before => self.left_of(&token).await?,
-            Answer::Rows(rows) => rows,
-            Answer::Unplaced(_) => Vec::new(), // It never says so twice.
+            ClaimReply::Unleased => return Err(BrokerError::Unleased),
+            ClaimReply::Before => self.left_of(&token).await?,
+            ClaimReply::Rows(rows) => rows,
+            ClaimReply::Unplaced(_) => Vec::new(), // It never says so twice.
         };
         let mut deliveries = Vec::new();
         for row in rows {
@@ -71,7 +71,7 @@ impl ApalisBroker {
         number: ClaimNumber,
         count: usize,
         anyway: bool,
-    ) -> Result<Answer, BrokerError> {
+    ) -> Result<ClaimReply, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::CLAIM.prepare_invoke();
         call.key(&keys.active).key(&keys.scheduled).key(&self.inflight);
@@ -96,14 +96,14 @@ impl ApalisBroker {
     }
 
     /// The jobs that are left of a claim that was carried out before.
-    async fn left_of(&self, token: &str) -> Result<Vec<Row>, BrokerError> {
+    async fn left_of(&self, token: &str) -> Result<Vec<ClaimedRow>, BrokerError> {
         let (mut rows, mut cursor) = (Vec::new(), 0u64);
         loop {
             let mut call = scripts::CLAIMED.prepare_invoke();
             call.key(&self.inflight).key(&self.keys.data);
             call.arg(token).arg(cursor).arg(STRETCH).arg(INLINE_BYTES);
             call.arg(&self.keys.meta_prefix).arg(DEFAULT_MAX_ATTEMPTS);
-            let (some, next): (Vec<Row>, u64) = self.connection.invoke(&call).await?;
+            let (some, next): (Vec<ClaimedRow>, u64) = self.connection.invoke(&call).await?;
             rows.extend(some);
             cursor = next;
             if cursor == 0 {
@@ -112,7 +112,7 @@ impl ApalisBroker {
         }
     }
 
-    async fn deliver(&self, row: Row, token: &Arc<str>) -> Result<Option<Delivery>, BrokerError> {
+    async fn deliver(&self, row: ClaimedRow, token: &Arc<str>) -> Result<Option<Delivery>, BrokerError> {
         let (id, mut payload, attempt, max_attempts, waited, first, lost, apart) = row;
         let id = match String::from_utf8(id) {
             Ok(id) => id,

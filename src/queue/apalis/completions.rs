@@ -3,13 +3,13 @@
 use redis::{RedisError, Value};
 
 use super::{ApalisBroker, WORTH_KEEPING, millis, scripts};
-use crate::queue::{BrokerError, Completion, Settled, answers};
+use crate::queue::{BrokerError, Completion, WriteResult, answers};
 
 impl ApalisBroker {
     pub(super) async fn complete_jobs(
         &self,
         completions: &[Completion],
-    ) -> Vec<Result<Settled, BrokerError>> {
+    ) -> Vec<Result<WriteResult, BrokerError>> {
         let error = match self.send_completions(completions).await {
             Ok(answers) if answers.len() == completions.len() => {
                 return answers.into_iter().map(answers::settled).collect();

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use super::ApalisBroker;
-use crate::queue::{BrokerError, watch::Update};
+use crate::queue::{BrokerError, watch::JobUpdate};
 
 /// How often.
 const EVERY: Duration = Duration::from_millis(250);
@@ -24,7 +24,7 @@ impl ApalisBroker {
             ids.rotate_left(next);
             ids.truncate(AT_A_TIME);
             self.watchers
-                .look_at(self, &ids, Some(&Update::Gone(None)))
+                .look_at(self, &ids, Some(&JobUpdate::Gone(None)))
                 .await?;
             *position = ids.last().map(|id| id.to_string());
             tokio::time::sleep(EVERY).await;

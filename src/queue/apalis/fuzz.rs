@@ -9,7 +9,7 @@
 
 use hostile::Target;
 
-use super::inspect::{Ended, view};
+use super::inspect::{EndTimes, view};
 use crate::queue::fuzz::{expect_showable, hash};
 
 /// A job's meta and history: it can be shown and followed.
@@ -19,7 +19,7 @@ pub static APALIS_META: Target = Target::new("apalis_meta", |input| {
         .get(b"due".as_slice())
         .map(|due| String::from_utf8_lossy(due).parse().unwrap_or(f64::NAN));
     for scheduled in [None, due] {
-        let ended = Ended {
+        let ended = EndTimes {
             done: scheduled,
             dead: scheduled,
         };

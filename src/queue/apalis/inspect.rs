@@ -10,18 +10,18 @@ use redis::RedisResult;
 use serde_json::Value;
 
 use super::{ApalisBroker, scripts};
-use crate::queue::{BrokerError, Counts, JobView, State, WaitingFor, view::read_history};
+use crate::queue::{BrokerError, JobSnapshot, JobState, QueueCounts, WaitingFor, view::read_history};
 
 /// TIME, the first of active, the first of scheduled.
-type Waiting = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
+type LineHeads = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
 
 /// A job's meta hash. Any Redis client can write to it, so every field is untrusted bytes.
-pub(super) type Meta = HashMap<Vec<u8>, Vec<u8>>;
+pub(super) type MetaFields = HashMap<Vec<u8>, Vec<u8>>;
 
 const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl ApalisBroker {
-    pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
+    pub(super) async fn count_jobs(&self) -> Result<QueueCounts, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::COUNTS.prepare_invoke();
         call.key(&keys.workers).key(&keys.active).key(&keys.done);
@@ -30,7 +30,7 @@ impl ApalisBroker {
         type Reading = (u64, u64, u64, u64, u64, Option<u64>, bool);
         let (waiting, active, completed, failed, delayed, oldest_failed_ms, paused): Reading =
             self.connection.invoke(&call).await?;
-        Ok(Counts {
+        Ok(QueueCounts {
             paused,
             waiting,
             active,
@@ -47,7 +47,7 @@ impl ApalisBroker {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").lindex(&self.keys.active, 0);
         pipeline.zrange_withscores(&self.keys.scheduled, 0, 0);
-        let ((seconds, micros), next, due): Waiting = self.connection.query(&pipeline).await?;
+        let ((seconds, micros), next, due): LineHeads = self.connection.query(&pipeline).await?;
         let now = Duration::from_secs(seconds) + Duration::from_micros(micros.into());
         let added = next
             .and_then(|id| std::str::from_utf8(&id).ok()?.parse::<ulid::Ulid>().ok())
@@ -63,7 +63,7 @@ impl ApalisBroker {
         Ok(ages.filter(|age| *age < A_YEAR).max().unwrap_or_default())
     }
 
-    pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
+    pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
         let keys = &self.keys;
         let mut pipeline = redis::pipe();
         pipeline
@@ -75,7 +75,7 @@ impl ApalisBroker {
         type Reading = (
             RedisResult<bool>,
             RedisResult<Option<f64>>,
-            RedisResult<Meta>,
+            RedisResult<MetaFields>,
             RedisResult<Vec<Vec<u8>>>,
             RedisResult<Option<f64>>,
             RedisResult<Option<f64>>,
@@ -88,7 +88,7 @@ impl ApalisBroker {
         if !known && meta.is_empty() {
             return Ok(None);
         }
-        let ended = Ended {
+        let ended = EndTimes {
             done: done.ok().flatten(),
             dead: dead.ok().flatten(),
         };
@@ -98,7 +98,7 @@ impl ApalisBroker {
 
 /// When a job ended, ms, as the lists of ended jobs have it.
 #[derive(Debug, Default)]
-pub(super) struct Ended {
+pub(super) struct EndTimes {
     pub(super) done: Option<f64>,
     pub(super) dead: Option<f64>,
 }
@@ -107,21 +107,21 @@ pub(super) struct Ended {
 pub(super) fn view(
     id: &str,
     scheduled: Option<f64>,
-    ended: &Ended,
-    meta: &Meta,
+    ended: &EndTimes,
+    meta: &MetaFields,
     history: &[Vec<u8>],
-) -> JobView {
+) -> JobSnapshot {
     let text = |field: &str| {
         meta.get(field.as_bytes())
             .map(|bytes| String::from_utf8_lossy(bytes))
     };
     let number = |field: &str| text(field).and_then(|text| text.parse::<u64>().ok());
     let state = match text("status").as_deref() {
-        Some("Done") => State::Completed,
-        Some("Failed" | "Killed") => State::Failed,
-        Some("Running") => State::Active,
-        _ if scheduled.is_some() => State::Delayed,
-        _ => State::Waiting,
+        Some("Done") => JobState::Completed,
+        Some("Failed" | "Killed") => JobState::Failed,
+        Some("Running") => JobState::Active,
+        _ if scheduled.is_some() => JobState::Delayed,
+        _ => JobState::Waiting,
     };
     let outcome = text("result").and_then(|text| serde_json::from_str::<Result<Value, String>>(&text).ok());
     let (result, failed) = match outcome {
@@ -131,10 +131,10 @@ pub(super) fn view(
     };
     // A job that ended well keeps no word of what once went wrong.
     let last_error = text("error")
-        .filter(|_| state != State::Completed)
+        .filter(|_| state != JobState::Completed)
         .map(Cow::into_owned);
     let waiting_for = scheduled
-        .filter(|_| state == State::Delayed)
+        .filter(|_| state == JobState::Delayed)
         .map(|due| WaitingFor {
             gate: text("gate").filter(|gate| !gate.is_empty()).map(Cow::into_owned),
             reason: last_error.clone(),
@@ -145,16 +145,16 @@ pub(super) fn view(
         .iter()
         .map(|line| String::from_utf8_lossy(line).into_owned())
         .collect();
-    JobView {
+    JobSnapshot {
         id: id.to_owned(),
         kind: text("type").map(Cow::into_owned),
         state,
         added_at: id.parse::<ulid::Ulid>().ok().map(|id| id.timestamp_ms()),
         // A float to u64 saturates.
         ended_at: match state {
-            State::Completed => ended.done.map(|at| at as u64),
-            State::Failed => ended.dead.map(|at| at as u64),
-            State::Waiting | State::Delayed | State::Active => None,
+            JobState::Completed => ended.done.map(|at| at as u64),
+            JobState::Failed => ended.dead.map(|at| at as u64),
+            JobState::Waiting | JobState::Delayed | JobState::Active => None,
         },
         progress: number("progress").map_or(0, |n| n.min(100) as u8),
         attempts_made: number("attempts")

@@ -4,9 +4,9 @@ use serde::Deserialize;
 
 use super::{ApalisBroker, scripts};
 use crate::queue::{
-    BrokerError, INLINE_BYTES, Listed, Page, Query, Removal, Retried, RetryOrder,
+    BrokerError, INLINE_BYTES, JobPage, ListQuery, ListedJob, RemovalResult, RetryOrder, RetryResult,
     letters::{RETRIES, read_page},
-    lines::{Newest, look_for},
+    lines::{NewestEnd, look_for},
 };
 
 /// Bytes of payloads after which a list reads no further job.
@@ -14,13 +14,13 @@ const LIST_BYTES: usize = 1024 * 1024;
 
 /// The fields of a payload that a list reads.
 #[derive(Deserialize)]
-struct Typed {
+struct TypeAndSource {
     #[serde(rename = "type")]
     kind: String,
 }
 
 impl ApalisBroker {
-    pub(super) async fn list_jobs(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+    pub(super) async fn list_jobs(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::LIST.prepare_invoke();
         call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
@@ -41,8 +41,8 @@ impl ApalisBroker {
     }
 
     /// Tells the type of those jobs whose payloads are too large for a script.
-    async fn read_large(&self, page: &mut Page) -> Result<(), BrokerError> {
-        let unknown: Vec<&mut Listed> = page.jobs.iter_mut().filter(|job| job.kind.is_none()).collect();
+    async fn read_large(&self, page: &mut JobPage) -> Result<(), BrokerError> {
+        let unknown: Vec<&mut ListedJob> = page.jobs.iter_mut().filter(|job| job.kind.is_none()).collect();
         if unknown.is_empty() {
             return Ok(());
         }
@@ -64,14 +64,14 @@ impl ApalisBroker {
         let mut pipeline = redis::pipe();
         pipeline.hget(&self.keys.data, id);
         let (payload,): (Option<Vec<u8>>,) = self.connection.query(&pipeline).await?;
-        Ok(payload.and_then(|payload| Some(serde_json::from_slice::<Typed>(&payload).ok()?.kind)))
+        Ok(payload.and_then(|payload| Some(serde_json::from_slice::<TypeAndSource>(&payload).ok()?.kind)))
     }
 
     pub(super) async fn retry_jobs(
         &self,
         ids: &[&str],
         order: &RetryOrder<'_>,
-    ) -> Result<Vec<Retried>, BrokerError> {
+    ) -> Result<Vec<RetryResult>, BrokerError> {
         let keys = &self.keys;
         let mut fates = Vec::new();
         for chunk in ids.chunks(RETRIES) {
@@ -85,12 +85,12 @@ impl ApalisBroker {
                 .arg(&keys.history_prefix)
                 .arg(&keys.inflight_prefix)
                 .arg(chunk);
-            fates.extend(self.connection.invoke::<Vec<Retried>>(&call).await?);
+            fates.extend(self.connection.invoke::<Vec<RetryResult>>(&call).await?);
         }
         Ok(fates)
     }
 
-    pub(super) async fn remove_job(&self, id: &str) -> Result<Removal, BrokerError> {
+    pub(super) async fn remove_job(&self, id: &str) -> Result<RemovalResult, BrokerError> {
         let keys = &self.keys;
         let (mut place, mut looks) = (String::new(), 0);
         loop {
@@ -106,7 +106,7 @@ impl ApalisBroker {
             if let Some(removal) = self.connection.invoke(&call).await? {
                 return Ok(removal);
             }
-            let seen = look_for(&self.connection, &keys.active, Newest::Tail, id, looks).await?;
+            let seen = look_for(&self.connection, &keys.active, NewestEnd::Tail, id, looks).await?;
             (place, looks) = (seen.to_string(), looks + 1);
         }
     }

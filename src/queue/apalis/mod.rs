@@ -28,11 +28,12 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use self::wait::Waiter;
+use self::wait::ApalisWaiter;
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
-    JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Standing, Watchers, fair::Placing, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Completion, CompletionResults, Delivery, HistoryNote,
+    INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob,
+    Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
+    fair::PlacingProgress, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -52,7 +53,7 @@ const MOVE_CHUNK: usize = 50;
 
 /// The payload of a job in this layout: its type and its data, as one JSON object.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Envelope<'a> {
+pub struct TaskEnvelope<'a> {
     /// [`jobs::JobType`], by name.
     #[serde(rename = "type")]
     pub kind: String,
@@ -71,9 +72,9 @@ pub struct ApalisBroker {
     inflight: String,
     session: String,
     options: BrokerOptions,
-    waiter: Waiter,
-    watchers: Watchers,
-    placing: Placing,
+    waiter: ApalisWaiter,
+    watchers: JobWatchers,
+    placing: PlacingProgress,
 }
 
 impl ApalisBroker {
@@ -81,7 +82,7 @@ impl ApalisBroker {
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = ApalisKeys::new(queue);
         Self {
-            waiter: Waiter::new(connection.clone(), &keys),
+            waiter: ApalisWaiter::new(connection.clone(), &keys),
             inflight: keys.inflight(worker),
             session: keys.session(worker),
             keys,
@@ -89,12 +90,17 @@ impl ApalisBroker {
             queue: queue.to_owned(),
             worker: worker.to_owned(),
             options,
-            watchers: Watchers::default(),
-            placing: Placing::default(),
+            watchers: JobWatchers::default(),
+            placing: PlacingProgress::default(),
         }
     }
 
-    async fn delay(&self, lease: &Lease, later: &Later<'_>, adds_up: bool) -> Result<Settled, BrokerError> {
+    async fn delay(
+        &self,
+        lease: &Lease,
+        later: &Postponement<'_>,
+        adds_up: bool,
+    ) -> Result<WriteResult, BrokerError> {
         let mut call = scripts::RETRY_AT.prepare_invoke();
         call.key(&self.inflight)
             .key(&self.keys.scheduled)
@@ -163,7 +169,7 @@ impl Broker for ApalisBroker {
         }
     }
 
-    async fn recover(&self) -> Result<Recovered, BrokerError> {
+    async fn recover(&self) -> Result<SweepResult, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::RECOVER.prepare_invoke();
         call.key(&keys.leases)
@@ -180,29 +186,38 @@ impl Broker for ApalisBroker {
             .arg(&keys.session_prefix)
             .arg(&keys.history_prefix);
         let (requeued, poisoned, more): (u64, u64, bool) = self.connection.invoke(&call).await?;
-        Ok(Recovered {
+        Ok(SweepResult {
             requeued,
             poisoned,
             more,
         })
     }
 
-    async fn complete_all(&self, completions: &[Completion], _next: Option<ClaimNumber>) -> Completed {
-        Completed {
+    async fn complete_all(
+        &self,
+        completions: &[Completion],
+        _next: Option<ClaimNumber>,
+    ) -> CompletionResults {
+        CompletionResults {
             settled: self.complete_jobs(completions).await,
             claimed: None,
         }
     }
 
-    async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+    async fn retry_at(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
         self.delay(lease, &later, true).await
     }
 
-    async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+    async fn put_off(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
         self.delay(lease, &later, false).await
     }
 
-    async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {
+    async fn fail(
+        &self,
+        lease: &Lease,
+        reason: &str,
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::FAIL.prepare_invoke();
         call.key(&self.inflight)
@@ -234,7 +249,7 @@ impl Broker for ApalisBroker {
         Ok(released)
     }
 
-    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError> {
+    async fn begin(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
         let mut call = scripts::BEGIN.prepare_invoke();
         call.key(&self.inflight)
             .arg(&*lease.id)
@@ -247,8 +262,8 @@ impl Broker for ApalisBroker {
         &self,
         lease: &Lease,
         percent: u8,
-        note: Option<&Note>,
-    ) -> Result<Settled, BrokerError> {
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError> {
         let mut call = scripts::PROGRESS.prepare_invoke();
         call.key(&self.inflight);
         call.arg(&*lease.id)
@@ -288,7 +303,7 @@ impl Broker for ApalisBroker {
     }
 
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError> {
-        let envelope = Envelope {
+        let envelope = TaskEnvelope {
             kind: job.kind.as_str().to_owned(),
             data: job.payload,
         };
@@ -312,7 +327,7 @@ impl Broker for ApalisBroker {
         Ok(self.connection.invoke(&call).await?)
     }
 
-    async fn counts(&self) -> Result<Counts, BrokerError> {
+    async fn counts(&self) -> Result<QueueCounts, BrokerError> {
         self.count_jobs().await
     }
 
@@ -324,11 +339,11 @@ impl Broker for ApalisBroker {
         self.owner_of(delivery.payload.as_deref()?)
     }
 
-    async fn standing(&self, id: &str) -> Result<Standing, BrokerError> {
+    async fn standing(&self, id: &str) -> Result<LinePosition, BrokerError> {
         self.standing_of(id).await
     }
 
-    async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
+    async fn find(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
         self.find_job(id).await
     }
 
@@ -336,7 +351,7 @@ impl Broker for ApalisBroker {
         self.read_kind(id).await
     }
 
-    fn watchers(&self) -> &Watchers {
+    fn watchers(&self) -> &JobWatchers {
         &self.watchers
     }
 
@@ -344,15 +359,15 @@ impl Broker for ApalisBroker {
         self.poll_watched(position).await
     }
 
-    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+    async fn list(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError> {
         self.list_jobs(query).await
     }
 
-    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<RetryResult>, BrokerError> {
         self.retry_jobs(ids, order).await
     }
 
-    async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
+    async fn remove(&self, id: &str) -> Result<RemovalResult, BrokerError> {
         self.remove_job(id).await
     }
 
@@ -367,8 +382,12 @@ impl Broker for ApalisBroker {
     }
 }
 
-fn settled(applied: bool) -> Settled {
-    if applied { Settled::Applied } else { Settled::Lost }
+fn settled(applied: bool) -> WriteResult {
+    if applied {
+        WriteResult::Applied
+    } else {
+        WriteResult::Lost
+    }
 }
 
 /// The failed result as `apalis_redis` reads it: `Result<_, String>`.

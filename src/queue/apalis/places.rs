@@ -2,24 +2,24 @@
 
 use async_trait::async_trait;
 
-use super::{ApalisBroker, Envelope, scripts};
+use super::{ApalisBroker, TaskEnvelope, scripts};
 use crate::{
     connection::Connection,
     keys::ApalisKeys,
     queue::{
-        BrokerError, FieldName, Standing,
-        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, hash, owner_of, standing},
+        BrokerError, LinePosition, PayloadField,
+        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, PlaceAssigner, hash, owner_of, standing},
     },
 };
 
 impl ApalisBroker {
     /// The payload field that names a job's owner, as the scripts take it.
     pub(super) fn fairness(&self) -> &str {
-        self.options.fairness.as_ref().map_or("", FieldName::as_str)
+        self.options.fairness.as_ref().map_or("", PayloadField::as_str)
     }
 
     /// Position of a job in the line.
-    pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
+    pub(super) async fn standing_of(&self, id: &str) -> Result<LinePosition, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::STANDING.prepare_invoke();
         call.key(&keys.active)
@@ -33,7 +33,7 @@ impl ApalisBroker {
     /// The hashed owner of the job with this payload.
     pub(super) fn owner_of(&self, task: &[u8]) -> Option<u64> {
         let key = self.options.fairness?;
-        let data = serde_json::from_slice::<Envelope<'_>>(task).map(|envelope| envelope.data.get());
+        let data = serde_json::from_slice::<TaskEnvelope<'_>>(task).map(|envelope| envelope.data.get());
         Some(hash(&owner_of(data.unwrap_or_default().as_bytes(), key.as_str())))
     }
 
@@ -52,17 +52,17 @@ impl ApalisBroker {
 pub(super) struct ApalisPlaces {
     connection: Connection,
     keys: ApalisKeys,
-    fairness: Option<FieldName>,
+    fairness: Option<PayloadField>,
 }
 
 impl ApalisPlaces {
     fn key(&self) -> &str {
-        self.fairness.as_ref().map_or("", FieldName::as_str)
+        self.fairness.as_ref().map_or("", PayloadField::as_str)
     }
 }
 
 #[async_trait]
-impl Places for ApalisPlaces {
+impl PlaceAssigner for ApalisPlaces {
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::PLACES.prepare_invoke();
@@ -88,7 +88,7 @@ impl Places for ApalisPlaces {
         pipeline.hget(&self.keys.data, id);
         let (payload,): (Option<Vec<u8>>,) = self.connection.for_large()?.query(&pipeline).await?;
         let task = payload.unwrap_or_default();
-        let data = serde_json::from_slice::<Envelope<'_>>(&task).map(|envelope| envelope.data.get());
+        let data = serde_json::from_slice::<TaskEnvelope<'_>>(&task).map(|envelope| envelope.data.get());
         Ok(owner_of(data.unwrap_or_default().as_bytes(), self.key()))
     }
 }

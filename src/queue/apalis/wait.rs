@@ -18,22 +18,22 @@ const POLL: Duration = Duration::from_secs(1);
 const POLL_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct ApalisWaiter {
     connection: Connection,
     reading: redis::Pipeline,
-    mode: Mutex<Mode>,
+    mode: Mutex<WaitMode>,
 }
 
 #[derive(Debug)]
-enum Mode {
+enum WaitMode {
     Closed,
-    Tracking(Listener),
+    Tracking(InvalidationListener),
     /// Redis knows no client tracking, or said so: until then it is asked again and again.
     Polling(Instant),
 }
 
 #[derive(Debug)]
-struct Listener {
+struct InvalidationListener {
     socket: MultiplexedConnection,
     /// That of the connection when it was opened.
     generation: u64,
@@ -41,9 +41,9 @@ struct Listener {
 }
 
 /// TIME, LLEN active, EXISTS paused, GET full, the first of scheduled.
-type Reading = ((u64, u64), u64, bool, Option<u64>, Vec<(redis::Value, f64)>);
+type WaitReading = ((u64, u64), u64, bool, Option<u64>, Vec<(redis::Value, f64)>);
 
-impl Waiter {
+impl ApalisWaiter {
     pub(super) fn new(connection: Connection, keys: &ApalisKeys) -> Self {
         let mut reading = redis::pipe();
         reading.cmd("TIME").llen(&keys.active).exists(&keys.paused);
@@ -52,7 +52,7 @@ impl Waiter {
         Self {
             connection,
             reading,
-            mode: Mutex::new(Mode::Closed),
+            mode: Mutex::new(WaitMode::Closed),
         }
     }
 
@@ -60,25 +60,25 @@ impl Waiter {
     pub(super) async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
         let mut mode = self.mode.lock().await;
         let outdated = match &*mode {
-            Mode::Closed => true,
-            Mode::Tracking(listener) => listener.generation != self.connection.generation(),
-            Mode::Polling(until) => *until < Instant::now(),
+            WaitMode::Closed => true,
+            WaitMode::Tracking(listener) => listener.generation != self.connection.generation(),
+            WaitMode::Polling(until) => *until < Instant::now(),
         };
         if outdated {
             *mode = self.listen().await?;
         }
-        let Mode::Tracking(listener) = &mut *mode else {
+        let WaitMode::Tracking(listener) = &mut *mode else {
             tokio::time::sleep(POLL.min(limit)).await;
             return Ok(true);
         };
         let outcome = listener.wait(&self.reading, limit).await;
         if outcome.is_err() {
-            *mode = Mode::Closed;
+            *mode = WaitMode::Closed;
         }
         outcome
     }
 
-    async fn listen(&self) -> Result<Mode, BrokerError> {
+    async fn listen(&self) -> Result<WaitMode, BrokerError> {
         let generation = self.connection.generation();
         let (sender, pushes) = mpsc::unbounded_channel();
         let mut socket = match self.connection.listener(sender).await {
@@ -94,7 +94,7 @@ impl Waiter {
             .query_async::<()>(&mut socket)
             .await
         {
-            Ok(()) => Ok(Mode::Tracking(Listener {
+            Ok(()) => Ok(WaitMode::Tracking(InvalidationListener {
                 socket,
                 generation,
                 pushes,
@@ -104,9 +104,9 @@ impl Waiter {
         }
     }
 
-    fn poll(error: &redis::RedisError) -> Mode {
+    fn poll(error: &redis::RedisError) -> WaitMode {
         tracing::warn!(%error, "Redis offers no client tracking: new jobs are looked for once a second");
-        Mode::Polling(Instant::now() + POLL_FOR)
+        WaitMode::Polling(Instant::now() + POLL_FOR)
     }
 }
 
@@ -120,13 +120,13 @@ fn is_unknown(error: &redis::RedisError) -> bool {
     )
 }
 
-impl Listener {
+impl InvalidationListener {
     async fn wait(&mut self, reading: &redis::Pipeline, limit: Duration) -> Result<bool, BrokerError> {
         // Pushes up to here announce changes that the read below sees anyway.
         while let Ok(push) = self.pushes.try_recv() {
             heed(&push)?;
         }
-        let ((seconds, micros), active, paused, full, scheduled): Reading =
+        let ((seconds, micros), active, paused, full, scheduled): WaitReading =
             reading.query_async(&mut self.socket).await?;
         let pause = match scheduled.first() {
             _ if paused => limit,

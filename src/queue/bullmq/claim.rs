@@ -17,7 +17,7 @@ const SESSION: Duration = Duration::from_secs(3600);
 
 /// A job as `claim.lua` returns it: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
 /// deliveries lost so far, whether the payload is left out.
-type Row = (
+type ClaimReply = (
     Vec<u8>,
     Vec<u8>,
     Option<Vec<u8>>,
@@ -29,10 +29,10 @@ type Row = (
     bool,
 );
 /// An id that is not served, and why.
-type Refused = (Vec<u8>, Vec<u8>);
+type RefusedJob = (Vec<u8>, Vec<u8>);
 /// The answer of a claim: jobs, ids without a job, jobs that must not run, and how many jobs need their places in the
 /// fair line before a claim.
-pub(super) type Claimed = (Vec<Row>, Vec<Vec<u8>>, Vec<Refused>, u64);
+pub(super) type Claimed = (Vec<ClaimReply>, Vec<Vec<u8>>, Vec<RefusedJob>, u64);
 
 impl BullmqBroker {
     pub(super) async fn claim_jobs(
@@ -119,7 +119,7 @@ impl BullmqBroker {
 }
 
 /// A claimed job, or that its id is no UTF-8.
-pub(super) fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
+pub(super) fn delivery(row: ClaimReply, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
     let (id, name, payload, opts, attempt, waited, first, lost, _) = row;
     let options = JobOptions::read(&opts);
     Ok(Delivery {

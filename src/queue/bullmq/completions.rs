@@ -4,10 +4,10 @@
 use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 
 use super::{BullmqBroker, claim::Claimed, millis, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Completed, Completion, Delivery, answers};
+use crate::queue::{BrokerError, ClaimNumber, Completion, CompletionResults, Delivery, answers};
 
 /// The result of the claim in a call of completions.
-enum Beside {
+enum RefillClaim {
     /// None was to be made, or no slot was freed.
     Nothing,
     Claimed(Claimed),
@@ -15,7 +15,7 @@ enum Beside {
     Failed(RedisError),
 }
 
-impl FromRedisValue for Beside {
+impl FromRedisValue for RefillClaim {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         Ok(match value {
             Value::Nil => Self::Nothing,
@@ -30,10 +30,10 @@ impl BullmqBroker {
         &self,
         completions: &[Completion],
         next: Option<ClaimNumber>,
-    ) -> Completed {
+    ) -> CompletionResults {
         // A replica that does not renew could not hold what it claims.
         let mut next = next.filter(|_| self.renewal().holds());
-        let mut all = Completed {
+        let mut all = CompletionResults {
             settled: Vec::with_capacity(completions.len()),
             claimed: None,
         };
@@ -66,7 +66,7 @@ impl BullmqBroker {
         &self,
         completions: &[Completion],
         next: Option<ClaimNumber>,
-    ) -> Result<(Vec<Value>, Beside), RedisError> {
+    ) -> Result<(Vec<Value>, RefillClaim), RedisError> {
         let mut call = self.prepare(&scripts::COMPLETE);
         self.claim_args(&mut call, next, next.map_or(0, |_| completions.len()), false);
         call.arg(millis(self.options.keep_completed_for))
@@ -79,15 +79,15 @@ impl BullmqBroker {
 
     async fn claimed_beside(
         &self,
-        beside: Beside,
+        beside: RefillClaim,
         number: ClaimNumber,
     ) -> Option<Result<Vec<Delivery>, BrokerError>> {
         match beside {
-            Beside::Nothing => None,
+            RefillClaim::Nothing => None,
             // The claim loop gives the jobs their places.
-            Beside::Claimed(claimed) if claimed.3 > 0 => None,
-            Beside::Claimed(claimed) => Some(self.deliveries(claimed, number).await),
-            Beside::Failed(error) => Some(Err(error.into())),
+            RefillClaim::Claimed(claimed) if claimed.3 > 0 => None,
+            RefillClaim::Claimed(claimed) => Some(self.deliveries(claimed, number).await),
+            RefillClaim::Failed(error) => Some(Err(error.into())),
         }
     }
 }

@@ -11,7 +11,7 @@ use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
 use super::{BullmqBroker, inspect::percent};
 use crate::queue::{
     BrokerError,
-    watch::{Ending, Update},
+    watch::{JobUpdate, UnkeptOutcome},
 };
 
 /// Longest read.
@@ -22,9 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ENTRIES: usize = 16;
 
 /// Fields of an event. Any Redis client can write to the stream, so they are untrusted bytes.
-pub(super) type Fields = HashMap<Vec<u8>, Vec<u8>>;
+pub(super) type EventFields = HashMap<Vec<u8>, Vec<u8>>;
 /// The stream, and its entries.
-type Streams = Vec<(String, Vec<(String, Fields)>)>;
+type StreamReply = Vec<(String, Vec<(String, EventFields)>)>;
 
 impl BullmqBroker {
     /// Reads on from `position`, or from now where there is none.
@@ -58,14 +58,14 @@ impl BullmqBroker {
         &self,
         socket: &mut MultiplexedConnection,
         from: &str,
-    ) -> Result<Vec<(String, Fields)>, BrokerError> {
+    ) -> Result<Vec<(String, EventFields)>, BrokerError> {
         let mut call = redis::cmd("XREAD");
         call.arg("COUNT")
             .arg(ENTRIES)
             .arg("BLOCK")
             .arg(super::millis(LONGEST));
         call.arg("STREAMS").arg(&self.keys.events).arg(from);
-        let streams: Option<Streams> = answer(LONGEST, call.query_async(socket)).await?;
+        let streams: Option<StreamReply> = answer(LONGEST, call.query_async(socket)).await?;
         Ok(streams
             .unwrap_or_default()
             .into_iter()
@@ -73,7 +73,7 @@ impl BullmqBroker {
             .collect())
     }
 
-    async fn heed(&self, fields: Fields) -> Result<(), BrokerError> {
+    async fn heed(&self, fields: EventFields) -> Result<(), BrokerError> {
         let Some(news) = news(&fields, |id| self.watchers.of(id)) else {
             return Ok(());
         };
@@ -85,36 +85,40 @@ impl BullmqBroker {
 }
 
 /// The content of an event about a job.
-pub(super) struct News {
+pub(super) struct QueueEvent {
     id: String,
     /// An update that a read of the job would not show.
-    pub(super) at_once: Option<Update>,
+    pub(super) at_once: Option<JobUpdate>,
     /// The end of the job, for the case that a read no longer finds it.
-    pub(super) if_gone: Option<Update>,
+    pub(super) if_gone: Option<JobUpdate>,
 }
 
 /// Reads an event from the stream, which any Redis client can write to; `None` for a job without watchers.
-pub(super) fn news(fields: &Fields, is_watched: impl FnOnce(&str) -> bool) -> Option<News> {
+pub(super) fn news(fields: &EventFields, is_watched: impl FnOnce(&str) -> bool) -> Option<QueueEvent> {
     let field = |name: &str| fields.get(name.as_bytes());
     let text = |name: &str| field(name).map(|bytes| String::from_utf8_lossy(bytes));
     let id = text("jobId").filter(|id| is_watched(id))?.into_owned();
     let (mut at_once, mut if_gone) = (None, None);
     match text("event").as_deref() {
-        Some("active") => at_once = Some(Update::Active),
-        Some("progress") => at_once = Some(Update::Progress(field("data").map_or(0, |json| percent(json)))),
+        Some("active") => at_once = Some(JobUpdate::Active),
+        Some("progress") => {
+            at_once = Some(JobUpdate::Progress(field("data").map_or(0, |json| percent(json))))
+        }
         Some("completed") => {
             let result = field("returnvalue").and_then(|json| serde_json::from_slice(json).ok());
             let result = Arc::new(result.unwrap_or_default());
-            if_gone = Some(Update::Gone(Some(Ending::Completed(result))));
+            if_gone = Some(JobUpdate::Gone(Some(UnkeptOutcome::Completed(result))));
         }
         Some("failed") => {
             let reason = text("failedReason").unwrap_or_default();
-            if_gone = Some(Update::Gone(Some(Ending::Failed(reason.as_ref().into()))));
+            if_gone = Some(JobUpdate::Gone(Some(UnkeptOutcome::Failed(
+                reason.as_ref().into(),
+            ))));
         }
-        Some("removed") => if_gone = Some(Update::Gone(None)),
+        Some("removed") => if_gone = Some(JobUpdate::Gone(None)),
         _ => {}
     }
-    Some(News { id, at_once, if_gone })
+    Some(QueueEvent { id, at_once, if_gone })
 }
 
 /// A call on the socket; what it waits for on purpose is `nap`.

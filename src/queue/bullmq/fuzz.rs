@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use hostile::Target;
 
-use super::{claim::delivery, follow::news, inspect::view, neighbours::Neighbours};
+use super::{claim::delivery, follow::news, inspect::view, neighbours::ProducerVersions};
 use crate::queue::{
     QueueBackoff,
     fuzz::{expect_showable, hash},
@@ -48,7 +48,7 @@ pub static BULLMQ_JOB: Target = Target::new("bullmq_job", |input| {
             assert!(wait <= LONGEST_BACKOFF, "{wait:?}");
         }
     }
-    Neighbours::default().heed(
+    ProducerVersions::default().heed(
         "q",
         &String::from_utf8_lossy(&field("version").unwrap_or_default()),
         0,

@@ -6,31 +6,31 @@ use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
 use crate::queue::{
-    BrokerError, Counts, INLINE_BYTES, JobView, State, WaitingFor,
+    BrokerError, INLINE_BYTES, JobSnapshot, JobState, QueueCounts, WaitingFor,
     view::{age, read_history},
 };
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
 /// until when, log, name, when it was added and ended.
-pub(super) type Row = (
+pub(super) type JobRow = (
     String,
-    Text,
-    Text,
-    Text,
-    Text,
-    Text,
-    Text,
+    RawText,
+    RawText,
+    RawText,
+    RawText,
+    RawText,
+    RawText,
     Option<u64>,
     Vec<Vec<u8>>,
-    Text,
-    Text,
-    Text,
+    RawText,
+    RawText,
+    RawText,
 );
 /// A field of a job. Any Redis client can write to it, so it is untrusted bytes.
-type Text = Option<Vec<u8>>;
+type RawText = Option<Vec<u8>>;
 
 impl BullmqBroker {
-    pub(super) async fn count_jobs(&self) -> Result<Counts, BrokerError> {
+    pub(super) async fn count_jobs(&self) -> Result<QueueCounts, BrokerError> {
         let keys = &self.keys;
         let [wait, held, prioritized] = &keys.waiting;
         let [delayed, parents] = &keys.delayed;
@@ -60,7 +60,7 @@ impl BullmqBroker {
         );
         let (wait, held, prioritized, active, completed, failed, delayed, parents, paused, oldest, now): Reading =
             self.connection.query(&pipeline).await?;
-        Ok(Counts {
+        Ok(QueueCounts {
             paused,
             waiting: wait + held + prioritized,
             active,
@@ -77,10 +77,10 @@ impl BullmqBroker {
         Ok(Duration::from_millis(self.connection.invoke(&call).await?))
     }
 
-    pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
+    pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
         let mut call = scripts::FIND.prepare_invoke();
         call.key(&self.keys.prefix).arg(id).arg(INLINE_BYTES);
-        let Some((mut row, apart)) = self.connection.invoke::<Option<(Row, bool)>>(&call).await? else {
+        let Some((mut row, apart)) = self.connection.invoke::<Option<(JobRow, bool)>>(&call).await? else {
             return Ok(None);
         };
         if apart {
@@ -91,36 +91,38 @@ impl BullmqBroker {
 }
 
 /// A job as it was found.
-pub(super) fn view(id: &str, row: Row) -> JobView {
+pub(super) fn view(id: &str, row: JobRow) -> JobSnapshot {
     let (state, progress, attempts, result, failed, waits, gate, due, log, name, added, ended) = row;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let number = |bytes: Vec<u8>| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok();
     let (failed, waits) = (failed.map(text), waits.map(text));
     let state = match state.as_str() {
-        "completed" => State::Completed,
-        "failed" => State::Failed,
-        "delayed" => State::Delayed,
-        "active" => State::Active,
-        _ => State::Waiting,
+        "completed" => JobState::Completed,
+        "failed" => JobState::Failed,
+        "delayed" => JobState::Delayed,
+        "active" => JobState::Active,
+        _ => JobState::Waiting,
     };
     let (result, error) = match state {
-        State::Completed => (result.and_then(|json| serde_json::from_slice(&json).ok()), None),
-        State::Failed => (None, failed),
+        JobState::Completed => (result.and_then(|json| serde_json::from_slice(&json).ok()), None),
+        JobState::Failed => (None, failed),
         _ => (None, waits.or(failed)),
     };
-    let waiting_for = due.filter(|_| state == State::Delayed).map(|until| WaitingFor {
-        gate: gate.map(text).filter(|gate| !gate.is_empty()),
-        reason: error.clone(),
-        until,
-    });
-    JobView {
+    let waiting_for = due
+        .filter(|_| state == JobState::Delayed)
+        .map(|until| WaitingFor {
+            gate: gate.map(text).filter(|gate| !gate.is_empty()),
+            reason: error.clone(),
+            until,
+        });
+    JobSnapshot {
         id: id.to_owned(),
         kind: name.map(text),
         state,
         added_at: added.and_then(number),
         // A job that was retried by hand has the time of its last end still.
         ended_at: ended
-            .filter(|_| matches!(state, State::Completed | State::Failed))
+            .filter(|_| matches!(state, JobState::Completed | JobState::Failed))
             .and_then(number),
         progress: progress.map_or(0, |json| percent(&json)),
         attempts_made: attempts.and_then(|n| text(n).parse().ok()).unwrap_or(0),

@@ -2,13 +2,13 @@
 
 use super::{BullmqBroker, scripts};
 use crate::queue::{
-    BrokerError, Page, Query, Removal, Retried, RetryOrder,
+    BrokerError, JobPage, ListQuery, RemovalResult, RetryOrder, RetryResult,
     letters::{RETRIES, read_page},
-    lines::{Newest, look_for},
+    lines::{NewestEnd, look_for},
 };
 
 impl BullmqBroker {
-    pub(super) async fn list_jobs(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+    pub(super) async fn list_jobs(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError> {
         let mut call = self.prepare(&scripts::LIST);
         query.write(&mut call);
         read_page(self.connection.invoke(&call).await?)
@@ -18,18 +18,18 @@ impl BullmqBroker {
         &self,
         ids: &[&str],
         order: &RetryOrder<'_>,
-    ) -> Result<Vec<Retried>, BrokerError> {
+    ) -> Result<Vec<RetryResult>, BrokerError> {
         let mut fates = Vec::new();
         for chunk in ids.chunks(RETRIES) {
             let mut call = self.prepare(&scripts::RETRY);
             order.write(&mut call);
             call.arg(chunk);
-            fates.extend(self.connection.invoke::<Vec<Retried>>(&call).await?);
+            fates.extend(self.connection.invoke::<Vec<RetryResult>>(&call).await?);
         }
         Ok(fates)
     }
 
-    pub(super) async fn remove_job(&self, id: &str) -> Result<Removal, BrokerError> {
+    pub(super) async fn remove_job(&self, id: &str) -> Result<RemovalResult, BrokerError> {
         let [wait, paused, _] = &self.keys.waiting;
         let (mut places, mut looks) = ([String::new(), String::new()], 0);
         loop {
@@ -39,7 +39,7 @@ impl BullmqBroker {
                 return Ok(removal);
             }
             for (place, list) in places.iter_mut().zip([wait, paused]) {
-                let seen = look_for(&self.connection, list, Newest::Head, id, looks).await?;
+                let seen = look_for(&self.connection, list, NewestEnd::Head, id, looks).await?;
                 *place = seen.to_string();
             }
             looks += 1;

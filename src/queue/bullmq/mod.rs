@@ -40,11 +40,12 @@ use std::{
 use async_trait::async_trait;
 use redis::ScriptInvocation;
 
-use self::{neighbours::Neighbours, renewal::Renewal, wait::Waiter};
+use self::{neighbours::ProducerVersions, renewal::LocalLease, wait::BullmqWaiter};
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
-    JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Standing, Watchers, fair::Placing, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, Completion, CompletionResults, Delivery, HistoryNote,
+    INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob,
+    Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
+    fair::PlacingProgress, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -71,13 +72,13 @@ pub struct BullmqBroker {
     worker: String,
     keys: BullKeys,
     options: BrokerOptions,
-    waiter: Waiter,
-    neighbours: Neighbours,
-    renewal: Mutex<Renewal>,
+    waiter: BullmqWaiter,
+    neighbours: ProducerVersions,
+    renewal: Mutex<LocalLease>,
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
-    watchers: Watchers,
-    placing: Placing,
+    watchers: JobWatchers,
+    placing: PlacingProgress,
 }
 
 impl BullmqBroker {
@@ -85,17 +86,17 @@ impl BullmqBroker {
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = BullKeys::new(queue);
         Self {
-            waiter: Waiter::new(connection.clone(), &keys),
+            waiter: BullmqWaiter::new(connection.clone(), &keys),
             keys,
             connection,
             queue: queue.to_owned(),
             worker: worker.to_owned(),
             options,
-            neighbours: Neighbours::default(),
+            neighbours: ProducerVersions::default(),
             renewal: Mutex::default(),
             swept: AtomicUsize::new(0),
-            watchers: Watchers::default(),
-            placing: Placing::default(),
+            watchers: JobWatchers::default(),
+            placing: PlacingProgress::default(),
         }
     }
 
@@ -113,7 +114,12 @@ impl BullmqBroker {
         Ok(value)
     }
 
-    async fn delay(&self, lease: &Lease, later: &Later<'_>, adds_up: bool) -> Result<Settled, BrokerError> {
+    async fn delay(
+        &self,
+        lease: &Lease,
+        later: &Postponement<'_>,
+        adds_up: bool,
+    ) -> Result<WriteResult, BrokerError> {
         let mut call = self.prepare(&scripts::RETRY_AT);
         call.arg(&*lease.id)
             .arg(&*lease.token)
@@ -126,12 +132,16 @@ impl BullmqBroker {
         self.settle(&call).await
     }
 
-    async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<Settled, BrokerError> {
+    async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<WriteResult, BrokerError> {
         let applied: bool = self.connection.invoke(call).await?;
-        Ok(if applied { Settled::Applied } else { Settled::Lost })
+        Ok(if applied {
+            WriteResult::Applied
+        } else {
+            WriteResult::Lost
+        })
     }
 
-    fn renewal(&self) -> MutexGuard<'_, Renewal> {
+    fn renewal(&self) -> MutexGuard<'_, LocalLease> {
         self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -184,23 +194,28 @@ impl Broker for BullmqBroker {
         }
     }
 
-    async fn recover(&self) -> Result<Recovered, BrokerError> {
+    async fn recover(&self) -> Result<SweepResult, BrokerError> {
         self.sweep().await
     }
 
-    async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> Completed {
+    async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> CompletionResults {
         self.complete_jobs(completions, next).await
     }
 
-    async fn retry_at(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+    async fn retry_at(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
         self.delay(lease, &later, true).await
     }
 
-    async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
+    async fn put_off(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
         self.delay(lease, &later, false).await
     }
 
-    async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {
+    async fn fail(
+        &self,
+        lease: &Lease,
+        reason: &str,
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError> {
         let mut call = self.prepare(&scripts::FAIL);
         call.arg(&*lease.id)
             .arg(&*lease.token)
@@ -227,7 +242,7 @@ impl Broker for BullmqBroker {
         Ok(released)
     }
 
-    async fn begin(&self, lease: &Lease) -> Result<Settled, BrokerError> {
+    async fn begin(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
         let mut call = self.prepare(&scripts::BEGIN);
         call.arg(&*lease.id).arg(&*lease.token);
         self.settle(&call).await
@@ -237,8 +252,8 @@ impl Broker for BullmqBroker {
         &self,
         lease: &Lease,
         percent: u8,
-        note: Option<&Note>,
-    ) -> Result<Settled, BrokerError> {
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError> {
         let mut call = self.prepare(&scripts::PROGRESS);
         call.arg(&*lease.id)
             .arg(&*lease.token)
@@ -248,7 +263,7 @@ impl Broker for BullmqBroker {
     }
 
     async fn leave(&self) -> Result<(), BrokerError> {
-        *self.renewal() = Renewal::default();
+        *self.renewal() = LocalLease::default();
         self.put_back_all().await
     }
 
@@ -290,7 +305,7 @@ impl Broker for BullmqBroker {
         Ok(self.connection.invoke(&call).await?)
     }
 
-    async fn counts(&self) -> Result<Counts, BrokerError> {
+    async fn counts(&self) -> Result<QueueCounts, BrokerError> {
         self.count_jobs().await
     }
 
@@ -302,15 +317,15 @@ impl Broker for BullmqBroker {
         self.owner_of(delivery.payload.as_deref()?)
     }
 
-    async fn standing(&self, id: &str) -> Result<Standing, BrokerError> {
+    async fn standing(&self, id: &str) -> Result<LinePosition, BrokerError> {
         self.standing_of(id).await
     }
 
-    async fn find(&self, id: &str) -> Result<Option<JobView>, BrokerError> {
+    async fn find(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
         self.find_job(id).await
     }
 
-    fn watchers(&self) -> &Watchers {
+    fn watchers(&self) -> &JobWatchers {
         &self.watchers
     }
 
@@ -318,15 +333,15 @@ impl Broker for BullmqBroker {
         self.follow_events(position).await
     }
 
-    async fn list(&self, query: &Query<'_>) -> Result<Page, BrokerError> {
+    async fn list(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError> {
         self.list_jobs(query).await
     }
 
-    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<Retried>, BrokerError> {
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<RetryResult>, BrokerError> {
         self.retry_jobs(ids, order).await
     }
 
-    async fn remove(&self, id: &str) -> Result<Removal, BrokerError> {
+    async fn remove(&self, id: &str) -> Result<RemovalResult, BrokerError> {
         self.remove_job(id).await
     }
 

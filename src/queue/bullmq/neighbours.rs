@@ -8,23 +8,23 @@ use std::sync::{Mutex, PoisonError};
 
 /// Findings about a queue so far, so that the log reports each of them once.
 #[derive(Debug, Default)]
-pub(super) struct Neighbours(Mutex<Seen>);
+pub(super) struct ProducerVersions(Mutex<SeenVersions>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenVersions {
     major: Option<u32>,
     schedulers: bool,
 }
 
 /// A fact that the log reports.
 #[derive(Debug, PartialEq, Eq)]
-enum Finding {
+enum ProducerFinding {
     Newer(u32),
     Mixed(u32, u32),
     Schedulers,
 }
 
-impl Neighbours {
+impl ProducerVersions {
     /// Takes note of the version that a producer has left (`bullmq:5.81.5`), and of the number of schedulers.
     pub(super) fn heed(&self, queue: &str, version: &str, schedulers: u64) {
         let findings = self
@@ -34,18 +34,18 @@ impl Neighbours {
             .update(version, schedulers);
         for finding in findings {
             match finding {
-                Finding::Newer(major) => tracing::warn!(
+                ProducerFinding::Newer(major) => tracing::warn!(
                     queue,
                     version,
                     "the queue's producer is BullMQ v{major}: served as v5, which loses nothing"
                 ),
-                Finding::Mixed(one, other) => tracing::error!(
+                ProducerFinding::Mixed(one, other) => tracing::error!(
                     queue,
                     version,
                     "producers of BullMQ v{one} and v{other} share the queue: a job added by the newer while the \
                     older has paused it is lost when the older resumes it; use one of them"
                 ),
-                Finding::Schedulers => tracing::error!(
+                ProducerFinding::Schedulers => tracing::error!(
                     queue,
                     schedulers,
                     "the queue has job schedulers: their jobs fail here, because only a BullMQ worker creates the \
@@ -56,8 +56,8 @@ impl Neighbours {
     }
 }
 
-impl Seen {
-    fn update(&mut self, version: &str, schedulers: u64) -> Vec<Finding> {
+impl SeenVersions {
+    fn update(&mut self, version: &str, schedulers: u64) -> Vec<ProducerFinding> {
         let mut findings = Vec::new();
         let major = version
             .split_once(':')
@@ -66,13 +66,13 @@ impl Seen {
             && self.major != Some(major)
         {
             match self.major.replace(major) {
-                Some(before) => findings.push(Finding::Mixed(before.min(major), before.max(major))),
-                None if major > 5 => findings.push(Finding::Newer(major)),
+                Some(before) => findings.push(ProducerFinding::Mixed(before.min(major), before.max(major))),
+                None if major > 5 => findings.push(ProducerFinding::Newer(major)),
                 None => {}
             }
         }
         if schedulers > 0 && !self.schedulers {
-            findings.push(Finding::Schedulers);
+            findings.push(ProducerFinding::Schedulers);
         }
         self.schedulers = schedulers > 0;
         findings
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn each_finding_is_told_once() {
-        let mut seen = Seen::default();
+        let mut seen = SeenVersions::default();
         for version in [
             "",
             "bullmq",
@@ -96,10 +96,13 @@ mod tests {
         ] {
             assert_eq!(seen.update(version, 0), [], "{version}");
         }
-        assert_eq!(seen.update("bullmq:6.7.0", 0), [Finding::Mixed(5, 6)]);
-        assert_eq!(seen.update("bullmq:6.7.0", 2), [Finding::Schedulers]);
+        assert_eq!(seen.update("bullmq:6.7.0", 0), [ProducerFinding::Mixed(5, 6)]);
+        assert_eq!(seen.update("bullmq:6.7.0", 2), [ProducerFinding::Schedulers]);
         assert_eq!(seen.update("bullmq:6.7.1", 3), []);
-        assert_eq!(seen.update("bullmq:5.81.5", 0), [Finding::Mixed(5, 6)]);
-        assert_eq!(Seen::default().update("bullmq:6.0.0", 0), [Finding::Newer(6)]);
+        assert_eq!(seen.update("bullmq:5.81.5", 0), [ProducerFinding::Mixed(5, 6)]);
+        assert_eq!(
+            SeenVersions::default().update("bullmq:6.0.0", 0),
+            [ProducerFinding::Newer(6)]
+        );
     }
 }

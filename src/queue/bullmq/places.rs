@@ -6,19 +6,19 @@ use super::{BullmqBroker, scripts};
 use crate::{
     connection::Connection,
     queue::{
-        BrokerError, FieldName, Standing,
-        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, Places, hash, owner_of, standing},
+        BrokerError, LinePosition, PayloadField,
+        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, PlaceAssigner, hash, owner_of, standing},
     },
 };
 
 impl BullmqBroker {
     /// The payload field that names a job's owner, as the scripts take it.
     pub(super) fn fairness(&self) -> &str {
-        self.options.fairness.as_ref().map_or("", FieldName::as_str)
+        self.options.fairness.as_ref().map_or("", PayloadField::as_str)
     }
 
     /// Position of a job in the line.
-    pub(super) async fn standing_of(&self, id: &str) -> Result<Standing, BrokerError> {
+    pub(super) async fn standing_of(&self, id: &str) -> Result<LinePosition, BrokerError> {
         let mut call = self.prepare(&scripts::STANDING);
         call.arg(id).arg(self.fairness());
         Ok(standing(self.connection.invoke(&call).await?))
@@ -45,17 +45,17 @@ impl BullmqBroker {
 pub(super) struct BullmqPlaces {
     connection: Connection,
     prefix: String,
-    fairness: Option<FieldName>,
+    fairness: Option<PayloadField>,
 }
 
 impl BullmqPlaces {
     fn key(&self) -> &str {
-        self.fairness.as_ref().map_or("", FieldName::as_str)
+        self.fairness.as_ref().map_or("", PayloadField::as_str)
     }
 }
 
 #[async_trait]
-impl Places for BullmqPlaces {
+impl PlaceAssigner for BullmqPlaces {
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
         let mut call = scripts::PLACES.prepare_invoke();
         call.key(&self.prefix).arg(self.key()).arg(PLACES_CHUNK);

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 /// The end of this replica's local lease; `None` before the first renewal.
 #[derive(Debug, Default)]
-pub(super) struct Renewal(Option<Instant>);
+pub(super) struct LocalLease(Option<Instant>);
 
-impl Renewal {
+impl LocalLease {
     pub(super) fn holds(&self) -> bool {
         self.0.is_some_and(|until| Instant::now() < until)
     }

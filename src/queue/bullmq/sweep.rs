@@ -4,7 +4,7 @@
 use std::{collections::HashSet, sync::atomic::Ordering};
 
 use super::{BullmqBroker, scripts};
-use crate::queue::{BrokerError, Lease, Recovered, millis};
+use crate::queue::{BrokerError, Lease, SweepResult, millis};
 
 /// Claimed jobs that one script looks at.
 const STRETCH: usize = 250;
@@ -13,7 +13,7 @@ const MOVE_STRETCH: usize = 32;
 
 impl BullmqBroker {
     /// One step of the sweep for jobs without a lock.
-    pub(super) async fn sweep(&self) -> Result<Recovered, BrokerError> {
+    pub(super) async fn sweep(&self) -> Result<SweepResult, BrokerError> {
         let mut call = self.prepare(&scripts::RECOVER);
         call.arg(self.swept.load(Ordering::Relaxed))
             .arg(STRETCH)
@@ -23,7 +23,7 @@ impl BullmqBroker {
         let (requeued, poisoned, next): (u64, u64, i64) = self.connection.invoke(&call).await?;
         let next = usize::try_from(next).ok();
         self.swept.store(next.unwrap_or_default(), Ordering::Relaxed);
-        Ok(Recovered {
+        Ok(SweepResult {
             requeued,
             poisoned,
             more: next.is_some(),

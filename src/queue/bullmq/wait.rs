@@ -21,14 +21,14 @@ const SHORTEST: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct BullmqWaiter {
     connection: Connection,
     prefix: String,
     marker: String,
     socket: Mutex<Option<MultiplexedConnection>>,
 }
 
-impl Waiter {
+impl BullmqWaiter {
     pub(super) fn new(connection: Connection, keys: &BullKeys) -> Self {
         Self {
             connection,

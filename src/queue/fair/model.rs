@@ -10,7 +10,7 @@ use proptest::prelude::*;
 const ROUND: i64 = 1 << 20;
 
 #[derive(Debug, Default)]
-struct Line {
+struct ModelLine {
     /// Id and owner, the front first.
     list: VecDeque<(u32, u8)>,
     turns: BTreeMap<u8, i64>,
@@ -23,7 +23,7 @@ struct Line {
     next_id: u32,
 }
 
-impl Line {
+impl ModelLine {
     fn add(&mut self, owner: u8) {
         self.list.push_back((self.next_id, owner));
         self.next_id += 1;
@@ -112,7 +112,7 @@ proptest! {
     /// Each job is taken once, found by its place at any depth, and each owner's jobs in their order.
     #[test]
     fn nothing_is_lost_or_taken_twice_or_out_of_its_owners_order(steps in steps()) {
-        let mut line = Line::default();
+        let mut line = ModelLine::default();
         let (mut taken, mut done) = (Vec::new(), HashSet::new());
         let mut last: HashMap<u8, u32> = HashMap::new();
         for step in steps {
@@ -138,7 +138,7 @@ proptest! {
     /// Between two jobs of an owner who waits, no other has more than one, and one more before the first.
     #[test]
     fn nobody_is_passed_over_for_more_than_a_round(steps in steps()) {
-        let mut line = Line::default();
+        let mut line = ModelLine::default();
         let mut passed: HashMap<(u8, u8), u32> = HashMap::new();
         for step in steps {
             match step {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{
-        exchange::{Answer, Ask},
+        exchange::{SimulatedAnswer, SimulatedRequest},
         schema,
     },
     MAX_COMPLETION, MAX_COMPLETION_OF_REASONING, MODELS, error, invalid, prompt_tokens,
@@ -50,7 +50,7 @@ const FIELDS: [&str; 32] = [
 const CONTEXT: u64 = 128_000;
 
 /// The key is the right one.
-pub(super) fn key(ask: &Ask<'_>) -> Result<(), Answer> {
+pub(super) fn key(ask: &SimulatedRequest<'_>) -> Result<(), SimulatedAnswer> {
     match ask.header("authorization").strip_prefix("Bearer ") {
         Some(key) if key == ask.shared.keys.openai => Ok(()),
         Some(key) => {
@@ -75,7 +75,7 @@ pub(super) fn key(ask: &Ask<'_>) -> Result<(), Answer> {
 }
 
 /// Everything that is checked before an answer costs anything.
-pub(super) fn request(ask: &Ask<'_>) -> Result<Map<String, Value>, Answer> {
+pub(super) fn request(ask: &SimulatedRequest<'_>) -> Result<Map<String, Value>, SimulatedAnswer> {
     key(ask)?;
     if !ask.is_type("application/json") {
         let message = "Unsupported media type: the body must be application/json.";
@@ -105,12 +105,12 @@ pub(super) fn request(ask: &Ask<'_>) -> Result<Map<String, Value>, Answer> {
     Ok(request)
 }
 
-fn missing(param: &str) -> Answer {
+fn missing(param: &str) -> SimulatedAnswer {
     let message = format!("Missing required parameter: '{param}'.");
     invalid(param, Some("missing_required_parameter"), &message)
 }
 
-fn model(request: &Map<String, Value>) -> Result<&str, Answer> {
+fn model(request: &Map<String, Value>) -> Result<&str, SimulatedAnswer> {
     let model = request
         .get("model")
         .and_then(Value::as_str)
@@ -131,7 +131,7 @@ fn model(request: &Map<String, Value>) -> Result<&str, Answer> {
     ))
 }
 
-fn check_messages(request: &Map<String, Value>) -> Result<(), Answer> {
+fn check_messages(request: &Map<String, Value>) -> Result<(), SimulatedAnswer> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -161,7 +161,7 @@ fn check_messages(request: &Map<String, Value>) -> Result<(), Answer> {
     Ok(())
 }
 
-fn check_effort(request: &Map<String, Value>, model: &str) -> Result<(), Answer> {
+fn check_effort(request: &Map<String, Value>, model: &str) -> Result<(), SimulatedAnswer> {
     let efforts = MODELS.reasoning_efforts(model);
     match request.get("reasoning_effort") {
         None | Some(Value::Null) => Ok(()),
@@ -181,7 +181,7 @@ fn check_effort(request: &Map<String, Value>, model: &str) -> Result<(), Answer>
     }
 }
 
-fn check_numbers(request: &Map<String, Value>, model: &str) -> Result<(), Answer> {
+fn check_numbers(request: &Map<String, Value>, model: &str) -> Result<(), SimulatedAnswer> {
     let reasoning = !MODELS.reasoning_efforts(model).is_empty();
     let most = if reasoning {
         MAX_COMPLETION_OF_REASONING
@@ -236,7 +236,7 @@ fn check_numbers(request: &Map<String, Value>, model: &str) -> Result<(), Answer
     Ok(())
 }
 
-fn check_format(request: &Map<String, Value>) -> Result<(), Answer> {
+fn check_format(request: &Map<String, Value>) -> Result<(), SimulatedAnswer> {
     let Some(format) = request.get("response_format") else {
         return Ok(());
     };

@@ -262,10 +262,10 @@ async fn a_match_falls_on_its_job_alone_and_comes_before_the_script() {
 #[tokio::test]
 async fn chance_is_the_same_for_the_same_seed() {
     let drawn = |seed| async move {
-        let bench = Bench::with(Options {
+        let bench = Bench::with(SimulatorOptions {
             seed,
             random_faults: 0.5,
-            ..Options::default()
+            ..SimulatorOptions::default()
         })
         .await;
         for _ in 0..40 {
@@ -339,7 +339,7 @@ fn every_kind_reads_as_it_is_named() {
         Fault::Length,
         Fault::NoUsage,
         Fault::Speech {
-            status: crate::simulator::Recognition::NoMatch,
+            status: crate::simulator::RecognitionFault::NoMatch,
         },
         Fault::OperationFailed { code: None },
         Fault::OperationFailed {

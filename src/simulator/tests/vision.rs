@@ -200,16 +200,16 @@ async fn an_operation_fails_or_is_forgotten_for_good() {
 struct OneAttempt;
 
 #[async_trait::async_trait]
-impl jobs::Guard for OneAttempt {
+impl jobs::ProviderGuard for OneAttempt {
     async fn call<'a>(
         &'a self,
-        _: &'a jobs::Call,
-        attempt: &'a jobs::Attempt<'a>,
-    ) -> Result<jobs::Reply, jobs::Failure> {
+        _: &'a jobs::ProviderCall,
+        attempt: &'a jobs::CallAttempt<'a>,
+    ) -> Result<jobs::ProviderReply, jobs::Failure> {
         attempt().await
     }
 
-    async fn useless(&self, _: &jobs::Call, _: bool) {}
+    async fn useless(&self, _: &jobs::ProviderCall, _: bool) {}
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
         };
         let worker = jobs::Jobs::new(
             &settings,
-            std::sync::Arc::new(jobs::media::decoder::InProcess),
+            std::sync::Arc::new(jobs::media::decoder::InProcessDecoder),
             jobs::MemoryBudget::new(u64::MAX),
         )
         .unwrap();
@@ -261,7 +261,7 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
         let faults = [vec![fault.clone()], between, vec![fault.clone()]].concat();
         bench.sim.faults().script(Provider::AzureVision, faults).unwrap();
         let failure = run().await.unwrap_err();
-        assert_eq!(failure.class(), jobs::Class::Permanent, "{failure}");
+        assert_eq!(failure.class(), jobs::FailureClass::Permanent, "{failure}");
         assert_eq!(requests(), (4, 3 * polls + 3), "{fault:?}");
     }
 }

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn prices() -> Prices {
-    Prices::embedded().unwrap()
+fn prices() -> PriceTable {
+    PriceTable::embedded().unwrap()
 }
 
 fn chat(model: &str, tier: &str, [prompt, cached, written, completion]: [u64; 4]) -> CallUsage {
@@ -84,8 +84,8 @@ date = "2026-11-30"
 
 #[test]
 fn a_wrong_file_says_which_row_and_why() {
-    assert_eq!(Prices::parse(GOOD).unwrap().len(), 1);
-    assert!(Prices::parse("").unwrap().is_empty());
+    assert_eq!(PriceTable::parse(GOOD).unwrap().len(), 1);
+    assert!(PriceTable::parse("").unwrap().is_empty());
     for (from, to, why) in [
         (
             "\"USD\"",
@@ -116,11 +116,11 @@ fn a_wrong_file_says_which_row_and_why() {
     ] {
         let text = GOOD.replacen(from, to, 1);
         assert_ne!(text, GOOD);
-        let error = Prices::parse(&text).expect_err(to).to_string();
+        let error = PriceTable::parse(&text).expect_err(to).to_string();
         assert!(error.contains(why), "{to}: {error}");
     }
     let twice = format!("{GOOD}{}", GOOD.replace("[\"m\"]", "[\"x\", \"M\"]"));
-    let error = Prices::parse(&twice).unwrap_err().to_string();
+    let error = PriceTable::parse(&twice).unwrap_err().to_string();
     assert_eq!(error, "row 2 (openai x, M): the price of M is there twice");
 }
 
@@ -131,7 +131,7 @@ fn the_pattern_with_the_most_literal_characters_wins() {
             .replace("input = \"1\"", &format!("input = \"{input}\""))
     };
     let text = [row("*", "1"), row("ab*", "2"), row("ab?d", "3"), row("abcd", "4")].concat();
-    let prices = Prices::parse(&text).unwrap();
+    let prices = PriceTable::parse(&text).unwrap();
     for (model, input) in [("z", "1"), ("abx", "2"), ("abXd", "3"), ("ABCD", "4"), ("", "1")] {
         let usage = CallUsage::tokens(model, 1_000_000, 0);
         assert_eq!(prices.cost(Provider::OpenAi, &usage), usd(input), "{model}");
@@ -145,7 +145,7 @@ proptest! {
         prompt in 0..1_000_000u64, cached in 0..1_000_000u64, written in 0..1_000_000u64, completion in 0..1_000_000u64,
     ) {
         let text = GOOD.replace("input = \"1\"", "input = \"0.3\"\ncached_input = \"0.03\"\ncache_write = \"0.4\"");
-        let prices = Prices::parse(&text).unwrap();
+        let prices = PriceTable::parse(&text).unwrap();
         let cached = cached.min(prompt);
         let written = written.min(prompt - cached);
         let usage = chat("m", "", [prompt, cached, written, completion]);

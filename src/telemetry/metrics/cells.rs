@@ -9,10 +9,10 @@ use std::{
 pub const BOUNDS: usize = 12;
 
 /// Upper bounds of buckets, microseconds.
-pub type Bounds = [u64; BOUNDS];
+pub type BucketBounds = [u64; BOUNDS];
 
 /// For calls of providers and for jobs: 10 ms to 5 min.
-pub const CALLS: Bounds = [
+pub const CALLS: BucketBounds = [
     10_000,
     25_000,
     50_000,
@@ -27,7 +27,7 @@ pub const CALLS: Bounds = [
     300_000_000,
 ];
 /// For waits between tries: 50 ms to 5 min.
-pub const WAITS: Bounds = [
+pub const WAITS: BucketBounds = [
     50_000,
     100_000,
     250_000,
@@ -42,7 +42,7 @@ pub const WAITS: Bounds = [
     300_000_000,
 ];
 /// For calls of Redis: 100 µs to 2 s, after which none waits.
-pub const REDIS: Bounds = [
+pub const REDIS: BucketBounds = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 250_000, 1_000_000, 2_000_000,
 ];
 
@@ -70,14 +70,14 @@ impl Counter {
 /// How often something took how long.
 #[derive(Debug)]
 pub struct Histogram {
-    bounds: &'static Bounds,
+    bounds: &'static BucketBounds,
     buckets: [Counter; BOUNDS + 1],
     sum_us: Counter,
 }
 
 impl Histogram {
     /// An empty one.
-    pub const fn new(bounds: &'static Bounds) -> Self {
+    pub const fn new(bounds: &'static BucketBounds) -> Self {
         Self {
             bounds,
             buckets: [const { Counter::new() }; BOUNDS + 1],

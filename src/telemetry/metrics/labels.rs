@@ -1,19 +1,19 @@
 //! Label values of the metrics. Enums bound the number of series, so that no input from outside can add one.
 
-use jobs::{Class, Failure, JobType, Provider};
+use jobs::{Failure, FailureClass, JobType, Provider};
 use redis::{ErrorKind, RedisError};
 
 use crate::gate::{Reason, State};
 
 /// A value's place in an array of cells.
-pub trait Index: Copy {
+pub trait CellIndex: Copy {
     /// Position of this value, below the number of variants.
     fn index(self) -> usize;
 }
 
 macro_rules! index_by_variant {
     ($($name:ty),*) => {$(
-        impl Index for $name {
+        impl CellIndex for $name {
             fn index(self) -> usize {
                 self as usize
             }
@@ -146,7 +146,7 @@ impl JobLabel {
     }
 }
 
-impl Index for JobLabel {
+impl CellIndex for JobLabel {
     fn index(self) -> usize {
         self.0.map_or(JobType::ALL.len(), |kind| kind as usize)
     }
@@ -154,15 +154,15 @@ impl Index for JobLabel {
 
 /// A failure's class; `none` without a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JobClass(pub Option<Class>);
+pub struct JobClass(pub Option<FailureClass>);
 
 impl JobClass {
     /// How many there are.
-    pub const COUNT: usize = Class::ALL.len() + 1;
+    pub const COUNT: usize = FailureClass::ALL.len() + 1;
 
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        Class::ALL
+        FailureClass::ALL
             .into_iter()
             .map(|class| Self(Some(class)))
             .chain([Self(None)])
@@ -177,9 +177,9 @@ impl JobClass {
     }
 }
 
-impl Index for JobClass {
+impl CellIndex for JobClass {
     fn index(self) -> usize {
-        self.0.map_or(Class::ALL.len(), |class| class as usize)
+        self.0.map_or(FailureClass::ALL.len(), |class| class as usize)
     }
 }
 
@@ -187,7 +187,7 @@ impl Index for JobClass {
 mod tests {
     use super::*;
 
-    fn in_order<T: Index>(all: impl Iterator<Item = T>) {
+    fn in_order<T: CellIndex>(all: impl Iterator<Item = T>) {
         for (at, value) in all.enumerate() {
             assert_eq!(value.index(), at);
         }

@@ -18,11 +18,11 @@ pub mod text;
 
 use std::sync::atomic::AtomicU64;
 
-use jobs::{Class, Provider};
+use jobs::{FailureClass, Provider};
 
 use self::{
     cells::{Counter, Histogram},
-    labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault},
+    labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault},
 };
 use crate::gate::{Reason, State};
 
@@ -30,11 +30,11 @@ const PROVIDERS: usize = Provider::ALL.len();
 const CLASSES: usize = JobClass::COUNT;
 
 /// The counters of the whole process.
-pub static PROCESS: Process = Process::new();
+pub static PROCESS: ProcessCounters = ProcessCounters::new();
 
 /// See [`PROCESS`].
 #[derive(Debug)]
-pub struct Process {
+pub struct ProcessCounters {
     /// Tries of provider calls, by what came of them and what was answered.
     pub calls: [[[Counter; Answer::COUNT]; CLASSES]; PROVIDERS],
     /// How long they took.
@@ -73,7 +73,7 @@ pub struct Process {
     pub trace_spans: [Counter; 2],
 }
 
-impl Process {
+impl ProcessCounters {
     const fn new() -> Self {
         Self {
             calls: [const { [const { [const { Counter::new() }; Answer::COUNT] }; CLASSES] }; PROVIDERS],
@@ -104,7 +104,7 @@ impl Process {
     }
 
     /// A call is going to be tried again.
-    pub fn retried(&self, provider: Provider, class: Class, delay: std::time::Duration) {
+    pub fn retried(&self, provider: Provider, class: FailureClass, delay: std::time::Duration) {
         self.retries[provider.index()][JobClass(Some(class)).index()].add(1);
         self.retry_delay[provider.index()].observe(delay);
     }

@@ -2,7 +2,7 @@
 
 /// The type of a metric, in Prometheus's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A number that only grows.
     Counter,
     /// A number of now.
@@ -11,7 +11,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// Its name in the text format.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -24,11 +24,11 @@ impl Kind {
 
 /// One metric, with all its labels.
 #[derive(Debug)]
-pub struct Family {
+pub struct MetricFamily {
     /// Its name.
     pub name: &'static str,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
     /// Its meaning, for the help text.
@@ -39,15 +39,15 @@ macro_rules! families {
     ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $about:literal;)*) => {
         $(
             #[doc = $about]
-            pub static $constant: Family = Family {
+            pub static $constant: MetricFamily = MetricFamily {
                 name: $name,
-                kind: Kind::$kind,
+                kind: MetricKind::$kind,
                 labels: &[$($label),*],
                 about: $about,
             };
         )*
         /// All of them, in the order of an answer.
-        pub static ALL: &[&Family] = &[$(&$constant),*];
+        pub static ALL: &[&MetricFamily] = &[$(&$constant),*];
     };
 }
 
@@ -180,7 +180,7 @@ mod tests {
         for family in ALL {
             assert!(names.insert(family.name), "{} is there twice", family.name);
             assert_eq!(
-                family.kind == Kind::Counter,
+                family.kind == MetricKind::Counter,
                 family.name.ends_with("_total"),
                 "{}",
                 family.name

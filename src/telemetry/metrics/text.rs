@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     cells::{Counter, Histogram},
-    table::Family,
+    table::MetricFamily,
 };
 
 /// The content type of an answer in this format.
@@ -12,33 +12,33 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// An answer in the making. Families follow each other; the samples of one stand together.
 #[derive(Debug, Default)]
-pub struct Text {
+pub struct Exposition {
     out: String,
     /// The family whose head was written last.
     family: Option<&'static str>,
 }
 
-impl Text {
+impl Exposition {
     /// One sample of a counter or gauge; `values` are those of the family's labels, in their order.
-    pub fn sample(&mut self, family: &'static Family, values: &[&str], value: f64) {
+    pub fn sample(&mut self, family: &'static MetricFamily, values: &[&str], value: f64) {
         self.head(family);
         self.line(family, "", values, None, value);
     }
 
     /// One counter.
-    pub fn counter(&mut self, family: &'static Family, values: &[&str], counter: &Counter) {
+    pub fn counter(&mut self, family: &'static MetricFamily, values: &[&str], counter: &Counter) {
         self.sample(family, values, counter.get() as f64);
     }
 
     /// One counter, unless it has never counted: for families with many combinations, most of which never occur.
-    pub fn counter_if_any(&mut self, family: &'static Family, values: &[&str], counter: &Counter) {
+    pub fn counter_if_any(&mut self, family: &'static MetricFamily, values: &[&str], counter: &Counter) {
         if counter.get() > 0 {
             self.counter(family, values, counter);
         }
     }
 
     /// One histogram.
-    pub fn histogram(&mut self, family: &'static Family, values: &[&str], histogram: &Histogram) {
+    pub fn histogram(&mut self, family: &'static MetricFamily, values: &[&str], histogram: &Histogram) {
         self.head(family);
         let mut count = 0;
         for (bound, below) in histogram.cumulative() {
@@ -55,10 +55,10 @@ impl Text {
         self.out
     }
 
-    fn head(&mut self, family: &'static Family) {
+    fn head(&mut self, family: &'static MetricFamily) {
         if self.family != Some(family.name) {
             self.family = Some(family.name);
-            let Family {
+            let MetricFamily {
                 name, kind, about, ..
             } = family;
             // Writing into a String never fails.
@@ -70,7 +70,14 @@ impl Text {
         }
     }
 
-    fn line(&mut self, family: &Family, suffix: &str, values: &[&str], bound: Option<&str>, value: f64) {
+    fn line(
+        &mut self,
+        family: &MetricFamily,
+        suffix: &str,
+        values: &[&str],
+        bound: Option<&str>,
+        value: f64,
+    ) {
         debug_assert_eq!(family.labels.len(), values.len(), "{}", family.name);
         self.out.push_str(family.name);
         self.out.push_str(suffix);
@@ -106,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_family_has_one_head_and_its_labels_are_escaped() {
-        let mut text = Text::default();
+        let mut text = Exposition::default();
         text.sample(&table::SLOTS, &["a\"b\\c\nd", "bullmq"], 3.0);
         text.sample(&table::SLOTS, &["e", "apalis"], 0.5);
         let expected = "# HELP backend_worker_slots jobs that the queue may have in flight on this replica\n\
@@ -121,7 +128,7 @@ mod tests {
         let histogram = Histogram::new(&cells::REDIS);
         histogram.observe(Duration::from_micros(150));
         histogram.observe(Duration::from_secs(9));
-        let mut text = Text::default();
+        let mut text = Exposition::default();
         text.histogram(&table::REDIS_SECONDS, &[], &histogram);
         let text = text.finish();
         let tail: Vec<&str> = text.lines().rev().take(3).collect();

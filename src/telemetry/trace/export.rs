@@ -3,7 +3,7 @@
 
 use std::{fmt, time::Duration};
 
-use jobs::http_client::{ClientError, Connecting, HttpClient};
+use jobs::http_client::{ClientError, ConnectOptions, HttpClient};
 use reqwest::{
     Method, Request,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use super::Record;
+use super::TraceSpan;
 use crate::telemetry::metrics::PROCESS;
 
 /// Spans in one request at most.
@@ -47,23 +47,23 @@ impl fmt::Debug for TraceSettings {
 
 /// The exporter's task; none where nothing is traced.
 #[derive(Debug, Default)]
-pub struct Exporting {
+pub struct SpanExporter {
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
 
-impl Exporting {
+impl SpanExporter {
     pub(super) fn start(
         settings: &TraceSettings,
         replica: &str,
-        spans: mpsc::Receiver<Record>,
+        spans: mpsc::Receiver<TraceSpan>,
     ) -> Result<Self, ClientError> {
         let mut url = settings.endpoint.clone();
         url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
         let mut headers: HeaderMap = settings.headers.iter().cloned().collect();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let exporter = Exporter {
-            http: HttpClient::new("backend-worker", Connecting::default())?,
+            http: HttpClient::new("backend-worker", ConnectOptions::default())?,
             url,
             headers,
             resource: json!({ "attributes": [
@@ -102,7 +102,7 @@ struct Exporter {
 }
 
 impl Exporter {
-    async fn run(mut self, mut spans: mpsc::Receiver<Record>, stop: CancellationToken) {
+    async fn run(mut self, mut spans: mpsc::Receiver<TraceSpan>, stop: CancellationToken) {
         let mut batch = Vec::new();
         loop {
             tokio::select! {
@@ -130,7 +130,7 @@ impl Exporter {
         self.send(&mut batch).await;
     }
 
-    async fn send(&mut self, batch: &mut Vec<Record>) {
+    async fn send(&mut self, batch: &mut Vec<TraceSpan>) {
         if batch.is_empty() {
             return;
         }
@@ -171,7 +171,7 @@ fn attribute(key: &str, value: &str) -> Value {
     json!({ "key": key, "value": { "stringValue": value } })
 }
 
-fn span(record: &Record) -> Value {
+fn span(record: &TraceSpan) -> Value {
     let notes: Vec<Value> = record
         .notes
         .iter()

@@ -22,14 +22,14 @@ use std::{
 use tokio::sync::mpsc;
 
 pub use context::TraceContext;
-pub use export::{Exporting, TraceSettings};
+pub use export::{SpanExporter, TraceSettings};
 
 use super::metrics::PROCESS;
 
 /// Spans that wait for the exporter at most: what is more is dropped, and counted.
 const MOST_WAITING: usize = 8192;
 
-static EXPORTER: OnceLock<mpsc::Sender<Record>> = OnceLock::new();
+static EXPORTER: OnceLock<mpsc::Sender<TraceSpan>> = OnceLock::new();
 
 tokio::task_local! {
     static CURRENT: TraceContext;
@@ -39,12 +39,12 @@ tokio::task_local! {
 ///
 /// # Errors
 /// When the HTTP client cannot be built.
-pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<Exporting, jobs::ClientError> {
+pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<SpanExporter, jobs::ClientError> {
     let Some(settings) = settings else {
-        return Ok(Exporting::default());
+        return Ok(SpanExporter::default());
     };
     let (sender, receiver) = mpsc::channel(MOST_WAITING);
-    let exporting = Exporting::start(settings, replica, receiver)?;
+    let exporting = SpanExporter::start(settings, replica, receiver)?;
     let _ = EXPORTER.set(sender); // A process starts once.
     Ok(exporting)
 }
@@ -62,7 +62,7 @@ pub enum SpanKind {
 
 /// A span that has ended.
 #[derive(Debug)]
-struct Record {
+struct TraceSpan {
     context: TraceContext,
     parent: Option<u64>,
     name: &'static str,
@@ -77,7 +77,7 @@ struct Record {
 /// A span. It is sent when it [ends](Self::end), or is dropped, which counts as a failure.
 #[derive(Debug)]
 #[must_use = "a span that is dropped at once measures nothing"]
-pub struct Span(Option<Record>, Option<TraceContext>);
+pub struct Span(Option<TraceSpan>, Option<TraceContext>);
 
 impl Span {
     /// Begins now, within `parent`'s trace or one of its own; nothing where nothing is traced.
@@ -86,7 +86,7 @@ impl Span {
             return Self(None, None);
         }
         let context = parent.map_or_else(TraceContext::root, TraceContext::child);
-        let record = context.is_sampled().then(|| Record {
+        let record = context.is_sampled().then(|| TraceSpan {
             context,
             parent: parent.map(|parent| parent.span()),
             name,

@@ -30,7 +30,7 @@ fn delivery(attempt: u32, waited: Duration) -> Delivery {
     }
 }
 
-fn failure(class: Class, retry_after: Option<Duration>) -> Failure {
+fn failure(class: FailureClass, retry_after: Option<Duration>) -> Failure {
     Failure::new(class, "it went wrong")
         .by(Provider::OpenAi)
         .with_retry_after(retry_after)
@@ -38,7 +38,7 @@ fn failure(class: Class, retry_after: Option<Duration>) -> Failure {
 
 /// delay in seconds, counts, gate; or why it failed.
 fn of(
-    class: Class,
+    class: FailureClass,
     retry_after: u64,
     attempt: u32,
     waited: u64,
@@ -47,7 +47,7 @@ fn of(
     let retry_after = (retry_after > 0).then_some(retry_after as u32 * SECOND);
     let delivery = delivery(attempt, waited as u32 * SECOND);
     match rules(max_wait as u32 * SECOND).of(&failure(class, retry_after), &delivery, 1) {
-        Outcome::Later {
+        DeliveryOutcome::Later {
             delay,
             counts,
             waits_for,
@@ -60,26 +60,26 @@ fn of(
             );
             Ok((delay.as_secs(), counts))
         }
-        Outcome::Failed { reason, .. } => Err(reason),
+        DeliveryOutcome::Failed { reason, .. } => Err(reason),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn blocked_jobs_wait_for_free_up_to_the_limit() {
-    assert_eq!(of(Class::Blocked, 54, 3, 0, 600), Ok((54, false)));
+    assert_eq!(of(FailureClass::Blocked, 54, 3, 0, 600), Ok((54, false)));
     assert_eq!(
-        of(Class::Blocked, 54, 1, 590, 600),
+        of(FailureClass::Blocked, 54, 1, 590, 600),
         Ok((10, false)),
         "the last wait is cut"
     );
     assert!(
-        of(Class::Blocked, 54, 1, 600, 600)
+        of(FailureClass::Blocked, 54, 1, 600, 600)
             .unwrap_err()
             .starts_with("waited 600 s in all")
     );
     assert_eq!(
-        of(Class::Blocked, 54, 1, 0, 0).unwrap_err(),
+        of(FailureClass::Blocked, 54, 1, 0, 0).unwrap_err(),
         "it went wrong",
         "0 fails at once"
     );
@@ -87,14 +87,14 @@ fn blocked_jobs_wait_for_free_up_to_the_limit() {
 
 #[test]
 fn a_long_retry_after_costs_no_attempt_whoever_asks_for_it() {
-    for class in [Class::RateLimited, Class::Transient] {
+    for class in [FailureClass::RateLimited, FailureClass::Transient] {
         assert_eq!(of(class, 30, 3, 0, 600), Ok((30, false)), "{class}");
         // It is not a wait for a breaker: no bound on those makes it fail.
         assert_eq!(of(class, 30, 3, 600, 600), Ok((30, false)), "{class}");
         assert_eq!(of(class, 30, 3, 0, 0), Ok((30, false)), "{class}");
     }
     assert_eq!(
-        of(Class::RateLimited, 86_400, 1, 0, 600),
+        of(FailureClass::RateLimited, 86_400, 1, 0, 600),
         Ok((86_400, false)),
         "never sooner than the provider asks"
     );
@@ -102,11 +102,11 @@ fn a_long_retry_after_costs_no_attempt_whoever_asks_for_it() {
 
 #[test]
 fn a_job_that_a_limit_refuses_keeps_its_place_however_long_it_has_waited() {
-    let limited = failure(Class::Blocked, Some(54 * SECOND)).with_limit();
+    let limited = failure(FailureClass::Blocked, Some(54 * SECOND)).with_limit();
     for (waited, max_wait) in [(0, 600), (600, 600), (0, 0)] {
         assert_eq!(
             rules(max_wait * SECOND).of(&limited, &delivery(3, waited * SECOND), 0),
-            Outcome::Limited {
+            DeliveryOutcome::Limited {
                 provider: Provider::OpenAi,
                 wait: 54 * SECOND,
                 reason: "it went wrong".to_owned(),
@@ -117,9 +117,9 @@ fn a_job_that_a_limit_refuses_keeps_its_place_however_long_it_has_waited() {
 
 #[test]
 fn without_credit_a_job_waits_for_someone_to_pay() {
-    assert_eq!(of(Class::OutOfQuota, 0, 1, 0, 600), Ok((60, false)));
+    assert_eq!(of(FailureClass::OutOfQuota, 0, 1, 0, 600), Ok((60, false)));
     assert_eq!(
-        of(Class::OutOfQuota, 0, 1, 600, 600).unwrap_err(),
+        of(FailureClass::OutOfQuota, 0, 1, 600, 600).unwrap_err(),
         "waited 600 s in all for credit (CIRCUIT_MAX_WAIT): it went wrong"
     );
 }
@@ -129,26 +129,28 @@ fn without_credit_a_job_waits_for_someone_to_pay() {
 fn a_fault_of_the_account_waits_and_a_fault_of_this_worker_does_not() {
     let delivery = delivery(1, Duration::ZERO);
     for fault in AccountFault::ALL {
-        let failure = failure(Class::Deployment, None).with_account_fault(fault);
+        let failure = failure(FailureClass::Deployment, None).with_account_fault(fault);
         match rules(600 * SECOND).of(&failure, &delivery, 1) {
-            Outcome::Later { delay, counts, .. } => assert_eq!((delay.as_secs(), counts), (60, false)),
+            DeliveryOutcome::Later { delay, counts, .. } => {
+                assert_eq!((delay.as_secs(), counts), (60, false))
+            }
             other => panic!("{fault:?}: {other:?}"),
         }
         let at_once = rules(Duration::ZERO).of(&failure, &delivery, 1);
-        assert!(matches!(at_once, Outcome::Failed { .. }), "{at_once:?}");
+        assert!(matches!(at_once, DeliveryOutcome::Failed { .. }), "{at_once:?}");
     }
     let unbounded = OutcomeRules {
         account_waits: AccountWaits::of(None),
         ..rules(600 * SECOND)
     };
-    let key = failure(Class::Deployment, None).with_account_fault(AccountFault::Key);
+    let key = failure(FailureClass::Deployment, None).with_account_fault(AccountFault::Key);
     let without_breaker = unbounded.of(&key, &delivery, 1);
     assert!(
-        matches!(without_breaker, Outcome::Failed { .. }),
+        matches!(without_breaker, DeliveryOutcome::Failed { .. }),
         "{without_breaker:?}"
     );
-    let own = rules(600 * SECOND).of(&failure(Class::Deployment, None), &delivery, 1);
-    assert!(matches!(own, Outcome::Failed { .. }), "{own:?}");
+    let own = rules(600 * SECOND).of(&failure(FailureClass::Deployment, None), &delivery, 1);
+    assert!(matches!(own, DeliveryOutcome::Failed { .. }), "{own:?}");
 }
 
 /// A breaker that opens for less than a minute lets its jobs ask again as soon.
@@ -161,9 +163,9 @@ fn a_job_asks_again_when_its_breaker_lets_a_probe_pass() {
         ..rules(600 * SECOND)
     };
     for (provider, seconds) in [(Provider::OpenAi, 3), (Provider::AzureSpeech, 30)] {
-        let failure = Failure::new(Class::OutOfQuota, "x").by(provider);
+        let failure = Failure::new(FailureClass::OutOfQuota, "x").by(provider);
         match rules.of(&failure, &delivery(1, Duration::ZERO), 1) {
-            Outcome::Later { delay, .. } => assert_eq!(delay.as_secs(), seconds, "{provider}"),
+            DeliveryOutcome::Later { delay, .. } => assert_eq!(delay.as_secs(), seconds, "{provider}"),
             other => panic!("{other:?}"),
         }
     }
@@ -179,8 +181,8 @@ fn retries_without_a_backoff_are_spread_unless_bullmqs_way_is_wanted() {
             spreads_retries,
             ..spread
         };
-        match rules.of(&failure(Class::Transient, None), &delivery, 1) {
-            Outcome::Later {
+        match rules.of(&failure(FailureClass::Transient, None), &delivery, 1) {
+            DeliveryOutcome::Later {
                 delay, counts: true, ..
             } => delay,
             other => panic!("{other:?}"),
@@ -200,7 +202,8 @@ fn retries_without_a_backoff_are_spread_unless_bullmqs_way_is_wanted() {
 #[test]
 fn what_is_kept_of_a_failure_is_bounded() {
     let long = Failure::permanent("ü".repeat(5000));
-    let Outcome::Failed { reason, note } = rules(SECOND).of(&long, &delivery(1, Duration::ZERO), 0) else {
+    let DeliveryOutcome::Failed { reason, note } = rules(SECOND).of(&long, &delivery(1, Duration::ZERO), 0)
+    else {
         panic!("it failed")
     };
     assert_eq!(reason.chars().count(), LONGEST_REASON + 1);
@@ -215,27 +218,33 @@ fn the_reason_of_a_failed_job_starts_with_a_sentence_for_the_student() {
             .of(&failure, &delivery(u32::MAX, Duration::ZERO), 1)
             .with_student_sentence(Some(JobType::GenerateFlashcards))
         {
-            Outcome::Failed { reason, note } => (reason, note.unwrap().cause),
+            DeliveryOutcome::Failed { reason, note } => (reason, note.unwrap().cause),
             other => panic!("{class}: {other:?}"),
         }
     };
     for (class, sentence) in [
         (
-            Class::Transient,
+            FailureClass::Transient,
             "The service is temporarily unavailable; please try again later.",
         ),
-        (Class::RateLimited, "The service is busy; please try again later."),
-        (Class::Blocked, "The service is busy; please try again later."),
         (
-            Class::OutOfQuota,
+            FailureClass::RateLimited,
+            "The service is busy; please try again later.",
+        ),
+        (
+            FailureClass::Blocked,
+            "The service is busy; please try again later.",
+        ),
+        (
+            FailureClass::OutOfQuota,
             "The service is not available at the moment; please try again later.",
         ),
         (
-            Class::Deployment,
+            FailureClass::Deployment,
             "The service is not available at the moment; please try again later.",
         ),
         (
-            Class::Permanent,
+            FailureClass::Permanent,
             "The study material could not be turned into flashcards.",
         ),
     ] {
@@ -245,7 +254,10 @@ fn the_reason_of_a_failed_job_starts_with_a_sentence_for_the_student() {
             (format!("{sentence} details"), "details".to_owned())
         );
     }
-    assert_eq!(Outcome::Released.with_student_sentence(None), Outcome::Released);
+    assert_eq!(
+        DeliveryOutcome::Released.with_student_sentence(None),
+        DeliveryOutcome::Released
+    );
 }
 
 #[test]

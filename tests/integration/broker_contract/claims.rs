@@ -1,6 +1,6 @@
 //! What a claim hands out, and how what it handed out goes back: released, lost sight of, left behind.
 
-use backend_worker::queue::{Broker, BrokerError, Delivery, Lease, Settled};
+use backend_worker::queue::{Broker, BrokerError, Delivery, Lease, WriteResult};
 
 use super::{FIRST, Fixture, leases, one};
 use crate::support::{both_layouts, enqueue, eventually, view};
@@ -115,7 +115,7 @@ async fn a_stray_of_this_replica_goes_back(f: Fixture) {
     assert_eq!(one(&*f.b, FIRST).await.id, claim[1].lease.id);
     assert_eq!(
         f.sweeper.complete(&known[0], "1").await.unwrap(),
-        Settled::Applied
+        WriteResult::Applied
     );
 }
 

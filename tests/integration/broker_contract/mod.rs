@@ -8,7 +8,7 @@ mod recovery;
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::queue::{
-    Broker, BrokerError, ClaimNumber, Later, Layout, Lease, Note, Recovered, Settled,
+    Broker, BrokerError, ClaimNumber, HistoryNote, Layout, Lease, Postponement, SweepResult, WriteResult,
 };
 
 use crate::support::{TestRedis, eventually};
@@ -45,7 +45,7 @@ impl Fixture {
     }
 
     /// Sweeps until something was found.
-    pub(crate) async fn recovered(&self) -> Recovered {
+    pub(crate) async fn recovered(&self) -> SweepResult {
         eventually("recovered", async || {
             self.sweeper.renew(&[]).await.unwrap();
             let found = self.sweeper.recover().await.unwrap();
@@ -66,7 +66,7 @@ impl Fixture {
     /// As [`Self::orphan`], of a job that has begun to run.
     pub(crate) async fn begun_orphan(&self, number: ClaimNumber) {
         let lease = self.orphan(number).await;
-        assert_eq!(self.brief.begin(&lease).await.unwrap(), Settled::Applied);
+        assert_eq!(self.brief.begin(&lease).await.unwrap(), WriteResult::Applied);
     }
 
     /// Claims one job with the replica whose lease has run out by the time that this returns.
@@ -107,8 +107,8 @@ pub(crate) async fn one(broker: &dyn Broker, number: ClaimNumber) -> Lease {
     claimed.remove(0)
 }
 
-fn later(delay_ms: u64, counts: bool) -> Later<'static> {
-    Later {
+fn later(delay_ms: u64, counts: bool) -> Postponement<'static> {
+    Postponement {
         delay: Duration::from_millis(delay_ms),
         counts,
         reason: "because",
@@ -117,8 +117,8 @@ fn later(delay_ms: u64, counts: bool) -> Later<'static> {
     }
 }
 
-pub(crate) fn note() -> Note {
-    Note {
+pub(crate) fn note() -> HistoryNote {
+    HistoryNote {
         attempt: 1,
         r#try: 2,
         class: "transient".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{Settled, State};
+use backend_worker::queue::{JobState, WriteResult};
 
 use super::{FIRST, Fixture, later, note, one};
 use crate::support::{both_layouts, claim_one, enqueue, view};
@@ -22,19 +22,19 @@ async fn completing_is_idempotent(f: Fixture) {
     for _ in 0..3 {
         assert_eq!(
             f.a.complete(&lease, r#"{"n":1}"#).await.unwrap(),
-            Settled::Applied
+            WriteResult::Applied
         );
     }
     let job = view(&*f.a, "1").await;
     assert_eq!(
         (job.state, job.progress, job.attempts_made),
-        (State::Completed, 100, 1)
+        (JobState::Completed, 100, 1)
     );
     assert_eq!(job.result, Some(serde_json::json!({"n": 1})));
     assert_eq!(f.a.counts().await.unwrap().completed, 1);
     // The outcome stands: another one of the same claim does not overwrite it.
     f.a.fail(&lease, "too late", None).await.unwrap();
-    assert_eq!(view(&*f.a, "1").await.state, State::Completed);
+    assert_eq!(view(&*f.a, "1").await.state, JobState::Completed);
 }
 
 async fn a_late_outcome_is_refused(f: Fixture) {
@@ -42,16 +42,19 @@ async fn a_late_outcome_is_refused(f: Fixture) {
     let late = f.orphan(FIRST).await;
     f.recovered().await;
     let lease = one(&*f.a, FIRST).await;
-    assert_eq!(f.brief.complete(&late, "1").await.unwrap(), Settled::Lost);
-    assert_eq!(f.brief.fail(&late, "x", None).await.unwrap(), Settled::Lost);
+    assert_eq!(f.brief.complete(&late, "1").await.unwrap(), WriteResult::Lost);
+    assert_eq!(f.brief.fail(&late, "x", None).await.unwrap(), WriteResult::Lost);
     assert_eq!(
         f.brief.retry_at(&late, later(0, true)).await.unwrap(),
-        Settled::Lost
+        WriteResult::Lost
     );
-    assert_eq!(f.brief.progress(&late, 50, None).await.unwrap(), Settled::Lost);
+    assert_eq!(
+        f.brief.progress(&late, 50, None).await.unwrap(),
+        WriteResult::Lost
+    );
     assert_eq!(f.brief.release(std::slice::from_ref(&late)).await.unwrap(), 0);
-    assert_eq!(view(&*f.a, "1").await.state, State::Active);
-    assert_eq!(f.a.complete(&lease, "2").await.unwrap(), Settled::Applied);
+    assert_eq!(view(&*f.a, "1").await.state, JobState::Active);
+    assert_eq!(f.a.complete(&lease, "2").await.unwrap(), WriteResult::Applied);
 }
 
 async fn a_retry_counts_or_not(f: Fixture) {
@@ -59,10 +62,10 @@ async fn a_retry_counts_or_not(f: Fixture) {
     let lease = one(&*f.a, FIRST).await;
     assert_eq!(
         f.a.retry_at(&lease, later(40, true)).await.unwrap(),
-        Settled::Applied
+        WriteResult::Applied
     );
     let job = view(&*f.a, "1").await;
-    assert_eq!((job.state, job.attempts_made), (State::Delayed, 1));
+    assert_eq!((job.state, job.attempts_made), (JobState::Delayed, 1));
     assert_eq!(job.error.as_deref(), Some("because"));
     assert!(f.a.claim(FIRST.next(), 0).await.unwrap().is_empty());
 
@@ -83,13 +86,13 @@ async fn a_failed_job_is_a_dead_letter(f: Fixture) {
     for _ in 0..2 {
         assert_eq!(
             f.a.fail(&lease, "no \"good\"", Some(&note())).await.unwrap(),
-            Settled::Applied
+            WriteResult::Applied
         );
     }
     let job = view(&*f.a, "1").await;
     assert_eq!(
         (job.state, job.error.as_deref()),
-        (State::Failed, Some("no \"good\""))
+        (JobState::Failed, Some("no \"good\""))
     );
     assert_eq!(job.history.len(), 1, "the note is written once");
     assert!(f.a.claim(FIRST.next(), 1).await.unwrap().is_empty());
@@ -101,7 +104,7 @@ async fn progress_and_history_are_kept(f: Fixture) {
     assert_eq!(view(&*f.a, "1").await.progress, 10, "a claimed job has begun");
     assert_eq!(
         f.a.progress(&lease, 15, Some(&note())).await.unwrap(),
-        Settled::Applied
+        WriteResult::Applied
     );
     let job = view(&*f.a, "1").await;
     assert_eq!(job.progress, 15);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{Layout, NewJob, RetryOrder, Settled};
+use backend_worker::queue::{Layout, NewJob, RetryOrder, WriteResult};
 use jobs::JobType;
 
 use super::{FIRST, Fixture, later, leases, note, one};
@@ -144,7 +144,7 @@ async fn what_a_later_version_has_written_is_left_as_it_is(f: Fixture) {
     };
     f.a.retry(&["1"], &order).await.unwrap();
     let third = one(&*f.a, FIRST.next().next()).await;
-    assert_eq!(f.a.complete(&third, "1").await.unwrap(), Settled::Applied);
+    assert_eq!(f.a.complete(&third, "1").await.unwrap(), WriteResult::Applied);
 
     for hash in hashes {
         let kept: Option<String> = f.redis.ask(&["HGET", hash, "bw:later"]).await;

@@ -1,6 +1,6 @@
 //! Recovery of dead replicas' jobs: not before the lease is over, and not without a bound.
 
-use backend_worker::queue::State;
+use backend_worker::queue::JobState;
 
 use super::{FIRST, Fixture, TTL, one};
 use crate::support::{both_layouts, enqueue, eventually, view};
@@ -45,7 +45,7 @@ async fn three_lost_deliveries_are_poison(f: Fixture) {
         f.swept().await;
     }
     let job = view(&*f.a, "1").await;
-    assert_eq!(job.state, State::Failed);
+    assert_eq!(job.state, JobState::Failed);
     assert!(
         job.error
             .unwrap()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backend_worker::queue::{Broker, Completed, Completion, Lease, Settled};
+use backend_worker::queue::{Broker, Completion, CompletionResults, Lease, WriteResult};
 
 use super::FIRST;
 use crate::support::{Script, TestRedis, enqueue, options, replica, until_completed};
@@ -28,9 +28,9 @@ fn completion(lease: &Lease) -> Completion {
 }
 
 /// Ids of what was claimed beside completions that were all applied; `None` when nothing was to be.
-fn claimed(completed: Completed) -> Option<Vec<String>> {
+fn claimed(completed: CompletionResults) -> Option<Vec<String>> {
     for settled in completed.settled {
-        assert_eq!(settled.unwrap(), Settled::Applied);
+        assert_eq!(settled.unwrap(), WriteResult::Applied);
     }
     let deliveries = completed.claimed?.unwrap();
     Some(deliveries.into_iter().map(|d| d.lease.id.to_string()).collect())
@@ -107,11 +107,11 @@ async fn a_claim_that_fails_costs_no_completion() {
     let (redis, broker, leases) = queue(&["1", "2"], 2).await;
     redis.ask::<()>(&["SET", "bull:q:wait", "none"]).await;
     let next = FIRST.next();
-    let Completed {
+    let CompletionResults {
         settled,
         claimed: beside,
     } = broker.complete_all(&[completion(&leases[0])], Some(next)).await;
-    assert_eq!(settled.into_iter().next().unwrap().unwrap(), Settled::Applied);
+    assert_eq!(settled.into_iter().next().unwrap().unwrap(), WriteResult::Applied);
     assert!(beside.unwrap().unwrap_err().is_refusal());
 
     // A completion that fails frees no slot: nothing is claimed into it, and the number is still to be used.
@@ -119,7 +119,7 @@ async fn a_claim_that_fails_costs_no_completion() {
     enqueue(&*broker, "3").await;
     redis.ask::<()>(&["DEL", "bull:q:2"]).await;
     redis.ask::<()>(&["SET", "bull:q:2", "no hash"]).await;
-    let Completed {
+    let CompletionResults {
         settled,
         claimed: beside,
     } = broker.complete_all(&[completion(&leases[1])], Some(next)).await;

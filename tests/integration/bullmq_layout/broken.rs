@@ -50,7 +50,7 @@ async fn bad_jobs_fail_alone_and_keep_their_ids() {
         let job = view(&*broker, id).await;
         assert_eq!(
             (job.state, job.result, job.attempts_made),
-            (State::Completed, Some(result), 1),
+            (JobState::Completed, Some(result), 1),
             "{id}"
         );
     }
@@ -101,8 +101,8 @@ async fn what_belongs_to_others_and_is_broken_keeps_no_job_from_ending() {
             .unwrap()
             .is_empty()
     );
-    assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Applied);
-    assert_eq!(view(&*broker, "1").await.state, State::Completed);
+    assert_eq!(broker.complete(&lease, "1").await.unwrap(), WriteResult::Applied);
+    assert_eq!(view(&*broker, "1").await.state, JobState::Completed);
 }
 
 #[tokio::test]

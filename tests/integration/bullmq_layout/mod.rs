@@ -6,7 +6,7 @@ mod broken;
 
 use std::time::Duration;
 
-use backend_worker::queue::{BrokerError, ClaimNumber, Later, NewJob, Settled, State};
+use backend_worker::queue::{BrokerError, ClaimNumber, JobState, NewJob, Postponement, WriteResult};
 use serde_json::json;
 
 use crate::support::{Script, TestRedis, enqueue, eventually, options, raw, replica, until_completed, view};
@@ -36,7 +36,7 @@ async fn locks_that_ran_out_while_redis_was_away_are_set_again() {
     assert!(mine.renew(std::slice::from_ref(&lease)).await.unwrap().is_empty());
     let locked: bool = redis.ask(&["EXISTS", "bull:q:1:lock"]).await;
     assert!(locked, "nobody has touched the job since");
-    assert_eq!(mine.complete(&lease, "1").await.unwrap(), Settled::Applied);
+    assert_eq!(mine.complete(&lease, "1").await.unwrap(), WriteResult::Applied);
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_claim_that_another_worker_has_followed_is_lost() {
         broker.renew(std::slice::from_ref(&lease)).await.unwrap(),
         std::slice::from_ref(&lease)
     );
-    assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Lost);
+    assert_eq!(broker.complete(&lease, "1").await.unwrap(), WriteResult::Lost);
     assert!(
         broker.claim(FIRST, 1).await.unwrap().is_empty(),
         "nor is it adopted"
@@ -80,7 +80,7 @@ async fn an_outcome_that_removed_its_job_may_be_sent_again() {
     broker.renew(&[]).await.unwrap();
     let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
     for _ in 0..2 {
-        assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Applied);
+        assert_eq!(broker.complete(&lease, "1").await.unwrap(), WriteResult::Applied);
     }
     let keys: Vec<String> = redis.ask(&["KEYS", "bull:q:1*"]).await;
     assert!(keys.is_empty(), "{keys:?}");
@@ -162,14 +162,17 @@ async fn an_absurd_delay_is_cut_and_the_job_still_there() {
     broker.renew(&[]).await.unwrap();
     enqueue(&*broker, "1").await;
     let lease = broker.claim(FIRST, 1).await.unwrap().remove(0).lease;
-    let later = Later {
+    let later = Postponement {
         delay: Duration::MAX,
         counts: false,
         reason: "for ever",
         gate: Some("openai"),
         note: None,
     };
-    assert_eq!(broker.retry_at(&lease, later).await.unwrap(), Settled::Applied);
+    assert_eq!(
+        broker.retry_at(&lease, later).await.unwrap(),
+        WriteResult::Applied
+    );
     let score: f64 = redis.ask(&["ZSCORE", "bull:q:delayed", "1"]).await;
     assert!(score < 2f64.powi(53), "{score}: the score is exact");
     let job = view(&*broker, "1").await;
@@ -188,7 +191,7 @@ async fn foreign_keys_in_the_way_cost_no_job() {
     }
     let claimed = broker.claim(FIRST, 1).await.unwrap();
     let lease = &claimed[0].lease;
-    let note = backend_worker::queue::Note {
+    let note = backend_worker::queue::HistoryNote {
         attempt: 1,
         r#try: 1,
         class: "transient".to_owned(),
@@ -196,7 +199,7 @@ async fn foreign_keys_in_the_way_cost_no_job() {
         delay_ms: None,
         replica: "w".to_owned(),
     };
-    let later = || Later {
+    let later = || Postponement {
         delay: Duration::ZERO,
         counts: true,
         reason: "x",
@@ -290,7 +293,7 @@ async fn foreign_keys_in_the_way_cost_no_job() {
         }
         redis.ask::<()>(&["SET", &key, "in the way"]).await;
     }
-    assert_eq!(broker.complete(lease, "1").await.unwrap(), Settled::Applied);
+    assert_eq!(broker.complete(lease, "1").await.unwrap(), WriteResult::Applied);
     for name in WHERE_JOBS_WAIT {
         let (key, aside) = (format!("bull:q:{name}"), format!("aside:{name}"));
         redis.ask::<()>(&["DEL", &key]).await;
@@ -298,6 +301,6 @@ async fn foreign_keys_in_the_way_cost_no_job() {
             redis.ask::<()>(&["RENAME", &aside, &key]).await;
         }
     }
-    assert_eq!(view(&*broker, "1").await.state, State::Completed);
+    assert_eq!(view(&*broker, "1").await.state, JobState::Completed);
     assert_eq!(broker.claim(FIRST.next(), 1).await.unwrap().len(), 1);
 }

@@ -6,10 +6,10 @@ mod queues;
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
-    queue::{ClaimNumber, Later},
-    worker::Outcome,
+    queue::{ClaimNumber, Postponement},
+    worker::DeliveryOutcome,
 };
-use jobs::{Class, Failure};
+use jobs::{Failure, FailureClass};
 use serde_json::{Value, json};
 
 use crate::support::{NodeScene, Script, claim_one, eventually, options, replica};
@@ -27,7 +27,7 @@ fn defaults() -> Value {
 }
 
 /// A handler that fails the first `failures` deliveries, and completes the next.
-fn stumbling(class: Class, failures: usize) -> Arc<Script> {
+fn stumbling(class: FailureClass, failures: usize) -> Arc<Script> {
     let left = std::sync::atomic::AtomicUsize::new(failures);
     Script::new(move |assignment| {
         let fails = left
@@ -42,7 +42,7 @@ fn stumbling(class: Class, failures: usize) -> Arc<Script> {
                 let failure = Failure::new(class, "the provider \"stumbled\"");
                 options().rules.of(&failure, &assignment.delivery, 1)
             } else {
-                Outcome::Completed(r#"{"ok":true}"#.to_owned())
+                DeliveryOutcome::Completed(r#"{"ok":true}"#.to_owned())
             }
         }
     })

@@ -8,7 +8,7 @@ async fn completed() {
     let running = replica(
         scene.broker.clone(),
         2,
-        stumbling(Class::Transient, 0),
+        stumbling(FailureClass::Transient, 0),
         &options(),
     );
     scene.node.add("user-7_card-1", defaults()).await;
@@ -42,7 +42,7 @@ async fn retried_with_the_producers_backoff() {
     let running = replica(
         scene.broker.clone(),
         2,
-        stumbling(Class::Transient, 2),
+        stumbling(FailureClass::Transient, 2),
         &options(),
     );
     let opts = json!({"attempts": 3, "backoff": {"type": "exponential", "delay": 30.5, "jitter": 0.5}});
@@ -77,7 +77,7 @@ async fn retried_at_once_where_the_producer_names_no_backoff() {
     let running = replica(
         scene.broker.clone(),
         2,
-        stumbling(Class::Transient, 1),
+        stumbling(FailureClass::Transient, 1),
         &options(),
     );
     scene.node.add("1a", json!({"attempts": 2})).await;
@@ -94,7 +94,7 @@ async fn failed_after_its_attempts_and_retried_by_hand() {
     let running = replica(
         scene.broker.clone(),
         2,
-        stumbling(Class::Transient, 2),
+        stumbling(FailureClass::Transient, 2),
         &options(),
     );
     scene
@@ -131,7 +131,7 @@ async fn unrecoverable() {
     let running = replica(
         scene.broker.clone(),
         2,
-        stumbling(Class::Permanent, 1),
+        stumbling(FailureClass::Permanent, 1),
         &options(),
     );
     scene.node.add("1a", defaults()).await;
@@ -174,7 +174,7 @@ async fn delayed_by_its_producer_and_by_the_worker() {
     scene.node.add("1a", json!({"delay": 100})).await;
     assert_eq!(scene.node.look("1a").await["state"], "delayed");
     let first = claim_one(&*scene.broker, FIRST).await.0;
-    let later = Later {
+    let later = Postponement {
         delay: Duration::from_millis(50),
         counts: false,
         reason: "the gate is closed",
@@ -200,7 +200,7 @@ async fn a_job_that_is_retried_by_hand_waits_anew() {
     let scene = NodeScene::set().await;
     scene.node.add("1a", defaults()).await;
     let first = claim_one(&*scene.broker, FIRST).await.0;
-    let later = Later {
+    let later = Postponement {
         delay: Duration::from_millis(30),
         counts: false,
         reason: "the gate is closed",

@@ -28,7 +28,7 @@ async fn paused_and_resumed_while_retries_come_due() {
         scene.node.add(&format!("j{n}"), defaults()).await;
     }
     for delivery in scene.broker.claim(FIRST, 8).await.unwrap() {
-        let later = Later {
+        let later = Postponement {
             delay: Duration::from_millis(30),
             counts: true,
             reason: "503",
@@ -38,7 +38,7 @@ async fn paused_and_resumed_while_retries_come_due() {
         scene.broker.retry_at(&delivery.lease, later).await.unwrap();
     }
     scene.node.ask("pause", json!({})).await;
-    let script = stumbling(Class::Transient, 0);
+    let script = stumbling(FailureClass::Transient, 0);
     let running = replica(scene.broker.clone(), 8, script.clone(), &options());
     eventually("all have come due", async || {
         (scene.broker.counts().await.unwrap().delayed == 0).then_some(())
@@ -68,7 +68,7 @@ async fn a_producer_of_v6_loses_nothing() {
     let claimed = scene.broker.claim(FIRST, 8).await.unwrap();
     scene.node.ask("pause", json!({"version": 6})).await;
     for delivery in &claimed {
-        let later = Later {
+        let later = Postponement {
             delay: Duration::from_millis(30),
             counts: true,
             reason: "503",
@@ -81,7 +81,7 @@ async fn a_producer_of_v6_loses_nothing() {
     let running = replica(
         scene.broker.clone(),
         8,
-        stumbling(Class::Transient, 0),
+        stumbling(FailureClass::Transient, 0),
         &options(),
     );
     eventually("all have come due", async || {
@@ -150,7 +150,7 @@ async fn kept_as_the_producer_says() {
                 .rules
                 .of(&Failure::permanent("no"), &assignment.delivery, 1)
         } else {
-            Outcome::Completed("1".to_owned())
+            DeliveryOutcome::Completed("1".to_owned())
         }
     });
     let running = replica(scene.broker.clone(), 1, fails, &options());
@@ -263,7 +263,7 @@ async fn a_schedulers_job_fails_and_says_why() {
     let running = replica(
         scene.broker.clone(),
         2,
-        stumbling(Class::Transient, 0),
+        stumbling(FailureClass::Transient, 0),
         &options(),
     );
     scene

@@ -10,7 +10,7 @@
 mod cases;
 mod stage;
 
-use jobs::{Class, student_sentence};
+use jobs::{FailureClass, student_sentence};
 use serde_json::Value;
 
 use stage::{Side, Stage};
@@ -129,7 +129,7 @@ fn take_sentences(record: &mut Value) {
 }
 
 fn without_sentence(reason: &str) -> String {
-    Class::ALL
+    FailureClass::ALL
         .into_iter()
         .find_map(|class| {
             reason

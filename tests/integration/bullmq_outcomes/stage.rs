@@ -8,9 +8,9 @@ use std::{
 
 use backend_worker::{
     queue::Layout,
-    worker::{Outcome, RuntimeOptions},
+    worker::{DeliveryOutcome, RuntimeOptions},
 };
-use jobs::{Class, Failure};
+use jobs::{Failure, FailureClass};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -234,19 +234,19 @@ fn follow(release: CancellationToken) -> Arc<Script> {
             match step.as_ref().and_then(Value::as_str) {
                 Some("stumble") => fail(&Failure::transient("the provider \"stumbled\"")),
                 Some("refuse") => fail(&Failure::permanent("no such voice")),
-                Some("gate") => {
-                    fail(&Failure::new(Class::Blocked, "the gate is closed").with_retry_after(Some(minute)))
-                }
+                Some("gate") => fail(
+                    &Failure::new(FailureClass::Blocked, "the gate is closed").with_retry_after(Some(minute)),
+                ),
                 Some("limit") => {
-                    fail(&Failure::new(Class::RateLimited, "429").with_retry_after(Some(minute)))
+                    fail(&Failure::new(FailureClass::RateLimited, "429").with_retry_after(Some(minute)))
                 }
                 // Until the worker is stopped.
                 Some("hand-back") => std::future::pending().await,
                 Some("hold") => {
                     release.cancelled().await;
-                    Outcome::Completed(r#"{"ok":true}"#.to_owned())
+                    DeliveryOutcome::Completed(r#"{"ok":true}"#.to_owned())
                 }
-                _ => Outcome::Completed(r#"{"ok":true}"#.to_owned()),
+                _ => DeliveryOutcome::Completed(r#"{"ok":true}"#.to_owned()),
             }
         }
     })

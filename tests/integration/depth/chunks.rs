@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{Layout, NewJob, Query, RetryOrder, State};
+use backend_worker::queue::{JobState, Layout, ListQuery, NewJob, RetryOrder};
 use jobs::JobType;
 
 use super::{FIRST, bounded, claim};
@@ -34,8 +34,8 @@ async fn no_script_runs_many_commands(layout: Layout) {
     let held = bounded(&redis, "claim", claim(&*a, &mut number, 1500)).await;
     bounded(&redis, "renew", a.renew(&held)).await.unwrap();
     bounded(&redis, "list", async {
-        let query = Query {
-            state: State::Active,
+        let query = ListQuery {
+            state: JobState::Active,
             kind: Some("none"),
             since: None,
             after: None,

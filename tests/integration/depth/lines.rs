@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use backend_worker::queue::{Completed, Completion, Layout, Removal, Settled};
+use backend_worker::queue::{Completion, CompletionResults, Layout, RemovalResult, WriteResult};
 
 use super::{FIRST, claim};
 use crate::support::{TestRedis, both_layouts, enqueue};
@@ -39,7 +39,7 @@ async fn a_job_is_taken_out_of_a_long_line_without_a_walk(layout: Layout) {
     enqueue(&*broker, "wanted").await;
     lengthen(&redis, layout, 50_000..100_000).await;
     let walks = redis.calls("lrem").await;
-    assert_eq!(broker.remove("wanted").await.unwrap(), Removal::Done);
+    assert_eq!(broker.remove("wanted").await.unwrap(), RemovalResult::Done);
     assert_eq!(redis.calls("lrem").await, walks, "nothing walks along the line");
     assert!(broker.find("wanted").await.unwrap().is_none());
     let (_, key) = line(layout);
@@ -95,9 +95,9 @@ async fn walks_along_the_claimed_jobs_are_short() {
         lease,
         result: "1".to_owned(),
     });
-    let Completed { settled, .. } = a.complete_all(&completions.collect::<Vec<_>>(), None).await;
+    let CompletionResults { settled, .. } = a.complete_all(&completions.collect::<Vec<_>>(), None).await;
     assert!(
-        settled.iter().all(|one| matches!(one, Ok(Settled::Applied))),
+        settled.iter().all(|one| matches!(one, Ok(WriteResult::Applied))),
         "{settled:?}"
     );
     let took = scripts().await - before;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{Layout, NewJob, Query, State};
+use backend_worker::queue::{JobState, Layout, ListQuery, NewJob};
 use jobs::JobType;
 
 use super::FIRST;
@@ -30,8 +30,8 @@ async fn a_large_payload_passes_no_script(layout: Layout) {
         (Some("generate-flashcards"), 1),
         (Some("process-image"), 0),
     ] {
-        let query = Query {
-            state: State::Waiting,
+        let query = ListQuery {
+            state: JobState::Waiting,
             kind,
             since: None,
             after: None,

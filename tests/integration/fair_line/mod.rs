@@ -8,7 +8,7 @@ mod view;
 
 use std::{collections::HashSet, time::Duration};
 
-use backend_worker::queue::{Broker, ClaimNumber, Delivery, Layout, NewJob, State};
+use backend_worker::queue::{Broker, ClaimNumber, Delivery, JobState, Layout, NewJob};
 use jobs::JobType;
 
 use crate::support::{TestRedis, both_layouts, raw, view};
@@ -102,7 +102,7 @@ async fn a_burst_of_one_student_does_not_delay_the_others(layout: Layout) {
     assert_eq!(claims.ids(4).await, ["heavy-0", "ann-0", "bob-0", "heavy-1"]);
     assert_eq!(claims.ids(3).await, ["ann-1", "bob-1", "heavy-2"]);
     // The view of the others stays right: what waits, waits.
-    assert_eq!(view(&*broker, "heavy-3").await.state, State::Waiting);
+    assert_eq!(view(&*broker, "heavy-3").await.state, JobState::Waiting);
     let counts = broker.counts().await.unwrap();
     assert_eq!((counts.waiting, counts.active), (57, 7));
     // Who comes later waits for one round.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backend_worker::queue::{Broker, Later, Layout, Note};
+use backend_worker::queue::{Broker, HistoryNote, Layout, Postponement};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -134,7 +134,7 @@ async fn a_wait_that_repeats_is_one_line_of_history(layout: Layout) {
                 break delivery;
             }
         };
-        let note = Note {
+        let note = HistoryNote {
             attempt: 1,
             r#try: 0,
             class: "limited".to_owned(),
@@ -142,7 +142,7 @@ async fn a_wait_that_repeats_is_one_line_of_history(layout: Layout) {
             delay_ms: Some(1),
             replica: "w".to_owned(),
         };
-        let later = Later {
+        let later = Postponement {
             delay: Duration::from_millis(1),
             counts: false,
             reason: "Limit of requests a minute reached",

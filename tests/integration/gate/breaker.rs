@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backend_worker::{
-    queue::State,
+    queue::JobState,
     simulator::{Fault, Provider},
 };
 use nix::sys::signal::Signal;
@@ -198,7 +198,7 @@ async fn an_abandoned_half_open_probe_does_not_wedge_the_breaker() {
             .find(&ids[0])
             .await
             .unwrap()
-            .filter(|view| view.state == State::Completed)
+            .filter(|view| view.state == JobState::Completed)
     })
     .await;
     second.signal(Signal::SIGTERM);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backend_worker::{
     keys::GateKeys,
-    queue::State,
+    queue::JobState,
     simulator::{Fault, Provider},
 };
 use nix::sys::signal::Signal;
@@ -255,7 +255,7 @@ async fn a_paid_answer_survives_redis_being_away_at_its_end() {
                 .find(id)
                 .await
                 .ok()?
-                .filter(|view| view.state == State::Completed)
+                .filter(|view| view.state == JobState::Completed)
         })
         .await;
     }

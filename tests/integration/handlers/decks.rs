@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::*;
 use backend_worker::{
-    queue::{Retried, RetryOrder},
+    queue::{RetryOrder, RetryResult},
     simulator::DeckFlaw,
 };
 
@@ -263,10 +263,13 @@ async fn a_job_that_an_operator_retries_replaces_its_useless_answer() {
         by: "operator",
         reset_attempts: false,
     };
-    assert_eq!(scene.broker.retry(&["1"], &order).await.unwrap(), [Retried::Done]);
+    assert_eq!(
+        scene.broker.retry(&["1"], &order).await.unwrap(),
+        [RetryResult::Done]
+    );
     let view = eventually("the retried job is done", async || {
         let view = scene.broker.find("1").await.unwrap()?;
-        (view.state == State::Completed).then_some(view)
+        (view.state == JobState::Completed).then_some(view)
     })
     .await;
     assert_eq!(done(&view)["usage"]["calls"], 1);

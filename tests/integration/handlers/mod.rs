@@ -11,9 +11,9 @@ use backend_worker::{
     config::Config,
     demo::point_to,
     media_helper::HelperProgram,
-    queue::{Broker, JobView, NewJob, State},
+    queue::{Broker, JobSnapshot, JobState, NewJob},
     replica::Replica,
-    simulator::{Fault, Options, Provider, Recognition, Running, Simulator},
+    simulator::{Fault, Provider, RecognitionFault, RunningSimulator, Simulator, SimulatorOptions},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jobs::JobType;
@@ -31,10 +31,10 @@ const BAD_PNG: &[u8] = include_bytes!("../../../samples/bad.png");
 /// A whole replica, in the test's process, with a simulator.
 struct Scene {
     redis: TestRedis,
-    simulator: Running,
+    simulator: RunningSimulator,
     broker: Arc<dyn Broker>,
     stop: CancellationToken,
-    replica: JoinHandle<anyhow::Result<backend_worker::worker::vitals::Tally>>,
+    replica: JoinHandle<anyhow::Result<backend_worker::worker::vitals::DispositionCounts>>,
 }
 
 impl Scene {
@@ -44,7 +44,7 @@ impl Scene {
 
     async fn set_with(variables: &[(&'static str, &str)]) -> Self {
         let redis = TestRedis::start().await;
-        let options = Options::default();
+        let options = SimulatorOptions::default();
         let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
             .await
             .unwrap();
@@ -95,15 +95,15 @@ impl Scene {
     }
 
     /// Runs a job that is allowed one attempt to its end.
-    async fn run(&self, id: &str, kind: JobType, payload: Value) -> JobView {
+    async fn run(&self, id: &str, kind: JobType, payload: Value) -> JobSnapshot {
         self.enqueue(id, kind, payload, 1).await;
         self.ended(id).await
     }
 
-    async fn ended(&self, id: &str) -> JobView {
+    async fn ended(&self, id: &str) -> JobSnapshot {
         eventually(&format!("{id} has ended"), async || {
             let view = self.broker.find(id).await.unwrap()?;
-            matches!(view.state, State::Completed | State::Failed).then_some(view)
+            matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
         })
         .await
     }
@@ -136,13 +136,13 @@ fn images(images: &[&[u8]]) -> Value {
     json!({ "images": images })
 }
 
-fn done(view: &JobView) -> &Value {
-    assert_eq!(view.state, State::Completed, "{:?}", view.error);
+fn done(view: &JobSnapshot) -> &Value {
+    assert_eq!(view.state, JobState::Completed, "{:?}", view.error);
     view.result.as_ref().unwrap()
 }
 
-fn failed(view: &JobView) -> &str {
-    assert_eq!(view.state, State::Failed, "{:?}", view.result);
+fn failed(view: &JobSnapshot) -> &str {
+    assert_eq!(view.state, JobState::Failed, "{:?}", view.result);
     view.error.as_deref().unwrap()
 }
 
@@ -174,7 +174,7 @@ async fn an_unknown_type_fails_or_goes_back() {
             .find("x")
             .await
             .unwrap()
-            .filter(|view| view.state == State::Delayed)
+            .filter(|view| view.state == JobState::Delayed)
     })
     .await;
     assert_eq!(view.attempts_made, 0);
@@ -200,7 +200,7 @@ async fn a_breaker_that_opens_between_two_tries_ends_the_loop() {
             .find("1")
             .await
             .unwrap()
-            .filter(|view| view.state == State::Delayed)
+            .filter(|view| view.state == JobState::Delayed)
     })
     .await;
     assert_eq!(

@@ -82,7 +82,7 @@ async fn silence_is_a_result() {
     );
     assert_eq!(scene.requests(Provider::AzureSpeech), 1);
     let no_match = Fault::Speech {
-        status: Recognition::NoMatch,
+        status: RecognitionFault::NoMatch,
     };
     scene
         .simulator

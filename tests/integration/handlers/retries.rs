@@ -161,7 +161,7 @@ async fn a_long_retry_after_gives_the_slot_back() {
     // The one slot is free for a job of another provider while the first waits in the queue, its attempt unspent.
     done(&scene.run("other", JobType::ProcessImage, images(&[PNG])).await);
     let view = scene.broker.find("limited").await.unwrap().unwrap();
-    assert_eq!((view.state, view.attempts_made), (State::Delayed, 0));
+    assert_eq!((view.state, view.attempts_made), (JobState::Delayed, 0));
     assert_eq!(view.history[0].note.class, "rate_limited");
     assert!(
         (29_000..=30_000).contains(&view.history[0].note.delay_ms.unwrap()),

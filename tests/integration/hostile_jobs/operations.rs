@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use backend_worker::queue::{
-    Broker, BrokerError, ClaimNumber, Delivery, Later, Layout, Note, Query, RetryOrder, Settled, State,
+    Broker, BrokerError, ClaimNumber, Delivery, HistoryNote, JobState, Layout, ListQuery, Postponement,
+    RetryOrder, WriteResult,
 };
 
 use super::bad::{BAD, Events, Raw, bad_jobs, ended, put};
@@ -56,7 +57,7 @@ async fn run(broker: &dyn Broker, job: &Raw, nth: usize, delivery: Delivery) {
     assert!(delivery.attempt >= 1 && delivery.max_attempts >= 1, "{job}");
     let lost = broker.renew(std::slice::from_ref(&lease)).await.unwrap();
     assert!(lost.is_empty(), "{job}");
-    let note = Note {
+    let note = HistoryNote {
         attempt: 1,
         r#try: 1,
         class: "transient".to_owned(),
@@ -65,8 +66,8 @@ async fn run(broker: &dyn Broker, job: &Raw, nth: usize, delivery: Delivery) {
         replica: "w".to_owned(),
     };
     let told = broker.progress(&lease, 15, Some(&note)).await;
-    assert_eq!(taken(job, "progress", told), Settled::Applied);
-    let later = Later {
+    assert_eq!(taken(job, "progress", told), WriteResult::Applied);
+    let later = Postponement {
         delay: Duration::ZERO,
         counts: nth.is_multiple_of(2),
         reason: "later",
@@ -78,7 +79,7 @@ async fn run(broker: &dyn Broker, job: &Raw, nth: usize, delivery: Delivery) {
         1 => broker.retry_at(&lease, later).await,
         _ => broker.fail(&lease, "it failed", Some(&note)).await,
     };
-    assert_eq!(taken(job, "end", settled), Settled::Applied);
+    assert_eq!(taken(job, "end", settled), WriteResult::Applied);
 }
 
 /// What onlookers and operators do with a job.
@@ -90,8 +91,8 @@ async fn look_and_remove(broker: &dyn Broker, job: &Raw, nth: usize) {
         reset_attempts: nth.is_multiple_of(2),
     };
     taken(job, "retry", broker.retry(&[&job.id], &order).await);
-    for state in State::ALL {
-        let query = Query {
+    for state in JobState::ALL {
+        let query = ListQuery {
             state,
             kind: None,
             since: None,
@@ -148,7 +149,7 @@ async fn numbers_that_are_none_stop_no_queue(layout: Layout) {
         let lease = broker.claim(number, 1).await.unwrap().remove(0).lease;
         let limiter: String = redis.ask(&["GET", "bull:q:limiter"]).await;
         assert_eq!(limiter, "1", "{text:?}: counted anew");
-        assert_eq!(broker.complete(&lease, "1").await.unwrap(), Settled::Applied);
+        assert_eq!(broker.complete(&lease, "1").await.unwrap(), WriteResult::Applied);
     }
     assert_eq!(broker.counts().await.unwrap().completed, 4);
 }
@@ -177,7 +178,7 @@ async fn a_meta_that_is_not_text_is_shown_all_the_same() {
         .ignore();
     pipeline.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
     let job = broker.find("1").await.unwrap().unwrap();
-    assert_eq!((job.state, job.attempts_made), (State::Failed, 2));
+    assert_eq!((job.state, job.attempts_made), (JobState::Failed, 2));
     assert_eq!(job.error.as_deref(), Some("bad \u{fffd} byte"));
     assert_eq!(job.history.len(), 1);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{Broker, Layout, State};
+use backend_worker::queue::{Broker, JobState, Layout};
 use nix::sys::signal::Signal;
 
 use super::bad::{BAD, Raw, bad_jobs, ended, put};
@@ -61,7 +61,7 @@ async fn good_jobs_between_bad_ones_are_completed() {
             let job = job.unwrap_or_else(|| panic!("{layout}: good-{nth} is gone"));
             assert_eq!(
                 job.state,
-                State::Completed,
+                JobState::Completed,
                 "{layout}: good-{nth}: {:?}",
                 job.error
             );
@@ -75,8 +75,8 @@ async fn good_jobs_between_bad_ones_are_completed() {
     for (layout, job) in &bad {
         match broker(*layout).find(&job.id).await.unwrap() {
             Some(view) => {
-                let told =
-                    matches!(view.state, State::Completed) || view.error.is_some_and(|why| !why.is_empty());
+                let told = matches!(view.state, JobState::Completed)
+                    || view.error.is_some_and(|why| !why.is_empty());
                 assert!(told, "{layout}: {job} is {} without a reason", view.state);
             }
             // Its producer wants nothing kept of it, or there was no job.

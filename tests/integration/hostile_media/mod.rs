@@ -7,14 +7,14 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, routing::get};
 use backend_worker::{
     media_helper::{HelperLimits, HelperPool, HelperProgram},
-    queue::{Broker, JobView, Layout, NewJob, State},
+    queue::{Broker, JobSnapshot, JobState, Layout, NewJob},
     simulator::Provider,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use jobs::{
     JobType,
-    media::decoder::{AudioDecoder, Undecoded},
+    media::decoder::{AudioDecoder, DecodeError},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -104,10 +104,10 @@ async fn add(broker: &dyn Broker, id: &str, audio: Value) {
     assert!(broker.enqueue(&job).await.unwrap());
 }
 
-async fn ended(broker: &dyn Broker, id: &str) -> JobView {
+async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
     eventually(&format!("{id} has ended"), async || {
         let view = broker.find(id).await.unwrap()?;
-        matches!(view.state, State::Completed | State::Failed).then_some(view)
+        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
     })
     .await
 }
@@ -155,7 +155,7 @@ async fn a_hostile_recording_fails_its_own_job() {
         for way in ["base64", "url", "path"] {
             let job = ended(&*broker, &format!("{name}-{way}")).await;
             match wanted {
-                Scored => assert_eq!(job.state, State::Completed, "{name} {way}: {:?}", job.error),
+                Scored => assert_eq!(job.state, JobState::Completed, "{name} {way}: {:?}", job.error),
                 Refused(why) => {
                     let error = job.error.unwrap_or_default();
                     assert!(error.contains(why), "{name} {way}: {error}");
@@ -163,7 +163,7 @@ async fn a_hostile_recording_fails_its_own_job() {
             }
         }
         let good = ended(&*broker, &format!("{name}-good")).await;
-        assert_eq!(good.state, State::Completed, "beside {name}: {:?}", good.error);
+        assert_eq!(good.state, JobState::Completed, "beside {name}: {:?}", good.error);
     }
     // Four good ones or harmless ones of each kind, each paid for once: no job was run again because of another.
     let sent = scene.simulator.journal().of(Provider::AzureSpeech);
@@ -194,7 +194,7 @@ async fn a_recording_that_takes_too_much_cpu_time_costs_its_helper_alone() {
     let slow = Bytes::from(files::slow_times(2_000_000, 12_000));
     let why = pool.decode(slow, LIMIT).await.unwrap_err();
     assert!(
-        matches!(&why, Undecoded::Recording(why) if why.contains("more than 1 s of CPU time")),
+        matches!(&why, DecodeError::Recording(why) if why.contains("more than 1 s of CPU time")),
         "{why:?}"
     );
     pool.decode(sample("good_morning.mp3"), LIMIT).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_recording_that_takes_too_much_memory_costs_its_helper_alone() {
     let large = Bytes::from(vec![0x20; 40 * 1024 * 1024]);
     let why = pool.decode(large, LIMIT).await.unwrap_err();
     assert!(
-        matches!(&why, Undecoded::Recording(why) if why.contains("more than 12 MB of memory")),
+        matches!(&why, DecodeError::Recording(why) if why.contains("more than 12 MB of memory")),
         "{why:?}"
     );
     pool.decode(sample("good_morning_opus.mp4"), LIMIT).await.unwrap();
@@ -227,7 +227,7 @@ async fn a_helper_that_was_killed_is_replaced_and_its_job_may_run_again() {
     eventually("a recording is decoded", async || {
         match pool.decode(sample("good_morning.mp3"), LIMIT).await {
             Ok(_) => Some(()),
-            Err(Undecoded::Interrupted(_)) => None,
+            Err(DecodeError::Interrupted(_)) => None,
             Err(other) => panic!("{other:?}"),
         }
     })
@@ -268,7 +268,7 @@ async fn a_helper_holds_no_secret_and_no_file_of_the_worker() {
     let broker = scene.redis.broker(Layout::Apalis, "audio-jobs", "onlooker");
     let good = BASE64_STANDARD.encode(sample("good_morning.wav"));
     add(&*broker, "1", json!({"audioBase64": good})).await;
-    assert_eq!(ended(&*broker, "1").await.state, State::Completed);
+    assert_eq!(ended(&*broker, "1").await.state, JobState::Completed);
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", worker.pid())).unwrap();
     let helper: u32 = children.trim().parse().expect("one helper");
     let of = |name: &str| std::fs::read(format!("/proc/{helper}/{name}")).unwrap();
@@ -344,7 +344,7 @@ async fn feed(what: &str, inputs: impl Iterator<Item = Vec<u8>>, count: usize) {
                 assert!(decoded.duration <= LIMIT && decoded.bytes.len() < 2_100_000);
                 audio += 1;
             }
-            Err(Undecoded::Recording(_)) => refused += 1,
+            Err(DecodeError::Recording(_)) => refused += 1,
             Err(other) => panic!("{other:?}: {}", input.escape_ascii()),
         }
     }

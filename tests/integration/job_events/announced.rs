@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backend_worker::{
-    ops::{Access, Streams},
+    ops::{AccessControl, EventStreams},
     queue::{ClaimNumber, Layout},
 };
 use serde_json::json;
@@ -79,8 +79,8 @@ async fn foreign_events_harm_nobody() {
 
 #[tokio::test]
 async fn an_outcome_that_nobody_announced_is_found_at_the_next_heartbeat() {
-    let streams = Streams::new(10, Duration::from_millis(50));
-    let scene = Scene::with(Layout::Bullmq, streams, Access::default()).await;
+    let streams = EventStreams::new(10, Duration::from_millis(50));
+    let scene = Scene::with(Layout::Bullmq, streams, AccessControl::default()).await;
     enqueue(&*scene.broker, "1").await;
     let mut stream = scene.open("1").await;
     stream.until("connected").await;

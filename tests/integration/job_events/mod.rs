@@ -10,10 +10,10 @@ use std::{sync::Arc, time::Duration};
 use backend_worker::{
     monitor::Monitor,
     operator::Operator,
-    ops::{Access, Dashboard, Ops, Server, Streams},
-    queue::{Broker, ClaimNumber, Delivery, Layout, Settled},
-    ratelimit::{RateLimits, Window},
-    spending::{Budgets, accounts::Accounts},
+    ops::{AccessControl, Dashboard, EventStreams, HttpServer, HttpState},
+    queue::{Broker, ClaimNumber, Delivery, Layout, WriteResult},
+    ratelimit::{RateLimits, RateWindow},
+    spending::{Budgets, accounts::SpendAccounts},
 };
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -32,14 +32,14 @@ struct Scene {
 
 impl Scene {
     async fn of(layout: Layout) -> Self {
-        Self::with(layout, Streams::default(), Access::default()).await
+        Self::with(layout, EventStreams::default(), AccessControl::default()).await
     }
 
-    async fn with(layout: Layout, streams: Streams, access: Access) -> Self {
+    async fn with(layout: Layout, streams: EventStreams, access: AccessControl) -> Self {
         let redis = TestRedis::start().await;
         let broker = redis.broker(layout, "q", "w");
         broker.renew(&[]).await.unwrap();
-        let unlimited = Window {
+        let unlimited = RateWindow {
             limit: 0,
             length: Duration::from_secs(1),
         };
@@ -51,12 +51,12 @@ impl Scene {
             redis.connection(),
             "w",
         ));
-        let ops = Ops {
+        let ops = HttpState {
             workers: Vec::new(),
             dashboard: Dashboard::new(monitor.clone(), operator.clone()),
             operator,
             monitor,
-            accounts: Accounts::new(redis.connection(), Budgets::default()),
+            accounts: SpendAccounts::new(redis.connection(), Budgets::default()),
             rate_limits: RateLimits::new(redis.connection()),
             user_window: unlimited,
             ip_window: unlimited,
@@ -64,7 +64,7 @@ impl Scene {
             access,
             started: std::time::Instant::now(),
         };
-        let server = Server::bind(0).await.unwrap();
+        let server = HttpServer::bind(0).await.unwrap();
         let url = format!("http://127.0.0.1:{}/api/job-events", server.port().unwrap());
         let stop = CancellationToken::new();
         let server = tokio::spawn(server.serve(ops, stop.clone()));
@@ -92,7 +92,7 @@ impl Scene {
             .complete(&delivery.lease, r#"{"cards":2}"#)
             .await
             .unwrap();
-        assert_eq!(settled, Settled::Applied);
+        assert_eq!(settled, WriteResult::Applied);
     }
 
     /// Redis connections that wait for the queue's events.

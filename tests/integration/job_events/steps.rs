@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{ClaimNumber, Later, Note};
+use backend_worker::queue::{ClaimNumber, HistoryNote, Postponement};
 use serde_json::json;
 
 use super::{Scene, names};
@@ -16,8 +16,8 @@ both_layouts! { [Scene]
     who_asks_wrongly_is_told_so
 }
 
-fn note(attempt: u32, r#try: u32, cause: &str) -> Note {
-    Note {
+fn note(attempt: u32, r#try: u32, cause: &str) -> HistoryNote {
+    HistoryNote {
         attempt,
         r#try,
         class: "transient".to_owned(),
@@ -58,7 +58,7 @@ async fn each_step_is_told(scene: Scene) {
         (&json!("the provider stumbled"), &json!(1), &json!(20))
     );
 
-    let later = Later {
+    let later = Postponement {
         delay: Duration::from_millis(1),
         counts: true,
         reason: "again",
@@ -117,7 +117,7 @@ async fn a_wait_at_a_gate_is_told(scene: Scene) {
     let mut stream = scene.open("1").await;
     let (delivery, _) = scene.claim(ClaimNumber::FIRST).await;
     stream.until("active").await;
-    let later = Later {
+    let later = Postponement {
         delay: Duration::from_secs(600),
         counts: false,
         reason: "Circuit breaker is OPEN for openai",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backend_worker::{
-    ops::{Access, Streams},
+    ops::{AccessControl, EventStreams},
     queue::{ClaimNumber, Layout},
 };
 use nix::sys::signal::Signal;
@@ -76,11 +76,16 @@ async fn streams_end_with_the_server(scene: Scene) {
 
 #[tokio::test]
 async fn streams_are_limited_and_need_the_read_token() {
-    let access = Access {
+    let access = AccessControl {
         read: Some("r3ad".into()),
-        ..Access::default()
+        ..AccessControl::default()
     };
-    let scene = Scene::with(Layout::Apalis, Streams::new(1, Duration::from_secs(15)), access).await;
+    let scene = Scene::with(
+        Layout::Apalis,
+        EventStreams::new(1, Duration::from_secs(15)),
+        access,
+    )
+    .await;
     enqueue(&*scene.broker, "1").await;
     let url = format!("{}?jobId=1", scene.url);
     assert_eq!(reqwest::get(&url).await.unwrap().status(), 401);

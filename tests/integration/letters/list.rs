@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{Listed, NewJob, Place, Query, State};
+use backend_worker::queue::{JobState, ListCursor, ListQuery, ListedJob, NewJob};
 use jobs::JobType;
 
 use super::{FIRST, Fixture, bury, dead_key, failed, ids, numbers, one, order, put_off};
@@ -27,7 +27,7 @@ async fn dead_letters_are_listed_newest_first_with_their_class(f: Fixture) {
     let page = f.a.list(&failed(None, 10)).await.unwrap();
     assert_eq!(ids(&page), ["3", "2", "1"]);
     assert!(page.next.is_none());
-    let Listed {
+    let ListedJob {
         kind,
         attempts_made,
         at,
@@ -58,7 +58,7 @@ async fn a_list_is_read_in_pages_while_jobs_leave_it(f: Fixture) {
     let next = first.next_without([&first.jobs[0], &first.jobs[1]]).unwrap();
     let again = one(&*f.a, number()).await;
     f.a.fail(&again, "no", None).await.unwrap();
-    let next: Place = next.to_string().parse().unwrap();
+    let next: ListCursor = next.to_string().parse().unwrap();
     let rest = f.a.list(&failed(Some(&next), 2)).await.unwrap();
     assert_eq!(ids(&rest), ["3", "2"]);
     let last = f.a.list(&failed(rest.next.as_ref(), 9)).await.unwrap();
@@ -75,20 +75,20 @@ async fn jobs_of_every_state_are_listed(f: Fixture) {
     f.a.fail(&claimed[1].lease, "x", None).await.unwrap();
     put_off(&f, &claimed[2].lease).await;
     for (state, expected) in [
-        (State::Completed, &["1"][..]),
-        (State::Failed, &["2"]),
-        (State::Delayed, &["3"]),
-        (State::Active, &["4"]),
-        (State::Waiting, &["6", "5"]),
+        (JobState::Completed, &["1"][..]),
+        (JobState::Failed, &["2"]),
+        (JobState::Delayed, &["3"]),
+        (JobState::Active, &["4"]),
+        (JobState::Waiting, &["6", "5"]),
     ] {
-        let query = Query {
+        let query = ListQuery {
             state,
             ..failed(None, 1)
         };
         let mut page = f.a.list(&query).await.unwrap();
         let mut seen: Vec<String> = ids(&page).into_iter().map(str::to_owned).collect();
         while let Some(place) = page.next.take() {
-            let query = Query {
+            let query = ListQuery {
                 after: Some(&place),
                 ..query.clone()
             };
@@ -117,17 +117,17 @@ async fn a_type_and_an_age_choose(f: Fixture) {
     f.a.fail(&lease, "x", None).await.unwrap();
     f.redis.ask::<i64>(&["ZADD", dead_key(&f), "5", "1"]).await;
 
-    let of_type = Query {
+    let of_type = ListQuery {
         kind: Some("process-image"),
         ..failed(None, 9)
     };
     assert_eq!(ids(&f.a.list(&of_type).await.unwrap()), ["3"]);
-    let of_none = Query {
+    let of_none = ListQuery {
         kind: Some("process"),
         ..failed(None, 9)
     };
     assert!(f.a.list(&of_none).await.unwrap().jobs.is_empty());
-    let recent = Query {
+    let recent = ListQuery {
         since: Some(Duration::from_secs(3600)),
         ..failed(None, 9)
     };

@@ -10,7 +10,10 @@ mod strange;
 
 use std::time::Duration;
 
-use backend_worker::queue::{ClaimNumber, Later, Layout, Lease, Note, Page, Place, Query, RetryOrder, State};
+use backend_worker::queue::{
+    ClaimNumber, HistoryNote, JobPage, JobState, Layout, Lease, ListCursor, ListQuery, Postponement,
+    RetryOrder,
+};
 
 use crate::{
     broker_contract::{Fixture, note, one},
@@ -27,9 +30,9 @@ fn order(id: &str) -> RetryOrder<'_> {
     }
 }
 
-fn failed<'a>(after: Option<&'a Place>, limit: usize) -> Query<'a> {
-    Query {
-        state: State::Failed,
+fn failed<'a>(after: Option<&'a ListCursor>, limit: usize) -> ListQuery<'a> {
+    ListQuery {
+        state: JobState::Failed,
         kind: None,
         since: None,
         after,
@@ -37,12 +40,12 @@ fn failed<'a>(after: Option<&'a Place>, limit: usize) -> Query<'a> {
     }
 }
 
-fn ids(page: &Page) -> Vec<&str> {
+fn ids(page: &JobPage) -> Vec<&str> {
     page.jobs.iter().map(|job| job.id.as_str()).collect()
 }
 
-fn transient() -> Note {
-    Note {
+fn transient() -> HistoryNote {
+    HistoryNote {
         delay_ms: None,
         ..note()
     }
@@ -57,7 +60,7 @@ async fn bury(f: &Fixture, id: &str, number: ClaimNumber) {
 
 /// Puts a claimed job off for an hour.
 async fn put_off(f: &Fixture, lease: &Lease) {
-    let later = Later {
+    let later = Postponement {
         delay: Duration::from_secs(3600),
         counts: true,
         reason: "x",

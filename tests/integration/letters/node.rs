@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use backend_worker::queue::{ClaimNumber, Removal, Retried, RetryOrder};
+use backend_worker::queue::{ClaimNumber, RemovalResult, RetryOrder, RetryResult};
 use serde_json::{Value, json};
 
 use crate::support::NodeScene;
@@ -97,7 +97,10 @@ async fn retry(scene: &NodeScene, id: &str, reset_attempts: bool) {
         by: "op",
         reset_attempts,
     };
-    assert_eq!(scene.broker.retry(&[id], &order).await.unwrap(), [Retried::Done]);
+    assert_eq!(
+        scene.broker.retry(&[id], &order).await.unwrap(),
+        [RetryResult::Done]
+    );
 }
 
 #[tokio::test]
@@ -198,7 +201,7 @@ async fn a_parent_waits_for_a_retried_child_again_as_under_node() {
 #[tokio::test]
 async fn a_removed_job_is_as_node_leaves_it() {
     let remove = async |scene: &NodeScene, id: &str| {
-        assert_eq!(scene.broker.remove(id).await.unwrap(), Removal::Done);
+        assert_eq!(scene.broker.remove(id).await.unwrap(), RemovalResult::Done);
     };
     for (what, id, opts, runs) in [
         ("failed", "bad", json!({}), true),
@@ -253,7 +256,7 @@ async fn a_parent_is_released_by_the_removal_of_its_last_child() {
         prepare,
         ("remove", json!({"id": "bad"})),
         async |scene| {
-            assert_eq!(scene.broker.remove("bad").await.unwrap(), Removal::Done);
+            assert_eq!(scene.broker.remove("bad").await.unwrap(), RemovalResult::Done);
         },
     )
     .await;
@@ -269,13 +272,16 @@ async fn what_would_take_others_along_is_refused() {
         .ask("schedule", json!({"id": "nightly", "every": 60_000_000}))
         .await;
     let before = scene.picture().await;
-    assert_eq!(scene.broker.remove("parent").await.unwrap(), Removal::Parent);
+    assert_eq!(
+        scene.broker.remove("parent").await.unwrap(),
+        RemovalResult::Parent
+    );
     let next: Vec<String> = scene.redis.ask(&["KEYS", "bull:q:repeat:nightly:*"]).await;
     let next = next[0].strip_prefix("bull:q:").unwrap();
-    assert_eq!(scene.broker.remove(next).await.unwrap(), Removal::Scheduled);
+    assert_eq!(scene.broker.remove(next).await.unwrap(), RemovalResult::Scheduled);
     assert_eq!(
         scene.broker.remove("repeat:nightly").await.unwrap(),
-        Removal::Unknown
+        RemovalResult::Unknown
     );
     assert_eq!(scene.picture().await, before);
 }

@@ -1,6 +1,6 @@
 //! Removing: a job goes with all that is kept of it, unless a replica has it.
 
-use backend_worker::queue::{Counts, Removal, State};
+use backend_worker::queue::{JobState, QueueCounts, RemovalResult};
 
 use super::{FIRST, Fixture, bury, keys, numbers, one, put_off};
 use crate::support::{both_layouts, enqueue, view};
@@ -16,8 +16,8 @@ async fn a_removed_job_leaves_nothing(f: Fixture) {
     bury(&f, "other", number()).await;
     let before = keys(&f).await;
     bury(&f, "1", number()).await;
-    assert_eq!(f.a.remove("1").await.unwrap(), Removal::Done);
-    assert_eq!(f.a.remove("1").await.unwrap(), Removal::Unknown);
+    assert_eq!(f.a.remove("1").await.unwrap(), RemovalResult::Done);
+    assert_eq!(f.a.remove("1").await.unwrap(), RemovalResult::Unknown);
     assert_eq!(keys(&f).await, before);
     assert!(f.a.find("1").await.unwrap().is_none());
 
@@ -31,7 +31,7 @@ async fn a_removed_job_leaves_nothing(f: Fixture) {
     f.a.complete(&claimed[1].lease, "1").await.unwrap();
     put_off(&f, &claimed[2].lease).await;
     for id in ["waits", "done", "later", "other"] {
-        assert_eq!(f.a.remove(id).await.unwrap(), Removal::Done, "{id}");
+        assert_eq!(f.a.remove(id).await.unwrap(), RemovalResult::Done, "{id}");
         assert!(f.a.find(id).await.unwrap().is_none(), "{id}");
     }
     let left = keys(&f).await;
@@ -44,13 +44,13 @@ async fn a_removed_job_leaves_nothing(f: Fixture) {
     let left: Vec<_> = left.iter().filter(of_jobs).collect();
     assert!(left.is_empty(), "{left:?}");
     let counts = f.a.counts().await.unwrap();
-    assert_eq!(counts, Counts::default());
+    assert_eq!(counts, QueueCounts::default());
 }
 
 async fn an_active_job_is_not_removed(f: Fixture) {
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
-    assert_eq!(f.a.remove("1").await.unwrap(), Removal::Active);
+    assert_eq!(f.a.remove("1").await.unwrap(), RemovalResult::Active);
     f.a.complete(&lease, "1").await.unwrap();
-    assert_eq!(view(&*f.a, "1").await.state, State::Completed);
+    assert_eq!(view(&*f.a, "1").await.state, JobState::Completed);
 }

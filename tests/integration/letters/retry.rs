@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{ClaimNumber, Later, Retried, RetryOrder, State};
+use backend_worker::queue::{ClaimNumber, JobState, Postponement, RetryOrder, RetryResult};
 
 use super::{FIRST, Fixture, bury, failed, numbers, one, order, transient};
 use crate::support::{both_layouts, claim_one, enqueue, enqueue_with, view};
@@ -22,12 +22,12 @@ async fn a_retried_job_runs_once_more_and_keeps_its_history(f: Fixture) {
     enqueue_with(&*f.a, "1", 1).await;
     let lease = one(&*f.a, number()).await;
     f.a.fail(&lease, "no", Some(&transient())).await.unwrap();
-    assert_eq!(f.a.retry(&["1"], &order("o")).await.unwrap(), [Retried::Done]);
+    assert_eq!(f.a.retry(&["1"], &order("o")).await.unwrap(), [RetryResult::Done]);
 
     let job = view(&*f.a, "1").await;
     assert_eq!(
         (job.state, job.attempts_made, job.error),
-        (State::Waiting, 1, None)
+        (JobState::Waiting, 1, None)
     );
     let classes: Vec<&str> = job.history.iter().map(|line| line.note.class.as_str()).collect();
     assert_eq!(classes, ["transient", "retried"]);
@@ -45,7 +45,7 @@ async fn a_retried_job_runs_once_more_and_keeps_its_history(f: Fixture) {
     assert_eq!((delivery.attempt, delivery.max_attempts), (2, 1));
     assert!(again.is_empty());
     f.a.complete(&delivery.lease, "1").await.unwrap();
-    assert_eq!(view(&*f.a, "1").await.state, State::Completed);
+    assert_eq!(view(&*f.a, "1").await.state, JobState::Completed);
     assert_eq!(f.a.counts().await.unwrap().failed, 0);
 }
 
@@ -55,7 +55,7 @@ async fn all_attempts_are_given_anew_where_asked_for(f: Fixture) {
         reset_attempts: true,
         ..order("o")
     };
-    assert_eq!(f.a.retry(&["1"], &anew).await.unwrap(), [Retried::Done]);
+    assert_eq!(f.a.retry(&["1"], &anew).await.unwrap(), [RetryResult::Done]);
     assert_eq!(view(&*f.a, "1").await.attempts_made, 0);
     assert_eq!(f.a.claim(FIRST.next(), 1).await.unwrap()[0].attempt, 1);
 }
@@ -67,7 +67,7 @@ async fn the_same_order_retries_nothing_twice(f: Fixture) {
     for _ in 0..3 {
         assert_eq!(
             f.a.retry(&["1", "2"], &order("o")).await.unwrap(),
-            [Retried::Done; 2]
+            [RetryResult::Done; 2]
         );
     }
     assert_eq!(f.a.counts().await.unwrap().waiting, 2);
@@ -75,11 +75,14 @@ async fn the_same_order_retries_nothing_twice(f: Fixture) {
     let lease = one(&*f.a, number()).await;
     f.a.fail(&lease, "no", None).await.unwrap();
     let id = lease.id.to_string();
-    assert_eq!(f.a.retry(&[&id], &order("o")).await.unwrap(), [Retried::Again]);
-    assert_eq!(view(&*f.a, &id).await.state, State::Failed);
+    assert_eq!(
+        f.a.retry(&[&id], &order("o")).await.unwrap(),
+        [RetryResult::Again]
+    );
+    assert_eq!(view(&*f.a, &id).await.state, JobState::Failed);
     assert_eq!(
         f.a.retry(&[&id], &order("another")).await.unwrap(),
-        [Retried::Done]
+        [RetryResult::Done]
     );
 }
 
@@ -93,10 +96,10 @@ async fn only_dead_letters_are_retried(f: Fixture) {
     assert_eq!(
         f.a.retry(&["1", "2", "3", "nobody"], &order("o")).await.unwrap(),
         [
-            Retried::NotFailed,
-            Retried::NotFailed,
-            Retried::NotFailed,
-            Retried::Broken
+            RetryResult::NotFailed,
+            RetryResult::NotFailed,
+            RetryResult::NotFailed,
+            RetryResult::Broken
         ]
     );
     assert_eq!(f.a.counts().await.unwrap(), before);
@@ -119,7 +122,7 @@ async fn a_poisoned_job_starts_with_a_fresh_count(f: Fixture) {
     assert_eq!(page.jobs[0].class.as_deref(), Some("poison"));
     assert!(page.jobs[0].error.as_deref().unwrap().contains("poison: 3"));
 
-    assert_eq!(f.a.retry(&["1"], &order("o")).await.unwrap(), [Retried::Done]);
+    assert_eq!(f.a.retry(&["1"], &order("o")).await.unwrap(), [RetryResult::Done]);
     for poisoned in [0, 0, 1] {
         assert_eq!(lose(&mut number).await, poisoned, "three more, not one");
     }
@@ -135,7 +138,7 @@ async fn a_poisoned_job_starts_with_a_fresh_count(f: Fixture) {
 async fn gates_may_hold_up_a_retried_job_anew(f: Fixture) {
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
-    let later = Later {
+    let later = Postponement {
         delay: Duration::from_millis(1),
         counts: false,
         reason: "blocked",

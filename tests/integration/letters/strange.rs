@@ -1,6 +1,6 @@
 //! Queues that are not as this worker leaves them: ids without jobs, foreign keys, a stock worker's dead letters.
 
-use backend_worker::queue::{Layout, Removal, Retried, State};
+use backend_worker::queue::{JobState, Layout, RemovalResult, RetryResult};
 
 use super::{FIRST, Fixture, bury, dead_key, failed, ids, keys, numbers, order};
 use crate::support::{both_layouts, view};
@@ -23,10 +23,10 @@ async fn ids_without_jobs_are_listed_and_removed(f: Fixture) {
     let ghosts = &page.jobs[1..];
     assert!(ghosts.iter().all(|job| job.kind.is_none() && job.error.is_none()));
     let fates = f.a.retry(&strange, &order("o")).await.unwrap();
-    assert_eq!(fates, [Retried::Broken; 7]);
+    assert_eq!(fates, [RetryResult::Broken; 7]);
     let before = keys(&f).await;
     for id in strange {
-        assert_eq!(f.a.remove(id).await.unwrap(), Removal::Done, "{id:?}");
+        assert_eq!(f.a.remove(id).await.unwrap(), RemovalResult::Done, "{id:?}");
     }
     assert_eq!(keys(&f).await, before, "nobody else's key is gone");
     assert_eq!(ids(&f.a.list(&failed(None, 50)).await.unwrap()), ["1"]);
@@ -46,14 +46,14 @@ async fn keys_of_a_wrong_type_are_refused_and_nothing_is_written(f: Fixture) {
     assert_eq!(f.a.list(&failed(None, 9)).await.unwrap().jobs.len(), 2);
     assert_eq!(
         f.a.retry(&["1", "2"], &order("o")).await.unwrap(),
-        [Retried::Broken, Retried::Done]
+        [RetryResult::Broken, RetryResult::Done]
     );
     // The queue's own keys stop everything.
     f.redis.ask::<i64>(&["DEL", list]).await;
     f.redis.ask::<()>(&["SET", list, "in the way"]).await;
     assert!(f.a.retry(&["1"], &order("p")).await.unwrap_err().is_refusal());
     assert!(f.a.remove("1").await.unwrap_err().is_refusal());
-    assert_eq!(view(&*f.a, "1").await.state, State::Failed);
+    assert_eq!(view(&*f.a, "1").await.state, JobState::Failed);
     f.redis.ask::<i64>(&["DEL", list, dead_key(&f)]).await;
     f.redis.ask::<()>(&["SET", dead_key(&f), "in the way"]).await;
     assert!(f.a.list(&failed(None, 9)).await.unwrap_err().is_refusal());
@@ -90,9 +90,9 @@ async fn dead_letters_of_a_stock_apalis_worker_are_found_too() {
         assert_eq!(page.jobs[1].kind.as_deref(), Some("process-image"));
         assert_eq!(
             f.a.retry(&["s1", "s2"], &order("o")).await.unwrap(),
-            [Retried::Done; 2]
+            [RetryResult::Done; 2]
         );
-        assert_eq!(f.a.remove("s3").await.unwrap(), Removal::Done);
+        assert_eq!(f.a.remove("s3").await.unwrap(), RemovalResult::Done);
         assert_eq!(ids(&f.a.list(&failed(None, 9)).await.unwrap()), ["ours"]);
     }
 }

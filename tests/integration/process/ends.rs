@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::{queue::State, simulator::Provider};
+use backend_worker::{queue::JobState, simulator::Provider};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ async fn two_hundred_mixed_jobs_survive_a_sigterm_in_the_middle() {
                 .find(id)
                 .await
                 .unwrap()
-                .filter(|view| view.state == State::Completed)
+                .filter(|view| view.state == JobState::Completed)
         })
         .await;
         let result = view.result.unwrap();
@@ -125,7 +125,7 @@ async fn a_killed_replica_loses_no_job() {
                 .find(id)
                 .await
                 .unwrap()
-                .filter(|view| view.state == State::Completed)
+                .filter(|view| view.state == JobState::Completed)
         })
         .await;
     }

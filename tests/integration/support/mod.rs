@@ -24,7 +24,7 @@ use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
     queue::{
-        Broker, BrokerOptions, ClaimNumber, Delivery, JobView, Layout, NewJob, apalis::ApalisBroker,
+        Broker, BrokerOptions, ClaimNumber, Delivery, JobSnapshot, Layout, NewJob, apalis::ApalisBroker,
         bullmq::BullmqBroker,
     },
 };
@@ -208,7 +208,7 @@ pub(crate) async fn claim_one(broker: &dyn Broker, number: ClaimNumber) -> (Deli
 }
 
 /// The job as an onlooker sees it.
-pub(crate) async fn view(broker: &dyn Broker, id: &str) -> JobView {
+pub(crate) async fn view(broker: &dyn Broker, id: &str) -> JobSnapshot {
     broker
         .find(id)
         .await

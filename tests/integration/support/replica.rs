@@ -15,10 +15,10 @@ use backend_worker::{
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
     worker::{
-        Assignment, Handle, Outcome, Runtime, RuntimeOptions,
+        Assignment, DeliveryHandler, DeliveryOutcome, Runtime, RuntimeOptions,
         outcome::{AccountWaits, OutcomeRules},
         runtime::QueueWorker,
-        vitals::Tally,
+        vitals::DispositionCounts,
     },
 };
 use tokio::task::JoinHandle;
@@ -62,7 +62,7 @@ impl Calls {
     }
 }
 
-type Act = dyn Fn(Assignment) -> futures_util::future::BoxFuture<'static, Outcome> + Send + Sync;
+type Act = dyn Fn(Assignment) -> futures_util::future::BoxFuture<'static, DeliveryOutcome> + Send + Sync;
 
 /// A handler made of a closure.
 pub(crate) struct Script {
@@ -73,7 +73,7 @@ pub(crate) struct Script {
 impl Script {
     pub(crate) fn new<F>(act: impl Fn(Assignment) -> F + Send + Sync + 'static) -> Arc<Self>
     where
-        F: Future<Output = Outcome> + Send + 'static,
+        F: Future<Output = DeliveryOutcome> + Send + 'static,
     {
         Arc::new(Self {
             act: Box::new(move |assignment| Box::pin(act(assignment))),
@@ -99,14 +99,14 @@ impl Script {
 }
 
 /// The job's payload as its result.
-fn done(assignment: &Assignment) -> Outcome {
+fn done(assignment: &Assignment) -> DeliveryOutcome {
     let payload = assignment.delivery.payload.clone().unwrap_or_default();
-    Outcome::Completed(String::from_utf8(payload.to_vec()).unwrap_or_else(|_| "null".to_owned()))
+    DeliveryOutcome::Completed(String::from_utf8(payload.to_vec()).unwrap_or_else(|_| "null".to_owned()))
 }
 
 #[async_trait]
-impl Handle for Script {
-    async fn handle(&self, assignment: &Assignment) -> Outcome {
+impl DeliveryHandler for Script {
+    async fn handle(&self, assignment: &Assignment) -> DeliveryOutcome {
         self.calls
             .started
             .lock()
@@ -145,7 +145,7 @@ pub(crate) fn options() -> RuntimeOptions {
 pub(crate) struct RunningReplica {
     pub(crate) workers: Vec<Arc<QueueWorker>>,
     stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<Tally>>,
+    task: JoinHandle<anyhow::Result<DispositionCounts>>,
 }
 
 impl RunningReplica {
@@ -155,7 +155,7 @@ impl RunningReplica {
     }
 
     /// Stops it, and returns its closing counts.
-    pub(crate) async fn stop(self) -> Tally {
+    pub(crate) async fn stop(self) -> DispositionCounts {
         self.stop.cancel();
         tokio::time::timeout(super::PATIENCE, self.task)
             .await
@@ -174,7 +174,7 @@ impl RunningReplica {
 pub(crate) fn replica(
     broker: Arc<dyn Broker>,
     concurrency: usize,
-    handler: Arc<dyn Handle>,
+    handler: Arc<dyn DeliveryHandler>,
     options: &RuntimeOptions,
 ) -> RunningReplica {
     let runtime = Runtime::new([(broker, concurrency)], handler, options);

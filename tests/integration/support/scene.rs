@@ -10,7 +10,7 @@ use std::{
 
 use backend_worker::{
     demo::point_to,
-    simulator::{Options, Running, Simulator},
+    simulator::{RunningSimulator, Simulator, SimulatorOptions},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -27,7 +27,7 @@ use super::{PATIENCE, TestRedis};
 /// A Redis, a simulator, and what starts a worker between both.
 pub(crate) struct Scene {
     pub(crate) redis: TestRedis,
-    pub(crate) simulator: Running,
+    pub(crate) simulator: RunningSimulator,
     pub(crate) launcher: Launcher,
 }
 
@@ -53,10 +53,10 @@ impl Scene {
 
     /// A scene over this Redis; `seed` is that of the simulator.
     pub(crate) async fn over(redis: TestRedis, latency: Duration, seed: u64) -> Self {
-        let options = Options {
+        let options = SimulatorOptions {
             latency,
             seed,
-            ..Options::default()
+            ..SimulatorOptions::default()
         };
         let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
             .await
