@@ -18,27 +18,27 @@ use reqwest::header::HeaderName;
 use self::http::Transport;
 use crate::{ClientError, Settings};
 
-mod answer;
 pub mod azure_speech;
 pub mod azure_vision;
-mod blame;
 mod dialect;
+mod error_body;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;
 pub mod models;
 pub mod openai;
-mod reach;
+mod reachability;
 mod redact;
+mod refusal_rules;
+mod retry_after;
 #[cfg(test)]
 mod tests;
-mod waits;
 
 pub use azure_speech::AzureSpeech;
 pub use azure_vision::AzureVision;
 pub use dialect::{Dialect, DialectStore, REMEMBERED_FOR, deployment};
 pub use openai::OpenAi;
-pub use reach::{Reachability, reach};
+pub use reachability::{Reachability, reach};
 
 /// Named in every request; OpenAI's library sends none, and Azure's text to speech refuses requests without one.
 const USER_AGENT: &str = concat!("backend-worker/", env!("CARGO_PKG_VERSION"));

@@ -10,13 +10,13 @@
 
 pub use crate::{
     config::fuzz::ENVIRONMENT,
-    ledger::fuzz::LEDGER_ENTRY,
-    ops::fuzz::HTTP_REQUEST,
+    http_api::fuzz::HTTP_REQUEST,
     queue::{
         apalis::fuzz::APALIS_META,
         bullmq::fuzz::{BULLMQ_EVENT, BULLMQ_JOB},
         fuzz::JOB_LIST,
     },
+    spend_ledger::fuzz::LEDGER_ENTRY,
     telemetry::trace::fuzz::TRACEPARENT,
     worker::fuzz::DELIVERY,
 };

@@ -20,8 +20,8 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::{
     gate::{Admission, Gates, Permit, ProviderGate, Settlement},
-    ledger::{LedgerPage, OpenedCall},
     retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryDecision, RetryPolicy},
+    spend_ledger::{LedgerPage, OpenedCall},
     spending::JobSpend,
     telemetry::{
         metrics::{

@@ -21,7 +21,6 @@
 //!   the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
-mod batch;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -32,21 +31,22 @@ pub mod dialects;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gate;
+mod group_commit;
 pub mod guard;
+pub mod http_api;
 pub mod keys;
-pub mod ledger;
 pub mod media_helper;
 pub mod migrate;
 pub mod model_shutdown;
 pub mod monitor;
 pub mod operator;
-pub mod ops;
 pub mod queue;
 pub mod ratelimit;
 pub mod redis_error;
 pub mod replica;
 pub mod retry;
 pub mod simulator;
+pub mod spend_ledger;
 pub mod spending;
 pub mod telemetry;
 pub mod watchdog;

@@ -1,6 +1,6 @@
 //! The operator's queries and actions. The HTTP routes and the command line call the same methods.
 
-mod letters;
+mod jobs_admin;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     queue::{Broker, BrokerError, JobSnapshot, JobState, Layout, LineView, QueueCounts, WaitingFor},
 };
 
-pub use letters::{JobError, JobFilter, JobList, JobLocation, ListedIn, RetryRequest, RetrySummary};
+pub use jobs_admin::{JobError, JobFilter, JobList, JobLocation, ListedIn, RetryRequest, RetrySummary};
 
 /// The queues and gates of a deployment, in an operator's hands.
 #[derive(Debug, Clone)]

@@ -10,8 +10,9 @@ use std::{
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    gate, ledger,
+    gate,
     queue::{self, Broker, BrokerOptions, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
+    spend_ledger,
 };
 use redis::{FromRedisValue, Value, aio::MultiplexedConnection};
 
@@ -85,7 +86,7 @@ impl Stage {
         let names = [
             queue::script_names(),
             gate::script_names(),
-            ledger::script_names(),
+            spend_ledger::script_names(),
         ]
         .into_iter()
         .flatten()

@@ -38,7 +38,7 @@ pub(super) fn request(payload: &Payload, model: &ModelRequest, cap: u64) -> Deck
     let cap = cap + model.reasoning_room;
     let system = instructions(payload);
     let user = material(payload);
-    let schema = Schema::of(payload);
+    let schema = AnswerSchema::of(payload);
     let estimated_tokens = tokens_at_most(&system) + tokens_at_most(&user) + schema.tokens + cap;
     let body = ChatBody {
         model: &model.model,
@@ -188,21 +188,21 @@ fn material(payload: &Payload) -> String {
 }
 
 /// The JSON Schema of the answer, and the tokens that it takes.
-struct Schema {
+struct AnswerSchema {
     json: Box<RawValue>,
     tokens: u64,
 }
 
-static WITH_TRANSLATIONS: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::new(
+static WITH_TRANSLATIONS: LazyLock<AnswerSchema> = LazyLock::new(|| {
+    AnswerSchema::new(
         "The translation of the front into the learner's own language, and nothing else. No final full stop.",
     )
 });
-static WITH_DEFINITIONS: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::new("A short definition of the front: a phrase of at most ten words. No final full stop.")
+static WITH_DEFINITIONS: LazyLock<AnswerSchema> = LazyLock::new(|| {
+    AnswerSchema::new("A short definition of the front: a phrase of at most ten words. No final full stop.")
 });
 
-impl Schema {
+impl AnswerSchema {
     /// Strict mode wants every key required and no others; an optional value is a union with null.
     fn new(back: &str) -> Self {
         let text = |description: &str| json!({ "type": "string", "description": description });

@@ -8,11 +8,11 @@ use base64::DecodeError;
 use super::too_large;
 use crate::Failure;
 
-mod shape;
+mod base64_shape;
 #[cfg(test)]
 mod tests;
 
-use shape::{Base64Shape, join};
+use base64_shape::{Base64Shape, join};
 
 /// Characters of a data URL before its content that are looked at.
 const LONGEST_HEAD: usize = 256;

@@ -9,9 +9,9 @@ use url::Url;
 
 use super::{
     AZURE_KEY,
-    answer::{ErrorBody, excerpt},
-    blame,
+    error_body::{ErrorBody, excerpt},
     http::{ProviderPeer, Transport, join, key_header},
+    refusal_rules,
 };
 use crate::{
     Failure, Provider, ProviderReply, SpeechSettings,
@@ -116,5 +116,5 @@ fn assessment(reference_text: &str) -> String {
 
 /// The meaning of an answer other than 2xx, and of an error inside of one.
 pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
-    blame::refusal(Provider::AzureSpeech, status, headers, body)
+    refusal_rules::refusal(Provider::AzureSpeech, status, headers, body)
 }

@@ -15,9 +15,9 @@ use url::Url;
 
 use super::{
     AZURE_KEY,
-    answer::{ErrorBody, excerpt},
-    blame,
+    error_body::{ErrorBody, excerpt},
     http::{ProviderAnswer, ProviderPeer, Transport, join, key_header},
+    refusal_rules,
 };
 use crate::{
     Failure, FailureClass, Provider, ProviderReply, VisionApi, VisionSettings,
@@ -255,5 +255,5 @@ pub(crate) fn operation_failure(answer: &Value) -> Failure {
 
 /// The meaning of an answer other than 2xx, and of an error inside of one.
 pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
-    blame::refusal(Provider::AzureVision, status, headers, body)
+    refusal_rules::refusal(Provider::AzureVision, status, headers, body)
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hostile::Target;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{answer::ErrorBody, azure_speech, azure_vision, openai};
+use super::{azure_speech, azure_vision, error_body::ErrorBody, openai};
 use crate::{FailureClass, fuzzing::expect_modest};
 
 /// A refusal, as it comes over the wire: the status, headers, an empty line, the body. Its class is one that a refusal

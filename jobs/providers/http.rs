@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{
     USER_AGENT,
-    answer::{ErrorBody, error_inside},
+    error_body::{ErrorBody, error_inside},
     redact::redact,
 };
 use crate::{

@@ -23,14 +23,14 @@ use tower::service_fn;
 use url::Url;
 
 use super::{
-    answer::ErrorBody,
-    blame,
     dialect::{
         Dialect, DialectMemory, DialectStore, MOST_STEPS, deployment, is_about_a_missing_model,
         is_about_a_parameter,
     },
+    error_body::ErrorBody,
     http::{ProviderPeer, Transport, join, key_header},
     models::{ModelRequest, ModelSuccessor},
+    refusal_rules,
 };
 use crate::{Failure, OpenAiSettings, Provider, ProviderReply, media::DisplayUrl, raw};
 
@@ -300,5 +300,5 @@ impl Config for Endpoint {
 
 /// The meaning of an answer other than 2xx, and of an error inside of one.
 pub(super) fn classify(status: u16, headers: &HeaderMap, body: &ErrorBody) -> Failure {
-    blame::refusal(Provider::OpenAi, status, headers, body)
+    refusal_rules::refusal(Provider::OpenAi, status, headers, body)
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::{Clients, answer::ErrorBody, http::RefusalClassifier};
+use super::{Clients, error_body::ErrorBody, http::RefusalClassifier};
 use crate::{
     FailureClass, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
     media::audio::{AudioFormat, PreparedAudio},

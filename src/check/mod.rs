@@ -6,7 +6,7 @@
 //! - `redis`: the server: version, eviction, persistence, memory, latency, clock, keyspace.
 //! - [`rights`]: what an ACL user needs.
 
-mod place;
+mod environment;
 mod redis;
 pub mod rights;
 
@@ -69,13 +69,13 @@ impl Finding {
 /// Looks at everything.
 pub async fn all(config: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("configuration", "every variable can be read")];
-    findings.extend(place::look(config));
-    findings.push(place::media_helper(config).await);
+    findings.extend(environment::look(config));
+    findings.push(environment::media_helper(config).await);
     let (redis, providers, dialect, accounts) = tokio::join!(
         redis::look(config),
-        place::providers(config),
-        place::dialect(config),
-        place::accounts(config)
+        environment::providers(config),
+        environment::dialect(config),
+        environment::accounts(config)
     );
     findings.extend(redis);
     findings.extend(providers);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::show;
+use super::output;
 use crate::{
     check::{self, Finding, FindingLevel},
     config::{self, Config},
@@ -25,7 +25,7 @@ pub(super) async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     };
     let fails = findings.iter().any(|f| f.level == FindingLevel::Failure);
     let answer = json!({ "ok": !fails, "findings": findings });
-    show::either(args.json, &answer, || text(&findings))?;
+    output::either(args.json, &answer, || text(&findings))?;
     Ok(if fails { failed } else { ExitCode::SUCCESS })
 }
 
@@ -44,5 +44,5 @@ fn text(findings: &[Finding]) -> String {
             cure,
         ]
     });
-    show::table(&["check", "", "found", "cure"], rows).to_string()
+    output::table(&["check", "", "found", "cure"], rows).to_string()
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use super::show;
+use super::output;
 use crate::{
     config::Config,
     connection::Connection,
@@ -34,7 +34,7 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let migrator = Migrator::new(connection, &config.replica);
     if args.status {
         let rows = migrator.status().await?;
-        show::either(args.json, &rows, || status(&rows))?;
+        output::either(args.json, &rows, || status(&rows))?;
         return Ok(ExitCode::SUCCESS);
     }
     let plan = MigrationPlan {
@@ -42,7 +42,7 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         retire_bottleneck: args.retire_bottleneck,
     };
     let done = migrator.migrate(plan).await?;
-    show::either(args.json, &done, || report(&done, args.dry_run))?;
+    output::either(args.json, &done, || report(&done, args.dry_run))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,11 +57,11 @@ fn status(rows: &[MigrationRow]) -> String {
             MigrationState::Newer => "of a later version: this one must not run".to_owned(),
         };
         let number = |n: Option<u64>| n.map(|n| n.to_string()).unwrap_or_default();
-        let at = row.at.map(crate::ops::iso).unwrap_or_default();
+        let at = row.at.map(crate::http_api::iso).unwrap_or_default();
         let by = row.by.clone().unwrap_or_default();
         vec![row.name.clone(), standing, at, by, number(row.changed)]
     });
-    show::table(
+    output::table(
         &["migration", "state", "when", "by version", "keys changed"],
         rows,
     )

@@ -3,11 +3,11 @@
 
 mod check;
 mod enqueue;
+mod gates_and_queues;
 mod health;
 mod job;
 mod migrate;
-mod operate;
-mod show;
+mod output;
 mod simulate;
 mod spend;
 
@@ -46,13 +46,13 @@ enum Command {
     /// Add a job to a queue.
     Enqueue(enqueue::EnqueueArgs),
     /// Show, close or open circuit breakers.
-    Breaker(operate::BreakerArgs),
+    Breaker(gates_and_queues::BreakerArgs),
     /// Count, pause or resume queues.
-    Queue(operate::QueueArgs),
+    Queue(gates_and_queues::QueueArgs),
     /// List, show, retry or remove jobs.
     Job(job::JobArgs),
     /// Show the limits of every provider, and how much of them is used.
-    Limits(operate::LimitsArgs),
+    Limits(gates_and_queues::LimitsArgs),
     /// Show what provider calls have cost.
     Spend(spend::SpendArgs),
     /// Show and set budgets and the kill switch.
@@ -96,10 +96,10 @@ pub fn main() -> ExitCode {
             Command::Run => run().await,
             Command::Demo(args) => demo::run(args).await,
             Command::Enqueue(args) => enqueue::run(args).await,
-            Command::Breaker(args) => operate::breaker(args).await,
-            Command::Queue(args) => operate::queue(args).await,
+            Command::Breaker(args) => gates_and_queues::breaker(args).await,
+            Command::Queue(args) => gates_and_queues::queue(args).await,
             Command::Job(args) => job::run(args).await,
-            Command::Limits(args) => operate::limits(args).await,
+            Command::Limits(args) => gates_and_queues::limits(args).await,
             Command::Spend(args) => spend::spend(args).await,
             Command::Budget(args) => spend::budget(args).await,
             Command::Check(args) => check::run(args).await,

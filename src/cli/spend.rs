@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::show::{self, table};
+use super::output::{self, table};
 use crate::{
     config::Config,
     replica,
@@ -38,7 +38,7 @@ pub(super) async fn spend(args: SpendArgs) -> anyhow::Result<ExitCode> {
         .report(args.month.as_deref(), args.by)
         .await
         .context("Redis")?;
-    show::either(args.json, &report, || {
+    output::either(args.json, &report, || {
         let rows = report.lines.iter().map(|line: &SpendReport| {
             vec![
                 line.name.clone(),
@@ -124,7 +124,7 @@ pub(super) async fn budget(args: BudgetArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let status = accounts.status().await.context("Redis")?;
-    show::either(is_json, &json!(status), || told(&status))?;
+    output::either(is_json, &json!(status), || told(&status))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,7 +3,6 @@
 //! Every variable is declared once, in [`vars`]; everything is read and checked before a socket opens, and all that
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
-mod address;
 mod endpoints;
 mod exposure;
 #[cfg(any(test, fuzzing))]
@@ -11,6 +10,7 @@ pub(crate) mod fuzz;
 mod gates;
 mod handlers;
 mod reader;
+mod redis_address;
 mod redis_url;
 mod spending;
 mod traces;
@@ -31,14 +31,14 @@ pub use self::spending::SpendingSettings;
 use crate::{
     connection::RedisAddress,
     gate::GatesSettings,
-    ledger::UnknownCalls,
+    http_api::AccessControl,
     media_helper::HelperProgram,
-    ops::AccessControl,
     queue::{BrokerOptions, Layout, PayloadField},
     ratelimit::RateWindow,
     retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
+    spend_ledger::UnknownCalls,
     telemetry::{LogFormat, trace::TraceSettings},
-    worker::dispatch::UnknownTypes,
+    worker::dispatcher::UnknownTypes,
 };
 
 /// Exit code for a wrong configuration (`EX_USAGE`).
@@ -170,7 +170,7 @@ impl Config {
         let lease_ttl = env.duration(&vars::LEASE_TTL, Duration::from_secs(5), 10 * MINUTE);
         let window = env.duration(&vars::RATE_LIMIT_WINDOW, Duration::from_secs(1), 24 * HOUR);
         let mut config = Self {
-            redis: address::read(&mut env),
+            redis: redis_address::read(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers::read(&mut env),

@@ -24,17 +24,17 @@
 //!   shares, which are four fifths of the limit together. The bound is 1.8 times the limit, or one call a replica above
 //!   the limit where that is more.
 
-mod desk;
-mod local;
-mod outbox;
+mod batched_gate;
+mod breaker_log;
+mod decision;
+mod fallback;
+mod pending_settlements;
 mod permit;
-mod provider;
-mod report;
+mod provider_gate;
+mod redis_gate;
 mod scripts;
 mod settings;
 mod status;
-mod verdict;
-mod wire;
 
 use std::{
     collections::HashMap,
@@ -47,21 +47,21 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    desk::RedisGate,
-    local::{Local, LocalBreaker, LocalLimits},
-    provider::GateContext,
+    batched_gate::BatchedGate,
+    fallback::{Local, LocalBreaker, LocalLimits},
+    provider_gate::GateContext,
+    redis_gate::RedisGate,
     scripts::GateScripts,
     settings::millis,
-    wire::BatchedGate,
 };
 pub use self::{
+    decision::{Effect, Reason, Rejection, State},
     permit::{CallOutcome, Permit, Settlement},
-    provider::{Admission, LimitRoom, ProviderGate},
+    provider_gate::{Admission, LimitRoom, ProviderGate},
     settings::{
         BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace,
     },
     status::{BreakerStatus, GateStatus},
-    verdict::{Effect, Reason, Rejection, State},
 };
 use crate::{connection::Connection, keys::GateKeys, watchdog::LoopProgress};
 

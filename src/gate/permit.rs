@@ -11,7 +11,7 @@ use std::{
 use jobs::{AccountFault, Culprit, Failure, FailureClass, ProviderReply};
 use tokio_util::sync::CancellationToken;
 
-use super::{local::LocalCallRecord, provider::ProviderGate, verdict::Effect};
+use super::{decision::Effect, fallback::LocalCallRecord, provider_gate::ProviderGate};
 
 /// Pause after a provider asks to slow down without a duration.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);

@@ -3,9 +3,9 @@
 use jobs::{AccountFault, Provider};
 
 use super::{
+    batched_gate::GateReading,
+    decision::State,
     settings::{GateSettings, LimitSettings},
-    verdict::State,
-    wire::GateReading,
 };
 
 /// How long the status reports an account's fault after its last occurrence while the breaker is closed, ms. Jobs that

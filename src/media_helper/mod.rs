@@ -11,9 +11,9 @@
 //! - `wire`: what both sides say to each other.
 
 mod pool;
+mod protocol;
 mod sandbox;
 mod serve;
-mod wire;
 
 pub use pool::{HelperError, HelperLimits, HelperPool, HelperProgram};
 pub use sandbox::SandboxReport;

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::{
     SUBCOMMAND, SandboxReport,
-    wire::{self, ReplyKind},
+    protocol::{self, ReplyKind},
 };
 
 /// Memory that decoding takes at most beside the recording itself: 30 s at 192 kHz as numbers, three times.
@@ -159,13 +159,13 @@ impl HelperPool {
         };
         widen(&input);
         widen(&output);
-        let mut hello = [0; wire::HELLO.len() + 1];
+        let mut hello = [0; protocol::HELLO.len() + 1];
         match timeout(LONGEST_START, output.read_exact(&mut hello)).await {
-            Ok(Ok(_)) if hello.starts_with(wire::HELLO) => Ok(HelperProcess {
+            Ok(Ok(_)) if hello.starts_with(protocol::HELLO) => Ok(HelperProcess {
                 child,
                 input,
                 output,
-                confinement: SandboxReport::of(hello[wire::HELLO.len()]),
+                confinement: SandboxReport::of(hello[protocol::HELLO.len()]),
                 recordings: 0,
             }),
             Ok(_) => Err(HelperError::NotReady(last_words(&mut child).await)),
@@ -274,12 +274,12 @@ impl HelperProcess {
         limit: Duration,
     ) -> Result<Result<PreparedAudio, String>, ExchangeError> {
         self.input
-            .write_all(&wire::request_head(limit, recording.len()))
+            .write_all(&protocol::request_head(limit, recording.len()))
             .await?;
         self.input.write_all(recording).await?;
-        let mut head = [0; wire::ANSWER_HEAD];
+        let mut head = [0; protocol::ANSWER_HEAD];
         self.output.read_exact(&mut head).await?;
-        let Some((kind, duration, length)) = wire::read_answer_head(&head) else {
+        let Some((kind, duration, length)) = protocol::read_answer_head(&head) else {
             return Err(ExchangeError::Answer("gave no valid answer"));
         };
         let most = match kind {

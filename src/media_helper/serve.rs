@@ -12,8 +12,8 @@ use clap::Args;
 use jobs::media::decoder;
 
 use super::{
+    protocol::{self, ReplyKind},
     sandbox,
-    wire::{self, ReplyKind},
 };
 
 /// The limits that the worker gives a helper.
@@ -40,7 +40,7 @@ pub fn serve(args: &HelperArgs) -> ExitCode {
     );
     let served = hello.and_then(|confinement| {
         let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
-        output.write_all(wire::HELLO)?;
+        output.write_all(protocol::HELLO)?;
         output.write_all(&[confinement.code()])?;
         output.flush()?;
         while answer(args, &mut input, &mut output)? {}
@@ -57,12 +57,12 @@ pub fn serve(args: &HelperArgs) -> ExitCode {
 
 /// Answers one request; `false` at the end of the input.
 fn answer(args: &HelperArgs, input: &mut impl Read, output: &mut impl Write) -> io::Result<bool> {
-    let mut head = [0; wire::REQUEST_HEAD];
+    let mut head = [0; protocol::REQUEST_HEAD];
     match input.read_exact(&mut head) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
         other => other?,
     }
-    let (limit, length) = wire::read_request_head(&head);
+    let (limit, length) = protocol::read_request_head(&head);
     sandbox::allow_cpu(args.cpu)?;
     let length = usize::try_from(length).map_err(io::Error::other)?;
     let mut recording = Vec::new();
@@ -73,7 +73,7 @@ fn answer(args: &HelperArgs, input: &mut impl Read, output: &mut impl Write) -> 
         Ok(audio) => (ReplyKind::Audio(audio.format), audio.duration, audio.bytes),
         Err(why) => (ReplyKind::Refused, Duration::ZERO, why.into()),
     };
-    output.write_all(&wire::answer_head(kind, duration, body.len()))?;
+    output.write_all(&protocol::answer_head(kind, duration, body.len()))?;
     output.write_all(&body)?;
     output.flush()?;
     Ok(true)

@@ -1,6 +1,6 @@
 //! All migrations, in order. A released migration never changes; the next migration fixes its mistakes.
 
-use super::scope::KeyScope;
+use super::key_scope::KeyScope;
 
 /// A migration of the keyspace.
 #[derive(Debug)]

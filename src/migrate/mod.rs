@@ -14,9 +14,9 @@
 //! - `ledger`: what has been done, read.
 //! - `start`: what every replica does before it claims.
 
-mod ledger;
+mod applied;
+mod key_scope;
 mod list;
-mod scope;
 mod start;
 
 use std::{
@@ -29,10 +29,10 @@ use redis::{RedisError, Script};
 use serde::Serialize;
 use tracing::info;
 
-pub use ledger::{MigrationRow, MigrationState};
+pub use applied::{MigrationRow, MigrationState};
 pub(crate) use start::before_claiming;
 
-use self::{ledger::AppliedMigrations, list::Migration, scope::KeyScope};
+use self::{applied::AppliedMigrations, key_scope::KeyScope, list::Migration};
 use crate::{connection::Connection, keys::MigrationKeys};
 
 /// Exit code for a keyspace of a later version (`EX_DATAERR`).

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{
     FleetReading, millis,
-    minutes::{MinuteCounts, OutcomeCounts},
+    outcome_counts::{MinuteCounts, OutcomeCounts},
 };
-use crate::worker::vitals::REDIS_ABSENCE;
+use crate::worker::worker_health::REDIS_ABSENCE;
 
 /// The window of shares, minutes.
 const SHARES: u64 = 15;

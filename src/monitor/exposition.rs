@@ -7,14 +7,14 @@ use jobs::{AccountFault, Provider};
 use super::{FleetReading, process};
 use crate::{
     gate::{Reason, State},
-    ledger::{Ledger, SpendLedger},
     operator::Operator,
+    spend_ledger::{Ledger, SpendLedger},
     spending::Usd,
     telemetry::metrics::{
         PROCESS,
+        exposition::Exposition,
+        families,
         labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault},
-        table,
-        text::Exposition,
     },
     worker::runtime::QueueWorker,
 };
@@ -30,7 +30,7 @@ pub(super) fn write(
     reading: Option<&FleetReading>,
 ) -> String {
     let mut text = Exposition::default();
-    text.sample(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+    text.sample(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     jobs(&mut text, workers);
     calls(&mut text);
     if let Some(ledger) = ledger {
@@ -38,7 +38,7 @@ pub(super) fn write(
     }
     gates(&mut text, operator);
     redis(&mut text);
-    text.sample(&table::REDIS_UP, &[], f64::from(u8::from(reading.is_some())));
+    text.sample(&families::REDIS_UP, &[], f64::from(u8::from(reading.is_some())));
     if let Some(reading) = reading {
         fleet(&mut text, reading);
     }
@@ -58,20 +58,24 @@ fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
             for (outcome, of_outcome) in JobOutcome::ALL.iter().zip(of_type) {
                 for (class, counter) in JobClass::all().zip(of_outcome) {
                     let values = [queue, layout, label.as_str(), outcome.as_str(), class.as_str()];
-                    text.counter_if_any(&table::JOBS, &values, counter);
+                    text.counter_if_any(&families::JOBS, &values, counter);
                 }
             }
         }
     });
     each(&mut |worker, queue, layout| {
         for (label, counter) in JobLabel::all().zip(&worker.vitals().cells().retried) {
-            text.counter(&table::RETRIED, &[queue, layout, label.as_str()], counter);
+            text.counter(&families::RETRIED, &[queue, layout, label.as_str()], counter);
         }
     });
     each(&mut |worker, queue, layout| {
         for (label, histogram) in JobLabel::all().zip(&worker.vitals().cells().seconds) {
             if !histogram.is_empty() {
-                text.histogram(&table::JOB_SECONDS, &[queue, layout, label.as_str()], histogram);
+                text.histogram(
+                    &families::JOB_SECONDS,
+                    &[queue, layout, label.as_str()],
+                    histogram,
+                );
             }
         }
     });
@@ -80,14 +84,22 @@ fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
             .iter()
             .zip(&worker.vitals().cells().recovered)
         {
-            text.counter(&table::RECOVERED, &[queue, layout, fate], counter);
+            text.counter(&families::RECOVERED, &[queue, layout, fate], counter);
         }
     });
     each(&mut |worker, queue, layout| {
-        text.sample(&table::IN_FLIGHT, &[queue, layout], worker.slots().len() as f64);
+        text.sample(
+            &families::IN_FLIGHT,
+            &[queue, layout],
+            worker.slots().len() as f64,
+        );
     });
     each(&mut |worker, queue, layout| {
-        text.sample(&table::SLOTS, &[queue, layout], worker.slots().capacity() as f64);
+        text.sample(
+            &families::SLOTS,
+            &[queue, layout],
+            worker.slots().capacity() as f64,
+        );
     });
 }
 
@@ -97,32 +109,32 @@ fn calls(text: &mut Exposition) {
         for (class, of_class) in JobClass::all().zip(of_provider) {
             for (answer, counter) in Answer::ALL.iter().zip(of_class) {
                 let values = [provider.as_str(), class.as_str(), answer.as_str()];
-                text.counter_if_any(&table::CALLS, &values, counter);
+                text.counter_if_any(&families::CALLS, &values, counter);
             }
         }
     }
     for (provider, histogram) in all.iter().zip(&PROCESS.call_seconds) {
-        text.histogram(&table::CALL_SECONDS, &[provider.as_str()], histogram);
+        text.histogram(&families::CALL_SECONDS, &[provider.as_str()], histogram);
     }
     for (provider, of_provider) in all.iter().zip(&PROCESS.retries) {
         for (class, counter) in JobClass::all().zip(of_provider) {
-            text.counter_if_any(&table::RETRIES, &[provider.as_str(), class.as_str()], counter);
+            text.counter_if_any(&families::RETRIES, &[provider.as_str(), class.as_str()], counter);
         }
     }
     for (provider, histogram) in all.iter().zip(&PROCESS.retry_delay) {
-        text.histogram(&table::RETRY_DELAY, &[provider.as_str()], histogram);
+        text.histogram(&families::RETRY_DELAY, &[provider.as_str()], histogram);
     }
     for (provider, of_provider) in all.iter().zip(&PROCESS.spent) {
         for (certainty, counter) in ["certain", "possible"].iter().zip(of_provider) {
             let usd = Usd::from_nanos(counter.get()).dollars();
-            text.sample(&table::SPENT, &[provider.as_str(), certainty], usd);
+            text.sample(&families::SPENT, &[provider.as_str(), certainty], usd);
         }
     }
     for (family, counters) in [
-        (&table::PAID_CALLS, &PROCESS.paid_calls),
-        (&table::UNPRICED_CALLS, &PROCESS.unpriced_calls),
-        (&table::USELESS_ANSWERS, &PROCESS.useless_answers),
-        (&table::TOKENS, &PROCESS.tokens),
+        (&families::PAID_CALLS, &PROCESS.paid_calls),
+        (&families::UNPRICED_CALLS, &PROCESS.unpriced_calls),
+        (&families::USELESS_ANSWERS, &PROCESS.useless_answers),
+        (&families::TOKENS, &PROCESS.tokens),
     ] {
         for (provider, counter) in all.iter().zip(counters) {
             text.counter(family, &[provider.as_str()], counter);
@@ -145,19 +157,23 @@ fn spending(text: &mut Exposition, spending: SpendLedger) {
         ("resent", resent),
         ("unrecorded", unrecorded),
     ] {
-        text.sample(&table::LEDGER, &[event], count as f64);
+        text.sample(&families::LEDGER, &[event], count as f64);
     }
 }
 
 fn gates(text: &mut Exposition, operator: &Operator) {
     for (provider, counters) in Provider::ALL.iter().zip(&PROCESS.admissions) {
         for (scope, counter) in SCOPES.iter().zip(counters) {
-            text.counter(&table::ADMISSIONS, &[provider.as_str(), scope], counter);
+            text.counter(&families::ADMISSIONS, &[provider.as_str(), scope], counter);
         }
     }
     for (provider, counters) in Provider::ALL.iter().zip(&PROCESS.rejections) {
         for (reason, counter) in Reason::ALL.iter().zip(counters) {
-            text.counter(&table::REJECTIONS, &[provider.as_str(), reason.as_str()], counter);
+            text.counter(
+                &families::REJECTIONS,
+                &[provider.as_str(), reason.as_str()],
+                counter,
+            );
         }
     }
     for (breaker, providers) in operator.breaker_names() {
@@ -165,25 +181,29 @@ fn gates(text: &mut Exposition, operator: &Operator) {
             for (at, scope) in SCOPES.iter().enumerate() {
                 let of = |p: &Provider| PROCESS.transitions[p.index()][to.index()][at].get();
                 let moves: u64 = providers.iter().map(of).sum();
-                text.sample(&table::TRANSITIONS, &[breaker, to.as_str(), scope], moves as f64);
+                text.sample(
+                    &families::TRANSITIONS,
+                    &[breaker, to.as_str(), scope],
+                    moves as f64,
+                );
             }
         }
     }
 }
 
 fn redis(text: &mut Exposition) {
-    text.histogram(&table::REDIS_SECONDS, &[], &PROCESS.redis_seconds);
+    text.histogram(&families::REDIS_SECONDS, &[], &PROCESS.redis_seconds);
     for (fault, counter) in RedisFault::ALL.iter().zip(&PROCESS.redis_errors) {
-        text.counter(&table::REDIS_ERRORS, &[fault.as_str()], counter);
+        text.counter(&families::REDIS_ERRORS, &[fault.as_str()], counter);
     }
-    text.counter(&table::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
-    text.counter(&table::HTTP_DENIED, &[], &PROCESS.http_denied);
+    text.counter(&families::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
+    text.counter(&families::HTTP_DENIED, &[], &PROCESS.http_denied);
     let shutdown = PROCESS.model_shutdown.load(Ordering::Relaxed);
     if shutdown > 0 {
-        text.sample(&table::MODEL_SHUTDOWN, &[], shutdown as f64);
+        text.sample(&families::MODEL_SHUTDOWN, &[], shutdown as f64);
     }
     for (fate, counter) in ["exported", "dropped"].iter().zip(&PROCESS.trace_spans) {
-        text.counter(&table::TRACE_SPANS, &[fate], counter);
+        text.counter(&families::TRACE_SPANS, &[fate], counter);
     }
 }
 
@@ -198,39 +218,39 @@ fn fleet(text: &mut Exposition, reading: &FleetReading) {
             ("delayed", counts.delayed),
         ] {
             let values = [&queue.queue, queue.layout.as_str(), state];
-            text.sample(&table::QUEUE_JOBS, &values, count as f64);
+            text.sample(&families::QUEUE_JOBS, &values, count as f64);
         }
     }
     for queue in &reading.queues {
         let values = [queue.queue.as_str(), queue.layout.as_str()];
-        text.sample(&table::QUEUE_OLDEST, &values, queue.oldest.as_secs_f64());
+        text.sample(&families::QUEUE_OLDEST, &values, queue.oldest.as_secs_f64());
     }
     if let Some(money) = &reading.money {
         for (period, used) in [("day", &money.day), ("month", &money.month)] {
             if let Some(percent) = used.percent {
-                text.sample(&table::BUDGET_USED, &[period], percent as f64 / 100.0);
+                text.sample(&families::BUDGET_USED, &[period], percent as f64 / 100.0);
             }
         }
         let is_on = f64::from(u8::from(money.kill_switch));
-        text.sample(&table::KILL_SWITCH, &[], is_on);
+        text.sample(&families::KILL_SWITCH, &[], is_on);
     }
     let breakers = reading.breakers();
     for breaker in &breakers {
         for state in State::ALL {
             let is = f64::from(u8::from(breaker.state == *state));
-            text.sample(&table::BREAKER_STATE, &[&breaker.name, state.as_str()], is);
+            text.sample(&families::BREAKER_STATE, &[&breaker.name, state.as_str()], is);
         }
     }
     for breaker in &breakers {
         let since = breaker
             .not_closed_since
             .map_or(0, |since| reading.now.saturating_sub(since));
-        text.sample(&table::BREAKER_DOWN, &[&breaker.name], since as f64 / 1000.0);
+        text.sample(&families::BREAKER_DOWN, &[&breaker.name], since as f64 / 1000.0);
     }
     for breaker in &breakers {
         for fault in AccountFault::ALL {
             let is = f64::from(u8::from(breaker.account_fault == Some(fault)));
-            text.sample(&table::ACCOUNT_FAULT, &[&breaker.name, fault.as_str()], is);
+            text.sample(&families::ACCOUNT_FAULT, &[&breaker.name, fault.as_str()], is);
         }
     }
     let limits = reading.gates.iter().flat_map(|gate| {
@@ -259,10 +279,10 @@ fn fleet(text: &mut Exposition, reading: &FleetReading) {
     });
     for (provider, limit, most, _) in limits.clone() {
         if let Some(most) = most {
-            text.sample(&table::LIMIT, &[provider, limit], most);
+            text.sample(&families::LIMIT, &[provider, limit], most);
         }
     }
     for (provider, limit, _, used) in limits {
-        text.sample(&table::LIMIT_USED, &[provider, limit], used as f64);
+        text.sample(&families::LIMIT_USED, &[provider, limit], used as f64);
     }
 }

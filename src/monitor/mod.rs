@@ -10,7 +10,7 @@
 pub mod alerts;
 mod exposition;
 pub mod heartbeats;
-pub mod minutes;
+pub mod outcome_counts;
 mod process;
 mod write_probe;
 
@@ -26,15 +26,15 @@ use tracing::debug;
 
 use self::{
     heartbeats::{Heartbeats, ReplicaHeartbeat},
-    minutes::{MinuteCounts, OutcomeReporter},
+    outcome_counts::{MinuteCounts, OutcomeReporter},
     write_probe::WriteProbe,
 };
 use crate::{
     connection::Connection,
     gate::{BreakerStatus, GateStatus},
-    ledger::Ledger,
     operator::Operator,
     queue::{BrokerError, Layout, QueueCounts},
+    spend_ledger::Ledger,
     spending::accounts::BudgetStatus,
     telemetry::metrics::PROCESS,
     worker::runtime::QueueWorker,

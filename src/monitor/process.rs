@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::telemetry::metrics::{table, text::Exposition};
+use crate::telemetry::metrics::{exposition::Exposition, families};
 
 /// Unit of the CPU time that the kernel reports to programs: the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -27,15 +27,15 @@ pub(super) fn write(text: &mut Exposition) {
         .ok()
         .and_then(|s| memory(&s))
     {
-        text.sample(&table::PROCESS_MEMORY, &[], bytes);
+        text.sample(&families::PROCESS_MEMORY, &[], bytes);
     }
     if let Some(seconds) = fs::read_to_string("/proc/self/stat").ok().and_then(|s| cpu(&s)) {
-        text.sample(&table::PROCESS_CPU, &[], seconds);
+        text.sample(&families::PROCESS_CPU, &[], seconds);
     }
     if let Ok(files) = fs::read_dir("/proc/self/fd") {
-        text.sample(&table::PROCESS_FDS, &[], files.count() as f64);
+        text.sample(&families::PROCESS_FDS, &[], files.count() as f64);
     }
-    text.sample(&table::PROCESS_START, &[], *STARTED);
+    text.sample(&families::PROCESS_START, &[], *STARTED);
 }
 
 fn memory(status: &str) -> Option<f64> {

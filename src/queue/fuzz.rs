@@ -11,8 +11,8 @@ use std::collections::HashMap;
 
 use hostile::Target;
 
-use super::{JobSnapshot, ListCursor, letters::read_page, watch::JobUpdate};
-use crate::ops::expect_tellable;
+use super::{JobSnapshot, ListCursor, admin::read_page, watch::JobUpdate};
+use crate::http_api::expect_tellable;
 
 /// A hash of Redis, as bytes.
 pub(crate) type Fields = HashMap<Vec<u8>, Vec<u8>>;

@@ -4,37 +4,37 @@
 //! atomic script, safe to send again after a lost answer. The claim's token fences each operation, so that a replica
 //! that lost a job can no longer write to it.
 
-mod answers;
+mod admin;
 pub mod apalis;
 mod backoff;
+mod batch_replies;
 mod broker;
 pub mod bullmq;
-mod claims;
+mod claim_number;
 mod fair;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod job;
 mod layout;
-mod letters;
-mod lines;
+mod list_removal;
 mod scripts;
-mod view;
+mod snapshot;
 pub mod watch;
 
 use std::time::Duration;
 
+pub use admin::{JobPage, ListCursor, ListQuery, ListedJob, RemovalResult, RetryOrder, RetryResult};
 pub use backoff::QueueBackoff;
 pub use broker::{Broker, BrokerError, BrokerOptions, PayloadField};
-pub use claims::ClaimNumber;
+pub use claim_number::ClaimNumber;
 pub(crate) use fair::owner_of;
 pub use job::{
     Completion, CompletionResults, Delivery, HistoryNote, Lease, NewJob, Postponement, SweepResult,
     WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
-pub use letters::{JobPage, ListCursor, ListQuery, ListedJob, RemovalResult, RetryOrder, RetryResult};
 pub use scripts::script_names;
-pub use view::{
+pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
 };
 pub use watch::JobWatchers;

@@ -15,11 +15,11 @@ pub mod prices;
 pub mod refusal;
 mod report;
 
-pub mod totals;
+pub mod job_spend;
 
 pub use self::{
     books::{Budgets, ExhaustedBudget, Payer, SpendBooks},
+    job_spend::JobSpend,
     money::Usd,
     prices::{PriceTable, PricesError},
-    totals::JobSpend,
 };

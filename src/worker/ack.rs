@@ -17,8 +17,8 @@ use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
 use super::{
-    Assignment, DeliveryOutcome, completions::Completer, loops::LoopBackoff, runtime::QueueWorker,
-    vitals::Disposition,
+    Assignment, DeliveryOutcome, completer::Completer, loops::LoopBackoff, runtime::QueueWorker,
+    worker_health::Disposition,
 };
 use crate::{
     queue::{BrokerError, Lease, Postponement, WriteResult},

@@ -19,7 +19,7 @@ use super::{
     ack::AckService,
     loops::{AssignmentSender, supervise},
     runtime::QueueWorker,
-    vitals::Disposition,
+    worker_health::Disposition,
 };
 
 /// How long a closing worker tries to hand its lease back. After that it runs out by itself.

@@ -13,7 +13,7 @@ use hostile::Target;
 use jobs::{Failure, Jobs};
 
 use super::{
-    dispatch::{PayloadRefusal, open},
+    dispatcher::{PayloadRefusal, open},
     outcome::{AccountWaits, DeliveryOutcome, OutcomeRules},
 };
 use crate::{

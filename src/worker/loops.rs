@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Assignment, DeliveryStats, holds::ClaimAllowance, runtime::QueueWorker, slots::FreeSlots,
+    Assignment, DeliveryStats, claim_pauses::ClaimAllowance, runtime::QueueWorker, slots::FreeSlots,
     suspects::Suspect,
 };
 use crate::{

@@ -18,27 +18,27 @@
 
 pub mod ack;
 pub mod backend;
-mod completions;
-mod course;
-pub mod dispatch;
+pub mod claim_pauses;
+mod claim_sequence;
+mod completer;
+mod delivery_stats;
+pub mod dispatcher;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-pub mod holds;
 mod loops;
 pub mod outcome;
-mod releases;
+mod release_batcher;
 pub mod runtime;
 pub mod slots;
 mod suspects;
-mod turns;
-pub mod vitals;
+pub mod worker_health;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use course::DeliveryStats;
-pub use holds::ClaimPauses;
+pub use claim_pauses::ClaimPauses;
+pub use delivery_stats::DeliveryStats;
 pub(crate) use loops::supervise;
 pub use outcome::DeliveryOutcome;
 pub use runtime::{Runtime, RuntimeOptions};

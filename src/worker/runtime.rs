@@ -16,13 +16,13 @@ use tracing::{error, info, warn};
 use super::{
     Assignment, ClaimPauses, DeliveryHandler,
     backend::QueueBackend,
+    claim_sequence::ClaimSequence,
     loops::AssignmentSender,
     outcome::OutcomeRules,
-    releases::ReleaseBatcher,
+    release_batcher::ReleaseBatcher,
     slots::Slots,
     suspects::SuspectIsolation,
-    turns::ClaimSequence,
-    vitals::{DispositionCounts, WorkerHealth},
+    worker_health::{DispositionCounts, WorkerHealth},
 };
 use crate::{
     queue::Broker,

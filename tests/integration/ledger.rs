@@ -5,10 +5,10 @@ use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use backend_worker::{
     guard::{CallObserver, JobGuard, Stops},
-    ledger::{Ledger, LedgerPage, OpenedCall, SpendLedger, UnknownCalls},
     queue::{Broker, Delivery, JobState, Layout, Lease, NewJob},
     retry::{Backoff, BackoffDelay, RetryPolicy},
     simulator::{Fault, Provider},
+    spend_ledger::{Ledger, LedgerPage, OpenedCall, SpendLedger, UnknownCalls},
     spending::{Budgets, Payer, PriceTable, SpendBooks, Usd},
 };
 use futures_util::FutureExt;

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use backend_worker::{
-    ledger::{Ledger, LedgerEntry, LedgerPage, OpenedCall, UnknownCalls},
     queue::{Delivery, JobState, Layout, Lease, NewJob},
+    spend_ledger::{Ledger, LedgerEntry, LedgerPage, OpenedCall, UnknownCalls},
     spending::{
         Budgets, Payer, PriceTable, SpendBooks, Usd,
         accounts::{SpendAccounts, SpendGrouping},

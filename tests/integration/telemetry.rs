@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use backend_worker::{
     simulator::{Fault, Provider},
-    telemetry::metrics::table,
+    telemetry::metrics::families,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ impl Scrape {
             }
             if let Some(head) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = head.split_once(' ').unwrap();
-                let declared = table::ALL
+                let declared = families::ALL
                     .iter()
                     .find(|f| f.name == name)
                     .expect("a declared metric");

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::providers::{
-    answer::{ErrorBody, excerpt},
-    waits::{asked, wait_in},
+    error_body::{ErrorBody, excerpt},
+    retry_after::{asked, wait_in},
 };
 
 const DAY: u64 = 86_400_000;

@@ -14,8 +14,8 @@ use crate::{
     AccountFault::{self, *},
     Culprit, Failure, FailureClass,
     providers::{
-        answer::{ErrorBody, error_inside},
         azure_speech, azure_vision,
+        error_body::{ErrorBody, error_inside},
         http::RefusalClassifier,
         openai,
     },

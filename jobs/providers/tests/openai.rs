@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{OPENAI_KEY, PATIENT, check_table, clients};
 use crate::{
     FailureClass::*,
-    providers::{answer::ErrorBody, openai::classify},
+    providers::{error_body::ErrorBody, openai::classify},
     testing::server::{Play, Server},
 };
 

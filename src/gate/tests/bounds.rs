@@ -3,8 +3,8 @@
 use super::rig::{Rig, breaker, limit, ms, requests, tokens, unlimited};
 use crate::gate::{
     BreakerSettings, LimitSettings, Pace, Settlement,
+    decision::Reason,
     permit::CallOutcome::{Failure, Success},
-    verdict::Reason,
 };
 
 #[tokio::test]

@@ -13,9 +13,9 @@ use super::{
 use crate::{
     gate::{
         BreakerSettings,
+        batched_gate::{AdmissionVerdict, BatchedGate, BreakerControl},
+        decision::{Effect, State},
         permit::CallOutcome,
-        verdict::{Effect, State},
-        wire::{AdmissionVerdict, BatchedGate, BreakerControl},
     },
     keys::GateKeys,
 };

@@ -3,9 +3,9 @@
 use super::rig::{Rig, breaker, concurrent, limit, ms, requests, tokens, unlimited};
 use crate::gate::{
     BreakerSettings, LimitSettings, Pace, Settlement,
+    batched_gate::{BatchedGate, BreakerControl},
+    decision::{Effect, Reason, State},
     permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
-    verdict::{Effect, Reason, State},
-    wire::{BatchedGate, BreakerControl},
 };
 
 /// Everything that the gate stores, except what is merely garbage by now.

@@ -8,10 +8,10 @@ use jobs::AccountFault;
 use super::rig::ms;
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
+    batched_gate::{AdmissionReply, AdmissionVerdict, SettlementReply},
+    decision::{Effect, Reason, State},
     permit::CallOutcome,
     settings::millis,
-    verdict::{Effect, Reason, State},
-    wire::{AdmissionReply, AdmissionVerdict, SettlementReply},
 };
 
 const LEASE: u64 = 15_000;

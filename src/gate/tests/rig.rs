@@ -14,11 +14,11 @@ use crate::{
     demo::PrivateRedis,
     gate::{
         BreakerSettings, GateSettings, LimitSettings, Settlement,
-        desk::RedisGate,
+        batched_gate::{AdmissionReply, AdmissionVerdict, BatchedGate},
+        decision::{Effect, Reason},
         permit::CallOutcome,
+        redis_gate::RedisGate,
         scripts::GateScripts,
-        verdict::{Effect, Reason},
-        wire::{AdmissionReply, AdmissionVerdict, BatchedGate},
     },
     keys::GateKeys,
 };

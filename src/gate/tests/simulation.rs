@@ -18,10 +18,10 @@ use super::{
 };
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
-    local::{Local, LocalBreaker, LocalLimits},
+    batched_gate::BreakerControl,
+    decision::{Effect, Reason, State},
+    fallback::{Local, LocalBreaker, LocalLimits},
     permit::CallOutcome::{self, Failure, Success},
-    verdict::{Effect, Reason, State},
-    wire::BreakerControl,
 };
 
 /// Calls of a provider that come at random (Poisson), so many a minute.

@@ -5,7 +5,7 @@ use crate::{
     gate::{BreakerStatus, GateStatus, LimitSettings, State},
     monitor::QueueReading,
     queue::{Layout, QueueCounts},
-    telemetry::metrics::table,
+    telemetry::metrics::families,
 };
 
 const NOW: u64 = 1_800_000_000_000;
@@ -256,7 +256,7 @@ fn alert_rules_name_metrics_that_exist() {
         let names = rule.expr.split(|c: char| !c.is_ascii_lowercase() && c != '_');
         for name in names.filter(|name| name.starts_with("backend_worker_")) {
             assert!(
-                table::ALL.iter().any(|family| family.name == name),
+                families::ALL.iter().any(|family| family.name == name),
                 "{}: {name}",
                 rule.name
             );

@@ -3,7 +3,7 @@
 use redis::{RedisError, Value};
 
 use super::{ApalisBroker, WORTH_KEEPING, millis, scripts};
-use crate::queue::{BrokerError, Completion, WriteResult, answers};
+use crate::queue::{BrokerError, Completion, WriteResult, batch_replies};
 
 impl ApalisBroker {
     pub(super) async fn complete_jobs(
@@ -12,12 +12,12 @@ impl ApalisBroker {
     ) -> Vec<Result<WriteResult, BrokerError>> {
         let error = match self.send_completions(completions).await {
             Ok(answers) if answers.len() == completions.len() => {
-                return answers.into_iter().map(answers::settled).collect();
+                return answers.into_iter().map(batch_replies::settled).collect();
             }
-            Ok(_) => answers::too_few(),
+            Ok(_) => batch_replies::too_few(),
             Err(error) => error,
         };
-        answers::failed(&error, completions.len()).collect()
+        batch_replies::failed(&error, completions.len()).collect()
     }
 
     async fn send_completions(&self, completions: &[Completion]) -> Result<Vec<Value>, RedisError> {

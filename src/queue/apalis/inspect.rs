@@ -10,7 +10,7 @@ use redis::RedisResult;
 use serde_json::Value;
 
 use super::{ApalisBroker, scripts};
-use crate::queue::{BrokerError, JobSnapshot, JobState, QueueCounts, WaitingFor, view::read_history};
+use crate::queue::{BrokerError, JobSnapshot, JobState, QueueCounts, WaitingFor, snapshot::read_history};
 
 /// TIME, the first of active, the first of scheduled.
 type LineHeads = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);

@@ -10,16 +10,16 @@
 //! time (`../witness.lua`), any other replica puts back what the dead one held. Each claim carries a token,
 //! `<worker>:<number>`; a job's meta names the token that may write to it, so a replica that wakes up late writes nothing.
 
+mod admin;
 mod claim;
 mod completions;
-mod follow;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod inspect;
-mod letters;
-mod places;
+mod lost_claims;
+mod place_assigner;
 pub(super) mod scripts;
-mod strays;
 mod wait;
 
 use std::{convert::Infallible, time::Duration};

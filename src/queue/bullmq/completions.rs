@@ -4,7 +4,7 @@
 use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 
 use super::{BullmqBroker, claim::Claimed, millis, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Completion, CompletionResults, Delivery, answers};
+use crate::queue::{BrokerError, ClaimNumber, Completion, CompletionResults, Delivery, batch_replies};
 
 /// The result of the claim in a call of completions.
 enum RefillClaim {
@@ -19,7 +19,7 @@ impl FromRedisValue for RefillClaim {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         Ok(match value {
             Value::Nil => Self::Nothing,
-            Value::BulkString(text) => Self::Failed(answers::raised(&String::from_utf8_lossy(&text))),
+            Value::BulkString(text) => Self::Failed(batch_replies::raised(&String::from_utf8_lossy(&text))),
             claimed => from_redis_value(claimed).map_or_else(|e| Self::Failed(e.into()), Self::Claimed),
         })
     }
@@ -43,17 +43,18 @@ impl BullmqBroker {
             let answer = self.complete_some(left, number).await;
             let answer = answer.and_then(|(settled, beside)| match settled.len() {
                 count if (1..=left.len()).contains(&count) => Ok((settled, beside)),
-                _ => Err(answers::too_few()),
+                _ => Err(batch_replies::too_few()),
             });
             match answer {
                 Ok((settled, beside)) => {
-                    all.settled.extend(settled.into_iter().map(answers::settled));
+                    all.settled
+                        .extend(settled.into_iter().map(batch_replies::settled));
                     if let Some(number) = number {
                         all.claimed = self.claimed_beside(beside, number).await;
                     }
                 }
                 Err(error) => {
-                    all.settled.extend(answers::failed(&error, left.len()));
+                    all.settled.extend(batch_replies::failed(&error, left.len()));
                     all.claimed = all.claimed.or(number.map(|_| Err(error.into())));
                 }
             }

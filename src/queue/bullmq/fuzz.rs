@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use hostile::Target;
 
-use super::{claim::delivery, follow::news, inspect::view, neighbours::ProducerVersions};
+use super::{claim::delivery, events::news, inspect::view, producer_versions::ProducerVersions};
 use crate::queue::{
     QueueBackoff,
     fuzz::{expect_showable, hash},

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{BullmqBroker, scripts};
 use crate::queue::{
     BrokerError, INLINE_BYTES, JobSnapshot, JobState, QueueCounts, WaitingFor,
-    view::{age, read_history},
+    snapshot::{age, read_history},
 };
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,

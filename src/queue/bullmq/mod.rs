@@ -16,17 +16,17 @@
 //! A script completes, and claims, many jobs at once. Job schedulers are not served: only a BullMQ worker could create
 //! their next run, so their jobs fail and say so. Metrics are not kept.
 
+mod admin;
 mod claim;
 mod completions;
-mod follow;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod inspect;
-mod letters;
-mod neighbours;
+mod local_lease;
 mod options;
-mod places;
-mod renewal;
+mod place_assigner;
+mod producer_versions;
 pub(super) mod scripts;
 mod sweep;
 mod wait;
@@ -40,7 +40,7 @@ use std::{
 use async_trait::async_trait;
 use redis::ScriptInvocation;
 
-use self::{neighbours::ProducerVersions, renewal::LocalLease, wait::BullmqWaiter};
+use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, Completion, CompletionResults, Delivery, HistoryNote,
     INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob,

@@ -92,18 +92,18 @@ impl ModelLine {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum ModelStep {
     Add(u8, usize),
     Take(usize),
     /// Of the jobs taken last, so many could not start.
     GiveBack(usize),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<ModelStep>> {
     let step = prop_oneof![
-        3 => (0u8..6, 1usize..30).prop_map(|(owner, count)| Step::Add(owner, count)),
-        4 => (1usize..20).prop_map(Step::Take),
-        1 => (1usize..4).prop_map(Step::GiveBack),
+        3 => (0u8..6, 1usize..30).prop_map(|(owner, count)| ModelStep::Add(owner, count)),
+        4 => (1usize..20).prop_map(ModelStep::Take),
+        1 => (1usize..4).prop_map(ModelStep::GiveBack),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -117,9 +117,9 @@ proptest! {
         let mut last: HashMap<u8, u32> = HashMap::new();
         for step in steps {
             match step {
-                Step::Add(owner, count) => (0..count).for_each(|_| line.add(owner)),
-                Step::Take(count) => taken.extend((0..count).map_while(|_| line.take())),
-                Step::GiveBack(count) => {
+                ModelStep::Add(owner, count) => (0..count).for_each(|_| line.add(owner)),
+                ModelStep::Take(count) => taken.extend((0..count).map_while(|_| line.take())),
+                ModelStep::GiveBack(count) => {
                     for _ in 0..count.min(taken.len()) {
                         line.give_back(taken.pop().unwrap());
                     }
@@ -142,9 +142,9 @@ proptest! {
         let mut passed: HashMap<(u8, u8), u32> = HashMap::new();
         for step in steps {
             match step {
-                Step::Add(owner, count) => (0..count).for_each(|_| line.add(owner)),
-                Step::GiveBack(_) => {}
-                Step::Take(count) => {
+                ModelStep::Add(owner, count) => (0..count).for_each(|_| line.add(owner)),
+                ModelStep::GiveBack(_) => {}
+                ModelStep::Take(count) => {
                     for _ in 0..count {
                         let Some((_, owner)) = line.take() else { break };
                         passed.retain(|(waits, _), _| *waits != owner);

@@ -12,9 +12,9 @@
 //! ([`crate::ledger::Spending`]).
 
 pub mod cells;
+pub mod exposition;
+pub mod families;
 pub mod labels;
-pub mod table;
-pub mod text;
 
 use std::sync::atomic::AtomicU64;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backend_worker::{
-    ops::{AccessControl, EventStreams},
+    http_api::{AccessControl, EventStreams},
     queue::{ClaimNumber, Layout},
 };
 use serde_json::json;

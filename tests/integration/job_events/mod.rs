@@ -8,9 +8,9 @@ mod streams;
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
+    http_api::{AccessControl, Dashboard, EventStreams, HttpServer, HttpState},
     monitor::Monitor,
     operator::Operator,
-    ops::{AccessControl, Dashboard, EventStreams, HttpServer, HttpState},
     queue::{Broker, ClaimNumber, Delivery, Layout, WriteResult},
     ratelimit::{RateLimits, RateWindow},
     spending::{Budgets, accounts::SpendAccounts},

@@ -18,7 +18,7 @@ use backend_worker::{
         Assignment, DeliveryHandler, DeliveryOutcome, Runtime, RuntimeOptions,
         outcome::{AccountWaits, OutcomeRules},
         runtime::QueueWorker,
-        vitals::DispositionCounts,
+        worker_health::DispositionCounts,
     },
 };
 use tokio::task::JoinHandle;

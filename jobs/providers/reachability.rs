@@ -1,0 +1,207 @@
+//! Checks without a paid call that a provider is reachable and accepts its key. OpenAI lists its models. The Azure
+//! services get an empty recording or image, which they refuse as such after they have accepted the key.
+
+use std::time::Duration;
+
+use reqwest::{
+    Request,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::{
+    AZURE_KEY, azure_speech, azure_vision,
+    error_body::excerpt,
+    http::{ProviderAnswer, ProviderPeer, Transport, join, key_header},
+    openai,
+};
+use crate::{AccountFault, Failure, FailureClass, OpenAiSettings, Provider, Settings, VisionApi};
+
+/// Longest wait for the whole exchange.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a provider was found.
+#[derive(Debug)]
+pub enum Reachability {
+    /// It takes the key, and has the model as far as it says.
+    Well,
+    /// It lists no models, or the key may not list them: whether it takes the key for calls is not known.
+    NoModelList(Failure),
+    /// It shuts the model down on this day, as it writes it.
+    ModelEnds(String),
+}
+
+/// Reaches for a provider; `None` where it is not configured.
+///
+/// # Errors
+/// Returns the fault that would fail every job, with its class and the fault of the account.
+pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Reachability, Failure>> {
+    let http = match Transport::new() {
+        Ok(http) => http,
+        Err(error) => {
+            return Some(Err(
+                Failure::deployment("no HTTP client can be built").caused_by(error)
+            ));
+        }
+    };
+    let (request, key, classify): (_, _, super::http::RefusalClassifier) = match provider {
+        Provider::OpenAi => {
+            let s = settings.openai.as_ref()?;
+            let bearer = SecretString::from(format!("Bearer {}", s.key.expose_secret()));
+            let request = key_header(&http.requests, AUTHORIZATION, &bearer)
+                .map(|key| http.requests.get(join(&s.base_url, "/models")).headers(key));
+            (request, &s.key, openai::classify)
+        }
+        Provider::AzureSpeech => {
+            let s = settings.speech.as_ref()?;
+            let request = key_header(&http.requests, AZURE_KEY, &s.key).map(|key| {
+                http.requests
+                    .post(join(&s.endpoint, azure_speech::PATH))
+                    .query(&[("language", "en-US"), ("format", "detailed")])
+                    .header(CONTENT_TYPE, "audio/wav; codecs=audio/pcm; samplerate=16000")
+                    .headers(key)
+                    .body("")
+            });
+            (request, &s.key, azure_speech::classify)
+        }
+        Provider::AzureVision => {
+            let s = settings.vision.as_ref()?;
+            let (path, query): (_, &[(&str, &str)]) = match s.api {
+                VisionApi::ImageAnalysis40 => (azure_vision::ANALYZE, &azure_vision::READ_TEXT),
+                VisionApi::Read32 => (azure_vision::SUBMIT, &[]),
+            };
+            let request = key_header(&http.requests, AZURE_KEY, &s.key).map(|key| {
+                http.requests
+                    .post(join(&s.endpoint, path))
+                    .query(query)
+                    .header(CONTENT_TYPE, "application/octet-stream")
+                    .headers(key)
+                    .body("")
+            });
+            (request, &s.key, azure_vision::classify)
+        }
+    };
+    let peer = ProviderPeer {
+        provider,
+        http: http.clone(),
+        key: key.clone(),
+        classify,
+    };
+    let request = request.and_then(|request| request.timeout(TIMEOUT).build());
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return Some(Err(peer.unbuildable(error))),
+    };
+    let sent = send(&peer, request).await;
+    Some(match &settings.openai {
+        Some(openai) if provider == Provider::OpenAi => model_list(&peer, openai, sent)
+            .await
+            .map(|reached| with_known_day(reached, openai)),
+        _ => sent.map(|_| Reachability::Well),
+    })
+}
+
+/// The answer; `None` for a refusal of what was sent, or a request to slow down: the key was taken.
+async fn send(peer: &ProviderPeer, request: Request) -> Result<Option<ProviderAnswer>, Failure> {
+    match peer.exchange(request).await {
+        Ok(answer) => {
+            peer.refuse_error_inside(&answer)?;
+            Ok(Some(answer))
+        }
+        Err(failure)
+            if matches!(
+                failure.class(),
+                FailureClass::Permanent | FailureClass::RateLimited
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Reads the list of models to check the key and the model. Many providers serve no list, and a key may lack the right
+/// to read it.
+async fn model_list(
+    peer: &ProviderPeer,
+    settings: &OpenAiSettings,
+    listed: Result<Option<ProviderAnswer>, Failure>,
+) -> Result<Reachability, Failure> {
+    let answer = match listed {
+        Ok(Some(answer)) => answer,
+        Ok(None) => return Ok(Reachability::Well),
+        Err(failure) => {
+            let fault = failure.account_fault();
+            let unlisted = matches!(
+                (fault, failure.status()),
+                (Some(AccountFault::Scope), _)
+                    | (
+                        Some(AccountFault::Endpoint | AccountFault::Model | AccountFault::Parameter),
+                        Some(404 | 405 | 410 | 501)
+                    )
+            );
+            return if unlisted {
+                Ok(Reachability::NoModelList(failure))
+            } else {
+                Err(failure)
+            };
+        }
+    };
+    let models = serde_json::from_slice::<ModelList>(&answer.body)
+        .unwrap_or_default()
+        .data;
+    let known = models.into_iter().find(|model| model.id == settings.model);
+    if let Some(model) = known {
+        return Ok(model
+            .shutdown_date
+            .map_or(Reachability::Well, |day| Reachability::ModelEnds(excerpt(&day))));
+    }
+    // A list need not be complete: proxies leave out aliases. The model's own address decides.
+    let mut url = join(&settings.base_url, "/models");
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.push(&settings.model);
+    }
+    let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
+    let request = key_header(&peer.http.requests, AUTHORIZATION, &bearer)
+        .and_then(|key| peer.http.requests.get(url).headers(key).timeout(TIMEOUT).build())
+        .map_err(|error| peer.unbuildable(error))?;
+    match send(peer, request).await {
+        Ok(_) => Ok(Reachability::Well),
+        Err(failure) if failure.status() == Some(404) => {
+            let message = format!(
+                "openai has no model {}, or the key may not use it (404)",
+                settings.model
+            );
+            Err(Failure::deployment(message)
+                .by(Provider::OpenAi)
+                .with_status(404)
+                .with_account_fault(AccountFault::Model))
+        }
+        // The list was served: the key is good.
+        Err(_) => Ok(Reachability::Well),
+    }
+}
+
+/// Adds the shutdown day from the table of models where the provider names none.
+fn with_known_day(reached: Reachability, settings: &OpenAiSettings) -> Reachability {
+    let known = settings.models.retirement(&settings.base_url, &settings.model);
+    match (reached, known) {
+        (Reachability::Well, Some(known)) => Reachability::ModelEnds(known.day),
+        (reached, _) => reached,
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct ModelList {
+    #[serde(default)]
+    data: Vec<ListedModel>,
+}
+
+#[derive(Deserialize)]
+struct ListedModel {
+    #[serde(default)]
+    id: String,
+    #[serde(default)]
+    shutdown_date: Option<String>,
+}

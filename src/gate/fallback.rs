@@ -1,0 +1,146 @@
+//! Decides for a gate while Redis is away, by a breaker of the replica's own and its share of the limits.
+//!
+//! The replica updates this state while Redis answers, too. So at the start of an outage it already knows the calls in
+//! flight, the use of the last minute and whether the breaker is open. It decides only while Redis is away. The
+//! functions read no clock: the caller passes the time.
+
+mod breaker;
+mod limits;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jobs::AccountFault;
+
+pub(super) use self::{
+    breaker::{BreakerTicket, LocalBreaker, RecoveryRamp},
+    limits::{LimitCharge, LocalLimits},
+};
+use super::{batched_gate::SettlementReply, decision::Reason, permit::Settlement};
+
+/// Not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LocalFallback {
+    pub(super) reason: Reason,
+    /// `None`: never.
+    pub(super) wait: Option<Duration>,
+    /// The account's fault that the breaker is not closed for.
+    pub(super) fault: Option<AccountFault>,
+}
+
+impl LocalFallback {
+    /// A refusal that no fault of the account is behind.
+    pub(super) const fn new(reason: Reason, wait: Option<Duration>) -> Self {
+        Self {
+            reason,
+            wait,
+            fault: None,
+        }
+    }
+}
+
+/// The local records of a call, which are settled at its end.
+#[derive(Debug)]
+pub(super) struct LocalCallRecord {
+    ticket: BreakerTicket,
+    charge: LimitCharge,
+}
+
+/// A call that the replica has granted by itself.
+#[derive(Debug)]
+pub(super) struct LocalGrant {
+    pub(super) account: LocalCallRecord,
+    /// The breaker became HALF_OPEN by it.
+    pub(super) half_opened: bool,
+}
+
+/// One provider's limits, and the breaker that it may share with another.
+#[derive(Debug)]
+pub(super) struct Local {
+    breaker: Arc<Mutex<LocalBreaker>>,
+    limits: Mutex<LocalLimits>,
+}
+
+impl Local {
+    pub(super) fn new(breaker: Arc<Mutex<LocalBreaker>>, limits: LocalLimits) -> Self {
+        Self {
+            breaker,
+            limits: Mutex::new(limits),
+        }
+    }
+
+    /// Decides in Redis's place, as one of `replicas`. A refusal consumes nothing.
+    pub(super) fn admit(
+        &self,
+        now: Instant,
+        tokens: u64,
+        replicas: u32,
+    ) -> Result<LocalGrant, LocalFallback> {
+        let (mut breaker, mut limits) = (lock(&self.breaker), lock(&self.limits));
+        breaker.check(now)?;
+        limits.check(now, tokens, replicas, breaker.caution(now))?;
+        let (ticket, half_opened) = breaker.admit(now);
+        Ok(LocalGrant {
+            account: LocalCallRecord {
+                ticket,
+                charge: limits.charge(now, tokens, replicas),
+            },
+            half_opened,
+        })
+    }
+
+    /// Redis has granted a call. One that is no probe says that the breaker is closed.
+    pub(super) fn granted(&self, now: Instant, tokens: u64, replicas: u32, probe: bool) -> LocalCallRecord {
+        let mut breaker = lock(&self.breaker);
+        if !probe {
+            breaker.is_closed(now);
+        }
+        LocalCallRecord {
+            ticket: breaker.ticket(),
+            charge: lock(&self.limits).charge(now, tokens, replicas),
+        }
+    }
+
+    /// Redis has refused a call.
+    pub(super) fn refused(&self, now: Instant, refusal: LocalFallback) {
+        match refusal {
+            LocalFallback {
+                reason: Reason::Open,
+                wait: Some(wait),
+                fault,
+            } => lock(&self.breaker).is_open(now + wait, fault),
+            LocalFallback {
+                reason: Reason::Throttled,
+                wait: Some(wait),
+                ..
+            } => lock(&self.limits).throttle(now + wait),
+            _ => {}
+        }
+    }
+
+    /// A call has ended. The breaker hears of it only where Redis's did not decide.
+    pub(super) fn end(
+        &self,
+        now: Instant,
+        account: LocalCallRecord,
+        settlement: Settlement,
+        tell_breaker: bool,
+    ) -> Option<SettlementReply> {
+        lock(&self.limits).release(now, account.charge, settlement);
+        let mut breaker = lock(&self.breaker);
+        if tell_breaker {
+            return Some(breaker.settle(now, account.ticket, settlement));
+        }
+        breaker.give_back(account.ticket);
+        None
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

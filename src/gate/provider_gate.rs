@@ -1,0 +1,388 @@
+//! The gate of one provider: admits and settles calls through Redis, and decides locally while Redis is away.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jobs::Provider;
+use redis::RedisError;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    batched_gate::{AdmissionVerdict, BatchedGate, BreakerControl},
+    breaker_log::{self, BreakerScope},
+    decision::{Effect, Reason, Rejection, State},
+    fallback::{Local, LocalCallRecord, LocalFallback},
+    pending_settlements::PendingSettlements,
+    permit::{Permit, Settlement},
+    status::GateStatus,
+};
+use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
+
+/// Ids that one renewal carries at most, because its script blocks Redis for all clients.
+const RENEW_CHUNK: usize = 200;
+/// Settlements that are delivered side by side.
+const DELIVER_CHUNK: usize = 64;
+
+/// State that the gates of one replica share.
+#[derive(Debug)]
+pub(super) struct GateContext {
+    /// Unique over all replicas and restarts: permit ids start with it.
+    pub(super) replica: String,
+    pub(super) next_permit: AtomicU64,
+    /// How many replicas there were when Redis was last asked.
+    pub(super) replicas: AtomicU32,
+    /// Cancelled after Redis has returned the number of replicas for the first time.
+    pub(super) counted: CancellationToken,
+    pub(super) redis_away: AtomicBool,
+    /// An outbox has something in it.
+    pub(super) letters: Notify,
+}
+
+impl GateContext {
+    pub(super) fn new(replica: &str) -> Self {
+        Self {
+            replica: replica.to_owned(),
+            next_permit: AtomicU64::new(1),
+            replicas: AtomicU32::new(1),
+            counted: CancellationToken::new(),
+            redis_away: AtomicBool::new(false),
+            letters: Notify::new(),
+        }
+    }
+
+    /// Records a failed request to Redis, and logs it once an outage. An error answer (LOADING, READONLY, OOM) counts
+    /// like a missing answer.
+    pub(super) fn redis_failed(&self, error: &RedisError) {
+        if !self.redis_away.swap(true, Ordering::Relaxed) {
+            warn!(%error, "Redis is away: each replica keeps breakers and limits of its own");
+        }
+    }
+
+    /// Records a successful write, which proves that Redis answers, accepts writes and has memory left.
+    pub(super) fn redis_works(&self) {
+        if self.redis_away.swap(false, Ordering::Relaxed) {
+            info!("Redis is back: the fleet's breakers and limits apply again");
+        }
+    }
+}
+
+/// One provider's gate, as one replica holds it.
+#[derive(Debug)]
+pub struct ProviderGate {
+    provider: Provider,
+    shared: Arc<GateContext>,
+    wire: BatchedGate,
+    local: Local,
+    /// Permits that Redis has granted and that are in use: their leases are renewed.
+    live: Mutex<HashMap<Arc<str>, CancellationToken>>,
+    outbox: Mutex<PendingSettlements>,
+    /// Tokens of the call that a limit has refused last: those that wait behind it need about as many.
+    refused_tokens: AtomicU64,
+    /// Told when a call has ended: a limit on calls in flight may have room now.
+    freed: Notify,
+}
+
+/// How many calls the limits would let pass now, as far as Redis can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitRoom {
+    /// So many; `usize::MAX` without limits.
+    pub calls: usize,
+    /// When more may pass: from now. Zero where some may pass now.
+    pub wait: Duration,
+    /// Why no call may pass; `None` if calls may pass.
+    pub reason: Option<Reason>,
+    /// As `calls` and `wait`, where the requests of a minute are spread over it.
+    pub spread: (usize, Duration),
+}
+
+/// The gate's verdict on a call.
+#[derive(Debug)]
+pub enum Admission {
+    /// It may be made.
+    Admitted(Permit),
+    /// Not now. Nothing was consumed.
+    Rejected(Rejection),
+}
+
+impl ProviderGate {
+    pub(super) fn new(provider: Provider, shared: Arc<GateContext>, wire: BatchedGate, local: Local) -> Self {
+        let outbox = Mutex::new(PendingSettlements::new(wire.desk.lease_ttl));
+        Self {
+            provider,
+            shared,
+            wire,
+            local,
+            live: Mutex::default(),
+            outbox,
+            refused_tokens: AtomicU64::new(0),
+            freed: Notify::new(),
+        }
+    }
+
+    /// The provider that the gate protects.
+    pub const fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// The name of its breaker.
+    pub fn breaker(&self) -> &str {
+        self.wire.desk.settings.breaker.name()
+    }
+
+    /// Returns true if a call that took so long counts as a failure, whatever it has brought; noted in the log.
+    pub(super) fn is_slow(&self, took: Duration) -> bool {
+        let Some(slow_after) = self
+            .wire
+            .desk
+            .settings
+            .breaker
+            .slow_after
+            .filter(|after| took > *after)
+        else {
+            return false;
+        };
+        let breaker = self.breaker();
+        warn!(
+            breaker,
+            "a call to {} took {} ms, more than the {} ms after which it counts as a failure of breaker {breaker}",
+            self.provider,
+            took.as_millis(),
+            slow_after.as_millis()
+        );
+        true
+    }
+
+    /// Asks for a permit for one call that will use about so many tokens (0: they are not limited).
+    ///
+    /// Answers within 250 ms, whatever has become of Redis, and may be dropped at any time.
+    pub async fn admit(self: &Arc<Self>, estimated_tokens: u64) -> Admission {
+        let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
+        let id: Arc<str> = format!("{}:{number}", self.shared.replica).into();
+        let permit = Permit::asked(self.clone(), id.clone());
+        let answer = self.wire.admit(id, estimated_tokens).await;
+        let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
+        let refusal = match answer {
+            Ok(answer) => {
+                self.shared.redis_works();
+                if let Some(state) = answer.moved_to {
+                    breaker_log::moved(
+                        self.provider,
+                        &self.wire.desk.settings.breaker,
+                        BreakerScope::Fleet,
+                        state,
+                    );
+                }
+                match answer.verdict {
+                    AdmissionVerdict::Granted { probe, .. } => {
+                        PROCESS.admissions[self.provider.index()][BreakerScope::Fleet as usize].add(1);
+                        let account = self.local.granted(now, estimated_tokens, replicas, probe);
+                        return Admission::Admitted(permit.granted(account));
+                    }
+                    AdmissionVerdict::Refused { reason, wait, fault } => {
+                        let refusal = LocalFallback { reason, wait, fault };
+                        self.local.refused(now, refusal);
+                        if reason.is_limit() && reason != Reason::TooLarge {
+                            self.refused_tokens.store(estimated_tokens, Ordering::Relaxed);
+                        }
+                        permit.refused();
+                        refusal
+                    }
+                }
+            }
+            Err(error) => {
+                self.shared.redis_failed(&error);
+                match self.local.admit(now, estimated_tokens, replicas) {
+                    Ok(grant) => {
+                        if grant.half_opened {
+                            breaker_log::moved(
+                                self.provider,
+                                &self.wire.desk.settings.breaker,
+                                BreakerScope::Replica,
+                                State::HalfOpen,
+                            );
+                        }
+                        PROCESS.admissions[self.provider.index()][BreakerScope::Replica as usize].add(1);
+                        return Admission::Admitted(permit.granted_locally(grant.account));
+                    }
+                    Err(refusal) => refusal,
+                }
+            }
+        };
+        PROCESS.rejections[self.provider.index()][refusal.reason.index()].add(1);
+        Admission::Rejected(Rejection {
+            provider: self.provider,
+            breaker: self.breaker().to_owned(),
+            reason: refusal.reason,
+            retry_after: refusal.wait,
+            fault: refusal.fault,
+        })
+    }
+
+    /// Returns true if the provider's requests of a minute are limited.
+    pub fn limits_requests(&self) -> bool {
+        self.wire.desk.settings.limits.requests_per_minute.is_some()
+    }
+
+    /// How many calls the limits would let pass now, each as large as the one that a limit has refused last. The breaker
+    /// is not asked, and nothing is consumed.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn room(&self) -> Result<LimitRoom, RedisError> {
+        let tokens = self.refused_tokens.load(Ordering::Relaxed);
+        let (calls, wait, reason, spread, spread_wait) = self.wire.desk.room(tokens).await?;
+        let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
+        Ok(LimitRoom {
+            calls: any(calls),
+            spread: (any(spread), Duration::from_millis(spread_wait)),
+            wait: Duration::from_millis(wait),
+            reason: Reason::ALL.iter().copied().find(|known| known.as_str() == reason),
+        })
+    }
+
+    /// Resolves when a call of this replica has ended after this was called.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    /// Reads the gate.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn status(&self) -> Result<GateStatus, RedisError> {
+        self.control(BreakerControl::Status).await
+    }
+
+    /// Closes the breaker, by hand. Outcomes of calls in flight no longer count.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn reset(&self) -> Result<GateStatus, RedisError> {
+        self.control(BreakerControl::Close).await
+    }
+
+    /// Opens the breaker, by hand, for its usual time.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn open(&self) -> Result<GateStatus, RedisError> {
+        self.control(BreakerControl::Open).await
+    }
+
+    async fn control(&self, control: BreakerControl) -> Result<GateStatus, RedisError> {
+        let reading = self.wire.desk.control(control).await?;
+        if reading.before != reading.state {
+            breaker_log::moved_by_hand(
+                self.provider,
+                &self.wire.desk.settings.breaker,
+                reading.before,
+                reading.state,
+            );
+        }
+        Ok(GateStatus::new(self.provider, &self.wire.desk.settings, &reading))
+    }
+
+    /// Keeps a permit's lease alive until it [ends](Self::end).
+    pub(super) fn keep_alive(&self, id: &Arc<str>, lost: &CancellationToken) {
+        lock(&self.live).insert(id.clone(), lost.clone());
+    }
+
+    /// A call is over: nothing of it stays with this replica.
+    pub(super) fn end(
+        &self,
+        id: &Arc<str>,
+        account: LocalCallRecord,
+        settlement: Settlement,
+        tell_breaker: bool,
+    ) {
+        lock(&self.live).remove(id);
+        if let Some(settled) = self.local.end(Instant::now(), account, settlement, tell_breaker) {
+            breaker_log::settled(
+                self.provider,
+                &self.wire.desk.settings.breaker,
+                BreakerScope::Replica,
+                settlement.outcome,
+                settled,
+            );
+        }
+    }
+
+    /// Tells Redis how a call ended.
+    pub(super) async fn deliver(&self, id: &Arc<str>, settlement: Settlement) -> Result<Effect, RedisError> {
+        let settled = self.wire.settle(id.clone(), settlement).await;
+        let settled = settled.inspect_err(|error| self.shared.redis_failed(error))?;
+        breaker_log::settled(
+            self.provider,
+            &self.wire.desk.settings.breaker,
+            BreakerScope::Fleet,
+            settlement.outcome,
+            settled,
+        );
+        self.freed.notify_waiters();
+        Ok(settled.effect)
+    }
+
+    /// Leaves it to [`Gates::run`](super::Gates::run) to tell Redis how a call ended.
+    pub(super) fn deliver_later(&self, id: Arc<str>, settlement: Settlement) {
+        lock(&self.outbox).push(Instant::now(), id, settlement);
+        self.shared.letters.notify_one();
+    }
+
+    pub(super) fn has_letters(&self) -> bool {
+        !lock(&self.outbox).is_empty()
+    }
+
+    /// Delivers what waits; stops when Redis is away.
+    pub(super) async fn deliver_waiting(&self) {
+        loop {
+            let letters = lock(&self.outbox).take(Instant::now(), DELIVER_CHUNK);
+            if letters.is_empty() {
+                return;
+            }
+            let deliveries = letters
+                .iter()
+                .map(|letter| self.deliver(&letter.id, letter.settlement));
+            let answers = futures_util::future::join_all(deliveries).await;
+            let undelivered: Vec<_> = letters
+                .into_iter()
+                .zip(answers)
+                .filter(|(_, a)| a.is_err())
+                .map(|(letter, _)| letter)
+                .collect();
+            if !undelivered.is_empty() {
+                lock(&self.outbox).put_back(undelivered);
+                return;
+            }
+        }
+    }
+
+    /// Renews the leases of all permits in use, and stops the calls whose lease is lost.
+    pub(super) async fn renew(&self) {
+        let ids: Vec<Arc<str>> = lock(&self.live).keys().cloned().collect();
+        for chunk in ids.chunks(RENEW_CHUNK) {
+            let lost = match self.wire.desk.renew(chunk).await {
+                Ok(lost) => lost,
+                Err(error) => return self.shared.redis_failed(&error),
+            };
+            for id in lost {
+                // A permit that was settled in the meantime is no longer there.
+                if let Some(lost) = lock(&self.live).remove(&*id) {
+                    warn!(provider = %self.provider, permit = id, "the permit's lease is lost: its call is stopped");
+                    lost.cancel();
+                }
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

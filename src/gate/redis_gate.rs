@@ -1,0 +1,244 @@
+//! Typed calls of the gate's scripts: builds their keys and arguments, and parses their answers.
+
+use std::{sync::Arc, time::Duration};
+
+use jobs::AccountFault;
+use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
+
+use super::{
+    batched_gate::{
+        AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateReading,
+        SettlementReply,
+    },
+    decision::{Effect, Reason, State},
+    permit::CallOutcome,
+    scripts::GateScripts,
+    settings::{GateSettings, LimitSettings, millis},
+};
+use crate::{connection::Connection, keys::GateKeys};
+
+/// Beyond what any model takes; and what the scripts can count with.
+const MOST_TOKENS: u64 = 1_000_000_000;
+
+/// One gate's scripts, keys and numbers.
+#[derive(Clone)]
+pub(super) struct RedisGate {
+    pub(super) connection: Connection,
+    pub(super) scripts: Arc<GateScripts>,
+    pub(super) keys: GateKeys,
+    pub(super) settings: GateSettings,
+    pub(super) lease_ttl: Duration,
+}
+
+impl std::fmt::Debug for RedisGate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk")
+            .field("keys", &self.keys)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer of `turn.lua`.
+pub(super) struct SettleAndAdmitReply {
+    /// Of each permit that was to be settled.
+    pub(super) settled: Vec<SettlementReply>,
+    /// Of each request.
+    pub(super) admitted: Vec<Result<AdmissionReply, RedisError>>,
+}
+
+/// The answer of `admit.lua` about one call.
+type AdmitRow = (
+    State,
+    u64,
+    u64,
+    Option<State>,
+    Option<(Reason, i64, String)>,
+    Option<(bool, u64)>,
+);
+
+/// The answer of `settle.lua` about one permit.
+type SettledRow = (Effect, State, u32, u32, u32);
+
+/// The part of `control.lua`'s answer about the breaker.
+type BreakerRow = (
+    State,
+    State,
+    u32,
+    u32,
+    Option<u64>,
+    u32,
+    Option<u64>,
+    Option<u64>,
+    String,
+    Option<u64>,
+);
+
+/// The part of `control.lua`'s answer about the limits.
+type LimitsRow = (u64, u64, u64, u64, u64);
+
+fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<AdmissionReply, RedisError> {
+    let verdict = match (refused, granted) {
+        (Some((reason, wait, fault)), _) => AdmissionVerdict::Refused {
+            reason,
+            wait: u64::try_from(wait).ok().map(Duration::from_millis), // -1: never
+            fault: AccountFault::from_word(&fault),
+        },
+        (None, Some((probe, expires))) => AdmissionVerdict::Granted { probe, expires },
+        (None, None) => return Err((ErrorKind::Parse, "admit.lua neither grants nor refuses").into()),
+    };
+    Ok(AdmissionReply {
+        verdict,
+        state,
+        epoch,
+        now,
+        moved_to,
+    })
+}
+
+impl RedisGate {
+    /// Settles permits, then asks for others, one for each request. What is freed can be granted.
+    pub(super) async fn turn(
+        &self,
+        ends: &[CallEnd],
+        requests: &[AdmissionRequest],
+    ) -> Result<SettleAndAdmitReply, RedisError> {
+        let breaker = &self.settings.breaker;
+        let mut call = self.limited_call(&self.scripts.turn);
+        call.arg(breaker.failure_threshold)
+            .arg(millis(breaker.window))
+            .arg(breaker.share.percent())
+            .arg(ends.len());
+        for CallEnd { id, settlement } in ends {
+            let used = settlement.tokens.map_or(-1, |n| n.min(MOST_TOKENS).cast_signed());
+            call.arg(&**id);
+            match (settlement.outcome, settlement.fault) {
+                (CallOutcome::Failure, Some(fault)) => call.arg(format!("failure:{}", fault.as_str())),
+                (outcome, _) => call.arg(outcome.as_str()),
+            };
+            call.arg(used);
+            call.arg(settlement.throttle.map_or(0, millis));
+        }
+        for request in requests {
+            call.arg(&*request.id)
+                .arg(request.estimated_tokens.min(MOST_TOKENS));
+        }
+        let (settled, admitted): (Vec<SettledRow>, Vec<AdmitRow>) = self.resent_once(&call).await?;
+        if settled.len() != ends.len() || admitted.len() != requests.len() {
+            return Err((ErrorKind::UnexpectedReturnType, "not an answer for each call").into());
+        }
+        let settled = settled
+            .into_iter()
+            .map(|(effect, state, count, failed, of_calls)| SettlementReply {
+                effect,
+                state,
+                count,
+                failed,
+                of_calls,
+            });
+        Ok(SettleAndAdmitReply {
+            settled: settled.collect(),
+            admitted: admitted.into_iter().map(answer).collect(),
+        })
+    }
+
+    /// Renews leases, and returns the ids of those that are lost.
+    pub(super) async fn renew(&self, ids: &[Arc<str>]) -> Result<Vec<String>, RedisError> {
+        let mut call = self.call(&self.scripts.renew);
+        for id in ids {
+            call.arg(&**id);
+        }
+        self.connection.invoke(&call).await
+    }
+
+    /// Reads the gate, or moves its breaker.
+    pub(super) async fn control(&self, control: BreakerControl) -> Result<GateReading, RedisError> {
+        let mut call = self.call(&self.scripts.control);
+        call.arg(match control {
+            BreakerControl::Status => "status",
+            BreakerControl::Close => "close",
+            BreakerControl::Open => "open",
+        });
+        call.arg(millis(self.settings.breaker.open_for));
+        let (
+            (
+                before,
+                state,
+                failures,
+                successes,
+                opened_at,
+                attempts,
+                not_closed_since,
+                open_until,
+                fault,
+                fault_at,
+            ),
+            (in_flight, requests, tokens, throttled_until, now),
+        ): (BreakerRow, LimitsRow) = self.connection.invoke(&call).await?;
+        Ok(GateReading {
+            before,
+            state,
+            failures,
+            successes,
+            opened_at,
+            attempts,
+            not_closed_since,
+            open_until,
+            fault: AccountFault::from_word(&fault).zip(fault_at),
+            in_flight,
+            requests,
+            tokens,
+            throttled_until,
+            now,
+        })
+    }
+
+    /// How many calls of so many tokens the limits would let pass now.
+    pub(super) async fn room(
+        &self,
+        estimated_tokens: u64,
+    ) -> Result<(i64, u64, String, i64, u64), RedisError> {
+        let mut call = self.limited_call(&self.scripts.room);
+        call.arg(estimated_tokens.min(MOST_TOKENS))
+            .arg(self.settings.breaker.failure_threshold);
+        self.connection.invoke(&call).await
+    }
+
+    /// A call of a script that looks at the limits.
+    fn limited_call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+        let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
+        let LimitSettings {
+            requests_per_minute,
+            tokens_per_minute,
+            max_concurrent,
+            pace,
+        } = limits;
+        let mut call = self.call(script);
+        call.arg(millis(breaker.open_for))
+            .arg(breaker.half_open_max)
+            .arg(breaker.success_threshold);
+        for limit in [requests_per_minute, tokens_per_minute, max_concurrent] {
+            call.arg(limit.map_or(0, |n| n.get()));
+        }
+        call.arg(pace.map_or(0, |p| millis(p.interval)))
+            .arg(pace.map_or(1, |p| p.burst.get()));
+        call
+    }
+
+    fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+        let mut call = script.prepare_invoke();
+        for key in self.keys.all() {
+            call.key(key);
+        }
+        call.arg(millis(self.lease_ttl));
+        call
+    }
+
+    /// Sends a call again, once, when the connection breaks under it: it does nothing the second time.
+    async fn resent_once<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        match self.connection.invoke(call).await {
+            Err(error) if error.is_io_error() => self.connection.invoke(call).await,
+            answer => answer,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Scripts of the ledger. Calls that are opened or closed at the same time share one script; waiting bookings are sent with
+//! the next calls that are closed.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use redis::{RedisError, Script};
+use tracing::warn;
+
+use crate::{
+    connection::Connection,
+    deadline::answered_within,
+    group_commit::{BatchLimits, Batcher},
+    spending::books::{Booking, SpendBooks},
+};
+
+const BOOKS: &str = include_str!("../spending/books.lua");
+
+pub(super) static OPEN: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&format!("{BOOKS}{}", include_str!("open.lua"))));
+pub(super) static CLOSE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&format!("{BOOKS}{}", include_str!("close.lua"))));
+
+/// Longest time that a call waits for its ledger; after it the call is made without an entry.
+pub(super) const DEADLINE: Duration = Duration::from_millis(250);
+/// Calls that one script handles at most.
+const MOST: BatchLimits = BatchLimits {
+    calls: 1,
+    requests: 64,
+    partial: 64,
+    bytes: 1024 * 1024,
+};
+/// In place of a page's key, with the ledger switched off.
+const NO_PAGE: &str = "-";
+
+/// A call that is to be opened.
+pub(super) struct OpenRequest {
+    pub(super) page: Option<String>,
+    pub(super) field: String,
+    pub(super) mark: String,
+    pub(super) id: u64,
+    pub(super) amount: u64,
+    pub(super) student: Arc<str>,
+    pub(super) row: String,
+}
+
+/// The new content of a page's entry when a call is closed.
+pub(super) struct CloseRequest {
+    pub(super) page: String,
+    pub(super) field: String,
+    pub(super) mark: String,
+    /// The answer; `?` leaves the mark, empty takes it back.
+    pub(super) text: String,
+    /// Kind, amount and step of the booking; empty if nothing is booked.
+    pub(super) note: String,
+}
+
+/// The connection and settings that all scripts of a replica share.
+#[derive(Debug, Clone)]
+struct LedgerContext {
+    connection: Connection,
+    books: Arc<SpendBooks>,
+    keep_ms: u64,
+    /// How long a replica may be silent before its open calls count as lost.
+    lease_ms: u64,
+}
+
+/// The trips of one replica.
+#[derive(Debug)]
+pub(super) struct LedgerBatchers {
+    openings: Batcher<OpenRequest, Option<String>>,
+    closings: Batcher<Option<CloseRequest>, Option<bool>>,
+}
+
+impl LedgerBatchers {
+    pub(super) fn new(
+        connection: &Connection,
+        books: &Arc<SpendBooks>,
+        keep_for: Duration,
+        lease: Duration,
+    ) -> Self {
+        let way = LedgerContext {
+            connection: connection.clone(),
+            books: books.clone(),
+            keep_ms: millis(keep_for),
+            lease_ms: millis(lease),
+        };
+        let closing_way = way.clone();
+        Self {
+            openings: Batcher::new(
+                MOST,
+                |opening: &OpenRequest| opening.mark.len(),
+                move |openings| {
+                    let way = way.clone();
+                    async move { way.open(openings).await }
+                },
+            ),
+            closings: Batcher::new(
+                MOST,
+                |closing: &Option<CloseRequest>| closing.as_ref().map_or(0, |closing| closing.text.len()),
+                move |closings| {
+                    let way = closing_way.clone();
+                    async move { way.close(closings).await }
+                },
+            ),
+        }
+    }
+
+    /// Opens a call; `None` when it could not be written.
+    pub(super) async fn open(&self, opening: OpenRequest) -> Option<String> {
+        let answer = answered_within(DEADLINE, self.openings.ask(opening)).await;
+        answer.ok().flatten().flatten()
+    }
+
+    /// Closes a call, or only books waiting calls. Returns whether the page was written.
+    pub(super) async fn close(&self, closing: Option<CloseRequest>) -> bool {
+        let answer = answered_within(DEADLINE, self.closings.ask(closing)).await;
+        answer.ok().flatten().flatten().unwrap_or(false)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+impl LedgerContext {
+    async fn open(&self, openings: Vec<OpenRequest>) -> Vec<Option<String>> {
+        let mut call = OPEN.prepare_invoke();
+        let budgets = &self.books.budgets;
+        call.arg(&self.books.replica).arg(self.lease_ms).arg(self.keep_ms);
+        for budget in [budgets.day, budgets.month, budgets.student] {
+            call.arg(budget.map(|usd| usd.nanos().to_string()).unwrap_or_default());
+        }
+        for opening in &openings {
+            call.key(opening.page.as_deref().unwrap_or(NO_PAGE))
+                .arg(&opening.field)
+                .arg(&opening.mark)
+                .arg(opening.id)
+                .arg(opening.amount)
+                .arg(&*opening.student)
+                .arg(&opening.row);
+        }
+        let answers = async { self.connection.invoke(&call).await.inspect_err(warned).ok() };
+        let answers: Option<Vec<Option<String>>> = in_time(answers).await;
+        answers.unwrap_or_else(|| vec![None; openings.len()])
+    }
+
+    async fn close(&self, closings: Vec<Option<CloseRequest>>) -> Vec<Option<bool>> {
+        let (bookings, is_idle) = self.books.next();
+        let mut call = CLOSE.prepare_invoke();
+        call.arg(&self.books.replica)
+            .arg(self.lease_ms)
+            .arg(self.keep_ms)
+            .arg(u8::from(is_idle));
+        for closing in closings.iter().flatten() {
+            call.key(&closing.page)
+                .arg(&closing.field)
+                .arg(&closing.mark)
+                .arg(&closing.text)
+                .arg(&closing.note);
+        }
+        for booking in &bookings {
+            add(&mut call, booking);
+        }
+        let answers = async { self.connection.invoke(&call).await.inspect_err(warned).ok() };
+        let answers: Option<(Vec<Option<u8>>, u64)> = in_time(answers).await;
+        let Some((kept, booked)) = answers else {
+            if !bookings.is_empty() {
+                self.books.late.notify_one();
+            }
+            return vec![None; closings.len()];
+        };
+        if !bookings.is_empty() {
+            self.books.booked(booked);
+        }
+        let mut kept = kept.into_iter();
+        let mut answer = |closing: Option<CloseRequest>| match closing {
+            Some(_) => kept.next().map(|kept| kept.is_some()),
+            None => Some(true),
+        };
+        closings.into_iter().map(&mut answer).collect()
+    }
+}
+
+fn add(call: &mut redis::ScriptInvocation<'_>, booking: &Booking) {
+    call.arg(booking.number)
+        .arg(booking.id)
+        .arg(booking.came_to.as_str())
+        .arg(booking.amount.nanos())
+        .arg(&*booking.student)
+        .arg(&booking.row);
+    for tokens in booking.tokens {
+        call.arg(tokens);
+    }
+}
+
+fn warned(error: &RedisError) {
+    warn!(%error, "the ledger is not written");
+}
+
+/// Awaits the answer of a call to Redis, within the time that the provider's call may wait.
+pub(super) async fn in_time<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
+    let answered = answered_within(DEADLINE, answer).await;
+    answered.unwrap_or_else(|_elapsed| {
+        warn!("the ledger is not written: no answer in time");
+        None
+    })
+}

@@ -1,0 +1,95 @@
+//! Records facts about a delivery while it runs, and adds them to the metrics when it ends.
+
+use std::{
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use jobs::JobType;
+
+use super::{DeliveryOutcome, claim_pauses::PendingStart, worker_health::Disposition};
+use crate::telemetry::metrics::{
+    QueueCells,
+    labels::{CellIndex, JobClass, JobLabel, JobOutcome},
+};
+
+/// Facts about a running delivery: its start, its type, whether it was retried.
+#[derive(Debug)]
+pub struct DeliveryStats {
+    claimed: Instant,
+    kind: OnceLock<JobType>,
+    retried: AtomicBool,
+    /// Until its gate has given a verdict.
+    starting: Mutex<Option<PendingStart>>,
+}
+
+impl Default for DeliveryStats {
+    fn default() -> Self {
+        Self {
+            claimed: Instant::now(),
+            kind: OnceLock::new(),
+            retried: AtomicBool::new(false),
+            starting: Mutex::default(),
+        }
+    }
+}
+
+impl DeliveryStats {
+    /// When it was claimed.
+    pub(super) const fn claimed(&self) -> Instant {
+        self.claimed
+    }
+
+    /// The job's type, once its payload was opened.
+    pub(super) fn kind(&self) -> Option<JobType> {
+        self.kind.get().copied()
+    }
+
+    /// Its payload was opened: it is a job of this type.
+    pub fn is_a(&self, kind: JobType) {
+        let _ = self.kind.set(kind); // A delivery is opened once.
+    }
+
+    /// It has been claimed, and is on its way to its gate.
+    pub(super) fn starts(&self, starting: PendingStart) {
+        *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(starting);
+    }
+
+    /// Its gate has given a verdict, or it has ended without one.
+    pub fn has_started(&self) {
+        self.starting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    /// One of its calls is tried again.
+    pub fn retries(&self) {
+        self.retried.store(true, Ordering::Relaxed);
+    }
+
+    /// It has ended so; `outcome` is what was, or should have been, written.
+    pub(super) fn count(&self, cells: &QueueCells, ending: Disposition, outcome: Option<&DeliveryOutcome>) {
+        let label = JobLabel(self.kind.get().copied()).index();
+        let used_attempt = matches!(outcome, Some(DeliveryOutcome::Later { counts: true, .. }));
+        let word = match ending {
+            Disposition::Succeeded => JobOutcome::Succeeded,
+            Disposition::Failed => JobOutcome::Failed,
+            Disposition::PutOff if used_attempt => JobOutcome::Retried,
+            Disposition::PutOff => JobOutcome::Waiting,
+            Disposition::Released => JobOutcome::Released,
+            Disposition::Lost => JobOutcome::Lost,
+        };
+        let class = JobClass(outcome.and_then(DeliveryOutcome::class));
+        cells.jobs[label][word.index()][class.index()].add(1);
+        cells.seconds[label].observe(self.claimed.elapsed());
+        let tried = matches!(ending, Disposition::Succeeded | Disposition::Failed)
+            && self.retried.load(Ordering::Relaxed);
+        if tried || used_attempt && ending == Disposition::PutOff {
+            cells.retried[label].add(1);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Decodes a job's payload, runs its handler, and turns the handler's result into an outcome for the queue.
+
+use std::{num::NonZeroU8, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jobs::{Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
+use tracing::{debug, warn};
+
+use super::{Assignment, DeliveryHandler, DeliveryOutcome, loops::LoopBackoff, outcome::OutcomeRules};
+use crate::{
+    gate::{Gates, ProviderGate},
+    guard::{CallObserver, JobGuard},
+    queue::{BrokerError, Delivery, HistoryNote, WriteResult, apalis::TaskEnvelope, owner_of},
+    retry::{BackoffDelay, RetryPolicy},
+    spend_ledger::Ledger,
+    spending::Payer,
+};
+
+/// The rule for jobs whose type this worker does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownTypes {
+    /// It fails.
+    Fail,
+    /// It goes back, for another worker that serves the queue too.
+    GiveBack,
+}
+
+/// How long a job of another worker's type stays away, the first time and at most.
+const GIVE_BACK_DELAY: Duration = Duration::from_secs(2);
+const LONGEST_GIVE_BACK: Duration = Duration::from_secs(60);
+
+/// Runs deliveries with the handlers of the `jobs` crate.
+pub struct Dispatcher {
+    /// The handlers.
+    pub jobs: Jobs,
+    /// The gates before the providers; `None` with the breakers and limits switched off.
+    pub gates: Option<Arc<Gates>>,
+    /// Room for payloads that claims leave out.
+    pub payloads: MemoryBudget,
+    /// The ledger of paid calls; `None` when it is switched off.
+    pub ledger: Option<Arc<Ledger>>,
+    /// The payload's field that names the student.
+    pub student_field: Arc<str>,
+    /// How provider calls are retried.
+    pub retry: RetryPolicy,
+    /// The rules that turn failures into outcomes.
+    pub rules: OutcomeRules,
+    /// The rule for unknown types.
+    pub unknown_types: UnknownTypes,
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatcher")
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl DeliveryHandler for Dispatcher {
+    async fn handle(&self, assignment: &Assignment) -> DeliveryOutcome {
+        let mut delivery = assignment.delivery.clone();
+        if delivery.payload.is_none() {
+            match self.load(assignment).await {
+                Ok(payload) => delivery.payload = payload,
+                Err(failure) => return self.rules.of(&failure, &delivery, 0),
+            }
+        }
+        let (size, closed) = (delivery.payload.as_ref().map_or(0, Bytes::len), delivery.clone());
+        let student_field = self.student_field.clone();
+        let opening = move || {
+            let (kind, payload) = opened(&closed)?;
+            let student = Arc::from(owner_of(&payload, &student_field));
+            Ok((kind, payload, student))
+        };
+        let (kind, payload, student) = match apart(size, opening).await {
+            Ok(opened) => opened,
+            Err(PayloadRefusal::Failure(failure)) => return self.rules.of(&failure, &delivery, 0),
+            Err(PayloadRefusal::Unknown(failure)) if self.unknown_types == UnknownTypes::Fail => {
+                return self.rules.of(&failure, &delivery, 0);
+            }
+            Err(PayloadRefusal::Unknown(failure)) => return give_back(&failure, &delivery),
+        };
+        let reporter = ProgressReporter {
+            assignment,
+            replica: &self.rules.replica,
+        };
+        assignment.holds.saw(kind.provider());
+        assignment.course.is_a(kind);
+        let stops = assignment.stops.clone();
+        let page = match &self.ledger {
+            Some(ledger) => {
+                let key = assignment.broker.ledger_key(&delivery.lease.id);
+                Some(ledger.page(key, &delivery, Payer { student, kind }).await)
+            }
+            None => None,
+        };
+        let (policy, gates) = (self.policy_for(&delivery), self.gates.as_deref());
+        // A job that was already lost once must not wait in its slot: if this replica dies during the wait, the job
+        // would count towards poison without having run.
+        let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
+        debug!(%kind, "running");
+        // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
+        delivery.payload = None;
+        match self.jobs.run(kind, payload, &guard).await {
+            Ok(mut result) => {
+                guard.cost().write_into(&mut result);
+                DeliveryOutcome::Completed(conceal(&result.to_string()).into_owned())
+            }
+            Err(failure) => self.rules.of(&failure, &delivery, guard.tries()),
+        }
+    }
+}
+
+/// Memory for each byte of a payload: the byte itself, and the values parsed from it.
+const PAYLOAD_FACTOR: u64 = 2;
+
+impl Dispatcher {
+    /// Reads a payload that the claim has left out, once there is room for it. Redis may be away for a while.
+    async fn load(&self, assignment: &Assignment) -> Result<Option<Bytes>, Failure> {
+        let Assignment {
+            delivery,
+            broker,
+            stops,
+            ..
+        } = assignment;
+        let id = &delivery.lease.id;
+        let load = async {
+            let mut pause = LoopBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
+            loop {
+                let loaded = async {
+                    let size = broker.payload_size(id).await?;
+                    let room = self.payloads.room(size.saturating_mul(PAYLOAD_FACTOR)).await;
+                    Ok::<_, BrokerError>(broker.payload(id).await?.map(|payload| room.hold(payload)))
+                };
+                match loaded.await {
+                    Ok(payload) => return payload,
+                    Err(error) => warn!(%error, "the job's payload cannot be read yet"),
+                }
+                pause.wait().await;
+            }
+        };
+        let cancelled = |why: &str| Err(Failure::new(FailureClass::Cancelled, why));
+        tokio::select! {
+            biased;
+            () = stops.now.cancelled() => cancelled("the replica has to let go of the job"),
+            () = stops.draining.cancelled() => cancelled("the replica is stopping"),
+            payload = load => Ok(payload),
+        }
+    }
+
+    /// The first attempt of a job gets all tries, each further one a single try: the layers add up, they do not
+    /// multiply (three attempts of three tries would be nine paid calls).
+    fn policy_for(&self, delivery: &Delivery) -> RetryPolicy {
+        match delivery.attempt {
+            ..=1 => self.retry,
+            _ => RetryPolicy {
+                tries: NonZeroU8::MIN,
+                ..self.retry
+            },
+        }
+    }
+}
+
+/// Gives the job back to the queue with a growing delay, because perhaps no other worker serves its type.
+fn give_back(failure: &Failure, delivery: &Delivery) -> DeliveryOutcome {
+    if delivery.waited.is_zero() {
+        warn!("{failure}: given back for another worker");
+    }
+    let delay = delivery.waited.clamp(GIVE_BACK_DELAY, LONGEST_GIVE_BACK);
+    DeliveryOutcome::Later {
+        delay,
+        counts: false,
+        reason: failure.to_string(),
+        waits_for: None,
+        adds_up: false,
+        note: None,
+    }
+}
+
+pub(super) enum PayloadRefusal {
+    /// Another worker may know what to do with it.
+    Unknown(Failure),
+    /// No worker can open it.
+    Failure(Failure),
+}
+
+/// The job's type and data, which lies within its payload.
+fn opened(delivery: &Delivery) -> Result<(JobType, Bytes), PayloadRefusal> {
+    let (kind, data) = open(delivery)?;
+    let whole = delivery.payload.as_ref();
+    Ok((kind, whole.map_or_else(Bytes::new, |whole| whole.slice_ref(data))))
+}
+
+/// The job's type and data.
+pub(super) fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), PayloadRefusal> {
+    let Some(payload) = &delivery.payload else {
+        return Err(PayloadRefusal::Failure(Failure::permanent(
+            "the queue holds no payload for this job",
+        )));
+    };
+    let known = |kind: &str| {
+        kind.parse::<JobType>()
+            .map_err(|unknown| PayloadRefusal::Unknown(Failure::permanent(unknown.to_string())))
+    };
+    if let Some(kind) = &delivery.kind {
+        return Ok((known(kind)?, payload));
+    }
+    let envelope: TaskEnvelope<'_> = serde_json::from_slice(payload).map_err(|error| {
+        // Where, and not what: the parser's own words would repeat the payload.
+        let place = format!("line {}, column {}", error.line(), error.column());
+        let fault = Failure::permanent(format!("payload is no {{\"type\": …, \"data\": …}} ({place})"));
+        if error.is_data() {
+            PayloadRefusal::Unknown(fault)
+        } else {
+            PayloadRefusal::Failure(fault)
+        }
+    })?;
+    Ok((known(&envelope.kind)?, envelope.data.get().as_bytes()))
+}
+
+/// Reports retries to the job's queue.
+struct ProgressReporter<'a> {
+    assignment: &'a Assignment,
+    replica: &'a str,
+}
+
+#[async_trait]
+impl CallObserver for ProgressReporter<'_> {
+    async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay) {
+        let Assignment {
+            delivery,
+            broker,
+            stops,
+            course,
+            ..
+        } = self.assignment;
+        course.retries();
+        let note = HistoryNote {
+            attempt: delivery.attempt,
+            r#try: u32::from(nth),
+            class: failure.class().as_str().to_owned(),
+            cause: conceal(&failure.to_string()).into_owned(),
+            delay_ms: Some(u64::try_from(delay.total().as_millis()).unwrap_or(u64::MAX)),
+            replica: self.replica.to_owned(),
+        };
+        let percent = 10u8.saturating_add(nth.saturating_mul(5)).min(95);
+        match broker.progress(&delivery.lease, percent, Some(&note)).await {
+            Ok(WriteResult::Applied) => {}
+            Ok(WriteResult::Lost) => {
+                warn!("the job's lease is lost: it is stopped");
+                stops.now.cancel();
+            }
+            // The job goes on: progress is a courtesy, the result is not.
+            Err(error) => warn!(%error, "progress is not reported"),
+        }
+    }
+
+    fn asked(&self, gate: &Arc<ProviderGate>, refused: Option<Duration>) {
+        self.assignment.course.has_started();
+        // The owner of a job counts only where a limit makes jobs wait.
+        if gate.limits_requests()
+            && let Some(owner) = self.assignment.broker.owner(&self.assignment.delivery)
+        {
+            self.assignment.holds.saw_owner(owner, gate);
+        }
+        if let Some(wait) = refused {
+            self.assignment.holds.limit(gate, wait);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(payload: Option<&str>) -> Delivery {
+        Delivery::first_of(None, payload.map(|text| text.to_owned().into()))
+    }
+
+    #[test]
+    fn a_type_beside_the_payload_leaves_the_payload_as_it_is() {
+        let beside = |kind: &str| Delivery {
+            kind: Some(kind.to_owned()),
+            ..delivery(Some("{\"type\":1}"))
+        };
+        assert!(matches!(
+            open(&beside("process-image")),
+            Ok((JobType::ProcessImage, b"{\"type\":1}"))
+        ));
+        assert!(matches!(open(&beside("x")), Err(PayloadRefusal::Unknown(_))));
+    }
+
+    #[test]
+    fn a_payload_is_opened_or_says_what_is_wrong_with_it() {
+        let good = delivery(Some(r#"{"type":"process-image","data":{"imageUrl":"x"}}"#));
+        assert!(matches!(
+            open(&good),
+            Ok((JobType::ProcessImage, br#"{"imageUrl":"x"}"#))
+        ));
+        for payload in [None, Some(""), Some("{"), Some("\u{1}")] {
+            let Err(PayloadRefusal::Failure(failure)) = open(&delivery(payload)) else {
+                panic!("{payload:?} opened")
+            };
+            assert_eq!(failure.class(), FailureClass::Permanent);
+        }
+        // Well-formed payloads of unknown types, perhaps for another worker. The message must not quote their content.
+        for payload in [
+            r#"{"type":"process-image"}"#,
+            r#"{"type":7,"data":{}}"#,
+            r#""hunter2""#,
+            "[]",
+        ] {
+            let Err(PayloadRefusal::Unknown(failure)) = open(&delivery(Some(payload))) else {
+                panic!("{payload:?} opened")
+            };
+            assert!(failure.to_string().contains("line 1, column"), "{failure}");
+            assert!(!failure.to_string().contains("hunter2"));
+        }
+        let Err(PayloadRefusal::Unknown(failure)) = open(&delivery(Some(r#"{"type":"x","data":{}}"#))) else {
+            panic!("an unknown type opened")
+        };
+        assert_eq!(failure.to_string(), "Unknown job type: x");
+    }
+}
