@@ -76,7 +76,7 @@ impl Payload {
     /// Checks what the types cannot say.
     ///
     /// # Errors
-    /// [`Class::Permanent`](crate::Class::Permanent), naming the field and what is wrong with it.
+    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent), naming the field and what is wrong with it.
     pub fn validate(&self) -> Result<(), Failure> {
         payload::required(&[("referenceText", &self.reference_text)])?;
         payload::at_most("referenceText", &self.reference_text, 1_000)?;
@@ -253,8 +253,8 @@ impl AssessPronunciation {
     /// Runs one job.
     ///
     /// # Errors
-    /// [`Class::Permanent`](crate::Class::Permanent) for a bad payload or recording, and for a language that the
-    /// provider does not score; [`Class::Deployment`](crate::Class::Deployment) without a key; else what the media
+    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for a bad payload or recording, and for a language that the
+    /// provider does not score; [`FailureClass::Deployment`](crate::FailureClass::Deployment) without a key; else what the media
     /// or the guard say.
     pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         payload.validate()?;

@@ -1,4 +1,4 @@
-//! The interface of a running handler: guarded provider calls. [`Guard`] hides everything that replicas share
+//! The interface of a running handler: guarded provider calls. [`ProviderGuard`] hides everything that replicas share
 //! (retry, breaker, limits, ledger, progress) from the handlers.
 
 use std::{
@@ -101,8 +101,8 @@ pub trait ProviderGuard: Send + Sync {
     /// Repeats `attempt` until it returns a reply, or a failure that another attempt cannot repair.
     ///
     /// # Errors
-    /// The last failure; [`Class::Blocked`] or
-    /// [`Class::Cancelled`] when the job has to go back to its queue. A handler passes
+    /// The last failure; [`FailureClass::Blocked`] or
+    /// [`FailureClass::Cancelled`] when the job has to go back to its queue. A handler passes
     /// both of these on unchanged.
     async fn call<'a>(
         &'a self,

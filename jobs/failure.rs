@@ -199,22 +199,22 @@ impl Failure {
         }
     }
 
-    /// [`Class::Transient`]: worth another try.
+    /// [`FailureClass::Transient`]: worth another try.
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(FailureClass::Transient, message)
     }
 
-    /// [`Class::Permanent`]: this job is wrong.
+    /// [`FailureClass::Permanent`]: this job is wrong.
     pub fn permanent(message: impl Into<String>) -> Self {
         Self::new(FailureClass::Permanent, message)
     }
 
-    /// [`Class::Permanent`], naming the payload field that is wrong and why: `payload field "audioUrl": …`.
+    /// [`FailureClass::Permanent`], naming the payload field that is wrong and why: `payload field "audioUrl": …`.
     pub fn invalid_field(field: impl fmt::Display, why: impl fmt::Display) -> Self {
         Self::permanent(format!("payload field \"{field}\": {why}"))
     }
 
-    /// [`Class::Deployment`]: the configuration of this worker is wrong.
+    /// [`FailureClass::Deployment`]: the configuration of this worker is wrong.
     pub fn deployment(message: impl Into<String>) -> Self {
         Self::new(FailureClass::Deployment, message)
     }

@@ -89,7 +89,7 @@ impl Payload {
     /// Checks what the types cannot say.
     ///
     /// # Errors
-    /// [`Class::Permanent`], naming the field and what is wrong with it.
+    /// [`FailureClass::Permanent`], naming the field and what is wrong with it.
     pub fn validate(&self) -> Result<(), Failure> {
         payload::required(&[
             ("content", &self.content),
@@ -273,8 +273,8 @@ impl GenerateFlashcards {
     /// Runs one job.
     ///
     /// # Errors
-    /// [`Class::Permanent`] for a bad payload, a refusal, or two answers without a usable card;
-    /// [`Class::Deployment`] without a key; otherwise the guard's failure.
+    /// [`FailureClass::Permanent`] for a bad payload, a refusal, or two answers without a usable card;
+    /// [`FailureClass::Deployment`] without a key; otherwise the guard's failure.
     pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         payload.validate()?;
         let openai = self.openai.as_ref().ok_or_else(|| {

@@ -5,8 +5,8 @@
 //! - [`generate_flashcards`], [`assess_pronunciation`], [`process_image`]: one file a type, with its payload, its
 //!   result and its handler.
 //! - [`Jobs`]: the registry that runs a job by its [`JobType`].
-//! - [`failure`]: [`Failure`] and its [`Class`], the one verdict that retry and gate both read.
-//! - [`context`]: [`Guard`], through which a handler makes its paid calls.
+//! - [`failure`]: [`Failure`] and its [`FailureClass`], the one verdict that retry and gate both read.
+//! - [`context`]: [`ProviderGuard`], through which a handler makes its paid calls.
 //! - [`media`]: bytes from base64, https or the uploads folder; audio to 16 kHz mono.
 //! - [`MemoryBudget`]: bounds what all jobs hold in memory together.
 //! - [`redaction`]: removes secrets from texts.

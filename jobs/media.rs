@@ -3,7 +3,7 @@
 //! place, and nothing is believed that was not checked.
 //!
 //! # Layout
-//! - [`Media`]: loads the bytes of one [`Source`].
+//! - [`Media`]: loads the bytes of one [`MediaSource`].
 //! - `encoded`: base64 and data URLs, in the forms in which they arrive.
 //! - `fetch`: downloads; `address`: which hosts a download may reach. `files`: the uploads folder.
 //! - [`decoder`]: where recordings are decoded. [`audio`]: any recording to 16 kHz mono WAV; `opus`: Opus, which is
@@ -99,9 +99,9 @@ impl Media {
     /// payload field's name for errors (`audioUrl`, `images[2].imageBase64`).
     ///
     /// # Errors
-    /// [`Class::Permanent`] for a source that is malformed, forbidden, missing, empty or
-    /// too large; [`Class::Transient`] when it could not be reached or read this time;
-    /// [`Class::Deployment`] when the uploads folder itself cannot be opened.
+    /// [`FailureClass::Permanent`] for a source that is malformed, forbidden, missing, empty or
+    /// too large; [`FailureClass::Transient`] when it could not be reached or read this time;
+    /// [`FailureClass::Deployment`] when the uploads folder itself cannot be opened.
     pub async fn load(&self, field: &str, source: MediaSource<'_>) -> Result<Bytes, Failure> {
         let room = self.memory.room(self.size(source)).await;
         self.load_into(room, field, source).await

@@ -24,7 +24,7 @@ const LONGEST_ERROR: usize = 200;
 /// surrogate. JavaScript writes those (`\ud83d`) when it cuts a text inside of an emoji.
 ///
 /// # Errors
-/// [`Class::Permanent`](crate::Class::Permanent) for bytes that are not UTF-8.
+/// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for bytes that are not UTF-8.
 pub fn payload_text(json: &[u8]) -> Result<Cow<'_, str>, Failure> {
     let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     match std::str::from_utf8(json) {

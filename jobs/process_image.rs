@@ -89,7 +89,7 @@ impl Payload {
     /// Checks what the types cannot say.
     ///
     /// # Errors
-    /// [`Class::Permanent`], naming the field and what is wrong with it.
+    /// [`FailureClass::Permanent`], naming the field and what is wrong with it.
     pub fn validate(&self) -> Result<(), Failure> {
         self.sources().map(drop)
     }
@@ -231,8 +231,8 @@ impl ProcessImage {
     /// only its own page.
     ///
     /// # Errors
-    /// [`Class::Permanent`] for a bad payload, and when no image could be read; [`Class::Transient`] when none
-    /// could, but one of them may be had another time; [`Class::Deployment`] without a key; else what the guard
+    /// [`FailureClass::Permanent`] for a bad payload, and when no image could be read; [`FailureClass::Transient`] when none
+    /// could, but one of them may be had another time; [`FailureClass::Deployment`] without a key; else what the guard
     /// says.
     pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         let sources = payload.sources()?;

@@ -168,7 +168,7 @@ impl Jobs {
     /// Runs one job to its result, as JSON. The payload is dropped as soon as its media are loaded.
     ///
     /// # Errors
-    /// [`Class::Permanent`](crate::Class::Permanent) naming the field for a payload that does not fit its type;
+    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) naming the field for a payload that does not fit its type;
     /// else what the handler or its guard says.
     pub async fn run(
         &self,
@@ -194,7 +194,7 @@ impl Jobs {
     /// Checks a payload without running it, for intakes: the errors are those of [`Jobs::run`].
     ///
     /// # Errors
-    /// [`Class::Permanent`](crate::Class::Permanent), naming the field.
+    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent), naming the field.
     pub fn validate(kind: JobType, payload: &[u8]) -> Result<(), Failure> {
         match kind {
             JobType::GenerateFlashcards => decode::<generate_flashcards::Payload>(payload)?.validate(),

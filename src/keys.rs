@@ -222,7 +222,7 @@ impl BullKeys {
     }
 }
 
-/// Hash: the page of a job in the [ledger](crate::ledger). `job` is the key of the job's own hash. Entry → `?<mark>` of a
+/// Hash: the page of a job in the [ledger](crate::spend_ledger). `job` is the key of the job's own hash. Entry → `?<mark>` of a
 /// call that was sent, or `=<tokens> <answer>`.
 pub fn ledger_key(job: &str) -> String {
     format!("ledger:{job}")

@@ -12,7 +12,7 @@
 //! - [`guard`] and [`retry`]: admission, retries and records of every provider call.
 //! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
 //! - [`check`]: finds the problems of a deployment.
-//! - [`operator`]: what an operator can ask and do; [`ops`] offers it over HTTP, [`cli`] in a shell.
+//! - [`operator`]: what an operator can ask and do; [`http_api`] offers it over HTTP, [`cli`] in a shell.
 //! - [`migrate`]: what was changed in the keyspace since the first version.
 //! - [`model_shutdown`]: the day on which the provider shuts the flashcards' model down.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.

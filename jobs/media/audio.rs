@@ -115,8 +115,8 @@ pub(super) enum AudioRejection {
 /// 1 s more, which encoders pad and recorders run over, is cut off.
 ///
 /// # Errors
-/// [`Class::Permanent`], naming `field`, for audio that is not one, damaged, empty, too long, or too much for its
-/// decoder; [`Class::Transient`] when the host cut the decoding short; [`Class::Cancelled`] when the process is stopping.
+/// [`FailureClass::Permanent`], naming `field`, for audio that is not one, damaged, empty, too long, or too much for its
+/// decoder; [`FailureClass::Transient`] when the host cut the decoding short; [`FailureClass::Cancelled`] when the process is stopping.
 pub async fn prepare(
     decoder: &dyn AudioDecoder,
     field: &str,

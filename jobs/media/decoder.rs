@@ -19,7 +19,7 @@ pub trait AudioDecoder: Send + Sync + fmt::Debug {
     /// Decodes a recording that plays for at most `limit`, plus 1 s that encoders pad and recorders run over.
     ///
     /// # Errors
-    /// [`Undecoded`]: the recording is at fault, or this attempt was cut short.
+    /// [`DecodeError`]: the recording is at fault, or this attempt was cut short.
     async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError>;
 }
 

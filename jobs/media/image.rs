@@ -56,7 +56,7 @@ pub struct ImageInfo {
 /// Checks format and size of an image for `api`. `field` is the payload field's name for the error.
 ///
 /// # Errors
-/// [`Class::Permanent`](crate::Class::Permanent) when the service would refuse the image.
+/// [`FailureClass::Permanent`](crate::FailureClass::Permanent) when the service would refuse the image.
 pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Failure> {
     let refused = |why: String| Err(Failure::invalid_field(field, why));
     if bytes.len() > MAX_BYTES {

@@ -1,6 +1,6 @@
 //! The gate before every provider call: a breaker and limits that all replicas share through Redis.
 //!
-//! A caller asks [`Gate::admit`] before a call and reports with [`Permit::settle`] after it, one round trip each. One
+//! A caller asks [`ProviderGate::admit`] before a call and reports with [`Permit::settle`] after it, one round trip each. One
 //! atomic script settles ended calls before it admits the next ones, by Redis's clock alone. Limits apply to a
 //! provider, a breaker to its name: providers that name the same breaker share it.
 //!

@@ -81,7 +81,7 @@ impl AccessControl {
     /// Checks that a caller may change something.
     ///
     /// # Errors
-    /// [`Denied`], saying what is missing.
+    /// [`AccessDenied`], saying what is missing.
     pub fn to_change(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), AccessDenied> {
         match &self.admin {
             Some(token) if bears(headers, token) => Ok(()),
@@ -101,7 +101,7 @@ impl AccessControl {
     /// Checks that a caller may add jobs.
     ///
     /// # Errors
-    /// [`Denied`], saying what is missing.
+    /// [`AccessDenied`], saying what is missing.
     pub fn to_enqueue(&self, headers: &HeaderMap, peer: SocketAddr) -> Result<(), AccessDenied> {
         match &self.enqueue {
             Some(token) if bears(headers, token) => Ok(()),
@@ -118,7 +118,7 @@ impl AccessControl {
     /// Checks that a caller may read.
     ///
     /// # Errors
-    /// [`Denied`], saying what is missing.
+    /// [`AccessDenied`], saying what is missing.
     pub fn to_read(&self, headers: &HeaderMap) -> Result<(), AccessDenied> {
         let is_admin = || self.admin.as_ref().is_some_and(|admin| bears(headers, admin));
         match &self.read {

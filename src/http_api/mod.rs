@@ -2,7 +2,7 @@
 //!
 //! | route | answer |
 //! |---|---|
-//! | `GET /api/health`, `/health`, `/` | [`Health`]; 503 with the reason when Redis is away or a claim loop is dead |
+//! | `GET /api/health`, `/health`, `/` | [`HealthBody`]; 503 with the reason when Redis is away or a claim loop is dead |
 //! | `GET /api/circuit-breakers/status` | `{success, circuitBreakers: {<name>: …}, timestamp}` |
 //! | `POST /api/circuit-breakers/reset/{name}` | `{success, message, timestamp}`; unknown: 400 with `available` |
 //! | `GET /api/queue/stats` | `{success, stats, queues, timestamp}` |
@@ -20,7 +20,7 @@
 //! | `GET /api/metrics/alerts` | `{success, firing, alerts: [{name, severity, firing, value, threshold, since, …}], timestamp}` |
 //! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
 //!
-//! Health is open to all; who may call the rest is the business of [`Access`].
+//! Health is open to all; who may call the rest is the business of [`AccessControl`].
 
 mod auth;
 mod breakers;

@@ -2,7 +2,7 @@
 //!
 //! - Helper, once: `HELLO`, then a byte of [`Confinement`] flags.
 //! - Worker: limit in ms (u64), length (u64), the recording.
-//! - Helper: [`Kind`] (u8), duration in ns (u64), length (u64), the audio or the reason for its refusal (UTF-8).
+//! - Helper: [`ReplyKind`] (u8), duration in ns (u64), length (u64), the audio or the reason for its refusal (UTF-8).
 
 use std::time::Duration;
 

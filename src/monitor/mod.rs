@@ -4,7 +4,7 @@
 //! - [`Monitor`]: reads Redis for all three, within a second, and reuses a reading that is fresh enough.
 //! - `exposition`: the answer of `GET /metrics`. `process`: the process's own figures.
 //! - [`heartbeats`]: the live replicas of the fleet, and the jobs that they run.
-//! - [`minutes`]: the outcomes of the fleet's jobs, by the minute.
+//! - [`outcome_counts`]: the outcomes of the fleet's jobs, by the minute.
 //! - [`alerts`]: the rules of the alerts, and their evaluation.
 
 pub mod alerts;

@@ -26,7 +26,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// How it is laid out.
     fn layout(&self) -> Layout;
 
-    /// The key of a job's page in the [ledger](crate::ledger).
+    /// The key of a job's page in the [ledger](crate::spend_ledger).
     fn ledger_key(&self, id: &str) -> String;
 
     /// Returns `true` when there may be something to claim, `false` after `limit`.
@@ -122,7 +122,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// The watchers of this queue's jobs.
     fn watchers(&self) -> &JobWatchers;
 
-    /// Reports changes of watched jobs to the [`Watchers`], and returns only with an error. A later call with the same
+    /// Reports changes of watched jobs to the [`JobWatchers`], and returns only with an error. A later call with the same
     /// `position` resumes where this call stopped.
     async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError>;
 

@@ -130,7 +130,7 @@ pub struct HistoryNote {
     pub attempt: u32,
     /// The try within the delivery, from 1; 0 when the job failed outside of a provider call.
     pub r#try: u32,
-    /// [`jobs::Class`], by name; `poison` after too many lost deliveries, `retried` for a retry by hand.
+    /// [`jobs::FailureClass`], by name; `poison` after too many lost deliveries, `retried` for a retry by hand.
     pub class: String,
     /// What went wrong.
     pub cause: String,

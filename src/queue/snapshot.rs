@@ -173,7 +173,7 @@ pub struct WaitingFor {
     pub until: u64,
 }
 
-/// A [`Note`] with its time.
+/// A [`HistoryNote`] with its time.
 #[derive(Debug, Clone, Serialize)]
 pub struct HistoryLine {
     /// When, ms since 1970 by Redis's clock; of what happened several times, the last.

@@ -87,7 +87,7 @@ pub struct Journal(Arc<JournalState>);
 struct JournalState {
     started: Instant,
     record: Mutex<JournalRecord>,
-    /// Wakes [`Journal::wait_until`]; the value itself says nothing.
+    /// Wakes [`SimulatorHandle::wait_until`]; the value itself says nothing.
     changed: watch::Sender<()>,
 }
 

@@ -8,7 +8,7 @@
 //! # Layout
 //! - `server`: connections and the route table. `exchange`: the course of one request, the same for all providers.
 //! - `openai` with `schema`, `speech`, `vision`, and `azure` for what the latter two share: checks and answers.
-//! - [`Fault`]: what can go wrong; [`Faults`]: what will. [`Journal`]: what was asked. `control`: both over HTTP, under `/_sim/`.
+//! - [`Fault`]: what can go wrong; [`FaultPlan`]: what will. [`RequestJournal`]: what was asked. `control`: both over HTTP, under `/_sim/`.
 //! - `digest`: the hashes by which an answer is recognised.
 
 mod azure;
@@ -58,7 +58,7 @@ pub struct SimulatorOptions {
     pub latency: Duration,
     /// Seed of the random faults and of the ids.
     pub seed: u64,
-    /// Share of requests that fail at random, 0 to 1: see [`Faults::set_random_share`].
+    /// Share of requests that fail at random, 0 to 1: see [`FaultPlan::set_random_share`].
     pub random_faults: f64,
 }
 

@@ -6,7 +6,7 @@
 //! - `report`: what was spent, added up.
 //! - [`books`]: the calls of a replica, from their reservation to their booking; `books.lua`, in front of the ledger's scripts.
 //! - [`refusal`]: why a call may not be paid for.
-//! - [`prices`]: what providers charge, from `prices.toml`; [`cost`](prices::Prices::cost) of a call.
+//! - [`prices`]: what providers charge, from `prices.toml`; [`cost`](prices::PriceTable::cost) of a call.
 
 pub mod accounts;
 pub mod books;

@@ -26,7 +26,7 @@ struct ClaimNumbers {
     over: bool,
 }
 
-/// A claim that is under way. If it gets no answer, the next caller of [`Turns::take`] repeats it.
+/// A claim that is under way. If it gets no answer, the next caller of [`ClaimSequence::take`] repeats it.
 #[derive(Debug)]
 pub(super) struct NumberedClaim<'a> {
     turns: &'a ClaimSequence,

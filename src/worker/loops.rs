@@ -85,7 +85,7 @@ where
 impl QueueWorker {
     /// Claims jobs into free slots until the worker closes.
     ///
-    /// While every slot is taken there is nothing for it to do: [completions](super::completions) claim beside what they
+    /// While every slot is taken there is nothing for it to do: [completions](super::completer) claim beside what they
     /// write.
     pub(super) async fn claim_loop(self: Arc<Self>) {
         let mut pause = LoopBackoff::new(Duration::from_millis(50), Duration::from_secs(2));

@@ -9,12 +9,12 @@
 //! - `completions`: batches completions, and claims in the same call.
 //! - `course`: facts about a running delivery, for metrics.
 //! - `releases`: batches jobs that go back to the queue.
-//! - [`dispatch`]: decodes a payload, runs its handler, and returns an outcome.
-//! - [`holds`]: pauses the claims of a queue while a gate refuses its calls.
+//! - [`dispatcher`]: decodes a payload, runs its handler, and returns an outcome.
+//! - [`claim_pauses`]: pauses the claims of a queue while a gate refuses its calls.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
 //! - `suspects`: runs jobs alone that may have killed a replica.
 //! - `turns`: the unanswered claims, and their numbers.
-//! - [`vitals`]: progress of the loops and counts of endings, for health checks and the last log line.
+//! - [`worker_health`]: progress of the loops and counts of endings, for health checks and the last log line.
 
 pub mod ack;
 pub mod backend;

@@ -5,11 +5,11 @@
 //! # Layout
 //! - [`cells`]: counter and histogram.
 //! - [`labels`]: the labels' values, as enums.
-//! - [`table`]: the name, kind, labels and meaning of every metric; `docs/metrics.md` is written from it.
-//! - [`text`]: Prometheus's text format.
+//! - [`families`]: the name, kind, labels and meaning of every metric; `docs/metrics.md` is written from it.
+//! - [`exposition`]: Prometheus's text format.
 //!
 //! [`QueueCells`] holds the counters of one queue, [`PROCESS`] those of the process. The ledger has counters of its own
-//! ([`crate::ledger::Spending`]).
+//! ([`crate::spend_ledger::LedgerTotals`]).
 
 pub mod cells;
 pub mod exposition;

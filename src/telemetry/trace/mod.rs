@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //! - [`TraceContext`]: the W3C header.
-//! - [`Span`]: one span; free of cost while nothing is traced.
+//! - [`TraceSpan`]: one span; free of cost while nothing is traced.
 //! - `export`: batches of them on their way to the collector.
 
 mod context;
