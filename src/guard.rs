@@ -28,7 +28,7 @@ use crate::{
             PROCESS,
             labels::{Answer, CellIndex, JobClass},
         },
-        trace::{self, Span, SpanKind},
+        trace::{self, SpanKind, TraceSpan},
     },
 };
 
@@ -186,7 +186,7 @@ impl<'a> JobGuard<'a> {
     ) -> Result<ProviderReply, Failure> {
         let sent = Instant::now();
         let span = info_span!("call", provider = %call.provider);
-        let mut trace = Span::start("call", SpanKind::Client, trace::current());
+        let mut trace = TraceSpan::start("call", SpanKind::Client, trace::current());
         trace.note("server.address", call.provider.as_str());
         let sending = self.attempt(call, attempt, lost).instrument(span);
         let result = match trace.context() {
@@ -303,7 +303,7 @@ impl ProviderGuard for JobGuard<'_> {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
             self.tries.store(nth, Ordering::Relaxed);
             let span = info_span!("attempt", %provider, step = %call.step, nth);
-            let mut trace = Span::start("attempt", SpanKind::Internal, trace::current());
+            let mut trace = TraceSpan::start("attempt", SpanKind::Internal, trace::current());
             trace.note("backend_worker.step", &call.step);
             let passed = trace::within(trace.context(), self.pass(call, attempt))
                 .instrument(span)

@@ -20,7 +20,7 @@ use crate::{
     operator::Operator,
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
-    spend_ledger::Ledger,
+    spend_ledger::SpendLedger,
     spending::{SpendBooks, accounts::SpendAccounts},
     watchdog::WEDGED_AFTER,
     worker::{
@@ -37,7 +37,7 @@ use crate::{
 pub struct Replica {
     runtime: Runtime,
     gates: Option<Arc<Gates>>,
-    ledger: Arc<Ledger>,
+    ledger: Arc<SpendLedger>,
     ops: HttpState,
     server: HttpServer,
     migrator: Migrator,
@@ -293,11 +293,11 @@ fn gates(config: &Config, connection: &Connection) -> anyhow::Result<Option<Arc<
     Ok(gates.transpose().context("breakers and limits")?.map(Arc::new))
 }
 
-fn ledger(config: &Config, connection: &Connection) -> Arc<Ledger> {
+fn ledger(config: &Config, connection: &Connection) -> Arc<SpendLedger> {
     let (prices, budgets) = (config.spending.prices.clone(), config.spending.budgets);
     let books = Arc::new(SpendBooks::new(&config.replica, prices, budgets));
     let (ttl, lease) = (config.ledger_ttl, config.broker.lease_ttl);
-    Arc::new(Ledger::new(
+    Arc::new(SpendLedger::new(
         connection.clone(),
         ttl,
         config.unknown_calls,

@@ -12,7 +12,7 @@ use crate::{
     replica,
     spending::{
         Usd,
-        accounts::{BudgetStatus, BudgetUse, SpendAccounts, SpendGrouping, SpendReport, month},
+        accounts::{BudgetStatus, BudgetUse, ReportLine, SpendAccounts, SpendGrouping, month},
     },
 };
 
@@ -39,7 +39,7 @@ pub(super) async fn spend(args: SpendArgs) -> anyhow::Result<ExitCode> {
         .await
         .context("Redis")?;
     output::either(args.json, &report, || {
-        let rows = report.lines.iter().map(|line: &SpendReport| {
+        let rows = report.lines.iter().map(|line: &ReportLine| {
             vec![
                 line.name.clone(),
                 line.usd.to_string(),

@@ -22,7 +22,7 @@ use super::{batched_gate::SettlementReply, decision::Reason, permit::Settlement}
 
 /// Not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LocalFallback {
+pub(super) struct LocalRefusal {
     pub(super) reason: Reason,
     /// `None`: never.
     pub(super) wait: Option<Duration>,
@@ -30,7 +30,7 @@ pub(super) struct LocalFallback {
     pub(super) fault: Option<AccountFault>,
 }
 
-impl LocalFallback {
+impl LocalRefusal {
     /// A refusal that no fault of the account is behind.
     pub(super) const fn new(reason: Reason, wait: Option<Duration>) -> Self {
         Self {
@@ -58,12 +58,12 @@ pub(super) struct LocalGrant {
 
 /// One provider's limits, and the breaker that it may share with another.
 #[derive(Debug)]
-pub(super) struct Local {
+pub(super) struct LocalFallback {
     breaker: Arc<Mutex<LocalBreaker>>,
     limits: Mutex<LocalLimits>,
 }
 
-impl Local {
+impl LocalFallback {
     pub(super) fn new(breaker: Arc<Mutex<LocalBreaker>>, limits: LocalLimits) -> Self {
         Self {
             breaker,
@@ -72,12 +72,7 @@ impl Local {
     }
 
     /// Decides in Redis's place, as one of `replicas`. A refusal consumes nothing.
-    pub(super) fn admit(
-        &self,
-        now: Instant,
-        tokens: u64,
-        replicas: u32,
-    ) -> Result<LocalGrant, LocalFallback> {
+    pub(super) fn admit(&self, now: Instant, tokens: u64, replicas: u32) -> Result<LocalGrant, LocalRefusal> {
         let (mut breaker, mut limits) = (lock(&self.breaker), lock(&self.limits));
         breaker.check(now)?;
         limits.check(now, tokens, replicas, breaker.caution(now))?;
@@ -104,14 +99,14 @@ impl Local {
     }
 
     /// Redis has refused a call.
-    pub(super) fn refused(&self, now: Instant, refusal: LocalFallback) {
+    pub(super) fn refused(&self, now: Instant, refusal: LocalRefusal) {
         match refusal {
-            LocalFallback {
+            LocalRefusal {
                 reason: Reason::Open,
                 wait: Some(wait),
                 fault,
             } => lock(&self.breaker).is_open(now + wait, fault),
-            LocalFallback {
+            LocalRefusal {
                 reason: Reason::Throttled,
                 wait: Some(wait),
                 ..

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     batched_gate::BatchedGate,
-    fallback::{Local, LocalBreaker, LocalLimits},
+    fallback::{LocalBreaker, LocalFallback, LocalLimits},
     provider_gate::GateContext,
     redis_gate::RedisGate,
     scripts::GateScripts,
@@ -119,7 +119,7 @@ impl Gates {
             let breaker = breakers
                 .entry(settings.breaker.name())
                 .or_insert_with(|| Arc::new(Mutex::new(LocalBreaker::new(settings.breaker.clone()))));
-            let local = Local::new(breaker.clone(), LocalLimits::new(settings.limits, started));
+            let local = LocalFallback::new(breaker.clone(), LocalLimits::new(settings.limits, started));
             let desk = RedisGate {
                 connection: connection.clone(),
                 scripts: scripts.clone(),

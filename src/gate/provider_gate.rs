@@ -19,7 +19,7 @@ use super::{
     batched_gate::{AdmissionVerdict, BatchedGate, BreakerControl},
     breaker_log::{self, BreakerScope},
     decision::{Effect, Reason, Rejection, State},
-    fallback::{Local, LocalCallRecord, LocalFallback},
+    fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
     pending_settlements::PendingSettlements,
     permit::{Permit, Settlement},
     status::GateStatus,
@@ -80,7 +80,7 @@ pub struct ProviderGate {
     provider: Provider,
     shared: Arc<GateContext>,
     wire: BatchedGate,
-    local: Local,
+    local: LocalFallback,
     /// Permits that Redis has granted and that are in use: their leases are renewed.
     live: Mutex<HashMap<Arc<str>, CancellationToken>>,
     outbox: Mutex<PendingSettlements>,
@@ -113,7 +113,12 @@ pub enum Admission {
 }
 
 impl ProviderGate {
-    pub(super) fn new(provider: Provider, shared: Arc<GateContext>, wire: BatchedGate, local: Local) -> Self {
+    pub(super) fn new(
+        provider: Provider,
+        shared: Arc<GateContext>,
+        wire: BatchedGate,
+        local: LocalFallback,
+    ) -> Self {
         let outbox = Mutex::new(PendingSettlements::new(wire.desk.lease_ttl));
         Self {
             provider,
@@ -187,7 +192,7 @@ impl ProviderGate {
                         return Admission::Admitted(permit.granted(account));
                     }
                     AdmissionVerdict::Refused { reason, wait, fault } => {
-                        let refusal = LocalFallback { reason, wait, fault };
+                        let refusal = LocalRefusal { reason, wait, fault };
                         self.local.refused(now, refusal);
                         if reason.is_limit() && reason != Reason::TooLarge {
                             self.refused_tokens.store(estimated_tokens, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! The protocol between the worker and a helper. All numbers are little-endian.
 //!
-//! - Helper, once: `HELLO`, then a byte of [`Confinement`] flags.
+//! - Helper, once: `HELLO`, then a byte of [`SandboxReport`](super::SandboxReport) flags.
 //! - Worker: limit in ms (u64), length (u64), the recording.
 //! - Helper: [`ReplyKind`] (u8), duration in ns (u64), length (u64), the audio or the reason for its refusal (UTF-8).
 

@@ -8,7 +8,7 @@ use super::{FleetReading, process};
 use crate::{
     gate::{Reason, State},
     operator::Operator,
-    spend_ledger::{Ledger, SpendLedger},
+    spend_ledger::{LedgerTotals, SpendLedger},
     spending::Usd,
     telemetry::metrics::{
         PROCESS,
@@ -26,7 +26,7 @@ const SCOPES: [&str; 2] = ["fleet", "replica"];
 pub(super) fn write(
     workers: &[Arc<QueueWorker>],
     operator: &Operator,
-    ledger: Option<&Ledger>,
+    ledger: Option<&SpendLedger>,
     reading: Option<&FleetReading>,
 ) -> String {
     let mut text = Exposition::default();
@@ -142,8 +142,8 @@ fn calls(text: &mut Exposition) {
     }
 }
 
-fn spending(text: &mut Exposition, spending: SpendLedger) {
-    let SpendLedger {
+fn spending(text: &mut Exposition, spending: LedgerTotals) {
+    let LedgerTotals {
         sent,
         reused,
         unknown,

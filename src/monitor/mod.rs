@@ -34,7 +34,7 @@ use crate::{
     gate::{BreakerStatus, GateStatus},
     operator::Operator,
     queue::{BrokerError, Layout, QueueCounts},
-    spend_ledger::Ledger,
+    spend_ledger::SpendLedger,
     spending::accounts::BudgetStatus,
     telemetry::metrics::PROCESS,
     worker::runtime::QueueWorker,
@@ -104,7 +104,7 @@ struct CachedReading {
 pub struct Monitor {
     workers: Vec<Arc<QueueWorker>>,
     operator: Operator,
-    ledger: Option<Arc<Ledger>>,
+    ledger: Option<Arc<SpendLedger>>,
     reporter: OutcomeReporter,
     heartbeats: Heartbeats,
     write_probe: WriteProbe,
@@ -116,7 +116,7 @@ impl Monitor {
     pub fn new(
         workers: Vec<Arc<QueueWorker>>,
         operator: Operator,
-        ledger: Option<Arc<Ledger>>,
+        ledger: Option<Arc<SpendLedger>>,
         connection: Connection,
         replica: &str,
     ) -> Self {

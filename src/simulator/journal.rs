@@ -33,7 +33,7 @@ const HEADERS: [&str; 10] = [
 
 /// One request to a provider.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RequestJournal {
+pub struct JournalEntry {
     /// Number of the request, from 0, in the order of arrival over all providers.
     pub seq: u64,
     /// Which provider was asked.
@@ -82,23 +82,23 @@ pub struct ProviderCounts {
 
 /// The record of requests. Cheap to clone; clones share the record.
 #[derive(Clone)]
-pub struct Journal(Arc<JournalState>);
+pub struct RequestJournal(Arc<JournalState>);
 
 struct JournalState {
     started: Instant,
     record: Mutex<JournalRecord>,
-    /// Wakes [`SimulatorHandle::wait_until`]; the value itself says nothing.
+    /// Wakes [`RequestJournal::wait_until`]; the value itself says nothing.
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct JournalRecord {
     next: u64,
-    entries: VecDeque<RequestJournal>,
+    entries: VecDeque<JournalEntry>,
     counts: [ProviderCounts; Provider::ALL.len()],
 }
 
-impl Journal {
+impl RequestJournal {
     pub(super) fn new() -> Self {
         Self(Arc::new(JournalState {
             started: Instant::now(),
@@ -108,14 +108,14 @@ impl Journal {
     }
 
     /// The remembered requests from number `since` on, at most `limit` of them, oldest first.
-    pub fn entries(&self, since: u64, limit: usize) -> Vec<RequestJournal> {
+    pub fn entries(&self, since: u64, limit: usize) -> Vec<JournalEntry> {
         let record = self.record();
         let skipped = usize::try_from(since.saturating_sub(record.first())).unwrap_or(usize::MAX);
         record.entries.iter().skip(skipped).take(limit).cloned().collect()
     }
 
     /// All remembered requests to one provider, oldest first.
-    pub fn of(&self, provider: Provider) -> Vec<RequestJournal> {
+    pub fn of(&self, provider: Provider) -> Vec<JournalEntry> {
         self.record()
             .entries
             .iter()
@@ -182,7 +182,7 @@ impl Journal {
         if record.entries.len() == KEPT {
             record.entries.pop_front();
         }
-        record.entries.push_back(RequestJournal {
+        record.entries.push_back(JournalEntry {
             seq,
             provider,
             // Taken under the lock, so that numbers and times have the same order.
@@ -218,7 +218,7 @@ impl Journal {
     }
 }
 
-impl fmt::Debug for Journal {
+impl fmt::Debug for RequestJournal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal")
             .field("requests", &self.record().next)
@@ -232,7 +232,7 @@ impl JournalRecord {
     }
 
     /// `None` when the request has been forgotten since.
-    fn entry(&mut self, seq: u64) -> Option<&mut RequestJournal> {
+    fn entry(&mut self, seq: u64) -> Option<&mut JournalEntry> {
         let index = usize::try_from(seq.checked_sub(self.first())?).ok()?;
         self.entries.get_mut(index)
     }
@@ -240,7 +240,7 @@ impl JournalRecord {
 
 /// One request in progress. Dropped without an answer, the request counts as unanswered.
 pub(super) struct OpenRequest {
-    journal: Journal,
+    journal: RequestJournal,
     provider: Provider,
     pub(super) seq: u64,
     answered: bool,

@@ -46,7 +46,7 @@ use tracing::warn;
 pub use fault::{Fault, FaultError, RecognitionFault};
 pub use faults::{FaultPlan, MAX_PENDING};
 pub use jobs::Provider;
-pub use journal::{Journal, KEPT, ProviderCounts, RequestJournal};
+pub use journal::{JournalEntry, KEPT, ProviderCounts, RequestJournal};
 pub use openai::DeckFlaw;
 
 /// How the simulator behaves.
@@ -96,7 +96,7 @@ struct SimulatorState {
     keys: SimulatorKeys,
     seed: u64,
     latency_ms: AtomicU64,
-    journal: Journal,
+    journal: RequestJournal,
     faults: FaultPlan,
     operations: vision::ReadOperations,
 }
@@ -139,7 +139,7 @@ impl SimulatorHandle {
     }
 
     /// What was asked.
-    pub fn journal(&self) -> &Journal {
+    pub fn journal(&self) -> &RequestJournal {
         &self.0.journal
     }
 
@@ -197,7 +197,7 @@ impl Simulator {
             keys: options.keys,
             seed: options.seed,
             latency_ms: AtomicU64::default(),
-            journal: Journal::new(),
+            journal: RequestJournal::new(),
             faults,
             operations: vision::ReadOperations::default(),
         };

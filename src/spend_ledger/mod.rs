@@ -66,7 +66,7 @@ pub enum UnknownCalls {
 
 /// Counts of a replica since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SpendLedger {
+pub struct LedgerTotals {
     /// Paid calls sent.
     pub sent: u64,
     /// Answers that were found in the ledger: calls that were not made again.
@@ -94,7 +94,7 @@ fn count(counter: &AtomicU64) {
 
 /// The ledger, as one replica holds it.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct SpendLedger {
     connection: Connection,
     trips: LedgerBatchers,
     books: Arc<SpendBooks>,
@@ -105,7 +105,7 @@ pub struct Ledger {
     counters: LedgerCounters,
 }
 
-impl Ledger {
+impl SpendLedger {
     /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before; `None` keeps no
     /// answers, and books calls only. A replica that is silent for `lease` has lost its calls.
     pub fn new(
@@ -185,7 +185,7 @@ impl Ledger {
     }
 
     /// Counts of the calls that were sent, and of those that were not sent again.
-    pub fn spending(&self) -> SpendLedger {
+    pub fn spending(&self) -> LedgerTotals {
         let LedgerCounters {
             sent,
             reused,
@@ -195,7 +195,7 @@ impl Ledger {
         } = &self.counters;
         let [sent, reused, unknown, resent, unrecorded] =
             [sent, reused, unknown, resent, unrecorded].map(|counter| counter.load(Ordering::Relaxed));
-        SpendLedger {
+        LedgerTotals {
             sent,
             reused,
             unknown,
@@ -228,7 +228,7 @@ impl Ledger {
 /// The entries of one delivery of one job.
 #[derive(Debug)]
 pub struct LedgerPage {
-    ledger: Arc<Ledger>,
+    ledger: Arc<SpendLedger>,
     key: String,
     payload: String,
     token: Arc<str>,

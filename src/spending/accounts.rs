@@ -8,7 +8,7 @@ use std::{
 use redis::{RedisError, pipe};
 use serde::Serialize;
 
-pub use super::report::{Report, SpendGrouping, SpendReport, month};
+pub use super::report::{ReportLine, SpendGrouping, SpendReport, month};
 use super::{
     Budgets, Usd,
     report::{HashFields, lines_of, most_first},
@@ -106,7 +106,7 @@ impl SpendAccounts {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn report(&self, month: Option<&str>, by: SpendGrouping) -> Result<Report, RedisError> {
+    pub async fn report(&self, month: Option<&str>, by: SpendGrouping) -> Result<SpendReport, RedisError> {
         let month = match month {
             Some(month) => month.to_owned(),
             None => self.today().await?.chars().take("2026-11".len()).collect(),
@@ -123,7 +123,7 @@ impl SpendAccounts {
             SpendGrouping::User => self.students(&month).await?,
             by => lines_of(&days, &answers, by),
         };
-        Ok(Report {
+        Ok(SpendReport {
             month,
             usd: amount(&sums, "total"),
             possible_usd: amount(&sums, "possible"),
@@ -132,9 +132,9 @@ impl SpendAccounts {
     }
 
     /// Those who have spent the most.
-    async fn students(&self, month: &str) -> Result<Vec<SpendReport>, RedisError> {
+    async fn students(&self, month: &str) -> Result<Vec<ReportLine>, RedisError> {
         let key = format!("{SPEND_PREFIX}students:{month}");
-        let mut lines: HashMap<String, SpendReport> = HashMap::new();
+        let mut lines: HashMap<String, ReportLine> = HashMap::new();
         let mut cursor = 0u64;
         loop {
             let mut scan = pipe();
@@ -150,7 +150,7 @@ impl SpendAccounts {
             }
             cursor = next;
             if cursor == 0 {
-                let mut lines: Vec<SpendReport> = lines.into_values().collect();
+                let mut lines: Vec<ReportLine> = lines.into_values().collect();
                 lines.sort_by(most_first);
                 lines.truncate(MOST_STUDENTS);
                 return Ok(lines);

@@ -51,7 +51,7 @@ pub fn month(text: &str) -> Result<String, String> {
 /// One line of a report.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SpendReport {
+pub struct ReportLine {
     /// The student, type, model, provider or day.
     pub name: String,
     /// The spent amount.
@@ -74,7 +74,7 @@ pub struct SpendReport {
     pub reasoning_tokens: u64,
 }
 
-impl SpendReport {
+impl ReportLine {
     pub(super) fn add(&mut self, name: &str, amount: u64) {
         let count = match name {
             "usd" => return self.usd = self.usd.plus(Usd::from_nanos(amount)),
@@ -95,7 +95,7 @@ impl SpendReport {
 /// The cost of a month.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct SpendReport {
     /// The month, as 2026-11.
     pub month: String,
     /// The spent amount.
@@ -103,17 +103,17 @@ pub struct Report {
     /// Upper bound of the cost of calls whose answer was lost.
     pub possible_usd: Usd,
     /// Most spent first; days in their order.
-    pub lines: Vec<SpendReport>,
+    pub lines: Vec<ReportLine>,
 }
 
-pub(super) fn most_first(one: &SpendReport, other: &SpendReport) -> std::cmp::Ordering {
-    let by = |line: &SpendReport| Reverse((line.usd, line.possible_usd));
+pub(super) fn most_first(one: &ReportLine, other: &ReportLine) -> std::cmp::Ordering {
+    let by = |line: &ReportLine| Reverse((line.usd, line.possible_usd));
     by(one).cmp(&by(other)).then_with(|| one.name.cmp(&other.name))
 }
 
 /// The rows of all days, added up.
-pub(super) fn lines_of(days: &[String], sums: &[HashFields], by: SpendGrouping) -> Vec<SpendReport> {
-    let mut lines: BTreeMap<String, SpendReport> = BTreeMap::new();
+pub(super) fn lines_of(days: &[String], sums: &[HashFields], by: SpendGrouping) -> Vec<ReportLine> {
+    let mut lines: BTreeMap<String, ReportLine> = BTreeMap::new();
     for (day, fields) in days.iter().zip(sums) {
         for (field, amount) in fields {
             let parts: Vec<&str> = field.split('|').collect();
@@ -132,7 +132,7 @@ pub(super) fn lines_of(days: &[String], sums: &[HashFields], by: SpendGrouping) 
             line.add(what, amount.parse().unwrap_or(0));
         }
     }
-    let mut lines: Vec<SpendReport> = lines.into_values().collect();
+    let mut lines: Vec<ReportLine> = lines.into_values().collect();
     if by != SpendGrouping::Day {
         lines.sort_by(most_first);
     }

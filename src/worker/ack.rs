@@ -24,7 +24,7 @@ use crate::{
     queue::{BrokerError, Lease, Postponement, WriteResult},
     telemetry::{
         panics::describe_end,
-        trace::{self, Span, SpanKind},
+        trace::{self, SpanKind, TraceSpan},
     },
 };
 
@@ -33,23 +33,23 @@ const MAX_REFUSALS: u32 = 5;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
-pub struct AckService {
+pub struct AckLayer {
     worker: Arc<QueueWorker>,
     completions: Completer,
 }
 
-impl AckService {
+impl AckLayer {
     pub(super) fn new(worker: Arc<QueueWorker>) -> Self {
         let completions = Completer::new(worker.clone());
         Self { worker, completions }
     }
 }
 
-impl<S> Layer<S> for AckService {
-    type Service = Ack<S>;
+impl<S> Layer<S> for AckLayer {
+    type Service = AckService<S>;
 
-    fn layer(&self, inner: S) -> Ack<S> {
-        Ack {
+    fn layer(&self, inner: S) -> AckService<S> {
+        AckService {
             inner,
             worker: self.worker.clone(),
             completions: self.completions.clone(),
@@ -59,13 +59,13 @@ impl<S> Layer<S> for AckService {
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
-pub struct Ack<S> {
+pub struct AckService<S> {
     inner: S,
     worker: Arc<QueueWorker>,
     completions: Completer,
 }
 
-impl<S> Service<Task<Assignment>> for Ack<S>
+impl<S> Service<Task<Assignment>> for AckService<S>
 where
     S: Service<Task<Assignment>, Response = DeliveryOutcome>,
     S::Future: Send + 'static,
@@ -89,7 +89,7 @@ where
         let (worker, completions) = (self.worker.clone(), self.completions.clone());
         let span = tracing::info_span!(parent: &worker.span, "job", id = %delivery.lease.id,
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
-        let mut trace = Span::start("job", SpanKind::Consumer, delivery.trace);
+        let mut trace = TraceSpan::start("job", SpanKind::Consumer, delivery.trace);
         trace.note("messaging.system", worker.broker.layout().as_str());
         trace.note("messaging.destination.name", worker.broker.queue());
         trace.note("messaging.message.id", &delivery.lease.id);

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::{
     Assignment,
-    ack::AckService,
+    ack::AckLayer,
     loops::{AssignmentSender, supervise},
     runtime::QueueWorker,
     worker_health::Disposition,
@@ -152,13 +152,13 @@ impl BackendConfig for QueueBackend {
     type Id = String;
     type Kind = Ephemeral;
     type Config = QueueWorker;
-    type Layer = AckService;
+    type Layer = AckLayer;
 
     fn config(&self) -> &QueueWorker {
         &self.worker
     }
 
-    fn middleware(&mut self, _: &mut WorkerContext) -> AckService {
-        AckService::new(self.worker.clone())
+    fn middleware(&mut self, _: &mut WorkerContext) -> AckLayer {
+        AckLayer::new(self.worker.clone())
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     guard::{CallObserver, JobGuard},
     queue::{BrokerError, Delivery, HistoryNote, WriteResult, apalis::TaskEnvelope, owner_of},
     retry::{BackoffDelay, RetryPolicy},
-    spend_ledger::Ledger,
+    spend_ledger::SpendLedger,
     spending::Payer,
 };
 
@@ -39,7 +39,7 @@ pub struct Dispatcher {
     /// Room for payloads that claims leave out.
     pub payloads: MemoryBudget,
     /// The ledger of paid calls; `None` when it is switched off.
-    pub ledger: Option<Arc<Ledger>>,
+    pub ledger: Option<Arc<SpendLedger>>,
     /// The payload's field that names the student.
     pub student_field: Arc<str>,
     /// How provider calls are retried.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use backend_worker::{
     queue::{JobState, Layout},
-    simulator::{Provider, RequestJournal},
+    simulator::{JournalEntry, Provider},
 };
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -187,7 +187,7 @@ fn calls(field: &Field) -> HashMap<String, Calls> {
 }
 
 /// Whether the answer is one that a job can be completed with.
-fn is_good(entry: &RequestJournal) -> bool {
+fn is_good(entry: &JournalEntry) -> bool {
     entry.status.is_some_and(|status| status < 300) && entry.fault.is_none()
 }
 

@@ -8,7 +8,7 @@ use backend_worker::{
     queue::{Broker, Delivery, JobState, Layout, Lease, NewJob},
     retry::{Backoff, BackoffDelay, RetryPolicy},
     simulator::{Fault, Provider},
-    spend_ledger::{Ledger, LedgerPage, OpenedCall, SpendLedger, UnknownCalls},
+    spend_ledger::{LedgerPage, LedgerTotals, OpenedCall, SpendLedger, UnknownCalls},
     spending::{Budgets, Payer, PriceTable, SpendBooks, Usd},
 };
 use futures_util::FutureExt;
@@ -24,15 +24,15 @@ use crate::support::{
 
 const KEY: &str = "ledger:bull:q:1";
 
-fn ledger(redis: &TestRedis, unknown: UnknownCalls) -> Arc<Ledger> {
+fn ledger(redis: &TestRedis, unknown: UnknownCalls) -> Arc<SpendLedger> {
     let prices = Arc::new(PriceTable::embedded().unwrap());
     let books = Arc::new(SpendBooks::new("w-1", prices, Budgets::default()));
     let (ttl, lease) = (Some(Duration::from_secs(60)), Duration::from_secs(15));
-    Arc::new(Ledger::new(redis.connection(), ttl, unknown, books, lease))
+    Arc::new(SpendLedger::new(redis.connection(), ttl, unknown, books, lease))
 }
 
 /// The page of the job 1 as the `nth` delivery sees it.
-fn page(ledger: &Arc<Ledger>, payload: &str, nth: u32) -> LedgerPage {
+fn page(ledger: &Arc<SpendLedger>, payload: &str, nth: u32) -> LedgerPage {
     let delivery = Delivery {
         lease: Lease {
             id: "1".into(),
@@ -92,10 +92,10 @@ async fn an_answer_is_found_by_later_deliveries_of_the_same_work_only() {
 
     let ttl: i64 = redis.ask(&["PTTL", KEY]).await;
     assert!((1..=60_000).contains(&ttl), "{ttl}");
-    let spending = SpendLedger {
+    let spending = LedgerTotals {
         sent: 2,
         reused: 2,
-        ..SpendLedger::default()
+        ..LedgerTotals::default()
     };
     assert_eq!(ledger.spending(), spending);
 }
@@ -179,7 +179,7 @@ async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
         assert_eq!(failure.unwrap_err().class(), class);
         assert!(!redis.ask::<bool>(&["EXISTS", KEY]).await);
     }
-    assert_eq!(ledger.spending(), SpendLedger::default());
+    assert_eq!(ledger.spending(), LedgerTotals::default());
     // Nothing waits to be booked, nothing is booked, and nothing stays reserved.
     assert!(ledger.books().is_idle());
     let status = ledger.accounts().status().await.unwrap();

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use backend_worker::{
     queue::{Delivery, JobState, Layout, Lease, NewJob},
-    spend_ledger::{Ledger, LedgerEntry, LedgerPage, OpenedCall, UnknownCalls},
+    spend_ledger::{LedgerEntry, LedgerPage, OpenedCall, SpendLedger, UnknownCalls},
     spending::{
         Budgets, Payer, PriceTable, SpendBooks, Usd,
         accounts::{SpendAccounts, SpendGrouping},
@@ -26,11 +26,11 @@ fn usd(text: &str) -> Usd {
     text.parse().unwrap()
 }
 
-fn ledger(redis: &TestRedis, replica: &str, budgets: Budgets) -> Arc<Ledger> {
+fn ledger(redis: &TestRedis, replica: &str, budgets: Budgets) -> Arc<SpendLedger> {
     let prices = Arc::new(PriceTable::embedded().unwrap());
     let books = Arc::new(SpendBooks::new(replica, prices, budgets));
     let (ttl, lease) = (Some(Duration::from_secs(60)), Duration::from_millis(600));
-    Arc::new(Ledger::new(
+    Arc::new(SpendLedger::new(
         redis.connection(),
         ttl,
         UnknownCalls::Retry,
@@ -40,7 +40,7 @@ fn ledger(redis: &TestRedis, replica: &str, budgets: Budgets) -> Arc<Ledger> {
 }
 
 /// The page of a job of `student`.
-fn page(ledger: &Arc<Ledger>, job: &str, student: &str) -> LedgerPage {
+fn page(ledger: &Arc<SpendLedger>, job: &str, student: &str) -> LedgerPage {
     let delivery = Delivery {
         lease: Lease {
             id: job.into(),

@@ -7,7 +7,7 @@ use std::{
 
 use jobs::AccountFault;
 
-use super::LocalFallback;
+use super::LocalRefusal;
 use crate::gate::{
     batched_gate::SettlementReply,
     decision::{Effect, Reason, State},
@@ -87,9 +87,9 @@ impl LocalBreaker {
         }
     }
 
-    pub(super) fn check(&self, now: Instant) -> Result<(), LocalFallback> {
+    pub(super) fn check(&self, now: Instant) -> Result<(), LocalRefusal> {
         let refused = |reason, wait| {
-            Err(LocalFallback {
+            Err(LocalRefusal {
                 reason,
                 wait: Some(wait),
                 fault: self.fault,

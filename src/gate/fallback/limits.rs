@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{LocalFallback, RecoveryRamp};
+use super::{LocalRefusal, RecoveryRamp};
 use crate::gate::{
     decision::Reason,
     permit::{CallOutcome, Settlement},
@@ -67,7 +67,7 @@ impl LocalLimits {
         tokens: u64,
         replicas: u32,
         caution: RecoveryRamp,
-    ) -> Result<(), LocalFallback> {
+    ) -> Result<(), LocalRefusal> {
         self.forget_old(now);
         let LimitSettings {
             requests_per_minute,
@@ -98,7 +98,7 @@ impl LocalLimits {
         }
         if let Some(limit) = tokens_per_minute {
             if tokens > u64::from(limit.get()) {
-                return Err(LocalFallback::new(Reason::TooLarge, None));
+                return Err(LocalRefusal::new(Reason::TooLarge, None));
             }
             // A call that is larger than the share passes when nothing else has been used.
             let limit = share(limit, replicas).max(tokens);
@@ -112,7 +112,7 @@ impl LocalLimits {
             );
         }
         match longest {
-            Some((wait, reason)) => Err(LocalFallback::new(reason, Some(wait))),
+            Some((wait, reason)) => Err(LocalRefusal::new(reason, Some(wait))),
             None => Ok(()),
         }
     }

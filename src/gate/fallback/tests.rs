@@ -13,10 +13,13 @@ use crate::gate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn local(limits: LimitSettings) -> (Local, Instant) {
+fn local(limits: LimitSettings) -> (LocalFallback, Instant) {
     let start = Instant::now();
     let breaker = Arc::new(Mutex::new(LocalBreaker::new(BreakerSettings::openai())));
-    (Local::new(breaker, LocalLimits::new(limits, start)), start)
+    (
+        LocalFallback::new(breaker, LocalLimits::new(limits, start)),
+        start,
+    )
 }
 
 fn per_minute(requests: u32) -> LimitSettings {
@@ -26,15 +29,25 @@ fn per_minute(requests: u32) -> LimitSettings {
     }
 }
 
-fn end(local: &Local, now: Instant, account: LocalCallRecord, outcome: CallOutcome) -> SettlementReply {
+fn end(
+    local: &LocalFallback,
+    now: Instant,
+    account: LocalCallRecord,
+    outcome: CallOutcome,
+) -> SettlementReply {
     local.end(now, account, Settlement::new(outcome), true).unwrap()
 }
 
-fn account(local: &Local, now: Instant) -> LocalCallRecord {
+fn account(local: &LocalFallback, now: Instant) -> LocalCallRecord {
     local.admit(now, 0, 1).unwrap().account
 }
 
-fn refusal(local: &Local, now: Instant, tokens: u64, replicas: u32) -> Option<(Reason, Option<Duration>)> {
+fn refusal(
+    local: &LocalFallback,
+    now: Instant,
+    tokens: u64,
+    replicas: u32,
+) -> Option<(Reason, Option<Duration>)> {
     local
         .admit(now, tokens, replicas)
         .err()
@@ -99,7 +112,7 @@ fn a_failed_probe_opens_it_again_and_old_failures_do_not_count() {
         );
     }
     let now = start + Duration::from_secs(1000);
-    local.refused(now, LocalFallback::new(Reason::Open, Some(SECOND)));
+    local.refused(now, LocalRefusal::new(Reason::Open, Some(SECOND)));
     assert_eq!(refusal(&local, now, 0, 1), Some((Reason::Open, Some(SECOND))));
     let probe = local.admit(now + SECOND, 0, 1).unwrap();
     assert!(probe.half_opened);

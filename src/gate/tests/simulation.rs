@@ -20,13 +20,13 @@ use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
     batched_gate::BreakerControl,
     decision::{Effect, Reason, State},
-    fallback::{Local, LocalBreaker, LocalLimits},
+    fallback::{LocalBreaker, LocalFallback, LocalLimits},
     permit::CallOutcome::{self, Failure, Success},
 };
 
 /// Calls of a provider that come at random (Poisson), so many a minute.
 struct Traffic {
-    local: Local,
+    local: LocalFallback,
     rng: StdRng,
     start: Instant,
     /// Seconds since the start.
@@ -39,7 +39,7 @@ impl Traffic {
         let start = Instant::now();
         let breaker = Arc::new(Mutex::new(LocalBreaker::new(settings)));
         Self {
-            local: Local::new(breaker, LocalLimits::new(LimitSettings::default(), start)),
+            local: LocalFallback::new(breaker, LocalLimits::new(LimitSettings::default(), start)),
             rng: StdRng::seed_from_u64(seed),
             start,
             now: 0.0,

@@ -17,7 +17,7 @@ const SESSION: Duration = Duration::from_secs(3600);
 
 /// A job as `claim.lua` returns it: id, name, payload, opts, attempt, waited ms, whether it is the first claim,
 /// deliveries lost so far, whether the payload is left out.
-type ClaimReply = (
+type ClaimedRow = (
     Vec<u8>,
     Vec<u8>,
     Option<Vec<u8>>,
@@ -32,7 +32,7 @@ type ClaimReply = (
 type RefusedJob = (Vec<u8>, Vec<u8>);
 /// The answer of a claim: jobs, ids without a job, jobs that must not run, and how many jobs need their places in the
 /// fair line before a claim.
-pub(super) type Claimed = (Vec<ClaimReply>, Vec<Vec<u8>>, Vec<RefusedJob>, u64);
+pub(super) type ClaimReply = (Vec<ClaimedRow>, Vec<Vec<u8>>, Vec<RefusedJob>, u64);
 
 impl BullmqBroker {
     pub(super) async fn claim_jobs(
@@ -47,7 +47,7 @@ impl BullmqBroker {
         loop {
             let mut call = self.prepare(&scripts::CLAIM);
             self.claim_args(&mut call, Some(number), count, anyway);
-            let claimed: Claimed = self.connection.invoke(&call).await?;
+            let claimed: ClaimReply = self.connection.invoke(&call).await?;
             if claimed.3 == 0 {
                 if !anyway {
                     self.placing.done();
@@ -82,7 +82,7 @@ impl BullmqBroker {
     /// The claimed jobs; says what became of the others.
     pub(super) async fn deliveries(
         &self,
-        (rows, ghosts, refused, _): Claimed,
+        (rows, ghosts, refused, _): ClaimReply,
         number: ClaimNumber,
     ) -> Result<Vec<Delivery>, BrokerError> {
         for id in &ghosts {
@@ -119,7 +119,7 @@ impl BullmqBroker {
 }
 
 /// A claimed job, or that its id is no UTF-8.
-pub(super) fn delivery(row: ClaimReply, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
+pub(super) fn delivery(row: ClaimedRow, token: &Arc<str>) -> Result<Delivery, FromUtf8Error> {
     let (id, name, payload, opts, attempt, waited, first, lost, _) = row;
     let options = JobOptions::read(&opts);
     Ok(Delivery {

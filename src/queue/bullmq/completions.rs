@@ -3,14 +3,14 @@
 
 use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 
-use super::{BullmqBroker, claim::Claimed, millis, scripts};
+use super::{BullmqBroker, claim::ClaimReply, millis, scripts};
 use crate::queue::{BrokerError, ClaimNumber, Completion, CompletionResults, Delivery, batch_replies};
 
 /// The result of the claim in a call of completions.
 enum RefillClaim {
     /// None was to be made, or no slot was freed.
     Nothing,
-    Claimed(Claimed),
+    Claimed(ClaimReply),
     /// Redis raised an error in the claim, or its answer cannot be read. The completions in the same call are written.
     Failed(RedisError),
 }

@@ -5,7 +5,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use super::*;
-use crate::simulator::RequestJournal;
+use crate::simulator::JournalEntry;
 
 #[tokio::test]
 async fn the_journal_is_read_page_by_page() {
@@ -15,7 +15,7 @@ async fn the_journal_is_read_page_by_page() {
     }
     let page = send(bench.http.get(bench.url("/_sim/journal?since=1")), 200).await;
     assert_eq!(page["next"], 3);
-    let entries: Vec<RequestJournal> = serde_json::from_value(page["entries"].clone()).unwrap();
+    let entries: Vec<JournalEntry> = serde_json::from_value(page["entries"].clone()).unwrap();
     assert_eq!(entries, bench.sim.journal().entries(1, 10));
     let end = send(bench.http.get(bench.url("/_sim/journal?since=3")), 200).await;
     assert_eq!(end, json!({"entries": [], "next": 3}));

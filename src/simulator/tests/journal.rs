@@ -66,7 +66,8 @@ async fn concurrency_is_counted_for_each_provider() {
         held.spawn(bench.chat(&prompt("hello")).send());
     }
     held.spawn(bench.analyze(png(99, 99, "")).send());
-    let current = |journal: &crate::simulator::Journal| Provider::ALL.map(|p| journal.counts(p).current);
+    let current =
+        |journal: &crate::simulator::RequestJournal| Provider::ALL.map(|p| journal.counts(p).current);
     let reach = |wanted: [u64; 3]| {
         bench
             .sim

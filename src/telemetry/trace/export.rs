@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
-use super::TraceSpan;
+use super::SpanRecord;
 use crate::telemetry::metrics::PROCESS;
 
 /// Spans in one request at most.
@@ -47,22 +47,22 @@ impl fmt::Debug for TraceSettings {
 
 /// The exporter's task; none where nothing is traced.
 #[derive(Debug, Default)]
-pub struct SpanExporter {
+pub struct ExporterTask {
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
 
-impl SpanExporter {
+impl ExporterTask {
     pub(super) fn start(
         settings: &TraceSettings,
         replica: &str,
-        spans: mpsc::Receiver<TraceSpan>,
+        spans: mpsc::Receiver<SpanRecord>,
     ) -> Result<Self, ClientError> {
         let mut url = settings.endpoint.clone();
         url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
         let mut headers: HeaderMap = settings.headers.iter().cloned().collect();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let exporter = Exporter {
+        let exporter = SpanExporter {
             http: HttpClient::new("backend-worker", ConnectOptions::default())?,
             url,
             headers,
@@ -92,7 +92,7 @@ impl SpanExporter {
     }
 }
 
-struct Exporter {
+struct SpanExporter {
     http: HttpClient,
     url: Url,
     headers: HeaderMap,
@@ -101,8 +101,8 @@ struct Exporter {
     failing: bool,
 }
 
-impl Exporter {
-    async fn run(mut self, mut spans: mpsc::Receiver<TraceSpan>, stop: CancellationToken) {
+impl SpanExporter {
+    async fn run(mut self, mut spans: mpsc::Receiver<SpanRecord>, stop: CancellationToken) {
         let mut batch = Vec::new();
         loop {
             tokio::select! {
@@ -130,7 +130,7 @@ impl Exporter {
         self.send(&mut batch).await;
     }
 
-    async fn send(&mut self, batch: &mut Vec<TraceSpan>) {
+    async fn send(&mut self, batch: &mut Vec<SpanRecord>) {
         if batch.is_empty() {
             return;
         }
@@ -171,7 +171,7 @@ fn attribute(key: &str, value: &str) -> Value {
     json!({ "key": key, "value": { "stringValue": value } })
 }
 
-fn span(record: &TraceSpan) -> Value {
+fn span(record: &SpanRecord) -> Value {
     let notes: Vec<Value> = record
         .notes
         .iter()

@@ -22,14 +22,14 @@ use std::{
 use tokio::sync::mpsc;
 
 pub use context::TraceContext;
-pub use export::{SpanExporter, TraceSettings};
+pub use export::{ExporterTask, TraceSettings};
 
 use super::metrics::PROCESS;
 
 /// Spans that wait for the exporter at most: what is more is dropped, and counted.
 const MOST_WAITING: usize = 8192;
 
-static EXPORTER: OnceLock<mpsc::Sender<TraceSpan>> = OnceLock::new();
+static EXPORTER: OnceLock<mpsc::Sender<SpanRecord>> = OnceLock::new();
 
 tokio::task_local! {
     static CURRENT: TraceContext;
@@ -39,12 +39,12 @@ tokio::task_local! {
 ///
 /// # Errors
 /// When the HTTP client cannot be built.
-pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<SpanExporter, jobs::ClientError> {
+pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<ExporterTask, jobs::ClientError> {
     let Some(settings) = settings else {
-        return Ok(SpanExporter::default());
+        return Ok(ExporterTask::default());
     };
     let (sender, receiver) = mpsc::channel(MOST_WAITING);
-    let exporting = SpanExporter::start(settings, replica, receiver)?;
+    let exporting = ExporterTask::start(settings, replica, receiver)?;
     let _ = EXPORTER.set(sender); // A process starts once.
     Ok(exporting)
 }
@@ -62,7 +62,7 @@ pub enum SpanKind {
 
 /// A span that has ended.
 #[derive(Debug)]
-struct TraceSpan {
+struct SpanRecord {
     context: TraceContext,
     parent: Option<u64>,
     name: &'static str,
@@ -77,16 +77,16 @@ struct TraceSpan {
 /// A span. It is sent when it [ends](Self::end), or is dropped, which counts as a failure.
 #[derive(Debug)]
 #[must_use = "a span that is dropped at once measures nothing"]
-pub struct Span(Option<TraceSpan>, Option<TraceContext>);
+pub struct TraceSpan(Option<SpanRecord>, Option<TraceContext>);
 
-impl Span {
+impl TraceSpan {
     /// Begins now, within `parent`'s trace or one of its own; nothing where nothing is traced.
     pub fn start(name: &'static str, kind: SpanKind, parent: Option<TraceContext>) -> Self {
         if EXPORTER.get().is_none() {
             return Self(None, None);
         }
         let context = parent.map_or_else(TraceContext::root, TraceContext::child);
-        let record = context.is_sampled().then(|| TraceSpan {
+        let record = context.is_sampled().then(|| SpanRecord {
             context,
             parent: parent.map(|parent| parent.span()),
             name,
@@ -119,7 +119,7 @@ impl Span {
     }
 }
 
-impl Drop for Span {
+impl Drop for TraceSpan {
     fn drop(&mut self) {
         if let (Some(mut record), Some(exporter)) = (self.0.take(), EXPORTER.get()) {
             record.ended = now();
