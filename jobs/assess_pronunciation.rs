@@ -5,12 +5,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
-    CallAttempt, CallUsage, Failure, JobCost, Provider, ProviderCall, ProviderGuard,
+    CallAttempt, CallUsage, Failure, Job, JobCost, JobResources, Provider, ProviderCall, ProviderGuard,
     context::{self, UnusableAnswer},
     media::{Media, MediaSource, audio, decoder::AudioDecoder},
     payload,
@@ -239,24 +241,38 @@ pub struct AssessPronunciation {
     decoder: Arc<dyn AudioDecoder>,
 }
 
-impl AssessPronunciation {
-    /// A handler that asks `speech`; without it every job fails as a deployment fault. Recordings are decoded by
-    /// `decoder`.
-    pub fn new(speech: Option<AzureSpeech>, media: Media, decoder: Arc<dyn AudioDecoder>) -> Self {
+impl Job for AssessPronunciation {
+    const NAME: &'static str = "assess-pronunciation";
+    const QUEUE: &'static str = "audio-jobs";
+    const PROVIDER: Provider = Provider::AzureSpeech;
+    const FAILURE_SENTENCE: &'static str = "The recording could not be assessed.";
+
+    type Payload = Payload;
+    type Output = Output;
+
+    fn new(resources: &JobResources) -> Self {
         Self {
-            speech,
-            media,
-            decoder,
+            speech: resources.clients.speech.clone(),
+            media: resources.media.clone(),
+            decoder: resources.decoder.clone(),
         }
     }
 
-    /// Runs one job.
+    fn validate(payload: &Payload) -> Result<(), Failure> {
+        payload.validate()
+    }
+
+    fn keep_source(payload: &mut Payload, source: Bytes) {
+        payload.held = Some(source);
+    }
+
+    /// Scores a recording.
     ///
     /// # Errors
     /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for a bad payload or recording, and for a language that the
     /// provider does not score; [`FailureClass::Deployment`](crate::FailureClass::Deployment) without a key; else what the media
     /// or the guard say.
-    pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
+    async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         payload.validate()?;
         let speech = self.speech.as_ref().ok_or_else(|| {
             Failure::deployment("AZURE_SPEECH_KEY is not set: this worker cannot assess pronunciation")
@@ -276,6 +292,17 @@ impl AssessPronunciation {
             Box::pin(speech.assess(text, language, &audio))
         })
         .await
+    }
+    fn samples() -> Vec<Value> {
+        let recordings: [&[u8]; 2] = [
+            include_bytes!("../samples/good_morning.wav"),
+            include_bytes!("../samples/good_morning.ogg"),
+        ];
+        let sample = |recording| {
+            let audio = BASE64_STANDARD.encode(recording);
+            json!({ "referenceText": "Good morning", "audioBase64": audio, "language": "en-US" })
+        };
+        recordings.map(sample).to_vec()
     }
 }
 

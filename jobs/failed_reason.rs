@@ -20,9 +20,7 @@ pub const fn student_sentence(class: FailureClass, kind: Option<JobType>) -> &'s
         }
         FailureClass::Cancelled => LOST,
         FailureClass::Permanent => match kind {
-            Some(JobType::GenerateFlashcards) => "The study material could not be turned into flashcards.",
-            Some(JobType::AssessPronunciation) => "The recording could not be assessed.",
-            Some(JobType::ProcessImage) => "The text in the images could not be read.",
+            Some(kind) => kind.failure_sentence(),
             None => "The request could not be processed.",
         },
     }

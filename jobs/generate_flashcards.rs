@@ -10,10 +10,11 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::{Number, value::RawValue};
+use serde_json::{Number, Value, json, value::RawValue};
 
 use crate::{
-    CallUsage, Failure, FailureClass, Provider, ProviderCall, ProviderGuard, ProviderReply,
+    CallUsage, Failure, FailureClass, Job, JobResources, Provider, ProviderCall, ProviderGuard,
+    ProviderReply,
     chat_answer::{ChatAnswer, FinishReason, TokenCounts},
     context::{self, AnswerReading},
     payload,
@@ -264,18 +265,31 @@ pub struct GenerateFlashcards {
     openai: Option<OpenAi>,
 }
 
-impl GenerateFlashcards {
-    /// A handler that asks `openai`; without it every job fails as a deployment fault.
-    pub fn new(openai: Option<OpenAi>) -> Self {
-        Self { openai }
+impl Job for GenerateFlashcards {
+    const NAME: &'static str = "generate-flashcards";
+    const QUEUE: &'static str = "ai-jobs";
+    const PROVIDER: Provider = Provider::OpenAi;
+    const FAILURE_SENTENCE: &'static str = "The study material could not be turned into flashcards.";
+
+    type Payload = Payload;
+    type Output = Output;
+
+    fn new(resources: &JobResources) -> Self {
+        Self {
+            openai: resources.clients.openai.clone(),
+        }
     }
 
-    /// Runs one job.
+    fn validate(payload: &Payload) -> Result<(), Failure> {
+        payload.validate()
+    }
+
+    /// Makes a deck.
     ///
     /// # Errors
     /// [`FailureClass::Permanent`] for a bad payload, a refusal, or two answers without a usable card;
     /// [`FailureClass::Deployment`] without a key; otherwise the guard's failure.
-    pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
+    async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         payload.validate()?;
         let openai = self.openai.as_ref().ok_or_else(|| {
             Failure::deployment("OPENAI_API_KEY is not set: this worker cannot make flashcards")
@@ -285,6 +299,38 @@ impl GenerateFlashcards {
             Box::pin(async move { openai.chat(&request).await })
         };
         generate(&payload, &openai.model(), guard, &chat).await
+    }
+
+    fn samples() -> Vec<Value> {
+        let deck = |content: &str, subject: &str, topic: &str, native: &str, target: &str| {
+            json!({
+                "content": content, "subject": subject, "topic": topic, "userId": "demo",
+                "nativeLanguage": native, "targetLanguage": target,
+            })
+        };
+        vec![
+            deck(
+                "Plants turn light, water and carbon dioxide into sugar and oxygen.",
+                "Biology",
+                "Photosynthesis",
+                "Spanish",
+                "English",
+            ),
+            deck(
+                "Movable type made books cheap, and ideas hard to stop.",
+                "History",
+                "The printing press",
+                "English",
+                "en-GB",
+            ),
+            deck(
+                "Una semana en Madrid: saludos, comida, direcciones, números.",
+                "Travel",
+                AI_SELECTION,
+                "en-US",
+                "Spanish",
+            ),
+        ]
     }
 }
 

@@ -4,7 +4,7 @@
 //! # Layout
 //! - [`generate_flashcards`], [`assess_pronunciation`], [`process_image`]: one file a type, with its payload, its
 //!   result and its handler.
-//! - [`Jobs`]: the registry that runs a job by its [`JobType`].
+//! - [`Job`]: the interface of a type. [`Jobs`]: the registry that runs a job by its [`JobType`].
 //! - [`failure`]: [`Failure`] and its [`FailureClass`], the one verdict that retry and gate both read.
 //! - [`context`]: [`ProviderGuard`], through which a handler makes its paid calls.
 //! - [`media`]: bytes from base64, https or the uploads folder; audio to 16 kHz mono.
@@ -21,6 +21,7 @@ pub mod failure;
 pub mod fuzzing;
 pub mod generate_flashcards;
 pub mod http_client;
+mod job;
 pub mod media;
 mod memory;
 mod payload;
@@ -39,6 +40,7 @@ pub use context::{CallAttempt, ProviderCall, ProviderGuard, ProviderReply, TRACE
 pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Culprit, Failure, FailureClass};
 pub use http_client::ClientError;
+pub use job::{Job, JobResources, JobSchemas};
 pub use memory::{MemoryBudget, MemoryReservation, apart};
 pub use payload::{payload_text, without_values};
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use schemars::JsonSchema;
@@ -11,9 +12,10 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{IgnoredAny, SeqAccess, Visitor},
 };
+use serde_json::{Value, json};
 
 use crate::{
-    Failure, FailureClass, JobCost, MemoryReservation, Provider, ProviderGuard, VisionApi,
+    Failure, FailureClass, Job, JobCost, JobResources, MemoryReservation, Provider, ProviderGuard, VisionApi,
     media::{Media, MediaSource, image},
     payload,
     providers::AzureVision,
@@ -220,13 +222,31 @@ pub struct ProcessImage {
     media: Media,
 }
 
-impl ProcessImage {
-    /// A handler that asks `vision`; without it every job fails as a deployment fault.
-    pub fn new(vision: Option<AzureVision>, media: Media) -> Self {
-        Self { vision, media }
+impl Job for ProcessImage {
+    const NAME: &'static str = "process-image";
+    const QUEUE: &'static str = "vision-jobs";
+    const PROVIDER: Provider = Provider::AzureVision;
+    const FAILURE_SENTENCE: &'static str = "The text in the images could not be read.";
+
+    type Payload = Payload;
+    type Output = Output;
+
+    fn new(resources: &JobResources) -> Self {
+        Self {
+            vision: resources.clients.vision.clone(),
+            media: resources.media.clone(),
+        }
     }
 
-    /// Runs one job. All images are loaded and checked before the first is paid for, then read one after the other:
+    fn validate(payload: &Payload) -> Result<(), Failure> {
+        payload.validate()
+    }
+
+    fn keep_source(payload: &mut Payload, source: Bytes) {
+        payload.held = Some(source);
+    }
+
+    /// Reads the images. All are loaded and checked before the first is paid for, then read one after the other:
     /// the provider's limits are tight. So a job holds up to five files in memory. An image that cannot be had costs
     /// only its own page.
     ///
@@ -234,7 +254,7 @@ impl ProcessImage {
     /// [`FailureClass::Permanent`] for a bad payload, and when no image could be read; [`FailureClass::Transient`] when none
     /// could, but one of them may be had another time; [`FailureClass::Deployment`] without a key; else what the guard
     /// says.
-    pub async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
+    async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         let sources = payload.sources()?;
         let vision = self.vision.as_ref().ok_or_else(|| {
             let message =
@@ -276,6 +296,20 @@ impl ProcessImage {
         gathered.output()
     }
 
+    fn samples() -> Vec<Value> {
+        let image = |bytes: &[u8]| json!({ "imageBase64": BASE64_STANDARD.encode(bytes) });
+        let (png, jpg) = (
+            include_bytes!("../samples/text.png"),
+            include_bytes!("../samples/text.jpg"),
+        );
+        vec![
+            json!({ "images": [image(png)] }),
+            json!({ "images": [image(png), image(jpg)] }),
+        ]
+    }
+}
+
+impl ProcessImage {
     async fn load(
         &self,
         room: MemoryReservation,

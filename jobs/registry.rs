@@ -3,16 +3,16 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
 use crate::{
     ClientError, Failure, MemoryBudget, ProviderGuard, Settings,
-    assess_pronunciation::{self, AssessPronunciation},
-    generate_flashcards::{self, GenerateFlashcards},
+    assess_pronunciation::AssessPronunciation,
+    generate_flashcards::GenerateFlashcards,
+    job::{self, AnyJob, Job, JobResources, JobSchemas},
     media::{Media, decoder::AudioDecoder},
-    payload::{payload_text, without_values},
-    process_image::{self, ProcessImage},
+    process_image::ProcessImage,
     providers::{Clients, DialectStore},
     text::beginning,
 };
@@ -20,15 +20,65 @@ use crate::{
 /// Of an unknown type's name, so many characters are shown: it comes from outside.
 const LONGEST_NAME: usize = 100;
 
-/// The types of job that the worker knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum JobType {
-    /// Flashcards from a text, by a language model.
+/// Lists the job types: each is a type that implements [`Job`].
+macro_rules! register {
+    ($($job:ident),+ $(,)?) => {
+        /// The types of job that the worker knows.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum JobType {
+            $(#[doc = concat!("[`", stringify!($job), "`].")] $job,)+
+        }
+
+        impl JobType {
+            /// Every type, in the order of the documentation.
+            pub const ALL: [Self; [$(stringify!($job)),+].len()] = [$(Self::$job),+];
+
+            /// The name under which producers enqueue it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$job => <$job as Job>::NAME,)+ }
+            }
+
+            /// The queue that takes it unless the producer says otherwise.
+            pub const fn default_queue(self) -> &'static str {
+                match self { $(Self::$job => <$job as Job>::QUEUE,)+ }
+            }
+
+            /// The provider that it pays.
+            pub const fn provider(self) -> Provider {
+                match self { $(Self::$job => <$job as Job>::PROVIDER,)+ }
+            }
+
+            /// The sentence for the student whose job of this type failed for good.
+            pub const fn failure_sentence(self) -> &'static str {
+                match self { $(Self::$job => <$job as Job>::FAILURE_SENTENCE,)+ }
+            }
+
+            /// Valid payloads of this type, at least one.
+            pub fn samples(self) -> Vec<Value> {
+                match self { $(Self::$job => <$job as Job>::samples(),)+ }
+            }
+
+            /// The JSON Schemas of its payload and its result.
+            pub fn schemas(self) -> JobSchemas {
+                match self { $(Self::$job => job::schemas::<$job>(),)+ }
+            }
+        }
+
+        fn validate(kind: JobType, payload: &[u8]) -> Result<(), Failure> {
+            match kind { $(JobType::$job => job::validate::<$job>(payload),)+ }
+        }
+
+        /// The handlers, in the order of [`JobType::ALL`].
+        fn handlers(resources: &JobResources) -> [Arc<dyn AnyJob>; JobType::ALL.len()] {
+            [$(Arc::new(<$job as Job>::new(resources))),+]
+        }
+    };
+}
+
+// To add a job type, add its line here. Metrics and the ledger go by the names: a name that was released does not change.
+register! {
     GenerateFlashcards,
-    /// A score for a spoken sentence.
     AssessPronunciation,
-    /// The text in up to five images.
     ProcessImage,
 }
 
@@ -37,42 +87,6 @@ pub enum JobType {
 #[derive(Debug, thiserror::Error)]
 #[error("Unknown job type: {0}")]
 pub struct UnknownJobType(pub String);
-
-impl JobType {
-    /// Every type, in the order of the documentation.
-    pub const ALL: [Self; 3] = [
-        Self::GenerateFlashcards,
-        Self::AssessPronunciation,
-        Self::ProcessImage,
-    ];
-
-    /// The name under which producers enqueue it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::GenerateFlashcards => "generate-flashcards",
-            Self::AssessPronunciation => "assess-pronunciation",
-            Self::ProcessImage => "process-image",
-        }
-    }
-
-    /// The queue that takes it unless the producer says otherwise.
-    pub const fn default_queue(self) -> &'static str {
-        match self {
-            Self::GenerateFlashcards => "ai-jobs",
-            Self::AssessPronunciation => "audio-jobs",
-            Self::ProcessImage => "vision-jobs",
-        }
-    }
-
-    /// The provider that it pays.
-    pub const fn provider(self) -> Provider {
-        match self {
-            Self::GenerateFlashcards => Provider::OpenAi,
-            Self::AssessPronunciation => Provider::AzureSpeech,
-            Self::ProcessImage => Provider::AzureVision,
-        }
-    }
-}
 
 impl fmt::Display for JobType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,6 +102,20 @@ impl FromStr for JobType {
             .into_iter()
             .find(|t| t.as_str() == name)
             .ok_or_else(|| UnknownJobType(beginning(name, LONGEST_NAME)))
+    }
+}
+
+impl Serialize for JobType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for JobType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -127,9 +155,7 @@ impl fmt::Display for Provider {
 /// All handlers, ready to run.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    flashcards: GenerateFlashcards,
-    pronunciation: AssessPronunciation,
-    image: ProcessImage,
+    handlers: [Arc<dyn AnyJob>; JobType::ALL.len()],
 }
 
 impl Jobs {
@@ -156,12 +182,13 @@ impl Jobs {
         memory: MemoryBudget,
         store: Option<Arc<dyn DialectStore>>,
     ) -> Result<Self, ClientError> {
-        let clients = Clients::new(settings, store)?;
-        let media = Media::new(&settings.media, memory)?;
+        let resources = JobResources {
+            clients: Clients::new(settings, store)?,
+            media: Media::new(&settings.media, memory)?,
+            decoder,
+        };
         Ok(Self {
-            flashcards: GenerateFlashcards::new(clients.openai),
-            pronunciation: AssessPronunciation::new(clients.speech, media.clone(), decoder),
-            image: ProcessImage::new(clients.vision, media),
+            handlers: handlers(&resources),
         })
     }
 
@@ -176,19 +203,7 @@ impl Jobs {
         payload: Bytes,
         guard: &dyn ProviderGuard,
     ) -> Result<Value, Failure> {
-        match kind {
-            JobType::GenerateFlashcards => to_json(self.flashcards.run(decode(&payload)?, guard).await?),
-            JobType::AssessPronunciation => {
-                let mut decoded: assess_pronunciation::Payload = decode(&payload)?;
-                decoded.held = Some(payload);
-                to_json(self.pronunciation.run(decoded, guard).await?)
-            }
-            JobType::ProcessImage => {
-                let mut decoded: process_image::Payload = decode(&payload)?;
-                decoded.held = Some(payload);
-                to_json(self.image.run(decoded, guard).await?)
-            }
-        }
+        self.handlers[kind as usize].run(payload, guard).await
     }
 
     /// Checks a payload without running it, for intakes: the errors are those of [`Jobs::run`].
@@ -196,40 +211,8 @@ impl Jobs {
     /// # Errors
     /// [`FailureClass::Permanent`](crate::FailureClass::Permanent), naming the field.
     pub fn validate(kind: JobType, payload: &[u8]) -> Result<(), Failure> {
-        match kind {
-            JobType::GenerateFlashcards => decode::<generate_flashcards::Payload>(payload)?.validate(),
-            JobType::AssessPronunciation => decode::<assess_pronunciation::Payload>(payload)?.validate(),
-            JobType::ProcessImage => decode::<process_image::Payload>(payload)?.validate(),
-        }
+        validate(kind, payload)
     }
-}
-
-fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Failure> {
-    let text = payload_text(payload)?;
-    let mut json = serde_json::Deserializer::from_str(&text);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let field = beginning(&error.path().to_string(), LONGEST_NAME);
-        match error.inner().classify() {
-            serde_json::error::Category::Data => Failure::invalid_field(field, without_values(error.inner())),
-            _ => not_json(&field, error.inner()),
-        }
-    })?;
-    json.end().map_err(|error| not_json(".", &error))?;
-    Ok(value)
-}
-
-/// `field` is where the parser gave up, as a path; `.` is the payload itself.
-fn not_json(field: &str, error: &serde_json::Error) -> Failure {
-    let message = match field {
-        "." | "?" => "payload is not JSON".to_owned(),
-        field => format!("payload is not JSON: it cannot be read at its field \"{field}\""),
-    };
-    Failure::permanent(message).caused_by(without_values(error))
-}
-
-fn to_json<T: Serialize>(result: T) -> Result<Value, Failure> {
-    serde_json::to_value(result)
-        .map_err(|e| Failure::permanent("result cannot be written as JSON").caused_by(e))
 }
 
 #[cfg(test)]

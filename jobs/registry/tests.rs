@@ -1,9 +1,11 @@
 //! Errors for payloads that fit no type: the facts that they name, and the data that they must not quote.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 
 use super::*;
-use crate::FailureClass;
+use crate::{FailureClass, assess_pronunciation, generate_flashcards, job::decode};
 
 #[test]
 fn no_value_of_a_payload_shows_in_its_refusal() {
@@ -131,5 +133,27 @@ fn what_is_no_json_names_the_place() {
         };
         let text = Jobs::validate(kind, payload).unwrap_err().to_string();
         assert!(text.contains(expected) && !text.contains("SECRET"), "{text}");
+    }
+}
+
+#[test]
+fn every_type_is_registered_with_valid_names_sentences_and_samples() {
+    let names: HashSet<&str> = JobType::ALL.map(JobType::as_str).into();
+    assert_eq!(names.len(), JobType::ALL.len(), "two job types share a name");
+    for kind in JobType::ALL {
+        let is_plain = |text: &str| {
+            text.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
+        assert!(is_plain(kind.as_str()), "{kind}: the name is not kebab case");
+        assert!(is_plain(kind.default_queue()), "{kind}: {}", kind.default_queue());
+        assert!(kind.failure_sentence().ends_with('.'), "{kind}");
+        assert!(!kind.samples().is_empty(), "{kind}: the demo has no payload");
+        for sample in kind.samples() {
+            Jobs::validate(kind, sample.to_string().as_bytes()).unwrap();
+        }
+        let json = serde_json::to_string(&kind).unwrap();
+        assert_eq!(json, format!("\"{kind}\""));
+        assert_eq!(serde_json::from_str::<JobType>(&json).unwrap(), kind);
     }
 }

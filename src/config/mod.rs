@@ -403,8 +403,17 @@ pub(crate) fn check_queue_name(name: &str) -> Result<String, String> {
 
 /// The value of `QUEUES` where it is not set: the queue of each job type, in every layout.
 pub(crate) fn default_queues() -> String {
-    let queues = |layout| JobType::ALL.map(|kind| format!("{layout}:{}", kind.default_queue()));
-    Layout::ALL.map(queues).concat().join(",")
+    let mut queues = Vec::new();
+    for layout in Layout::ALL {
+        for kind in JobType::ALL {
+            let queue = format!("{layout}:{}", kind.default_queue());
+            // Job types can share a queue.
+            if !queues.contains(&queue) {
+                queues.push(queue);
+            }
+        }
+    }
+    queues.join(",")
 }
 
 /// The payload field that names a job's owner.

@@ -245,7 +245,7 @@ async fn verdicts_pass_unchanged() {
 
 #[tokio::test]
 async fn without_a_key_the_deployment_is_at_fault() {
-    let handler = GenerateFlashcards::new(None);
+    let handler = GenerateFlashcards { openai: None };
     let failure = handler
         .run(payload(json!({})), &FakeGuard::default())
         .await
@@ -266,6 +266,6 @@ async fn without_a_key_the_deployment_is_at_fault() {
 #[test]
 fn a_job_can_move_between_threads() {
     fn send<T: Send>(_: T) {}
-    let (handler, guard) = (GenerateFlashcards::new(None), FakeGuard::default());
+    let (handler, guard) = (GenerateFlashcards { openai: None }, FakeGuard::default());
     send(handler.run(payload(json!({})), &guard));
 }

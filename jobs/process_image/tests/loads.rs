@@ -53,7 +53,10 @@ async fn run(api: VisionApi, paths: &[&str]) -> (Result<Output, Failure>, Vec<St
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut media = Media::new(&settings.media, crate::MemoryBudget::new(u64::MAX)).unwrap();
     media.pauses = [Duration::ZERO; 2];
-    let handler = ProcessImage::new(Clients::new(&settings, None).unwrap().vision, media);
+    let handler = ProcessImage {
+        vision: Clients::new(&settings, None).unwrap().vision,
+        media,
+    };
     let images: Vec<Value> = paths
         .iter()
         .map(|path| json!({ "imageUrl": server.url.join(path).unwrap().as_str() }))
