@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Number, Value, json, value::RawValue};
 
 use crate::{
-    CallUsage, Failure, FailureClass, Job, JobResources, Provider, ProviderCall, ProviderGuard,
-    ProviderReply,
+    Failure, FailureClass, Job, JobResources, Provider, ProviderGuard,
+    chat::{ChatRequestSender, ChatUsage, MOST_ROOM, TokenAccount},
     chat_answer::{ChatAnswer, FinishReason, TokenCounts},
     context::{self, AnswerReading},
     payload,
@@ -45,8 +45,6 @@ const USUAL_CARDS: usize = 20;
 const SPARE_CARDS: usize = 3;
 /// An answer that was cut off with fewer cards than these is asked for once more, with twice the room.
 const ENOUGH_OF_A_CUT_DECK: usize = 5;
-/// Most room of an answer that is asked for with twice of it, tokens.
-const MOST_ROOM: u64 = 32_768;
 /// The `topic` that lets the model choose topics.
 const AI_SELECTION: &str = "AI Selection";
 
@@ -204,7 +202,19 @@ pub struct Output {
     /// Tokens of all calls, as the provider adds them up.
     pub token_usage: u64,
     /// The same in detail.
-    pub usage: Usage,
+    pub usage: ChatUsage,
+}
+
+impl Output {
+    fn new(flashcards: Vec<Flashcard>, payload: &Payload, account: TokenAccount) -> Self {
+        Self {
+            success: true,
+            flashcards,
+            requested_cards: payload.wanted(),
+            token_usage: account.total(),
+            usage: account.into_usage(),
+        }
+    }
 }
 
 /// One card.
@@ -236,27 +246,6 @@ pub enum Difficulty {
     Intermediate,
     /// Rare terms.
     Expert,
-}
-
-/// Tokens that the provider counted, over all calls of the job. Where it counts none, they are 0.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Usage {
-    /// Tokens of the requests.
-    pub prompt_tokens: u64,
-    /// Of these, tokens that came from the provider's cache.
-    pub cached_tokens: u64,
-    /// Tokens of the answers, reasoning included.
-    pub completion_tokens: u64,
-    /// Of these, tokens of reasoning.
-    pub reasoning_tokens: u64,
-    /// Answers that were paid for, those of earlier deliveries included.
-    pub calls: u32,
-    /// The model that answered last, as the provider names it; otherwise the one that was asked.
-    pub model: String,
-    /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cost_usd: Option<Number>,
 }
 
 /// Makes flashcards.
@@ -334,10 +323,6 @@ impl Job for GenerateFlashcards {
     }
 }
 
-/// Sends one request to the model.
-type ChatRequestSender<'a> =
-    dyn Fn(Arc<RawValue>) -> BoxFuture<'a, Result<ProviderReply, Failure>> + Send + Sync + 'a;
-
 async fn generate(
     payload: &Payload,
     model: &ModelRequest,
@@ -347,18 +332,15 @@ async fn generate(
     let cap = prompt::token_cap(payload);
     let ask = async |step, cap| {
         let request = prompt::request(payload, model, cap);
+        let call = request.call(step, model, cap);
         let cap = cap + model.reasoning_room;
-        let prompt = request.estimated_tokens.saturating_sub(cap);
-        let call = ProviderCall::new(Provider::OpenAi, step)
-            .with_estimated_tokens(request.estimated_tokens)
-            .estimating(CallUsage::tokens(&model.model, prompt, cap));
         let read = |body: &RawValue| Ok(DeckAnswer::read(body, payload, cap).into_reading());
         context::read_call(guard, &call, &|| chat(request.body.clone()), &read).await
     };
     let mut account = TokenAccount::new(&model.model);
     let first = ask("chat", cap).await?;
     let mut best = first.reading.value;
-    account.add(&best);
+    account.add(best.tokens, &best.model);
     if let Some(refusal) = best.refusal() {
         return Err(refusal);
     }
@@ -377,7 +359,7 @@ async fn generate(
         match ask(step, cap).await {
             Ok(answer) => {
                 let answer = answer.reading.value;
-                account.add(&answer);
+                account.add(answer.tokens, &answer.model);
                 if answer.deck.cards.len() >= best.deck.cards.len() {
                     best = answer;
                 }
@@ -394,50 +376,7 @@ async fn generate(
     if best.deck.cards.is_empty() {
         return Err(best.refusal().unwrap_or_else(|| best.without_cards()));
     }
-    Ok(account.output(best.deck.cards, payload))
-}
-
-/// Adds up the tokens of a job's answers.
-struct TokenAccount {
-    tokens: TokenCounts,
-    calls: u32,
-    model: String,
-}
-
-impl TokenAccount {
-    fn new(model: &str) -> Self {
-        Self {
-            tokens: TokenCounts::default(),
-            calls: 0,
-            model: model.to_owned(),
-        }
-    }
-
-    fn add(&mut self, answer: &DeckAnswer) {
-        self.tokens.add(answer.tokens);
-        self.calls = self.calls.saturating_add(1);
-        if !answer.model.is_empty() {
-            self.model.clone_from(&answer.model);
-        }
-    }
-
-    fn output(self, flashcards: Vec<Flashcard>, payload: &Payload) -> Output {
-        Output {
-            success: true,
-            flashcards,
-            requested_cards: payload.wanted(),
-            token_usage: self.tokens.total,
-            usage: Usage {
-                prompt_tokens: self.tokens.prompt,
-                cached_tokens: self.tokens.cached,
-                completion_tokens: self.tokens.completion,
-                reasoning_tokens: self.tokens.reasoning,
-                calls: self.calls,
-                model: self.model,
-                cost_usd: None,
-            },
-        }
-    }
+    Ok(Output::new(best.deck.cards, payload, account))
 }
 
 /// An answer of the model, read as a deck.

@@ -7,12 +7,14 @@
 //! - [`Job`]: the interface of a type. [`Jobs`]: the registry that runs a job by its [`JobType`].
 //! - [`failure`]: [`Failure`] and its [`FailureClass`], the one verdict that retry and gate both read.
 //! - [`context`]: [`ProviderGuard`], through which a handler makes its paid calls.
+//! - [`chat`]: questions to a language model that are answered in JSON.
 //! - [`media`]: bytes from base64, https or the uploads folder; audio to 16 kHz mono.
 //! - [`MemoryBudget`]: bounds what all jobs hold in memory together.
 //! - [`redaction`]: removes secrets from texts.
 //! - [`providers`]: protocol and classification, one attempt each.
 
 pub mod assess_pronunciation;
+pub mod chat;
 mod chat_answer;
 pub mod context;
 mod failed_reason;

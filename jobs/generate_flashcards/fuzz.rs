@@ -55,9 +55,9 @@ pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| 
             continue;
         }
         let mut account = TokenAccount::new("model");
-        account.add(&answer);
-        account.add(&answer);
-        let output = account.output(answer.deck.cards, &payload);
+        account.add(answer.tokens, &answer.model);
+        account.add(answer.tokens, &answer.model);
+        let output = Output::new(answer.deck.cards, &payload, account);
         let result = serde_json::to_value(output).expect("JSON");
         let broken: Vec<_> = contract::violations(&payload, &result)
             .into_iter()

@@ -5,122 +5,32 @@
 //! user wrote travels as one JSON object in the user message, so that no quote or tag in it can end the data and start
 //! an instruction.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use serde::Serialize;
-use serde_json::{
-    json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::json;
 
 use super::{Payload, deck::FEWEST_OF_A_TOPIC};
-use crate::{payload::given, providers::models::ModelRequest};
+use crate::{
+    chat::{AnswerSchema, ChatRequest},
+    payload::given,
+    providers::models::ModelRequest,
+};
 
 /// Room for one card in the answer, tokens: generous, for scripts that take several tokens a character.
 const TOKENS_PER_CARD: u64 = 190;
-
-/// A request that is ready to be sent.
-pub(super) struct DeckRequest {
-    /// The body of the chat completion.
-    pub(super) body: Arc<RawValue>,
-    /// Tokens that it will use at most, as a limit counts them.
-    pub(super) estimated_tokens: u64,
-}
 
 /// Room for the answer, tokens. Twice the most, 16,340, still fits the 16,384 that older models can write.
 pub(super) fn token_cap(payload: &Payload) -> u64 {
     TOKENS_PER_CARD * payload.to_write() as u64
 }
 
-/// Asks `model` for the cards, in at most `cap` tokens beside its reasoning. Names no temperature: reasoning models refuse
-/// any.
-pub(super) fn request(payload: &Payload, model: &ModelRequest, cap: u64) -> DeckRequest {
-    let cap = cap + model.reasoning_room;
-    let system = instructions(payload);
-    let user = material(payload);
-    let schema = AnswerSchema::of(payload);
-    let estimated_tokens = tokens_at_most(&system) + tokens_at_most(&user) + schema.tokens + cap;
-    let body = ChatBody {
-        model: &model.model,
-        reasoning_effort: model.reasoning_effort.as_deref(),
-        prompt_cache_options: model
-            .explicit_cache
-            .then_some(PromptCacheOptions { mode: "explicit" }),
-        messages: [
-            ChatMessage {
-                role: "system",
-                content: &system,
-            },
-            ChatMessage {
-                role: "user",
-                content: &user,
-            },
-        ],
-        max_completion_tokens: cap,
-        response_format: ResponseFormat {
-            r#type: "json_schema",
-            json_schema: JsonSchema {
-                name: "flashcards",
-                strict: true,
-                schema: &schema.json,
-            },
-        },
+/// Asks `model` for the cards, in at most `cap` tokens beside its reasoning.
+pub(super) fn request(payload: &Payload, model: &ModelRequest, cap: u64) -> ChatRequest {
+    let schema = match payload.wants_translations() {
+        true => &WITH_TRANSLATIONS,
+        false => &WITH_DEFINITIONS,
     };
-    DeckRequest {
-        body: raw(&body).into(),
-        estimated_tokens,
-    }
-}
-
-#[derive(Serialize)]
-struct ChatBody<'a> {
-    model: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning_effort: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_cache_options: Option<PromptCacheOptions>,
-    messages: [ChatMessage<'a>; 2],
-    max_completion_tokens: u64,
-    response_format: ResponseFormat<'a>,
-}
-
-#[derive(Serialize)]
-struct PromptCacheOptions {
-    mode: &'static str,
-}
-
-#[derive(Serialize)]
-struct ChatMessage<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
-#[derive(Serialize)]
-struct ResponseFormat<'a> {
-    r#type: &'static str,
-    json_schema: JsonSchema<'a>,
-}
-
-#[derive(Serialize)]
-struct JsonSchema<'a> {
-    name: &'static str,
-    strict: bool,
-    schema: &'a RawValue,
-}
-
-#[allow(
-    clippy::expect_used,
-    reason = "what is written has string keys and derived serializers only"
-)]
-fn raw(value: &impl Serialize) -> Box<RawValue> {
-    to_raw_value(value).expect("JSON of strings and numbers")
-}
-
-/// An upper estimate: three ASCII characters make a token or less, and other scripts can take one for each.
-fn tokens_at_most(text: &str) -> u64 {
-    let ascii = text.bytes().filter(u8::is_ascii).count();
-    let others = text.chars().count() - ascii;
-    (ascii.div_ceil(3) + others) as u64
+    ChatRequest::new(model, &instructions(payload), &material(payload), schema, cap)
 }
 
 /// The rules for the model. They name no language and quote nothing of the payload: a user's words could pose as rules.
@@ -187,69 +97,53 @@ fn material(payload: &Payload) -> String {
     .to_string()
 }
 
-/// The JSON Schema of the answer, and the tokens that it takes.
-struct AnswerSchema {
-    json: Box<RawValue>,
-    tokens: u64,
-}
-
 static WITH_TRANSLATIONS: LazyLock<AnswerSchema> = LazyLock::new(|| {
-    AnswerSchema::new(
+    schema(
         "The translation of the front into the learner's own language, and nothing else. No final full stop.",
     )
 });
 static WITH_DEFINITIONS: LazyLock<AnswerSchema> = LazyLock::new(|| {
-    AnswerSchema::new("A short definition of the front: a phrase of at most ten words. No final full stop.")
+    schema("A short definition of the front: a phrase of at most ten words. No final full stop.")
 });
 
-impl AnswerSchema {
-    /// Strict mode wants every key required and no others; an optional value is a union with null.
-    fn new(back: &str) -> Self {
-        let text = |description: &str| json!({ "type": "string", "description": description });
-        let json = raw(&json!({
-            "type": "object",
-            "properties": {
-                "flashcards": {
-                    "type": "array",
-                    "description": "One card for each term.",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "front": text(
-                                "A term in the target language: one word or a short phrase. Not a question, not a \
-                                 sentence. No final full stop.",
-                            ),
-                            "back": text(back),
-                            "topic": text("The topic that the card belongs to."),
-                            "difficulty": {
-                                "type": "string",
-                                "enum": ["beginner", "intermediate", "expert"],
-                                "description": "The level of the student that the term suits.",
-                            },
-                            "example": text(
-                                "One simple sentence in the target language that contains the front literally.",
-                            ),
-                            "pronunciation": {
-                                "type": ["string", "null"],
-                                "description": "The front in IPA, or null.",
-                            },
+/// Strict mode wants every key required and no others; an optional value is a union with null.
+fn schema(back: &str) -> AnswerSchema {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "flashcards": {
+                "type": "array",
+                "description": "One card for each term.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "front": text(
+                            "A term in the target language: one word or a short phrase. Not a question, not a \
+                             sentence. No final full stop.",
+                        ),
+                        "back": text(back),
+                        "topic": text("The topic that the card belongs to."),
+                        "difficulty": {
+                            "type": "string",
+                            "enum": ["beginner", "intermediate", "expert"],
+                            "description": "The level of the student that the term suits.",
                         },
-                        "required": ["front", "back", "topic", "difficulty", "example", "pronunciation"],
-                        "additionalProperties": false,
+                        "example": text(
+                            "One simple sentence in the target language that contains the front literally.",
+                        ),
+                        "pronunciation": {
+                            "type": ["string", "null"],
+                            "description": "The front in IPA, or null.",
+                        },
                     },
+                    "required": ["front", "back", "topic", "difficulty", "example", "pronunciation"],
+                    "additionalProperties": false,
                 },
             },
-            "required": ["flashcards"],
-            "additionalProperties": false,
-        }));
-        let tokens = tokens_at_most(json.get());
-        Self { json, tokens }
-    }
-
-    fn of(payload: &Payload) -> &'static Self {
-        match payload.wants_translations() {
-            true => &WITH_TRANSLATIONS,
-            false => &WITH_DEFINITIONS,
-        }
-    }
+        },
+        "required": ["flashcards"],
+        "additionalProperties": false,
+    });
+    AnswerSchema::new("flashcards", &schema)
 }

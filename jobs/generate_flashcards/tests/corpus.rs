@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use super::*;
+use crate::ProviderReply;
 
 #[derive(Deserialize)]
 struct Case {
