@@ -113,6 +113,10 @@ pub trait ProviderGuard: Send + Sync {
     /// Takes note that the reply of a call that went well is of no use to its job. One that was kept from an earlier
     /// delivery (`is_kept`) is dropped: the next call of this step is made, and paid for.
     async fn useless(&self, call: &ProviderCall, is_kept: bool);
+
+    /// Reports how much of the job is done, in percent. The queue shows 10 at the start and 100 at the end by itself, and
+    /// progress never falls: only values between those of earlier reports and 95 have an effect, one a second at most.
+    async fn progress(&self, _percent: u8) {}
 }
 
 /// An answer that was read.

@@ -44,6 +44,9 @@ pub trait CallObserver: Send + Sync {
     /// The `nth` try (from 1) failed, and the next follows after `delay`.
     async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay);
 
+    /// The job says how much of it is done.
+    async fn progressed(&self, _percent: u8) {}
+
     /// A gate has decided on a call; `refused` is the wait after a refusal by a limit.
     fn asked(&self, _gate: &Arc<ProviderGate>, _refused: Option<Duration>) {}
 }
@@ -350,6 +353,10 @@ impl ProviderGuard for JobGuard<'_> {
             self.wait(call, delay.total()).await?;
             info!(%provider, nth = nth + 1, "Retrying {provider} call (attempt {}): {failure}", nth + 1);
         }
+    }
+
+    async fn progress(&self, percent: u8) {
+        self.reporter.progressed(percent).await;
     }
 
     async fn useless(&self, call: &ProviderCall, is_kept: bool) {

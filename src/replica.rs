@@ -97,6 +97,7 @@ impl Replica {
             ledger: Some(ledger.clone()),
             student_field: student_field(config),
             retry: config.retry,
+            tries_by_type: config.tries_by_type.clone(),
             rules: rules.clone(),
             unknown_types: config.unknown_types,
         };

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use jobs::{JobType, Jobs};
 use serde_json::value::RawValue;
@@ -26,10 +29,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// five seconds.
 const UNSERVED_AFTER: Duration = Duration::from_secs(12);
 
+/// The registered job types, for the help text and the shells' completions.
+fn known_types() -> impl TypedValueParser<Value = JobType> {
+    PossibleValuesParser::new(JobType::ALL.map(JobType::as_str)).try_map(|name| name.parse::<JobType>())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct EnqueueArgs {
-    /// generate-flashcards, assess-pronunciation or process-image.
-    #[arg(value_name = "TYPE")]
+    /// The type of the job.
+    #[arg(value_name = "TYPE", value_parser = known_types())]
     kind: JobType,
     /// The payload: JSON, `@file`, or `-` for standard input.
     #[arg(long)]

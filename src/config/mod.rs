@@ -68,6 +68,8 @@ pub struct Config {
     pub handlers: Settings,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
+    /// Tries of each provider call, for job types that differ.
+    pub tries_by_type: HashMap<JobType, NonZeroU8>,
     /// Breakers and limits; `None` with both switched off.
     pub gates: Option<GatesSettings>,
     /// Access rules of the HTTP routes.
@@ -175,6 +177,9 @@ impl Config {
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers::read(&mut env),
             retry: retry(&mut env),
+            tries_by_type: env
+                .optional(&vars::RETRY_MAX_ATTEMPTS_BY_TYPE, tries_by_type)
+                .unwrap_or_default(),
             gates: gates::read(&mut env, lease_ttl),
             access: AccessControl {
                 admin: env.token(&vars::ADMIN_TOKEN),
@@ -424,6 +429,25 @@ fn fairness(text: &str) -> Result<Option<PayloadField>, String> {
     let name = PayloadField::new(text);
     let fault = || "off, or the name of a field: up to 64 letters, digits, `_`, `-` and `.`".to_owned();
     name.map(Some).ok_or_else(fault)
+}
+
+/// `process-image:5,generate-flashcards:2`.
+fn tries_by_type(text: &str) -> Result<HashMap<JobType, NonZeroU8>, String> {
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries
+        .map(|entry| {
+            let (kind, tries) = entry
+                .split_once(':')
+                .ok_or("a list of type:tries, such as process-image:5,generate-flashcards:2")?;
+            let kind = kind.trim().parse().map_err(|_| {
+                let known = JobType::ALL.map(JobType::as_str).join(", ");
+                format!("the types of job are {known}")
+            })?;
+            let tries = tries.trim().parse().ok().filter(|tries| (1..=10).contains(tries));
+            let tries = tries.and_then(NonZeroU8::new).ok_or("tries from 1 to 10")?;
+            Ok((kind, tries))
+        })
+        .collect()
 }
 
 fn retry(env: &mut EnvReader<'_>) -> RetryPolicy {

@@ -68,6 +68,13 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("OPENAI_BASE_URL", "api.openai.com/v1", "scheme is missing"),
         ("AZURE_VISION_API", "5", "4.0 or 3.2"),
         ("RETRY_MAX_ATTEMPTS", "11", "from 1 to 10"),
+        ("RETRY_MAX_ATTEMPTS_BY_TYPE", "process-image", "type:tries"),
+        (
+            "RETRY_MAX_ATTEMPTS_BY_TYPE",
+            "transcribe:2",
+            "generate-flashcards",
+        ),
+        ("RETRY_MAX_ATTEMPTS_BY_TYPE", "process-image:0", "from 1 to 10"),
         ("RETRY_JITTER", "2", "jitter"),
         ("RETRY_BASE_DELAY", "2000", "with its unit"),
         ("JOB_DEADLINE", "0", "from 1s"),
@@ -319,6 +326,21 @@ fn railway_kills_at_once_unless_it_is_told_otherwise() {
     assert_eq!(read(&[railway]).unwrap().platform_drain, Some(Duration::ZERO));
     let told = read(&[railway, ("RAILWAY_DEPLOYMENT_DRAINING_SECONDS", "30")]).unwrap();
     assert_eq!(told.platform_drain, Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn job_types_can_differ_in_their_tries() {
+    let set = |text| {
+        read(&[("RETRY_MAX_ATTEMPTS_BY_TYPE", text)])
+            .unwrap()
+            .tries_by_type
+    };
+    let tries = set(" process-image : 5, generate-flashcards:1,");
+    let tries_of = |kind| tries.get(&kind).map(|tries| tries.get());
+    assert_eq!(tries_of(JobType::ProcessImage), Some(5));
+    assert_eq!(tries_of(JobType::GenerateFlashcards), Some(1));
+    assert_eq!(tries_of(JobType::AssessPronunciation), None);
+    assert!(set("").is_empty());
 }
 
 #[test]

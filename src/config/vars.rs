@@ -87,6 +87,7 @@ vars! {
     AZURE_VISION_TIMEOUT = Value("30s"), "longest wait for an answer";
     AZURE_VISION_POLL = Value("1s"), "pause between two polls of a Read operation";
     RETRY_MAX_ATTEMPTS = Value("3"), "tries of each provider call, 1 to 10";
+    RETRY_MAX_ATTEMPTS_BY_TYPE = None, "job types with other tries, `type:tries`: `process-image:5,generate-flashcards:2`";
     RETRY_BASE_DELAY = Value("2s"), "wait before the second try; it doubles from there, and starts doubled for a rate limit";
     RETRY_MAX_DELAY = Value("10s"), "longest wait between two tries, before jitter";
     RETRY_JITTER = Value("0.25"), "share by which each wait is spread";

@@ -1,10 +1,16 @@
 //! Decodes a job's payload, runs its handler, and turns the handler's result into an outcome for the queue.
 
-use std::{num::NonZeroU8, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroU8,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jobs::{Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{Assignment, DeliveryHandler, DeliveryOutcome, loops::LoopBackoff, outcome::OutcomeRules};
@@ -44,6 +50,8 @@ pub struct Dispatcher {
     pub student_field: Arc<str>,
     /// How provider calls are retried.
     pub retry: RetryPolicy,
+    /// Tries of the job types that differ from `retry`.
+    pub tries_by_type: HashMap<JobType, NonZeroU8>,
     /// The rules that turn failures into outcomes.
     pub rules: OutcomeRules,
     /// The rule for unknown types.
@@ -86,6 +94,7 @@ impl DeliveryHandler for Dispatcher {
         let reporter = ProgressReporter {
             assignment,
             replica: &self.rules.replica,
+            shown: Mutex::default(),
         };
         assignment.holds.saw(kind.provider());
         assignment.course.is_a(kind);
@@ -97,7 +106,7 @@ impl DeliveryHandler for Dispatcher {
             }
             None => None,
         };
-        let (policy, gates) = (self.policy_for(&delivery), self.gates.as_deref());
+        let (policy, gates) = (self.policy_for(kind, &delivery), self.gates.as_deref());
         // A job that was already lost once must not wait in its slot: if this replica dies during the wait, the job
         // would count towards poison without having run.
         let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
@@ -153,9 +162,12 @@ impl Dispatcher {
 
     /// The first attempt of a job gets all tries, each further one a single try: the layers add up, they do not
     /// multiply (three attempts of three tries would be nine paid calls).
-    fn policy_for(&self, delivery: &Delivery) -> RetryPolicy {
+    fn policy_for(&self, kind: JobType, delivery: &Delivery) -> RetryPolicy {
         match delivery.attempt {
-            ..=1 => self.retry,
+            ..=1 => RetryPolicy {
+                tries: self.tries_by_type.get(&kind).copied().unwrap_or(self.retry.tries),
+                ..self.retry
+            },
             _ => RetryPolicy {
                 tries: NonZeroU8::MIN,
                 ..self.retry
@@ -221,22 +233,69 @@ pub(super) fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), PayloadRefus
     Ok((known(&envelope.kind)?, envelope.data.get().as_bytes()))
 }
 
-/// Reports retries to the job's queue.
+/// Progress is written to Redis this often at most. A retry always writes, because it adds to the job's history.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Reports retries and progress to the job's queue.
 struct ProgressReporter<'a> {
     assignment: &'a Assignment,
     replica: &'a str,
+    shown: Mutex<ShownProgress>,
+}
+
+/// The progress that the queue shows.
+#[derive(Default)]
+struct ShownProgress {
+    percent: u8,
+    written: Option<Instant>,
+}
+
+impl ShownProgress {
+    /// The percentage to write for a report of `percent`: progress never falls.
+    fn raise(&mut self, percent: u8) -> u8 {
+        self.percent = self.percent.max(percent.min(95));
+        self.written = Some(Instant::now());
+        self.percent
+    }
+
+    /// The same for a report that is only worth a write when it shows more, and not too often.
+    fn raise_if_due(&mut self, percent: u8) -> Option<u8> {
+        let is_due = percent.min(95) > self.percent.max(10)
+            && self
+                .written
+                .is_none_or(|written| written.elapsed() >= PROGRESS_EVERY);
+        is_due.then(|| self.raise(percent))
+    }
+}
+
+impl ProgressReporter<'_> {
+    fn shown(&self) -> MutexGuard<'_, ShownProgress> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self, percent: u8, note: Option<&HistoryNote>) {
+        let Assignment {
+            delivery,
+            broker,
+            stops,
+            ..
+        } = self.assignment;
+        match broker.progress(&delivery.lease, percent, note).await {
+            Ok(WriteResult::Applied) => {}
+            Ok(WriteResult::Lost) => {
+                warn!("the job's lease is lost: it is stopped");
+                stops.now.cancel();
+            }
+            // The job goes on: progress is a courtesy, the result is not.
+            Err(error) => warn!(%error, "progress is not reported"),
+        }
+    }
 }
 
 #[async_trait]
 impl CallObserver for ProgressReporter<'_> {
     async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay) {
-        let Assignment {
-            delivery,
-            broker,
-            stops,
-            course,
-            ..
-        } = self.assignment;
+        let Assignment { delivery, course, .. } = self.assignment;
         course.retries();
         let note = HistoryNote {
             attempt: delivery.attempt,
@@ -246,15 +305,14 @@ impl CallObserver for ProgressReporter<'_> {
             delay_ms: Some(u64::try_from(delay.total().as_millis()).unwrap_or(u64::MAX)),
             replica: self.replica.to_owned(),
         };
-        let percent = 10u8.saturating_add(nth.saturating_mul(5)).min(95);
-        match broker.progress(&delivery.lease, percent, Some(&note)).await {
-            Ok(WriteResult::Applied) => {}
-            Ok(WriteResult::Lost) => {
-                warn!("the job's lease is lost: it is stopped");
-                stops.now.cancel();
-            }
-            // The job goes on: progress is a courtesy, the result is not.
-            Err(error) => warn!(%error, "progress is not reported"),
+        let percent = self.shown().raise(10u8.saturating_add(nth.saturating_mul(5)));
+        self.write(percent, Some(&note)).await;
+    }
+
+    async fn progressed(&self, percent: u8) {
+        let due = self.shown().raise_if_due(percent);
+        if let Some(percent) = due {
+            self.write(percent, None).await;
         }
     }
 
@@ -275,6 +333,22 @@ impl CallObserver for ProgressReporter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_never_falls_and_is_written_once_a_second_at_most() {
+        let mut shown = ShownProgress::default();
+        assert_eq!(shown.raise(20), 20);
+        assert_eq!(shown.raise(15), 20, "the first retry of a second call");
+        assert_eq!(shown.raise_if_due(50), None, "too early");
+        tokio::time::advance(PROGRESS_EVERY).await;
+        assert_eq!(shown.raise_if_due(20), None);
+        assert_eq!(shown.raise_if_due(255), Some(95));
+        assert_eq!(
+            ShownProgress::default().raise_if_due(10),
+            None,
+            "shown since the start"
+        );
+    }
 
     fn delivery(payload: Option<&str>) -> Delivery {
         Delivery::first_of(None, payload.map(|text| text.to_owned().into()))

@@ -53,6 +53,24 @@ async fn progress_tells_of_each_retry() {
 }
 
 #[tokio::test]
+async fn a_job_type_can_have_other_tries() {
+    let tries = [(
+        "RETRY_MAX_ATTEMPTS_BY_TYPE",
+        "process-image:1,generate-flashcards:2",
+    )];
+    let scene = Scene::set_with(&tries).await;
+    let always = vec![Fault::status(500); 8];
+    for provider in [Provider::OpenAi, Provider::AzureVision] {
+        scene.simulator.faults().script(provider, always.clone()).unwrap();
+    }
+    failed(&scene.run("1", JobType::GenerateFlashcards, cards("x")).await);
+    failed(&scene.run("2", JobType::ProcessImage, images(&[PNG])).await);
+    assert_eq!(scene.requests(Provider::OpenAi), 2);
+    assert_eq!(scene.requests(Provider::AzureVision), 1);
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn tries_are_exhausted_then_attempts_and_they_add_up() {
     let scene = Scene::set().await;
     scene
