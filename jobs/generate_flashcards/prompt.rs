@@ -14,7 +14,7 @@ use serde_json::{
 };
 
 use super::{Payload, deck::FEWEST_OF_A_TOPIC};
-use crate::{payload::given, providers::models::ModelRequest};
+use crate::providers::models::ModelRequest;
 
 /// Room for one card in the answer, tokens: generous, for scripts that take several tokens a character.
 const TOKENS_PER_CARD: u64 = 190;
@@ -180,8 +180,8 @@ fn material(payload: &Payload) -> String {
     json!({
         "subject": payload.subject.trim(),
         "topic": payload.topic.trim(),
-        "nativeLanguage": given(payload.native_language.as_ref()),
-        "targetLanguage": given(payload.target_language.as_ref()).unwrap_or("English"),
+        "nativeLanguage": payload.native_language(),
+        "targetLanguage": payload.target_language().unwrap_or("English"),
         "content": payload.content,
     })
     .to_string()
