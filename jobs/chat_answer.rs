@@ -24,6 +24,8 @@ mod tests;
 const LONGEST_MODEL: usize = 100;
 /// A content in more parts than this is not read further.
 const MOST_PARTS: usize = 256;
+/// Lists of parts within parts are read this deep.
+const DEEPEST_PARTS: usize = 2;
 
 /// Tokens that the provider counted for one answer. What it did not count is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,6 +87,7 @@ impl ChatAnswer {
             cached,
             reasoning,
             model,
+            tool,
         ] = pick(
             json,
             [
@@ -97,14 +100,19 @@ impl ChatAnswer {
                 "/usage/prompt_tokens_details/cached_tokens",
                 "/usage/completion_tokens_details/reasoning_tokens",
                 "/model",
+                "/choices/0/message/tool_calls/0/function/name",
             ],
         );
+        if tool.is_some() {
+            return None;
+        }
         let text = text
             .and_then(PickedValue::into_text)
             .filter(|text| !text.trim().is_empty())?;
         let count = |picked: Option<PickedValue<'_>>| picked.and_then(|picked| picked.count());
         // Missing or in another notation, the counts are looked for again.
-        let (prompt, completion, total) = (count(prompt)?, count(completion)?, count(total)?);
+        let (prompt, completion) = (count(prompt)?, count(completion)?);
+        let total = count(total).filter(|total| *total > 0)?;
         let word =
             |picked: Option<PickedValue<'_>>| picked.and_then(PickedValue::into_text).unwrap_or_default();
         Some(Self {
@@ -115,7 +123,7 @@ impl ChatAnswer {
                 prompt,
                 completion,
                 total,
-                cached: count(cached)?,
+                cached: count(cached)?.min(prompt),
                 reasoning: count(reasoning).unwrap_or(0),
             },
             model: shortened(&word(model)),
@@ -127,43 +135,122 @@ impl ChatAnswer {
     fn read_any(json: &str) -> Self {
         // Some gateways put the answer into an array.
         let answer = match json.starts_with('[') {
-            true => first_item(json).unwrap_or_default(),
+            true => items_or_itself(json).first().copied().unwrap_or_default(),
             false => json,
         };
-        let root = ObjectMembers::of(answer, ["choices", "usage", "model", "message", "output_text"]);
-        let [choices, usage, model, message, output_text] = root.0;
-        let choice = choices.and_then(first_item).unwrap_or_default();
-        let [choice_message, text, finish] =
-            ObjectMembers::of(choice, ["message", "text", "finish_reason"]).0;
-        let message = choice_message.or(message).unwrap_or_default();
-        let [content, refusal, tool_calls, function_call] =
-            ObjectMembers::of(message, ["content", "refusal", "tool_calls", "function_call"]).0;
-
-        let mut written = [content, text, output_text]
-            .into_iter()
-            .flatten()
-            .map(content_text)
-            .find(|text| !text.trim().is_empty());
-        if written.is_none() {
-            // Some gateways request the schema as a tool: the deck is then in the call's arguments.
-            let call = tool_calls.and_then(first_item);
-            let function = call.and_then(|call| ObjectMembers::of(call, ["function"]).0[0]);
-            written = [function, function_call]
-                .into_iter()
-                .flatten()
-                .find_map(|call| ObjectMembers::of(call, ["arguments"]).0[0].map(content_text));
-        }
+        let root = ObjectMembers::of(
+            answer,
+            [
+                "choices",
+                "usage",
+                "model",
+                "message",
+                "output_text",
+                "output",
+                "content",
+            ],
+        );
+        let [choices, usage, model, message, output_text, output, content] = root.0;
+        let root = Written::of([content, output_text, output], message.unwrap_or_default());
+        let mut choices = choices.map(items_or_itself).unwrap_or_default().into_iter();
+        let first = choices.next().map(Choice::of).unwrap_or_default();
+        // A choice can be empty although the next one is not.
+        let choice = match first.written.is_blank() {
+            true => choices
+                .map(Choice::of)
+                .find(|choice| !choice.written.is_blank())
+                .unwrap_or(first),
+            false => first,
+        };
+        let has_choice = choice.is_given || root.is_given;
+        let written = match choice.written.is_blank() && choice.written.refusal.is_empty() {
+            true => root,
+            false => choice.written,
+        };
         Self {
-            text: written.unwrap_or_default(),
-            refusal: refusal.and_then(string).unwrap_or_default(),
-            finish: FinishReason::of(&finish.and_then(string).unwrap_or_default()),
+            text: written.text,
+            refusal: written.refusal,
+            finish: FinishReason::of(&choice.finish),
             tokens: usage.map(TokenCounts::of).unwrap_or_default(),
             model: model
                 .and_then(string)
                 .map(|name| shortened(&name))
                 .unwrap_or_default(),
-            has_choice: !message.is_empty() || text.is_some() || output_text.is_some(),
+            has_choice,
         }
+    }
+}
+
+/// One of an answer's choices.
+#[derive(Default)]
+struct Choice {
+    written: Written,
+    finish: String,
+    /// True if it has a message or a text at all.
+    is_given: bool,
+}
+
+impl Choice {
+    fn of(choice: &str) -> Self {
+        let [message, delta, text, finish] =
+            ObjectMembers::of(choice, ["message", "delta", "text", "finish_reason"]).0;
+        let written = Written::of([text, None, None], message.or(delta).unwrap_or_default());
+        Self {
+            is_given: written.is_given,
+            written,
+            finish: finish.and_then(string).unwrap_or_default(),
+        }
+    }
+}
+
+/// The model's words in a message.
+#[derive(Default)]
+struct Written {
+    text: String,
+    refusal: String,
+    /// True if there is a message or one of the other places.
+    is_given: bool,
+}
+
+impl Written {
+    /// The text of a message, or in one of `others`; and behind it the arguments of the tools that the message calls:
+    /// some gateways request the schema as a tool, and the deck is then in the call.
+    fn of(others: [Option<&str>; 3], message: &str) -> Self {
+        let [content, refusal, tool_calls, function_call] =
+            ObjectMembers::of(message, ["content", "refusal", "tool_calls", "function_call"]).0;
+        let mut written = Self {
+            text: String::new(),
+            refusal: refusal.and_then(string).unwrap_or_default(),
+            is_given: !message.is_empty() || others.iter().any(Option::is_some),
+        };
+        for content in [content].into_iter().chain(others).flatten() {
+            let found = Content::of(content, 0);
+            if written.refusal.is_empty() {
+                written.refusal = found.refusal;
+            }
+            if !found.text.trim().is_empty() {
+                written.text = found.text;
+                break;
+            }
+        }
+        let calls = tool_calls.map(items_or_itself).unwrap_or_default();
+        let functions = calls
+            .iter()
+            .filter_map(|call| ObjectMembers::of(call, ["function"]).0[0]);
+        for arguments in functions
+            .chain(function_call)
+            .filter_map(|call| ObjectMembers::of(call, ["arguments"]).0[0])
+        {
+            if !written.text.is_empty() {
+                written.text.push('\n');
+            }
+            written.text.push_str(&Content::of(arguments, 0).text);
+        }
+        written
+    }
+
+    fn is_blank(&self) -> bool {
+        self.text.trim().is_empty()
     }
 }
 
@@ -198,6 +285,7 @@ impl TokenCounts {
             completion_details,
             output_details,
             cache_hit,
+            cache_read,
         ] = ObjectMembers::of(
             usage,
             [
@@ -211,6 +299,7 @@ impl TokenCounts {
                 "completion_tokens_details",
                 "output_tokens_details",
                 "prompt_cache_hit_tokens",
+                "cache_read_input_tokens",
             ],
         )
         .0;
@@ -227,11 +316,13 @@ impl TokenCounts {
             prompt,
             completion,
             cached: detail([prompt_details, input_details], "cached_tokens")
-                .or_else(|| cache_hit.and_then(number))
-                .unwrap_or(0),
+                .or_else(|| first([cache_hit, cache_read]))
+                .unwrap_or(0)
+                .min(prompt),
             reasoning: detail([completion_details, output_details], "reasoning_tokens").unwrap_or(0),
             total: total
                 .and_then(number)
+                .filter(|total| *total > 0)
                 .unwrap_or_else(|| prompt.saturating_add(completion)),
         }
     }
@@ -250,41 +341,61 @@ impl TokenCounts {
     }
 }
 
-/// The text of a content: a string, parts with texts, or JSON in place of its text.
-fn content_text(content: &str) -> String {
-    if let Some(text) = string(content) {
-        return text;
-    }
-    let parts: ArrayItems<'_> = match serde_json::from_str(content) {
-        Ok(parts) => parts,
-        Err(_) => {
-            return if content == "null" {
-                String::new()
-            } else {
-                content.to_owned()
-            };
+/// A content: a string, parts with texts, or JSON in place of its text.
+#[derive(Default)]
+struct Content {
+    text: String,
+    refusal: String,
+}
+
+impl Content {
+    fn of(content: &str, depth: usize) -> Self {
+        let as_it_is = |text: String| Self {
+            text,
+            refusal: String::new(),
+        };
+        if let Some(text) = string(content) {
+            return as_it_is(text);
         }
-    };
-    let mut text = String::new();
-    let mut is_text = false;
-    for part in parts.0 {
-        let [kind, own, nested] = ObjectMembers::of(part, ["type", "text", "content"]).0;
-        // Reasoning travels as a part of its own at some providers.
-        let kind = kind.and_then(string).unwrap_or_default();
-        let is_reasoning = kind.contains("think") || kind.contains("reasoning");
-        let part = string(part).or_else(|| {
-            let own = own.or(nested)?;
-            string(own).or_else(|| string(ObjectMembers::of(own, ["value"]).0[0]?))
-        });
-        if let Some(part) = part {
-            is_text = true;
+        let Ok(parts) = serde_json::from_str::<ArrayItems<'_>>(content) else {
+            return match content {
+                "null" => Self::default(),
+                object => as_it_is(object.to_owned()),
+            };
+        };
+        let mut whole = Self::default();
+        let mut has_parts = false;
+        for part in parts.0 {
+            let [kind, own, nested, refusal] =
+                ObjectMembers::of(part, ["type", "text", "content", "refusal"]).0;
+            // Reasoning travels as a part of its own at some providers.
+            let kind = kind.and_then(string).unwrap_or_default();
+            let is_reasoning = kind.contains("think") || kind.contains("reasoning");
+            let text = string(part).or_else(|| {
+                let own = own.or(nested)?;
+                string(own).or_else(|| string(ObjectMembers::of(own, ["value"]).0[0]?))
+            });
+            // An item of a list of messages has parts of its own.
+            let inner = match nested.filter(|nested| nested.starts_with('[') && depth < DEEPEST_PARTS) {
+                Some(parts) if text.is_none() => Some(Self::of(parts, depth + 1)),
+                _ => None,
+            };
+            has_parts |= is_reasoning || text.is_some() || inner.is_some() || refusal.is_some();
+            if let Some(refusal) = refusal.and_then(string) {
+                whole.refusal = refusal;
+            }
             if !is_reasoning {
-                text.push_str(&part);
+                let inner = inner.unwrap_or_default();
+                whole.text.push_str(&text.unwrap_or(inner.text));
+                whole.refusal.push_str(&inner.refusal);
             }
         }
+        // An array of cards rather than of parts.
+        if !has_parts {
+            whole.text = content.to_owned();
+        }
+        whole
     }
-    // An array of cards rather than of parts.
-    if is_text { text } else { content.to_owned() }
 }
 
 fn string(json: &str) -> Option<String> {
@@ -302,11 +413,11 @@ fn number(json: &str) -> Option<u64> {
     })
 }
 
-/// The first item of an array; the value itself, where a provider sends it without an array.
-fn first_item(json: &str) -> Option<&str> {
+/// The first items of an array; the value itself, where a provider sends it without an array.
+fn items_or_itself(json: &str) -> Vec<&str> {
     match serde_json::from_str::<ArrayItems<'_>>(json) {
-        Ok(items) => items.0.first().copied(),
-        Err(_) => json.starts_with('{').then_some(json),
+        Ok(items) => items.0,
+        Err(_) => json.starts_with('{').then_some(json).into_iter().collect(),
     }
 }
 

@@ -142,13 +142,18 @@ impl Payload {
 
     /// Returns true if the backs are translations: both languages are given, and differ.
     fn wants_translations(&self) -> bool {
-        match (
-            payload::given(self.native_language.as_ref()),
-            payload::given(self.target_language.as_ref()),
-        ) {
+        match (self.native_language(), self.target_language()) {
             (Some(native), Some(target)) => !language::is_same(native, target),
             _ => false,
         }
+    }
+
+    fn native_language(&self) -> Option<&str> {
+        payload::given(self.native_language.as_ref()).filter(|name| language::is_given(name))
+    }
+
+    fn target_language(&self) -> Option<&str> {
+        payload::given(self.target_language.as_ref()).filter(|name| language::is_given(name))
     }
 
     /// The topic of all cards, or `None` when the model chooses topics.

@@ -75,7 +75,7 @@ fn is_clean(text: &str) -> bool {
         let fits = match c {
             ' ' => !was_blank,
             // No controls and no blanks. Below U+0300 nothing combines with the character before it.
-            '!'..='~' | '\u{a1}'..='\u{2ff}' => true,
+            '!'..='~' | '\u{a1}'..='\u{ac}' | '\u{ae}'..='\u{2ff}' => true,
             _ => false,
         };
         was_blank = is_blank;
@@ -137,13 +137,15 @@ pub(crate) fn beginning(text: &str, most: usize) -> String {
     }
 }
 
-/// Characters that no result may hold: controls, byte order marks, zero-width spaces, direction overrides and
-/// noncharacters.
+/// Characters that no result may hold: controls, byte order marks, zero-width spaces, soft hyphens, direction marks and
+/// noncharacters. A student could neither see nor type them.
 pub(crate) fn is_invisible(c: char) -> bool {
     c.is_control()
+        || is_noncharacter(c)
         || matches!(
             c,
-            '\u{200b}' | '\u{feff}' | '\u{202a}'..='\u{202e}' | '\u{2060}' | '\u{fffe}' | '\u{ffff}'
+            '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'
+                | '\u{2066}'..='\u{2069}' | '\u{feff}'
         )
 }
 
@@ -154,7 +156,8 @@ pub(crate) fn folded(text: &str) -> String {
         if !folded.is_empty() {
             folded.push(' ');
         }
-        folded.extend(word.chars().flat_map(char::to_lowercase));
+        // As a whole word, because the lower case of a Greek sigma depends on its place.
+        folded.push_str(&word.to_lowercase());
     }
     folded
 }

@@ -34,12 +34,35 @@ fn the_text_is_found_in_every_shape() {
         ),
         with_message(&json!({ "content": null, "tool_calls": [call] })),
         with_message(&json!({ "content": "", "function_call": { "arguments": "the text" } })),
+        with_message(
+            &json!({ "content": [{ "type": "reasoning", "content": [{ "type": "text", "text": "hm" }] }, "the text"] }),
+        ),
         json!({ "choices": [{ "text": "the text" }] }),
+        json!({ "choices": [{ "delta": { "content": "the text" } }] }),
+        json!({ "choices": [null, { "message": { "content": "the text" } }] }),
+        json!({ "choices": [{ "message": { "content": "" } }, { "message": { "content": "the text" } }] }),
+        json!({ "content": [{ "type": "text", "text": "the text" }] }),
+        json!({ "output": [
+            { "type": "reasoning", "summary": [] },
+            { "type": "message", "content": [{ "type": "output_text", "text": "the text" }] },
+        ] }),
         json!({ "choices": { "message": { "content": "the text" } } }),
         json!({ "message": { "content": "the text" } }),
         json!({ "output_text": "the text" }),
     ] {
         assert_eq!(text(&body), "the text", "{body}");
+    }
+    // A deck can be in a call although the model has said something, in any of the calls, or card by card.
+    let calls = json!([{ "function": { "name": "a", "arguments": "one" } }, { "function": { "name": "b", "arguments": "two" } }]);
+    for (content, right) in [
+        (json!(null), "one\ntwo"),
+        (json!("Here you go."), "Here you go.\none\ntwo"),
+    ] {
+        let mut body = with_message(&json!({ "content": content, "tool_calls": calls }));
+        assert_eq!(text(&body), right);
+        body["usage"] = json!({ "prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2,
+            "prompt_tokens_details": { "cached_tokens": 0 } });
+        assert_eq!(text(&body), right);
     }
     // Parsed already, or cards in place of parts: the JSON itself is the text.
     assert_eq!(
@@ -64,7 +87,6 @@ fn an_answer_without_text_is_empty() {
         json!({ "choices": [] }),
         json!({ "choices": null }),
         json!({ "choices": "?" }),
-        json!({ "choices": [null, { "message": { "content": "the second" } }] }),
         with_message(&json!({ "content": null })),
         with_message(&json!(7)),
     ] {
@@ -72,6 +94,24 @@ fn an_answer_without_text_is_empty() {
     }
     assert!(!read("{\"choices\":[]}").has_choice);
     assert!(read("{\"choices\":[{\"message\":{\"content\":null}}]}").has_choice);
+}
+
+#[test]
+fn a_refusal_is_read_beside_the_content_and_in_its_parts() {
+    for message in [
+        json!({ "content": null, "refusal": "no" }),
+        json!({ "content": [{ "type": "refusal", "refusal": "no" }] }),
+    ] {
+        let answer = read(&with_message(&message).to_string());
+        assert_eq!(
+            (answer.text.as_str(), answer.refusal.as_str()),
+            ("", "no"),
+            "{message}"
+        );
+    }
+    let output =
+        json!({ "output": [{ "type": "message", "content": [{ "type": "refusal", "refusal": "no" }] }] });
+    assert_eq!(read(&output.to_string()).refusal, "no");
 }
 
 #[test]
@@ -131,6 +171,14 @@ fn tokens_are_counted_in_every_notation() {
         })),
         [1, 1, 2, 2, 3]
     );
+    // A total of zero beside tokens is none, and no more tokens come from the cache than there are.
+    for usage in [
+        json!({ "prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 0,
+            "prompt_tokens_details": { "cached_tokens": 99 } }),
+        json!({ "input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 10 }),
+    ] {
+        assert_eq!(counts(usage), [10, 10, 5, 0, 15]);
+    }
     for odd in [
         json!(null),
         json!([]),

@@ -13,8 +13,14 @@ use std::{borrow::Cow, ops::ControlFlow};
 
 use crate::text::without_lone_surrogates;
 
+mod fields;
+mod reasoning;
 #[cfg(test)]
 mod tests;
+
+pub(super) use fields::RawCard;
+use fields::{CardField, FieldMatch, PartialCard};
+use reasoning::without_reasoning;
 
 /// Containers deeper than this are skipped: no deck nests so deep.
 const DEEPEST: usize = 32;
@@ -22,17 +28,6 @@ const DEEPEST: usize = 32;
 const MOST_ENCODINGS: usize = 2;
 /// Longest key that is looked for after a comma or a quote, bytes: a text may hold a quote at every other place.
 const LONGEST_KEY: usize = 80;
-
-/// A card as the model wrote it, not checked.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct RawCard {
-    pub(super) front: String,
-    pub(super) back: String,
-    pub(super) topic: String,
-    pub(super) difficulty: String,
-    pub(super) example: String,
-    pub(super) pronunciation: String,
-}
 
 /// How a scan ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,86 +42,55 @@ pub(super) enum ScanEnd {
 pub(super) fn scan(text: &str, consume: &mut dyn FnMut(RawCard) -> ControlFlow<()>) -> ScanEnd {
     let mut text = Cow::Borrowed(text);
     for _ in 0..MOST_ENCODINGS {
-        let trimmed = text.trim_matches(is_padding);
-        if !trimmed.starts_with('"') {
-            break;
-        }
-        // The whole text is one JSON string: the model encoded its answer twice.
-        match serde_json::from_str::<String>(&without_lone_surrogates(trimmed)) {
-            Ok(decoded) => text = Cow::Owned(decoded),
-            Err(_) => break,
+        match decoded(&text) {
+            Some(decoded) => text = Cow::Owned(decoded),
+            None => break,
         }
     }
     CardScanner::new(&text, consume, MOST_ENCODINGS).run()
+}
+
+/// The text in a text that is one JSON string as a whole, or the inside of one: the model encoded its answer twice.
+fn decoded(text: &str) -> Option<String> {
+    let mut text = text.trim_matches(is_padding);
+    if let Some((_, inside)) = text.strip_prefix("```").and_then(|rest| rest.split_once('\n')) {
+        text = inside.trim_matches(|c| is_padding(c) || c == '`');
+    }
+    if let Some(inside) = text.strip_prefix('"') {
+        let whole = serde_json::from_str(&without_lone_surrogates(text)).ok();
+        // Without its end where the answer was cut off.
+        return whole.or_else(|| has_escaped_quotes(inside).then(|| unescaped(inside).into_owned()));
+    }
+    has_escaped_quotes(text).then(|| unescaped(text).into_owned())
+}
+
+/// Returns true for `{\"flashcards\": …`.
+fn has_escaped_quotes(json: &str) -> bool {
+    json.starts_with(['{', '['])
+        && json
+            .split_once('"')
+            .is_some_and(|(before, _)| before.ends_with('\\'))
 }
 
 fn is_padding(c: char) -> bool {
     c.is_whitespace() || c == '\u{feff}'
 }
 
-/// Tags around a model's reasoning, opening and closing.
-const REASONING_TAGS: [(&str, &str); 8] = [
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<reflection>", "</reflection>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-];
-
-/// The answer behind the model's reasoning. Reasoning can hold drafts of cards, which are not the answer.
-fn without_reasoning(text: &str) -> &str {
-    let mut text = text.trim_start_matches(is_padding);
-    // Blocks can follow each other; each round consumes one.
-    while let Some((_, close)) = REASONING_TAGS.iter().find(|(open, _)| starts_with(text, open)) {
-        match find(text, close) {
-            Some(end) => text = text[end + close.len()..].trim_start_matches(is_padding),
-            // Cut off while the model was still reasoning.
-            None => return "",
-        }
-    }
-    // Some chat templates swallow the opening tag. A text that begins with JSON has no reasoning before it: the tag
-    // is then a word on a card.
-    if !text.starts_with(['{', '[', '`']) {
-        for (_, close) in REASONING_TAGS {
-            if let Some(end) = rfind(text, close) {
-                return &text[end + close.len()..];
-            }
-        }
-    }
-    text
-}
-
-fn starts_with(text: &str, tag: &str) -> bool {
-    text.get(..tag.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(tag))
-}
-
-fn find(text: &str, tag: &str) -> Option<usize> {
-    places(text, tag).find(|at| starts_with(&text[*at..], tag))
-}
-
-fn rfind(text: &str, tag: &str) -> Option<usize> {
-    places(text, tag).rev().find(|at| starts_with(&text[*at..], tag))
-}
-
-/// Positions of the first character of a tag. Each tag contains that character once or twice, so the search is linear.
-fn places<'a>(text: &'a str, tag: &str) -> impl DoubleEndedIterator<Item = usize> + use<'a> {
-    let first = tag.chars().next().unwrap_or_default();
-    text.match_indices(first).map(|(at, _)| at)
-}
-
 /// One open container.
-enum OpenContainer {
+enum OpenContainer<'t> {
     Object {
         /// The card so far; an object without a card's fields needs none.
         card: Option<Box<PartialCard>>,
         /// The field of the key that was read last, where it is one of a card's.
         field: Option<FieldMatch>,
+        /// The key that was read last, where it names no field.
+        key: Option<Cow<'t, str>>,
         /// True if a key comes next, and not a value.
         expects_key: bool,
+        /// True if the object holds cards.
+        has_cards: bool,
+        /// True if one of its keys names a front, with or without a value.
+        names_front: bool,
     },
     Array {
         /// The field of the card around it that collects its texts.
@@ -134,96 +98,11 @@ enum OpenContainer {
     },
 }
 
-/// A card with a note for each field whether its own name or a synonym set it.
-#[derive(Default)]
-struct PartialCard {
-    fields: [Option<(String, bool)>; 6],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CardField {
-    Front,
-    Back,
-    Topic,
-    Difficulty,
-    Example,
-    Pronunciation,
-}
-
-/// A key that names a field, by its own name or by a synonym.
-#[derive(Debug, Clone, Copy)]
-struct FieldMatch {
-    field: CardField,
-    is_exact: bool,
-}
-
-impl FieldMatch {
-    fn of(key: &str) -> Option<Self> {
-        let mut name = [0u8; 16];
-        let mut length = 0;
-        for c in key.chars().filter(|c| !matches!(c, ' ' | '_' | '-')) {
-            *name.get_mut(length)? = u8::try_from(c).ok()?.to_ascii_lowercase();
-            length += 1;
-        }
-        let (field, is_exact) = match &name[..length] {
-            b"front" => (CardField::Front, true),
-            b"term" | b"word" => (CardField::Front, false),
-            b"back" => (CardField::Back, true),
-            b"translation" | b"definition" | b"meaning" => (CardField::Back, false),
-            b"topic" => (CardField::Topic, true),
-            b"category" => (CardField::Topic, false),
-            b"difficulty" => (CardField::Difficulty, true),
-            b"level" | b"difficultylevel" => (CardField::Difficulty, false),
-            b"example" => (CardField::Example, true),
-            b"examplesentence" | b"sentence" | b"examples" => (CardField::Example, false),
-            b"pronunciation" => (CardField::Pronunciation, true),
-            b"ipa" | b"phonetic" => (CardField::Pronunciation, false),
-            _ => return None,
-        };
-        Some(Self { field, is_exact })
-    }
-}
-
-impl PartialCard {
-    fn set(&mut self, key: FieldMatch, text: Cow<'_, str>) {
-        let slot = &mut self.fields[key.field as usize];
-        // A synonym does not replace the field itself: {"word": …, "front": …}.
-        if !matches!(slot, Some((_, true))) || key.is_exact {
-            *slot = Some((text.into_owned(), key.is_exact));
-        }
-    }
-
-    /// Adds one of several texts of a field.
-    fn append(&mut self, key: FieldMatch, text: &str) {
-        match &mut self.fields[key.field as usize] {
-            Some((already, _)) if !already.is_empty() => {
-                already.push_str(", ");
-                already.push_str(text);
-            }
-            slot => *slot = Some((text.to_owned(), key.is_exact)),
-        }
-    }
-
-    /// The card, if it has a front and a back.
-    fn finish(self) -> Option<RawCard> {
-        let [front, back, topic, difficulty, example, pronunciation] = self.fields;
-        let text = |field: Option<(String, bool)>| field.map(|(text, _)| text).unwrap_or_default();
-        Some(RawCard {
-            front: front?.0,
-            back: back?.0,
-            topic: text(topic),
-            difficulty: text(difficulty),
-            example: text(example),
-            pronunciation: text(pronunciation),
-        })
-    }
-}
-
 struct CardScanner<'t, 'c> {
     text: &'t str,
     /// Byte offset, always at a character's start.
     at: usize,
-    stack: Vec<OpenContainer>,
+    stack: Vec<OpenContainer<'t>>,
     /// Open containers beyond [`DEEPEST`].
     skipped: usize,
     consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
@@ -266,13 +145,12 @@ impl<'t, 'c> CardScanner<'t, 'c> {
 
     /// Text around the JSON: only the beginning of a container matters.
     fn outside(&mut self, next: char) {
-        match next {
-            '{' | '[' => self.open(next),
-            _ => {
-                let rest = &self.text[self.at..];
-                self.at += rest.find(['{', '[']).unwrap_or(rest.len());
-            }
+        if begins_container(&self.text[self.at..]) {
+            return self.open(next);
         }
+        self.at += next.len_utf8();
+        let rest = &self.text[self.at..];
+        self.at += rest.find(['{', '[']).unwrap_or(rest.len());
     }
 
     fn inside(&mut self, next: char) {
@@ -285,10 +163,13 @@ impl<'t, 'c> CardScanner<'t, 'c> {
             ',' => {
                 self.at += 1;
                 if let Some(OpenContainer::Object {
-                    field, expects_key, ..
+                    field,
+                    key,
+                    expects_key,
+                    ..
                 }) = self.top()
                 {
-                    (*field, *expects_key) = (None, true);
+                    (*field, *key, *expects_key) = (None, None, true);
                 }
             }
             ':' => {
@@ -312,7 +193,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
     }
 
     /// The frame that is scanned, unless it is too deep to matter.
-    fn top(&mut self) -> Option<&mut OpenContainer> {
+    fn top(&mut self) -> Option<&mut OpenContainer<'t>> {
         self.stack.last_mut().filter(|_| self.skipped == 0)
     }
 
@@ -326,7 +207,10 @@ impl<'t, 'c> CardScanner<'t, 'c> {
             '{' => OpenContainer::Object {
                 card: None,
                 field: None,
+                key: None,
                 expects_key: true,
+                has_cards: false,
+                names_front: false,
             },
             _ => OpenContainer::Array {
                 field: match self.stack.last() {
@@ -341,10 +225,85 @@ impl<'t, 'c> CardScanner<'t, 'c> {
     fn close(&mut self) {
         if self.skipped > 0 {
             self.skipped -= 1;
-        } else if let Some(OpenContainer::Object { card: Some(card), .. }) = self.stack.pop()
-            && let Some(card) = card.finish()
-        {
+            return;
+        }
+        let Some(OpenContainer::Object {
+            card: Some(mut card),
+            has_cards,
+            names_front,
+            ..
+        }) = self.stack.pop()
+        else {
+            return;
+        };
+        if !names_front {
+            self.name_by_key(&mut card);
+        }
+        // A group of cards can have a name and a description of its own.
+        let is_group = has_cards && !card.is_exact(CardField::Front);
+        if is_group || card.text(CardField::Front).is_none() || !card.has_other_side() {
+            return self.stands_for_text(*card);
+        }
+        for field in [CardField::Topic, CardField::Difficulty] {
+            self.inherit(&mut card, field);
+        }
+        for frame in &mut self.stack {
+            if let OpenContainer::Object { has_cards, .. } = frame {
+                *has_cards = true;
+            }
+        }
+        if let Some(card) = card.finish() {
             self.is_done = (self.consume)(card).is_break();
+        }
+    }
+
+    /// Cards can be members of an object that are named by their fronts: `{"la célula": {"back": "the cell"}}`.
+    fn name_by_key(&self, card: &mut PartialCard) {
+        let sides = [CardField::Back, CardField::Translation, CardField::Definition];
+        let has_side = sides.into_iter().any(|side| card.is_exact(side));
+        if let Some(OpenContainer::Object { key: Some(key), .. }) = self.stack.last()
+            && has_side
+        {
+            let front = FieldMatch {
+                field: CardField::Front,
+                is_exact: false,
+            };
+            card.set(front, Cow::Borrowed(key));
+        }
+    }
+
+    /// An object that is no card may stand in place of a text of the card around it.
+    fn stands_for_text(&mut self, inner: PartialCard) {
+        let holder = match self.stack.as_mut_slice() {
+            [.., OpenContainer::Object { card, field, .. }] => (*field).map(|field| (card, field)),
+            // One of several: "examples": [{"text": …}, …].
+            [
+                ..,
+                OpenContainer::Object { card, .. },
+                OpenContainer::Array { field },
+            ] => (*field).map(|field| (card, field)),
+            _ => None,
+        };
+        if let Some((card, field)) = holder {
+            card.get_or_insert_default().set_from(field, inner);
+        }
+    }
+
+    /// Cards can be grouped below the topic or the difficulty that they share.
+    fn inherit(&self, card: &mut PartialCard, field: CardField) {
+        if card.text(field).is_some() {
+            return;
+        }
+        let shared = self.stack.iter().rev().find_map(|frame| match frame {
+            OpenContainer::Object { card: Some(card), .. } => card.text(field),
+            _ => None,
+        });
+        if let Some(text) = shared {
+            let key = FieldMatch {
+                field,
+                is_exact: false,
+            };
+            card.set(key, Cow::Borrowed(text));
         }
     }
 
@@ -356,17 +315,32 @@ impl<'t, 'c> CardScanner<'t, 'c> {
         let is_null = !is_quoted && matches!(&*text, "null" | "None" | "undefined" | "NaN");
         match self.stack.last_mut() {
             Some(OpenContainer::Object {
-                field, expects_key, ..
-            }) if *expects_key => *field = FieldMatch::of(&text),
+                field,
+                key,
+                expects_key,
+                names_front,
+                ..
+            }) if *expects_key => {
+                *field = FieldMatch::of(&text);
+                *names_front |= field.is_some_and(|key| key.field == CardField::Front);
+                *key = field.is_none().then_some(text);
+            }
             // The field is taken, so that debris behind the value does not replace it. A comma may be missing.
             Some(OpenContainer::Object {
                 card,
                 field,
                 expects_key,
+                ..
             }) => {
                 *expects_key = true;
                 match field.take() {
-                    Some(field) if !is_null => card.get_or_insert_default().set(field, text),
+                    Some(field) if !is_null => {
+                        card.get_or_insert_default().set(field, Cow::Borrowed(&text));
+                        // "answer" and "content" can hold a whole deck.
+                        if is_quoted && !field.is_exact {
+                            self.encoded(&text);
+                        }
+                    }
                     None if is_quoted => self.encoded(&text),
                     _ => {}
                 }
@@ -456,6 +430,18 @@ impl<'t, 'c> CardScanner<'t, 'c> {
             Some('/') => rest.starts_with("//") || rest.starts_with("/*"),
             Some(_) => in_object && begins_with_quote(rest) && begins_with_key(rest),
         }
+    }
+}
+
+/// Returns true if a text begins with an object or an array that can hold cards. Brackets in prose do not: "in [0, 1)".
+fn begins_container(text: &str) -> bool {
+    let rest = text.get(1..).unwrap_or_default().trim_start_matches(is_padding);
+    let begins_with_comment = rest.starts_with("//") || rest.starts_with("/*");
+    let is_cut = rest.is_empty();
+    match text.chars().next() {
+        Some('{') => is_cut || begins_with_comment || begins_with_key(rest),
+        Some('[') => is_cut || begins_with_comment || rest.starts_with(['{', '[']) || begins_with_quote(rest),
+        _ => false,
     }
 }
 

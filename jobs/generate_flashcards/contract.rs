@@ -129,7 +129,7 @@ fn check_card(payload: &Payload, card: &Flashcard, check: &mut dyn FnMut(&str, b
         "must have no outer punctuation",
     );
     let most = match payload.wants_translations() {
-        true => term::MOST_WORDS + 2,
+        true => deck::MOST_WORDS_OF_A_TRANSLATION,
         false => MOST_WORDS_OF_A_DEFINITION,
     };
     check(

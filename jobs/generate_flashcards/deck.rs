@@ -10,8 +10,10 @@ use std::{
     ops::ControlFlow,
 };
 
+use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
+
 use super::{
-    Difficulty, Flashcard, Payload,
+    AI_SELECTION, Difficulty, Flashcard, Payload,
     card_scanner::{RawCard, ScanEnd, scan},
     term::{self, UnsuitableTerm},
 };
@@ -30,6 +32,8 @@ const LONGEST_BACK: usize = 300;
 const LONGEST_DETAIL: usize = 500;
 /// Definitions with more words are cut at their first clause, where they have one.
 pub(super) const MOST_WORDS_OF_A_DEFINITION: usize = 12;
+/// Translations with more words are cut at the end of their first clause, where an explanation begins.
+pub(super) const MOST_WORDS_OF_A_TRANSLATION: usize = term::MOST_WORDS + 2;
 
 /// The usable cards of an answer.
 #[derive(Debug)]
@@ -122,17 +126,19 @@ impl DeckBuilder<'_> {
             Err(UnsuitableTerm::Question) => return self.dropped.questions += 1,
             Err(UnsuitableTerm::Sentence) => return self.dropped.sentences += 1,
         };
-        let back = back(&raw.back, self.payload.wants_translations());
+        let is_translation = self.payload.wants_translations();
+        let back = back(raw.back(is_translation), is_translation);
         let front = without_gloss(&front, &back).to_owned();
         let back = without_gloss(&back, &front).to_owned();
-        if back.is_empty() {
+        // A translation can be the same word. A definition that repeats its term defines nothing.
+        if back.is_empty() || (!is_translation && folded(&back) == folded(&front)) {
             return self.dropped.incomplete += 1;
         }
         let card = Flashcard {
-            topic: self.fixed_topic.clone().unwrap_or_else(|| detail(&raw.topic)),
+            topic: self.fixed_topic.clone().unwrap_or_else(|| topic(&raw.topic)),
             difficulty: Difficulty::of(&raw.difficulty),
             example: example(&raw.example, &front),
-            pronunciation: Some(detail(&raw.pronunciation)).filter(|text| !text.is_empty()),
+            pronunciation: pronunciation(&raw.pronunciation),
             front,
             back,
         };
@@ -156,8 +162,13 @@ fn without_gloss<'a>(text: &'a str, other: &str) -> &'a str {
 fn back(text: &str, is_translation: bool) -> String {
     let text = term::plain(text);
     let mut back = term::without_outer_punctuation(&text);
-    if !is_translation && back.split(' ').count() > MOST_WORDS_OF_A_DEFINITION {
-        back = first_clause(back);
+    let (most_words, fewest_left) = match is_translation {
+        true => (MOST_WORDS_OF_A_TRANSLATION, 1),
+        // Two words before a colon or a bracket define nothing.
+        false => (MOST_WORDS_OF_A_DEFINITION, 3),
+    };
+    if term::words(back) > most_words {
+        back = first_clause(back, fewest_left);
     }
     match back.chars().nth(LONGEST_BACK) {
         None => back.to_owned(),
@@ -165,25 +176,51 @@ fn back(text: &str, is_translation: bool) -> String {
     }
 }
 
-/// A definition without its second sentence, its aside or its list of details.
-fn first_clause(text: &str) -> &str {
-    let ends = [". ", "; ", " (", " – ", " — ", ": "];
-    let cut = ends.iter().filter_map(|end| text.find(end)).min();
-    let clause = cut.map_or(text, |at| &text[..at]);
-    // Two words before a colon or a bracket define nothing.
-    if clause.split(' ').count() < 3 {
-        return text;
-    }
-    term::without_outer_punctuation(clause)
+/// The text without its second sentence, its aside or its list of details, if at least `fewest_left` words are left.
+fn first_clause(text: &str, fewest_left: usize) -> &str {
+    const ENDS: [&str; 12] = [
+        ". ", "。", "; ", "；", " (", "（", " – ", " — ", " - ", ": ", "：", ", which ",
+    ];
+    let mut cuts: Vec<usize> = ENDS.iter().filter_map(|end| text.find(end)).collect();
+    cuts.sort_unstable();
+    cuts.into_iter()
+        .map(|at| term::without_outer_punctuation(&text[..at]))
+        .find(|clause| !clause.is_empty() && term::words(clause) >= fewest_left)
+        .unwrap_or(text)
 }
 
 /// The example, if it shows the front literally; the app builds a sentence of its own for an empty one.
 fn example(text: &str, front: &str) -> String {
-    let example = detail(&term::plain(text));
+    let mut example = detail(&term::plain(text));
+    // "L’eau" and "l'eau" are one spelling.
+    for (apostrophe, other) in [('\'', '’'), ('’', '\'')] {
+        if front.contains(apostrophe) && !contains(&example, front) {
+            example = example.replace(other, &apostrophe.to_string());
+        }
+    }
     match contains(&example, front) {
         true => example,
         false => String::new(),
     }
+}
+
+/// The topic that the model chose; empty when it chose none.
+fn topic(text: &str) -> String {
+    let topic = detail(&term::plain(text));
+    let is_none = is_placeholder(&topic) || topic.eq_ignore_ascii_case(AI_SELECTION);
+    if is_none { String::new() } else { topic }
+}
+
+fn pronunciation(text: &str) -> Option<String> {
+    let text = detail(&term::plain(text));
+    let is_spoken = text.chars().any(char::is_alphabetic) && !is_placeholder(&text);
+    is_spoken.then_some(text)
+}
+
+/// Words that models write where a field has no value.
+fn is_placeholder(text: &str) -> bool {
+    let placeholders = ["null", "none", "n/a", "undefined"];
+    placeholders.iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
 /// Returns true if a text contains another, ignoring case.
@@ -201,23 +238,89 @@ fn detail(text: &str) -> String {
 
 impl Difficulty {
     /// The value for what a model wrote, in any case and spelling; `intermediate` for anything unknown.
+    ///
+    /// Models also write a number, a level of the European framework, or a word of the student's language.
     pub(super) fn of(text: &str) -> Self {
-        let word = text.trim().to_lowercase();
+        let text: String = text.nfd().filter(|c| !is_combining_mark(*c)).collect();
+        let text = text.to_lowercase();
+        let mut words = text
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !word.is_empty() && !Self::LABELS.contains(word));
+        let Some(word) = words.next() else {
+            return Self::Intermediate;
+        };
+        if text.contains("intermed") {
+            return Self::Intermediate;
+        }
+        if let Ok(number) = word.parse::<u32>() {
+            return match number {
+                0 | 1 => Self::Beginner,
+                2 => Self::Intermediate,
+                _ => Self::Expert,
+            };
+        }
         let starts = |beginnings: &[&str]| beginnings.iter().any(|b| word.starts_with(b));
-        let easy = [
-            "beg", "bas", "eas", "elem", "nov", "start", "simpl", "low", "a1", "a2", "1",
-        ];
-        let hard = [
-            "exp", "adv", "hard", "diff", "prof", "mast", "high", "c1", "c2", "3",
-        ];
-        if starts(&easy) {
+        if starts(&Self::EASY) {
             Self::Beginner
-        } else if starts(&hard) {
+        } else if starts(&Self::HARD) {
             Self::Expert
         } else {
             Self::Intermediate
         }
     }
+
+    /// Words that can precede a level.
+    const LABELS: [&str; 6] = ["level", "difficulty", "very", "pre", "nivel", "niveau"];
+    /// Beginnings of words for `beginner`, without accents.
+    const EASY: [&str; 23] = [
+        "beg",
+        "bas",
+        "eas",
+        "elem",
+        "nov",
+        "start",
+        "simpl",
+        "low",
+        "intro",
+        "fundam",
+        "entry",
+        "a1",
+        "a2",
+        "princip",
+        "inici",
+        "facil",
+        "leicht",
+        "einfach",
+        "anfang",
+        "debut",
+        "初",
+        "начал",
+        "легк",
+    ];
+    /// Beginnings of words for `expert`, without accents.
+    const HARD: [&str; 21] = [
+        "exp",
+        "adv",
+        "hard",
+        "diff",
+        "prof",
+        "mast",
+        "high",
+        "tough",
+        "chall",
+        "complex",
+        "c1",
+        "c2",
+        "avan",
+        "dific",
+        "schwer",
+        "schwierig",
+        "fortgeschr",
+        "高",
+        "上",
+        "эксп",
+        "сложн",
+    ];
 }
 
 /// Gives the cards of a topic with fewer than five to the largest topic: no card is lost, and the student sees no topic

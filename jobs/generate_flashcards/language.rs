@@ -4,13 +4,27 @@
 //! language's own name (`Deutsch`). Regions and scripts do not count: a student of British English whose own language
 //! is English needs definitions, not translations.
 
+use std::{collections::HashMap, sync::LazyLock};
+
+use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
+
 /// ISO 639-1 code, ISO 639-2/3 codes and names of the languages that people study, in lower case.
 ///
 /// Languages that are missing here compare by their spelling.
 const LANGUAGES: &[&[&str]] = &[
     &["af", "afr", "afrikaans"],
     &["am", "amh", "amharic", "አማርኛ"],
-    &["ar", "ara", "arb", "arabic", "العربية", "عربي"],
+    &[
+        "ar",
+        "ara",
+        "arb",
+        "arabic",
+        "العربية",
+        "عربي",
+        "arabisch",
+        "arabe",
+        "arabo",
+    ],
     &["az", "aze", "azerbaijani", "azeri", "azərbaycanca"],
     &["be", "bel", "belarusian", "беларуская"],
     &["bg", "bul", "bulgarian", "български"],
@@ -20,9 +34,32 @@ const LANGUAGES: &[&[&str]] = &[
     &["cs", "ces", "cze", "czech", "čeština", "česky"],
     &["cy", "cym", "wel", "welsh", "cymraeg"],
     &["da", "dan", "danish", "dansk"],
-    &["de", "deu", "ger", "german", "deutsch", "allemand", "alemán"],
+    &[
+        "de",
+        "deu",
+        "ger",
+        "german",
+        "deutsch",
+        "allemand",
+        "alemán",
+        "tedesco",
+        "alemão",
+        "немецкий",
+        "德语",
+    ],
     &["el", "ell", "gre", "greek", "ελληνικά"],
-    &["en", "eng", "english", "englisch", "inglés", "anglais", "inglese"],
+    &[
+        "en",
+        "eng",
+        "english",
+        "englisch",
+        "inglés",
+        "anglais",
+        "inglese",
+        "английский",
+        "英语",
+        "英語",
+    ],
     &["eo", "epo", "esperanto"],
     &[
         "es",
@@ -33,13 +70,28 @@ const LANGUAGES: &[&[&str]] = &[
         "castellano",
         "spanisch",
         "espagnol",
+        "spagnolo",
+        "espanhol",
+        "испанский",
+        "西班牙语",
     ],
     &["et", "est", "estonian", "eesti"],
     &["eu", "eus", "baq", "basque", "euskara"],
     &["fa", "fas", "per", "persian", "farsi", "dari", "فارسی"],
     &["fi", "fin", "finnish", "suomi"],
     &["tl", "fil", "tgl", "filipino", "tagalog"],
-    &["fr", "fra", "fre", "french", "français", "französisch", "francés"],
+    &[
+        "fr",
+        "fra",
+        "fre",
+        "french",
+        "français",
+        "französisch",
+        "francés",
+        "francese",
+        "французский",
+        "法语",
+    ],
     &["ga", "gle", "irish", "gaeilge"],
     &["gl", "glg", "galician", "galego"],
     &["gu", "guj", "gujarati", "ગુજરાતી"],
@@ -52,13 +104,34 @@ const LANGUAGES: &[&[&str]] = &[
     &["hy", "hye", "arm", "armenian", "հայերեն"],
     &["id", "in", "ind", "indonesian", "bahasa indonesia"],
     &["is", "isl", "ice", "icelandic", "íslenska"],
-    &["it", "ita", "italian", "italiano", "italienisch"],
-    &["ja", "jp", "jpn", "japanese", "日本語"],
+    &["it", "ita", "italian", "italiano", "italienisch", "italien"],
+    &[
+        "ja",
+        "jp",
+        "jpn",
+        "japanese",
+        "日本語",
+        "japanisch",
+        "japonés",
+        "japonais",
+        "giapponese",
+        "日语",
+    ],
     &["ka", "kat", "geo", "georgian", "ქართული"],
     &["kk", "kaz", "kazakh", "қазақша"],
     &["km", "khm", "khmer", "cambodian", "ខ្មែរ"],
     &["kn", "kan", "kannada", "ಕನ್ನಡ"],
-    &["ko", "kr", "kor", "korean", "한국어"],
+    &[
+        "ko",
+        "kr",
+        "kor",
+        "korean",
+        "한국어",
+        "koreanisch",
+        "coreano",
+        "coréen",
+        "한국말",
+    ],
     &["la", "lat", "latin", "latina"],
     &["lo", "lao", "ລາວ"],
     &["lt", "lit", "lithuanian", "lietuvių"],
@@ -70,7 +143,21 @@ const LANGUAGES: &[&[&str]] = &[
     &["ms", "msa", "may", "malay", "bahasa melayu"],
     &["my", "mya", "bur", "burmese", "မြန်မာ"],
     &["ne", "nep", "nepali", "नेपाली"],
-    &["nl", "nld", "dut", "dutch", "flemish", "nederlands", "vlaams"],
+    &[
+        "nl",
+        "nld",
+        "dut",
+        "dutch",
+        "flemish",
+        "nederlands",
+        "vlaams",
+        "niederländisch",
+        "holländisch",
+        "holandés",
+        "neerlandés",
+        "néerlandais",
+        "olandese",
+    ],
     &[
         "no",
         "nb",
@@ -85,7 +172,9 @@ const LANGUAGES: &[&[&str]] = &[
         "norsk",
     ],
     &["pa", "pan", "punjabi", "panjabi", "ਪੰਜਾਬੀ"],
-    &["pl", "pol", "polish", "polski"],
+    &[
+        "pl", "pol", "polish", "polski", "polnisch", "polaco", "polonais", "polacco",
+    ],
     &["ps", "pus", "pashto", "پښتو"],
     &[
         "pt",
@@ -94,22 +183,41 @@ const LANGUAGES: &[&[&str]] = &[
         "brazilian",
         "português",
         "portugiesisch",
+        "portugais",
+        "portoghese",
     ],
     &["ro", "mo", "ron", "rum", "romanian", "moldovan", "română"],
-    &["ru", "rus", "russian", "русский"],
+    &[
+        "ru",
+        "rus",
+        "russian",
+        "русский",
+        "russisch",
+        "ruso",
+        "russe",
+        "russo",
+    ],
     &["si", "sin", "sinhala", "sinhalese", "සිංහල"],
     &["sk", "slk", "slo", "slovak", "slovenčina"],
     &["sl", "slv", "slovenian", "slovene", "slovenščina"],
     &["so", "som", "somali", "soomaali"],
     &["sq", "sqi", "alb", "albanian", "shqip"],
     &["sr", "srp", "serbian", "српски", "srpski"],
-    &["sv", "swe", "swedish", "svenska"],
+    &[
+        "sv",
+        "swe",
+        "swedish",
+        "svenska",
+        "schwedisch",
+        "sueco",
+        "suédois",
+    ],
     &["sw", "swa", "swahili", "kiswahili"],
     &["ta", "tam", "tamil", "தமிழ்"],
     &["te", "tel", "telugu", "తెలుగు"],
     &["th", "tha", "thai", "ไทย", "ภาษาไทย"],
-    &["tr", "tur", "turkish", "türkçe"],
-    &["uk", "ukr", "ukrainian", "українська"],
+    &["tr", "tur", "turkish", "türkçe", "türkisch", "turco", "turc"],
+    &["uk", "ukr", "ukrainian", "українська", "ukrainisch", "ucraniano"],
     &["ur", "urd", "urdu", "اردو"],
     &["uz", "uzb", "uzbek", "o'zbek"],
     &["vi", "vie", "vietnamese", "tiếng việt"],
@@ -127,6 +235,17 @@ const LANGUAGES: &[&[&str]] = &[
         "汉语",
         "漢語",
         "普通话",
+        "chinesisch",
+        "chino",
+        "chinois",
+        "cinese",
+        "chinês",
+        "简体中文",
+        "繁體中文",
+        "繁体中文",
+        "國語",
+        "国语",
+        "华语",
     ],
     &["zu", "zul", "zulu", "isizulu"],
 ];
@@ -136,11 +255,19 @@ pub(super) fn is_same(one: &str, other: &str) -> bool {
     canonical(one) == canonical(other)
 }
 
+/// Returns true if a text names a language at all. Forms send such words where nothing was chosen.
+pub(super) fn is_given(text: &str) -> bool {
+    !["null", "undefined", "none", "n/a", "-"].contains(&text.to_lowercase().as_str())
+}
+
 /// The code of a known language; the text itself in lower case, without its region, for any other.
 fn canonical(text: &str) -> String {
-    let text = text.to_lowercase().replace('_', "-");
-    // "English (UK)", "English, British", "English / US": the language comes first.
-    let name = text.split(['(', '[', ',', '/', ';']).next().unwrap_or_default();
+    let text = plain(text).replace('_', "-");
+    // "English (UK)", "English, British", "English / US", "English: US": the language comes first.
+    let first = text
+        .split(['(', '（', '[', ',', '/', ';', ':', '|', '–', '—'])
+        .next();
+    let name = first.unwrap_or_default();
     let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
     let primary_tag = name.split('-').next().unwrap_or_default().trim();
     let known = code_of(&name)
@@ -150,9 +277,21 @@ fn canonical(text: &str) -> String {
     known.map_or(name, str::to_owned)
 }
 
+/// In lower case and without accents, which keyboards lack: `espanol`.
+fn plain(text: &str) -> String {
+    let letters = text.nfd().filter(|c| !is_combining_mark(*c));
+    letters.flat_map(char::to_lowercase).collect()
+}
+
+static CODES: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
+    let codes = LANGUAGES.iter().filter_map(|names| Some((names.first()?, names)));
+    codes
+        .flat_map(|(code, names)| names.iter().map(move |name| (plain(name), *code)))
+        .collect()
+});
+
 fn code_of(name: &str) -> Option<&'static str> {
-    let names = LANGUAGES.iter().find(|names| names.contains(&name))?;
-    names.first().copied()
+    CODES.get(name).copied()
 }
 
 /// The code of a word that is a language's name. Codes do not count: too many are words, such as "in" and "no". Nor does
@@ -187,6 +326,17 @@ mod tests {
             ["Farsi", "fa-IR"],
             ["Filipino", "tl"],
             ["Klingon", "klingon (Qo'noS)"],
+            ["english", "English (United Kingdom)"],
+            ["Englisch", "Inglés"],
+            ["English: British", "English – UK"],
+            ["espanol", "Spanisch"],
+            ["Espan\u{303}ol", "Español"],
+            ["Francais", "fr-CA"],
+            ["Portugués", "Português do Brasil"],
+            ["zh-Hans", "Chinese (Simplified)"],
+            ["简体中文", "中文（繁體）"],
+            ["Russisch", "русский"],
+            ["Polnisch", "pl_PL.UTF-8"],
         ] {
             assert!(is_same(same[0], same[1]), "{same:?}");
         }
@@ -203,6 +353,8 @@ mod tests {
             ["Cantonese", "Mandarin"],
             ["Haitian Creole", "French"],
             ["Serbian", "Croatian"],
+            ["Latin", "Latin American Spanish"],
+            ["zh-Hans", "ja"],
         ] {
             assert!(!is_same(different[0], different[1]), "{different:?}");
         }
@@ -213,7 +365,7 @@ mod tests {
         let mut seen = HashSet::new();
         for name in LANGUAGES.iter().copied().flatten() {
             assert_eq!(name.to_lowercase(), **name);
-            assert!(seen.insert(name), "{name} stands twice");
+            assert!(seen.insert(plain(name)), "{name} stands twice");
         }
     }
 }

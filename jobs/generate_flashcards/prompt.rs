@@ -12,7 +12,6 @@ use serde_json::json;
 use super::{Payload, deck::FEWEST_OF_A_TOPIC};
 use crate::{
     chat::{AnswerSchema, ChatRequest},
-    payload::given,
     providers::models::ModelRequest,
 };
 
@@ -90,8 +89,8 @@ fn material(payload: &Payload) -> String {
     json!({
         "subject": payload.subject.trim(),
         "topic": payload.topic.trim(),
-        "nativeLanguage": given(payload.native_language.as_ref()),
-        "targetLanguage": given(payload.target_language.as_ref()).unwrap_or("English"),
+        "nativeLanguage": payload.native_language(),
+        "targetLanguage": payload.target_language().unwrap_or("English"),
         "content": payload.content,
     })
     .to_string()

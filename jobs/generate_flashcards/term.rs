@@ -1,9 +1,8 @@
 //! A term as the app's games use it: the student types it, hears it, and arranges its letters.
 
-use std::borrow::Cow;
-
 use crate::text::clean;
 
+mod markup;
 #[cfg(test)]
 mod tests;
 
@@ -39,9 +38,9 @@ pub(super) fn front(text: &str) -> Result<String, UnsuitableTerm> {
     Ok(term.to_owned())
 }
 
-/// The text without inline HTML and without the label of its field ("Term: …"), cleaned.
+/// The text without inline HTML, Markdown emphasis and the label of its field ("Term: …"), cleaned.
 pub(super) fn plain(text: &str) -> String {
-    let cleaned = clean(&without_html(text));
+    let cleaned = clean(&markup::stripped(text));
     match cleaned.split_once(": ") {
         Some((label, rest)) if LABELS.iter().any(|known| label.eq_ignore_ascii_case(known)) => {
             rest.to_owned()
@@ -51,7 +50,7 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// Labels that models repeat in a value.
-const LABELS: [&str; 8] = [
+const LABELS: [&str; 12] = [
     "front",
     "back",
     "term",
@@ -60,70 +59,78 @@ const LABELS: [&str; 8] = [
     "definition",
     "meaning",
     "example",
+    "question",
+    "answer",
+    "q",
+    "a",
 ];
 
-/// Without the tags that models use for emphasis, and with the characters of the usual entities.
-fn without_html(text: &str) -> Cow<'_, str> {
-    if !text.contains(['<', '&']) {
-        return Cow::Borrowed(text);
-    }
-    const ENTITIES: [(&str, &str); 6] = [
-        ("&nbsp;", " "),
-        ("&lt;", "<"),
-        ("&gt;", ">"),
-        ("&quot;", "\""),
-        ("&#39;", "'"),
-        ("&amp;", "&"),
-    ];
-    const TAGS: [&str; 12] = [
-        "b", "i", "u", "em", "strong", "span", "p", "br", "sup", "sub", "mark", "code",
-    ];
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(['<', '&']) {
-        plain.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some((entity, character)) = ENTITIES.iter().find(|(entity, _)| rest.starts_with(entity)) {
-            plain.push_str(character);
-            rest = &rest[entity.len()..];
-            continue;
-        }
-        let inside = rest.strip_prefix('<').and_then(|rest| rest.split_once('>'));
-        let name = inside.map(|(tag, _)| tag.trim_matches('/').split(' ').next().unwrap_or_default());
-        match (inside, name) {
-            (Some((_, behind)), Some(name)) if TAGS.iter().any(|tag| name.eq_ignore_ascii_case(tag)) => {
-                rest = behind;
-            }
-            _ => {
-                plain.push_str(&rest[..1]);
-                rest = &rest[1..];
-            }
-        }
-    }
-    plain.push_str(rest);
-    Cow::Owned(plain)
-}
-
-/// Returns true if a text asks something: by its mark in any script, or by an English beginning such as "What is the".
+/// Returns true if a text asks something: by its mark in any script, or by its first words, such as "What is the".
 pub(super) fn is_question(text: &str) -> bool {
-    let marks = ['?', '？', '؟', '⸮', '՞', '፧', '\u{37e}'];
-    // The mark can stand before quotes, brackets or a full stop. Inside of a title it does not ask.
-    let mut end = text.chars().rev().take_while(|c| !c.is_alphanumeric());
+    const MARKS: [char; 7] = ['?', '？', '؟', '⸮', '፧', '⁈', '⁇'];
+    // The mark can stand before quotes, brackets, a full stop or a remark in brackets. Inside of a title it does not ask.
+    let asks_at_end = |text: &str| {
+        let mut end = text.chars().rev().take_while(|c| !c.is_alphanumeric());
+        end.any(|c| MARKS.contains(&c))
+    };
+    let without_remark = text
+        .strip_suffix(')')
+        .and_then(|rest| rest.rsplit_once(" ("))
+        .map_or(text, |(text, _)| text);
     let mut start = text.chars().take_while(|c| !c.is_alphanumeric());
-    if start.any(|c| c == '¿') || end.any(|c| marks.contains(&c)) {
+    if start.any(|c| c == '¿') || asks_at_end(text) || asks_at_end(without_remark) {
         return true;
     }
+    // Armenian puts its mark into a word; the Greek one is a semicolon in Unicode's composed form.
+    let is_greek = |c: char| matches!(c, '\u{370}'..='\u{3ff}' | '\u{1f00}'..='\u{1fff}');
+    text.contains('՞') || (text.ends_with(';') && text.chars().any(is_greek)) || begins_asking(text)
+}
+
+/// Returns true if a text begins like a question: the mark can be missing.
+fn begins_asking(text: &str) -> bool {
     const ASKING: [&str; 8] = ["what", "which", "why", "who", "how", "when", "where", "whose"];
     const VERBS: [&str; 13] = [
         "is", "are", "was", "were", "do", "does", "did", "can", "could", "will", "would", "should", "has",
     ];
-    let is_one_of = |word: Option<&str>, list: &[&str]| {
-        word.is_some_and(|word| list.iter().any(|other| word.eq_ignore_ascii_case(other)))
+    /// The same in other languages that students learn.
+    const BEGINNINGS: [&str; 20] = [
+        "qué es ",
+        "qué son ",
+        "cuál es ",
+        "cuáles son ",
+        "was ist ",
+        "was sind ",
+        "wie heißt ",
+        "qu'est-ce que ",
+        "qu'est-ce qu'",
+        "quel est ",
+        "quelle est ",
+        "quels sont ",
+        "che cos'è ",
+        "qual è ",
+        "o que é ",
+        "o que são ",
+        "qual é ",
+        "wat is ",
+        "что такое ",
+        "co to jest ",
+    ];
+    /// "How are you" and "Was ist los" are phrases that students learn.
+    const FEWEST_WORDS: usize = 4;
+    let first: Vec<String> = text
+        .split(' ')
+        .take(FEWEST_WORDS)
+        .map(|word| word.to_lowercase().replace('’', "'"))
+        .collect();
+    let [asking, verb, ..] = first.as_slice() else {
+        return false;
     };
-    let mut first_words = text.split(' ');
-    let begins_asking = is_one_of(first_words.next(), &ASKING) && is_one_of(first_words.next(), &VERBS);
-    // "How are you" is a phrase that students learn.
-    begins_asking && first_words.count() >= 2
+    let contraction = asking.strip_suffix("'s");
+    let is_english = contraction.is_some_and(|asking| ASKING.contains(&asking))
+        || (ASKING.contains(&asking.as_str()) && VERBS.contains(&verb.as_str()));
+    let beginning = first.join(" ");
+    let is_other = BEGINNINGS.iter().any(|known| beginning.starts_with(known));
+    first.len() == FEWEST_WORDS && (is_english || is_other)
 }
 
 /// How many words a text has. Scripts without blanks between words are counted by their usual length.
@@ -148,7 +155,7 @@ pub(super) fn words(text: &str) -> usize {
 }
 
 /// Pairs that can stand around a whole text.
-const PAIRS: [(char, char); 13] = [
+const PAIRS: [(char, char); 20] = [
     ('"', '"'),
     ('\'', '\''),
     ('`', '`'),
@@ -162,6 +169,13 @@ const PAIRS: [(char, char); 13] = [
     ('[', ']'),
     ('「', '」'),
     ('『', '』'),
+    ('《', '》'),
+    ('〈', '〉'),
+    ('【', '】'),
+    ('（', '）'),
+    ('［', '］'),
+    ('{', '}'),
+    ('$', '$'),
 ];
 
 /// Removes quotes, Markdown, list marks and sentence marks from the ends of a text.
@@ -187,7 +201,8 @@ pub(super) fn without_outer_punctuation(text: &str) -> &str {
 fn is_outer(c: char) -> bool {
     matches!(
         c,
-        '\u{2600}'..='\u{27bf}'
+        '\u{2190}'..='\u{21ff}'
+            | '\u{25a0}'..='\u{27bf}'
             | '\u{1f000}'..='\u{1faff}'
             | '\u{fe0f}'
             | ','
@@ -215,6 +230,20 @@ fn is_outer(c: char) -> bool {
             | '،'
             | '؛'
             | '।'
+            | '॥'
+            | '།'
+            | '۔'
+            | '։'
+            | '።'
+            | '፧'
+            | '។'
+            | '။'
+            | '‼'
+            | '⁇'
+            | '⁈'
+            | '⁉'
+            | '‹'
+            | '›'
             | '“'
             | '”'
             | '„'
@@ -241,19 +270,25 @@ fn without_detached_ends(text: &str) -> &str {
     if start.len() < text.len() && (start.starts_with(' ') || text.starts_with("..")) {
         text = start.trim_start();
     }
-    let end = text.trim_end_matches('-');
+    let end = text.trim_end_matches(['-', '/']);
     if end.len() < text.len() && (end.ends_with(' ') || end.is_empty()) {
         text = end.trim_end();
     }
     text
 }
 
-/// Without "1. " or "2) " at the beginning.
+/// Without "1. ", "2) ", "(3) " or "a) " at the beginning.
 fn without_list_mark(text: &str) -> &str {
-    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    let digits = text.len() - rest.len();
-    match rest.strip_prefix(['.', ')']) {
-        Some(rest) if (1..=2).contains(&digits) && rest.starts_with(' ') => rest.trim_start(),
+    let inside = text.strip_prefix('(').unwrap_or(text);
+    let rest = inside.trim_start_matches(|c: char| c.is_ascii_digit());
+    let digits = inside.len() - rest.len();
+    let letter = text.split_once(") ").filter(|(letter, _)| {
+        let bytes = letter.as_bytes();
+        bytes.len() == 1 && bytes[0].is_ascii_lowercase()
+    });
+    match (rest.strip_prefix(['.', ')']), letter) {
+        (Some(rest), _) if (1..=2).contains(&digits) && rest.starts_with(' ') => rest.trim_start(),
+        (_, Some((_, rest))) => rest.trim_start(),
         _ => text,
     }
 }

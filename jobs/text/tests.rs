@@ -43,6 +43,11 @@ fn controls_and_blanks_are_cleaned() {
         ("\u{0}", ""),
         (" \u{feff}a\r\n\t b\u{7f}\u{85}c ", "a b c"),
         ("a\u{200b}b\u{202e}c", "abc"),
+        (
+            "Zell\u{ad}kern \u{200e}a\u{200f}\u{2066}b\u{2069}\u{61c}",
+            "Zellkern ab",
+        ),
+        ("a\u{1ffff}b\u{fdd0}", "ab"),
         ("e\u{301}", "é"),
         ("می\u{200c}خواهم", "می\u{200c}خواهم"),
         ("\u{fffd}", "\u{fffd}"),
@@ -50,6 +55,7 @@ fn controls_and_blanks_are_cleaned() {
         assert_eq!(clean(text), right, "{text:?}");
     }
     assert_eq!(folded("  Straße \u{3000} ÄB "), "straße äb");
+    assert_eq!(folded("ΟΔΟΣ"), folded("οδος"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn cards(text: &str) -> (Vec<RawCard>, ScanEnd) {
 
 /// `front=back` of each card.
 fn pairs(text: &str) -> Vec<String> {
-    let pair = |card: RawCard| format!("{}={}", card.front, card.back);
+    let pair = |card: RawCard| format!("{}={}", card.front, card.back(true));
     cards(text).0.into_iter().map(pair).collect()
 }
 
@@ -42,6 +42,14 @@ fn a_deck_is_found_whatever_stands_around_it() {
         format!("{{\"arguments\":{TWO}}}"),
         json!({ "flashcards": TWO }).to_string(),
         json!({ "answer": json!({ "cards": TWO }).to_string() }).to_string(),
+        format!("```json\n{}\n```", Value::from(TWO)),
+        TWO.replace('"', "\\\""),
+        format!("<think>I write two cards.\n{{\"flashcards\":{TWO}}}"),
+        format!("<think>I write two cards.\n```json\n{TWO}\n```\n"),
+        format!("<scratchpad>{{\"front\":\"x\",\"back\":\"y\"}}</scratchpad>{TWO}"),
+        format!("In [0, 1) and \"x\": {TWO}"),
+        format!("Smile :{{ \"hm\" it's {TWO}"),
+        format!("{{\"term\":\"Cells\",\"description\":\"what they are\",\"cards\":{TWO}}}"),
     ] {
         assert_eq!(pairs(&text), ["a=1", "b=2"], "{text}");
         assert_eq!(cards(&text).1, ScanEnd::Complete, "{text}");
@@ -60,9 +68,14 @@ fn nearly_json_is_read() {
         "[{\"Front\":\"a\",\"BACK\":\"1\",\"example\":None},{\"term\":\"b\",\"translation\":\"2\",\"topic\":null}]",
         "[{\"word\":\"x\",\"front\":\"a\",\"back\":\"1\"},{\"front\":\"b\",\"back\":\"2\",\"definition\":\"y\"}]",
         "{\"a\":{\"front\":\"a\",\"back\":\"1\"},\"b\":{\"front\":\"b\",\"back\":[\"2\"]}}",
+        "[{\"question\":\"a\",\"answer\":1},{\"q\":\"b\",\"a\":\"2\"}]",
+        "[{\"FRONT TEXT\":\"a\",\"back_text\":\"1\"},{\"frontSide\":\"b\",\"backSide\":\"2\"}]",
+        "[{\"front\":{\"text\":\"a\",\"lang\":\"es\"},\"back\":{\"text\":\"1\"}},{\"front\":\"b\",\"back\":{\"translation\":\"2\",\"definition\":\"y\"}}]",
     ] {
         assert_eq!(pairs(text), ["a=1", "b=2"], "{text}");
     }
+    let named = r#"{"cards":{"la célula":{"back":"1"},"el núcleo":{"translation":"2","level":"easy"}}}"#;
+    assert_eq!(pairs(named), ["la célula=1", "el núcleo=2"]);
     let quoted = r#"[{"front":"greet","back":"say "hi", or "hello" to","example":"He said "hi"."},{"front":"b","back":"2"}]"#;
     assert_eq!(pairs(quoted), [r#"greet=say "hi", or "hello" to"#, "b=2"]);
     assert_eq!(cards(quoted).0[0].example, "He said \"hi\".");
@@ -86,6 +99,8 @@ fn a_cut_text_yields_its_complete_cards() {
     }
     assert_eq!(pairs(&whole[..whole.len() - 3]), ["a=1"]);
     assert_eq!(pairs(&whole[..whole.len() - 2]), ["a=1", "b=2"]);
+    let twice = format!("\"{}", TWO.replace('"', "\\\""));
+    assert_eq!(pairs(&twice[..twice.len() - 8]), ["a=1"]);
     assert!(pairs("<think>Perhaps {\"front\":\"x\",\"back\":\"y\"}").is_empty());
 }
 
@@ -101,6 +116,8 @@ fn an_object_without_both_sides_is_not_a_card() {
         "{\"front\":\"a\"}",
         "{\"back\":\"a\"}",
         "{\"front\":null,\"back\":\"a\"}",
+        "{\"x\":{\"front\":null,\"back\":\"a\"}}",
+        "{\"metadata\":{\"description\":\"a\"}}",
         "{\"front\":{},\"back\":\"a\"}",
         "[\"front\",\"back\"]",
         "front back",
@@ -145,7 +162,7 @@ proptest! {
         prop_assert_eq!(found.len(), sides.len());
         for (card, (front, back, _, example)) in found.iter().zip(&sides) {
             prop_assert_eq!(&card.front, front);
-            prop_assert_eq!(&card.back, back);
+            prop_assert_eq!(card.back(true), back);
             prop_assert_eq!(&card.example, example);
         }
     }

@@ -60,10 +60,94 @@ fn an_example_without_the_front_is_left_out() {
     assert_eq!(example(json!("Sie teilt sich.")), "");
     assert_eq!(example(json!(null)), "");
     assert_eq!(example(json!("Zelle ".repeat(200))), "");
+    assert_eq!(example(json!(["Eine Zelle.", "Zwei Zellen."])), "Eine Zelle.");
     assert_eq!(
-        example(json!(["Eine Zelle.", "Zwei Zellen."])),
-        "Eine Zelle., Zwei Zellen."
+        example(json!({ "sentence": "Eine Zelle.", "translation": "A cell." })),
+        "Eine Zelle."
     );
+}
+
+#[test]
+fn an_example_is_repaired_where_only_its_notation_differs() {
+    for (front, example, right) in [
+        ("l'eau", "L’eau est froide.", "L'eau est froide."),
+        ("l’eau", "L'eau est froide.", "L’eau est froide."),
+        (
+            "la célula",
+            "Aquí está **la célula** hoy.",
+            "Aquí está la célula hoy.",
+        ),
+        (
+            "la célula",
+            "Hay <i>la c&eacute;lula</i> aqu&#237;.",
+            "Hay la célula aquí.",
+        ),
+        ("café", "El cafe\u{301} está listo.", "El café está listo."),
+        (
+            "Zellkern",
+            "Der Zell\u{ad}kern ist rund.",
+            "Der Zellkern ist rund.",
+        ),
+    ] {
+        let card = one(json!({ "front": front, "back": "x", "example": example }));
+        assert_eq!(card.example, right);
+    }
+}
+
+#[test]
+fn words_for_no_value_are_none() {
+    for none in ["null", "None", "N/A", "-", "undefined", "3"] {
+        let card = one(json!({ "front": "a", "back": "b", "pronunciation": none }));
+        assert_eq!(card.pronunciation, None, "{none}");
+    }
+    let card = one(json!({ "front": "a", "back": "b", "pronunciation": "/&#712;e&#618;/" }));
+    assert_eq!(card.pronunciation.as_deref(), Some("/ˈeɪ/"));
+    for none in ["null", "AI Selection", "n/a"] {
+        assert!(
+            topics(&[(none, 5), ("**Cells**", 5)])
+                .iter()
+                .all(|topic| topic == "Cells")
+        );
+    }
+}
+
+#[test]
+fn cards_below_a_topic_belong_to_it() {
+    let group = |topic: &str| {
+        let cards: Vec<_> = (0..5)
+            .map(|n| json!({ "front": format!("{topic} {n}"), "back": "b" }))
+            .collect();
+        json!({ "topic": topic, "description": "about it", "difficulty": "hard", "cards": cards })
+    };
+    let text = json!({ "topics": [group("Cells"), group("Plants")] }).to_string();
+    let cards = read(&text, &payload(json!({ "topic": "AI Selection" }))).cards;
+    assert_eq!(cards.len(), 10);
+    assert_eq!(
+        (cards[4].topic.as_str(), cards[5].topic.as_str()),
+        ("Cells", "Plants")
+    );
+    assert_eq!(cards[0].difficulty, Difficulty::Expert);
+}
+
+#[test]
+fn of_a_translation_and_a_definition_the_deck_takes_what_it_needs() {
+    let card = json!({ "term": "célula", "translation": "cell", "definition": "unit of life" });
+    let other = json!({ "term": "célula", "definition": "unit of life", "translation": "cell" });
+    let languages = json!({ "nativeLanguage": "English", "targetLanguage": "Spanish" });
+    for card in [card, other] {
+        assert_eq!(
+            deck(std::slice::from_ref(&card), languages.clone()).cards[0].back,
+            "cell"
+        );
+        assert_eq!(deck(&[card], json!({})).cards[0].back, "unit of life");
+    }
+    // A translation can be the same word; a definition that is its term is none.
+    let virus = json!({ "front": "virus", "back": "Virus." });
+    assert_eq!(
+        deck(std::slice::from_ref(&virus), languages).cards[0].back,
+        "Virus"
+    );
+    assert_eq!(deck(&[virus], json!({})).dropped.incomplete, 1);
 }
 
 #[test]
@@ -76,6 +160,25 @@ fn difficulties_are_read_in_any_spelling() {
         ("easy", Difficulty::Beginner),
         ("A1", Difficulty::Beginner),
         ("1", Difficulty::Beginner),
+        ("Level 1", Difficulty::Beginner),
+        ("very easy", Difficulty::Beginner),
+        ("Principiante", Difficulty::Beginner),
+        ("Fácil", Difficulty::Beginner),
+        ("Anfänger", Difficulty::Beginner),
+        ("débutant", Difficulty::Beginner),
+        ("básico", Difficulty::Beginner),
+        ("初級", Difficulty::Beginner),
+        ("A2/B1", Difficulty::Beginner),
+        ("Lower Intermediate", Difficulty::Intermediate),
+        ("high-intermediate", Difficulty::Intermediate),
+        ("2", Difficulty::Intermediate),
+        ("⭐", Difficulty::Intermediate),
+        ("10", Difficulty::Expert),
+        ("Very hard", Difficulty::Expert),
+        ("avanzado", Difficulty::Expert),
+        ("difícil", Difficulty::Expert),
+        ("fortgeschritten", Difficulty::Expert),
+        ("高级", Difficulty::Expert),
         ("INTERMEDIATE", Difficulty::Intermediate),
         ("medium", Difficulty::Intermediate),
         ("B2", Difficulty::Intermediate),
@@ -121,7 +224,7 @@ fn unusable_cards_are_counted_by_reason() {
 }
 
 #[test]
-fn a_long_definition_keeps_its_first_clause_and_a_translation_stays() {
+fn a_long_back_keeps_its_first_clause() {
     let long =
         "the smallest structural unit of an organism; it has a membrane, a nucleus and many organelles";
     let definition = deck(&[json!({ "front": "cell", "back": long })], json!({}));
@@ -133,8 +236,25 @@ fn a_long_definition_keeps_its_first_clause_and_a_translation_stays() {
     let without_clause = deck(&[json!({ "front": "cell", "back": whole })], json!({}));
     assert_eq!(without_clause.cards[0].back, whole);
     let languages = json!({ "nativeLanguage": "English", "targetLanguage": "Spanish" });
-    let translation = deck(&[json!({ "front": "célula", "back": long })], languages);
-    assert_eq!(translation.cards[0].back, long);
+    for (translation, right) in [
+        (
+            "the cell: the smallest unit of all living things that can live alone",
+            "the cell",
+        ),
+        (
+            "the cell (the smallest unit of all living things that can live alone)",
+            "the cell",
+        ),
+        (
+            "cell. It is the smallest unit of all living things on earth",
+            "cell",
+        ),
+        ("the cell; cell", "the cell; cell"),
+        (whole, whole),
+    ] {
+        let card = json!({ "front": "célula", "back": translation });
+        assert_eq!(deck(&[card], languages.clone()).cards[0].back, right);
+    }
 }
 
 fn numbered(topics: &[(&str, usize)]) -> Vec<Value> {

@@ -165,6 +165,10 @@ fn backs_are_translations_where_the_languages_differ_and_definitions_elsewhere()
         (Some("German"), None, definition, translation),
         (None, Some("Spanish"), definition, translation),
         (Some(" "), Some("Spanish"), definition, translation),
+        (Some("undefined"), Some("Spanish"), definition, translation),
+        (Some("English"), Some("null"), definition, translation),
+        (Some("Portuguese"), Some("pt-BR"), definition, translation),
+        (Some("Klingon"), Some("Dothraki"), translation, definition),
     ] {
         let (system, card) = asked(json!({ "nativeLanguage": native, "targetLanguage": target }));
         let back = card["back"]["description"].as_str().unwrap().to_lowercase();
