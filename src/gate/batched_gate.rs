@@ -4,12 +4,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jobs::AccountFault;
-use redis::{ErrorKind, RedisError};
-
 use super::{
-    decision::{Effect, Reason, State},
     permit::Settlement,
+    protocol::{AdmissionReply, AdmissionRequest, CallEnd, GateError, SettlementReply},
     redis_gate::{RedisGate, SettleAndAdmitReply},
 };
 use crate::{
@@ -25,18 +22,6 @@ const MOST: BatchLimits = BatchLimits {
     bytes: usize::MAX,
 };
 
-/// A request for a permit.
-pub(super) struct AdmissionRequest {
-    pub(super) id: Arc<str>,
-    pub(super) estimated_tokens: u64,
-}
-
-/// The end of a call.
-pub(super) struct CallEnd {
-    pub(super) id: Arc<str>,
-    pub(super) settlement: Settlement,
-}
-
 /// A request to Redis.
 enum GateRequest {
     Admit(AdmissionRequest),
@@ -45,7 +30,7 @@ enum GateRequest {
 
 /// Redis's answer to a request.
 enum GateReply {
-    Admitted(Result<AdmissionReply, RedisError>),
+    Admitted(Result<AdmissionReply, GateError>),
     Settled(SettlementReply),
 }
 
@@ -55,82 +40,7 @@ pub(super) struct BatchedGate {
     pub(super) desk: Arc<RedisGate>,
     /// How long a call waits for its gate, at most: then Redis counts as away.
     deadline: Duration,
-    asks: Batcher<GateRequest, Result<GateReply, RedisError>>,
-}
-
-/// The answer of `admit.lua`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AdmissionReply {
-    pub(super) verdict: AdmissionVerdict,
-    /// The state of the breaker now.
-    pub(super) state: State,
-    pub(super) epoch: u64,
-    /// Redis's clock, ms.
-    pub(super) now: u64,
-    /// The state that the breaker was moved to by this call.
-    pub(super) moved_to: Option<State>,
-}
-
-/// May it pass?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AdmissionVerdict {
-    /// It may.
-    Granted {
-        /// Its outcome decides about a half-open breaker.
-        probe: bool,
-        /// When its lease ends, ms of Redis's clock.
-        expires: u64,
-    },
-    /// It may not.
-    Refused {
-        reason: Reason,
-        /// `None`: never.
-        wait: Option<Duration>,
-        /// The account's fault that the breaker is not closed for.
-        fault: Option<AccountFault>,
-    },
-}
-
-/// The effect of a settlement, local or in Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SettlementReply {
-    pub(super) effect: Effect,
-    /// The state of the breaker now.
-    pub(super) state: State,
-    /// Failures or successes that count now, if this outcome was counted.
-    pub(super) count: u32,
-    /// Failures among the last calls, if this was one of a closed breaker.
-    pub(super) failed: u32,
-    /// How many the last calls are.
-    pub(super) of_calls: u32,
-}
-
-/// The answer of `control.lua`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GateReading {
-    pub(super) before: State,
-    pub(super) state: State,
-    pub(super) failures: u32,
-    pub(super) successes: u32,
-    pub(super) opened_at: Option<u64>,
-    pub(super) attempts: u32,
-    pub(super) not_closed_since: Option<u64>,
-    pub(super) open_until: Option<u64>,
-    /// The account's fault that the last counted call failed for, and when.
-    pub(super) fault: Option<(AccountFault, u64)>,
-    pub(super) in_flight: u64,
-    pub(super) requests: u64,
-    pub(super) tokens: u64,
-    pub(super) throttled_until: u64,
-    pub(super) now: u64,
-}
-
-/// An operator's command to a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BreakerControl {
-    Status,
-    Close,
-    Open,
+    asks: Batcher<GateRequest, Result<GateReply, GateError>>,
 }
 
 impl BatchedGate {
@@ -146,7 +56,7 @@ impl BatchedGate {
                     let count = asks.len();
                     // A call that outlasts its askers' patience must not keep those who come after it waiting.
                     let turn = answered_within(deadline, turn(&desk, asks)).await;
-                    match turn.unwrap_or_else(|_elapsed| Err(late())) {
+                    match turn.unwrap_or_else(|_elapsed| Err(GateError::TimedOut)) {
                         Ok(told) => told.into_iter().map(Ok).collect(),
                         Err(error) => vec![error; count].into_iter().map(Err).collect(),
                     }
@@ -161,14 +71,14 @@ impl BatchedGate {
         &self,
         id: impl Into<Arc<str>>,
         estimated_tokens: u64,
-    ) -> Result<AdmissionReply, RedisError> {
+    ) -> Result<AdmissionReply, GateError> {
         let request = AdmissionRequest {
             id: id.into(),
             estimated_tokens,
         };
         match self.in_time(GateRequest::Admit(request)).await? {
             GateReply::Admitted(answer) => answer,
-            GateReply::Settled(_) => Err(others()),
+            GateReply::Settled(_) => Err(OTHER_REPLY),
         }
     }
 
@@ -177,36 +87,30 @@ impl BatchedGate {
         &self,
         id: impl Into<Arc<str>>,
         settlement: Settlement,
-    ) -> Result<SettlementReply, RedisError> {
+    ) -> Result<SettlementReply, GateError> {
         let end = CallEnd {
             id: id.into(),
             settlement,
         };
         match self.in_time(GateRequest::Settle(end)).await? {
             GateReply::Settled(settled) => Ok(settled),
-            GateReply::Admitted(_) => Err(others()),
+            GateReply::Admitted(_) => Err(OTHER_REPLY),
         }
     }
 
-    async fn in_time(&self, ask: GateRequest) -> Result<GateReply, RedisError> {
+    async fn in_time(&self, ask: GateRequest) -> Result<GateReply, GateError> {
         match answered_within(self.deadline, self.asks.ask(ask)).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => Err((ErrorKind::Client, "the gate's call died").into()),
-            Err(_elapsed) => Err(late()),
+            Ok(None) => Err(GateError::Interrupted),
+            Err(_elapsed) => Err(GateError::TimedOut),
         }
     }
 }
 
-fn late() -> RedisError {
-    (ErrorKind::Io, "no answer in time").into()
-}
-
-fn others() -> RedisError {
-    (ErrorKind::UnexpectedReturnType, "the answer to another question").into()
-}
+const OTHER_REPLY: GateError = GateError::UnexpectedReply("the reply to another kind of request");
 
 /// One call to Redis; what it says of each, in the same order.
-async fn turn(desk: &RedisGate, asks: Vec<GateRequest>) -> Result<Vec<GateReply>, RedisError> {
+async fn turn(desk: &RedisGate, asks: Vec<GateRequest>) -> Result<Vec<GateReply>, GateError> {
     let (mut ends, mut requests, mut order) = (Vec::new(), Vec::new(), Vec::with_capacity(asks.len()));
     for ask in asks {
         order.push(matches!(ask, GateRequest::Settle(_)));

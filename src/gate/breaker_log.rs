@@ -5,9 +5,9 @@ use jobs::Provider;
 use tracing::{info, warn};
 
 use super::{
-    batched_gate::SettlementReply,
     decision::{Effect, State},
     permit::CallOutcome,
+    protocol::SettlementReply,
     settings::BreakerSettings,
 };
 use crate::telemetry::metrics::{PROCESS, labels::CellIndex};

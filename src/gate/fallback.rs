@@ -18,7 +18,7 @@ pub(super) use self::{
     breaker::{BreakerTicket, LocalBreaker, RecoveryRamp},
     limits::{LimitCharge, LocalLimits},
 };
-use super::{batched_gate::SettlementReply, decision::Reason, permit::Settlement};
+use super::{decision::Reason, permit::Settlement, protocol::SettlementReply};
 
 /// Not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

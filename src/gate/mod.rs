@@ -30,6 +30,7 @@ mod decision;
 mod fallback;
 mod pending_settlements;
 mod permit;
+mod protocol;
 mod provider_gate;
 mod redis_gate;
 mod scripts;

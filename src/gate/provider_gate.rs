@@ -16,12 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    batched_gate::{AdmissionVerdict, BatchedGate, BreakerControl},
+    batched_gate::BatchedGate,
     breaker_log::{self, BreakerScope},
     decision::{Effect, Reason, Rejection, State},
     fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
     pending_settlements::PendingSettlements,
     permit::{Permit, Settlement},
+    protocol::{AdmissionVerdict, BreakerControl, GateError},
     status::GateStatus,
 };
 use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
@@ -60,7 +61,7 @@ impl GateContext {
 
     /// Records a failed request to Redis, and logs it once an outage. An error answer (LOADING, READONLY, OOM) counts
     /// like a missing answer.
-    pub(super) fn redis_failed(&self, error: &RedisError) {
+    pub(super) fn redis_failed(&self, error: &dyn std::fmt::Display) {
         if !self.redis_away.swap(true, Ordering::Relaxed) {
             warn!(%error, "Redis is away: each replica keeps breakers and limits of its own");
         }
@@ -321,7 +322,7 @@ impl ProviderGate {
     }
 
     /// Tells Redis how a call ended.
-    pub(super) async fn deliver(&self, id: &Arc<str>, settlement: Settlement) -> Result<Effect, RedisError> {
+    pub(super) async fn deliver(&self, id: &Arc<str>, settlement: Settlement) -> Result<Effect, GateError> {
         let settled = self.wire.settle(id.clone(), settlement).await;
         let settled = settled.inspect_err(|error| self.shared.redis_failed(error))?;
         breaker_log::settled(

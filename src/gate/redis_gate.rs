@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use jobs::AccountFault;
-use redis::{ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{FromRedisValue, RedisError, Script, ScriptInvocation};
 
 use super::{
-    batched_gate::{
-        AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateReading,
-        SettlementReply,
-    },
     decision::{Effect, Reason, State},
     permit::CallOutcome,
+    protocol::{
+        AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
+        SettlementReply,
+    },
     scripts::GateScripts,
     settings::{GateSettings, LimitSettings, millis},
 };
@@ -44,7 +44,7 @@ pub(super) struct SettleAndAdmitReply {
     /// Of each permit that was to be settled.
     pub(super) settled: Vec<SettlementReply>,
     /// Of each request.
-    pub(super) admitted: Vec<Result<AdmissionReply, RedisError>>,
+    pub(super) admitted: Vec<Result<AdmissionReply, GateError>>,
 }
 
 /// The answer of `admit.lua` about one call.
@@ -77,7 +77,7 @@ type BreakerRow = (
 /// The part of `control.lua`'s answer about the limits.
 type LimitsRow = (u64, u64, u64, u64, u64);
 
-fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<AdmissionReply, RedisError> {
+fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<AdmissionReply, GateError> {
     let verdict = match (refused, granted) {
         (Some((reason, wait, fault)), _) => AdmissionVerdict::Refused {
             reason,
@@ -85,7 +85,7 @@ fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<A
             fault: AccountFault::from_word(&fault),
         },
         (None, Some((probe, expires))) => AdmissionVerdict::Granted { probe, expires },
-        (None, None) => return Err((ErrorKind::Parse, "admit.lua neither grants nor refuses").into()),
+        (None, None) => return Err(GateError::UnexpectedReply("admit.lua neither grants nor refuses")),
     };
     Ok(AdmissionReply {
         verdict,
@@ -102,7 +102,7 @@ impl RedisGate {
         &self,
         ends: &[CallEnd],
         requests: &[AdmissionRequest],
-    ) -> Result<SettleAndAdmitReply, RedisError> {
+    ) -> Result<SettleAndAdmitReply, GateError> {
         let breaker = &self.settings.breaker;
         let mut call = self.limited_call(&self.scripts.turn);
         call.arg(breaker.failure_threshold)
@@ -125,7 +125,7 @@ impl RedisGate {
         }
         let (settled, admitted): (Vec<SettledRow>, Vec<AdmitRow>) = self.resent_once(&call).await?;
         if settled.len() != ends.len() || admitted.len() != requests.len() {
-            return Err((ErrorKind::UnexpectedReturnType, "not an answer for each call").into());
+            return Err(GateError::UnexpectedReply("not a reply for each call"));
         }
         let settled = settled
             .into_iter()

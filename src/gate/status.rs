@@ -3,8 +3,8 @@
 use jobs::{AccountFault, Provider};
 
 use super::{
-    batched_gate::GateReading,
     decision::State,
+    protocol::GateReading,
     settings::{GateSettings, LimitSettings},
 };
 

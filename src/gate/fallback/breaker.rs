@@ -9,9 +9,9 @@ use jobs::AccountFault;
 
 use super::LocalRefusal;
 use crate::gate::{
-    batched_gate::SettlementReply,
     decision::{Effect, Reason, State},
     permit::{CallOutcome, Settlement},
+    protocol::SettlementReply,
     settings::BreakerSettings,
 };
 

@@ -5,9 +5,9 @@ use jobs::AccountFault;
 use super::rig::{Rig, breaker, concurrent, ms, same, scenarios, unlimited};
 use crate::gate::{
     BreakerSettings, Settlement,
-    batched_gate::{AdmissionVerdict, BreakerControl},
     decision::{Effect, Reason, State},
     permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
+    protocol::{AdmissionVerdict, BreakerControl},
 };
 
 /// Two failures open, two successes close, two probes.

@@ -13,9 +13,10 @@ use super::{
 use crate::{
     gate::{
         BreakerSettings,
-        batched_gate::{AdmissionVerdict, BatchedGate, BreakerControl},
+        batched_gate::BatchedGate,
         decision::{Effect, State},
         permit::CallOutcome,
+        protocol::{AdmissionVerdict, BreakerControl},
     },
     keys::GateKeys,
 };

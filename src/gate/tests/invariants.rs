@@ -3,9 +3,10 @@
 use super::rig::{Rig, breaker, concurrent, limit, ms, requests, tokens, unlimited};
 use crate::gate::{
     BreakerSettings, LimitSettings, Pace, Settlement,
-    batched_gate::{BatchedGate, BreakerControl},
+    batched_gate::BatchedGate,
     decision::{Effect, Reason, State},
     permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
+    protocol::BreakerControl,
 };
 
 /// Everything that the gate stores, except what is merely garbage by now.

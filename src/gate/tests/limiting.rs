@@ -5,9 +5,9 @@ use jobs::AccountFault;
 
 use crate::gate::{
     LimitSettings, Pace, Settlement,
-    batched_gate::BreakerControl,
     decision::{Effect, Reason},
     permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
+    protocol::BreakerControl,
 };
 
 fn used(outcome: CallOutcome, tokens: u64) -> Settlement {

@@ -8,9 +8,9 @@ use jobs::AccountFault;
 use super::rig::ms;
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
-    batched_gate::{AdmissionReply, AdmissionVerdict, SettlementReply},
     decision::{Effect, Reason, State},
     permit::CallOutcome,
+    protocol::{AdmissionReply, AdmissionVerdict, SettlementReply},
     settings::millis,
 };
 

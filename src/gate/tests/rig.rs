@@ -14,9 +14,10 @@ use crate::{
     demo::PrivateRedis,
     gate::{
         BreakerSettings, GateSettings, LimitSettings, Settlement,
-        batched_gate::{AdmissionReply, AdmissionVerdict, BatchedGate},
+        batched_gate::BatchedGate,
         decision::{Effect, Reason},
         permit::CallOutcome,
+        protocol::{AdmissionReply, AdmissionVerdict},
         redis_gate::RedisGate,
         scripts::GateScripts,
     },

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::gate::{
     BreakerSettings, FailureShare, LimitSettings, Pace, Settlement,
-    batched_gate::BreakerControl,
     decision::{Reason, State},
     permit::CallOutcome,
+    protocol::BreakerControl,
 };
 
 #[derive(Debug, Clone)]

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
-    batched_gate::BreakerControl,
     decision::{Effect, Reason, State},
     fallback::{LocalBreaker, LocalFallback, LocalLimits},
     permit::CallOutcome::{self, Failure, Success},
+    protocol::BreakerControl,
 };
 
 /// Calls of a provider that come at random (Poisson), so many a minute.

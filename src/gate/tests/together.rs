@@ -7,7 +7,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::rig::{Rig, T0, breaker, concurrent, limit, ms, same};
 use crate::gate::{
     BreakerSettings, CallOutcome, Effect, LimitSettings, Pace, Settlement, State,
-    batched_gate::{AdmissionReply, AdmissionVerdict, BatchedGate},
+    batched_gate::BatchedGate,
+    protocol::{AdmissionReply, AdmissionVerdict},
 };
 
 /// What is told of an admission, but for the time at which a state was entered.
