@@ -7,6 +7,8 @@ mod health;
 mod job;
 mod migrate;
 mod operate;
+#[cfg(test)]
+mod reference;
 mod show;
 mod simulate;
 mod spend;
