@@ -23,13 +23,18 @@ test-all:
 ci:
     .ci/run
 
+# Shell, Lua, JavaScript, spelling and prose; installs the linters that are missing.
+lint:
+    sh scripts/setup-linters.sh
+    sh scripts/lint.sh
+
 # Words that STYLE.md excludes.
 lint-prose:
     sh scripts/lint-prose.sh --list
 
-# Writes the generated documents again: schemas, metrics, alerts.
+# Writes the generated documents again: schemas, metrics, alerts, configuration, command line.
 generate:
-    UPDATE_SCHEMAS=1 cargo nextest run --locked -E 'test(schema) or test(metrics_table) or test(alert_rules)'
+    UPDATE_SCHEMAS=1 cargo nextest run --locked -E 'test(schema) or test(metrics_table) or test(alert_rules) or test(docs_)'
 
 # The gate's model, explorer and simulations at full size: minutes.
 gate-long:

@@ -15,7 +15,9 @@ done
 RUSTFLAGS=$flags cargo build --manifest-path fuzz/Cargo.toml --target-dir fuzz/target --release --target "$host" --bins
 [ "${1:-}" = --build ] && exit 0
 
-[ $# -gt 0 ] || set -- $(cd fuzz/fuzz_targets && ls | sed 's/\.rs$//')
+if [ $# -eq 0 ]; then
+  for file in fuzz/fuzz_targets/*.rs; do set -- "$@" "$(basename "$file" .rs)"; done
+fi
 mkdir -p "$out/rows"
 for target in "$@"; do
   mkdir -p "$out/$target"

@@ -28,6 +28,8 @@ pub mod connection;
 mod deadline;
 pub mod demo;
 pub mod dialects;
+#[cfg(test)]
+mod docs;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gate;

@@ -1,4 +1,4 @@
-//! What the cases have come to, as tables, and as a section of `docs/reliability.md`.
+//! What the cases have come to, as tables, and as a section of `docs/benchmarks.md`.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path, time::Duration};
 
@@ -119,11 +119,11 @@ impl Report {
         text
     }
 
-    /// Writes the tables into `docs/reliability.md`, between marks, which are added at the end where they are missing.
+    /// Writes the tables into `docs/benchmarks.md`, between marks, which are added at the end where they are missing.
     pub(crate) fn write(&self, command: &str) -> Result {
         const BEGIN: &str = "<!-- depth -->\n";
         const END: &str = "<!-- /depth -->\n";
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
         let (old, section) = (std::fs::read_to_string(&path)?, self.text(command));
         let text = match (old.split_once(BEGIN), old.split_once(END)) {
             (Some((before, _)), Some((_, after))) => format!("{before}{BEGIN}{section}{END}{after}"),

@@ -89,8 +89,14 @@ async function startStub(delay) {
     url: `http://127.0.0.1:${port}/v1`,
     announce: () => child.send('announce'),
     next,
-    counts: () => (child.send('counts'), next()),
-    stop: () => (child.disconnect(), child.gone),
+    counts: () => {
+      child.send('counts');
+      return next();
+    },
+    stop: () => {
+      child.disconnect();
+      return child.gone;
+    },
   };
 }
 
@@ -125,7 +131,10 @@ async function monitor(redis) {
   watch.on('monitor', (_time, [command], source) => {
     if (source !== 'lua' && !/^(llen|info)$/i.test(command)) sent++;
   });
-  return () => (watch.disconnect(), sent);
+  return () => {
+    watch.disconnect();
+    return sent;
+  };
 }
 
 module.exports = { Redis, cpu, memory, monitor, redisSpent, sleep, start, startRedis, startStub, stop, within };

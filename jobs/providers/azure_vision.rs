@@ -213,7 +213,7 @@ fn answer_of(tree: &Value) -> Box<RawValue> {
     to_raw_value(tree).expect("JSON")
 }
 
-/// The last segment of the URL in `Operation-Location`; the rest of it is not believed.
+/// The last segment of the URL in `ReadOperation-Location`; the rest of it is not believed.
 pub(super) fn operation_id(location: &HeaderValue) -> Option<String> {
     let path = location.to_str().ok()?.split(['?', '#']).next()?;
     let id = path.rsplit('/').next()?;

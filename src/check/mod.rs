@@ -86,7 +86,7 @@ pub async fn all(config: &Config) -> Vec<Finding> {
 
 /// The findings for a configuration that cannot be read.
 pub fn faults(faults: &[String]) -> Vec<Finding> {
-    let cure = "set the variable as told; the README lists them all";
+    let cure = "set the variable as told; docs/configuration.md lists them all";
     faults
         .iter()
         .map(|fault| Finding::failure("configuration", fault, cure))

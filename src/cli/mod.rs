@@ -8,6 +8,8 @@ mod health;
 mod job;
 mod migrate;
 mod output;
+#[cfg(test)]
+mod reference;
 mod simulate;
 mod spend;
 

@@ -1,4 +1,4 @@
-//! Every environment variable, declared once. The table in the README is checked against this list.
+//! Every environment variable, declared once. The table in `docs/configuration.md` is generated from this list.
 
 /// Where a variable's value comes from when it is not set.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ pub struct EnvVar {
 }
 
 impl EnvVar {
-    /// Its row in the README's table.
+    /// Its row in the documented table.
     pub fn row(&self) -> String {
         let default = match self.default {
             DefaultValue::None => String::new(),
@@ -56,7 +56,7 @@ macro_rules! vars {
                 secret: is_secret!($($secret)?),
             };
         )*
-        /// All of them, in the order of the README.
+        /// All of them, in the order of the documentation.
         pub const ALL: &[&EnvVar] = &[$(&$name),*];
     };
 }

@@ -58,8 +58,8 @@ local function admit_all(first, last)
       if gone > 0 then call('SET', ATTEMPTS, live_probes + successes) end
       -- More probes cannot pay a bill or replace a key: one at a time shows whether the account works again.
       if live_probes + successes >= (fault and successes == 0 and 1 or half_open_max) then
-        local first = call('ZRANGE', PROBES, 0, 0, 'WITHSCORES')
-        return refused('half_open', min(PROBE_HINT, (whole(first[2]) or now) - now))
+        local oldest = call('ZRANGE', PROBES, 0, 0, 'WITHSCORES')
+        return refused('half_open', min(PROBE_HINT, (whole(oldest[2]) or now) - now))
       end
     end
 

@@ -6,8 +6,6 @@
 -- `state:full` says that jobs wait although slots were free, because their owners have as many in flight as they may: it is
 -- what an end of a job has to announce. Its value is how many jobs waited: another number is a reason to look.
 
--- Owners that one claim passes over at most.
-local MOST_PASSED = 1000
 -- Entries that a claim looks at, at most, to remove those of owners who have nothing in flight any more.
 local MOST_PRUNED = 8
 

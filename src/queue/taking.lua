@@ -1,5 +1,8 @@
 -- Second prelude of the scripts that give jobs their places in the fair line, or take them from it (fair.lua).
 
+-- Owners that one claim passes over at most.
+local MOST_PASSED = 1000
+
 -- Where the line's known jobs stand now: the list may have changed since the last script. `s` is the line's state.
 -- Returns the front's place, how many jobs at the front have none, and at which distance those without a place begin at
 -- the back; nil where that cannot be told.
@@ -178,7 +181,7 @@ local function next_entries(line, wanted, busy)
   local owners, scores, counts, order = choose(turns, wanted, busy)
   local updates, gone, got, given = {}, {}, {}, {}
   for i, owner in ipairs(owners) do
-    local count, entries = counts[i], nil
+    local count, entries = counts[i]
     if count == 1 then
       entries = { call('LPOP', lines .. owner) or nil }
     else

@@ -82,7 +82,7 @@ async fn a_parent_runs_after_its_children_and_reads_their_results() {
 }
 
 #[tokio::test]
-async fn a_childs_failure_fails_its_parent_unrun_where_it_is_told_to() {
+async fn a_failed_child_fails_its_parent_unrun_where_it_is_told_to() {
     let family = Family::with(json!({"failParentOnFailure": true})).await;
     let parent = family.node.until("parent", "failed").await;
     assert_eq!(parent["failedReason"], "child bull:q:bad failed");

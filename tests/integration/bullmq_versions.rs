@@ -61,8 +61,8 @@ macro_rules! versions {
             }
 
             #[tokio::test]
-            async fn a_childs_failure_fails_its_parent() {
-                super::a_childs_failure_fails_its_parent($version).await;
+            async fn a_failed_child_fails_its_parent() {
+                super::a_failed_child_fails_its_parent($version).await;
             }
         }
     )*};
@@ -201,7 +201,7 @@ async fn producers_wake_a_waiting_worker(version: &str) {
 }
 
 /// BullMQ 5.1 writes into the child what later versions write beside the parent's name.
-async fn a_childs_failure_fails_its_parent(version: &str) {
+async fn a_failed_child_fails_its_parent(version: &str) {
     let (_redis, node, broker) = set(version).await;
     let job = |id: &str, more: Value| {
         let mut opts = more;

@@ -32,6 +32,7 @@ mod gate;
 mod handlers;
 mod hostile_jobs;
 mod hostile_media;
+mod http_api;
 mod job_events;
 mod killers;
 mod ledger;

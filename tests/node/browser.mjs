@@ -17,7 +17,7 @@ const browser = await chromium.launch({
 
 let page;
 // Whatever a console would show in red, violations of the policy among them, and dialogs that hostile text might open.
-let complaints = [];
+const complaints = [];
 
 const operations = {
   open: async ({ url, width = 1280, height = 900, dark = false, still = true }) => {

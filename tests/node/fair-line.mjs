@@ -28,7 +28,9 @@ const until = (child, pattern) => new Promise((resolve) => {
     if (found) resolve(found);
   });
 });
-const stop = () => children.forEach((child) => child.kill('SIGKILL'));
+const stop = () => {
+  for (const child of children) child.kill('SIGKILL');
+};
 process.on('exit', stop);
 
 const folder = mkdtempSync(path.join(tmpdir(), 'fair-line-'));
@@ -57,7 +59,8 @@ let count = 0;
 const add = async (student, jobs = 1) => {
   const batch = [];
   for (let n = 0; n < jobs; n += 1) {
-    const id = `job-${(count += 1)}`;
+    count += 1;
+    const id = `job-${count}`;
     added.set(id, { student, at: performance.now() - began });
     batch.push({ name: 'generate-flashcards', data: { content: id, subject: 'x', topic: 'y', userId: student }, opts: { jobId: id, attempts: 3 } });
   }

@@ -43,7 +43,7 @@ function result({ answers, payload }) {
   const flashcards = cards
     .map((card) => ({ ...card, topic: payload.topic === 'AI Selection' ? card.topic : payload.topic }))
     .filter(({ front, topic }) => {
-      const identity = `${front}`.trim().toLowerCase() + '\n' + `${topic}`.trim().toLowerCase();
+      const identity = `${`${front}`.trim().toLowerCase()}\n${`${topic}`.trim().toLowerCase()}`;
       return !seen.has(identity) && seen.add(identity);
     });
   return { success: true, flashcards, tokenUsage: completion.usage?.total_tokens ?? 0 };

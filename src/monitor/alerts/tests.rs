@@ -1,4 +1,9 @@
-use std::{fmt::Write, fs, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write,
+    fs,
+    path::Path,
+};
 
 use super::*;
 use crate::{
@@ -227,10 +232,11 @@ fn prometheus_rules() -> String {
         write!(
             text,
             "      - alert: {name}\n        expr: {}\n        for: {hold}\n        labels:\n          severity: {severity}\n        \
-             annotations:\n          summary: {}\n          description: {}\n",
+             annotations:\n          summary: {}\n          description: {}\n          runbook: {}\n",
             quoted(expr),
             quoted(&format!("{about}: {{{{ $value | humanize }}}}, above {}", rule.threshold)),
             quoted(action),
+            quoted(&format!("docs/runbook.md#{}", name.to_lowercase())),
         )
         .unwrap();
     }
@@ -248,6 +254,29 @@ fn alert_rules_are_written_down_for_prometheus() {
         fs::read_to_string(&path).unwrap_or_default() == prometheus_rules(),
         "docs/alerts.yml differs from the rules. Run `UPDATE_SCHEMAS=1 cargo test alert_rules`."
     );
+}
+
+/// The heading of each rule's section in `docs/runbook.md` is where its annotation leads.
+#[test]
+fn alert_rules_have_a_runbook() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbook.md");
+    let runbook = fs::read_to_string(path).unwrap();
+    let (_, sections) = runbook.split_once("\n## ").unwrap();
+    let sections: HashMap<&str, &str> = sections
+        .split("\n## ")
+        .map(|section| section.split_once('\n').unwrap())
+        .collect();
+    let rules: HashSet<&str> = RULES.iter().map(|rule| rule.name).collect();
+    let headings: HashSet<&str> = sections.keys().copied().collect();
+    assert_eq!(headings, rules, "docs/runbook.md has one section for each alert");
+    for (name, section) in sections {
+        for part in ["**Meaning.**", "**Look.**", "**Do.**"] {
+            assert!(
+                section.contains(part),
+                "{name}: {part} is missing in docs/runbook.md"
+            );
+        }
+    }
 }
 
 #[test]

@@ -76,7 +76,8 @@ local function claim(want, now)
     room = min(room, rate - taken)
   end
 
-  local line, fair, clears = wait_line(ARGV[8]), nil, nil
+  local line = wait_line(ARGV[8])
+  local fair, clears
   local busy = open_busy(line, tonumber(ARGV[10]))
   local waiting = call('LLEN', line.list)
   if not order[3] and ((waiting > max(room, 0) or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then

@@ -207,9 +207,9 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
   local key, done = P .. id, state == 'completed'
   local opts = options(m[3])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
-  local told, problem = true, nil
+  local told = true
   if m[4] or m[5] then
-    local freed, trouble
+    local problem, freed, trouble
     told, problem = pcall(tell_parent, id, opts, m[4], done, value, now)
     freed, trouble = pcall(free_deduplication, id, m[5], now)
     if not (told and freed) then

@@ -16,24 +16,24 @@ local function wait_line(key)
   function line.push(id) call('RPUSH', line.list, id) end
 
   function line.owner_of(id, known)
-    local key = P .. id
-    local size = protected('HSTRLEN', key, 'data')
+    local job = P .. id
+    local size = protected('HSTRLEN', job, 'data')
     if type(size) ~= 'number' or size == 0 then return '', 0 end
     if size <= LARGEST then
-      local data = call('HGET', key, 'data')
+      local data = call('HGET', job, 'data')
       if line.payloads then line.payloads[id] = data end
       return owner_in(data, quoted, 1), size
     end
-    if known[id] then call('HSET', P .. id, 'bw:owner', known[id]) end
-    return known[id] or call('HGET', P .. id, 'bw:owner') or nil, 0
+    if known[id] then call('HSET', job, 'bw:owner', known[id]) end
+    return known[id] or call('HGET', job, 'bw:owner') or nil, 0
   end
 
   function line.is_in_flight(id) return call('EXISTS', P .. id .. ':lock') == 1 end
 
   -- Whether a job that is not found in the list has left it: removed, claimed, ended or put off.
   function line.is_elsewhere(id)
-    local key = P .. id
-    return call('EXISTS', key) == 0 or call('EXISTS', key .. ':lock') == 1 or call('ZSCORE', P .. 'delayed', id)
+    local job = P .. id
+    return call('EXISTS', job) == 0 or call('EXISTS', job .. ':lock') == 1 or call('ZSCORE', P .. 'delayed', id)
       or call('ZSCORE', P .. 'completed', id) or call('ZSCORE', P .. 'failed', id) or call('ZSCORE', P .. 'prioritized', id)
   end
 

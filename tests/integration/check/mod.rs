@@ -192,7 +192,13 @@ async fn what_is_wrong_with_the_place_is_told() {
 
     let (code, answer) = check(&scene, &[("PORT", "http")]).await;
     assert_eq!(code, Some(64));
-    expect(&answer, "configuration", "failure", "PORT", "README");
+    expect(
+        &answer,
+        "configuration",
+        "failure",
+        "PORT",
+        "docs/configuration.md",
+    );
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ function remember(name, at, waiting, rate, paused) {
 
 function showHistory({ queues, points }) {
   history.clear();
-  for (const [at, of] of points) queues.forEach((name, n) => remember(name, at, ...of[n]));
+  for (const [at, of] of points) for (const [n, name] of queues.entries()) remember(name, at, ...of[n]);
 }
 
 /** Shown by the second, between two frames: [element, function]. */
@@ -128,7 +128,7 @@ function limitRow({ provider }) {
   const [free, throttle, full] = [el('p', { class: 'small' }), el('p', { class: 'probe' }), el('p', { class: 'probe' })];
   const node = el('li', {}, el('p', { class: 'name' }, provider), meters, full, free, throttle);
   node.update = (now) => {
-    kinds.forEach(([kind], n) => meters[n].show(now[kind].used, now[kind].limit));
+    for (const [n, [kind]] of kinds.entries()) meters[n].show(now[kind].used, now[kind].limit);
     const open = kinds.filter(([kind]) => !now[kind].limit).map(([kind, label]) => `${count(now[kind].used)} ${label}`);
     say(free, open.length ? `Without a limit: ${open.join(', ')}` : '');
     say(full, now.full ?? '');
