@@ -2,6 +2,7 @@
 //
 // node fair-line.mjs <binary> <scenario> [replicas]   (see scripts/fair-line.sh)
 //   burst      one student adds BURST jobs (700), then 20 others one each; ends when the others are done, or all with ALL=1
+//   crowd      50 students add BURST jobs in random order; ends when all of them are done
 //   steady     40 students add 20 jobs a minute for MINUTES (9), one adds 200 at once after the first minute
 import { spawn } from 'node:child_process';
 import { createRequire } from 'node:module';
@@ -45,7 +46,7 @@ await until(simulate, /AZURE_VISION_ENDPOINT=\S+/).then((found) => {
 const env = {
   PATH: process.env.PATH, ...variables, REDIS_URL: `redis://127.0.0.1:${port}`, PORT: '0', LOG_FORMAT: 'json', RUST_LOG: 'info',
   QUEUES: 'bullmq:ai-jobs', OPENAI_RATE_LIMIT_RPM: `${rpm}`,
-  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(FAIRNESS_KEY|CIRCUIT_MAX_WAIT|CONCURRENCY)$/.test(name))),
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(FAIRNESS_KEY|CIRCUIT_MAX_WAIT|CONCURRENCY|OPENAI_MAX_CONCURRENT)$/.test(name))),
 };
 for (let n = 0; n < Number(replicas); n += 1) await until(start(binary, ['run'], env), /"ready: health/);
 
@@ -90,6 +91,13 @@ if (scenario === 'burst') {
     await nap(500);
     await look();
   }
+} else if (scenario === 'crowd') {
+  for (let n = 0; n < burst; n += 1) await add(`student-${Math.floor(Math.random() * 50)}`);
+  for (;;) {
+    const { counts } = await look();
+    if (counts.completed + counts.failed >= burst) break;
+    await nap(500);
+  }
 } else {
   const lights = async (ms) => {
     const end = performance.now() + ms;
@@ -122,6 +130,10 @@ const span = Math.min(600_000, times.at(-1) - times[0]);
 const within = times.filter((at) => at - times[0] < span).length;
 console.log(`${counts.failed} failed, ${counts.completed} completed; at most ${most.delayed} delayed and ${most.active} active at a look`);
 console.log(`${within} requests in ${(span / 1000).toFixed(0)} s: ${((within / (rpm * span / 60_000)) * 100).toFixed(1)} % of the limit; at most ${stats.max_per_minute} in a minute of ${rpm}`);
+const cpu = await (await queue.client).info('cpu');
+const seconds = ['used_cpu_user', 'used_cpu_sys'].map((name) => Number(cpu.match(`${name}:([0-9.]+)`)[1]));
+const ended = counts.completed + counts.failed;
+console.log(`Redis: ${(((seconds[0] + seconds[1]) / ended) * 1e6).toFixed(0)} µs of CPU for each of ${ended} jobs that ended`);
 await queue.close();
 stop();
 process.exit(0);
