@@ -41,6 +41,8 @@ local function find_places(line, s, length)
   return front, unplaced, at + 1
 end
 
+local format = string.format
+
 -- Adds an entry of a job to those that are to join their owners' lines, the first one first.
 local function gather(gathered, owner, place, id)
   local entries = gathered[owner]
@@ -48,7 +50,8 @@ local function gather(gathered, owner, place, id)
     entries = {}
     gathered[owner], gathered[#gathered + 1] = entries, owner
   end
-  entries[#entries + 1] = place .. ':' .. id
+  -- Half of what `..` takes for a number.
+  entries[#entries + 1] = format('%d:%s', place, id)
 end
 
 local TOO_LONG_A_NAME = string.rep('-', 65)
@@ -142,11 +145,10 @@ local function owners_due(turns, wanted, busy)
   return owners, scores, limits
 end
 
--- Whose turn it is, `wanted` times: owners, the turn of each, how often it is his, and the order; without an order one
+-- How often it is the turn of each of the owners that are due, `wanted` times in all, and the order; without an order one
 -- owner has all of them.
-local function choose(turns, wanted, busy)
-  local owners, scores, limits = owners_due(turns, wanted, busy)
-  if #owners == 1 and not busy then return owners, scores, { wanted } end
+local function choose(owners, scores, limits, wanted, busy)
+  if #owners == 1 and not busy then return { wanted } end
   local counts, order = {}, {}
   for i = 1, #owners do counts[i] = 0 end
   -- Those that were chosen come again a round later, in the order in which they were chosen: the next is the first of
@@ -168,14 +170,38 @@ local function choose(turns, wanted, busy)
       nth = nth + 1
     end
   end
-  return owners, scores, counts, order
+  return counts, order
+end
+
+-- The same where each owner that is due is due once: most often, where at least as many owners wait as jobs are wanted.
+local function next_of_each(line, owners, scores)
+  local turns, lines = line.state .. ':turns', line.state .. ':line:'
+  local ids, entries, due, whose, updates, gone, n = {}, {}, {}, {}, {}, {}, 0
+  for i, owner in ipairs(owners) do
+    local entry = call('LPOP', lines .. owner)
+    if entry then
+      local id = sub(entry, (find(entry, ':', 1, true) or 0) + 1)
+      n = n + 1
+      ids[n], entries[n], due[n], whose[id] = id, entry, scores[i], owner
+      updates[2 * n - 1], updates[2 * n] = scores[i] + ROUND, owner
+    else
+      gone[#gone + 1] = owner
+    end
+  end
+  if #gone > 0 then call('ZREM', turns, unpack(gone)) end
+  if n > 0 then call('ZADD', turns, unpack(updates)) end
+  return ids, entries, due, true, whose
 end
 
 -- The next entries in turn, at most so many, out of their owners' lines: ids, entries, turns, owners; and whether an owner
 -- was there.
 local function next_entries(line, wanted, busy)
   local turns, lines = line.state .. ':turns', line.state .. ':line:'
-  local owners, scores, counts, order = choose(turns, wanted, busy)
+  local owners, scores, limits = owners_due(turns, wanted, busy)
+  if #owners > 1 and #owners == wanted and not (scores[1] + ROUND < scores[wanted]) then
+    return next_of_each(line, owners, scores)
+  end
+  local counts, order = choose(owners, scores, limits, wanted, busy)
   local updates, gone, got, given = {}, {}, {}, {}
   for i, owner in ipairs(owners) do
     local count, entries = counts[i], nil
@@ -292,6 +318,20 @@ local function open_line(line, most, known, busy)
   local function take_out(ids, entries, due)
     local places = has_moved > 0 and #ids > 0 and moved_places(ids) or {}
     local popped, near, is_taken, taken, far = line.pop(#ids), {}, {}, {}, {}
+    local in_order = #popped == #ids
+    for i, id in ipairs(in_order and ids or {}) do
+      if popped[i] ~= id or is_taken[id] then
+        in_order = false
+        break
+      end
+      is_taken[id] = true
+    end
+    if in_order then
+      for i = 1, #due do s.turn = max(s.turn, due[i]) end
+      front = front + #ids
+      return popped
+    end
+    is_taken = {}
     -- A list can hold an id twice: its first copy is the one that is taken.
     for i, id in ipairs(popped) do near[id] = near[id] or i end
     for i, id in ipairs(ids) do

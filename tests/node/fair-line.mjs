@@ -2,7 +2,7 @@
 //
 // node fair-line.mjs <binary> <scenario> [replicas]   (see scripts/fair-line.sh)
 //   burst      one student adds BURST jobs (700), then 20 others one each; ends when the others are done, or all with ALL=1
-//   crowd      50 students add BURST jobs in random order; ends when all of them are done
+//   crowd      50 students add BURST jobs in random order; ends when all of them are done. LAYOUT=apalis adds them in that layout
 //   steady     40 students add 20 jobs a minute for MINUTES (9), one adds 200 at once after the first minute
 import { spawn } from 'node:child_process';
 import { createRequire } from 'node:module';
@@ -14,6 +14,7 @@ const [binary, scenario = 'burst', replicas = '3'] = process.argv.slice(2);
 const { Queue } = createRequire(import.meta.url)('bullmq');
 const number = (name, fallback) => Number(process.env[name] ?? fallback);
 const [rpm, burst, minutes, latency] = [number('RPM', 50), number('BURST', 700), number('MINUTES', 9), process.env.LATENCY ?? '500ms'];
+const layout = process.env.LAYOUT ?? 'bullmq';
 const nap = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const children = [];
 const start = (command, args, env) => {
@@ -45,7 +46,7 @@ await until(simulate, /AZURE_VISION_ENDPOINT=\S+/).then((found) => {
 });
 const env = {
   PATH: process.env.PATH, ...variables, REDIS_URL: `redis://127.0.0.1:${port}`, PORT: '0', LOG_FORMAT: 'json', RUST_LOG: 'info',
-  QUEUES: 'bullmq:ai-jobs', OPENAI_RATE_LIMIT_RPM: `${rpm}`,
+  QUEUES: `${layout}:ai-jobs`, OPENAI_RATE_LIMIT_RPM: `${rpm}`,
   ...Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(FAIRNESS_KEY|CIRCUIT_MAX_WAIT|CONCURRENCY|OPENAI_MAX_CONCURRENT)$/.test(name))),
 };
 for (let n = 0; n < Number(replicas); n += 1) await until(start(binary, ['run'], env), /"ready: health/);
@@ -62,7 +63,20 @@ const add = async (student, jobs = 1) => {
     added.set(id, { student, at: performance.now() - began });
     batch.push({ name: 'generate-flashcards', data: { content: id, subject: 'x', topic: 'y', userId: student }, opts: { jobId: id, attempts: 3 } });
   }
-  await queue.addBulk(batch);
+  if (layout === 'apalis') await addApalis(batch);
+  else await queue.addBulk(batch);
+};
+// What `apalis_redis` writes.
+const addApalis = async (batch) => {
+  const redis = await queue.client;
+  for (const { name, data, opts } of batch) {
+    const id = `01JD${opts.jobId.slice(4).padStart(22, '0')}`; // An ULID.
+    await redis.multi()
+      .hset('ai-jobs:data', { [id]: JSON.stringify({ type: name, data }) })
+      .hset(`ai-jobs:meta:${id}`, { attempts: 0, max_attempts: 3, status: 'Pending' })
+      .rpush('ai-jobs:active', id)
+      .exec();
+  }
 };
 // When the provider was asked for a job, by the simulator's clock.
 const asked = new Map();
@@ -77,6 +91,10 @@ const look = async () => {
     if (page.entries.length === 0) break;
   }
   const counts = await queue.getJobCounts('wait', 'active', 'delayed', 'failed', 'completed');
+  if (layout === 'apalis') {
+    const redis = await queue.client;
+    [counts.completed, counts.failed] = [await redis.zcard('ai-jobs:ended:done'), await redis.zcard('ai-jobs:ended:dead')];
+  }
   most = { delayed: Math.max(most.delayed, counts.delayed), active: Math.max(most.active, counts.active) };
   return { counts, stats: stats.providers.openai };
 };
