@@ -1,17 +1,20 @@
 -- Second prelude of the scripts that give jobs their places in the fair line, or take them from it (fair.lua).
 
+-- Jobs that one claim arranges at most: most claims take fewer, and those after it find theirs at the front.
+local MOST_READY = 16
+
 -- Where the line's known jobs stand now: the list may have changed since the last script. `s` is the line's state.
 -- Returns the front's place, how many jobs at the front have none, and at which distance those without a place begin at
 -- the back; nil where that cannot be told.
 local function find_places(line, s, length)
   local front, unplaced = s.front, 0
   if call('LINDEX', line.list, line.at(0)) ~= s.front_id then
-    local at = distance_of(line, s.front_id, 1, NEARBY)
+    local at = distance_of(line, s.front_id, 1, MOST_READY) or distance_of(line, s.front_id, MOST_READY + 1, NEARBY)
     if at then
       unplaced = at -- Some were put in front of it.
     else
       -- It was taken by others: the place of one of the first is looked up in its owner's line.
-      local ids = ids_between(line, 0, 15)
+      local ids = ids_between(line, 0, 15 + MOST_READY)
       for i, id in ipairs(ids) do
         local place = call('HGET', line.state .. ':moved', id)
         local owner = not place and line.owner_of(id, {})
@@ -20,7 +23,7 @@ local function find_places(line, s, length)
           if entry_id == id then place = entry_place end
         end
         if place then
-          front, unplaced = number_of(place), i - 1
+          front, unplaced, s.front_id = number_of(place), i - 1, id
           break
         end
         if i == #ids then return end
@@ -84,13 +87,26 @@ local function start_over(line, s)
   call('HSET', line.state, 'clear', '1')
 end
 
+-- Whether all of the first jobs, so many, are ready, and none of them stands there twice.
+local function are_ready(line, ready, many)
+  if not ready or many > MOST_READY then return false end
+  local ids, seen = ids_between(line, 0, many - 1), {}
+  for _, id in ipairs(ids) do
+    if seen[id] or not is_ready(ready, id) then return false end
+    seen[id] = true
+  end
+  return #ids == many, ids
+end
+
 -- Gives places to jobs that were put at the front (given back, recovered, lifo): they are the next in their owners' lines.
+-- Owners of those that were ready get the turn back that these have used.
 -- Returns how many are left because the payloads are too much for one script, and the first job that has a place.
 local function place_in_front(line, s, front, unplaced, known)
-  local ids, read, gathered, left = ids_between(line, 0, unplaced - 1), 0, {}, 0
+  local ids, read, gathered, refunds, left = ids_between(line, 0, unplaced - 1), 0, {}, {}, 0
   for i = unplaced, 1, -1 do
     local owner, size = line.owner_of(ids[i], known)
     gather(gathered, owner or '', front + i - 1, ids[i])
+    if is_ready(s.ready, ids[i]) then refunds[#refunds + 1] = owner or '' end
     read = read + (size or 0)
     if read > MOST_READ then
       left = i - 1
@@ -98,6 +114,7 @@ local function place_in_front(line, s, front, unplaced, known)
     end
   end
   queue_up(line, s, gathered, 'LPUSH')
+  for _, owner in ipairs(refunds) do call('ZINCRBY', line.state .. ':turns', -ROUND, owner) end
   return left, ids[left + 1]
 end
 
@@ -194,11 +211,18 @@ local function next_of_each(line, owners, scores)
 end
 
 -- The next entries in turn, at most so many, out of their owners' lines: ids, entries, turns, owners; and whether an owner
--- was there.
-local function next_entries(line, wanted, busy)
+-- was there. Where more than `wanted` owners are due in one round, up to `most` of them have one each.
+local function next_entries(line, wanted, busy, most)
   local turns, lines = line.state .. ':turns', line.state .. ':line:'
-  local owners, scores, limits = owners_due(turns, wanted, busy)
-  if #owners > 1 and #owners == wanted and not (scores[1] + ROUND < scores[wanted]) then
+  local owners, scores, limits = owners_due(turns, most or wanted, busy)
+  local each = #owners
+  if most then
+    local round = scores[1] and floor(scores[1] / ROUND)
+    while each > wanted and floor(scores[each] / ROUND) ~= round do
+      owners[each], scores[each], each = nil, nil, each - 1
+    end
+  end
+  if each > 1 and each >= wanted and not (scores[1] + ROUND < scores[each]) then
     return next_of_each(line, owners, scores)
   end
   local counts, order = choose(owners, scores, limits, wanted, busy)
@@ -251,7 +275,8 @@ end
 -- ids, save(), how many jobs have no place, id whose owner the caller has to find}. The caller takes, or saves.
 local function open_line(line, most, known, busy)
   local list, state = line.list, line.state
-  local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear')
+  local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear',
+    'ready')
   local owners = protected('ZCARD', state .. ':turns')
   if m.err or type(owners) ~= 'number' then return end
   local has_moved = protected('HLEN', state .. ':moved')
@@ -261,12 +286,13 @@ local function open_line(line, most, known, busy)
   if line.key == '' or length == 0 then return end
   local s = {
     front = number_of(m[2]), front_id = m[3], last = tonumber(m[4] or nil), last_id = m[5], shift = number_of(m[6]),
-    seq = number_of(m[7]), turn = number_of(m[8]), owners = owners,
+    seq = number_of(m[7]), turn = number_of(m[8]), owners = owners, ready = m[10],
   }
   if not m[1] then call('HSET', state, 'key', line.key) end
 
-  -- `left` jobs at the front have no place, and `first_placed` follows them.
+  -- `left` jobs at the front have no place, and `first_placed` follows them. They may be ready.
   local front, unplaced, placed, left, first_placed, unknown = FIRST_PLACE, 0, 0, 0, nil, nil
+  local ready = false
   if s.last then
     front, unplaced, placed = find_places(line, s, length)
     if not front then
@@ -274,8 +300,14 @@ local function open_line(line, most, known, busy)
       return nil, true
     end
   end
-  if unplaced > 0 then left, first_placed = place_in_front(line, s, front, unplaced, known) end
-  if placed < length and most > 0 and left == 0 then
+  ready = unplaced > 0 and not busy and are_ready(line, s.ready, unplaced)
+  if ready then
+    left, first_placed = unplaced, s.front_id
+  else
+    if unplaced > 0 then left, first_placed = place_in_front(line, s, front, unplaced, known) end
+    if s.ready then call('HDEL', state, 'ready') end
+  end
+  if placed < length and most > 0 and (ready or left == 0) then
     placed, unknown = place_at_the_back(line, s, front, placed, most, known)
   end
 
@@ -367,17 +399,36 @@ local function open_line(line, most, known, busy)
     return taken
   end
 
+  -- Puts those behind the first `wanted` to the front in turn: they are ready for the next claims.
+  local function arrange(taken, wanted)
+    local rest = {}
+    for i = #taken, wanted + 1, -1 do
+      rest[#rest + 1] = taken[i]
+      taken[i] = nil
+    end
+    line.push(unpack(rest))
+    left, front, first_placed = #rest, front - #rest, call('LINDEX', list, line.at(#rest))
+    local ids = {}
+    for i = #rest, 1, -1 do ids[#ids + 1] = rest[i] end
+    call('HSET', state, 'ready', BETWEEN .. table.concat(ids, BETWEEN) .. BETWEEN)
+  end
+
   -- The next jobs in turn, at most so many.
   local function take(wanted)
     local taken, looks, some = {}, 0, true
-    if left > 0 then
+    local most = not busy and wanted < MOST_READY and placed - left > MOST_READY and MOST_READY
+    if ready then
+      taken = line.pop(min(wanted, left))
+      left, front = left - #taken, front + #taken
+      if left == 0 then call('HDEL', state, 'ready') end
+    elseif left > 0 then
       -- They are next, place or none; whose they are is not known yet.
       taken, wanted = busy and {} or line.pop(min(wanted, left)), 0
     end
     while #taken < wanted and looks < 50 and some and not s.clear do
       looks = looks + 1
       local ids, entries, due, whose
-      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy)
+      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy, most)
       local out = take_out(ids, entries, due)
       refund_gone(line, ids, out, whose)
       for _, id in ipairs(busy and out or {}) do busy.add(whose[id], id) end
@@ -386,9 +437,35 @@ local function open_line(line, most, known, busy)
     if not some and placed >= length and call('LLEN', list) > 0 and not s.clear and not (busy and busy.passed) then
       start_over(line, s) -- The rest has places, and is in no line.
     end
+    if #taken > wanted then arrange(taken, wanted) end
     save()
     return taken
   end
 
-  return { take = take, save = save, without_place = length - placed + left, unknown = unknown }
+  return { take = take, save = save, without_place = length - placed + (ready and 0 or left), unknown = unknown }
+end
+
+-- The line where the next jobs, `wanted`, are ready at its front and others follow; nil where they are not. `take` and `save` as in
+-- `open_line`: this is what most claims need that take a few.
+local function ready_line(line, wanted, waiting)
+  if wanted <= 0 or wanted >= MOST_READY or waiting <= wanted or line.key == '' then return end
+  local m = protected('HMGET', line.state, 'ready', 'key', 'clear')
+  local ready = not m.err and m[1]
+  if not ready or m[2] ~= line.key or m[3] then return end
+  local are, ids = are_ready(line, ready, wanted)
+  if not are then return end
+  local fair = { without_place = 0, save = function() end }
+  function fair.take(count)
+    local taken = line.pop(count)
+    local last = BETWEEN .. (ids[#taken] or '') .. BETWEEN
+    if sub(ready, -#last) == last then call('HDEL', line.state, 'ready') end
+    -- Where some of them were ghosts, the claim takes others.
+    function fair.take(more)
+      local opened = open_line(line, 0, {})
+      if opened then return opened.take(more) end
+      return line.pop(more)
+    end
+    return taken
+  end
+  return fair
 end

@@ -13,7 +13,7 @@ local function wait_line(key)
     for i = 1, floor(#ids / 2) do ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i] end
   end
   function line.pop(n) return n > 0 and call('RPOP', line.list, n) or {} end
-  function line.push(id) call('RPUSH', line.list, id) end
+  function line.push(...) call('RPUSH', line.list, ...) end
 
   function line.owner_of(id, known)
     local key = P .. id
@@ -48,5 +48,5 @@ function returned(id)
   if type(key) ~= 'string' or key == '' then return end
   local line = wait_line(key)
   local owner = line.owner_of(id, {})
-  if owner then refund_turn(line, owner) end
+  if owner then refund_turn(line, owner, id) end
 end
