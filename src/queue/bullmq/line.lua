@@ -3,6 +3,10 @@
 -- A larger payload does not pass through a script: the caller finds the owner of its job.
 local LARGEST = 262144
 
+-- A priority is the upper part of a job's score, and what is kept of its fair line stands behind this (levels.lua).
+local LEVEL, PRIORITIZED = 4294967296, P .. 'prioritized'
+local function level_state(level) return P .. 'bw:fair:p' .. text(level) end
+
 -- The line of the jobs that wait without a priority; `key` names the field of the payload that names their owners.
 local function wait_line(key)
   local line, quoted = { list = P .. 'wait', state = P .. 'bw:fair', key = key }, '"' .. key .. '"'
