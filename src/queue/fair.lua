@@ -30,6 +30,9 @@ local function is_ready(ready, id)
   return ready and string.find(ready, BETWEEN .. id .. BETWEEN, 1, true) ~= nil
 end
 
+-- A whole number as text. Redis before 7.2 takes several times as long to write a number that a script gives it.
+local function digits(n) return string.format('%d', n) end
+
 -- A number of ours; 0 where there is none.
 local function number_of(digits)
   local n = tonumber(digits or nil)
@@ -54,7 +57,7 @@ local function refund_turn(line, owner, id)
   local turn = number_of(call('HGET', line.state, 'turn'))
   local due = number_of(call('ZSCORE', turns, owner) or turn)
   -- Not before this round: of many jobs that could not start, others who have come since would wait for each.
-  call('ZADD', turns, max(due - ROUND, floor(turn / ROUND) * ROUND), owner)
+  call('ZADD', turns, digits(max(due - ROUND, floor(turn / ROUND) * ROUND)), owner)
 end
 
 -- The ids of a list from one distance to another, the nearest to the front first.

@@ -67,7 +67,7 @@ local function queue_up(line, s, gathered, push)
   local joins, round = {}, floor(s.turn / ROUND) * ROUND
   for i, turn in ipairs(call('ZMSCORE', turns, unpack(gathered))) do
     if not turn then
-      joins[#joins + 1], joins[#joins + 2] = round + s.seq % ROUND, gathered[i]
+      joins[#joins + 1], joins[#joins + 2] = digits(round + s.seq % ROUND), gathered[i]
       s.seq = s.seq + 1
     end
   end
@@ -143,7 +143,7 @@ end
 local function owners_due(turns, wanted, busy)
   local owners, scores, limits, from = {}, {}, busy and {}, 0
   repeat
-    local due = call('ZRANGE', turns, from, from + wanted - 1, 'WITHSCORES')
+    local due = call('ZRANGE', turns, digits(from), digits(from + wanted - 1), 'WITHSCORES')
     local page = {}
     for i = 1, #due, 2 do page[#page + 1] = due[i] end
     if busy then busy.load(page) end
@@ -200,7 +200,7 @@ local function next_of_each(line, owners, scores)
       local id = sub(entry, (find(entry, ':', 1, true) or 0) + 1)
       n = n + 1
       ids[n], entries[n], due[n], whose[id] = id, entry, scores[i], owner
-      updates[2 * n - 1], updates[2 * n] = scores[i] + ROUND, owner
+      updates[2 * n - 1], updates[2 * n] = digits(scores[i] + ROUND), owner
     else
       gone[#gone + 1] = owner
     end
@@ -236,7 +236,7 @@ local function next_entries(line, wanted, busy, most)
     end
     given[i], got[i] = 0, entries
     if #entries > 0 then
-      updates[#updates + 1], updates[#updates + 2] = scores[i] + #entries * ROUND, owner
+      updates[#updates + 1], updates[#updates + 2] = digits(scores[i] + #entries * ROUND), owner
     elseif count > 0 then
       gone[#gone + 1] = owner
     end
@@ -318,8 +318,8 @@ local function open_line(line, most, known, busy)
     elseif s.last and not s.last_id then
       start_over(line, s) -- The last job was taken by its other copy.
     elseif s.last then
-      call('HSET', state, 'front', front + left, 'front_id', first_id, 'last', s.last, 'last_id', s.last_id, 'shift', s.shift,
-        'seq', s.seq, 'turn', s.turn)
+      call('HSET', state, 'front', digits(front + left), 'front_id', first_id, 'last', digits(s.last), 'last_id', s.last_id,
+        'shift', digits(s.shift), 'seq', digits(s.seq), 'turn', digits(s.turn))
     end
   end
 

@@ -7,8 +7,8 @@ local LARGEST = 262144
 local function wait_line(active, data, scheduled, state, meta_prefix, key)
   local line, quoted = { list = active, state = state, key = key }, '"' .. key .. '"'
 
-  function line.at(distance) return distance end
-  function line.range(first, last) return first, last end
+  function line.at(distance) return digits(distance) end
+  function line.range(first, last) return digits(first), digits(last) end
   function line.from_front() end
   function line.pop(n) return n > 0 and call('LPOP', active, n) or {} end
   function line.push(...) call('LPUSH', active, ...) end

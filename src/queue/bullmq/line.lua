@@ -11,8 +11,8 @@ local function level_state(level) return P .. 'bw:fair:p' .. text(level) end
 local function wait_line(key)
   local line, quoted = { list = P .. 'wait', state = P .. 'bw:fair', key = key }, '"' .. key .. '"'
 
-  function line.at(distance) return -1 - distance end
-  function line.range(first, last) return -1 - last, -1 - first end
+  function line.at(distance) return digits(-1 - distance) end
+  function line.range(first, last) return digits(-1 - last), digits(-1 - first) end
   function line.from_front(ids)
     for i = 1, floor(#ids / 2) do ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i] end
   end
