@@ -205,9 +205,9 @@ async fn run(layout: Layout, case: &Case, bytes: usize) -> Result<String> {
     ))
 }
 
-/// Adds jobs without a payload but for the owner, as producers do, in tens of thousands.
+/// Adds jobs without a payload but for the owner, as producers do, 2,000 a call.
 const FILL: &str = "
-for i = 1, 10000 do
+for i = 1, 2000 do
   local id, owner = ARGV[2] .. '-' .. i, '{\"userId\":\"user_2x00000' .. i % 50 .. '\"}'
   if ARGV[1] == 'bullmq' then
     redis.call('HSET', 'bull:on:' .. id, 'name', 'generate-flashcards', 'opts', '{}', 'timestamp', 1, 'data', owner)
@@ -232,7 +232,7 @@ async fn deepen(layout: Layout, most: usize) -> Result {
             let mut fill = redis::cmd("EVAL");
             fill.arg(FILL).arg(0).arg(layout.to_string()).arg(filled);
             fill.query_async::<()>(&mut raw).await?;
-            filled += 10_000;
+            filled += 2_000;
         }
         let before = cpu(&mut raw).await?;
         for _ in 0..20 {

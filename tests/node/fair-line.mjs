@@ -20,6 +20,11 @@ const children = [];
 const start = (command, args, env) => {
   const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'inherit'], cwd: tmpdir() });
   children.push(child);
+  child.on('exit', (code, signal) => {
+    if (signal === 'SIGKILL') return;
+    console.error(`${command} ${args[0]} ended with ${code ?? signal}: the run is void`);
+    process.exit(1);
+  });
   return child;
 };
 const until = (child, pattern) => new Promise((resolve) => {
@@ -34,7 +39,7 @@ const stop = () => children.forEach((child) => child.kill('SIGKILL'));
 process.on('exit', stop);
 
 const folder = mkdtempSync(path.join(tmpdir(), 'fair-line-'));
-const port = 20000 + Math.floor(Math.random() * 20000);
+const port = 10000 + Math.floor(Math.random() * 20000); // Below those that connections get.
 await until(start('redis-server', ['--port', port, '--save', '', '--dir', folder], process.env), /Ready to accept/);
 const simulate = start(binary, ['simulate', '--listen', `127.0.0.1:${port + 1}`, '--latency', latency], process.env);
 const variables = {};
