@@ -445,8 +445,8 @@ local function open_line(line, most, known, busy)
   return { take = take, save = save, without_place = length - placed + (ready and 0 or left), unknown = unknown }
 end
 
--- The line where the next jobs, `wanted`, are ready at its front and others follow; nil where they are not. `take` and `save` as in
--- `open_line`: this is what most claims need that take a few.
+-- The line where the next jobs, `wanted`, are ready at its front and others follow; nil where they are not. `take` and
+-- `save` are as in `open_line`.
 local function ready_line(line, wanted, waiting)
   if wanted <= 0 or wanted >= MOST_READY or waiting <= wanted or line.key == '' then return end
   local m = protected('HMGET', line.state, 'ready', 'key', 'clear')
