@@ -2,7 +2,8 @@
 //! shared between the owners of its jobs and one first come, first served, worked off in turns, so that the load of the
 //! machine is the same for both.
 //!
-//! `FAIR_JOBS` is the length of the line (20,000), `FAIR_BYTES` the size of a payload (300).
+//! `FAIR_JOBS` is the length of the line (20,000), `FAIR_BYTES` the size of a payload (300), `FAIR_BATCH` how many jobs one
+//! call ends and claims (16). `FAIR_DEPTH=1000000` measures a call at 10,000, 100,000 … queued jobs instead, of 50 owners.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -21,8 +22,6 @@ use serde_json::value::RawValue;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = ()> = std::result::Result<T, Error>;
 
-/// Jobs that one call ends, and claims.
-const BATCH: usize = 16;
 /// Jobs of a queue that are worked off before it is the other's turn.
 const TURN: usize = 480;
 /// Enqueueing side by side.
@@ -34,6 +33,8 @@ struct Side {
     number: ClaimNumber,
     held: Vec<Completion>,
     next_id: usize,
+    /// Jobs that one call ends, and claims.
+    batch: usize,
     /// CPU seconds of Redis for claims and completions.
     work: f64,
     enqueues: f64,
@@ -60,6 +61,7 @@ impl Side {
             number: ClaimNumber::FIRST,
             held: Vec::new(),
             next_id: 0,
+            batch: number("FAIR_BATCH", 16)?,
             work: 0.0,
             enqueues: 0.0,
             done: 0,
@@ -116,7 +118,7 @@ impl Side {
         }
         let claimed = match claimed {
             Some(claimed) => claimed,
-            None => self.broker.claim(self.number, BATCH).await?,
+            None => self.broker.claim(self.number, self.batch).await?,
         };
         self.number = self.number.next();
         self.hold(claimed);
@@ -136,8 +138,8 @@ fn payload(owner: usize, bytes: usize) -> Result<Box<RawValue>> {
 struct Case {
     jobs: usize,
     owners: usize,
-    /// Jobs that are added before each call, and then the line stays as long as it is.
-    flow: usize,
+    /// As many jobs are added before each call as it claims: the line stays as long as it is.
+    flows: bool,
 }
 
 /// CPU time of Redis, seconds.
@@ -165,16 +167,16 @@ async fn run(layout: Layout, case: &Case, bytes: usize) -> Result<String> {
         side.add(case.jobs, case.owners, bytes).await?;
         side.enqueues += cpu(&mut raw).await? - before;
     }
-    let rounds = if case.flow > 0 { 40 } else { usize::MAX };
+    let rounds = if case.flows { 40 } else { usize::MAX };
     for _ in 0..rounds {
         let mut some = 0;
         for side in &mut sides {
             let mut before = cpu(&mut raw).await?;
-            for _ in 0..TURN / BATCH {
-                if case.flow > 0 {
+            for _ in 0..TURN / side.batch {
+                if case.flows {
                     side.work += cpu(&mut raw).await? - before;
                     before = cpu(&mut raw).await?;
-                    side.add(case.flow, case.owners, bytes).await?;
+                    side.add(side.batch, case.owners, bytes).await?;
                     side.enqueues += cpu(&mut raw).await? - before;
                     before = cpu(&mut raw).await?;
                 }
@@ -190,7 +192,7 @@ async fn run(layout: Layout, case: &Case, bytes: usize) -> Result<String> {
     let each = |seconds: f64, jobs: usize| seconds * 1e6 / jobs.max(1) as f64;
     let enqueue = each(off.enqueues + on.enqueues, off.next_id + on.next_id);
     let (off, on) = (each(off.work, off.done), each(on.work, on.done));
-    let flow = if case.flow > 0 {
+    let flow = if case.flows {
         format!("{}, as many come as go", case.jobs)
     } else {
         case.jobs.to_string()
@@ -203,6 +205,51 @@ async fn run(layout: Layout, case: &Case, bytes: usize) -> Result<String> {
     ))
 }
 
+/// Adds jobs without a payload but for the owner, as producers do, 2,000 a call.
+const FILL: &str = "
+for i = 1, 2000 do
+  local id, owner = ARGV[2] .. '-' .. i, '{\"userId\":\"user_2x00000' .. i % 50 .. '\"}'
+  if ARGV[1] == 'bullmq' then
+    redis.call('HSET', 'bull:on:' .. id, 'name', 'generate-flashcards', 'opts', '{}', 'timestamp', 1, 'data', owner)
+    redis.call('LPUSH', 'bull:on:wait', id)
+  else
+    redis.call('HSET', 'on:meta:' .. id, 'status', 'Pending', 'attempts', 0)
+    redis.call('HSET', 'on:data', id, '{\"type\":\"generate-flashcards\",\"data\":' .. owner .. '}')
+    redis.call('RPUSH', 'on:active', id)
+  end
+end";
+
+/// What a call costs while more and more jobs wait.
+async fn deepen(layout: Layout, most: usize) -> Result {
+    let redis = PrivateRedis::start_with(&["--save", ""]).await?;
+    let mut raw = redis::Client::open(redis.url())?
+        .get_multiplexed_async_connection()
+        .await?;
+    let mut side = Side::new(&redis, layout, "on", true).await?;
+    let (mut filled, mut depth) = (0, 10_000);
+    while depth <= most {
+        while filled < depth {
+            let mut fill = redis::cmd("EVAL");
+            fill.arg(FILL).arg(0).arg(layout.to_string()).arg(filled);
+            fill.query_async::<()>(&mut raw).await?;
+            filled += 2_000;
+        }
+        let before = cpu(&mut raw).await?;
+        for _ in 0..20 {
+            side.step().await?;
+        }
+        let placed = cpu(&mut raw).await?;
+        let first = side.done;
+        for _ in 0..100 {
+            side.step().await?;
+        }
+        let each = (cpu(&mut raw).await? - placed) * 1e6 / (side.done - first).max(1) as f64;
+        println!("| {layout} | {depth} | {each:.1} | {:.2} s |", placed - before);
+        depth *= 10;
+    }
+    Ok(())
+}
+
 fn number(name: &str, default: usize) -> Result<usize> {
     Ok(std::env::var(name).map_or(Ok(default), |text| text.parse())?)
 }
@@ -210,7 +257,18 @@ fn number(name: &str, default: usize) -> Result<usize> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result {
     let (jobs, bytes) = (number("FAIR_JOBS", 20_000)?, number("FAIR_BYTES", 300)?);
-    println!("µs of Redis's CPU a job, {BATCH} jobs a call, payloads of {bytes} bytes:\n");
+    let (batch, depth) = (number("FAIR_BATCH", 16)?, number("FAIR_DEPTH", 0)?);
+    if depth > 0 {
+        println!(
+            "| layout | jobs in line | µs of Redis's CPU a job: claim and complete | first calls, with all places |"
+        );
+        println!("|---|---|---|---|");
+        for layout in Layout::ALL {
+            deepen(layout, depth).await?;
+        }
+        return Ok(());
+    }
+    println!("µs of Redis's CPU a job, {batch} jobs a call, payloads of {bytes} bytes:\n");
     println!(
         "| layout | jobs in line | owners | enqueue | off: claim and complete | on: the same | more | more, enqueue included |"
     );
@@ -219,27 +277,27 @@ async fn main() -> Result {
         Case {
             jobs,
             owners: 1,
-            flow: 0,
+            flows: false,
         },
         Case {
             jobs,
             owners: 50,
-            flow: 0,
+            flows: false,
         },
         Case {
             jobs,
             owners: jobs / 10,
-            flow: 0,
+            flows: false,
         },
         Case {
             jobs: 8,
             owners: 50,
-            flow: BATCH,
+            flows: true,
         },
         Case {
             jobs: 100,
             owners: 50,
-            flow: BATCH,
+            flows: true,
         },
     ];
     for layout in Layout::ALL {

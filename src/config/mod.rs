@@ -222,10 +222,8 @@ impl Config {
                 lease_ttl,
                 keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
                 keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
-                fairness: env.parse(&vars::FAIRNESS_KEY, fairness),
-                most_per_owner: NonZeroU32::new(env.number(&vars::USER_MAX_CONCURRENT, 0..=1_000)),
                 leave_out_large: true,
-                ..BrokerOptions::default()
+                ..shares(&mut env)
             },
             log_format: env.parse(&vars::LOG_FORMAT, |text| text.parse()),
             log_filter: env.parse(&vars::RUST_LOG, |text| {
@@ -448,6 +446,22 @@ fn tries_by_type(text: &str) -> Result<HashMap<JobType, NonZeroU8>, String> {
             Ok((kind, tries))
         })
         .collect()
+}
+
+/// How a queue is shared between owners. The cap on an owner's jobs needs owners.
+fn shares(env: &mut EnvReader<'_>) -> BrokerOptions {
+    let fairness = env.parse(&vars::FAIRNESS_KEY, fairness);
+    let most_per_owner = NonZeroU32::new(env.number(&vars::USER_MAX_CONCURRENT, 0..=1_000));
+    if most_per_owner.is_some() && fairness.is_none() {
+        let fault =
+            "is set, and FAIRNESS_KEY=off names no field that tells owners apart: unset one of the two";
+        env.complain::<()>(&vars::USER_MAX_CONCURRENT, fault);
+    }
+    BrokerOptions {
+        fairness,
+        most_per_owner,
+        ..BrokerOptions::default()
+    }
 }
 
 fn retry(env: &mut EnvReader<'_>) -> RetryPolicy {

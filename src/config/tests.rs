@@ -39,6 +39,18 @@ fn an_empty_environment_is_a_configuration() {
 }
 
 #[test]
+fn a_cap_on_an_owners_jobs_needs_owners() {
+    let cap = ("USER_MAX_CONCURRENT", "2");
+    assert!(read(&[cap]).unwrap().broker.most_per_owner.is_some());
+    let text = fault(&[cap, ("FAIRNESS_KEY", "off")]);
+    assert!(
+        text.contains("USER_MAX_CONCURRENT is set, and FAIRNESS_KEY=off"),
+        "{text}"
+    );
+    assert!(read(&[("FAIRNESS_KEY", "off"), ("USER_MAX_CONCURRENT", "0")]).is_ok());
+}
+
+#[test]
 fn two_replicas_of_one_host_have_two_names() {
     let env = [("RAILWAY_REPLICA_ID", "r1")];
     let (a, b) = (read(&env).unwrap().replica, read(&env).unwrap().replica);

@@ -119,7 +119,7 @@ vars! {
     AZURE_BREAKER_SLOW_AFTER = Value("0s"), "a call that takes longer counts as a failure, whatever it has brought; `0s`: none does";
     CIRCUIT_MAX_WAIT = Value("24h"), "how long an open breaker, or a lack of credit, may hold a job up in all; `0` fails it at once. Set it to what a user waits for where jobs are interactive, such as `2m`. Limits never fail a job";
     FAIRNESS_KEY = Value("userId"), "field of a job's payload that names its owner: within a priority owners take turns, so that a burst of one owner does not delay the others; `off` takes jobs first come, first served";
-    USER_MAX_CONCURRENT = Value("0"), "jobs that one owner (`FAIRNESS_KEY`) may have in flight at a time, over the fleet and in each queue; others' jobs pass his. `0`: any number";
+    USER_MAX_CONCURRENT = Value("0"), "jobs that one owner (`FAIRNESS_KEY`) may have in flight at a time, over the fleet and in each queue; others' jobs pass his. `0`: any number. Not with `FAIRNESS_KEY=off`. What Node workers and replicas of a version without this setting have in flight does not count";
     JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
     DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";
     LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs, and the slots of its calls come free";

@@ -4,7 +4,8 @@
 -- The jobs stay in the list of the queue, where producers put them and everybody sees them. Beside it stand, while the
 -- list is not empty, behind `state`:
 --   `state`          hash: key (payload field that names the owner); front, front_id, last, last_id (first and last job
---                    that has a place, and their places); shift; seq; turn; clear (1: all of this is to be removed)
+--                    that has a place, and their places); shift; seq; turn; clear (1: all of this is to be removed);
+--                    ready (ids that stand in front of front_id, in turn: their owners' turns are used already)
 --   `state:turns`    zset: owner → turn: the round in which its next job is due · ROUND + its order in the round
 --   `state:line:<o>` list: `<place>:<id>` of the owner's jobs, the next one first
 --   `state:moved`    hash: id → place, of jobs that do not stand where their owner's line says
@@ -20,6 +21,17 @@ local ROUND, FIRST_PLACE = 1048576, 1000000000
 local NEARBY = 1000
 -- Bytes of payloads that one script reads for their owners.
 local MOST_READ = 1000000
+
+-- Stands between the ids of `ready`, in front of the first and behind the last.
+local BETWEEN = '\0'
+
+-- Whether an id is among those that are ready.
+local function is_ready(ready, id)
+  return ready and string.find(ready, BETWEEN .. id .. BETWEEN, 1, true) ~= nil
+end
+
+-- A whole number as text. Redis before 7.2 takes several times as long to write a number that a script gives it.
+local function digits(n) return string.format('%d', n) end
 
 -- A number of ours; 0 where there is none.
 local function number_of(digits)
@@ -38,13 +50,14 @@ local function clear_line(line)
   return true
 end
 
--- Gives an owner back the turn that a job of it has used without running.
-local function refund_turn(line, owner)
+-- Gives an owner back the turn that a job of it has used without running. One that is ready is taken without a turn.
+local function refund_turn(line, owner, id)
+  if is_ready(call('HGET', line.state, 'ready'), id) then return end
   local turns = line.state .. ':turns'
   local turn = number_of(call('HGET', line.state, 'turn'))
   local due = number_of(call('ZSCORE', turns, owner) or turn)
   -- Not before this round: of many jobs that could not start, others who have come since would wait for each.
-  call('ZADD', turns, max(due - ROUND, floor(turn / ROUND) * ROUND), owner)
+  call('ZADD', turns, digits(max(due - ROUND, floor(turn / ROUND) * ROUND)), owner)
 end
 
 -- The ids of a list from one distance to another, the nearest to the front first.

@@ -34,41 +34,51 @@ local function opened_in(piece)
   return opened - closed
 end
 
--- Before which byte of a JSON text a field is `depth` (1 or 2) objects deep, as far as that can be seen from the first
--- brackets.
-local function plain_until(json, depth)
-  local known
+-- Before which byte of a JSON text a field is `depth` (1 or 2) objects deep, and behind which, as far as that can be seen
+-- from the first brackets.
+local function plain_between(json, depth)
   local at = depth == 1 and 1 or find(json, '{', 2, true)
-  if not at or depth == 2 and byte(json, at - 1) ~= 58 then return 0 end -- :
-  for _, bracket in ipairs({ '{', '}', '[', ']' }) do
-    local found = find(json, bracket, bracket == '{' and at + 1 or 2, true)
-    if found and (not known or found < known) then known = found end
-  end
-  return known or 0
+  if not at or depth == 2 and byte(json, at - 1) ~= 58 then return 0, 0 end -- :
+  -- What closes before anything has opened stands in a string, or the text is no JSON.
+  local object, list = find(json, '{', at + 1, true), find(json, '[', 2, true)
+  if not object or list and list < object then return at, list or #json end
+  return at, object
+end
+
+-- The text from a byte to the next quote, as far as an owner's name may go.
+local function name_at(json, from)
+  local quote = find(json, '"', from, true)
+  return sub(json, from, min(quote and quote - 1 or #json, from + LONGEST_OWNER - 1))
 end
 
 -- The value of a field of a JSON object, `depth` objects deep, as the text that names an owner; '' where there is none.
 -- `quoted` is the field's name in quotes. The script reads each byte a fixed number of times, no matter how often the
 -- name occurs in the payload.
 local function owner_in(json, quoted, depth)
-  local from, known, open, plain = 1, 0, 0, nil -- `open` objects and lists behind the first `known` bytes.
+  local first, last = find(json, quoted, 1, true)
+  if not first then return '' end
+  local behind, plain = plain_between(json, depth)
+  -- Most payloads: the name occurs once, as that of a field that is a text, without blanks and before other brackets.
+  local before, colon, quote = byte(json, first - 1), byte(json, last + 1, last + 2)
+  if first > behind and first < plain and (before == 44 or before == 123) and colon == 58 and quote == 34 then
+    return name_at(json, last + 3)
+  end
+  local known, open = 0, 0 -- `open` objects and lists behind the first `known` bytes.
   for _ = 1, 20 do
-    local first, last = find(json, quoted, from, true)
-    if not first then return '' end
-    local before = byte(json, first - 1)
+    before = byte(json, first - 1)
     local is_field = before == 44 or before == 123 -- , {
     if not is_field then is_field = find(sub(json, max(1, first - 64), first - 1), '[{,]%s*$') end
     local value = is_field and match(json, '^%s*:%s*()', last + 1)
     if value then
-      plain = plain or plain_until(json, depth)
-      local is_plain = first < plain
+      local is_plain = first > behind and first < plain
       if not is_plain then open, known = open + opened_in(sub(json, known + 1, first - 1)), first - 1 end
       if is_plain or open == depth then
-        if byte(json, value) == 34 then return match(sub(json, value + 1, value + LONGEST_OWNER), '^[^"]*') end -- "
+        if byte(json, value) == 34 then return name_at(json, value + 1) end -- "
         return match(sub(json, value, value + LONGEST_OWNER - 1), '^-?%d[%d.eE+-]*') or ''
       end
     end
-    from = last + 1
+    first, last = find(json, quoted, last + 1, true)
+    if not first then return '' end
   end
   return ''
 end

@@ -3,18 +3,21 @@
 -- Owners that one claim passes over at most.
 local MOST_PASSED = 1000
 
+-- Jobs that one claim arranges at most: most claims take fewer, and those after it find theirs at the front.
+local MOST_READY = 16
+
 -- Where the line's known jobs stand now: the list may have changed since the last script. `s` is the line's state.
 -- Returns the front's place, how many jobs at the front have none, and at which distance those without a place begin at
 -- the back; nil where that cannot be told.
 local function find_places(line, s, length)
   local front, unplaced = s.front, 0
   if call('LINDEX', line.list, line.at(0)) ~= s.front_id then
-    local at = distance_of(line, s.front_id, 1, NEARBY)
+    local at = distance_of(line, s.front_id, 1, MOST_READY) or distance_of(line, s.front_id, MOST_READY + 1, NEARBY)
     if at then
       unplaced = at -- Some were put in front of it.
     else
       -- It was taken by others: the place of one of the first is looked up in its owner's line.
-      local ids = ids_between(line, 0, 15)
+      local ids = ids_between(line, 0, 15 + MOST_READY)
       for i, id in ipairs(ids) do
         local place = call('HGET', line.state .. ':moved', id)
         local owner = not place and line.owner_of(id, {})
@@ -23,7 +26,7 @@ local function find_places(line, s, length)
           if entry_id == id then place = entry_place end
         end
         if place then
-          front, unplaced = number_of(place), i - 1
+          front, unplaced, s.front_id = number_of(place), i - 1, id
           break
         end
         if i == #ids then return end
@@ -44,6 +47,8 @@ local function find_places(line, s, length)
   return front, unplaced, at + 1
 end
 
+local format = string.format
+
 -- Adds an entry of a job to those that are to join their owners' lines, the first one first.
 local function gather(gathered, owner, place, id)
   local entries = gathered[owner]
@@ -51,7 +56,8 @@ local function gather(gathered, owner, place, id)
     entries = {}
     gathered[owner], gathered[#gathered + 1] = entries, owner
   end
-  entries[#entries + 1] = place .. ':' .. id
+  -- Half of what `..` takes for a number.
+  entries[#entries + 1] = format('%d:%s', place, id)
 end
 
 local TOO_LONG_A_NAME = string.rep('-', 65)
@@ -64,7 +70,7 @@ local function queue_up(line, s, gathered, push)
   local joins, round = {}, floor(s.turn / ROUND) * ROUND
   for i, turn in ipairs(call('ZMSCORE', turns, unpack(gathered))) do
     if not turn then
-      joins[#joins + 1], joins[#joins + 2] = round + s.seq % ROUND, gathered[i]
+      joins[#joins + 1], joins[#joins + 2] = digits(round + s.seq % ROUND), gathered[i]
       s.seq = s.seq + 1
     end
   end
@@ -84,13 +90,26 @@ local function start_over(line, s)
   call('HSET', line.state, 'clear', '1')
 end
 
+-- Whether all of the first jobs, so many, are ready, and none of them stands there twice.
+local function are_ready(line, ready, many)
+  if not ready or many > MOST_READY then return false end
+  local ids, seen = ids_between(line, 0, many - 1), {}
+  for _, id in ipairs(ids) do
+    if seen[id] or not is_ready(ready, id) then return false end
+    seen[id] = true
+  end
+  return #ids == many, ids
+end
+
 -- Gives places to jobs that were put at the front (given back, recovered, lifo): they are the next in their owners' lines.
+-- Owners of those that were ready get the turn back that these have used.
 -- Returns how many are left because the payloads are too much for one script, and the first job that has a place.
 local function place_in_front(line, s, front, unplaced, known)
-  local ids, read, gathered, left = ids_between(line, 0, unplaced - 1), 0, {}, 0
+  local ids, read, gathered, refunds, left = ids_between(line, 0, unplaced - 1), 0, {}, {}, 0
   for i = unplaced, 1, -1 do
     local owner, size = line.owner_of(ids[i], known)
     gather(gathered, owner or '', front + i - 1, ids[i])
+    if is_ready(s.ready, ids[i]) then refunds[#refunds + 1] = owner or '' end
     read = read + (size or 0)
     if read > MOST_READ then
       left = i - 1
@@ -98,6 +117,7 @@ local function place_in_front(line, s, front, unplaced, known)
     end
   end
   queue_up(line, s, gathered, 'LPUSH')
+  for _, owner in ipairs(refunds) do call('ZINCRBY', line.state .. ':turns', -ROUND, owner) end
   return left, ids[left + 1]
 end
 
@@ -126,7 +146,7 @@ end
 local function owners_due(turns, wanted, busy)
   local owners, scores, limits, from = {}, {}, busy and {}, 0
   repeat
-    local due = call('ZRANGE', turns, from, from + wanted - 1, 'WITHSCORES')
+    local due = call('ZRANGE', turns, digits(from), digits(from + wanted - 1), 'WITHSCORES')
     local page = {}
     for i = 1, #due, 2 do page[#page + 1] = due[i] end
     if busy then busy.load(page) end
@@ -145,11 +165,10 @@ local function owners_due(turns, wanted, busy)
   return owners, scores, limits
 end
 
--- Whose turn it is, `wanted` times: owners, the turn of each, how often it is his, and the order; without an order one
+-- How often it is the turn of each of the owners that are due, `wanted` times in all, and the order; without an order one
 -- owner has all of them.
-local function choose(turns, wanted, busy)
-  local owners, scores, limits = owners_due(turns, wanted, busy)
-  if #owners == 1 and not busy then return owners, scores, { wanted } end
+local function choose(owners, scores, limits, wanted, busy)
+  if #owners == 1 and not busy then return { wanted } end
   local counts, order = {}, {}
   for i = 1, #owners do counts[i] = 0 end
   -- Those that were chosen come again a round later, in the order in which they were chosen: the next is the first of
@@ -171,14 +190,45 @@ local function choose(turns, wanted, busy)
       nth = nth + 1
     end
   end
-  return owners, scores, counts, order
+  return counts, order
+end
+
+-- The same where each owner that is due is due once: most often, where at least as many owners wait as jobs are wanted.
+local function next_of_each(line, owners, scores)
+  local turns, lines = line.state .. ':turns', line.state .. ':line:'
+  local ids, entries, due, whose, updates, gone, n = {}, {}, {}, {}, {}, {}, 0
+  for i, owner in ipairs(owners) do
+    local entry = call('LPOP', lines .. owner)
+    if entry then
+      local id = sub(entry, (find(entry, ':', 1, true) or 0) + 1)
+      n = n + 1
+      ids[n], entries[n], due[n], whose[id] = id, entry, scores[i], owner
+      updates[2 * n - 1], updates[2 * n] = digits(scores[i] + ROUND), owner
+    else
+      gone[#gone + 1] = owner
+    end
+  end
+  if #gone > 0 then call('ZREM', turns, unpack(gone)) end
+  if n > 0 then call('ZADD', turns, unpack(updates)) end
+  return ids, entries, due, true, whose
 end
 
 -- The next entries in turn, at most so many, out of their owners' lines: ids, entries, turns, owners; and whether an owner
--- was there.
-local function next_entries(line, wanted, busy)
+-- was there. Where more than `wanted` owners are due in one round, up to `most` of them have one each.
+local function next_entries(line, wanted, busy, most)
   local turns, lines = line.state .. ':turns', line.state .. ':line:'
-  local owners, scores, counts, order = choose(turns, wanted, busy)
+  local owners, scores, limits = owners_due(turns, most or wanted, busy)
+  local each = #owners
+  if most then
+    local round = scores[1] and floor(scores[1] / ROUND)
+    while each > wanted and floor(scores[each] / ROUND) ~= round do
+      owners[each], scores[each], each = nil, nil, each - 1
+    end
+  end
+  if each > 1 and each >= wanted and not (scores[1] + ROUND < scores[each]) then
+    return next_of_each(line, owners, scores)
+  end
+  local counts, order = choose(owners, scores, limits, wanted, busy)
   local updates, gone, got, given = {}, {}, {}, {}
   for i, owner in ipairs(owners) do
     local count, entries = counts[i]
@@ -189,7 +239,7 @@ local function next_entries(line, wanted, busy)
     end
     given[i], got[i] = 0, entries
     if #entries > 0 then
-      updates[#updates + 1], updates[#updates + 2] = scores[i] + #entries * ROUND, owner
+      updates[#updates + 1], updates[#updates + 2] = digits(scores[i] + #entries * ROUND), owner
     elseif count > 0 then
       gone[#gone + 1] = owner
     end
@@ -228,7 +278,8 @@ end
 -- ids, save(), how many jobs have no place, id whose owner the caller has to find}. The caller takes, or saves.
 local function open_line(line, most, known, busy)
   local list, state = line.list, line.state
-  local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear')
+  local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear',
+    'ready')
   local owners = protected('ZCARD', state .. ':turns')
   if m.err or type(owners) ~= 'number' then return end
   local has_moved = protected('HLEN', state .. ':moved')
@@ -238,12 +289,13 @@ local function open_line(line, most, known, busy)
   if line.key == '' or length == 0 then return end
   local s = {
     front = number_of(m[2]), front_id = m[3], last = tonumber(m[4] or nil), last_id = m[5], shift = number_of(m[6]),
-    seq = number_of(m[7]), turn = number_of(m[8]), owners = owners,
+    seq = number_of(m[7]), turn = number_of(m[8]), owners = owners, ready = m[10],
   }
   if not m[1] then call('HSET', state, 'key', line.key) end
 
-  -- `left` jobs at the front have no place, and `first_placed` follows them.
+  -- `left` jobs at the front have no place, and `first_placed` follows them. They may be ready.
   local front, unplaced, placed, left, first_placed, unknown = FIRST_PLACE, 0, 0, 0, nil, nil
+  local ready = false
   if s.last then
     front, unplaced, placed = find_places(line, s, length)
     if not front then
@@ -251,8 +303,14 @@ local function open_line(line, most, known, busy)
       return nil, true
     end
   end
-  if unplaced > 0 then left, first_placed = place_in_front(line, s, front, unplaced, known) end
-  if placed < length and most > 0 and left == 0 then
+  ready = unplaced > 0 and not busy and are_ready(line, s.ready, unplaced)
+  if ready then
+    left, first_placed = unplaced, s.front_id
+  else
+    if unplaced > 0 then left, first_placed = place_in_front(line, s, front, unplaced, known) end
+    if s.ready then call('HDEL', state, 'ready') end
+  end
+  if placed < length and most > 0 and (ready or left == 0) then
     placed, unknown = place_at_the_back(line, s, front, placed, most, known)
   end
 
@@ -263,8 +321,8 @@ local function open_line(line, most, known, busy)
     elseif s.last and not s.last_id then
       start_over(line, s) -- The last job was taken by its other copy.
     elseif s.last then
-      call('HSET', state, 'front', front + left, 'front_id', first_id, 'last', s.last, 'last_id', s.last_id, 'shift', s.shift,
-        'seq', s.seq, 'turn', s.turn)
+      call('HSET', state, 'front', digits(front + left), 'front_id', first_id, 'last', digits(s.last), 'last_id', s.last_id,
+        'shift', digits(s.shift), 'seq', digits(s.seq), 'turn', digits(s.turn))
     end
   end
 
@@ -295,6 +353,20 @@ local function open_line(line, most, known, busy)
   local function take_out(ids, entries, due)
     local places = has_moved > 0 and #ids > 0 and moved_places(ids) or {}
     local popped, near, is_taken, taken, far = line.pop(#ids), {}, {}, {}, {}
+    local in_order = #popped == #ids
+    for i, id in ipairs(in_order and ids or {}) do
+      if popped[i] ~= id or is_taken[id] then
+        in_order = false
+        break
+      end
+      is_taken[id] = true
+    end
+    if in_order then
+      for i = 1, #due do s.turn = max(s.turn, due[i]) end
+      front = front + #ids
+      return popped
+    end
+    is_taken = {}
     -- A list can hold an id twice: its first copy is the one that is taken.
     for i, id in ipairs(popped) do near[id] = near[id] or i end
     for i, id in ipairs(ids) do
@@ -330,17 +402,36 @@ local function open_line(line, most, known, busy)
     return taken
   end
 
+  -- Puts those behind the first `wanted` to the front in turn: they are ready for the next claims.
+  local function arrange(taken, wanted)
+    local rest = {}
+    for i = #taken, wanted + 1, -1 do
+      rest[#rest + 1] = taken[i]
+      taken[i] = nil
+    end
+    line.push(unpack(rest))
+    left, front, first_placed = #rest, front - #rest, call('LINDEX', list, line.at(#rest))
+    local ids = {}
+    for i = #rest, 1, -1 do ids[#ids + 1] = rest[i] end
+    call('HSET', state, 'ready', BETWEEN .. table.concat(ids, BETWEEN) .. BETWEEN)
+  end
+
   -- The next jobs in turn, at most so many.
   local function take(wanted)
     local taken, looks, some = {}, 0, true
-    if left > 0 then
+    local most = not busy and wanted < MOST_READY and placed - left > MOST_READY and MOST_READY
+    if ready then
+      taken = line.pop(min(wanted, left))
+      left, front = left - #taken, front + #taken
+      if left == 0 then call('HDEL', state, 'ready') end
+    elseif left > 0 then
       -- They are next, place or none; whose they are is not known yet.
       taken, wanted = busy and {} or line.pop(min(wanted, left)), 0
     end
     while #taken < wanted and looks < 50 and some and not s.clear do
       looks = looks + 1
       local ids, entries, due, whose
-      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy)
+      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy, most)
       local out = take_out(ids, entries, due)
       refund_gone(line, ids, out, whose)
       for _, id in ipairs(busy and out or {}) do busy.add(whose[id], id) end
@@ -349,9 +440,35 @@ local function open_line(line, most, known, busy)
     if not some and placed >= length and call('LLEN', list) > 0 and not s.clear and not (busy and busy.passed) then
       start_over(line, s) -- The rest has places, and is in no line.
     end
+    if #taken > wanted then arrange(taken, wanted) end
     save()
     return taken
   end
 
-  return { take = take, save = save, without_place = length - placed + left, unknown = unknown }
+  return { take = take, save = save, without_place = length - placed + (ready and 0 or left), unknown = unknown }
+end
+
+-- The line where the next jobs, `wanted`, are ready at its front and others follow; nil where they are not. `take` and
+-- `save` are as in `open_line`.
+local function ready_line(line, wanted, waiting)
+  if wanted <= 0 or wanted >= MOST_READY or waiting <= wanted or line.key == '' then return end
+  local m = protected('HMGET', line.state, 'ready', 'key', 'clear')
+  local ready = not m.err and m[1]
+  if not ready or m[2] ~= line.key or m[3] then return end
+  local are, ids = are_ready(line, ready, wanted)
+  if not are then return end
+  local fair = { without_place = 0, save = function() end }
+  function fair.take(count)
+    local taken = line.pop(count)
+    local last = BETWEEN .. (ids[#taken] or '') .. BETWEEN
+    if sub(ready, -#last) == last then call('HDEL', line.state, 'ready') end
+    -- Where some of them were ghosts, the claim takes others.
+    function fair.take(more)
+      local opened = open_line(line, 0, {})
+      if opened then return opened.take(more) end
+      return line.pop(more)
+    end
+    return taken
+  end
+  return fair
 end

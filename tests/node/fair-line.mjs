@@ -2,6 +2,7 @@
 //
 // node fair-line.mjs <binary> <scenario> [replicas]   (see scripts/fair-line.sh)
 //   burst      one student adds BURST jobs (700), then 20 others one each; ends when the others are done, or all with ALL=1
+//   crowd      50 students add BURST jobs in random order; ends when all of them are done. LAYOUT=apalis adds them in that layout
 //   steady     40 students add 20 jobs a minute for MINUTES (9), one adds 200 at once after the first minute
 import { spawn } from 'node:child_process';
 import { createRequire } from 'node:module';
@@ -13,11 +14,17 @@ const [binary, scenario = 'burst', replicas = '3'] = process.argv.slice(2);
 const { Queue } = createRequire(import.meta.url)('bullmq');
 const number = (name, fallback) => Number(process.env[name] ?? fallback);
 const [rpm, burst, minutes, latency] = [number('RPM', 50), number('BURST', 700), number('MINUTES', 9), process.env.LATENCY ?? '500ms'];
+const layout = process.env.LAYOUT ?? 'bullmq';
 const nap = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const children = [];
 const start = (command, args, env) => {
   const child = spawn(command, args, { env, stdio: ['ignore', 'pipe', 'inherit'], cwd: tmpdir() });
   children.push(child);
+  child.on('exit', (code, signal) => {
+    if (signal === 'SIGKILL') return;
+    console.error(`${command} ${args[0]} ended with ${code ?? signal}: the run is void`);
+    process.exit(1);
+  });
   return child;
 };
 const until = (child, pattern) => new Promise((resolve) => {
@@ -34,7 +41,7 @@ const stop = () => {
 process.on('exit', stop);
 
 const folder = mkdtempSync(path.join(tmpdir(), 'fair-line-'));
-const port = 20000 + Math.floor(Math.random() * 20000);
+const port = 10000 + Math.floor(Math.random() * 20000); // Below those that connections get.
 await until(start('redis-server', ['--port', port, '--save', '', '--dir', folder], process.env), /Ready to accept/);
 const simulate = start(binary, ['simulate', '--listen', `127.0.0.1:${port + 1}`, '--latency', latency], process.env);
 const variables = {};
@@ -46,8 +53,8 @@ await until(simulate, /AZURE_VISION_ENDPOINT=\S+/).then((found) => {
 });
 const env = {
   PATH: process.env.PATH, ...variables, REDIS_URL: `redis://127.0.0.1:${port}`, PORT: '0', LOG_FORMAT: 'json', RUST_LOG: 'info',
-  QUEUES: 'bullmq:ai-jobs', OPENAI_RATE_LIMIT_RPM: `${rpm}`,
-  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(FAIRNESS_KEY|CIRCUIT_MAX_WAIT|CONCURRENCY)$/.test(name))),
+  QUEUES: `${layout}:ai-jobs`, OPENAI_RATE_LIMIT_RPM: `${rpm}`,
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => /^(FAIRNESS_KEY|CIRCUIT_MAX_WAIT|CONCURRENCY|OPENAI_MAX_CONCURRENT)$/.test(name))),
 };
 for (let n = 0; n < Number(replicas); n += 1) await until(start(binary, ['run'], env), /"ready: health/);
 
@@ -64,7 +71,20 @@ const add = async (student, jobs = 1) => {
     added.set(id, { student, at: performance.now() - began });
     batch.push({ name: 'generate-flashcards', data: { content: id, subject: 'x', topic: 'y', userId: student }, opts: { jobId: id, attempts: 3 } });
   }
-  await queue.addBulk(batch);
+  if (layout === 'apalis') await addApalis(batch);
+  else await queue.addBulk(batch);
+};
+// What `apalis_redis` writes.
+const addApalis = async (batch) => {
+  const redis = await queue.client;
+  for (const { name, data, opts } of batch) {
+    const id = `01JD${opts.jobId.slice(4).padStart(22, '0')}`; // An ULID.
+    await redis.multi()
+      .hset('ai-jobs:data', { [id]: JSON.stringify({ type: name, data }) })
+      .hset(`ai-jobs:meta:${id}`, { attempts: 0, max_attempts: 3, status: 'Pending' })
+      .rpush('ai-jobs:active', id)
+      .exec();
+  }
 };
 // When the provider was asked for a job, by the simulator's clock.
 const asked = new Map();
@@ -79,6 +99,10 @@ const look = async () => {
     if (page.entries.length === 0) break;
   }
   const counts = await queue.getJobCounts('wait', 'active', 'delayed', 'failed', 'completed');
+  if (layout === 'apalis') {
+    const redis = await queue.client;
+    [counts.completed, counts.failed] = [await redis.zcard('ai-jobs:ended:done'), await redis.zcard('ai-jobs:ended:dead')];
+  }
   most = { delayed: Math.max(most.delayed, counts.delayed), active: Math.max(most.active, counts.active) };
   return { counts, stats: stats.providers.openai };
 };
@@ -92,6 +116,13 @@ if (scenario === 'burst') {
   while (wanted().some((id) => !asked.has(id))) {
     await nap(500);
     await look();
+  }
+} else if (scenario === 'crowd') {
+  for (let n = 0; n < burst; n += 1) await add(`student-${Math.floor(Math.random() * 50)}`);
+  for (;;) {
+    const { counts } = await look();
+    if (counts.completed + counts.failed >= burst) break;
+    await nap(500);
   }
 } else {
   const lights = async (ms) => {
@@ -125,6 +156,10 @@ const span = Math.min(600_000, times.at(-1) - times[0]);
 const within = times.filter((at) => at - times[0] < span).length;
 console.log(`${counts.failed} failed, ${counts.completed} completed; at most ${most.delayed} delayed and ${most.active} active at a look`);
 console.log(`${within} requests in ${(span / 1000).toFixed(0)} s: ${((within / (rpm * span / 60_000)) * 100).toFixed(1)} % of the limit; at most ${stats.max_per_minute} in a minute of ${rpm}`);
+const cpu = await (await queue.client).info('cpu');
+const seconds = ['used_cpu_user', 'used_cpu_sys'].map((name) => Number(cpu.match(`${name}:([0-9.]+)`)[1]));
+const ended = counts.completed + counts.failed;
+console.log(`Redis: ${(((seconds[0] + seconds[1]) / ended) * 1e6).toFixed(0)} µs of CPU for each of ${ended} jobs that ended`);
 await queue.close();
 stop();
 process.exit(0);

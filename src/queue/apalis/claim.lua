@@ -34,7 +34,8 @@ if not is_paused then
     call('ZREM', scheduled, unpack(due))
   end
   local waiting = call('LLEN', active)
-  if (waiting > want or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1 then
+  if not busy then fair = ready_line(line, want, waiting) end
+  if not fair and ((waiting > want or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
     -- Most of a short line is claimed in the script that looks for its owners.
     if waiting <= 4 * want then line.payloads = {} end
     fair, clears = open_line(line, 128, {}, busy)

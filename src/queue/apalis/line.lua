@@ -7,11 +7,11 @@ local LARGEST = 262144
 local function wait_line(active, data, scheduled, state, meta_prefix, key)
   local line, quoted = { list = active, state = state, key = key }, '"' .. key .. '"'
 
-  function line.at(distance) return distance end
-  function line.range(first, last) return first, last end
+  function line.at(distance) return digits(distance) end
+  function line.range(first, last) return digits(first), digits(last) end
   function line.from_front() end
   function line.pop(n) return n > 0 and call('LPOP', active, n) or {} end
-  function line.push(id) call('LPUSH', active, id) end
+  function line.push(...) call('LPUSH', active, ...) end
 
   function line.owner_of(id, known)
     local size = call('HSTRLEN', data, id)
@@ -44,6 +44,6 @@ local function returned(data, state, id)
   if type(key) ~= 'string' or key == '' then return end
   local line = wait_line('', data, '', state, '', key)
   local size = call('HSTRLEN', data, id)
-  if size > 0 and size <= LARGEST then refund_turn(line, (line.owner_of(id, {}))) end
+  if size > 0 and size <= LARGEST then refund_turn(line, line.owner_of(id, {}), id) end
 end
 

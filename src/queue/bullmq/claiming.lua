@@ -80,7 +80,8 @@ local function claim(want, now)
   local fair, clears
   local busy = open_busy(line, tonumber(ARGV[10]))
   local waiting = call('LLEN', line.list)
-  if not order[3] and ((waiting > max(room, 0) or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
+  if not order[3] and not busy then fair = ready_line(line, room, waiting) end
+  if not fair and not order[3] and ((waiting > max(room, 0) or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
     -- Most of a short line is claimed in the script that looks for its owners.
     if waiting <= 4 * room then line.payloads = payloads end
     fair, clears = open_line(line, AT_A_CLAIM, {}, busy)

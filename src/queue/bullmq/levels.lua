@@ -6,10 +6,7 @@
 -- job that has an entry; and `bw:fair:levels`, a zset of these priorities. A member of a sorted set is found by its id, so
 -- an entry needs no place: it is `<score>:<id>`. Jobs that were put back have the lowest score of their priority and no
 -- entry, and are next.
-local LEVEL = 4294967296
-local PRIORITIZED, LEVELS = P .. 'prioritized', P .. 'bw:fair:levels'
-
-local function level_state(level) return P .. 'bw:fair:p' .. text(level) end
+local LEVELS = P .. 'bw:fair:levels'
 
 -- Removes a chunk of what is kept of a priority.
 local function clear_level(level)

@@ -3,17 +3,21 @@
 -- A larger payload does not pass through a script: the caller finds the owner of its job.
 local LARGEST = 262144
 
+-- A priority is the upper part of a job's score, and what is kept of its fair line stands behind this (levels.lua).
+local LEVEL, PRIORITIZED = 4294967296, P .. 'prioritized'
+local function level_state(level) return P .. 'bw:fair:p' .. text(level) end
+
 -- The line of the jobs that wait without a priority; `key` names the field of the payload that names their owners.
 local function wait_line(key)
   local line, quoted = { list = P .. 'wait', state = P .. 'bw:fair', key = key }, '"' .. key .. '"'
 
-  function line.at(distance) return -1 - distance end
-  function line.range(first, last) return -1 - last, -1 - first end
+  function line.at(distance) return digits(-1 - distance) end
+  function line.range(first, last) return digits(-1 - last), digits(-1 - first) end
   function line.from_front(ids)
     for i = 1, floor(#ids / 2) do ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i] end
   end
   function line.pop(n) return n > 0 and call('RPOP', line.list, n) or {} end
-  function line.push(id) call('RPUSH', line.list, id) end
+  function line.push(...) call('RPUSH', line.list, ...) end
 
   function line.owner_of(id, known)
     local job = P .. id
@@ -48,5 +52,5 @@ function returned(id)
   if type(key) ~= 'string' or key == '' then return end
   local line = wait_line(key)
   local owner = line.owner_of(id, {})
-  if owner then refund_turn(line, owner) end
+  if owner then refund_turn(line, owner, id) end
 end

@@ -21,7 +21,12 @@ struct ModelLine {
     turn: i64,
     seq: i64,
     next_id: u32,
+    /// Jobs that an earlier claim has put to the front in turn.
+    ready: usize,
 }
+
+/// Jobs that one claim arranges at most.
+const MOST_READY: usize = 16;
 
 impl ModelLine {
     fn add(&mut self, owner: u8) {
@@ -53,7 +58,41 @@ impl ModelLine {
         }
     }
 
-    /// Takes the next job in turn. Says whether it was found by its place.
+    /// Takes the next jobs, as one claim does: those that are ready, then others in turn. A claim that takes a few arranges
+    /// the next ones of the round.
+    fn claim(&mut self, wanted: usize) -> Vec<(u32, u8)> {
+        let mut taken: Vec<_> = (0..wanted.min(self.ready))
+            .map_while(|_| self.list.pop_front())
+            .collect();
+        self.ready -= taken.len();
+        if taken.len() == wanted {
+            return taken;
+        }
+        self.place();
+        let round = self.turns.values().min().map(|turn| turn.div_euclid(ROUND));
+        let of_round = |turn: &&i64| Some(turn.div_euclid(ROUND)) == round;
+        let due = self.turns.values().filter(of_round).count().min(MOST_READY);
+        let few = wanted < MOST_READY && self.list.len() > MOST_READY && due > wanted - taken.len();
+        let more = if few { due } else { wanted - taken.len() };
+        taken.extend((0..more).map_while(|_| self.take()));
+        while taken.len() > wanted {
+            self.list.extend(taken.pop());
+            self.list.rotate_right(1);
+            self.ready += 1;
+        }
+        taken
+    }
+
+    /// What was ready is in its owners' lines again, without the turns that it has used.
+    fn unarrange(&mut self) {
+        let ready: Vec<_> = self.list.drain(..self.ready).collect();
+        self.ready = 0;
+        for job in ready.into_iter().rev() {
+            self.give_back(job);
+        }
+    }
+
+    /// Takes the next job in turn, which is found by its place.
     fn take(&mut self) -> Option<(u32, u8)> {
         self.place();
         loop {
@@ -80,6 +119,9 @@ impl ModelLine {
 
     /// Puts a taken job back: next in its owner's line, which gets its turn back.
     fn give_back(&mut self, (id, owner): (u32, u8)) {
+        if self.ready > 0 {
+            self.unarrange();
+        }
         self.list.push_front((id, owner));
         self.front -= 1;
         self.placed += 1;
@@ -101,8 +143,9 @@ enum ModelStep {
 
 fn steps() -> impl Strategy<Value = Vec<ModelStep>> {
     let step = prop_oneof![
-        3 => (0u8..6, 1usize..30).prop_map(|(owner, count)| ModelStep::Add(owner, count)),
+        3 => (0u8..12, 1usize..30).prop_map(|(owner, count)| ModelStep::Add(owner, count)),
         4 => (1usize..20).prop_map(ModelStep::Take),
+        4 => (1usize..4).prop_map(ModelStep::Take),
         1 => (1usize..4).prop_map(ModelStep::GiveBack),
     ];
     prop::collection::vec(step, 1..60)
@@ -118,7 +161,7 @@ proptest! {
         for step in steps {
             match step {
                 ModelStep::Add(owner, count) => (0..count).for_each(|_| line.add(owner)),
-                ModelStep::Take(count) => taken.extend((0..count).map_while(|_| line.take())),
+                ModelStep::Take(count) => taken.extend(line.claim(count)),
                 ModelStep::GiveBack(count) => {
                     for _ in 0..count.min(taken.len()) {
                         line.give_back(taken.pop().unwrap());
@@ -126,7 +169,10 @@ proptest! {
                 }
             }
         }
-        taken.extend(std::iter::from_fn(|| line.take()));
+        while line.ready > 0 || !line.list.is_empty() {
+            taken.extend(line.claim(3));
+        }
+        line.claim(1);
         for (id, owner) in &taken {
             prop_assert!(done.insert(*id), "{id} was taken twice");
             prop_assert!(last.insert(*owner, *id).is_none_or(|before| before < *id), "{id} is out of order");
@@ -145,11 +191,11 @@ proptest! {
                 ModelStep::Add(owner, count) => (0..count).for_each(|_| line.add(owner)),
                 ModelStep::GiveBack(_) => {}
                 ModelStep::Take(count) => {
-                    for _ in 0..count {
-                        let Some((_, owner)) = line.take() else { break };
-                        passed.retain(|(waits, _), _| *waits != owner);
-                        let waiting: HashSet<u8> = line.list.iter().map(|(_, owner)| *owner).collect();
-                        passed.retain(|(waits, _), _| waiting.contains(waits));
+                    let claimed: Vec<u8> = line.claim(count).into_iter().map(|(_, owner)| owner).collect();
+                    for (nth, &owner) in claimed.iter().enumerate() {
+                        let mut waiting: HashSet<u8> = line.list.iter().map(|(_, owner)| *owner).collect();
+                        waiting.extend(&claimed[nth + 1..]);
+                        passed.retain(|(waits, _), _| *waits != owner && waiting.contains(waits));
                         for waits in waiting.into_iter().filter(|waits| *waits != owner) {
                             let times = passed.entry((waits, owner)).or_default();
                             *times += 1;

@@ -25,6 +25,7 @@ both_layouts! {
     no_script_reads_many_large_payloads
     two_replicas_share_the_turns
     an_id_that_stands_twice_loses_no_job
+    claims_of_a_few_find_the_next_jobs_of_the_round_at_the_front
 }
 
 /// Adds a job with this payload.
@@ -366,4 +367,54 @@ async fn an_id_that_stands_twice_loses_no_job(layout: Layout) {
         seen.extend(claims.rest().await);
         assert_eq!(seen.len(), 35, "{id} {pushes:?}");
     }
+}
+
+/// A claim of a few arranges the next jobs of the round. What happens to these until they are claimed changes no turn, and
+/// loses no job: one is removed, others claim and release, a job comes in front, another student joins.
+async fn claims_of_a_few_find_the_next_jobs_of_the_round_at_the_front(layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    let students: Vec<String> = (b'a'..=b'j').map(|c| format!("s{}", char::from(c))).collect();
+    for student in &students {
+        add(&*broker, student, 4).await;
+    }
+    let mut claims = Claims::of(&*broker).await;
+    let first = claims.ids(2).await;
+    assert_eq!(first, ["sa-0", "sb-0"]);
+    let before = calls(&redis, "zrange").await;
+    assert_eq!(claims.ids(1).await, ["sc-0"]);
+    assert_eq!(calls(&redis, "zrange").await, before, "the turns are not read");
+    // One of those that are ready leaves, another is claimed and could not start, a student joins.
+    assert!(broker.remove("sd-0").await.is_ok());
+    let held = claims.take(1).await;
+    assert_eq!(&*held[0].lease.id, "se-0");
+    add(&*broker, "late", 3).await;
+    assert_eq!(broker.release(&[held[0].lease.clone()]).await.unwrap(), 1);
+    let told = broker.standing("sf-0").await.unwrap().ahead;
+    let next = claims.ids(7).await;
+    assert_eq!(next[..6], ["se-0", "sf-0", "sg-0", "sh-0", "si-0", "sj-0"]);
+    assert_eq!(told, Some(1));
+    let (list, front) = match layout {
+        Layout::Apalis => ("q:active", "LPUSH"),
+        Layout::Bullmq => ("bull:q:wait", "RPUSH"),
+    };
+    // The round of the one who has joined has not come to an end.
+    let mut round = vec![next[6].clone()];
+    round.extend(claims.ids(2).await);
+    redis.ask::<()>(&["LREM", list, "0", "sj-3"]).await;
+    redis.ask::<()>(&[front, list, "sj-3"]).await;
+    let mut rest = Vec::new();
+    loop {
+        let some = claims.ids(3).await;
+        if some.is_empty() {
+            break;
+        }
+        rest.extend(some);
+    }
+    round.extend(rest.iter().take(9).cloned());
+    assert!(round.contains(&"late-0".to_owned()), "{round:?}");
+    let mut all: HashSet<String> = first.into_iter().chain(next).chain(round).chain(rest).collect();
+    all.insert("sc-0".to_owned());
+    assert_eq!(all.len(), 42, "all but the one that was removed");
+    assert_eq!(fair_keys(&redis).await, Vec::<String>::new());
 }
