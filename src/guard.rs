@@ -30,6 +30,7 @@ use crate::{
         },
         trace::{self, Span, SpanKind},
     },
+    worker::Suspect,
 };
 
 /// A job waits at the gate in its slot up to this long: to give the job back would take as long.
@@ -72,6 +73,7 @@ pub struct JobGuard<'a> {
     /// A call of this delivery has been paid for. If the job went back to the queue, the worker would pay again.
     paid: AtomicBool,
     waits_in_slot: bool,
+    suspect: Option<Suspect>,
 }
 
 impl<'a> JobGuard<'a> {
@@ -94,6 +96,7 @@ impl<'a> JobGuard<'a> {
             cost: Mutex::default(),
             paid: AtomicBool::new(false),
             waits_in_slot: true,
+            suspect: None,
         }
     }
 
@@ -105,6 +108,12 @@ impl<'a> JobGuard<'a> {
             waits_in_slot,
             ..self
         }
+    }
+
+    /// Names the job as a suspect: it calls when no suspect beside it can kill the replica any more.
+    #[must_use]
+    pub fn of_suspect(self, suspect: Option<Suspect>) -> Self {
+        Self { suspect, ..self }
     }
 
     /// How often the last call has been tried.
@@ -293,6 +302,9 @@ impl Guard for JobGuard<'_> {
         {
             self.paid_for(call, &reply);
             return Ok(reply);
+        }
+        if let Some(suspect) = &self.suspect {
+            suspect.may_call().await;
         }
         let mut nth = 0u8;
         loop {

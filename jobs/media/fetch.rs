@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     Class, ClientError, Failure, MediaSettings,
-    http_client::{Connecting, HttpClient, Unanswered, Versions, causes},
+    http_client::{Connecting, HttpClient, Unanswered, causes},
 };
 
 #[cfg(test)]
@@ -92,7 +92,6 @@ impl Fetcher {
     pub(super) fn new(settings: &MediaSettings) -> Result<Self, ClientError> {
         let client = |judge| {
             let connecting = Connecting {
-                versions: Versions::One,
                 judge,
                 ..Connecting::default()
             };
