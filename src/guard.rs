@@ -231,7 +231,7 @@ impl<'a> JobGuard<'a> {
             // A job that a limit has refused keeps its place in the line: only a moment is worth waiting for.
             let limit = rejection.reason.is_limit() && !self.paid.load(Ordering::Relaxed);
             let patience = match limit {
-                // A job that was lost before runs alone by now: nothing else can be blamed while it waits.
+                // A job that was lost before runs apart from others: none of these is lost with it while it waits.
                 true if !self.waits_in_slot => self.stops.deadline.min(asked + LONGEST_WAIT_AT_A_LIMIT),
                 true => patience.min(asked + LONGEST_WAIT_AT_A_LIMIT),
                 false => patience,

@@ -162,7 +162,7 @@ pub(super) fn media() -> Vec<(&'static str, JobType, Vec<u8>, &'static str)> {
             "wav-length",
             AssessPronunciation,
             wav(2, 44_100, 16, u32::MAX),
-            audio,
+            "",
         ),
         (
             "mp4-boxes",

@@ -142,7 +142,7 @@ fn forever(socket: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
 
 /// An answer of OpenAI, by its name.
 fn answer(name: &str) -> String {
-    let card = json!({"front": "What is a cell?", "back": "The smallest unit of life.", "topic": "t", "difficulty": "beginner"});
+    let card = json!({"front": "cell", "back": "The smallest unit of life.", "topic": "t", "difficulty": "beginner"});
     let cards = |count: usize| {
         let cards = vec![card.to_string(); count].join(",");
         format!(r#"{{"flashcards":[{cards}]}}"#)
