@@ -162,6 +162,19 @@ fn answer(name: &str) -> String {
             let choice = r#"{"index":0,"message":{"role":"assistant","content":""},"finish_reason":"stop"}"#;
             format!(r#"{{"choices":[{}]}}"#, vec![choice; 80_000].join(","))
         }
+        "open-braces" => chat(&"{[".repeat(1_500_000)),
+        "open-objects" => chat(&r#"{"front":"#.repeat(400_000)),
+        "open-quotes" => chat(&format!("{{\"front\":{}", "\"".repeat(3_000_000))),
+        "quotes-and-blanks" => {
+            let quotes = format!("{}\u{201d}{}", "\u{201c}".repeat(26), " ".repeat(100_000));
+            chat(&format!("{{\"front\":{}", quotes.repeat(60)))
+        }
+        "fences" => chat(&"```json\n<think>".repeat(400_000)),
+        "encoded" => chat(&format!("[{}]", vec![r#""[\"{\""#; 300_000].join(","))),
+        "same-card" => chat(&format!(
+            "[{}]",
+            vec![r#"{"front":"a b c d e f g h i j k l m n o p","back":"b"}"#; 100_000].join(",")
+        )),
         "long-strings" => chat(&"a".repeat(7_000_000)),
         "huge-numbers" => {
             chat("x").replace("\"created\":1", &format!("\"created\":{}", "9".repeat(1_000_000)))
