@@ -2,7 +2,7 @@
 //! along but those in flight at its first death. Recordings that used to kill replicas take none along at all.
 //!
 //! By default 60 jobs and two killers in each layout. The long run is a killer a minute among 2,000 jobs of ten seconds:
-//! `KILLERS=9 KILLERS_JOBS=2000 KILLERS_SECONDS=500 KILLERS_CALL_MS=10000 KILLERS_SLOTS=20 cargo test --locked --test
+//! `KILLERS=8 KILLERS_JOBS=2000 KILLERS_SECONDS=480 KILLERS_CALL_MS=10000 KILLERS_SLOTS=20 cargo test --locked --test
 //! integration killers::apalis -- --nocapture --test-threads 1`
 
 use std::{
@@ -187,9 +187,9 @@ async fn killers_take_no_job_along_but_at_their_first_death(layout: Layout) {
 
     for n in 0..killers {
         let (killer, job) = (killer(n), view(&*broker, &killer(n)).await);
-        // Three that count. Where it ran beside other suspects none was blamed.
+        // Three deaths count. Of a group of suspects none is blamed, and the first may have been that of another killer.
         assert_eq!(job.state, State::Failed, "{killer}");
-        assert!((3..=4).contains(&deaths.of[&killer]), "{killer}: {:?}", deaths.of);
+        assert!((2..=4).contains(&deaths.of[&killer]), "{killer}: {:?}", deaths.of);
         let error = job.error.unwrap();
         assert!(
             error.contains("poison: 3 deliveries ended without"),
