@@ -78,7 +78,7 @@ async fn run(layout: Layout, cases: Vec<Case>, variables: &[(&str, &str)]) {
     let usual = [
         ("QUEUES", queues.as_str()),
         ("MEDIA_MEMORY", budget.as_str()),
-        ("MEDIA_TIMEOUT", "2s"),
+        ("MEDIA_TIMEOUT", "5s"),
         ("CIRCUIT_BREAKER", "off"),
         ("RETRY_MAX_ATTEMPTS", "1"),
     ];
@@ -260,15 +260,15 @@ async fn a_hostile_media_server_fails_its_own_job() {
         ("two-lengths", "cannot be fetched"),
         ("chunk-extensions", "cannot be fetched"),
         ("trailers", "cannot be fetched"),
-        ("tiny-chunks", "took longer than 2s"),
+        ("tiny-chunks", "took longer than 5s"),
         ("endless-body", "is larger than"),
         ("redirect-loop", "is redirected more than"),
         ("redirect-long", "payload field \"audioUrl\""),
         ("redirect-inside", "leads to a private or reserved address"),
         ("redirect-scheme", "is not an https URL"),
         ("many-headers", "cannot be fetched"),
-        ("slow-body", "took longer than 2s"),
-        ("silence", "took longer than 2s"),
+        ("slow-body", "took longer than 5s"),
+        ("silence", "took longer than 5s"),
         ("reset", "cannot be fetched"),
         ("not-http", "cannot be fetched"),
         ("http2", "cannot be fetched"),
@@ -326,7 +326,7 @@ async fn a_hostile_answer_fails_its_own_job() {
         cases.map(case).into(),
         &[
             ("OPENAI_BASE_URL", &format!("http://{}/v1", server.host)),
-            ("OPENAI_TIMEOUT", "3s"),
+            ("OPENAI_TIMEOUT", "10s"),
         ],
     )
     .await;

@@ -74,7 +74,9 @@ fn serve(mut socket: TcpStream) -> std::io::Result<()> {
             text.len()
         )
     };
-    let redirect = |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+    let redirect = |to: &str| {
+        format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    };
     match name {
         // Ten megabytes of zeros, of which a client that unpacks makes gigabytes.
         "gzip-bomb" => {
