@@ -2,7 +2,7 @@
 //! along but those in flight at its first death. Recordings that used to kill replicas take none along at all.
 //!
 //! By default 60 jobs and two killers in each layout. The long run is a killer a minute among 2,000 jobs of ten seconds:
-//! `KILLERS=8 KILLERS_JOBS=2000 KILLERS_SECONDS=480 KILLERS_CALL_MS=10000 KILLERS_SLOTS=20 cargo test --locked --test
+//! `KILLERS=7 KILLERS_JOBS=2000 KILLERS_SECONDS=420 KILLERS_CALL_MS=10000 KILLERS_SLOTS=20 cargo test --locked --test
 //! integration killers::apalis -- --nocapture --test-threads 1`
 
 use std::{
