@@ -1,7 +1,9 @@
 //! The HTTP client of outgoing requests: hyper's pool of connections, with a bound on what a server may send before its
 //! answer. reqwest builds the requests and reads the answers; what it sends has no such bound.
 //!
-//! No redirects, no proxies, no retries above hyper's own: each caller decides these.
+//! No redirects, no proxies, no retries above hyper's own: each caller decides these. HTTP/1.1 only: hyper tells of each
+//! informational response there, and of no frame of HTTP/2, so that nothing would bound what a server sends before its
+//! answer.
 
 use std::{
     error::Error,
@@ -27,19 +29,12 @@ use hyper_util::{
         self,
         connect::{HttpConnector, dns::Name},
     },
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioTimer},
 };
 use reqwest::{Body, Request, Response};
-use tokio::{
-    net::{TcpStream, lookup_host},
-    sync::Notify,
-    task::coop::poll_proceed,
-};
-use tower::{BoxError, Service, ServiceExt, util::MapResponse};
+use tokio::{net::lookup_host, sync::Notify, task::coop::poll_proceed};
+use tower::{BoxError, Service};
 
-use self::bounded::BoundedConnection;
-
-mod bounded;
 #[cfg(test)]
 mod tests;
 
@@ -56,10 +51,6 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// The longest head of an answer, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// What a server may send to what it was sent, bytes, where that tells nothing of its answer yet (HTTP/2). The longest
-/// answer that is read has half of it.
-const MAX_SENT: u64 = 16 * 1024 * 1024;
-
 /// Informational responses (1xx) before an answer. Servers send one or two, if any.
 const MAX_INFORMATIONAL: usize = 16;
 
@@ -69,20 +60,9 @@ const WHOLE_BUDGET: usize = 256;
 /// Which addresses a name may stand for.
 pub type AddressFilter = fn(Vec<SocketAddr>) -> Result<Vec<SocketAddr>, BoxError>;
 
-/// Which versions of HTTP are offered to servers over TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HttpVersions {
-    /// HTTP/1.1, whose informational responses are counted.
-    One,
-    /// HTTP/2 too. The bound limits bytes without a pause, so it suits short answers only.
-    OneAndTwo,
-}
-
 /// How a client connects.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectOptions {
-    /// The versions of HTTP.
-    pub versions: HttpVersions,
     /// The addresses of a name that may be connected to.
     pub judge: AddressFilter,
     /// Whether connections are used again.
@@ -94,7 +74,6 @@ pub struct ConnectOptions {
 impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
-            versions: HttpVersions::OneAndTwo,
             judge: Ok,
             keeps: true,
             opened: || {},
@@ -162,18 +141,12 @@ impl HttpClient {
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(3));
         tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        let tcp = tcp.map_response(match connecting.versions {
-            HttpVersions::One => |stream| bounded(stream, u64::MAX),
-            HttpVersions::OneAndTwo => |stream| bounded(stream, MAX_SENT),
-        } as fn(_) -> _);
-        let tls = HttpsConnectorBuilder::new()
+        let https = HttpsConnectorBuilder::new()
             .try_with_platform_verifier()
             .map_err(|error| ClientError(error.into()))?
-            .https_or_http();
-        let https = match connecting.versions {
-            HttpVersions::One => tls.enable_http1().wrap_connector(tcp),
-            HttpVersions::OneAndTwo => tls.enable_all_versions().wrap_connector(tcp),
-        };
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -267,18 +240,12 @@ impl Service<Name> for FilteredResolver {
 /// Connects within [`CONNECT_TIMEOUT`].
 #[derive(Debug, Clone)]
 struct TcpConnector {
-    https: HttpsConnector<Tcp>,
+    https: HttpsConnector<HttpConnector<FilteredResolver>>,
     opened: fn(),
 }
 
-type Tcp = MapResponse<HttpConnector<FilteredResolver>, fn(TokioIo<TcpStream>) -> TokioIo<BoundedConnection>>;
-
-fn bounded(stream: TokioIo<TcpStream>, most: u64) -> TokioIo<BoundedConnection> {
-    TokioIo::new(BoundedConnection::new(stream.into_inner(), most))
-}
-
 impl Service<Uri> for TcpConnector {
-    type Response = <HttpsConnector<Tcp> as Service<Uri>>::Response;
+    type Response = <HttpsConnector<HttpConnector<FilteredResolver>> as Service<Uri>>::Response;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 

@@ -44,6 +44,11 @@ impl MemoryBudget {
         MemoryReservation(self.free.clone().acquire_many_owned(units).await.ok())
     }
 
+    /// Bytes that there are in all.
+    pub fn capacity(&self) -> u64 {
+        u64::from(self.units) * UNIT
+    }
+
     /// Bytes that are free.
     pub fn free(&self) -> u64 {
         self.free.available_permits() as u64 * UNIT

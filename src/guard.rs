@@ -30,6 +30,7 @@ use crate::{
         },
         trace::{self, SpanKind, TraceSpan},
     },
+    worker::Suspect,
 };
 
 /// A job waits at the gate in its slot up to this long: to give the job back would take as long.
@@ -75,6 +76,7 @@ pub struct JobGuard<'a> {
     /// A call of this delivery has been paid for. If the job went back to the queue, the worker would pay again.
     paid: AtomicBool,
     waits_in_slot: bool,
+    suspect: Option<Suspect>,
 }
 
 impl<'a> JobGuard<'a> {
@@ -97,6 +99,7 @@ impl<'a> JobGuard<'a> {
             cost: Mutex::default(),
             paid: AtomicBool::new(false),
             waits_in_slot: true,
+            suspect: None,
         }
     }
 
@@ -108,6 +111,12 @@ impl<'a> JobGuard<'a> {
             waits_in_slot,
             ..self
         }
+    }
+
+    /// Names the job as a suspect: it calls when no suspect beside it can kill the replica any more.
+    #[must_use]
+    pub fn of_suspect(self, suspect: Option<Suspect>) -> Self {
+        Self { suspect, ..self }
     }
 
     /// How often the last call has been tried.
@@ -225,7 +234,7 @@ impl<'a> JobGuard<'a> {
             // A job that a limit has refused keeps its place in the line: only a moment is worth waiting for.
             let limit = rejection.reason.is_limit() && !self.paid.load(Ordering::Relaxed);
             let patience = match limit {
-                // A job that was lost before runs alone by now: nothing else can be blamed while it waits.
+                // A job that was lost before runs apart from others: none of these is lost with it while it waits.
                 true if !self.waits_in_slot => self.stops.deadline.min(asked + LONGEST_WAIT_AT_A_LIMIT),
                 true => patience.min(asked + LONGEST_WAIT_AT_A_LIMIT),
                 false => patience,
@@ -300,6 +309,9 @@ impl ProviderGuard for JobGuard<'_> {
         {
             self.paid_for(call, &reply);
             return Ok(reply);
+        }
+        if let Some(suspect) = &self.suspect {
+            suspect.may_call().await;
         }
         let mut nth = 0u8;
         loop {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ClientError, Failure, FailureClass, MediaSettings,
-    http_client::{ConnectOptions, HttpClient, HttpVersions, RequestError, causes},
+    http_client::{ConnectOptions, HttpClient, RequestError, causes},
 };
 
 #[cfg(test)]
@@ -92,7 +92,6 @@ impl MediaFetcher {
     pub(super) fn new(settings: &MediaSettings) -> Result<Self, ClientError> {
         let client = |judge| {
             let connecting = ConnectOptions {
-                versions: HttpVersions::One,
                 judge,
                 ..ConnectOptions::default()
             };

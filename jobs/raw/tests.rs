@@ -104,3 +104,21 @@ fn a_tree_holds_everything() {
     let found = tree(Provider::AzureSpeech, raw(r#" {"a":[1,null,"ä"]}"#)).unwrap();
     assert_eq!(found, json!({ "a": [1, null, "ä"] }));
 }
+
+/// Two bytes name a value that takes seventy.
+#[test]
+fn an_answer_of_millions_of_values_becomes_no_tree() {
+    let answer = |values: usize| {
+        let text = format!("[{}0]", "0,".repeat(values));
+        RawValue::from_string(text).unwrap()
+    };
+    let why = tree(Provider::AzureSpeech, &answer(4_000_000))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        why,
+        "azure-speech: unusable answer: it has more than 1000000 values"
+    );
+    let value = tree(Provider::AzureSpeech, &answer(100_000)).unwrap();
+    assert_eq!(value.as_array().unwrap().len(), 100_001);
+}

@@ -1,7 +1,8 @@
 //! The worker's side: starts helpers, hands them recordings, ends and replaces them.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     os::{fd::AsFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -15,10 +16,12 @@ use jobs::media::{
     audio::PreparedAudio,
     decoder::{AudioDecoder, DecodeError},
 };
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::Semaphore,
+    task::spawn_blocking,
     time::timeout,
 };
 use tracing::{debug, warn};
@@ -148,6 +151,8 @@ impl HelperPool {
             .env_clear()
             // The allocator would reserve a gigabyte at once, within which no limit on memory holds.
             .env("MIMALLOC_ARENA_RESERVE", "0")
+            // Memory that the last recording took is used for the next, and not given back in between.
+            .env("MIMALLOC_PURGE_DELAY", "-1")
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -270,13 +275,13 @@ impl HelperProcess {
     /// Has a recording decoded. A helper is not trusted: what it answers is held to the bounds of an honest answer.
     async fn exchange(
         &mut self,
-        recording: &[u8],
+        recording: &Bytes,
         limit: Duration,
     ) -> Result<Result<PreparedAudio, String>, ExchangeError> {
         self.input
             .write_all(&protocol::request_head(limit, recording.len()))
             .await?;
-        self.input.write_all(recording).await?;
+        self.send(recording).await?;
         let mut head = [0; protocol::ANSWER_HEAD];
         self.output.read_exact(&mut head).await?;
         let Some((kind, duration, length)) = protocol::read_answer_head(&head) else {
@@ -301,6 +306,26 @@ impl HelperProcess {
             }),
             ReplyKind::Refused => Err(plain(&body)),
         })
+    }
+}
+
+impl HelperProcess {
+    /// Writes a recording into the helper's pipe. One that does not fit is written by a thread that blocks: the pipe is
+    /// emptied page by page, and each page would wake the worker. The end of the helper ends the thread.
+    async fn send(&mut self, recording: &Bytes) -> io::Result<()> {
+        if recording.len() <= PIPE / 2 {
+            return self.input.write_all(recording).await;
+        }
+        let mut pipe = File::from(self.input.as_fd().try_clone_to_owned()?);
+        let recording = recording.clone();
+        let written = spawn_blocking(move || {
+            let flags = fcntl_getfl(&pipe)?;
+            fcntl_setfl(&pipe, flags - OFlags::NONBLOCK)?;
+            pipe.write_all(&recording)?;
+            fcntl_setfl(&pipe, flags)?;
+            Ok(())
+        });
+        written.await.map_err(io::Error::other)?
     }
 }
 

@@ -64,11 +64,13 @@ fn answer(args: &HelperArgs, input: &mut impl Read, output: &mut impl Write) -> 
     }
     let (limit, length) = protocol::read_request_head(&head);
     sandbox::allow_cpu(args.cpu)?;
-    let length = usize::try_from(length).map_err(io::Error::other)?;
     let mut recording = Vec::new();
-    recording.try_reserve_exact(length).map_err(io::Error::other)?;
-    recording.resize(length, 0);
-    input.read_exact(&mut recording)?;
+    let room = usize::try_from(length).map_err(io::Error::other)?;
+    recording.try_reserve_exact(room).map_err(io::Error::other)?;
+    // Read into the reserve: megabytes of zeros that are overwritten at once cost half a millisecond.
+    if input.take(length).read_to_end(&mut recording)? != room {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let (kind, duration, body) = match decoder::decode(Bytes::from(recording), limit) {
         Ok(audio) => (ReplyKind::Audio(audio.format), audio.duration, audio.bytes),
         Err(why) => (ReplyKind::Refused, Duration::ZERO, why.into()),

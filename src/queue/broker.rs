@@ -81,8 +81,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Puts jobs back where they were, next in line, as if they had not been claimed. Returns how many were still ours.
     async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError>;
 
-    /// Marks a previously lost job as started. If this delivery is lost too, it counts towards `max_lost`. A first
-    /// delivery skips this round trip.
+    /// Marks a previously lost job that runs alone. If this delivery is lost too, it counts towards `max_lost`.
     async fn begin(&self, lease: &Lease) -> Result<WriteResult, BrokerError>;
 
     /// Reports progress in percent, and a failed attempt.

@@ -1,21 +1,18 @@
 -- Prelude of the scripts that count lost deliveries.
 --
 -- A job is poison when `most` of its deliveries were lost while it may have killed its replica. The first lost delivery
--- counts, whatever ran beside it: from then on the job runs alone (worker/suspects.rs), so that a job which only ran
--- beside a killer is lost once. A later one counts when the job had begun to run, which it notes before it does; one that
--- was claimed, or waited at a gate, was a bystander. The bound on all lost deliveries is for jobs that kill a replica
--- before they begin: by a payload that cannot be received.
+-- counts, whatever ran beside it. A later one counts when the job ran alone (worker/suspects.rs), which it notes before it
+-- does; one that was claimed, or ran beside others, was a bystander. The bound on all lost deliveries is for jobs that kill
+-- a replica before they begin: by a payload that cannot be received.
 local BYSTANDING = 4
 
 -- The sentence that a student reads about such a job. `jobs/failed_reason.rs` decides the wording, and a test compares
 -- the two.
 local SENTENCE = 'The job could not be finished.'
 
--- True if the claim with this token has run. `begun` is the token in the job's hash.
-local function has_begun(token, begun, ledger)
-  if not token or token == '' then return false end
-  local page = redis.pcall('HGET', ledger, 'by')
-  return begun == token or page == token
+-- True if the job ran alone under this token. `begun` is the token in the job's hash.
+local function ran_alone(token, begun)
+  return token and token ~= '' and begun == token
 end
 
 -- Returns the reason if a job is poison: `lost` of its deliveries ended without an outcome, `cut` of them while it ran.

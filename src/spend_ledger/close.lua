@@ -21,7 +21,7 @@ for i, page in ipairs(KEYS) do
     kept[i] = type(written) == 'number' and call('PEXPIRE', page, ARGV[3])
   elseif redis.pcall('HGET', page, entry) == mark then
     call('HDEL', page, entry)
-    -- Deletes a page that holds nothing but the token of its delivery (`by`).
+    -- Deletes a page that holds nothing but `by`, which replicas of earlier versions write.
     if call('HLEN', page) == 1 and call('HEXISTS', page, 'by') == 1 then call('DEL', page) end
     kept[i] = 1
   else

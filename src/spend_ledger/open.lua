@@ -74,9 +74,7 @@ for i, page in ipairs(KEYS) do
       elseif page == '-' then
         answers[i] = ''
       else
-        -- `by` records that the delivery with the mark's token has begun to run: if it is lost, it counts towards poison
-        -- (queue/poison.lua).
-        call('HSET', page, entry, mark, 'by', mark:match('^%?(.*):%d+$') or '')
+        call('HSET', page, entry, mark)
         call('PEXPIRE', page, ARGV[3])
         answers[i] = found == mark and '' or found
       end

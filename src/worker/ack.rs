@@ -11,14 +11,14 @@ use std::{
 
 use apalis::layers::catch_panic::PanicError;
 use apalis::prelude::{BoxDynError, Task};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, OptionFuture};
 use jobs::{Failure, Provider};
 use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
 use super::{
     Assignment, DeliveryOutcome, completer::Completer, loops::LoopBackoff, runtime::QueueWorker,
-    worker_health::Disposition,
+    suspects::Suspect, worker_health::Disposition,
 };
 use crate::{
     queue::{BrokerError, Lease, Postponement, WriteResult},
@@ -84,6 +84,7 @@ where
             delivery,
             stops,
             course,
+            suspect,
             ..
         } = task.args.clone();
         let (worker, completions) = (self.worker.clone(), self.completions.clone());
@@ -96,7 +97,10 @@ where
         let (running, context) = (self.inner.call(task), trace.context());
         let job = async move {
             let _vacate = SlotRelease(&worker, &delivery.lease);
-            let may_run = delivery.lost == 0 || worker.begin(&delivery.lease).await;
+            // Of suspects that run together none is blamed for a death.
+            let takes_blame = suspect.as_ref().is_some_and(Suspect::runs_alone);
+            let may_run = !takes_blame || worker.begin(&delivery.lease).await;
+            let is_too_slow = OptionFuture::from(suspect.as_ref().map(Suspect::is_too_slow));
             let outcome = tokio::select! {
                 biased;
                 () = std::future::ready(()), if !may_run => None,
@@ -104,6 +108,10 @@ where
                     worker.rules.of(&failure_of(&error), &delivery, 0)
                 })),
                 () = stops.now.cancelled() => None,
+                Some(()) = is_too_slow => {
+                    info!("other jobs wait for this one: it goes back to the queue");
+                    Some(DeliveryOutcome::Released)
+                }
             };
             // A job stops at once at the end of the drain time, or when this replica has lost it. The handler may have
             // noticed by itself.

@@ -109,7 +109,9 @@ impl DeliveryHandler for Dispatcher {
         let (policy, gates) = (self.policy_for(kind, &delivery), self.gates.as_deref());
         // A job that was already lost once must not wait in its slot: if this replica dies during the wait, the job
         // would count towards poison without having run.
-        let guard = JobGuard::new(policy, gates, page, stops, &reporter).waiting_in_slot(delivery.lost == 0);
+        let guard = JobGuard::new(policy, gates, page, stops, &reporter)
+            .waiting_in_slot(delivery.lost == 0)
+            .of_suspect(assignment.suspect.clone());
         debug!(%kind, "running");
         // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
         delivery.payload = None;
@@ -136,13 +138,17 @@ impl Dispatcher {
             ..
         } = assignment;
         let id = &delivery.lease.id;
+        let most = self.payloads.capacity();
         let load = async {
             let mut pause = LoopBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
             loop {
                 let loaded = async {
                     let size = broker.payload_size(id).await?;
+                    if size > most {
+                        return Ok(Err(too_large(size, most)));
+                    }
                     let room = self.payloads.room(size.saturating_mul(PAYLOAD_FACTOR)).await;
-                    Ok::<_, BrokerError>(broker.payload(id).await?.map(|payload| room.hold(payload)))
+                    Ok::<_, BrokerError>(Ok(broker.payload(id).await?.map(|payload| room.hold(payload))))
                 };
                 match loaded.await {
                     Ok(payload) => return payload,
@@ -156,7 +162,7 @@ impl Dispatcher {
             biased;
             () = stops.now.cancelled() => cancelled("the replica has to let go of the job"),
             () = stops.draining.cancelled() => cancelled("the replica is stopping"),
-            payload = load => Ok(payload),
+            payload = load => payload,
         }
     }
 
@@ -174,6 +180,13 @@ impl Dispatcher {
             },
         }
     }
+}
+
+/// Refuses a payload that would take more memory than all jobs together may.
+fn too_large(size: u64, most: u64) -> Failure {
+    Failure::permanent(format!(
+        "payload has {size} bytes, and MEDIA_MEMORY has room for {most}: send files by their addresses, or raise MEDIA_MEMORY"
+    ))
 }
 
 /// Gives the job back to the queue with a growing delay, because perhaps no other worker serves its type.

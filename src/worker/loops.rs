@@ -299,7 +299,7 @@ impl QueueWorker {
     }
 
     /// Gives claimed jobs their slots, and to apalis. Where the backend is gone, they go back when the worker leaves.
-    /// A job whose earlier delivery was lost waits until it is alone in the replica.
+    /// A job whose earlier delivery was lost waits until the other jobs in the replica have ended.
     pub(super) fn hand_out(self: &Arc<Self>, slots: &mut FreeSlots, deliveries: Vec<Delivery>) {
         let open = self
             .claimed
@@ -312,7 +312,7 @@ impl QueueWorker {
             if !open || self.slots.holds(&delivery.lease) {
                 continue;
             }
-            let Some(presence) = self.isolation.enter(delivery.lost > 0) else {
+            let Some(presence) = self.isolation.enter(delivery.lost) else {
                 too_many.push(delivery.lease);
                 continue;
             };
@@ -323,10 +323,10 @@ impl QueueWorker {
                 .occupy(slots, lease, stop.clone(), course.clone(), presence);
             match suspect {
                 Some(suspect) => {
-                    tokio::spawn(self.clone().run_alone(suspect, delivery, stop, course));
+                    tokio::spawn(self.clone().run_suspect(suspect, delivery, stop, course));
                 }
                 None => {
-                    self.start(self.task(delivery, stop, course));
+                    self.start(self.task(delivery, stop, course, None));
                 }
             }
         }
@@ -335,8 +335,8 @@ impl QueueWorker {
         }
     }
 
-    /// Starts a suspect once it is alone, or gives it back where the worker closes before that.
-    async fn run_alone(
+    /// Starts a suspect once it may run, or gives it back where the worker closes before that.
+    async fn run_suspect(
         self: Arc<Self>,
         suspect: Suspect,
         delivery: Delivery,
@@ -345,13 +345,13 @@ impl QueueWorker {
     ) {
         let lease = delivery.lease.clone();
         info!(parent: &self.span, id = %lease.id, lost = delivery.lost,
-            "an earlier delivery of this job ended without an outcome: it runs alone, once the other jobs have ended");
+            "an earlier delivery of this job ended without an outcome: it runs apart from other jobs, once these have ended");
         tokio::select! {
             biased;
             () = self.shutdown.closing.cancelled() => self.put_back(vec![lease]).await,
             () = stop.cancelled() => self.slots.vacate(&lease), // It is another replica's by now.
-            () = self.isolation.may_run(&suspect) => {
-                if !self.start(self.task(delivery, stop, course)) {
+            () = suspect.may_run() => {
+                if !self.start(self.task(delivery, stop, course, Some(suspect.clone()))) {
                     self.put_back(vec![lease]).await;
                 }
             }
@@ -381,6 +381,7 @@ impl QueueWorker {
         delivery: Delivery,
         stop: CancellationToken,
         course: Arc<DeliveryStats>,
+        suspect: Option<Suspect>,
     ) -> Task<Assignment> {
         let stops = Stops {
             draining: self.shutdown.closing.clone(),
@@ -395,6 +396,7 @@ impl QueueWorker {
             stops,
             holds: self.holds.clone(),
             course,
+            suspect,
         })
         // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
         .task_id(TaskId::from_string(id))

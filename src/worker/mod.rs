@@ -12,7 +12,7 @@
 //! - [`dispatcher`]: decodes a payload, runs its handler, and returns an outcome.
 //! - [`claim_pauses`]: pauses the claims of a queue while a gate refuses its calls.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
-//! - `suspects`: runs jobs alone that may have killed a replica.
+//! - `suspects`: runs jobs that may have killed a replica apart from the others.
 //! - `turns`: the unanswered claims, and their numbers.
 //! - [`worker_health`]: progress of the loops and counts of endings, for health checks and the last log line.
 
@@ -42,6 +42,7 @@ pub use delivery_stats::DeliveryStats;
 pub(crate) use loops::supervise;
 pub use outcome::DeliveryOutcome;
 pub use runtime::{Runtime, RuntimeOptions};
+pub use suspects::Suspect;
 
 use crate::{
     guard::Stops,
@@ -61,6 +62,8 @@ pub struct Assignment {
     pub holds: Arc<ClaimPauses>,
     /// Facts recorded while it runs.
     pub course: Arc<DeliveryStats>,
+    /// Set where an earlier delivery was lost.
+    pub suspect: Option<Suspect>,
 }
 
 /// Runs deliveries.

@@ -1,13 +1,15 @@
 //! Whether an image is all there: a file that was cut on its way would be read in part, and paid for.
 //!
 //! Only lengths and markers are followed. Each step goes on from where the last one ended, so a walk takes no longer than
-//! the file.
+//! the file; the directories of a TIFF can lead back, and are bounded in number and size.
 
 use imagesize::ImageType;
 
 /// Directories of a TIFF that are followed.
 const MOST_PAGES: usize = 100;
-/// Strips or tiles of a TIFF that are looked at.
+/// Entries of all directories of a TIFF that are looked at. Real ones have some twenty each.
+const MOST_ENTRIES: usize = 1 << 14;
+/// Strips or tiles of all pages of a TIFF that are looked at.
 const MOST_STRIPS: usize = 1 << 14;
 
 /// Whether the file ends where its format says that it ends, or later.
@@ -147,18 +149,22 @@ fn tiff(file: &[u8]) -> Option<TiffReader> {
             big(file, at)
         }
     };
+    let mut strips = MOST_STRIPS;
     let mut found = TiffReader {
         pages: 0,
         is_complete: true,
     };
-    let mut at = long(4)? as usize;
+    let (mut at, mut left) = (long(4)? as usize, MOST_ENTRIES);
     for _ in 0..MOST_PAGES {
-        let Some(entries) = short(at) else {
+        let entries = short(at).map(usize::from);
+        let Some((entries, rest)) = entries.and_then(|entries| Some((entries, left.checked_sub(entries)?)))
+        else {
             found.is_complete = false;
             break;
         };
+        left = rest;
         let (mut offsets, mut counts, mut is_reduced) = (None, None, false);
-        for entry in 0..usize::from(entries) {
+        for entry in 0..entries {
             let at = at + 2 + entry * 12;
             let values = DirectoryValues {
                 is_short: short(at + 2) == Some(3),
@@ -190,7 +196,7 @@ fn tiff(file: &[u8]) -> Option<TiffReader> {
                     long(at)
                 }
             };
-            for index in 0..offsets.count.min(MOST_STRIPS) {
+            for index in 0..offsets.count.min(strips) {
                 let end = value(&offsets, index).zip(value(&counts, index));
                 let fits =
                     end.is_some_and(|(start, size)| u64::from(start) + u64::from(size) <= file.len() as u64);
@@ -199,8 +205,9 @@ fn tiff(file: &[u8]) -> Option<TiffReader> {
                     break;
                 }
             }
+            strips = strips.saturating_sub(offsets.count);
         }
-        match long(at + 2 + usize::from(entries) * 12) {
+        match long(at + 2 + entries * 12) {
             Some(0) => break,
             Some(next) => at = next as usize,
             None => {

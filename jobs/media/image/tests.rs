@@ -210,6 +210,29 @@ fn a_tiff_of_several_pages_is_refused_where_one_is_read() {
     check("f", &file, Read32).unwrap();
 }
 
+/// Directories that lead back to themselves, and as many entries as their counts can say.
+#[test]
+fn a_tiff_of_endless_directories_is_not_followed() {
+    let directory = |entries: u16| {
+        let mut file = b"II*\0\x08\0\0\0".to_vec();
+        file.extend(entries.to_le_bytes());
+        for tag in [256_u16, 257] {
+            file.extend(tag.to_le_bytes());
+            file.extend(b"\x03\0\x01\0\0\0\x64\0\0\0");
+        }
+        file.resize(10 + usize::from(entries) * 12, 0);
+        file.extend(8_u32.to_le_bytes());
+        file
+    };
+    assert!(refusal(&directory(20)).contains("TIFF has 100 pages"));
+    for entries in [4_000, u16::MAX] {
+        assert_eq!(
+            refusal(&directory(entries)),
+            "TIFF image is incomplete: its end is missing; send the whole file"
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 

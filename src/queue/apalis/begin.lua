@@ -1,5 +1,5 @@
--- Notes that a job whose earlier delivery was lost is about to run: should this delivery be lost as well, the job is a
--- suspect.
+-- Notes that a job whose earlier delivery was lost is about to run alone: should this delivery be lost as well, it counts
+-- towards poison.
 -- KEYS 1 inflight of this worker
 -- ARGV 1 job id  2 claim token  3 meta prefix
 -- Returns 1 noted, 0 lost.

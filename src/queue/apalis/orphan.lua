@@ -12,7 +12,7 @@ local function orphan(id, holder, inflight, active, dead, ended, meta, history, 
   call('SREM', inflight, id)
   if m[3] and m[3] ~= holder then return 'left' end
   local lost, cut = count(m[2], 0) + 1, count(m[6], 0)
-  if lost == 1 or has_begun(m[4], m[5], 'ledger:' .. meta) then cut = cut + 1 end
+  if lost == 1 or ran_alone(m[4], m[5]) then cut = cut + 1 end
   local reason = poison(lost, cut, max_lost)
   if reason then
     add_ended(dead, dead_is_zset, id, now)

@@ -13,7 +13,7 @@ local function orphan(id, max_lost, now)
   local spared = has_scheduler(id)
   local b = call('HMGET', P .. id, 'bw:begun', 'bw:cut')
   local lost, cut = bump(P .. id, 'stc'), count(b[2], 0)
-  if lost == 1 or has_begun(claim_of(id, '', math.huge), b[1], 'ledger:' .. P .. id) then cut = bump(P .. id, 'bw:cut') end
+  if lost == 1 or ran_alone(claim_of(id, '', math.huge), b[1]) then cut = bump(P .. id, 'bw:cut') end
   local reason = poison(lost, cut, max_lost)
   if reason and not spared then
     reason = reason .. ' (job stalled more than allowable limit)'

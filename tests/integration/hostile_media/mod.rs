@@ -69,6 +69,17 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, Wanted)> {
     ]
 }
 
+/// Those that fail, for other tests: name, bytes, and what the reason holds.
+pub(crate) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let wanted = hostile().into_iter();
+    wanted
+        .filter_map(|(name, bytes, wanted)| match wanted {
+            Refused(why) => Some((name, bytes, why)),
+            Scored => None,
+        })
+        .collect()
+}
+
 fn helpers(limits: HelperLimits) -> Arc<HelperPool> {
     HelperPool::new(HelperProgram::at(env!("CARGO_BIN_EXE_backend-worker")), limits)
 }
@@ -273,7 +284,8 @@ async fn a_helper_holds_no_secret_and_no_file_of_the_worker() {
     let helper: u32 = children.trim().parse().expect("one helper");
     let of = |name: &str| std::fs::read(format!("/proc/{helper}/{name}")).unwrap();
     let environment = String::from_utf8(of("environ")).unwrap();
-    assert_eq!(environment.trim_end_matches('\0'), "MIMALLOC_ARENA_RESERVE=0");
+    let variables: Vec<&str> = environment.split_terminator('\0').collect();
+    assert_eq!(variables, ["MIMALLOC_ARENA_RESERVE=0", "MIMALLOC_PURGE_DELAY=-1"]);
     let status = String::from_utf8(of("status")).unwrap();
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     let limits = String::from_utf8(of("limits")).unwrap();

@@ -9,6 +9,8 @@ pub(crate) mod proxy;
 mod replica;
 #[allow(dead_code, reason = "the chaos suite asks more of a worker")]
 mod scene;
+#[allow(dead_code, reason = "the chaos suite loads no media")]
+mod silent;
 mod sse;
 mod web_api;
 
@@ -39,6 +41,8 @@ pub(crate) use proxy::{Proxy, Weather};
 pub(crate) use replica::{RunningReplica, Script, options, replica};
 #[allow(unused_imports, reason = "the chaos suite names the launcher")]
 pub(crate) use scene::{Launcher, Scene, Worker};
+#[allow(unused_imports, reason = "the chaos suite loads no media")]
+pub(crate) use silent::SilentServer;
 pub(crate) use sse::Sse;
 pub(crate) use web_api::WebApi;
 

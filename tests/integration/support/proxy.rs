@@ -4,8 +4,8 @@ use std::{
     io,
     net::Ipv4Addr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU16, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,14 @@ pub(crate) struct Proxy {
     redis: Arc<AtomicU16>,
     lose: Arc<AtomicBool>,
     weather: watch::Sender<Weather>,
+    connections: Arc<Mutex<Vec<Arc<Carried>>>>,
+}
+
+/// What a connection has carried, bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    requests: AtomicU64,
+    replies: AtomicU64,
 }
 
 impl Proxy {
@@ -56,10 +64,14 @@ impl Proxy {
         let weather = watch::Sender::new(Weather::default());
         let redis = Arc::new(AtomicU16::new(redis));
         let (behind, losing, watching) = (redis.clone(), lose.clone(), weather.subscribe());
+        let connections: Arc<Mutex<Vec<Arc<Carried>>>> = Arc::default();
+        let opened = connections.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let redis = behind.load(Ordering::SeqCst);
-                tokio::spawn(pass(client, redis, losing.clone(), watching.clone()));
+                let carried = Arc::<Carried>::default();
+                opened.lock().unwrap().push(carried.clone());
+                tokio::spawn(pass(client, redis, losing.clone(), watching.clone(), carried));
             }
         });
         Self {
@@ -67,7 +79,18 @@ impl Proxy {
             redis,
             lose,
             weather,
+            connections,
         }
+    }
+
+    /// Bytes of the requests and of the replies of each connection so far.
+    pub(crate) fn carried(&self) -> Vec<(u64, u64)> {
+        let connections = self.connections.lock().unwrap();
+        let bytes = |count: &AtomicU64| count.load(Ordering::SeqCst);
+        connections
+            .iter()
+            .map(|carried| (bytes(&carried.requests), bytes(&carried.replies)))
+            .collect()
     }
 
     /// New connections lead to that port; those that stand stay where they are.
@@ -114,6 +137,7 @@ async fn pass(
     redis: u16,
     lose: Arc<AtomicBool>,
     mut weather: watch::Receiver<Weather>,
+    carried: Arc<Carried>,
 ) -> io::Result<()> {
     let cuts = weather.borrow().cuts;
     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, redis)).await?;
@@ -123,8 +147,8 @@ async fn pass(
     let (from_server, to_server) = server.into_split();
     let never = AtomicBool::new(false);
     tokio::select! {
-        ended = carry(from_client, to_server, false, &never, weather.clone()) => ended,
-        ended = carry(from_server, to_client, true, &lose, weather.clone()) => ended,
+        ended = carry(from_client, to_server, &carried.requests, false, &never, weather.clone()) => ended,
+        ended = carry(from_server, to_client, &carried.replies, true, &lose, weather.clone()) => ended,
         _ = weather.wait_for(|weather| weather.cuts != cuts) => Ok(()),
     }
 }
@@ -133,6 +157,7 @@ async fn pass(
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
+    carried: &AtomicU64,
     replies: bool,
     lose: &AtomicBool,
     mut weather: watch::Receiver<Weather>,
@@ -161,6 +186,7 @@ async fn carry(
         if !now.latency.is_zero() {
             tokio::time::sleep(now.latency).await;
         }
+        carried.fetch_add(n as u64, Ordering::SeqCst);
         to.write_all(&buffer[..n]).await?;
     }
 }
