@@ -2,7 +2,8 @@
 -- have gone silent.
 -- KEYS  1… the page of each call's job
 -- ARGV  1 and 2 as in books.lua  3 time to live of a page, ms  4 is this replica idle: 1 no call of it is in flight
---       5… of each page: entry, mark of this sending, new content, note
+--       5 entries of the stream `usage`, about
+--       6… of each page: entry, mark of this sending, new content, note
 --          new content: '=…' an answer (the script checks no token: any delivery's answer belongs to the same request),
 --          '?' the mark stays, '' the mark is taken back, unless another call has overwritten it since
 --          note: kind, amount and step of the booking, shown on the job's page ('' none)
@@ -11,9 +12,10 @@
 --       The numbers of a replica rise, and it sends one of these scripts at a time, so a number that was booked before is
 --       a resend.
 -- Returns {for each page 1, or nil where the page has another type; the last number that is booked}
+events = ARGV[5]
 local kept = {}
 for i, page in ipairs(KEYS) do
-  local entry, mark, answer, note = unpack(ARGV, 1 + 4 * i, 4 + 4 * i)
+  local entry, mark, answer, note = unpack(ARGV, 2 + 4 * i, 5 + 4 * i)
   if answer == '?' then
     kept[i] = redis.pcall('HGET', page, entry) == mark and 1
   elseif answer ~= '' then
@@ -31,15 +33,19 @@ for i, page in ipairs(KEYS) do
 end
 
 local BOOKED = 'spend:booked:' .. replica
-local first = 5 + 4 * #KEYS
+local first = 6 + 4 * #KEYS
 local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
 local before = booked
 for at = first, #ARGV, 10 do
   local number, id, kind, amount, student, row, prompt, cached, completion, reasoning = unpack(ARGV, at, at + 9)
   if tonumber(number) > booked then
     booked = tonumber(number)
-    if not release(OPEN, id) then take_back(id) end
-    if kind ~= 'nothing' then
+    local lost_student, lost_row
+    if not release(OPEN, id) then lost_student, lost_row = take_back(id) end
+    if kind == 'nothing' then
+      -- An event told of a possible cost: this one takes it back.
+      if lost_row then tell(replica .. ':' .. id, kind, '0', lost_row, lost_student) end
+    else
       book(replica .. ':' .. id, kind, amount, row, student, { ['in'] = prompt, cached = cached, out = completion, reasoning = reasoning })
     end
   end

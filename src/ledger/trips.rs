@@ -153,7 +153,8 @@ impl Way {
         call.arg(&self.books.replica)
             .arg(self.lease_ms)
             .arg(self.keep_ms)
-            .arg(u8::from(is_idle));
+            .arg(u8::from(is_idle))
+            .arg(self.books.events);
         for closing in closings.iter().flatten() {
             call.key(&closing.page)
                 .arg(&closing.field)

@@ -12,7 +12,7 @@ use crate::{
     spending::Usd,
     telemetry::metrics::{
         PROCESS,
-        labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault},
+        labels::{Answer, Index, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
         table,
         text::Text,
     },
@@ -33,6 +33,7 @@ pub(super) fn write(
     text.sample(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     jobs(&mut text, workers);
     calls(&mut text);
+    webhook(&mut text);
     if let Some(ledger) = ledger {
         spending(&mut text, ledger.spending());
     }
@@ -130,6 +131,12 @@ fn calls(text: &mut Text) {
     }
 }
 
+fn webhook(text: &mut Text) {
+    for (result, counter) in WebhookResult::ALL.iter().zip(&PROCESS.usage_webhook) {
+        text.counter(&table::USAGE_WEBHOOK, &[result.as_str()], counter);
+    }
+}
+
 fn spending(text: &mut Text, spending: Spending) {
     let Spending {
         sent,
@@ -213,6 +220,15 @@ fn fleet(text: &mut Text, reading: &Reading) {
         }
         let is_on = f64::from(u8::from(money.kill_switch));
         text.sample(&table::KILL_SWITCH, &[], is_on);
+    }
+    if let Some(webhook) = &reading.webhook {
+        for (family, value) in [
+            (&table::WEBHOOK_WAITING, webhook.waiting as f64),
+            (&table::WEBHOOK_OLDEST, webhook.oldest_ms as f64 / 1000.0),
+            (&table::WEBHOOK_REFUSED, webhook.refused as f64),
+        ] {
+            text.sample(family, &[], value);
+        }
     }
     let breakers = reading.breakers();
     for breaker in &breakers {

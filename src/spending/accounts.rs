@@ -12,6 +12,7 @@ pub use super::report::{By, Line, Report, month};
 use super::{
     Budgets, Usd,
     report::{Fields, lines_of, most_first},
+    webhook::{Standing, resend_refused},
 };
 use crate::{
     connection::Connection,
@@ -174,6 +175,22 @@ impl Accounts {
             .arg(SCAN);
         let ((_, notes),): ((u64, BTreeMap<String, String>),) = self.connection.query(&scan).await?;
         Ok(notes.values().filter_map(|note| paid_call(note)).collect())
+    }
+
+    /// Reads how far usage events are forwarded.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn webhook(&self) -> Result<Standing, RedisError> {
+        Standing::read(&self.connection).await
+    }
+
+    /// Forwards all events again that the receiver has refused for their content; how many they are.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn resend_refused(&self) -> Result<u64, RedisError> {
+        resend_refused(&self.connection).await
     }
 
     /// Budgets, and what is left of them.

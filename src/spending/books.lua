@@ -16,7 +16,7 @@ local DAYS, MONTHS = 100 * 86400, 400 * 86400
 -- Rows of a day, and students of a day or month: what goes beyond shares one row. Names come from outside.
 local MOST_ROWS, MOST_STUDENTS, OTHERS = 200, 200000, '(others)'
 -- Entries of the stream of events, about.
-local EVENTS = 10000
+local events = '10000'
 -- Reservations of a dead replica that one script books at most: it blocks Redis for everyone.
 local SWEEP = 200
 
@@ -75,7 +75,7 @@ end
 local function tell(id, kind, amount, row, student, counts)
   local provider, model, job_type = string.match(row, '^(.-)|(.-)|(.*)$')
   local n = counts or {}
-  call('XADD', 'usage', 'MAXLEN', '~', EVENTS, '*', 'call', id, 'kind', kind, 'provider', provider, 'model', model,
+  call('XADD', 'usage', 'MAXLEN', '~', events, '*', 'call', id, 'kind', kind, 'provider', provider, 'model', model,
     'type', job_type, 'student', student, 'nanoUsd', amount, 'promptTokens', n['in'] or '0', 'cachedTokens',
     n.cached or '0', 'completionTokens', n.out or '0', 'reasoningTokens', n.reasoning or '0')
 end
@@ -149,7 +149,7 @@ local function sweep(name)
   return #ids <= SWEEP
 end
 
--- Takes back what a sweep has booked of a call: its replica is there after all.
+-- Takes back what a sweep has booked of a call: its replica is there after all. Returns the student and the row then.
 local function take_back(id)
   local lost = 'spend:lost:' .. replica
   local amount, student, rest = read(call('HGET', lost, id))
@@ -165,4 +165,5 @@ local function take_back(id)
     take('spend:students:' .. day, 'l:' .. student, amount)
     take('spend:students:' .. month, 'l:' .. student, amount)
   end
+  return student, row
 end

@@ -17,7 +17,7 @@ use jobs::{Call, CallUsage, Class, Failure, JobType, Provider, Reply};
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::{Prices, Usd};
+use super::{Prices, Usd, webhook::KEPT_EVENTS};
 use crate::telemetry::metrics::{PROCESS, labels::Index};
 
 /// Calls that wait to be booked while Redis is away, at most.
@@ -125,6 +125,8 @@ pub struct Books {
     pub prices: Arc<Prices>,
     /// The budgets.
     pub budgets: Budgets,
+    /// Events that stay in the stream `usage`, about.
+    pub(crate) events: u64,
     outbox: Mutex<Outbox>,
     /// Wakes the booking loop when a call waits to be booked and no closing call carries it.
     pub(crate) late: Notify,
@@ -139,11 +141,18 @@ impl Books {
             replica: replica.to_owned(),
             prices,
             budgets,
+            events: KEPT_EVENTS,
             outbox: Mutex::default(),
             late: Notify::new(),
             last_call: AtomicU64::new(0),
             open: AtomicUsize::new(0),
         }
+    }
+
+    /// Sets how many events stay in the stream `usage`, about.
+    #[must_use]
+    pub fn keeping_events(self, events: u64) -> Self {
+        Self { events, ..self }
     }
 
     /// A call that is about to be opened.
