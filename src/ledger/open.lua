@@ -3,10 +3,11 @@
 -- KEYS  1… the page of each call's job, or '-' with the ledger switched off
 -- ARGV  1 and 2 as in books.lua  3 time to live of a page, ms
 --       budgets ('' none): 4 of a day  5 of a month  6 of a student and month
---       7… of each call: entry, mark of this sending, id of the call, amount, student, row
+--       7… of each call: entry, mark of this sending, id of the call, amount ('?': its price is not known, and no budget may
+--          be spent on it), student, row
 -- Returns for each the previous entry: '' none (or this very mark: a resend), '?…' the mark of a call without a stored
 -- answer, '=…' a stored answer, which stays; nil where the page has another type; or a refusal, after which nothing is
--- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student
+-- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student | unpriced
 local month = string.sub(today, 1, 7)
 local switch, limit = unpack(call('MGET', 'system:budget_kill_switch', 'system:monthly_budget_limit'))
 local is_off = switch and string.lower(switch) == 'true'
@@ -36,18 +37,20 @@ local function to_next_month()
   return (at - at % 86400 - seconds) * 1000
 end
 
--- The refusal of a call, or nil. A call without a known price is refused as well once a budget is used up.
+-- The refusal of a call, or nil. `amount` is nil for a call without a known price.
 local function refusal_of(amount, student)
+  local own = student ~= '' and (tonumber(call('HGET', 'spend:allowances', student) or nil) or tonumber(ARGV[6])) or nil
   local function is_over(spent, budget) return budget and (spent >= budget or spent + amount > budget) end
   if is_off then return refusal('switch', 5000, 0, 0) end
+  -- No budget can hold what has no price.
+  if not amount and (of_day or of_month or own) then return refusal('unpriced', 5000, 0, 0) end
+  amount = amount or 0
   if of_day and is_over(spent_today + reserved, of_day) then
     return refusal('day', to_midnight, spent_today + reserved, of_day)
   end
   if of_month and is_over(spent_month + reserved, of_month) then
     return refusal('month', to_next_month(), spent_month + reserved, of_month)
   end
-  if student == '' then return end
-  local own = tonumber(call('HGET', 'spend:allowances', student) or nil) or tonumber(ARGV[6])
   if not own then return end
   local sums = call('HMGET', 'spend:students:' .. month, 'p:' .. student, 'l:' .. student)
   local spent = whole(sums[1]) + whole(sums[2]) + whole(call('HGET', RESERVED, 's:' .. student))
@@ -63,6 +66,7 @@ for i, page in ipairs(KEYS) do
     answers[i] = found
   else
     local refused = refusal_of(tonumber(amount), student)
+    if amount == '?' then amount = '0' end
     if refused then
       answers[i] = refused
     else

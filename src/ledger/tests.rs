@@ -1,4 +1,6 @@
-use super::*;
+use jobs::Reply;
+
+use super::page::{read, written};
 
 fn reply(tokens: Option<u64>) -> Reply {
     Reply {

@@ -41,7 +41,8 @@ pub(super) struct Opening {
     pub(super) field: String,
     pub(super) mark: String,
     pub(super) id: u64,
-    pub(super) amount: u64,
+    /// Billionths of a dollar, or `?`: not known.
+    pub(super) amount: String,
     pub(super) student: Arc<str>,
     pub(super) row: String,
 }
@@ -138,7 +139,7 @@ impl Way {
                 .arg(&opening.field)
                 .arg(&opening.mark)
                 .arg(opening.id)
-                .arg(opening.amount)
+                .arg(&opening.amount)
                 .arg(&*opening.student)
                 .arg(&opening.row);
         }

@@ -10,7 +10,7 @@ use imagesize::{ImageSize, ImageType};
 use serde_json::{Value, json};
 
 use super::{
-    Fault, azure, digest,
+    Bill, Fault, azure, digest,
     exchange::{Answer, Ask},
 };
 
@@ -132,7 +132,15 @@ fn try_analyze(ask: &Ask<'_>) -> Result<Answer, Answer> {
             "metadata": {"width": size.width, "height": size.height},
             "readResult": {"blocks": [{"lines": lines}]},
         }),
-    ))
+    )
+    .billed(one_transaction()))
+}
+
+fn one_transaction() -> Bill {
+    Bill {
+        transactions: 1,
+        ..Bill::default()
+    }
 }
 
 fn line(i: usize, text: &str, size: ImageSize) -> Value {
@@ -177,6 +185,7 @@ fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
         status: 202,
         headers: Vec::new(),
         body: Default::default(),
+        bill: Some(one_transaction()),
     };
     Ok(accepted.with("operation-location", place))
 }

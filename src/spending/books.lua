@@ -104,8 +104,9 @@ local function book(id, kind, amount, row, student, counts)
   return row
 end
 
+-- Subtracts from a field, and deletes it when nothing is left; says whether it did.
 local function take(key, field, amount)
-  if amount ~= '0' and call('HINCRBY', key, field, '-' .. amount) <= 0 then call('HDEL', key, field) end
+  if amount ~= '0' and call('HINCRBY', key, field, '-' .. amount) <= 0 then return call('HDEL', key, field) == 1 end
 end
 
 -- `<amount> <length of the student's name> <student><rest>`: amount, student, rest.
@@ -158,7 +159,7 @@ local function take_back(id)
   local day, row = string.sub(rest, 1, 10), string.sub(rest, 11)
   local day_key, month = 'spend:day:' .. day, string.sub(day, 1, 7)
   take(day_key, row .. '|possible', amount)
-  take(day_key, row .. '|lost', '1')
+  if take(day_key, row .. '|lost', '1') then take(day_key, 'rows', '1') end
   take(day_key, 'possible', amount)
   take('spend:month:' .. month, 'possible', amount)
   if student ~= '' then

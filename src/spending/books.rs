@@ -38,6 +38,8 @@ pub struct Budgets {
     pub student: Option<Usd>,
     /// The effect on jobs when the fleet's budget is used up.
     pub exhausted: Exhausted,
+    /// Whether calls without a known price are made although there is a budget.
+    pub allows_unpriced: bool,
 }
 
 impl Budgets {
@@ -163,7 +165,7 @@ impl Books {
             books: self.clone(),
             id: self.last_call.fetch_add(1, Ordering::Relaxed) + 1,
             provider: call.provider,
-            estimate: estimate.unwrap_or_default(),
+            estimate,
             row: row(call.provider, &call.estimate.model, payer.kind),
             payer: payer.clone(),
             is_sent: false,
@@ -239,8 +241,8 @@ pub struct OpenCall {
     /// Unique within the replica.
     pub id: u64,
     provider: Provider,
-    /// The most that it costs.
-    pub estimate: Usd,
+    /// The most that it costs; `None` if its model has no price.
+    pub estimate: Option<Usd>,
     /// The row of its sums, by the model that is asked.
     pub row: String,
     /// The student and the type of job that it is booked for.
@@ -292,7 +294,7 @@ impl OpenCall {
             number: 0,
             id: self.id,
             came_to,
-            amount: self.estimate,
+            amount: self.estimate.unwrap_or_default(),
             student: self.payer.student.clone(),
             row: self.row.clone(),
             tokens: [0; 4],

@@ -32,6 +32,11 @@ pub enum Refusal {
         /// The allowance.
         budget: Usd,
     },
+    /// The call's model has no price, and there is a budget.
+    Unpriced {
+        /// The effect on the job.
+        exhausted: Exhausted,
+    },
     /// Redis is away, and a budget is configured: nothing says how much of it is left.
     Unreachable,
 }
@@ -50,6 +55,7 @@ impl Refusal {
         );
         match word {
             "switch" => Self::Switch,
+            "unpriced" => Self::Unpriced { exhausted },
             "student" => Self::Student { spent, budget },
             period => Self::Fleet {
                 is_daily: period == "day",
@@ -67,7 +73,16 @@ impl Refusal {
                 .with_retry_after(Some(ASK_AGAIN))
                 .with_lack_of_money()
         };
+        let wait_or_fail = |why: String, exhausted| match exhausted {
+            Exhausted::Wait => wait(why),
+            Exhausted::Fail => Failure::new(Class::OverBudget, why),
+        };
         let failure = match self {
+            Self::Unpriced { exhausted } => {
+                let why = "there is a budget, and the call's model has no price: add its row to PRICES_FILE, or set \
+                           UNPRICED_CALLS=allow";
+                wait_or_fail(why.to_owned(), exhausted)
+            }
             Self::Switch => wait("the budget kill switch is on (system:budget_kill_switch)".to_owned()),
             Self::Unreachable => wait("the budget cannot be checked: Redis does not answer".to_owned()),
             Self::Student { spent, budget } => Failure::new(
@@ -86,10 +101,7 @@ impl Refusal {
                 let why = format!(
                     "the budget of the {period} is used up: {spent} USD of {budget} USD are spent or reserved"
                 );
-                match exhausted {
-                    Exhausted::Wait => wait(why),
-                    Exhausted::Fail => Failure::new(Class::OverBudget, why),
-                }
+                wait_or_fail(why, exhausted)
             }
         };
         failure.by(provider)
@@ -113,6 +125,12 @@ mod tests {
         assert_eq!(
             month.to_string(),
             "the budget of the month is used up: 1.50 USD of 1.00 USD are spent or reserved"
+        );
+        let unpriced = failure("!unpriced 5000 0 0", Exhausted::Wait);
+        assert_eq!((unpriced.class(), unpriced.lacks_money()), (Class::Blocked, true));
+        assert_eq!(
+            failure("!unpriced 5000 0 0", Exhausted::Fail).class(),
+            Class::OverBudget
         );
         assert_eq!(failure("!day 1 1 1", Exhausted::Fail).class(), Class::OverBudget);
         assert_eq!(
