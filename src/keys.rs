@@ -240,6 +240,7 @@ pub fn ledger_key(job: &str) -> String {
 /// | `spend:replicas` | zset | replica → when its calls count as lost, ms | |
 /// | `spend:booked:<replica>` | string | the last booking | 2 days |
 /// | `spend:lost:<replica>` | hash | calls that were booked as possibly paid while it was silent | 1 day |
+/// | `spend:allows` | string | present once an operator has allowed anything to a student | |
 /// | `spend:allowances` | hash | student → what an operator allows a month | |
 pub const SPEND_PREFIX: &str = "spend:";
 /// Stream, about 10,000 entries, with a webhook those that are not forwarded as well: one for each call that costs. `call` (the same in each entry about a call), `kind` (`paid`,

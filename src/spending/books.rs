@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use jobs::{Call, CallUsage, Class, Failure, JobType, Provider, Reply};
@@ -118,6 +119,28 @@ struct Outbox {
     last: u64,
 }
 
+/// When Redis last heard that this replica is alive. Redis is told again in time, not with each call.
+#[derive(Debug, Default)]
+pub(crate) struct Announcement(Mutex<Option<Instant>>);
+
+impl Announcement {
+    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_due(&self, every: Duration) -> bool {
+        self.last().is_none_or(|last| last.elapsed() >= every)
+    }
+
+    pub(crate) fn made(&self) {
+        *self.last() = Some(Instant::now());
+    }
+
+    pub(crate) fn withdraw(&self) {
+        *self.last() = None;
+    }
+}
+
 /// The books of one replica.
 #[derive(Debug)]
 pub struct Books {
@@ -129,6 +152,8 @@ pub struct Books {
     pub budgets: Budgets,
     /// Events that stay in the stream `usage`, about.
     pub(crate) events: u64,
+    /// When this replica was last marked as alive.
+    pub(crate) announcement: Announcement,
     outbox: Mutex<Outbox>,
     /// Wakes the booking loop when a call waits to be booked and no closing call carries it.
     pub(crate) late: Notify,
@@ -144,6 +169,7 @@ impl Books {
             prices,
             budgets,
             events: KEPT_EVENTS,
+            announcement: Announcement::default(),
             outbox: Mutex::default(),
             late: Notify::new(),
             last_call: AtomicU64::new(0),
