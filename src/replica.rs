@@ -69,7 +69,9 @@ impl Replica {
             warn!("{fault}");
         }
         for name in config.urls_in_the_clear() {
-            warn!("{name} begins with http://: the key that goes with its requests travels unencrypted; use https://");
+            warn!(
+                "{name} begins with http://: the key that goes with its requests travels unencrypted; use https://"
+            );
         }
         for fault in config.access_faults() {
             warn!("{fault}");
@@ -252,7 +254,9 @@ impl Replica {
         // The last bookings have events as well; what is not forwarded now is forwarded by another replica.
         forwarded.cancel();
         if let Some(forwarding) = forwarding {
-            forwarding.await.context("the loop that forwards usage events died")?;
+            forwarding
+                .await
+                .context("the loop that forwards usage events died")?;
         }
         monitoring.await.context("the monitor's loop died")?;
         shutdown_watch

@@ -40,7 +40,9 @@ async fn main() -> anyhow::Result<()> {
         answer: format!("=1500 {{\"content\":\"{}\"}}", "x".repeat(6000)),
         next: 0,
     };
-    println!("Redis's time for one paid call, opened and closed, µs: median (least) of {ROUNDS} rounds in turns");
+    println!(
+        "Redis's time for one paid call, opened and closed, µs: median (least) of {ROUNDS} rounds in turns"
+    );
     println!("| calls in a script | before money | with money | with budgets | difference |");
     println!("|---|---|---|---|---|");
     for batch in [1, 4, 16, 64] {

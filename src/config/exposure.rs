@@ -35,7 +35,10 @@ impl Config {
                 handlers.vision.as_ref().map(|s| &s.endpoint),
             ),
         ];
-        let webhook = ("USAGE_WEBHOOK_URL", self.webhook.as_ref().map(|webhook| &webhook.url));
+        let webhook = (
+            "USAGE_WEBHOOK_URL",
+            self.webhook.as_ref().map(|webhook| &webhook.url),
+        );
         let is_in_clear = |url: &Url| url.scheme() == "http" && !is_loopback(url);
         urls.into_iter()
             .chain([webhook])

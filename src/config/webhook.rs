@@ -42,10 +42,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<WebhookSettings> {
 
 fn parse_headers(text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let headers = traces::parse_headers(text)?;
-    match headers
-        .iter()
-        .find(|(name, _)| RESERVED.contains(&name.as_str()))
-    {
+    match headers.iter().find(|(name, _)| RESERVED.contains(&name.as_str())) {
         Some((name, _)) => Err(format!("no header {name}, which the worker writes itself")),
         None => Ok(headers),
     }
@@ -57,7 +54,8 @@ fn parse_secret(text: &str) -> Result<SecretSlice<u8>, String> {
         .strip_prefix("whsec_")
         .and_then(|text| BASE64_STANDARD.decode(text).ok())
         .filter(|key| (24..=64).contains(&key.len()));
-    let expected = "whsec_ and the base64 of 24 to 64 bytes (echo whsec_$(openssl rand -base64 32) makes one)";
+    let expected =
+        "whsec_ and the base64 of 24 to 64 bytes (echo whsec_$(openssl rand -base64 32) makes one)";
     key.map(SecretSlice::from).ok_or_else(|| expected.to_owned())
 }
 
@@ -80,10 +78,7 @@ mod tests {
         let config = read(&[
             URL,
             ("USAGE_WEBHOOK_HEADERS", "apikey=abc,Authorization=Bearer%20abc"),
-            (
-                "USAGE_WEBHOOK_SECRET",
-                "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            ),
+            ("USAGE_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
             ("USAGE_WEBHOOK_BODY", r#"{"User": "{{student}}"}"#),
         ])
         .unwrap();
@@ -114,11 +109,7 @@ mod tests {
                 "without credentials",
             ),
             ("USAGE_WEBHOOK_SECRET", "abc", "whsec_ and the base64"),
-            (
-                "USAGE_WEBHOOK_SECRET",
-                "whsec_YWJj",
-                "whsec_ and the base64",
-            ),
+            ("USAGE_WEBHOOK_SECRET", "whsec_YWJj", "whsec_ and the base64"),
             ("USAGE_WEBHOOK_HEADERS", "apikey", "name=value"),
             ("USAGE_WEBHOOK_HEADERS", "Host=x", "no header host"),
             ("USAGE_WEBHOOK_HEADERS", "Webhook-Id=x", "no header webhook-id"),

@@ -35,7 +35,10 @@ use crate::{
     ledger::Ledger,
     operator::Operator,
     queue::{BrokerError, Counts, Layout},
-    spending::{accounts::{Accounts, BudgetStatus}, webhook::Standing},
+    spending::{
+        accounts::{Accounts, BudgetStatus},
+        webhook::Standing,
+    },
     telemetry::metrics::PROCESS,
     worker::runtime::QueueWorker,
 };

@@ -90,7 +90,9 @@ impl Amount {
             Value::Number(number) => number.to_string(),
             _ => return Err(Refusal::Bad("`usd` is a number, a text or null".to_owned())),
         };
-        let amount = text.parse().map_err(|error| Refusal::Bad(format!("`usd`: {error}")))?;
+        let amount = text
+            .parse()
+            .map_err(|error| Refusal::Bad(format!("`usd`: {error}")))?;
         Ok(Some(amount))
     }
 }
@@ -124,7 +126,9 @@ pub(super) async fn set_student(
     let Json(amount) = amount.map_err(|error| Refusal::Bad(error.body_text()))?;
     let allowance = amount.read()?;
     if student.len() > LONGEST_STUDENT {
-        return Err(Refusal::Bad(format!("a student's id has at most {LONGEST_STUDENT} bytes")));
+        return Err(Refusal::Bad(format!(
+            "a student's id has at most {LONGEST_STUDENT} bytes"
+        )));
     }
     ops.accounts.allow(&student, allowance).await?;
     warn!(%peer, usd = shown(allowance), "the allowance of a student was set over HTTP");

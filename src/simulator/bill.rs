@@ -70,7 +70,10 @@ fn row(provider: Provider, bill: &Bill) -> Option<&'static Table> {
         if text("provider") != Some(provider.as_str()) || text("tier") != Some(tier) {
             continue;
         }
-        let above = row.get("above_input_tokens").and_then(Value::as_integer).unwrap_or(0);
+        let above = row
+            .get("above_input_tokens")
+            .and_then(Value::as_integer)
+            .unwrap_or(0);
         let patterns = row.get("models").and_then(Value::as_array).into_iter().flatten();
         // The simulator is asked for undated models: a name, or any.
         let fits = patterns

@@ -49,8 +49,8 @@ mod support;
 
 use std::{path::Path, time::Duration};
 
-use futures_util::future::join_all;
 use backend_worker::spending::Usd;
+use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -310,7 +310,10 @@ async fn money() {
                 tokens and other tiers. Replicas are killed, Redis restarts, and 8 % of the answers fail or are cut.",
         command: command(&format!("CHAOS_KILLS={kills} {variables}"), "money"),
     };
-    let (field, started) = (Field::set(with_money(settings, &receiver, "1000")).await, Instant::now());
+    let (field, started) = (
+        Field::set(with_money(settings, &receiver, "1000")).await,
+        Instant::now(),
+    );
     field.simulator.vary_bills();
     field.simulator.faults().set_random_share(FAILURES).unwrap();
     let producing = jobs::produce(&field, field.settings.jobs, field.settings.over);
@@ -358,7 +361,9 @@ async fn budget() {
     verdict.figure("most that was spent or reserved at a time, USD", most);
     verdict.figure("jobs that waited for the budget", waiting);
     if waiting == 0 {
-        verdict.findings.push("no job waited: the budget was not used up".to_owned());
+        verdict
+            .findings
+            .push("no job waited: the budget was not used up".to_owned());
     }
     money::audit(&field, &receiver, &mut verdict).await;
     conclude(&title, &field, started, |all| all.append(verdict)).await;

@@ -267,7 +267,11 @@ async fn calls_of_a_silent_replica_are_possibly_paid_until_it_is_heard_again() {
     let cost = usd(COST).nanos().to_string();
     let expected = [("silent:1", "paid", &*cost), ("silent:2", "nothing", "0")]
         .map(|(call, kind, amount)| (call.to_owned(), kind.to_owned(), amount.to_owned()));
-    assert_eq!(told.collect::<Vec<_>>(), expected, "followers of the stream hear of it");
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        expected,
+        "followers of the stream hear of it"
+    );
     let day = fields(&redis, &key).await;
     assert_eq!((day["possible"], day["total"]), (estimate, usd(COST).nanos()));
     let students = fields(&redis, &format!("students:{}", &key[4..11])).await;

@@ -54,7 +54,10 @@ async fn without_a_ledger_calls_are_booked_and_budgets_hold(layout: Layout) {
     let result = ends(&*broker, "first", State::Completed).await.result.unwrap();
     let cost = result["usage"]["costUsd"].as_f64().unwrap();
     let report = accounts(&scene).report(None, By::User).await.unwrap();
-    assert!(cost > 0.0 && (report.usd.dollars() - cost).abs() < 1e-9, "{report:?}");
+    assert!(
+        cost > 0.0 && (report.usd.dollars() - cost).abs() < 1e-9,
+        "{report:?}"
+    );
     assert_eq!(report.lines[0].name, "ann");
     let kept: Vec<String> = scene.redis.ask(&["KEYS", "ledger:*"]).await;
     assert!(kept.is_empty(), "{kept:?}");
@@ -76,10 +79,7 @@ async fn without_a_ledger_calls_are_booked_and_budgets_hold(layout: Layout) {
 
 async fn a_budget_that_is_used_up_fails_jobs_where_it_is_to(layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
-    let env = [
-        ("BUDGET_DAILY_USD", "0.000001"),
-        ("BUDGET_EXHAUSTED", "fail"),
-    ];
+    let env = [("BUDGET_DAILY_USD", "0.000001"), ("BUDGET_EXHAUSTED", "fail")];
     let _worker = scene.worker(&env).await;
     let broker = enqueue(&scene, layout, "over").await;
     let view = ends(&*broker, "over", State::Failed).await;
@@ -103,11 +103,7 @@ async fn a_budget_holds_no_calls_without_a_price(layout: Layout) {
     );
     assert_eq!(asked(&scene), 0, "nothing was sent");
     drop(worker);
-    let env = [
-        unpriced,
-        ("BUDGET_DAILY_USD", "5"),
-        ("UNPRICED_CALLS", "allow"),
-    ];
+    let env = [unpriced, ("BUDGET_DAILY_USD", "5"), ("UNPRICED_CALLS", "allow")];
     let _worker = scene.worker(&env).await;
     let view = ends(&*broker, "mystery", State::Completed).await;
     assert_eq!(view.result.unwrap()["usage"]["costUsd"], Value::Null);
@@ -144,10 +140,7 @@ async fn budgets_are_set_over_http() {
             .send()
             .await
             .unwrap();
-        (
-            answer.status(),
-            answer.json::<Value>().await.unwrap_or_default(),
-        )
+        (answer.status(), answer.json::<Value>().await.unwrap_or_default())
     };
     let (status, _) = post("/api/budget/month", "wrong", json!({"usd": 5})).await;
     assert!(status.is_client_error());
@@ -159,7 +152,10 @@ async fn budgets_are_set_over_http() {
         assert!(body["budget"]["month"]["budgetUsd"].is_number(), "{body}");
     }
     let (status, body) = post("/api/budget/month", token, json!({ "usd": null })).await;
-    assert_eq!((status, &body["budget"]["month"]["budgetUsd"]), (StatusCode::OK, &Value::Null));
+    assert_eq!(
+        (status, &body["budget"]["month"]["budgetUsd"]),
+        (StatusCode::OK, &Value::Null)
+    );
 
     let path = "/api/budget/students/ann%2Fb";
     assert_eq!(post(path, token, json!({"usd": "3"})).await.0, StatusCode::OK);

@@ -58,7 +58,10 @@ async fn events(scene: &Scene) -> Vec<(String, String, u64)> {
 /// The calls that brought an event for the first time.
 fn first_arrivals(calls: &[Call]) -> Vec<&Call> {
     let mut known = std::collections::HashSet::new();
-    calls.iter().filter(|call| known.insert(call.key.clone())).collect()
+    calls
+        .iter()
+        .filter(|call| known.insert(call.key.clone()))
+        .collect()
 }
 
 /// Compares what has arrived with the stream: all of it, in order for each student, and each copy alike.
@@ -145,7 +148,10 @@ async fn every_event_arrives_though_the_receiver_fails_and_forwarders_are_killed
         (standing.waiting == 0).then_some(standing)
     })
     .await;
-    assert_eq!(standing.forwarder, workers[0].name, "the other replica forwards now");
+    assert_eq!(
+        standing.forwarder, workers[0].name,
+        "the other replica forwards now"
+    );
     let metrics = reqwest::get(format!("http://localhost:{}/metrics", workers[0].port))
         .await
         .unwrap()
@@ -165,8 +171,7 @@ async fn every_event_arrives_though_the_receiver_fails_and_forwarders_are_killed
 #[tokio::test]
 async fn a_template_calls_a_procedure_and_what_it_refuses_is_set_aside() {
     let (scene, receiver) = (Scene::set(Duration::ZERO).await, Receiver::start(SECRET).await);
-    let body =
-        r#"{"user_id": "{{student}}", "input_count": {{promptTokens}}, "output_count": {{completionTokens}}}"#;
+    let body = r#"{"user_id": "{{student}}", "input_count": {{promptTokens}}, "output_count": {{completionTokens}}}"#;
     let url = receiver.url();
     let worker = scene
         .worker(&[("USAGE_WEBHOOK_URL", &url), ("USAGE_WEBHOOK_BODY", body)])
@@ -179,10 +184,13 @@ async fn a_template_calls_a_procedure_and_what_it_refuses_is_set_aside() {
         let accounts = Accounts::new(scene.redis.connection(), Budgets::default());
         accounts.webhook().await.unwrap()
     };
-    eventually("two events are refused, and the others have arrived", async || {
-        let standing = standing().await;
-        (standing.refused == 2 && standing.waiting == 0).then_some(())
-    })
+    eventually(
+        "two events are refused, and the others have arrived",
+        async || {
+            let standing = standing().await;
+            (standing.refused == 2 && standing.waiting == 0).then_some(())
+        },
+    )
     .await;
     receiver.refuse("nobody", 409);
     let resend = scene.command(&["budget", "resend"]).output().await.unwrap();

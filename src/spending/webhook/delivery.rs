@@ -162,9 +162,7 @@ impl Delivery {
             Ok(Ok((status, _))) if status.is_success() => Tried::Taken,
             Ok(Ok((status, _))) if refuses_content(status) => Tried::Refused(status.as_u16()),
             Ok(Ok((status, wait))) => Tried::Failed(format!("it answered {status}"), wait),
-            Ok(Err(error)) if error.is_connect() => {
-                Tried::Failed("no connection".to_owned(), Duration::ZERO)
-            }
+            Ok(Err(error)) if error.is_connect() => Tried::Failed("no connection".to_owned(), Duration::ZERO),
             Ok(Err(_)) => Tried::Failed("the connection broke".to_owned(), Duration::ZERO),
             Err(_) => Tried::Failed(
                 format!("no answer within {:?}", self.settings.timeout),
@@ -184,10 +182,7 @@ impl Delivery {
             .unwrap_or_default()
             .as_secs()
             .to_string();
-        let signature = self
-            .key
-            .as_ref()
-            .map(|secret| sign(secret, key, &seconds, body));
+        let signature = self.key.as_ref().map(|secret| sign(secret, key, &seconds, body));
         for (name, value) in [
             ("webhook-id", Some(key)),
             ("webhook-timestamp", Some(seconds.as_str())),

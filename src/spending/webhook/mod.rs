@@ -31,13 +31,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::{
-    delivery::{Delivery, Fate},
-    turn::{Delivered, Entry, Read, Turn},
-};
 pub use self::{
     delivery::WebhookSettings,
     turn::{KEPT_EVENTS, MOST_EVENTS, Standing, resend_refused, script_names},
+};
+use self::{
+    delivery::{Delivery, Fate},
+    turn::{Delivered, Entry, Read, Turn},
 };
 use crate::connection::Connection;
 

@@ -108,7 +108,7 @@ mod tests {
     use crate::{
         gate::{Reason, State},
         queue::Layout,
-        telemetry::metrics::labels::{Answer, JobClass, JobLabel, JobOutcome, RedisFault},
+        telemetry::metrics::labels::{Answer, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
     };
 
     /// The values of a label.
@@ -134,6 +134,7 @@ mod tests {
             "scope" => list(vec!["fleet", "replica"]),
             "reason" => list(Reason::ALL.iter().map(|v| v.as_str()).collect()),
             "to" => list(State::ALL.iter().map(|v| v.as_str()).collect()),
+            "result" => list(WebhookResult::ALL.iter().map(|v| v.as_str()).collect()),
             "kind" => list(RedisFault::ALL.iter().map(|v| v.as_str()).collect()),
             "state" => format!(
                 "of a breaker {}; of jobs `waiting`, `active`, `completed`, `failed`, `delayed`",

@@ -138,7 +138,9 @@ async fn axum_server(listener: TcpListener, routes: Router) {
     use hyper_util::{rt::TokioIo, service::TowerToHyperService};
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         let service = TowerToHyperService::new(routes.clone());
         connections.spawn(async move {
             let _ = hyper::server::conn::http1::Builder::new()
