@@ -101,18 +101,23 @@ local function read(record)
   if amount then return tonumber(amount), string.sub(rest, 1, length), string.sub(rest, length + 1) end
 end
 
--- Ends a reservation but for its part of the total, which it returns; nil where there is none.
-local function release(open, id)
-  local record = call('HGET', open, id)
-  if not record then return end
-  call('HDEL', open, id)
-  local amount, is_for_student = string.match(record, '^(%d+) (s?)')
-  amount = tonumber(amount) or 0
-  if is_for_student == 's' then
-    local _, student = read(record)
-    if student then take(RESERVED, 's:' .. student, amount) end
+-- Ends the reservations of these calls, but for their part of the total. Returns their records (false: none), and that part.
+local function release(open, ids)
+  if not ids[1] then return {}, 0 end
+  local records, total = call('HMGET', open, unpack(ids)), 0
+  call('HDEL', open, unpack(ids))
+  for _, record in ipairs(records) do
+    if record then
+      local amount, is_for_student = string.match(record, '^(%d+) (s?)')
+      amount = tonumber(amount) or 0
+      total = total + amount
+      if is_for_student == 's' then
+        local _, student = read(record)
+        if student then take(RESERVED, 's:' .. student, amount) end
+      end
+    end
   end
-  return amount, record
+  return records, total
 end
 
 -- Books the highest possible cost of a call; the row that it is counted in.
@@ -152,17 +157,19 @@ end
 local BOOKED = 'spend:booked:' .. replica
 local first = 8 + 4 * #KEYS
 local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
-local before, released, paid, rows = booked, 0, 0, {}
+local before, paid, rows, ids = booked, 0, {}, {}
+for at = first, #ARGV, 10 do
+  if tonumber(ARGV[at]) > booked then ids[#ids + 1] = ARGV[at + 1] end
+end
+local records, released = release(OPEN, ids)
+local nth = 0
 for at = first, #ARGV, 10 do
   local number, id, kind, amount, student, row, prompt, cached, completion, reasoning = unpack(ARGV, at, at + 9)
   if tonumber(number) > booked then
     booked = tonumber(number)
-    local reserved, lost_student, lost_row = release(OPEN, id), nil, nil
-    if reserved then
-      released = released + reserved
-    else
-      lost_student, lost_row = take_back(id)
-    end
+    nth = nth + 1
+    local lost_student, lost_row
+    if not records[nth] then lost_student, lost_row = take_back(id) end
     local name = replica .. ':' .. id
     if kind == 'nothing' then
       -- An event told of a possible cost: this one takes it back.
@@ -203,7 +210,8 @@ if booked > before then call('SET', BOOKED, booked, 'EX', 172800) end
 
 if ARGV[7] == 'idle' then
   -- All calls of this replica are booked. A reservation that is still open came from a script that Redis ran late.
-  for _, id in ipairs(call('HKEYS', OPEN)) do released = released + (release(OPEN, id) or 0) end
+  local _, late = release(OPEN, call('HKEYS', OPEN))
+  released = released + late
   call('ZREM', REPLICAS, replica)
 elseif ARGV[7] == 'alive' then
   announce()
@@ -215,12 +223,13 @@ if ARGV[7] ~= '' then
   local now = seconds * 1000 + floor(tonumber(time[2]) / 1000)
   for _, name in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', now, 'LIMIT', 0, 2)) do
     local open, lost = 'spend:open:' .. name, 'spend:lost:' .. name
-    local ids = call('HKEYS', open)
-    for i = 1, math.min(#ids, left) do
-      local reserved, record = release(open, ids[i])
+    local ids, some = call('HKEYS', open), {}
+    for i = 1, math.min(#ids, left) do some[i] = ids[i] end
+    local found, total = release(open, some)
+    released = released + total
+    for i, record in ipairs(found) do
       local amount, student, row = read(record or '')
       if amount then
-        released = released + reserved
         row = book_possible(name .. ':' .. ids[i], amount, row, student)
         call('HSET', lost, ids[i], amount .. ' ' .. #student .. ' ' .. student .. today .. row)
       end

@@ -55,7 +55,7 @@ pub(super) struct Answer {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
     /// What it costs, if anything.
-    pub(super) bill: Option<Bill>,
+    pub(super) bill: Option<Box<Bill>>,
 }
 
 impl Answer {
@@ -73,7 +73,7 @@ impl Answer {
     }
 
     pub(super) fn billed(mut self, bill: Bill) -> Self {
-        self.bill = Some(bill);
+        self.bill = Some(Box::new(bill));
         self
     }
 
@@ -189,11 +189,11 @@ pub(super) async fn run(
         // Of nothing there is no half: the answer is lost as a whole.
         Some(Fault::CutBody) if answer.body.is_empty() => reset(),
         Some(Fault::CutBody) => {
-            visit.answer(answer.status, answer.bill.clone());
+            visit.answer(answer.status, answer.bill.as_deref().cloned());
             answer.cut()
         }
         _ => {
-            visit.answer(answer.status, answer.bill.clone());
+            visit.answer(answer.status, answer.bill.as_deref().cloned());
             answer.into()
         }
     }

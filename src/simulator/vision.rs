@@ -185,7 +185,7 @@ fn try_submit(ask: &Ask<'_>) -> Result<Answer, Answer> {
         status: 202,
         headers: Vec::new(),
         body: Default::default(),
-        bill: Some(one_transaction()),
+        bill: Some(Box::new(one_transaction())),
     };
     Ok(accepted.with("operation-location", place))
 }
