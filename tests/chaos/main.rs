@@ -278,6 +278,8 @@ fn with_money(settings: Settings, receiver: &Receiver, budget: &str) -> Settings
 }
 
 const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+/// How long replicas may take to find Redis again, ms.
+const RECONNECTING_MS: f64 = 2000.0;
 /// The share of the provider's answers that fail in the runs about money.
 const FAILURES: f64 = 0.08;
 
@@ -291,7 +293,10 @@ async fn kill_for_money(field: &Field, kills: u64) {
         *field.record().faults.entry("SIGKILL").or_default() += 1;
         if nth % 5 == 4 {
             let restart = plan::Fault::RestartRedis { killed: nth % 2 == 0 };
+            let from = field.simulator.journal().elapsed_ms();
             field.inflict(restart, 0).await;
+            let to = field.simulator.journal().elapsed_ms();
+            field.record().partitions.push((from, to + RECONNECTING_MS));
             *field.record().faults.entry(restart.name()).or_default() += 1;
         }
     }

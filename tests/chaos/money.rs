@@ -23,6 +23,9 @@ use crate::{
 /// The share by which the books may differ from the bill. Each call is rounded up to a billionth of a dollar.
 const TOLERANCE: f64 = 0.001;
 
+/// How long a booking may wait in its replica once Redis is back, ms.
+const OUTBOX_MS: f64 = 3000.0;
+
 /// An event of the stream `usage`.
 struct Event {
     key: String,
@@ -33,8 +36,9 @@ struct Event {
     units: Units,
 }
 
-/// What a call is recognised by in the provider's bill: provider, tokens of the request, of the cache, of the answer.
-type Units = (Provider, u64, u64, u64);
+/// What a call is recognised by in the provider's bill: provider, tokens of the request, of the cache, of the answer, and
+/// billionths of a dollar.
+type Units = (Provider, u64, u64, u64, u64);
 
 pub(crate) fn accounts(field: &Field) -> Accounts {
     Accounts::new(field.connection.clone(), Budgets::default())
@@ -148,6 +152,7 @@ fn arrived(receiver: &Receiver) -> Vec<Event> {
                 number("promptTokens"),
                 number("cachedTokens"),
                 number("completionTokens"),
+                number("nanoUsd"),
             ),
         });
     }
@@ -238,11 +243,21 @@ async fn books(field: &Field, paid: u64, possible: u64, verdict: &mut Verdict) {
 
 /// The provider's bill: each answer of it is booked as paid, or as possibly paid where it was lost.
 fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdict) {
-    let interruptions = field.record().interruptions.clone();
+    let (kills, restarts) = {
+        let record = field.record();
+        (record.interruptions.clone(), record.partitions.clone())
+    };
+    // A booking waits in its replica while Redis restarts: the replica may die with it.
     let is_lost = |entry: &Entry| {
         let (from, to) = (entry.at_ms, entry.at_ms + entry.took_ms.unwrap_or_default());
-        let around = |(begun, over): &(f64, f64)| *begun <= to + ON_ITS_WAY_MS && *over >= from;
-        entry.fault.is_some() || interruptions.iter().any(around)
+        let within = |spans: &[(f64, f64)], slack: f64| {
+            spans
+                .iter()
+                .any(|(begun, over)| *begun <= to + slack && *over >= from)
+        };
+        entry.fault.is_some()
+            || within(&kills, ON_ITS_WAY_MS)
+            || (within(&restarts, ON_ITS_WAY_MS) && within(&kills, OUTBOX_MS))
     };
     let mut billed: HashMap<Units, Vec<Entry>> = HashMap::new();
     let journal = field.simulator.journal();
@@ -252,11 +267,14 @@ fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdi
         .flatten()
     {
         if let Some(bill) = &entry.bill {
+            // The worker rounds up.
+            let nanos = (bill.usd.unwrap_or(0.0) * 1e9 - 0.001).ceil() as u64;
             let units = (
                 entry.provider,
                 bill.prompt_tokens,
                 bill.cached_tokens,
                 bill.completion_tokens,
+                nanos,
             );
             billed.entry(units).or_default().push(entry);
         }
