@@ -240,12 +240,17 @@ pub fn ledger_key(job: &str) -> String {
 /// | `spend:replicas` | zset | replica → when its calls count as lost, ms | |
 /// | `spend:booked:<replica>` | string | the last booking | 2 days |
 /// | `spend:lost:<replica>` | hash | calls that were booked as possibly paid while it was silent | 1 day |
+/// | `spend:allows` | string | present once an operator has allowed anything to a student | |
 /// | `spend:allowances` | hash | student → what an operator allows a month | |
 pub const SPEND_PREFIX: &str = "spend:";
-/// Stream, about 10,000 entries: one for each call that costs. `call` (the same in each entry about a call), `kind` (`paid`,
-/// `unpriced`, `possible`), `provider`, `model`, `type`, `student`, `nanoUsd`, `promptTokens`, `cachedTokens`,
+/// Stream, about 10,000 entries, with a webhook those that are not forwarded as well: one for each call that costs. `call` (the same in each entry about a call), `kind` (`paid`,
+/// `unpriced`, `possible`, `nothing`), `provider`, `model`, `type`, `student`, `nanoUsd`, `promptTokens`, `cachedTokens`,
 /// `completionTokens`, `reasoningTokens`.
 pub const USAGE_EVENTS: &str = "usage";
+/// Hash: `holder`, `until` (ms), `cursor` and `kept` of the [forwarder](crate::spending::webhook) of usage events.
+pub const WEBHOOK_STATE: &str = "usage:webhook";
+/// Stream, about 10,000 entries: events whose content the receiver has refused, with `event` and `why` before their fields.
+pub const REFUSED_EVENTS: &str = "usage:refused";
 /// String: `true` stops all paid calls. The web API reads it too.
 pub const KILL_SWITCH: &str = "system:budget_kill_switch";
 /// String: what the fleet may spend in a month, USD. The web API reads it too.

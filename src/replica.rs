@@ -21,7 +21,11 @@ use crate::{
     queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
     spend_ledger::SpendLedger,
-    spending::{SpendBooks, accounts::SpendAccounts},
+    spending::{
+        SpendBooks,
+        accounts::SpendAccounts,
+        webhook::{Forwarder, KEPT_EVENTS, MOST_EVENTS},
+    },
     watchdog::WEDGED_AFTER,
     worker::{
         Runtime, RuntimeOptions,
@@ -38,6 +42,7 @@ pub struct Replica {
     runtime: Runtime,
     gates: Option<Arc<Gates>>,
     ledger: Arc<SpendLedger>,
+    forwarder: Option<Arc<Forwarder>>,
     ops: HttpState,
     server: HttpServer,
     migrator: Migrator,
@@ -64,7 +69,9 @@ impl Replica {
             warn!("{fault}");
         }
         for name in config.urls_in_the_clear() {
-            warn!("{name} begins with http://: the provider's key travels unencrypted; use https://");
+            warn!(
+                "{name} begins with http://: the key that goes with its requests travels unencrypted; use https://"
+            );
         }
         for fault in config.access_faults() {
             warn!("{fault}");
@@ -79,6 +86,7 @@ impl Replica {
             replica: config.replica.clone(),
         };
         let ledger = ledger(config, &connection);
+        let forwarder = forwarder(config, &connection)?;
         let decoder = HelperPool::new(
             config.media_helper.clone(),
             HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
@@ -118,13 +126,14 @@ impl Replica {
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
         let (workers, operator) = (runtime.workers().to_vec(), Operator::new(brokers, gates.clone()));
-        let monitor = Arc::new(Monitor::new(
+        let monitor = Monitor::new(
             workers.clone(),
             operator.clone(),
             Some(ledger.clone()),
             connection.clone(),
             &config.replica,
-        ));
+        );
+        let monitor = Arc::new(monitor.watching_webhook(config.webhook.is_some()));
         let ops = HttpState {
             workers,
             dashboard: Dashboard::new(monitor.clone(), operator.clone()),
@@ -145,6 +154,7 @@ impl Replica {
             runtime,
             gates,
             ledger,
+            forwarder,
             ops,
             server,
             migrator: Migrator::new(connection, &config.replica),
@@ -192,6 +202,14 @@ impl Replica {
                 async move { ledger.run(done).await }
             }
         });
+        let forwarded = CancellationToken::new();
+        let forwarding = self.forwarder.clone().map(|forwarder| {
+            let stop = forwarded.clone();
+            supervise("usage webhook", move || {
+                let (forwarder, stop) = (forwarder.clone(), stop.clone());
+                async move { forwarder.run(stop).await }
+            })
+        });
         let monitoring = supervise("monitor", {
             let done = done.clone();
             move || {
@@ -208,6 +226,9 @@ impl Replica {
                 migrate::before_claiming(&self.migrator, away).await?;
                 if let Some(gates) = &self.gates {
                     gates.counted().await;
+                }
+                if let Some(forwarder) = &self.forwarder {
+                    forwarder.begin().await;
                 }
                 Ok::<_, MigrateError>(())
             } => {
@@ -231,6 +252,13 @@ impl Replica {
             renewals.await.context("the gates' loop died")?;
         }
         booking.await.context("the ledger's loop died")?;
+        // The last bookings have events as well; what is not forwarded now is forwarded by another replica.
+        forwarded.cancel();
+        if let Some(forwarding) = forwarding {
+            forwarding
+                .await
+                .context("the loop that forwards usage events died")?;
+        }
         monitoring.await.context("the monitor's loop died")?;
         shutdown_watch
             .await
@@ -296,7 +324,11 @@ fn gates(config: &Config, connection: &Connection) -> anyhow::Result<Option<Arc<
 
 fn ledger(config: &Config, connection: &Connection) -> Arc<SpendLedger> {
     let (prices, budgets) = (config.spending.prices.clone(), config.spending.budgets);
-    let books = Arc::new(SpendBooks::new(&config.replica, prices, budgets));
+    let events = match config.webhook {
+        Some(_) => MOST_EVENTS,
+        None => KEPT_EVENTS,
+    };
+    let books = Arc::new(SpendBooks::new(&config.replica, prices, budgets).keeping_events(events));
     let (ttl, lease) = (config.ledger_ttl, config.broker.lease_ttl);
     Arc::new(SpendLedger::new(
         connection.clone(),
@@ -305,6 +337,17 @@ fn ledger(config: &Config, connection: &Connection) -> Arc<SpendLedger> {
         books,
         lease,
     ))
+}
+
+fn forwarder(config: &Config, connection: &Connection) -> anyhow::Result<Option<Arc<Forwarder>>> {
+    let forwarder = config
+        .webhook
+        .clone()
+        .map(|settings| Forwarder::new(connection.clone(), &config.replica, settings));
+    Ok(forwarder
+        .transpose()
+        .context("the client of USAGE_WEBHOOK_URL cannot be built")?
+        .map(Arc::new))
 }
 
 /// The payload's field that names the student: the fair line takes turns by the same field.

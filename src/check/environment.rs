@@ -16,6 +16,7 @@ use crate::{
     keys::GateKeys,
     media_helper::{HelperLimits, HelperPool, SandboxReport},
     model_shutdown,
+    spending::webhook::Forwarder,
 };
 
 /// Longest wait for Redis, of which the other findings say what is wrong with it.
@@ -187,6 +188,40 @@ pub(super) async fn accounts(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The receiver of usage events: whether it is reached. Its answer to OPTIONS changes nothing.
+pub(super) async fn webhook(config: &Config) -> Option<Finding> {
+    const CHECK: &str = "usage webhook";
+    let settings = config.webhook.clone()?;
+    let (host, is_signed) = (settings.host().to_owned(), settings.secret.is_some());
+    let connection = Connection::open(&config.redis).ok()?;
+    let reached = match Forwarder::new(connection, &config.replica, settings) {
+        Ok(forwarder) => forwarder.probe().await,
+        Err(error) => Err(error.to_string()),
+    };
+    Some(match reached {
+        Ok(status) if matches!(status.as_u16(), 401 | 403) => Finding::warning(
+            CHECK,
+            format!("{host} is reached, and answers {status}"),
+            "check the keys in USAGE_WEBHOOK_HEADERS; a receiver may answer so to OPTIONS alone",
+        ),
+        Ok(status) if status.is_redirection() => Finding::failure(
+            CHECK,
+            format!("{host} redirects ({status}), which is not followed"),
+            "set USAGE_WEBHOOK_URL to the address that it leads to",
+        ),
+        Ok(_) if is_signed => Finding::ok(CHECK, format!("{host} is reached; events are signed")),
+        Ok(_) => Finding::ok(
+            CHECK,
+            format!("{host} is reached; events are not signed (USAGE_WEBHOOK_SECRET)"),
+        ),
+        Err(why) => Finding::failure(
+            CHECK,
+            format!("{host}: {why}"),
+            "check USAGE_WEBHOOK_URL, name resolution, certificates, and that the network lets connections out",
+        ),
+    })
 }
 
 /// The process in which recordings are decoded: whether it starts, and what confines it.

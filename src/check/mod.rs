@@ -71,16 +71,18 @@ pub async fn all(config: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("configuration", "every variable can be read")];
     findings.extend(environment::look(config));
     findings.push(environment::media_helper(config).await);
-    let (redis, providers, dialect, accounts) = tokio::join!(
+    let (redis, providers, dialect, accounts, webhook) = tokio::join!(
         redis::look(config),
         environment::providers(config),
         environment::dialect(config),
-        environment::accounts(config)
+        environment::accounts(config),
+        environment::webhook(config)
     );
     findings.extend(redis);
     findings.extend(providers);
     findings.extend(dialect);
     findings.extend(accounts);
+    findings.extend(webhook);
     findings
 }
 

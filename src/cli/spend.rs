@@ -13,6 +13,7 @@ use crate::{
     spending::{
         Usd,
         accounts::{BudgetStatus, BudgetUse, ReportLine, SpendAccounts, SpendGrouping, month},
+        webhook::Standing,
     },
 };
 
@@ -76,6 +77,14 @@ enum BudgetCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show how far usage events are forwarded to USAGE_WEBHOOK_URL.
+    Webhook {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forward the usage events again that the receiver has refused for their content.
+    Resend,
     /// Stop all paid calls of all replicas: jobs wait.
     Stop(SwitchArgs),
     /// Let paid calls pass again.
@@ -109,6 +118,16 @@ pub(super) async fn budget(args: BudgetArgs) -> anyhow::Result<ExitCode> {
     let is_json = matches!(args.order, BudgetCommand::Status { json: true });
     match args.order {
         BudgetCommand::Status { .. } => {}
+        BudgetCommand::Webhook { json } => {
+            let standing = accounts.webhook().await.context("Redis")?;
+            output::either(json, &standing, || told_of_webhook(&standing))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        BudgetCommand::Resend => {
+            let count = accounts.resend_refused().await.context("Redis")?;
+            println!("{count} usage events are forwarded again");
+            return Ok(ExitCode::SUCCESS);
+        }
         BudgetCommand::Stop(SwitchArgs { by, reason }) => {
             accounts.switch(true, &by, &reason).await.context("Redis")?
         }
@@ -126,6 +145,19 @@ pub(super) async fn budget(args: BudgetArgs) -> anyhow::Result<ExitCode> {
     let status = accounts.status().await.context("Redis")?;
     output::either(is_json, &json!(status), || told(&status))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn told_of_webhook(standing: &Standing) -> String {
+    let forwarder = match standing.forwarder.as_str() {
+        "" => "no replica",
+        name => name,
+    };
+    format!(
+        "forwarded by {forwarder}\nwaiting: {}, the oldest for {} s\nrefused: {}",
+        standing.waiting,
+        standing.oldest_ms / 1000,
+        standing.refused
+    )
 }
 
 fn amount(text: &str) -> anyhow::Result<Option<Usd>> {

@@ -21,7 +21,7 @@ impl Config {
         faults
     }
 
-    /// The variables with a provider's URL over which its key would travel unencrypted, to another host.
+    /// The variables with a URL over which a key would travel unencrypted, to another host.
     pub fn urls_in_the_clear(&self) -> Vec<&'static str> {
         let handlers = &self.handlers;
         let urls = [
@@ -35,8 +35,13 @@ impl Config {
                 handlers.vision.as_ref().map(|s| &s.endpoint),
             ),
         ];
+        let webhook = (
+            "USAGE_WEBHOOK_URL",
+            self.webhook.as_ref().map(|webhook| &webhook.url),
+        );
         let is_in_clear = |url: &Url| url.scheme() == "http" && !is_loopback(url);
         urls.into_iter()
+            .chain([webhook])
             .filter(|(_, url)| url.is_some_and(is_in_clear))
             .map(|(name, _)| name)
             .collect()

@@ -15,6 +15,7 @@ mod redis_url;
 mod spending;
 mod traces;
 pub mod vars;
+mod webhook;
 
 use std::{
     collections::HashMap,
@@ -37,6 +38,7 @@ use crate::{
     ratelimit::RateWindow,
     retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
     spend_ledger::UnknownCalls,
+    spending::webhook::WebhookSettings,
     telemetry::{LogFormat, trace::TraceSettings},
     worker::dispatcher::UnknownTypes,
 };
@@ -90,6 +92,8 @@ pub struct Config {
     pub ledger_ttl: Option<Duration>,
     /// Prices and budgets of provider calls.
     pub spending: SpendingSettings,
+    /// Where usage events are forwarded; `None`: nowhere.
+    pub webhook: Option<WebhookSettings>,
     /// The rule for a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
     /// True if this worker's back-off spaces retries of BullMQ jobs whose producer names none.
@@ -203,6 +207,7 @@ impl Config {
             ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))
                 .filter(|ttl| !ttl.is_zero()),
             spending: spending::read(&mut env),
+            webhook: webhook::read(&mut env),
             unknown_calls: env.parse(&vars::UNKNOWN_CALL, |text| match text {
                 "retry" => Ok(UnknownCalls::Retry),
                 "fail" => Ok(UnknownCalls::Fail),
@@ -285,7 +290,9 @@ impl Config {
         {
             secrets.push(password.into());
         }
+        let of_webhook = self.webhook.iter().flat_map(|webhook| &webhook.headers);
         let headers = self.traces.iter().flat_map(|traces| &traces.headers);
+        let headers = headers.chain(of_webhook);
         secrets.extend(headers.filter_map(|(_, value)| value.to_str().ok().map(SecretString::from)));
         secrets
     }

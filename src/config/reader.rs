@@ -154,6 +154,11 @@ impl<'a> EnvReader<'a> {
         Some(self.told(var, mapped))
     }
 
+    /// A URL that may have a query.
+    pub(super) fn optional_url_with_query(&mut self, var: &EnvVar) -> Option<Url> {
+        self.optional(var, parse_loose_url)
+    }
+
     pub(super) fn optional_url(&mut self, var: &EnvVar) -> Option<Url> {
         self.optional(var, parse_url)
     }
@@ -234,6 +239,9 @@ fn example(var: &EnvVar) -> Option<&'static str> {
         (_, "AZURE_SPEECH_ENDPOINT") => Some("https://westeurope.stt.speech.microsoft.com"),
         (_, "AZURE_VISION_ENDPOINT") => Some("https://name.cognitiveservices.azure.com"),
         (_, "OTEL_EXPORTER_OTLP_ENDPOINT") => Some("http://collector:4318"),
+        (_, "USAGE_WEBHOOK_URL") => Some("https://project.supabase.co/rest/v1/rpc/increment_tokens"),
+        (_, "USAGE_WEBHOOK_BODY") => Some(r#"{"user_id": "{{student}}", "input_count": {{promptTokens}}}"#),
+        (_, "USAGE_WEBHOOK_HEADERS") => Some("apikey=key,Authorization=Bearer%20key"),
         (_, "OTEL_EXPORTER_OTLP_HEADERS") => Some("Authorization=Bearer%20token,x-tenant=1"),
         (_, "RAILWAY_DEPLOYMENT_DRAINING_SECONDS") => Some("30"),
         _ => None,

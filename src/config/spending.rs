@@ -41,6 +41,11 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> SpendingSettings {
                 "fail" => Ok(ExhaustedBudget::Fail),
                 _ => Err("wait or fail".to_owned()),
             }),
+            allows_unpriced: env.parse(&vars::UNPRICED_CALLS, |text| match text {
+                "refuse" => Ok(false),
+                "allow" => Ok(true),
+                _ => Err("refuse or allow".to_owned()),
+            }),
         },
     }
 }

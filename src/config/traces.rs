@@ -19,7 +19,7 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> Option<TraceSettings> {
 }
 
 /// `name=value`, separated by commas, each percent-encoded or not, as the specification of OpenTelemetry has it.
-fn parse_headers(text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+pub(super) fn parse_headers(text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let expected = || "name=value,name=value; a comma within a value is written as %2C".to_owned();
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     let read = pairs.map(|pair| {

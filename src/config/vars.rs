@@ -131,6 +131,12 @@ vars! {
     BUDGET_MONTHLY_USD = None, "what all calls of a month may cost; `system:monthly_budget_limit` in Redis wins, and is followed at once";
     USER_BUDGET_MONTHLY_USD = None, "what the calls for one student may cost a month, such as `5`; a job beyond it fails";
     BUDGET_EXHAUSTED = Value("wait"), "jobs when the budget of the day or month is used up: `wait`, or `fail`";
+    UNPRICED_CALLS = Value("refuse"), "calls of models without a price where there is a budget, which cannot hold them: `refuse` treats them as if it were used up, `allow` makes them";
+    USAGE_WEBHOOK_URL: secret = None, "receiver of usage events, one `POST` for each call that costs (docs/spending.md); without it they stay in the stream `usage`";
+    USAGE_WEBHOOK_SECRET: secret = None, "key of the signature (Standard Webhooks): `whsec_` and the base64 of 24 to 64 bytes; without it nothing is signed";
+    USAGE_WEBHOOK_HEADERS: secret = None, "headers for the receiver: `name=value`, separated by commas";
+    USAGE_WEBHOOK_BODY: secret = None, "body of a usage event: JSON with `{{field}}` in it; without it all fields";
+    USAGE_WEBHOOK_TIMEOUT = Value("10s"), "longest wait for the receiver's answer";
     UNKNOWN_CALL = Value("retry"), "a paid call whose answer was lost: `retry` makes it again, `fail` fails the job";
     UNKNOWN_JOB_TYPE = Value("fail"), "`fail`, or `give-back` where another worker serves the queue too";
     UPLOADS_DIR = None, "folder below which the files of `audioFilePath` and `imageFilePath` lie; without it they are refused";

@@ -15,6 +15,8 @@
 //! | `GET /api/rate-limits/status` | limits in use; with `?userId=`, what that user has left |
 //! | `GET /api/spend?by=&month=` | `{success, spend, budget, timestamp}`; by `type`, `model`, `provider`, `user` or `day` |
 //! | `POST /api/budget/kill-switch` | `{enabled, by, reason}`: stops or resumes all paid calls of the fleet |
+//! | `POST /api/budget/month` | `{usd}`: what all calls of a month may cost; `null`: what the replicas are configured with |
+//! | `POST /api/budget/students/{id}` | `{usd}`: the same for one student |
 //! | `GET /dashboard` | a page for operators, without data; `GET /api/dashboard/events` keeps it live; 503 when too many look |
 //! | `GET /metrics` | Prometheus's text format; answers while Redis is away, too |
 //! | `GET /api/metrics/alerts` | `{success, firing, alerts: [{name, severity, firing, value, threshold, since, …}], timestamp}` |
@@ -105,6 +107,8 @@ impl HttpState {
             .route("/api/rate-limits/status", get(breakers::limits))
             .route("/api/spend", get(spend::report))
             .route("/api/budget/kill-switch", post(spend::switch))
+            .route("/api/budget/month", post(spend::set_month))
+            .route("/api/budget/students/{id}", post(spend::set_student))
             .route("/dashboard", get(dashboard::page))
             .route("/api/dashboard/events", get(dashboard::events))
             .route("/metrics", get(metrics::metrics))

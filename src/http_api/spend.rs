@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Json,
-    extract::{ConnectInfo, Query, State},
+    extract::{ConnectInfo, Path, Query, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -16,7 +16,13 @@ use super::{
     HttpState,
     responses::{HttpError, timestamp},
 };
-use crate::spending::accounts::{SpendGrouping, month};
+use crate::spending::{
+    Usd,
+    accounts::{SpendGrouping, month},
+};
+
+/// The books cut longer names.
+const LONGEST_STUDENT: usize = 128;
 
 /// What to add up.
 #[derive(Debug, Deserialize)]
@@ -65,6 +71,75 @@ pub(super) async fn switch(
         .switch(order.enabled, &order.by, &order.reason)
         .await?;
     warn!(%peer, enabled = order.enabled, "the budget kill switch was set over HTTP");
+    changed(&ops).await
+}
+
+/// What may be spent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Amount {
+    /// A number, or exact as text; `null`: what the replicas are configured with.
+    usd: Value,
+}
+
+impl Amount {
+    fn read(self) -> Result<Option<Usd>, HttpError> {
+        let text = match self.usd {
+            Value::Null => return Ok(None),
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            _ => return Err(HttpError::Bad("`usd` is a number, a text or null".to_owned())),
+        };
+        let amount = text
+            .parse()
+            .map_err(|error| HttpError::Bad(format!("`usd`: {error}")))?;
+        Ok(Some(amount))
+    }
+}
+
+type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
+
+/// What all calls of a month may cost.
+pub(super) async fn set_month(
+    State(ops): State<Arc<HttpState>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    amount: Body<Amount>,
+) -> Result<Json<Value>, HttpError> {
+    ops.access.to_change(&headers, peer)?;
+    let Json(amount) = amount.map_err(|error| HttpError::Bad(error.body_text()))?;
+    let budget = amount.read()?;
+    ops.accounts.set_month(budget).await?;
+    warn!(%peer, usd = shown(budget), "the budget of the month was set over HTTP");
+    changed(&ops).await
+}
+
+/// What the calls for one student may cost in a month.
+pub(super) async fn set_student(
+    State(ops): State<Arc<HttpState>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    Path(student): Path<String>,
+    amount: Body<Amount>,
+) -> Result<Json<Value>, HttpError> {
+    ops.access.to_change(&headers, peer)?;
+    let Json(amount) = amount.map_err(|error| HttpError::Bad(error.body_text()))?;
+    let allowance = amount.read()?;
+    if student.len() > LONGEST_STUDENT {
+        return Err(HttpError::Bad(format!(
+            "a student's id has at most {LONGEST_STUDENT} bytes"
+        )));
+    }
+    ops.accounts.allow(&student, allowance).await?;
+    warn!(%peer, usd = shown(allowance), "the allowance of a student was set over HTTP");
+    changed(&ops).await
+}
+
+fn shown(amount: Option<Usd>) -> String {
+    amount.map_or_else(|| "as configured".to_owned(), |usd| usd.to_string())
+}
+
+async fn changed(ops: &HttpState) -> Result<Json<Value>, HttpError> {
     let budget = ops.accounts.status().await?;
     Ok(Json(
         json!({ "success": true, "budget": budget, "timestamp": timestamp() }),

@@ -9,7 +9,7 @@ use super::{
     FleetReading, millis,
     outcome_counts::{MinuteCounts, OutcomeCounts},
 };
-use crate::worker::worker_health::REDIS_ABSENCE;
+use crate::{spending::webhook::MOST_EVENTS, worker::worker_health::REDIS_ABSENCE};
 
 /// The window of shares, minutes.
 const SHARES: u64 = 15;
@@ -59,6 +59,10 @@ enum AlertMeasure {
     BudgetUsed,
     /// Whether the kill switch is on.
     KillSwitch,
+    /// Age of the oldest usage event that is not forwarded, seconds; the stream's bound counts as a day.
+    WebhookBehind,
+    /// Usage events that the receiver of the webhook refuses.
+    WebhookRefused,
     /// Absence of Redis, seconds.
     RedisAway,
     /// Days of the last [`RETIRING`] before the model's shutdown that have passed.
@@ -165,6 +169,28 @@ pub static RULES: &[AlertRule] = &[
         expr: "max(backend_worker_budget_kill_switch) > 0",
         hold: "0s",
         measure: AlertMeasure::KillSwitch,
+    },
+    AlertRule {
+        name: "UsageWebhookBehind",
+        severity: AlertSeverity::Critical,
+        threshold: 900.0,
+        about: "age of the oldest usage event that USAGE_WEBHOOK_URL has not taken, seconds",
+        action: "Look at the receiver, and at the warnings of the replica that forwards. Jobs go on, and events wait in Redis: \
+                 up to 200,000, then the oldest are dropped (`budget webhook` counts them).",
+        expr: "max(backend_worker_usage_webhook_oldest_seconds) > 900 or max(backend_worker_usage_webhook_backlog) > 100000",
+        hold: "0s",
+        measure: AlertMeasure::WebhookBehind,
+    },
+    AlertRule {
+        name: "UsageWebhookRefused",
+        severity: AlertSeverity::Warning,
+        threshold: 0.0,
+        about: "usage events that USAGE_WEBHOOK_URL has refused for their content",
+        action: "The receiver's log tells why (a student that it does not know, a field that it does not take). `budget resend` \
+                 forwards them again; `redis-cli DEL usage:refused` gives them up.",
+        expr: "max(backend_worker_usage_webhook_refused_events) > 0",
+        hold: "0s",
+        measure: AlertMeasure::WebhookRefused,
     },
     AlertRule {
         name: "RedisAway",
@@ -403,6 +429,21 @@ impl AlertMeasure {
                 value: f64::from(u8::from(
                     reading.money.as_ref().is_some_and(|money| money.kill_switch),
                 )),
+                subject: None,
+                since: None,
+            },
+            Self::WebhookBehind => {
+                let webhook = reading.webhook.as_ref();
+                let oldest = webhook.map_or(0.0, |webhook| webhook.oldest_ms as f64 / 1000.0);
+                // A full stream loses events however young they are.
+                let is_full = webhook.is_some_and(|webhook| webhook.waiting > MOST_EVENTS / 2);
+                aged(None, if is_full { oldest.max(DAY) } else { oldest })
+            }
+            Self::WebhookRefused => MeasuredValue {
+                value: reading
+                    .webhook
+                    .as_ref()
+                    .map_or(0.0, |webhook| webhook.refused as f64),
                 subject: None,
                 since: None,
             },

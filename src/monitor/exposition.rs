@@ -14,7 +14,7 @@ use crate::{
         PROCESS,
         exposition::Exposition,
         families,
-        labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault},
+        labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
     },
     worker::runtime::QueueWorker,
 };
@@ -33,6 +33,7 @@ pub(super) fn write(
     text.sample(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     jobs(&mut text, workers);
     calls(&mut text);
+    webhook(&mut text);
     if let Some(ledger) = ledger {
         spending(&mut text, ledger.spending());
     }
@@ -142,6 +143,12 @@ fn calls(text: &mut Exposition) {
     }
 }
 
+fn webhook(text: &mut Exposition) {
+    for (result, counter) in WebhookResult::ALL.iter().zip(&PROCESS.usage_webhook) {
+        text.counter(&families::USAGE_WEBHOOK, &[result.as_str()], counter);
+    }
+}
+
 fn spending(text: &mut Exposition, spending: LedgerTotals) {
     let LedgerTotals {
         sent,
@@ -233,6 +240,15 @@ fn fleet(text: &mut Exposition, reading: &FleetReading) {
         }
         let is_on = f64::from(u8::from(money.kill_switch));
         text.sample(&families::KILL_SWITCH, &[], is_on);
+    }
+    if let Some(webhook) = &reading.webhook {
+        for (family, value) in [
+            (&families::WEBHOOK_WAITING, webhook.waiting as f64),
+            (&families::WEBHOOK_OLDEST, webhook.oldest_ms as f64 / 1000.0),
+            (&families::WEBHOOK_REFUSED, webhook.refused as f64),
+        ] {
+            text.sample(family, &[], value);
+        }
     }
     let breakers = reading.breakers();
     for breaker in &breakers {

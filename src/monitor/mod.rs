@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{join, try_join_all};
+use futures_util::future::{OptionFuture, try_join_all};
 use tokio::{sync::Mutex, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -35,7 +35,10 @@ use crate::{
     operator::Operator,
     queue::{BrokerError, Layout, QueueCounts},
     spend_ledger::SpendLedger,
-    spending::accounts::BudgetStatus,
+    spending::{
+        accounts::{BudgetStatus, SpendAccounts},
+        webhook::Standing,
+    },
     telemetry::metrics::PROCESS,
     worker::runtime::QueueWorker,
 };
@@ -69,6 +72,8 @@ pub struct FleetReading {
     pub gates: Vec<GateStatus>,
     /// Budgets and kill switch.
     pub money: Option<BudgetStatus>,
+    /// How far usage events are forwarded, where they are.
+    pub webhook: Option<Standing>,
     /// The outcomes of the jobs.
     pub minutes: MinuteCounts,
     /// When the provider shuts the flashcards' model down, ms since 1970, where a day is known.
@@ -105,6 +110,8 @@ pub struct Monitor {
     workers: Vec<Arc<QueueWorker>>,
     operator: Operator,
     ledger: Option<Arc<SpendLedger>>,
+    /// Whether usage events are forwarded.
+    has_webhook: bool,
     reporter: OutcomeReporter,
     heartbeats: Heartbeats,
     write_probe: WriteProbe,
@@ -125,11 +132,18 @@ impl Monitor {
             workers,
             operator,
             ledger,
+            has_webhook: false,
             reporter: OutcomeReporter::new(connection.clone(), replica),
             write_probe: WriteProbe::new(connection.clone()),
             heartbeats: Heartbeats::new(connection, replica),
             last: Mutex::default(),
         }
+    }
+
+    /// Reads how far usage events are forwarded, too.
+    #[must_use]
+    pub fn watching_webhook(self, has_webhook: bool) -> Self {
+        Self { has_webhook, ..self }
     }
 
     /// Reports to the fleet until `stop`, and once more after it.
@@ -230,24 +244,24 @@ impl Monitor {
                 oldest: broker.oldest_waiting().await?,
             })
         });
-        let money = async {
-            match &self.ledger {
-                // Odd keys of another program must not take all the other numbers away.
-                Some(ledger) => ledger.accounts().status().await.ok(),
-                None => None,
-            }
-        };
-        let (queues, rest) = join(
+        let accounts = self.ledger.as_ref().map(|ledger| ledger.accounts());
+        // Odd keys of another program must not take all the other numbers away.
+        let money = OptionFuture::from(accounts.as_ref().map(SpendAccounts::status));
+        let webhook = accounts.as_ref().filter(|_| self.has_webhook);
+        let webhook = OptionFuture::from(webhook.map(SpendAccounts::webhook));
+        let (queues, gates, minutes, money, webhook) = tokio::join!(
             try_join_all(queues),
-            join(self.operator.limits(), self.reporter.read()),
-        )
-        .await;
-        let money = money.await;
-        let (minutes, now) = rest.1?;
+            self.operator.limits(),
+            self.reporter.read(),
+            money,
+            webhook
+        );
+        let (minutes, now) = minutes?;
         Ok(FleetReading {
             queues: queues?,
-            gates: rest.0?,
-            money,
+            gates: gates?,
+            money: money.and_then(Result::ok),
+            webhook: webhook.and_then(Result::ok),
             minutes,
             model_shutdown: Some(PROCESS.model_shutdown.load(Ordering::Relaxed) * 1000).filter(|at| *at > 0),
             now,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use serde_json::Value;
 
-use super::{Fault, Provider, SimulatorState, azure, digest, openai, speech, vision};
+use super::{Bill, Fault, Provider, SimulatorState, azure, digest, openai, speech, vision};
 
 /// The largest body that is read: that of the largest image which Vision takes.
 const MAX_BODY: usize = 20_971_520;
@@ -54,6 +54,8 @@ pub(super) struct SimulatedAnswer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
+    /// What it costs, if anything.
+    pub(super) bill: Option<Box<Bill>>,
 }
 
 impl SimulatedAnswer {
@@ -62,11 +64,17 @@ impl SimulatedAnswer {
             status,
             headers: vec![("content-type", content_type.to_owned())],
             body: body.into(),
+            bill: None,
         }
     }
 
     pub(super) fn json(status: u16, body: &Value) -> Self {
         Self::new(status, "application/json", body.to_string())
+    }
+
+    pub(super) fn billed(mut self, bill: Bill) -> Self {
+        self.bill = Some(Box::new(bill));
+        self
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -135,7 +143,7 @@ pub(super) async fn run(
         Ok(body) => body,
         Err(_) => {
             let answer = refuse(provider, 413);
-            visit.answer(answer.status);
+            visit.answer(answer.status, None);
             return answer.into();
         }
     };
@@ -181,11 +189,11 @@ pub(super) async fn run(
         // Of nothing there is no half: the answer is lost as a whole.
         Some(Fault::CutBody) if answer.body.is_empty() => reset(),
         Some(Fault::CutBody) => {
-            visit.answer(answer.status);
+            visit.answer(answer.status, answer.bill.as_deref().cloned());
             answer.cut()
         }
         _ => {
-            visit.answer(answer.status);
+            visit.answer(answer.status, answer.bill.as_deref().cloned());
             answer.into()
         }
     }
@@ -246,6 +254,7 @@ fn instead(provider: Provider, fault: &Fault) -> Option<SimulatedAnswer> {
             status: 500,
             headers: Vec::new(),
             body: Bytes::new(),
+            bill: None,
         },
         Fault::Delay { .. }
         | Fault::Reset

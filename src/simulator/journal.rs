@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::Provider;
+use super::{Bill, Provider};
 
 /// How many requests are remembered.
 pub const KEPT: usize = 100_000;
@@ -57,6 +57,9 @@ pub struct JournalEntry {
     /// Status of the answer. `None` while the request is in progress; stays `None` if the connection was reset or the
     /// client left.
     pub status: Option<u16>,
+    /// What the provider charges for the answer, also where it does not arrive as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill: Option<Bill>,
     /// From arrival to answer, milliseconds; `None` as for `status`.
     pub took_ms: Option<f64>,
 }
@@ -197,6 +200,7 @@ impl RequestJournal {
             headers,
             fault: None,
             status: None,
+            bill: None,
             took_ms: None,
         });
         let counts = &mut record.counts[provider as usize];
@@ -268,12 +272,13 @@ impl OpenRequest {
     }
 
     /// Notes the answer, and ends the visit.
-    pub(super) fn answer(mut self, status: u16) {
+    pub(super) fn answer(mut self, status: u16, bill: Option<Bill>) {
         self.answered = true;
         let now = self.journal.elapsed_ms();
         let mut record = self.journal.record();
         if let Some(entry) = record.entry(self.seq) {
             entry.status = Some(status);
+            entry.bill = bill.map(|bill| bill.priced(self.provider));
             entry.took_ms = Some(((now - entry.at_ms) * 1000.0).round() / 1000.0);
         }
         *record.counts[self.provider as usize]

@@ -8,10 +8,12 @@
 //! # Layout
 //! - `server`: connections and the route table. `exchange`: the course of one request, the same for all providers.
 //! - `openai` with `schema`, `speech`, `vision`, and `azure` for what the latter two share: checks and answers.
+//! - [`Bill`]: what an answer costs.
 //! - [`Fault`]: what can go wrong; [`FaultPlan`]: what will. [`RequestJournal`]: what was asked. `control`: both over HTTP, under `/_sim/`.
 //! - `digest`: the hashes by which an answer is recognised.
 
 mod azure;
+mod bill;
 mod control;
 mod digest;
 mod exchange;
@@ -35,7 +37,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -43,6 +45,7 @@ use std::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tracing::warn;
 
+pub use bill::Bill;
 pub use fault::{Fault, FaultError, RecognitionFault};
 pub use faults::{FaultPlan, MAX_PENDING};
 pub use jobs::Provider;
@@ -96,6 +99,8 @@ struct SimulatorState {
     keys: SimulatorKeys,
     seed: u64,
     latency_ms: AtomicU64,
+    /// Answers differ in tier, and in tokens from the cache and to it.
+    varies: AtomicBool,
     journal: RequestJournal,
     faults: FaultPlan,
     operations: vision::ReadOperations,
@@ -153,6 +158,11 @@ impl SimulatorHandle {
         self.0.set_latency(latency);
     }
 
+    /// Makes answers differ from now on in what is billed: tokens from the cache and to it, other tiers.
+    pub fn vary_bills(&self) {
+        self.0.varies.store(true, Ordering::Relaxed);
+    }
+
     fn url(&self) -> String {
         format!("http://{}", self.0.addr)
     }
@@ -197,6 +207,7 @@ impl Simulator {
             keys: options.keys,
             seed: options.seed,
             latency_ms: AtomicU64::default(),
+            varies: AtomicBool::default(),
             journal: RequestJournal::new(),
             faults,
             operations: vision::ReadOperations::default(),

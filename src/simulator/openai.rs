@@ -5,7 +5,7 @@ mod check;
 mod deck;
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +14,7 @@ use jobs::providers::models::ModelTable;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Fault, digest,
+    Bill, Fault, digest,
     exchange::{SimulatedAnswer, SimulatedRequest},
     schema,
 };
@@ -212,6 +212,7 @@ fn complete(ask: &SimulatedRequest<'_>, request: &Map<String, Value>) -> Simulat
         _ => {}
     }
     let prompt = prompt_tokens(request);
+    let (tier, cached, written) = variety(ask, prompt);
     let completion = reasoning + tokens(content.as_str().or(refusal.as_str()).unwrap_or_default());
     let mut answer = json!({
         "id": format!("chatcmpl-{}", digest::hex(digest::mix(ask.shared.seed ^ ask.seq))),
@@ -224,7 +225,7 @@ fn complete(ask: &SimulatedRequest<'_>, request: &Map<String, Value>) -> Simulat
             "logprobs": null,
             "finish_reason": finish,
         }],
-        "service_tier": "default",
+        "service_tier": tier,
         "system_fingerprint": "fp_simulator",
     });
     if !matches!(ask.fault, Some(Fault::NoUsage)) {
@@ -232,11 +233,37 @@ fn complete(ask: &SimulatedRequest<'_>, request: &Map<String, Value>) -> Simulat
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
             "completion_tokens_details": {"reasoning_tokens": reasoning},
         });
     }
-    SimulatedAnswer::json(200, &answer)
+    SimulatedAnswer::json(200, &answer).billed(Bill {
+        model: request["model"].as_str().unwrap_or_default().to_owned(),
+        tier: tier.to_owned(),
+        prompt_tokens: prompt,
+        cached_tokens: cached,
+        written_tokens: written,
+        completion_tokens: completion,
+        ..Bill::default()
+    })
+}
+
+/// Tier of an answer, and tokens of its request from the cache and to it: the usual ones unless bills are to vary.
+fn variety(ask: &SimulatedRequest<'_>, prompt: u64) -> (&'static str, u64, u64) {
+    if !ask.shared.varies.load(Ordering::Relaxed) {
+        return ("default", 0, 0);
+    }
+    let draw = digest::mix(ask.shared.seed ^ digest::mix(ask.seq));
+    let tier = match draw % 8 {
+        0 => "flex",
+        1 => "priority",
+        _ => "default",
+    };
+    match draw / 8 % 3 {
+        0 => (tier, prompt / 2, 0),
+        1 => (tier, prompt / 3, prompt / 4),
+        _ => (tier, 0, 0),
+    }
 }
 
 /// Tokens that the model reasons for before it writes: more with more effort, and never twice the same.

@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{
-    Fault, azure, digest,
+    Bill, Fault, azure, digest,
     exchange::{SimulatedAnswer, SimulatedRequest},
 };
 
@@ -77,16 +77,17 @@ fn try_assess(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAn
     if audio.seconds > MAX_SECONDS {
         return Err(invalid("The audio of an assessment is limited to 30 seconds."));
     }
+    let bill = Bill {
+        seconds: audio.seconds.ceil() as u64,
+        ..Bill::default()
+    };
     if let Some(Fault::Speech { status }) = ask.fault {
-        return Ok(unrecognized(status.as_str(), audio.seconds));
+        return Ok(unrecognized(status.as_str(), audio.seconds).billed(bill));
     }
     if audio.silent {
-        return Ok(unrecognized("InitialSilenceTimeout", audio.seconds));
+        return Ok(unrecognized("InitialSilenceTimeout", audio.seconds).billed(bill));
     }
-    Ok(SimulatedAnswer::json(
-        200,
-        &wanted.score(ask.body.len(), audio.seconds),
-    ))
+    Ok(SimulatedAnswer::json(200, &wanted.score(ask.body.len(), audio.seconds)).billed(bill))
 }
 
 fn invalid(message: &str) -> SimulatedAnswer {

@@ -10,7 +10,7 @@ use imagesize::{ImageSize, ImageType};
 use serde_json::{Value, json};
 
 use super::{
-    Fault, azure, digest,
+    Bill, Fault, azure, digest,
     exchange::{SimulatedAnswer, SimulatedRequest},
 };
 
@@ -132,7 +132,15 @@ fn try_analyze(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedA
             "metadata": {"width": size.width, "height": size.height},
             "readResult": {"blocks": [{"lines": lines}]},
         }),
-    ))
+    )
+    .billed(one_transaction()))
+}
+
+fn one_transaction() -> Bill {
+    Bill {
+        transactions: 1,
+        ..Bill::default()
+    }
 }
 
 fn line(i: usize, text: &str, size: ImageSize) -> Value {
@@ -177,6 +185,7 @@ fn try_submit(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAn
         status: 202,
         headers: Vec::new(),
         body: Default::default(),
+        bill: Some(Box::new(one_transaction())),
     };
     Ok(accepted.with("operation-location", place))
 }

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, LazyLock},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use redis::{RedisError, Script};
@@ -13,7 +13,10 @@ use crate::{
     connection::Connection,
     deadline::answered_within,
     group_commit::{BatchLimits, Batcher},
-    spending::books::{Booking, SpendBooks},
+    spending::{
+        accounts::day_of,
+        books::{Booking, SpendBooks},
+    },
 };
 
 const BOOKS: &str = include_str!("../spending/books.lua");
@@ -41,7 +44,8 @@ pub(super) struct OpenRequest {
     pub(super) field: String,
     pub(super) mark: String,
     pub(super) id: u64,
-    pub(super) amount: u64,
+    /// Billionths of a dollar, or `?`: not known.
+    pub(super) amount: String,
     pub(super) student: Arc<str>,
     pub(super) row: String,
 }
@@ -64,7 +68,7 @@ struct LedgerContext {
     books: Arc<SpendBooks>,
     keep_ms: u64,
     /// How long a replica may be silent before its open calls count as lost.
-    lease_ms: u64,
+    lease: Duration,
 }
 
 /// The trips of one replica.
@@ -85,7 +89,7 @@ impl LedgerBatchers {
             connection: connection.clone(),
             books: books.clone(),
             keep_ms: millis(keep_for),
-            lease_ms: millis(lease),
+            lease,
         };
         let closing_way = way.clone();
         Self {
@@ -126,10 +130,24 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl LedgerContext {
+    /// The arguments of `books.lua`.
+    fn begin(&self, call: &mut redis::ScriptInvocation<'_>) {
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        call.arg(&self.books.replica)
+            .arg(millis(self.lease))
+            .arg(day_of(seconds))
+            .arg(seconds / 86_400);
+    }
+
     async fn open(&self, openings: Vec<OpenRequest>) -> Vec<Option<String>> {
         let mut call = OPEN.prepare_invoke();
         let budgets = &self.books.budgets;
-        call.arg(&self.books.replica).arg(self.lease_ms).arg(self.keep_ms);
+        let announces = self.books.announcement.is_due(self.lease / 3);
+        self.begin(&mut call);
+        call.arg(self.keep_ms).arg(if announces { "1" } else { "" });
         for budget in [budgets.day, budgets.month, budgets.student] {
             call.arg(budget.map(|usd| usd.nanos().to_string()).unwrap_or_default());
         }
@@ -138,22 +156,35 @@ impl LedgerContext {
                 .arg(&opening.field)
                 .arg(&opening.mark)
                 .arg(opening.id)
-                .arg(opening.amount)
+                .arg(&opening.amount)
                 .arg(&*opening.student)
                 .arg(&opening.row);
         }
         let answers = async { self.connection.invoke(&call).await.inspect_err(warned).ok() };
         let answers: Option<Vec<Option<String>>> = in_time(answers).await;
+        if announces && answers.is_some() {
+            self.books.announcement.made();
+        }
         answers.unwrap_or_else(|| vec![None; openings.len()])
     }
 
     async fn close(&self, closings: Vec<Option<CloseRequest>>) -> Vec<Option<bool>> {
         let (bookings, is_idle) = self.books.next();
         let mut call = CLOSE.prepare_invoke();
-        call.arg(&self.books.replica)
-            .arg(self.lease_ms)
-            .arg(self.keep_ms)
-            .arg(u8::from(is_idle));
+        // Without a page to write, the loop of the ledger asks: it looks after the replicas.
+        let is_loop = closings.iter().all(Option::is_none);
+        let is_due = is_loop || self.books.announcement.is_due(self.lease / 3);
+        let task = match (is_due, is_idle && is_loop) {
+            (_, true) => "idle",
+            (true, _) => "alive",
+            (false, _) => "",
+        };
+        if task == "idle" {
+            // A call that is opened from now on announces the replica again.
+            self.books.announcement.withdraw();
+        }
+        self.begin(&mut call);
+        call.arg(self.keep_ms).arg(self.books.events).arg(task);
         for closing in closings.iter().flatten() {
             call.key(&closing.page)
                 .arg(&closing.field)
@@ -172,6 +203,9 @@ impl LedgerContext {
             }
             return vec![None; closings.len()];
         };
+        if task == "alive" {
+            self.books.announcement.made();
+        }
         if !bookings.is_empty() {
             self.books.booked(booked);
         }

@@ -1,8 +1,10 @@
 -- Closes paid calls: stores their answers, and books each call exactly once. Also ends the reservations of replicas that
 -- have gone silent.
 -- KEYS  1… the page of each call's job
--- ARGV  1 and 2 as in books.lua  3 time to live of a page, ms  4 is this replica idle: 1 no call of it is in flight
---       5… of each page: entry, mark of this sending, new content, note
+-- ARGV  1 to 4 as in books.lua  5 time to live of a page, ms  6 entries of the stream `usage`, about
+--       7 what else to do: '' nothing, 'alive' mark the replica as alive and look for silent ones, 'idle' the same for a
+--          replica of which no call is in flight and none waits to be booked
+--       8… of each page: entry, mark of this sending, new content, note
 --          new content: '=…' an answer (the script checks no token: any delivery's answer belongs to the same request),
 --          '?' the mark stays, '' the mark is taken back, unless another call has overwritten it since
 --          note: kind, amount and step of the booking, shown on the job's page ('' none)
@@ -10,50 +12,232 @@
 --          request, of the cache, of the answer, of reasoning
 --       The numbers of a replica rise, and it sends one of these scripts at a time, so a number that was booked before is
 --       a resend.
+--       The kinds of bookings:
+--          paid      the answer came, and has a price
+--          unpriced  the answer came, and its model has no price
+--          possible  the answer was lost: the provider may have billed it, at most the amount that was reserved
+--          nothing   it was not billed
 -- Returns {for each page 1, or nil where the page has another type; the last number that is booked}
 local kept = {}
 for i, page in ipairs(KEYS) do
-  local entry, mark, answer, note = unpack(ARGV, 1 + 4 * i, 4 + 4 * i)
+  local entry, mark, answer, note = unpack(ARGV, 4 + 4 * i, 7 + 4 * i)
+  local note_field = '$' .. string.sub(mark, 2)
   if answer == '?' then
     kept[i] = redis.pcall('HGET', page, entry) == mark and 1
+    if kept[i] and note ~= '' then call('HSET', page, note_field, note) end
   elseif answer ~= '' then
-    local written = redis.pcall('HSET', page, entry, answer)
-    kept[i] = type(written) == 'number' and call('PEXPIRE', page, ARGV[3])
-  elseif redis.pcall('HGET', page, entry) == mark then
-    call('HDEL', page, entry)
-    -- Deletes a page that holds nothing but `by`, which replicas of earlier versions write.
-    if call('HLEN', page) == 1 and call('HEXISTS', page, 'by') == 1 then call('DEL', page) end
-    kept[i] = 1
+    local written
+    if note == '' then
+      written = redis.pcall('HSET', page, entry, answer)
+    else
+      written = redis.pcall('HSET', page, entry, answer, note_field, note)
+    end
+    kept[i] = type(written) == 'number' and call('PEXPIRE', page, ARGV[5])
   else
     kept[i] = 1
+    if redis.pcall('HGET', page, entry) == mark then
+      call('HDEL', page, entry)
+      -- Deletes a page that holds nothing but `by`, which replicas of earlier versions write.
+      if call('HLEN', page) == 1 and call('HEXISTS', page, 'by') == 1 then call('DEL', page) end
+    end
   end
-  if kept[i] and note ~= '' then call('HSET', page, '$' .. string.sub(mark, 2), note) end
 end
 
+-- How long sums stay, s: days, and months.
+local DAYS, MONTHS = 100 * 86400, 400 * 86400
+-- Rows of a day, and students of a day or month: what goes beyond shares one row. Names come from outside.
+local MOST_ROWS, MOST_STUDENTS, OTHERS = 200, 200000, '(others)'
+local month = string.sub(today, 1, 7)
+local day_key, month_key = 'spend:day:' .. today, 'spend:month:' .. month
+
+-- Adds to a field of a hash that expires; says whether the field is new.
+local function add(key, field, amount, ttl)
+  if call('HINCRBY', key, field, amount) ~= amount then return false end
+  call('EXPIRE', key, ttl)
+  return true
+end
+
+-- Counts calls of a row; the row that they are counted in.
+local function count(row, name, calls)
+  if add(day_key, row .. '|' .. name, calls, DAYS) and call('HINCRBY', day_key, 'rows', 1) > MOST_ROWS then
+    call('HDEL', day_key, row .. '|' .. name)
+    row = string.gsub(row, '|.*|', '|' .. OTHERS .. '|')
+    add(day_key, row .. '|' .. name, calls, DAYS)
+  end
+  return row
+end
+
+local function add_student(kind, student, amount)
+  if student == '' or amount == 0 then return end
+  local field = kind .. student
+  local day, whole_month = 'spend:students:' .. today, 'spend:students:' .. month
+  if add(day, field, amount, DAYS) and call('HLEN', day) > MOST_STUDENTS then
+    call('HDEL', day, field)
+    add(day, kind .. OTHERS, amount, DAYS)
+  end
+  if add(whole_month, field, amount, MONTHS) and call('HLEN', whole_month) > MOST_STUDENTS then
+    call('HDEL', whole_month, field)
+    add(whole_month, kind .. OTHERS, amount, MONTHS)
+  end
+end
+
+-- Tells who follows the stream `usage` of a call. Its id is the same in each entry about the call: a call that was possibly
+-- paid can turn out to be paid, or not billed.
+local function tell(id, kind, amount, row, student, prompt, cached, completion, reasoning)
+  local provider, model, job_type = string.match(row, '^(.-)|(.-)|(.*)$')
+  call('XADD', 'usage', 'MAXLEN', '~', ARGV[6], '*', 'call', id, 'kind', kind, 'provider', provider, 'model', model,
+    'type', job_type, 'student', student, 'nanoUsd', amount, 'promptTokens', prompt or '0', 'cachedTokens', cached or '0',
+    'completionTokens', completion or '0', 'reasoningTokens', reasoning or '0')
+end
+
+-- Subtracts from a field, and deletes it when nothing is left; says whether it did.
+local function take(key, field, amount)
+  return amount > 0 and call('HINCRBY', key, field, -amount) <= 0 and call('HDEL', key, field) == 1
+end
+
+-- Amount, student and rest of a reservation.
+local function read(record)
+  local amount, length, rest = string.match(record, '^(%d+) s?(%d+) (.*)$')
+  if amount then return tonumber(amount), string.sub(rest, 1, length), string.sub(rest, length + 1) end
+end
+
+-- Ends the reservations of these calls, but for their part of the total. Returns their records (false: none), and that part.
+local function release(open, ids)
+  if not ids[1] then return {}, 0 end
+  local records, total = call('HMGET', open, unpack(ids)), 0
+  call('HDEL', open, unpack(ids))
+  for _, record in ipairs(records) do
+    if record then
+      local amount, is_for_student = string.match(record, '^(%d+) (s?)')
+      amount = tonumber(amount) or 0
+      total = total + amount
+      if is_for_student == 's' then
+        local _, student = read(record)
+        if student then take(RESERVED, 's:' .. student, amount) end
+      end
+    end
+  end
+  return records, total
+end
+
+-- Books the highest possible cost of a call; the row that it is counted in.
+local function book_possible(id, amount, row, student)
+  local counted = count(row, 'lost', 1)
+  if amount > 0 then
+    add(day_key, counted .. '|possible', amount, DAYS)
+    add(day_key, 'possible', amount, DAYS)
+    add(month_key, 'possible', amount, MONTHS)
+    add_student('l:', student, amount)
+  end
+  tell(id, 'possible', amount, row, student)
+  return counted
+end
+
+-- Takes back what a sweep has booked of a call: its replica is there after all. Returns the student and the row then.
+local function take_back(id)
+  local lost = 'spend:lost:' .. replica
+  local record = call('HGET', lost, id)
+  local amount, student, rest = read(record or '')
+  if not amount then return end
+  call('HDEL', lost, id)
+  local day, row = string.sub(rest, 1, 10), string.sub(rest, 11)
+  local key, of_month = 'spend:day:' .. day, string.sub(day, 1, 7)
+  take(key, row .. '|possible', amount)
+  if take(key, row .. '|lost', 1) then take(key, 'rows', 1) end
+  take(key, 'possible', amount)
+  take('spend:month:' .. of_month, 'possible', amount)
+  if student ~= '' then
+    take('spend:students:' .. day, 'l:' .. student, amount)
+    take('spend:students:' .. of_month, 'l:' .. student, amount)
+  end
+  return student, row
+end
+
+-- Calls of one script often share their row: it is added to once.
 local BOOKED = 'spend:booked:' .. replica
-local first = 5 + 4 * #KEYS
+local first = 8 + 4 * #KEYS
 local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
-local before = booked
+local before, paid, rows, ids = booked, 0, {}, {}
+for at = first, #ARGV, 10 do
+  if tonumber(ARGV[at]) > booked then ids[#ids + 1] = ARGV[at + 1] end
+end
+local records, released = release(OPEN, ids)
+local nth = 0
 for at = first, #ARGV, 10 do
   local number, id, kind, amount, student, row, prompt, cached, completion, reasoning = unpack(ARGV, at, at + 9)
   if tonumber(number) > booked then
     booked = tonumber(number)
-    if not release(OPEN, id) then take_back(id) end
-    if kind ~= 'nothing' then
-      book(replica .. ':' .. id, kind, amount, row, student, { ['in'] = prompt, cached = cached, out = completion, reasoning = reasoning })
+    nth = nth + 1
+    local lost_student, lost_row
+    if not records[nth] then lost_student, lost_row = take_back(id) end
+    local name = replica .. ':' .. id
+    if kind == 'nothing' then
+      -- An event told of a possible cost: this one takes it back.
+      if lost_row then tell(name, kind, '0', lost_row, lost_student) end
+    elseif kind == 'possible' then
+      book_possible(name, tonumber(amount), row, student)
+    else
+      local cost, sums = tonumber(amount), rows[row]
+      if not sums then
+        sums = { 0, 0, 0, 0, 0, 0, 0 }
+        rows[row] = sums
+      end
+      sums[1], sums[2] = sums[1] + 1, sums[2] + cost
+      sums[3], sums[4] = sums[3] + tonumber(prompt), sums[4] + tonumber(completion)
+      if kind == 'unpriced' then sums[5] = sums[5] + 1 end
+      if cached ~= '0' then sums[6] = sums[6] + tonumber(cached) end
+      if reasoning ~= '0' then sums[7] = sums[7] + tonumber(reasoning) end
+      paid = paid + cost
+      add_student('p:', student, cost)
+      tell(name, kind, amount, row, student, prompt, cached, completion, reasoning)
     end
   end
 end
-if booked > before then call('SET', BOOKED, string.format('%.0f', booked), 'EX', 2 * 86400) end
+for row, sums in pairs(rows) do
+  row = count(row, 'calls', sums[1])
+  if sums[2] > 0 then add(day_key, row .. '|usd', sums[2], DAYS) end
+  if sums[3] > 0 then call('HINCRBY', day_key, row .. '|in', sums[3]) end
+  if sums[4] > 0 then call('HINCRBY', day_key, row .. '|out', sums[4]) end
+  if sums[5] > 0 then call('HINCRBY', day_key, row .. '|unpriced', sums[5]) end
+  if sums[6] > 0 then call('HINCRBY', day_key, row .. '|cached', sums[6]) end
+  if sums[7] > 0 then call('HINCRBY', day_key, row .. '|reasoning', sums[7]) end
+end
+if paid > 0 then
+  add(day_key, 'total', paid, DAYS)
+  add(month_key, 'total', paid, MONTHS)
+end
+if booked > before then call('SET', BOOKED, booked, 'EX', 172800) end
 
-if ARGV[4] == '1' then
+if ARGV[7] == 'idle' then
   -- All calls of this replica are booked. A reservation that is still open came from a script that Redis ran late.
-  for _, id in ipairs(call('HKEYS', OPEN)) do release(OPEN, id) end
+  local _, late = release(OPEN, call('HKEYS', OPEN))
+  released = released + late
   call('ZREM', REPLICAS, replica)
-else
-  call('ZADD', REPLICAS, now + lease, replica)
+elseif ARGV[7] == 'alive' then
+  announce()
 end
-for _, name in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', now, 'LIMIT', 0, 2)) do
-  if sweep(name) then call('ZREM', REPLICAS, name) end
+if ARGV[7] ~= '' then
+  -- Books the calls that silent replicas have left open as possibly paid. Such a replica may come back and say what became
+  -- of them: they are remembered for a day. A script books so many at most: it blocks Redis for everyone.
+  local left = 200
+  local now = seconds * 1000 + floor(tonumber(time[2]) / 1000)
+  for _, name in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', now, 'LIMIT', 0, 2)) do
+    local open, lost = 'spend:open:' .. name, 'spend:lost:' .. name
+    local ids, some = call('HKEYS', open), {}
+    for i = 1, math.min(#ids, left) do some[i] = ids[i] end
+    local found, total = release(open, some)
+    released = released + total
+    for i, record in ipairs(found) do
+      local amount, student, row = read(record or '')
+      if amount then
+        row = book_possible(name .. ':' .. ids[i], amount, row, student)
+        call('HSET', lost, ids[i], amount .. ' ' .. #student .. ' ' .. student .. today .. row)
+      end
+    end
+    if #ids > 0 then call('EXPIRE', lost, 86400) end
+    if #ids <= left then call('ZREM', REPLICAS, name) end
+    left = math.max(left - #ids, 0)
+  end
 end
+take(RESERVED, 'total', released)
 return { kept, string.format('%.0f', booked) }

@@ -9,7 +9,7 @@
 
 use hostile::Target;
 
-use super::{read, written};
+use super::page::{read, written};
 
 /// An entry: an answer, which is written the same way again, or none. No tree is made of it.
 pub static LEDGER_ENTRY: Target = Target::new("ledger_entry", |input| {

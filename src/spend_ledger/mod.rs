@@ -14,33 +14,25 @@
 //! when the ledger itself is switched off.
 
 mod batched_scripts;
+mod page;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use jobs::{Failure, FailureClass, ProviderCall, ProviderReply, apart};
-use ring::digest::digest;
-use serde_json::value::RawValue;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
-use self::batched_scripts::{CLOSE, CloseRequest, DEADLINE, LedgerBatchers, OPEN, OpenRequest};
+use self::batched_scripts::{CLOSE, LedgerBatchers, OPEN};
+pub use self::page::{LedgerEntry, LedgerPage, OpenedCall};
 use crate::{
     connection::Connection,
-    deadline::answered_within,
-    queue::Delivery,
-    spending::{
-        Usd,
-        accounts::SpendAccounts,
-        books::{BookingKind, OpenCall, Payer, SpendBooks},
-        refusal::SpendRefusal,
-    },
+    spending::{accounts::SpendAccounts, books::SpendBooks},
 };
 
 /// The ledger's scripts, as `ledger <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
@@ -52,8 +44,6 @@ pub fn script_names() -> Vec<(String, String)> {
 
 /// How soon bookings that Redis did not take are sent again.
 const BOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Longer answers are not kept, bytes: they would crowd Redis.
-const LONGEST_ANSWER: usize = 1024 * 1024;
 
 /// The rule for a job with an earlier call that was sent and never answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,237 +193,6 @@ impl SpendLedger {
             unrecorded,
         }
     }
-
-    /// The page of the job that was delivered, under this key. The job's calls are booked for `payer`.
-    pub async fn page(self: &Arc<Self>, key: String, delivery: &Delivery, payer: Payer) -> LedgerPage {
-        let payload = delivery.payload.clone().unwrap_or_default();
-        let digest = apart(payload.len(), move || digest(&ring::digest::SHA256, &payload)).await;
-        LedgerPage {
-            ledger: self.clone(),
-            key,
-            payload: digest
-                .as_ref()
-                .iter()
-                .take(8)
-                .map(|b| format!("{b:02x}"))
-                .collect(),
-            token: delivery.lease.token.clone(),
-            fresh: delivery.first,
-            payer,
-            sendings: AtomicU32::new(0),
-        }
-    }
-}
-
-/// The entries of one delivery of one job.
-#[derive(Debug)]
-pub struct LedgerPage {
-    ledger: Arc<SpendLedger>,
-    key: String,
-    payload: String,
-    token: Arc<str>,
-    /// This is the job's first delivery, so only this delivery can have written entries.
-    fresh: bool,
-    payer: Payer,
-    sendings: AtomicU32,
-}
-
-/// The ledger's answer before a call.
-#[derive(Debug)]
-pub enum OpenedCall<'a> {
-    /// It may be sent: the mark is set.
-    Send(LedgerEntry<'a>),
-    /// It was made before, and this is its answer.
-    Kept(ProviderReply),
-}
-
-/// The mark of a call that is being sent.
-#[derive(Debug)]
-pub struct LedgerEntry<'a> {
-    page: &'a LedgerPage,
-    field: String,
-    mark: String,
-    open: OpenCall,
-}
-
-impl LedgerPage {
-    fn field(&self, call: &ProviderCall) -> String {
-        format!("{}:{}", self.payload, call.step)
-    }
-
-    /// The answer that an earlier delivery has paid for. It needs no gate: nothing is sent.
-    pub async fn kept(&self, call: &ProviderCall) -> Option<ProviderReply> {
-        if self.fresh || !call.paid || !self.ledger.keeps_answers {
-            return None;
-        }
-        let mut look = redis::pipe();
-        look.hget(&self.key, self.field(call));
-        let found = answered_within(DEADLINE, self.ledger.connection.query::<(Option<String>,)>(&look));
-        let reply = read(&found.await.ok()?.ok()?.0?)?;
-        Some(self.reuse(call, reply))
-    }
-
-    fn reuse(&self, call: &ProviderCall, reply: ProviderReply) -> ProviderReply {
-        count(&self.ledger.counters.reused);
-        info!(step = %call.step, "paid for before: the kept answer is used, nothing is sent");
-        reply
-    }
-
-    /// Drops the kept answer of a call, so that the call is made again. An answer that cannot be dropped while Redis is
-    /// away stays until the page expires.
-    pub async fn drop_kept(&self, call: &ProviderCall) {
-        let mut dropping = redis::pipe();
-        dropping.hdel(&self.key, self.field(call)).ignore();
-        let dropped = answered_within(DEADLINE, self.ledger.connection.query::<()>(&dropping)).await;
-        if !matches!(dropped, Ok(Ok(()))) {
-            warn!(step = %call.step, "the ledger is not reached: a useless answer stays in it");
-        }
-    }
-
-    /// The cost of an answer, paid for now or by an earlier delivery; `None` if its model has no price.
-    pub fn cost_of(&self, call: &ProviderCall, reply: &ProviderReply) -> Option<Usd> {
-        self.ledger.books.cost_of(call, reply)
-    }
-
-    /// Reserves the estimated cost of a call, and marks that it is about to be sent.
-    ///
-    /// # Errors
-    /// [`FailureClass::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; the failure
-    /// of a [`SpendRefusal`] when the budget is used up.
-    pub async fn open(&self, call: &ProviderCall) -> Result<OpenedCall<'_>, Failure> {
-        let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
-        let ledger = &self.ledger;
-        let mut entry = LedgerEntry {
-            page: self,
-            field: self.field(call),
-            mark: format!("?{}:{sending}", self.token),
-            open: ledger.books.prepare(call, &self.payer),
-        };
-        let opening = OpenRequest {
-            page: ledger.keeps_answers.then(|| self.key.clone()),
-            field: entry.field.clone(),
-            mark: entry.mark.clone(),
-            id: entry.open.id,
-            amount: entry.open.estimate.nanos(),
-            student: self.payer.student.clone(),
-            row: entry.open.row.clone(),
-        };
-        let counters = &ledger.counters;
-        match ledger.trips.open(opening).await.as_deref() {
-            None if ledger.books.budgets.any() => {
-                return Err(SpendRefusal::Unreachable.failure(call.provider));
-            }
-            None => count(&counters.unrecorded),
-            Some("") => {}
-            Some(found) if found.starts_with('!') => {
-                let exhausted = ledger.books.budgets.exhausted;
-                return Err(SpendRefusal::read(found, exhausted).failure(call.provider));
-            }
-            Some(found) => {
-                if let Some(reply) = read(found) {
-                    return Ok(OpenedCall::Kept(self.reuse(call, reply)));
-                }
-                count(&counters.unknown);
-                if ledger.unknown == UnknownCalls::Fail {
-                    let message = format!(
-                        "a paid call ({}) was sent before and its answer is not known: not sent again (UNKNOWN_CALL=fail)",
-                        call.step
-                    );
-                    return Err(Failure::permanent(message).by(call.provider));
-                }
-                count(&counters.resent);
-                warn!(step = %call.step, "a paid call was sent before and its answer is not known: it is sent again");
-            }
-        }
-        count(&counters.sent);
-        entry.open.sent();
-        Ok(OpenedCall::Send(entry))
-    }
-}
-
-impl LedgerEntry<'_> {
-    /// Records how the call ended. Stores an answer, takes the mark back after a refusal, and leaves the mark if the
-    /// outcome is unknown. Books the cost of the call.
-    pub async fn close(self, call: &ProviderCall, result: &Result<ProviderReply, Failure>) {
-        let Self {
-            page,
-            field,
-            mark,
-            open,
-        } = self;
-        // The booking enters the outbox first, so that it survives if this future is dropped at an await.
-        let (came_to, amount) = open.end(call, result);
-        let (ledger, counters) = (&page.ledger, &page.ledger.counters);
-        let text = match result {
-            Ok(reply) => written(reply),
-            Err(failure) if failure.is_answer_lost() || failure.class() == FailureClass::Cancelled => {
-                "?".to_owned()
-            }
-            // A mark that stays while Redis is away counts as an unknown answer later, which is the safe side.
-            Err(_) => String::new(),
-        };
-        if text.len() > LONGEST_ANSWER {
-            count(&counters.unrecorded);
-            ledger.trips.close(None).await;
-            return;
-        }
-        let note = match came_to {
-            BookingKind::Nothing => String::new(),
-            _ => format!("{} {} {}", came_to.as_str(), amount.nanos(), call.step),
-        };
-        let closing = ledger.keeps_answers.then(|| CloseRequest {
-            page: page.key.clone(),
-            field,
-            mark,
-            text,
-            note,
-        });
-        if !ledger.trips.close(closing).await && result.is_ok() {
-            count(&counters.unrecorded);
-        }
-    }
-
-    /// Closes the entry of a call that was not sent after all: takes the mark back, releases the reservation, and books
-    /// nothing. A mark that stays while Redis is away counts as an unknown answer later, which is the safe side.
-    pub async fn withdraw(self) {
-        let Self {
-            page,
-            field,
-            mark,
-            open,
-        } = self;
-        open.withdraw();
-        let ledger = &page.ledger;
-        ledger.counters.sent.fetch_sub(1, Ordering::Relaxed);
-        let closing = ledger.keeps_answers.then(|| CloseRequest {
-            page: page.key.clone(),
-            field,
-            mark,
-            text: String::new(),
-            note: String::new(),
-        });
-        ledger.trips.close(closing).await;
-    }
-}
-
-/// `=<tokens or -> <body>`
-fn written(reply: &ProviderReply) -> String {
-    match reply.tokens {
-        Some(tokens) => format!("={tokens} {}", reply.body.get()),
-        None => format!("=- {}", reply.body.get()),
-    }
-}
-
-/// The answer in an entry; `None` for a mark, or for what we did not write.
-fn read(entry: &str) -> Option<ProviderReply> {
-    let (tokens, body) = entry.strip_prefix('=')?.split_once(' ')?;
-    Some(ProviderReply {
-        body: serde_json::from_str::<Box<RawValue>>(body).ok()?,
-        tokens: match tokens {
-            "-" => None,
-            number => Some(number.parse().ok()?),
-        },
-    })
 }
 
 #[cfg(any(test, fuzzing))]

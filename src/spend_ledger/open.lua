@@ -1,16 +1,18 @@
 -- Marks paid calls as sent before they are sent, and reserves the most that they may cost, unless their answer is known or
 -- the budget is used up. Each call sees the reservations of those before it.
 -- KEYS  1… the page of each call's job, or '-' with the ledger switched off
--- ARGV  1 and 2 as in books.lua  3 time to live of a page, ms
---       budgets ('' none): 4 of a day  5 of a month  6 of a student and month
---       7… of each call: entry, mark of this sending, id of the call, amount, student, row
+-- ARGV  1 to 4 as in books.lua  5 time to live of a page, ms  6 is the replica to be marked as alive: 1
+--       budgets ('' none): 7 of a day  8 of a month  9 of a student and month
+--       10… of each call: entry, mark of this sending, id of the call, amount ('?': its price is not known, and no budget
+--          may be spent on it), student, row
 -- Returns for each the previous entry: '' none (or this very mark: a resend), '?…' the mark of a call without a stored
 -- answer, '=…' a stored answer, which stays; nil where the page has another type; or a refusal, after which nothing is
--- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student
+-- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student | unpriced
 local month = string.sub(today, 1, 7)
-local switch, limit = unpack(call('MGET', 'system:budget_kill_switch', 'system:monthly_budget_limit'))
+local switch, limit, allows = unpack(call('MGET', 'system:budget_kill_switch', 'system:monthly_budget_limit',
+  'spend:allows'))
 local is_off = switch and string.lower(switch) == 'true'
-local of_day, of_month = tonumber(ARGV[4]), tonumber(ARGV[5])
+local of_day, of_month, of_student = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 -- The limit that an operator has set overrides the configuration of the replicas.
 local set = tonumber(limit or nil)
 if set and set >= 0 and set < 1e6 then of_month = set * 1e9 end
@@ -25,61 +27,76 @@ if of_day or of_month then
   reserved = whole(call('HGET', RESERVED, 'total'))
 end
 
-local function refusal(why, ends, spent, budget)
-  return string.format('!%s %.0f %.0f %.0f', why, ends, spent, budget)
-end
-
-local to_midnight = (86400 - seconds % 86400) * 1000
-local function to_next_month()
-  local at = seconds
-  repeat at = at + 86400 until string.sub(date(at), 1, 7) ~= month
-  return (at - at % 86400 - seconds) * 1000
-end
-
--- The refusal of a call, or nil. A call without a known price is refused as well once a budget is used up.
-local function refusal_of(amount, student)
-  local function is_over(spent, budget) return budget and (spent >= budget or spent + amount > budget) end
-  if is_off then return refusal('switch', 5000, 0, 0) end
-  if of_day and is_over(spent_today + reserved, of_day) then
-    return refusal('day', to_midnight, spent_today + reserved, of_day)
+-- Made only where something can refuse a call.
+local refusal_of
+if is_off or of_day or of_month or of_student or allows then
+  local function refusal(why, ends, spent, budget)
+    return string.format('!%s %.0f %.0f %.0f', why, ends, spent, budget)
   end
-  if of_month and is_over(spent_month + reserved, of_month) then
-    return refusal('month', to_next_month(), spent_month + reserved, of_month)
+
+  local function to_next_month()
+    local at = seconds
+    repeat at = at + 86400 until string.sub(date(at), 1, 7) ~= month
+    return (at - at % 86400 - seconds) * 1000
   end
-  if student == '' then return end
-  local own = tonumber(call('HGET', 'spend:allowances', student) or nil) or tonumber(ARGV[6])
-  if not own then return end
-  local sums = call('HMGET', 'spend:students:' .. month, 'p:' .. student, 'l:' .. student)
-  local spent = whole(sums[1]) + whole(sums[2]) + whole(call('HGET', RESERVED, 's:' .. student))
-  if is_over(spent, own) then return refusal('student', to_next_month(), spent, own) end
+
+  -- The refusal of a call, or nil. `amount` is nil for a call without a known price, `own` the student's allowance, if any.
+  refusal_of = function(amount, student, own)
+    local function is_over(spent, budget) return budget and (spent >= budget or spent + (amount or 0) > budget) end
+    if is_off then return refusal('switch', 5000, 0, 0) end
+    -- No budget can hold what has no price.
+    if not amount and (of_day or of_month or own) then return refusal('unpriced', 5000, 0, 0) end
+    if of_day and is_over(spent_today + reserved, of_day) then
+      return refusal('day', (86400 - seconds % 86400) * 1000, spent_today + reserved, of_day)
+    end
+    if of_month and is_over(spent_month + reserved, of_month) then
+      return refusal('month', to_next_month(), spent_month + reserved, of_month)
+    end
+    if not own then return end
+    local sums = call('HMGET', 'spend:students:' .. month, 'p:' .. student, 'l:' .. student)
+    local spent = whole(sums[1]) + whole(sums[2]) + whole(call('HGET', RESERVED, 's:' .. student))
+    if is_over(spent, own) then return refusal('student', to_next_month(), spent, own) end
+  end
 end
 
-local answers, opened = {}, false
+local answers, opened, total = {}, {}, 0
 for i, page in ipairs(KEYS) do
-  local at = 7 + 6 * (i - 1)
+  local at = 10 + 6 * (i - 1)
   local entry, mark, id, amount, student, row = unpack(ARGV, at, at + 5)
   local found = page == '-' and '' or redis.pcall('HGET', page, entry) or ''
   if type(found) ~= 'table' and found:sub(1, 1) == '=' then
     answers[i] = found
   else
-    local refused = refusal_of(tonumber(amount), student)
+    local price, own = tonumber(amount), nil
+    if student ~= '' and (of_student or allows) then
+      own = allows and tonumber(call('HGET', 'spend:allowances', student) or nil) or of_student
+    end
+    local refused = (is_off or of_day or of_month or own) and refusal_of(price, student, own)
     if refused then
       answers[i] = refused
     else
-      reserve(id, amount, student, row)
-      opened = true
-      if reserved then reserved = reserved + tonumber(amount) end
+      price = price or 0
+      local for_student = own and price > 0
+      if for_student then call('HINCRBY', RESERVED, 's:' .. student, price) end
+      opened[#opened + 1] = id
+      opened[#opened + 1] = (price == 0 and '0' or amount) .. (for_student and ' s' or ' ') .. #student .. ' ' .. student .. row
+      total = total + price
+      if reserved then reserved = reserved + price end
       if type(found) == 'table' then
         answers[i] = false
       elseif page == '-' then
         answers[i] = ''
       else
         call('HSET', page, entry, mark)
-        call('PEXPIRE', page, ARGV[3])
+        call('PEXPIRE', page, ARGV[5])
         answers[i] = found == mark and '' or found
       end
     end
   end
 end
-if opened then call('ZADD', REPLICAS, now + lease, replica) end
+if opened[1] then
+  call('HSET', OPEN, unpack(opened))
+  if total > 0 then call('HINCRBY', RESERVED, 'total', total) end
+  if ARGV[6] == '1' then announce() end
+end
 return answers

@@ -1,4 +1,6 @@
-use super::*;
+use jobs::ProviderReply;
+
+use super::page::{read, written};
 
 fn reply(tokens: Option<u64>) -> ProviderReply {
     ProviderReply {

@@ -12,6 +12,7 @@ pub use super::report::{ReportLine, SpendGrouping, SpendReport, month};
 use super::{
     Budgets, Usd,
     report::{HashFields, lines_of, most_first},
+    webhook::{Standing, resend_refused},
 };
 use crate::{
     connection::Connection,
@@ -96,9 +97,7 @@ impl SpendAccounts {
         let mut time = pipe();
         time.cmd("TIME");
         let ((seconds, _),): ((u64, u64),) = self.connection.query(&time).await?;
-        let mut text = iso(seconds);
-        text.truncate("2026-11-30".len());
-        Ok(text)
+        Ok(day_of(seconds))
     }
 
     /// Reads the cost of `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
@@ -174,6 +173,22 @@ impl SpendAccounts {
             .arg(SCAN);
         let ((_, notes),): ((u64, BTreeMap<String, String>),) = self.connection.query(&scan).await?;
         Ok(notes.values().filter_map(|note| paid_call(note)).collect())
+    }
+
+    /// Reads how far usage events are forwarded.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn webhook(&self) -> Result<Standing, RedisError> {
+        Standing::read(&self.connection).await
+    }
+
+    /// Forwards all events again that the receiver has refused for their content; how many they are.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn resend_refused(&self) -> Result<u64, RedisError> {
+        resend_refused(&self.connection).await
     }
 
     /// Budgets, and what is left of them.
@@ -277,7 +292,12 @@ impl SpendAccounts {
     pub async fn allow(&self, student: &str, budget: Option<Usd>) -> Result<(), RedisError> {
         let (key, mut write) = (format!("{SPEND_PREFIX}allowances"), pipe());
         match budget {
-            Some(budget) => write.hset(key, student, budget.nanos()).ignore(),
+            Some(budget) => write
+                .atomic()
+                .set(format!("{SPEND_PREFIX}allows"), 1)
+                .ignore()
+                .hset(key, student, budget.nanos())
+                .ignore(),
             None => write.hdel(key, student).ignore(),
         };
         self.connection.query(&write).await
@@ -306,6 +326,13 @@ fn limit_of(text: Option<&str>) -> Option<Usd> {
         let number: f64 = text.parse().ok()?;
         format!("{number:.9}").parse().ok()
     })
+}
+
+/// The day of a time, UTC, as 2026-11-30.
+pub(crate) fn day_of(seconds: u64) -> String {
+    let mut text = iso(seconds);
+    text.truncate("2026-11-30".len());
+    text
 }
 
 fn iso(seconds: u64) -> String {

@@ -11,13 +11,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use jobs::{CallUsage, Failure, FailureClass, JobType, Provider, ProviderCall, ProviderReply};
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::{PriceTable, Usd};
+use super::{PriceTable, Usd, webhook::KEPT_EVENTS};
 use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
 
 /// Calls that wait to be booked while Redis is away, at most.
@@ -38,6 +39,8 @@ pub struct Budgets {
     pub student: Option<Usd>,
     /// The effect on jobs when the fleet's budget is used up.
     pub exhausted: ExhaustedBudget,
+    /// Whether calls without a known price are made although there is a budget.
+    pub allows_unpriced: bool,
 }
 
 impl Budgets {
@@ -116,6 +119,28 @@ struct UnsentBookings {
     last: u64,
 }
 
+/// When Redis last heard that this replica is alive. Redis is told again in time, not with each call.
+#[derive(Debug, Default)]
+pub(crate) struct Announcement(Mutex<Option<Instant>>);
+
+impl Announcement {
+    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_due(&self, every: Duration) -> bool {
+        self.last().is_none_or(|last| last.elapsed() >= every)
+    }
+
+    pub(crate) fn made(&self) {
+        *self.last() = Some(Instant::now());
+    }
+
+    pub(crate) fn withdraw(&self) {
+        *self.last() = None;
+    }
+}
+
 /// The books of one replica.
 #[derive(Debug)]
 pub struct SpendBooks {
@@ -125,6 +150,10 @@ pub struct SpendBooks {
     pub prices: Arc<PriceTable>,
     /// The budgets.
     pub budgets: Budgets,
+    /// Events that stay in the stream `usage`, about.
+    pub(crate) events: u64,
+    /// When this replica was last marked as alive.
+    pub(crate) announcement: Announcement,
     outbox: Mutex<UnsentBookings>,
     /// Wakes the booking loop when a call waits to be booked and no closing call carries it.
     pub(crate) late: Notify,
@@ -139,11 +168,19 @@ impl SpendBooks {
             replica: replica.to_owned(),
             prices,
             budgets,
+            events: KEPT_EVENTS,
+            announcement: Announcement::default(),
             outbox: Mutex::default(),
             late: Notify::new(),
             last_call: AtomicU64::new(0),
             open: AtomicUsize::new(0),
         }
+    }
+
+    /// Sets how many events stay in the stream `usage`, about.
+    #[must_use]
+    pub fn keeping_events(self, events: u64) -> Self {
+        Self { events, ..self }
     }
 
     /// A call that is about to be opened.
@@ -154,7 +191,7 @@ impl SpendBooks {
             books: self.clone(),
             id: self.last_call.fetch_add(1, Ordering::Relaxed) + 1,
             provider: call.provider,
-            estimate: estimate.unwrap_or_default(),
+            estimate,
             row: row(call.provider, &call.estimate.model, payer.kind),
             payer: payer.clone(),
             is_sent: false,
@@ -230,8 +267,8 @@ pub struct OpenCall {
     /// Unique within the replica.
     pub id: u64,
     provider: Provider,
-    /// The most that it costs.
-    pub estimate: Usd,
+    /// The most that it costs; `None` if its model has no price.
+    pub estimate: Option<Usd>,
     /// The row of its sums, by the model that is asked.
     pub row: String,
     /// The student and the type of job that it is booked for.
@@ -283,7 +320,7 @@ impl OpenCall {
             number: 0,
             id: self.id,
             came_to,
-            amount: self.estimate,
+            amount: self.estimate.unwrap_or_default(),
             student: self.payer.student.clone(),
             row: self.row.clone(),
             tokens: [0; 4],

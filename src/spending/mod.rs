@@ -6,6 +6,7 @@
 //! - `report`: what was spent, added up.
 //! - [`books`]: the calls of a replica, from their reservation to their booking; `books.lua`, in front of the ledger's scripts.
 //! - [`refusal`]: why a call may not be paid for.
+//! - [`webhook`]: forwards usage events.
 //! - [`prices`]: what providers charge, from `prices.toml`; [`cost`](prices::PriceTable::cost) of a call.
 
 pub mod accounts;
@@ -16,6 +17,7 @@ pub mod refusal;
 mod report;
 
 pub mod job_spend;
+pub mod webhook;
 
 pub use self::{
     books::{Budgets, ExhaustedBudget, Payer, SpendBooks},

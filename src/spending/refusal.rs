@@ -32,6 +32,11 @@ pub enum SpendRefusal {
         /// The allowance.
         budget: Usd,
     },
+    /// The call's model has no price, and there is a budget.
+    Unpriced {
+        /// The effect on the job.
+        exhausted: ExhaustedBudget,
+    },
     /// Redis is away, and a budget is configured: nothing says how much of it is left.
     Unreachable,
 }
@@ -50,6 +55,7 @@ impl SpendRefusal {
         );
         match word {
             "switch" => Self::Switch,
+            "unpriced" => Self::Unpriced { exhausted },
             "student" => Self::Student { spent, budget },
             period => Self::Fleet {
                 is_daily: period == "day",
@@ -67,7 +73,16 @@ impl SpendRefusal {
                 .with_retry_after(Some(ASK_AGAIN))
                 .with_lack_of_money()
         };
+        let wait_or_fail = |why: String, exhausted| match exhausted {
+            ExhaustedBudget::Wait => wait(why),
+            ExhaustedBudget::Fail => Failure::new(FailureClass::OverBudget, why),
+        };
         let failure = match self {
+            Self::Unpriced { exhausted } => {
+                let why = "there is a budget, and the call's model has no price: add its row to PRICES_FILE, or set \
+                           UNPRICED_CALLS=allow";
+                wait_or_fail(why.to_owned(), exhausted)
+            }
             Self::Switch => wait("the budget kill switch is on (system:budget_kill_switch)".to_owned()),
             Self::Unreachable => wait("the budget cannot be checked: Redis does not answer".to_owned()),
             Self::Student { spent, budget } => Failure::new(
@@ -86,10 +101,7 @@ impl SpendRefusal {
                 let why = format!(
                     "the budget of the {period} is used up: {spent} USD of {budget} USD are spent or reserved"
                 );
-                match exhausted {
-                    ExhaustedBudget::Wait => wait(why),
-                    ExhaustedBudget::Fail => Failure::new(FailureClass::OverBudget, why),
-                }
+                wait_or_fail(why, exhausted)
             }
         };
         failure.by(provider)
@@ -116,6 +128,19 @@ mod tests {
         assert_eq!(
             month.to_string(),
             "the budget of the month is used up: 1.50 USD of 1.00 USD are spent or reserved"
+        );
+        let unpriced = failure("!unpriced 5000 0 0", ExhaustedBudget::Wait);
+        assert_eq!(
+            (unpriced.class(), unpriced.lacks_money()),
+            (FailureClass::Blocked, true)
+        );
+        assert_eq!(
+            failure("!unpriced 5000 0 0", ExhaustedBudget::Fail).class(),
+            FailureClass::OverBudget
+        );
+        assert_eq!(
+            failure("!day 1 1 1", ExhaustedBudget::Fail).class(),
+            FailureClass::OverBudget
         );
         assert_eq!(
             failure("!day 1 1 1", ExhaustedBudget::Fail).class(),

@@ -28,7 +28,7 @@ impl Field {
         }
     }
 
-    async fn inflict(&self, fault: Fault, victim: usize) {
+    pub(crate) async fn inflict(&self, fault: Fault, victim: usize) {
         let Slot { proxy, clock, .. } = &self.slots[victim];
         let weather = |weather: Weather, time| async move {
             let from = self.simulator.journal().elapsed_ms();

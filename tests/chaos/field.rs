@@ -46,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) calls: u64,
     /// Calls to OpenAI a minute; 0 is no limit.
     pub(crate) rpm: u64,
+    /// Further variables of the replicas.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 /// How long nothing may end before what is left counts as stranded.
@@ -126,6 +128,7 @@ impl Field {
         ] {
             launcher.env.push((name, value));
         }
+        launcher.env.extend(settings.env.iter().cloned());
         let (faketime, neighbour) = (faketime(), neighbour());
         let mut slots = Vec::new();
         for n in 0..settings.replicas {
@@ -192,6 +195,17 @@ impl Field {
             order.query_async(&mut connection).await.ok()
         })
         .await
+    }
+
+    /// How many jobs have not ended.
+    pub(crate) async fn unfinished(&self) -> u64 {
+        let mut sum = 0;
+        for layout in Layout::ALL {
+            let broker = self.broker(layout);
+            let counts = eventually("the jobs are counted", async || broker.counts().await.ok()).await;
+            sum += counts.waiting + counts.active + counts.delayed;
+        }
+        sum
     }
 
     /// Waits until every job has ended; `false` when nothing ends any more.

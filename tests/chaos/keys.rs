@@ -20,6 +20,7 @@ const OURS: &[&str] = &[
     "ratelimit:",
     "ledger:",
     "spend:",
+    "system:",
     "usage",
     "idempotency:",
     "fleet:",

@@ -9,7 +9,7 @@
 //! | `CHAOS_JOBS` | jobs in all, half of them in each layout |
 //! | `CHAOS_SECONDS`, `CHAOS_MINUTES` | how long things go wrong |
 //! | `CHAOS_REPLICAS` | replicas at a time |
-//! | `CHAOS_KILLS` | SIGKILLs of `kills` |
+//! | `CHAOS_KILLS` | SIGKILLs of `kills` and `money` |
 //! | `CHAOS_LEASE` | seconds of `LEASE_TTL` |
 //! | `CHAOS_NEIGHBOUR` | binary of another version: every second replica runs it (`scripts/mixed-versions.sh`) |
 //! | `CHAOS_STRICT=on` | a paid call made again is a fault, unless a replica was killed, frozen or cut off around its answer |
@@ -17,7 +17,7 @@
 //!
 //! # Layout
 //! - `plan`: the schedule. `field`, `fleet`: where it happens. `faults`: how. `jobs`: what is enqueued.
-//! - `oracle`, `keys`: what must hold. `recovery`: how long the jobs of the dead wait. `report`: figures.
+//! - `oracle`, `keys`: what must hold. `money`: of the books. `recovery`: how long the jobs of the dead wait. `report`: figures.
 //! - `selftest`: the oracle itself.
 
 #![allow(
@@ -32,6 +32,7 @@ mod field;
 mod fleet;
 mod jobs;
 mod keys;
+mod money;
 mod oracle;
 mod plan;
 mod recovery;
@@ -48,6 +49,7 @@ mod support;
 
 use std::{path::Path, time::Duration};
 
+use backend_worker::spending::Usd;
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
@@ -59,7 +61,7 @@ use crate::{
     plan::Lane,
     recovery::Recovery,
     report::Title,
-    support::proxy,
+    support::{Receiver, proxy},
 };
 
 /// A number from the environment.
@@ -104,6 +106,7 @@ fn settings(jobs: u64, seconds: u64, replicas: u64, lease: u64) -> (Settings, St
         slots: 10,
         calls: 20,
         rpm: 0,
+        env: Vec::new(),
     };
     (settings, variables)
 }
@@ -252,4 +255,121 @@ async fn kills() {
         }
     })
     .await;
+}
+
+/// The settings of the runs about money: what is billed varies, events go to `receiver`, and each call is reserved before
+/// it is sent (without any budget, a replica that dies during an outage of Redis takes its calls of that time along).
+fn with_money(settings: Settings, receiver: &Receiver, budget: &str) -> Settings {
+    let variables = [
+        ("USAGE_WEBHOOK_URL", receiver.url()),
+        ("USAGE_WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
+        ("BUDGET_MONTHLY_USD", budget.to_owned()),
+        ("OPENAI_REASONING_EFFORT", "low".to_owned()),
+        ("OPENAI_BREAKER_FAILURES", "100".to_owned()),
+        ("AZURE_BREAKER_FAILURES", "100".to_owned()),
+    ];
+    Settings {
+        latency: Duration::from_millis(60),
+        slots: 6,
+        calls: 40,
+        env: variables.into(),
+        ..settings
+    }
+}
+
+const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+/// How long replicas may take to find Redis again, ms.
+const RECONNECTING_MS: f64 = 2000.0;
+/// The share of the provider's answers that fail in the runs about money.
+const FAILURES: f64 = 0.08;
+
+/// Kills replicas, and every fifth time restarts Redis too, evenly over the run.
+async fn kill_for_money(field: &Field, kills: u64) {
+    let mut rng = StdRng::seed_from_u64(field.settings.seed);
+    let mean = field.settings.over.div_f64(kills.max(1) as f64);
+    for nth in 0..kills {
+        sleep(mean.mul_f64(rng.random_range(0.5..1.5))).await;
+        field.kill(rng.random_range(0..field.settings.replicas)).await;
+        *field.record().faults.entry("SIGKILL").or_default() += 1;
+        if nth % 5 == 4 {
+            let restart = plan::Fault::RestartRedis { killed: nth % 2 == 0 };
+            let from = field.simulator.journal().elapsed_ms();
+            field.inflict(restart, 0).await;
+            let to = field.simulator.journal().elapsed_ms();
+            field.record().partitions.push((from, to + RECONNECTING_MS));
+            *field.record().faults.entry(restart.name()).or_default() += 1;
+        }
+    }
+}
+
+/// Replicas are killed, Redis restarts, answers fail and are lost: the books are the provider's bill.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn money() {
+    let kills = number("CHAOS_KILLS").unwrap_or(5);
+    let (settings, variables) = settings(300, 15, 4, 5);
+    let receiver = Receiver::start(WEBHOOK_SECRET).await;
+    let title = Title {
+        name: "money",
+        heading: "The books and the provider's bill",
+        about: "The simulator keeps a bill by the same prices and its own arithmetic, with cached, written and reasoning \
+                tokens and other tiers. Replicas are killed, Redis restarts, and 8 % of the answers fail or are cut.",
+        command: command(&format!("CHAOS_KILLS={kills} {variables}"), "money"),
+    };
+    let (field, started) = (
+        Field::set(with_money(settings, &receiver, "1000")).await,
+        Instant::now(),
+    );
+    field.simulator.vary_bills();
+    field.simulator.faults().set_random_share(FAILURES).unwrap();
+    let producing = jobs::produce(&field, field.settings.jobs, field.settings.over);
+    interruptible(async { tokio::join!(kill_for_money(&field, kills), producing) }).await;
+    field.drained().await;
+    money::settled(&field).await;
+    let mut verdict = Verdict::default();
+    money::audit(&field, &receiver, &mut verdict).await;
+    conclude(&title, &field, started, |all| all.append(verdict)).await;
+}
+
+/// The budget of the month is smaller than the load: it is never exceeded, and once it is raised every job ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn budget() {
+    let kills = number("CHAOS_KILLS").unwrap_or(3);
+    let (settings, variables) = settings(300, 15, 4, 5);
+    let receiver = Receiver::start(WEBHOOK_SECRET).await;
+    let title = Title {
+        name: "budget",
+        heading: "A budget that is used up",
+        about: "The same load with a budget of about half of what it costs, which an operator raises when nothing moves any \
+                more.",
+        command: command(&format!("CHAOS_KILLS={kills} {variables}"), "budget"),
+    };
+    // A job of this load costs about 0.0008 USD, and each lost answer up to 0.009 USD.
+    let limit = Usd::from_nanos(400_000 * 2 * settings.jobs as u64 + 50_000_000);
+    let settings = with_money(settings, &receiver, &limit.to_string());
+    let (field, started) = (Field::set(settings).await, Instant::now());
+    field.simulator.vary_bills();
+    let producing = jobs::produce(&field, field.settings.jobs, field.settings.over);
+    let until_used_up = async {
+        tokio::join!(kill_for_money(&field, kills), producing);
+        money::standstill(&field).await;
+    };
+    let most = interruptible(money::watch(&field, limit, until_used_up)).await;
+    let waiting = field.unfinished().await;
+    money::accounts(&field)
+        .set_month(Some(Usd::from_nanos(1_000_000_000_000)))
+        .await
+        .unwrap();
+    field.drained().await;
+    money::settled(&field).await;
+    let mut verdict = Verdict::default();
+    verdict.figure("budget, USD", limit);
+    verdict.figure("most that was spent or reserved at a time, USD", most);
+    verdict.figure("jobs that waited for the budget", waiting);
+    if waiting == 0 {
+        verdict
+            .findings
+            .push("no job waited: the budget was not used up".to_owned());
+    }
+    money::audit(&field, &receiver, &mut verdict).await;
+    conclude(&title, &field, started, |all| all.append(verdict)).await;
 }

@@ -20,7 +20,7 @@ const POISON_AFTER: u32 = 3;
 /// Tries of a job's first attempt; each further attempt has one.
 const TRIES: u32 = 3;
 /// Upper bound of an answer's travel time: a replica that dies within it may not have received the answer.
-const ON_ITS_WAY_MS: f64 = 150.0;
+pub(crate) const ON_ITS_WAY_MS: f64 = 150.0;
 
 /// What an onlooker reads of one job.
 struct Seen {
@@ -45,12 +45,20 @@ impl Verdict {
     }
 
     /// A figure that has to be zero; `which` says what stands in its way.
-    fn zero(&mut self, name: &'static str, which: &[String]) {
+    pub(crate) fn zero(&mut self, name: &'static str, which: &[String]) {
         self.figure(name, which.len());
         let first = which.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
         if !which.is_empty() {
             self.findings.push(format!("{name}: {} ({first})", which.len()));
         }
+    }
+}
+
+impl Verdict {
+    /// Adds what another audit has found.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.figures.append(&mut other.figures);
+        self.findings.append(&mut other.findings);
     }
 }
 

@@ -230,23 +230,48 @@ async fn calls_of_a_silent_replica_are_possibly_paid_until_it_is_heard_again() {
         ledger(&redis, "silent", Budgets::default()),
         ledger(&redis, "other", Budgets::default()),
     );
-    let (held, dead) = (page(&silent, "1", "ann"), page(&silent, "2", "ann"));
-    let (held, _dead) = (open(&held).await.unwrap(), open(&dead).await.unwrap());
+    let (held, refused, dead) = (
+        page(&silent, "1", "ann"),
+        page(&silent, "2", "ann"),
+        page(&silent, "3", "ann"),
+    );
+    let (held, refused, _dead) = (
+        open(&held).await.unwrap(),
+        open(&refused).await.unwrap(),
+        open(&dead).await.unwrap(),
+    );
     let estimate = usd(ESTIMATE).nanos();
-    assert_eq!(fields(&redis, "reserved").await["total"], 2 * estimate);
+    assert_eq!(fields(&redis, "reserved").await["total"], 3 * estimate);
     let stop = CancellationToken::new();
     let running = tokio::spawn({
         let (other, stop) = (other.clone(), stop.clone());
         async move { other.run(stop).await }
     });
     let key = format!("day:{}", today(&redis).await);
-    eventually("both are booked as possibly paid", async || {
+    eventually("all are booked as possibly paid", async || {
         let day = fields(&redis, &key).await;
-        (day.get("possible") == Some(&(2 * estimate))).then_some(())
+        (day.get("possible") == Some(&(3 * estimate))).then_some(())
     })
     .await;
     assert_eq!(fields(&redis, "reserved").await, HashMap::new());
     held.close(&call(), &answer()).await;
+    refused
+        .close(&call(), &Err(Failure::transient("503").with_status(503)))
+        .await;
+    type Events = Vec<(String, HashMap<String, String>)>;
+    let events: Events = redis.ask(&["XRANGE", "usage", "-", "+"]).await;
+    let told = events.iter().skip(3).map(|(_, event)| {
+        let word = |name: &str| event[name].clone();
+        (word("call"), word("kind"), word("nanoUsd"))
+    });
+    let cost = usd(COST).nanos().to_string();
+    let expected = [("silent:1", "paid", &*cost), ("silent:2", "nothing", "0")]
+        .map(|(call, kind, amount)| (call.to_owned(), kind.to_owned(), amount.to_owned()));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        expected,
+        "followers of the stream hear of it"
+    );
     let day = fields(&redis, &key).await;
     assert_eq!((day["possible"], day["total"]), (estimate, usd(COST).nanos()));
     let students = fields(&redis, &format!("students:{}", &key[4..11])).await;

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use backend_worker::{
-    queue::{Broker, Layout, NewJob, JobState},
+    queue::{Broker, JobState, Layout, NewJob},
     simulator::Provider,
 };
 use jobs::JobType;

@@ -66,6 +66,7 @@ families! {
     PAID_CALLS = Counter "backend_worker_paid_calls_total" ["provider"] "answers that cost money";
     SPENT = Counter "backend_worker_spent_usd_total" ["provider", "certainty"] "USD that this replica's calls have cost, by the prices in force; possible: of calls whose answer was lost, at most";
     UNPRICED_CALLS = Counter "backend_worker_unpriced_calls_total" ["provider"] "answers of models that have no price: what they cost is not known";
+    USAGE_WEBHOOK = Counter "backend_worker_usage_webhook_total" ["result"] "usage events: delivered to USAGE_WEBHOOK_URL; failed: tries that were not taken; refused: set aside for their content; skipped: without the student that the body needs";
     USELESS_ANSWERS = Counter "backend_worker_useless_answers_total" ["provider"] "answers that arrived and were of no use to their job; they do not count for the breaker";
     LEDGER = Counter "backend_worker_ledger_total" ["event"] "paid calls sent; answers reused instead of sending; unknown: sent once and the answer lost; resent: of these, sent again; unrecorded: not written down";
     TOKENS = Counter "backend_worker_tokens_total" ["provider"] "tokens that the provider charged";
@@ -83,6 +84,9 @@ families! {
     QUEUE_OLDEST = Gauge "backend_worker_queue_oldest_waiting_seconds" ["queue", "layout"] "age of the job that is next in line, 0 without one; every replica reports the same";
     BUDGET_USED = Gauge "backend_worker_budget_used_ratio" ["period"] "share of the fleet's budget that is spent or reserved, absent where there is none; every replica reports the same";
     KILL_SWITCH = Gauge "backend_worker_budget_kill_switch" [] "1 while the kill switch stops all paid calls, else 0; every replica reports the same";
+    WEBHOOK_WAITING = Gauge "backend_worker_usage_webhook_backlog" [] "usage events that USAGE_WEBHOOK_URL has not taken yet, absent without it; every replica reports the same";
+    WEBHOOK_OLDEST = Gauge "backend_worker_usage_webhook_oldest_seconds" [] "age of the oldest of them, 0 without any; every replica reports the same";
+    WEBHOOK_REFUSED = Gauge "backend_worker_usage_webhook_refused_events" [] "usage events that are set aside because the receiver refuses their content; every replica reports the same";
     BREAKER_STATE = Gauge "backend_worker_breaker_state" ["breaker", "state"] "1 for the state that the fleet's breaker is in; every replica reports the same";
     BREAKER_DOWN = Gauge "backend_worker_breaker_not_closed_seconds" ["breaker"] "time since the fleet's breaker was last closed, 0 while it is; every replica reports the same";
     ACCOUNT_FAULT = Gauge "backend_worker_account_fault" ["breaker", "fault"] "1 while jobs wait for the provider's account: its credit, key, scope, model and so on, else 0; every replica reports the same";
@@ -104,7 +108,7 @@ mod tests {
     use crate::{
         gate::{Reason, State},
         queue::Layout,
-        telemetry::metrics::labels::{Answer, JobClass, JobLabel, JobOutcome, RedisFault},
+        telemetry::metrics::labels::{Answer, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
     };
 
     /// The values of a label.
@@ -130,6 +134,7 @@ mod tests {
             "scope" => list(vec!["fleet", "replica"]),
             "reason" => list(Reason::ALL.iter().map(|v| v.as_str()).collect()),
             "to" => list(State::ALL.iter().map(|v| v.as_str()).collect()),
+            "result" => list(WebhookResult::ALL.iter().map(|v| v.as_str()).collect()),
             "kind" => list(RedisFault::ALL.iter().map(|v| v.as_str()).collect()),
             "state" => format!(
                 "of a breaker {}; of jobs `waiting`, `active`, `completed`, `failed`, `delayed`",

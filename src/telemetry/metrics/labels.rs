@@ -20,7 +20,15 @@ macro_rules! index_by_variant {
         }
     )*};
 }
-index_by_variant!(Provider, Reason, State, JobOutcome, Answer, RedisFault);
+index_by_variant!(
+    Provider,
+    Reason,
+    State,
+    JobOutcome,
+    Answer,
+    RedisFault,
+    WebhookResult
+);
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $text:literal,)* }) => {
@@ -105,6 +113,20 @@ label! {
         Connection = "connection",
         /// Redis answered with an error.
         Answer = "answer",
+    }
+}
+
+label! {
+    /// What came of sending a usage event.
+    WebhookResult {
+        /// The receiver has taken it.
+        Delivered = "delivered",
+        /// It was not taken, and is sent again.
+        Failed = "failed",
+        /// The receiver refuses its content: it is set aside.
+        Refused = "refused",
+        /// It has no student, and the receiver needs one.
+        Skipped = "skipped",
     }
 }
 

@@ -22,7 +22,7 @@ use jobs::{FailureClass, Provider};
 
 use self::{
     cells::{Counter, Histogram},
-    labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault},
+    labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
 };
 use crate::gate::{Reason, State};
 
@@ -57,6 +57,8 @@ pub struct ProcessCounters {
     pub spent: [[Counter; 2]; PROVIDERS],
     /// Replies of models without a price.
     pub unpriced_calls: [Counter; PROVIDERS],
+    /// Usage events on their way to the webhook.
+    pub usage_webhook: [Counter; WebhookResult::COUNT],
     /// Replies that their jobs could not use.
     pub useless_answers: [Counter; PROVIDERS],
     /// How long Redis takes to answer.
@@ -87,6 +89,7 @@ impl ProcessCounters {
             paid_calls: [const { Counter::new() }; PROVIDERS],
             spent: [const { [const { Counter::new() }; 2] }; PROVIDERS],
             unpriced_calls: [const { Counter::new() }; PROVIDERS],
+            usage_webhook: [const { Counter::new() }; WebhookResult::COUNT],
             useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],

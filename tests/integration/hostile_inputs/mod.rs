@@ -6,7 +6,7 @@ mod server;
 
 use std::time::Duration;
 
-use backend_worker::queue::{Broker, JobSnapshot, Layout, NewJob, JobState};
+use backend_worker::queue::{Broker, JobSnapshot, JobState, Layout, NewJob};
 use jobs::JobType;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json, value::RawValue};

@@ -6,6 +6,8 @@ mod driver;
 mod node;
 #[allow(dead_code, reason = "the gate's tests and the chaos suite have other weather")]
 pub(crate) mod proxy;
+#[allow(dead_code, reason = "the chaos suite asks less of it")]
+mod receiver;
 mod replica;
 #[allow(dead_code, reason = "the chaos suite asks more of a worker")]
 mod scene;
@@ -38,6 +40,8 @@ pub(crate) use browser::Browser;
 pub(crate) use driver::{folder as node_folder, script as node_script};
 pub(crate) use node::{Node, NodeScene};
 pub(crate) use proxy::{Proxy, Weather};
+#[allow(unused_imports, reason = "the chaos suite names some")]
+pub(crate) use receiver::{Call, Manner, Receiver};
 pub(crate) use replica::{RunningReplica, Script, options, replica};
 #[allow(unused_imports, reason = "the chaos suite names the launcher")]
 pub(crate) use scene::{Launcher, Scene, Worker};
