@@ -64,6 +64,24 @@ impl JobType {
         }
     }
 
+    /// Returns true if `result` is a whole result of this type, which may be given to equal jobs too. One that lacks images
+    /// for a passing reason is not.
+    pub fn is_reusable(self, result: &Value) -> bool {
+        let is_success = result["success"] == true;
+        match self {
+            Self::GenerateFlashcards => {
+                let cards = result["flashcards"].as_array();
+                let is_card = |card: &Value| card["front"].is_string() && card["back"].is_string();
+                is_success && cards.is_some_and(|cards| !cards.is_empty() && cards.iter().all(is_card))
+            }
+            Self::AssessPronunciation => is_success && result["result"]["words"].is_array(),
+            Self::ProcessImage => {
+                let (read, all) = (&result["result"]["imagesProcessed"], &result["result"]["totalImages"]);
+                is_success && result["result"]["text"].is_string() && read.is_u64() && read == all
+            }
+        }
+    }
+
     /// The provider that it pays.
     pub const fn provider(self) -> Provider {
         match self {

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
+    deduplication::Deduplication,
     dialects::Dialects,
     gate::Gates,
     ledger::Ledger,
@@ -95,6 +96,12 @@ impl Replica {
             // Apart from the media: a job holds room of both at a time.
             payloads: MemoryBudget::new(config.media_memory / 2),
             ledger: Some(ledger.clone()),
+            deduplication: Deduplication::new(
+                connection.clone(),
+                config.deduplication,
+                student_field(config),
+                &config.replica,
+            ),
             student_field: student_field(config),
             retry: config.retry,
             rules: rules.clone(),

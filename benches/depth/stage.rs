@@ -9,6 +9,7 @@ use std::{
 
 use backend_worker::{
     connection::Connection,
+    deduplication,
     demo::PrivateRedis,
     gate, ledger,
     queue::{self, Broker, BrokerOptions, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
@@ -86,6 +87,7 @@ impl Stage {
             queue::script_names(),
             gate::script_names(),
             ledger::script_names(),
+            deduplication::script_names(),
         ]
         .into_iter()
         .flatten()

@@ -98,6 +98,7 @@ fn patterns(config: &Config) -> Vec<String> {
             "gate:*",
             "ratelimit:*",
             "idempotency:*",
+            "dedup:*",
             "ledger:*",
             "spend:*",
             "system:*",

@@ -30,6 +30,7 @@ use self::reader::Reader;
 pub use self::spending::SpendingSettings;
 use crate::{
     connection::RedisAddress,
+    deduplication::{Deduplicate, DeduplicationSettings},
     gate::GatesSettings,
     ledger::UnknownCalls,
     media_helper::HelperProgram,
@@ -88,6 +89,8 @@ pub struct Config {
     pub ledger_ttl: Option<Duration>,
     /// Prices and budgets of provider calls.
     pub spending: SpendingSettings,
+    /// Which jobs are equal, and get one result.
+    pub deduplication: DeduplicationSettings,
     /// The rule for a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
     /// True if this worker's back-off spaces retries of BullMQ jobs whose producer names none.
@@ -198,6 +201,15 @@ impl Config {
             ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))
                 .filter(|ttl| !ttl.is_zero()),
             spending: spending::read(&mut env),
+            deduplication: DeduplicationSettings {
+                mode: env.parse(&vars::DEDUPLICATE, |text| match text {
+                    "off" => Ok(Deduplicate::Off),
+                    "user" => Ok(Deduplicate::User),
+                    "shared" => Ok(Deduplicate::Shared),
+                    _ => Err("off, user or shared".to_owned()),
+                }),
+                keep_for: env.duration(&vars::DEDUPLICATE_TTL, Duration::from_secs(1), 30 * 24 * HOUR),
+            },
             unknown_calls: env.parse(&vars::UNKNOWN_CALL, |text| match text {
                 "retry" => Ok(UnknownCalls::Retry),
                 "fail" => Ok(UnknownCalls::Fail),

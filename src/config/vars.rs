@@ -130,6 +130,8 @@ vars! {
     BUDGET_MONTHLY_USD = None, "what all calls of a month may cost; `system:monthly_budget_limit` in Redis wins, and is followed at once";
     USER_BUDGET_MONTHLY_USD = None, "what the calls for one student may cost a month, such as `5`; a job beyond it fails";
     BUDGET_EXHAUSTED = Value("wait"), "jobs when the budget of the day or month is used up: `wait`, or `fail`";
+    DEDUPLICATE = Value("off"), "jobs without `opts.idempotencyKey` that ask for the same: `user`: those of one student with the same type and payload get one result, `shared`: those of all students, `off`: each is paid for";
+    DEDUPLICATE_TTL = Value("24h"), "how long the result of such a job is given to equal ones";
     UNKNOWN_CALL = Value("retry"), "a paid call whose answer was lost: `retry` makes it again, `fail` fails the job";
     UNKNOWN_JOB_TYPE = Value("fail"), "`fail`, or `give-back` where another worker serves the queue too";
     UPLOADS_DIR = None, "folder below which the files of `audioFilePath` and `imageFilePath` lie; without it they are refused";

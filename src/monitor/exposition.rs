@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use jobs::{AccountFault, Provider};
+use jobs::{AccountFault, JobType, Provider};
 
 use super::{Reading, process};
 use crate::{
@@ -117,6 +117,15 @@ fn calls(text: &mut Text) {
             let usd = Usd::from_nanos(counter.get()).dollars();
             text.sample(&table::SPENT, &[provider.as_str(), certainty], usd);
         }
+    }
+    for (kind, of_type) in JobType::ALL.iter().zip(&PROCESS.deduplicated) {
+        for (how, counter) in table::DEDUPLICATED_AS.iter().zip(of_type) {
+            text.counter(&table::DEDUPLICATED, &[kind.as_str(), how], counter);
+        }
+    }
+    for (kind, counter) in JobType::ALL.iter().zip(&PROCESS.saved) {
+        let usd = Usd::from_nanos(counter.get()).dollars();
+        text.sample(&table::SAVED, &[kind.as_str()], usd);
     }
     for (family, counters) in [
         (&table::PAID_CALLS, &PROCESS.paid_calls),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use redis::RedisError;
 
 use super::{
-    ClaimNumber, Completed, Completion, Counts, Delivery, JobView, Later, Layout, Lease, NewJob, Note, Page,
+    ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery, EqualJobs, JobView, Later, Layout, Lease, NewJob, Note, Page,
     Query, Recovered, Removal, Retried, RetryOrder, Settled, Standing, Watchers,
 };
 use crate::redis_error::Meaning;
@@ -57,6 +57,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
         let completion = Completion {
             lease: lease.clone(),
             result: result.to_owned(),
+            equal: None,
         };
         let Completed { mut settled, .. } = self.complete_all(&[completion], None).await;
         settled.pop().unwrap_or(Ok(Settled::Lost)) // There is one for each.
@@ -68,6 +69,21 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Puts a job off for a limit, or because its provider names a time: however often, it is not added to what the job
     /// has waited.
     async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError>;
+
+    /// Says how Redis recognises that a claim still holds its job.
+    fn proof_of(&self, lease: &Lease) -> ClaimProof;
+
+    /// Makes a job wait for the result of an equal one: until that one ends, or for `delay`. It costs no attempt.
+    async fn await_equal(
+        &self,
+        lease: &Lease,
+        delay: Duration,
+        reason: &str,
+        equal: &EqualJobs,
+    ) -> Result<Settled, BrokerError>;
+
+    /// Wakes the next of this queue's jobs that wait for an equal one.
+    async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError>;
 
     /// Makes a job a dead letter.
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError>;

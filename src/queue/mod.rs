@@ -27,7 +27,10 @@ pub use backoff::QueueBackoff;
 pub use broker::{Broker, BrokerError, BrokerOptions, FieldName};
 pub use claims::ClaimNumber;
 pub(crate) use fair::owner_of;
-pub use job::{Completed, Completion, Delivery, Later, Lease, NewJob, Note, Recovered, Settled};
+use job::told_equal;
+pub use job::{
+    Answered, ClaimProof, Completed, Completion, Delivery, EqualJobs, Later, Lease, NewJob, Note, Recovered, Settled,
+};
 pub use layout::{Layout, UnknownLayout};
 pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};
 pub use scripts::script_names;

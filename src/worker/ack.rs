@@ -20,7 +20,8 @@ use super::{
     Assignment, Outcome, completions::Completions, loops::Pause, runtime::QueueWorker, vitals::Ending,
 };
 use crate::{
-    queue::{BrokerError, Later, Lease, Settled},
+    deduplication::Part,
+    queue::{Answered, BrokerError, EqualJobs, Later, Lease, Settled},
     telemetry::{
         panics::describe_end,
         trace::{self, Span, SpanKind},
@@ -114,8 +115,9 @@ where
             };
             course.has_started();
             let outcome = outcome.map(|outcome| worker.hold(outcome.with_student_sentence(course.kind())));
+            let equal = course.equal();
             let ending = worker
-                .settle(&completions, &delivery.lease, outcome.as_ref())
+                .settle(&completions, &delivery.lease, outcome.as_ref(), equal.as_ref())
                 .await;
             worker.vitals.ended(ending);
             course.count(worker.vitals.cells(), ending, outcome.as_ref());
@@ -195,7 +197,13 @@ impl QueueWorker {
     }
 
     /// Writes an outcome, and says how the delivery ended; `None` says that the job is not ours.
-    async fn settle(&self, completions: &Completions, lease: &Lease, outcome: Option<&Outcome>) -> Ending {
+    async fn settle(
+        &self,
+        completions: &Completions,
+        lease: &Lease,
+        outcome: Option<&Outcome>,
+        equal: Option<&(EqualJobs, Part)>,
+    ) -> Ending {
         let Some(outcome) = outcome else {
             warn!("the job was lost to another replica: its outcome is dropped");
             return Ending::Lost;
@@ -203,8 +211,11 @@ impl QueueWorker {
         let mut pause = Pause::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut refusals = 0;
         loop {
-            match self.write(completions, lease, outcome).await {
-                Ok(Settled::Applied) => return report(outcome),
+            match self.write(completions, lease, outcome, equal).await {
+                Ok(Settled::Applied) => {
+                    self.hand_over(outcome, equal).await;
+                    return report(outcome);
+                }
                 Ok(Settled::Lost) => {
                     warn!("the job was lost to another replica: its outcome is dropped");
                     return Ending::Lost;
@@ -223,14 +234,40 @@ impl QueueWorker {
         }
     }
 
+    /// After a leader has failed, the next of its equals runs.
+    async fn hand_over(&self, outcome: &Outcome, equal: Option<&(EqualJobs, Part)>) {
+        if let (Outcome::Failed { .. }, Some((equal, Part::Leads))) = (outcome, equal)
+            && let Err(error) = self.broker.wake_equal(equal).await
+        {
+            warn!(%error, "jobs that wait for this one are not woken: they come by themselves within half a minute");
+        }
+    }
+
     async fn write(
         &self,
         completions: &Completions,
         lease: &Lease,
         outcome: &Outcome,
+        equal: Option<&(EqualJobs, Part)>,
     ) -> Result<Settled, BrokerError> {
         match outcome {
-            Outcome::Completed(result) => completions.write(lease, result).await,
+            Outcome::Completed(result) => {
+                let equal = equal.and_then(|(equal, part)| {
+                    let answered = match part {
+                        Part::Leads => Answered::New,
+                        Part::Alone => Answered::Unusable,
+                        Part::Reuses => Answered::Reused,
+                        Part::Waits => return None,
+                    };
+                    Some((equal.clone(), answered))
+                });
+                completions.write(lease, result, equal).await
+            }
+            Outcome::Later { delay, reason, .. }
+                if let Some((equal, Part::Waits)) = equal =>
+            {
+                self.broker.await_equal(lease, *delay, reason, equal).await
+            }
             Outcome::Later {
                 delay,
                 counts,

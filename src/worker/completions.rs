@@ -9,7 +9,7 @@ use tracing::debug;
 use super::{runtime::QueueWorker, turns::Turn};
 use crate::{
     batch::{Batch, Bounds},
-    queue::{BrokerError, Completed, Completion, Lease, Settled},
+    queue::{Answered, BrokerError, Completed, Completion, EqualJobs, Lease, Settled},
 };
 
 /// Maximum completions in a call; the same bound applies to the claim in that call.
@@ -51,10 +51,16 @@ impl Completions {
     }
 
     /// Completes a job. `result` is JSON.
-    pub(super) async fn write(&self, lease: &Lease, result: &str) -> Result<Settled, BrokerError> {
+    pub(super) async fn write(
+        &self,
+        lease: &Lease,
+        result: &str,
+        equal: Option<(EqualJobs, Answered)>,
+    ) -> Result<Settled, BrokerError> {
         let completion = Completion {
             lease: lease.clone(),
             result: result.to_owned(),
+            equal,
         };
         let died = || BrokerError::Redis((ErrorKind::Client, "the completion's call died").into());
         self.0.ask(completion).await.unwrap_or_else(|| Err(died()))

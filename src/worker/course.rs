@@ -11,9 +11,13 @@ use std::{
 use jobs::JobType;
 
 use super::{Outcome, holds::Starting, vitals::Ending};
-use crate::telemetry::metrics::{
-    QueueCells,
-    labels::{Index, JobClass, JobLabel, JobOutcome},
+use crate::{
+    deduplication::Part,
+    queue::EqualJobs,
+    telemetry::metrics::{
+        QueueCells,
+        labels::{Index, JobClass, JobLabel, JobOutcome},
+    },
 };
 
 /// Facts about a running delivery: its start, its type, whether it was retried.
@@ -24,6 +28,8 @@ pub struct Course {
     retried: AtomicBool,
     /// Until its gate has given a verdict.
     starting: Mutex<Option<Starting>>,
+    /// The jobs that are equal to it, and its part among them.
+    equal: Mutex<Option<(EqualJobs, Part)>>,
 }
 
 impl Default for Course {
@@ -33,6 +39,7 @@ impl Default for Course {
             kind: OnceLock::new(),
             retried: AtomicBool::new(false),
             starting: Mutex::default(),
+            equal: Mutex::default(),
         }
     }
 }
@@ -64,6 +71,16 @@ impl Course {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+    }
+
+    /// It has this part among these equal jobs.
+    pub fn is_one_of(&self, equal: EqualJobs, part: Part) {
+        *self.equal.lock().unwrap_or_else(PoisonError::into_inner) = Some((equal, part));
+    }
+
+    /// The jobs that are equal to it, and its part among them.
+    pub(super) fn equal(&self) -> Option<(EqualJobs, Part)> {
+        self.equal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One of its calls is tried again.

@@ -9,10 +9,11 @@ use tracing::{debug, warn};
 
 use super::{Assignment, Handle, Outcome, loops::Pause, outcome::OutcomeRules};
 use crate::{
+    deduplication::{Deduplication, Joined, Part},
     gate::{Gate, Gates},
     guard::{JobGuard, Reporter},
     ledger::Ledger,
-    queue::{BrokerError, Delivery, Note, Settled, apalis::Envelope, owner_of},
+    queue::{BrokerError, Delivery, EqualJobs, Note, Settled, apalis::Envelope, owner_of},
     retry::{Delay, RetryPolicy},
     spending::Payer,
 };
@@ -40,6 +41,8 @@ pub struct Dispatcher {
     pub payloads: MemoryBudget,
     /// The ledger of paid calls; `None` when it is switched off.
     pub ledger: Option<Arc<Ledger>>,
+    /// Finds jobs that ask for the same.
+    pub deduplication: Deduplication,
     /// The payload's field that names the student.
     pub student_field: Arc<str>,
     /// How provider calls are retried.
@@ -89,6 +92,10 @@ impl Handle for Dispatcher {
         };
         assignment.holds.saw(kind.provider());
         assignment.course.is_a(kind);
+        let equal = match self.join(assignment, &delivery, kind, &payload, &student).await {
+            Ok(equal) => equal,
+            Err(outcome) => return outcome,
+        };
         let stops = assignment.stops.clone();
         let page = match &self.ledger {
             Some(ledger) => {
@@ -106,6 +113,9 @@ impl Handle for Dispatcher {
         delivery.payload = None;
         match self.jobs.run(kind, payload, &guard).await {
             Ok(mut result) => {
+                if let Some(equal) = equal.filter(|_| !kind.is_reusable(&result)) {
+                    assignment.course.is_one_of(equal, Part::Alone);
+                }
                 guard.cost().write_into(&mut result);
                 Outcome::Completed(conceal(&result.to_string()).into_owned())
             }
@@ -148,6 +158,45 @@ impl Dispatcher {
             () = stops.now.cancelled() => cancelled("the replica has to let go of the job"),
             () = stops.draining.cancelled() => cancelled("the replica is stopping"),
             payload = load => Ok(payload),
+        }
+    }
+
+    /// Looks for jobs that are equal to this one. `Err` is the job's outcome where it need not run; `Ok` its equals where it
+    /// leads them.
+    async fn join(
+        &self,
+        assignment: &Assignment,
+        delivery: &Delivery,
+        kind: JobType,
+        payload: &Bytes,
+        student: &str,
+    ) -> Result<Option<EqualJobs>, Outcome> {
+        let (broker, course) = (&*assignment.broker, &assignment.course);
+        let equal = self.deduplication.equals_of(broker, delivery, kind, payload, student);
+        let Some(equal) = equal.await else {
+            return Ok(None);
+        };
+        match self.deduplication.join(broker, delivery, kind, &equal).await {
+            Joined::Leads => {
+                course.is_one_of(equal.clone(), Part::Leads);
+                Ok(Some(equal))
+            }
+            Joined::Unknown => Ok(None),
+            Joined::Reuses(result) => {
+                course.is_one_of(equal, Part::Reuses);
+                Err(Outcome::Completed(conceal(&result.to_string()).into_owned()))
+            }
+            Joined::Waits(delay) => {
+                course.is_one_of(equal, Part::Waits);
+                Err(Outcome::Later {
+                    delay,
+                    counts: false,
+                    reason: "an equal job runs, and this one gets its result".to_owned(),
+                    waits_for: None,
+                    adds_up: false,
+                    note: None,
+                })
+            }
         }
     }
 

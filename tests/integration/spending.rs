@@ -55,6 +55,7 @@ fn page(ledger: &Arc<Ledger>, job: &str, student: &str) -> Page {
         lost: 0,
         first: true,
         trace: None,
+        key: None,
     };
     let payer = Payer {
         student: student.into(),

@@ -30,7 +30,7 @@ use serde_json::value::RawValue;
 
 use self::wait::Waiter;
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery, EqualJobs, INLINE_BYTES,
     JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
     Settled, Standing, Watchers, fair::Placing, line, millis,
 };
@@ -200,6 +200,45 @@ impl Broker for ApalisBroker {
 
     async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
         self.delay(lease, &later, false).await
+    }
+
+    fn proof_of(&self, lease: &Lease) -> ClaimProof {
+        ClaimProof {
+            claim: self.keys.meta(&lease.id),
+            token: lease.token.clone(),
+            leases: self.keys.leases.clone(),
+            worker: self.worker.clone(),
+        }
+    }
+
+    async fn await_equal(
+        &self,
+        lease: &Lease,
+        delay: Duration,
+        reason: &str,
+        equal: &EqualJobs,
+    ) -> Result<Settled, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::AWAIT.prepare_invoke();
+        call.key(&self.inflight)
+            .key(&keys.active)
+            .key(&keys.scheduled)
+            .key(&keys.data)
+            .key(&keys.fair);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&keys.meta_prefix)
+            .arg(millis(delay))
+            .arg(reason)
+            .arg(&*equal.prefix);
+        Ok(settled(self.connection.invoke(&call).await?))
+    }
+
+    async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
+        let mut call = scripts::WAKE.prepare_invoke();
+        call.key(&self.keys.active).key(&self.keys.scheduled);
+        call.arg(&*equal.prefix);
+        Ok(self.connection.invoke(&call).await?)
     }
 
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {

@@ -136,5 +136,6 @@ pub(super) fn delivery(row: Row, token: &Arc<str>) -> Result<Delivery, FromUtf8E
         first,
         lost,
         trace: options.trace,
+        key: options.key,
     })
 }

@@ -4,7 +4,7 @@
 use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 
 use super::{BullmqBroker, claim::Claimed, millis, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Completed, Completion, Delivery, answers};
+use crate::queue::{BrokerError, ClaimNumber, Completed, Completion, Delivery, answers, told_equal};
 
 /// The result of the claim in a call of completions.
 enum Beside {
@@ -71,8 +71,11 @@ impl BullmqBroker {
         self.claim_args(&mut call, next, next.map_or(0, |_| completions.len()), false);
         call.arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count);
-        for Completion { lease, result } in completions {
-            call.arg(&*lease.id).arg(&*lease.token).arg(result);
+        for Completion { lease, result, equal } in completions {
+            call.arg(&*lease.id)
+                .arg(&*lease.token)
+                .arg(result)
+                .arg(told_equal(equal.as_ref()));
         }
         self.connection.invoke(&call).await
     }

@@ -42,7 +42,7 @@ use redis::ScriptInvocation;
 
 use self::{neighbours::Neighbours, renewal::Renewal, wait::Waiter};
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Completed, Completion, Counts, Delivery, INLINE_BYTES,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery, EqualJobs, INLINE_BYTES,
     JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
     Settled, Standing, Watchers, fair::Placing, line, millis,
 };
@@ -198,6 +198,37 @@ impl Broker for BullmqBroker {
 
     async fn put_off(&self, lease: &Lease, later: Later<'_>) -> Result<Settled, BrokerError> {
         self.delay(lease, &later, false).await
+    }
+
+    fn proof_of(&self, lease: &Lease) -> ClaimProof {
+        ClaimProof {
+            claim: format!("{}{}:lock", self.keys.prefix, lease.id),
+            token: lease.token.clone(),
+            leases: String::new(),
+            worker: self.worker.clone(),
+        }
+    }
+
+    async fn await_equal(
+        &self,
+        lease: &Lease,
+        delay: Duration,
+        reason: &str,
+        equal: &EqualJobs,
+    ) -> Result<Settled, BrokerError> {
+        let mut call = self.prepare(&scripts::AWAIT);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(millis(delay))
+            .arg(reason)
+            .arg(&*equal.prefix);
+        self.settle(&call).await
+    }
+
+    async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
+        let mut call = self.prepare(&scripts::WAKE);
+        call.arg(&*equal.prefix);
+        Ok(self.connection.invoke(&call).await?)
     }
 
     async fn fail(&self, lease: &Lease, reason: &str, note: Option<&Note>) -> Result<Settled, BrokerError> {

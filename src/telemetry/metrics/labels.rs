@@ -20,7 +20,7 @@ macro_rules! index_by_variant {
         }
     )*};
 }
-index_by_variant!(Provider, Reason, State, JobOutcome, Answer, RedisFault);
+index_by_variant!(JobType, Provider, Reason, State, JobOutcome, Answer, RedisFault);
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $text:literal,)* }) => {

@@ -18,7 +18,7 @@ pub mod text;
 
 use std::sync::atomic::AtomicU64;
 
-use jobs::{Class, Provider};
+use jobs::{Class, JobType, Provider};
 
 use self::{
     cells::{Counter, Histogram},
@@ -57,6 +57,10 @@ pub struct Process {
     pub spent: [[Counter; 2]; PROVIDERS],
     /// Replies of models without a price.
     pub unpriced_calls: [Counter; PROVIDERS],
+    /// Jobs that were given the result of an equal one, and waits for one, by type.
+    pub deduplicated: [[Counter; 2]; JobType::ALL.len()],
+    /// What the results that were given to equal jobs had cost: billionths of a dollar.
+    pub saved: [Counter; JobType::ALL.len()],
     /// Replies that their jobs could not use.
     pub useless_answers: [Counter; PROVIDERS],
     /// How long Redis takes to answer.
@@ -87,6 +91,8 @@ impl Process {
             paid_calls: [const { Counter::new() }; PROVIDERS],
             spent: [const { [const { Counter::new() }; 2] }; PROVIDERS],
             unpriced_calls: [const { Counter::new() }; PROVIDERS],
+            deduplicated: [const { [const { Counter::new() }; 2] }; JobType::ALL.len()],
+            saved: [const { Counter::new() }; JobType::ALL.len()],
             useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
