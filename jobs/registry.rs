@@ -76,7 +76,10 @@ impl JobType {
             }
             Self::AssessPronunciation => is_success && result["result"]["words"].is_array(),
             Self::ProcessImage => {
-                let (read, all) = (&result["result"]["imagesProcessed"], &result["result"]["totalImages"]);
+                let (read, all) = (
+                    &result["result"]["imagesProcessed"],
+                    &result["result"]["totalImages"],
+                );
                 is_success && result["result"]["text"].is_string() && read.is_u64() && read == all
             }
         }

@@ -180,7 +180,10 @@ mod tests {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), different.len() + 1);
-        assert_ne!(one, of_payload("u", br#"{"a":1,"b":{"x":[1,"\u00e4"],"y":null}}"#, None));
+        assert_ne!(
+            one,
+            of_payload("u", br#"{"a":1,"b":{"x":[1,"\u00e4"],"y":null}}"#, None)
+        );
     }
 
     #[test]

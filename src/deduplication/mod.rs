@@ -348,7 +348,9 @@ fn mark_reused(result: &mut Value) -> Usd {
     };
     let is_reused = usage.insert("reused".to_owned(), json!(true));
     let cost = usage.insert("costUsd".to_owned(), json!(0.0));
-    let cost = cost.and_then(|cost| cost.as_f64()).filter(|_| is_reused.is_none());
+    let cost = cost
+        .and_then(|cost| cost.as_f64())
+        .filter(|_| is_reused.is_none());
     cost.and_then(|cost| format!("{cost:.9}").parse().ok())
         .unwrap_or_default()
 }

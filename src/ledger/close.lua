@@ -2,7 +2,7 @@
 -- have gone silent.
 -- KEYS  1… the page of each call's job
 -- ARGV  1 and 2 as in books.lua  3 time to live of a page, ms  4 is this replica idle: 1 no call of it is in flight
---       5… of each page: entry, mark of this sending, new content, note
+--       5… of each page: entry, mark of this sending, new content, note, job type
 --          new content: '=…' an answer (the script checks no token: any delivery's answer belongs to the same request),
 --          '?' the mark stays, '' the mark is taken back, unless another call has overwritten it since
 --          note: kind, amount and step of the booking, shown on the job's page ('' none)
@@ -13,7 +13,7 @@
 -- Returns {for each page 1, or nil where the page has another type; the last number that is booked}
 local kept = {}
 for i, page in ipairs(KEYS) do
-  local entry, mark, answer, note = unpack(ARGV, 1 + 4 * i, 4 + 4 * i)
+  local entry, mark, answer, note, job_type = unpack(ARGV, 5 * i, 4 + 5 * i)
   if answer == '?' then
     kept[i] = redis.pcall('HGET', page, entry) == mark and 1
   elseif answer ~= '' then
@@ -27,11 +27,16 @@ for i, page in ipairs(KEYS) do
   else
     kept[i] = 1
   end
-  if kept[i] and note ~= '' then call('HSET', page, '$' .. string.sub(mark, 2), note) end
+  if kept[i] and note ~= '' then
+    local is_paid = string.sub(note, 1, 8) ~= 'possible'
+    local added = call('HSET', page, '$' .. string.sub(mark, 2), note, unpack(is_paid and { 'paid', '1' } or {}))
+    -- The first answer that the job has paid for.
+    if added == 2 then add('spend:day:' .. today, job_type .. '|jobs', '1', DAYS) end
+  end
 end
 
 local BOOKED = 'spend:booked:' .. replica
-local first = 5 + 4 * #KEYS
+local first = 5 + 5 * #KEYS
 local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
 local before = booked
 for at = first, #ARGV, 10 do

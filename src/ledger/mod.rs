@@ -383,6 +383,7 @@ impl Entry<'_> {
             mark,
             text,
             note,
+            kind: page.payer.kind,
         });
         if !ledger.trips.close(closing).await && result.is_ok() {
             count(&counters.unrecorded);
@@ -407,6 +408,7 @@ impl Entry<'_> {
             mark,
             text: String::new(),
             note: String::new(),
+            kind: page.payer.kind,
         });
         ledger.trips.close(closing).await;
     }

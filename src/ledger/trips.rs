@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jobs::JobType;
 use redis::{RedisError, Script};
 use tracing::warn;
 
@@ -55,6 +56,8 @@ pub(super) struct Closing {
     pub(super) text: String,
     /// Kind, amount and step of the booking; empty if nothing is booked.
     pub(super) note: String,
+    /// The job's type.
+    pub(super) kind: JobType,
 }
 
 /// The connection and settings that all scripts of a replica share.
@@ -159,7 +162,8 @@ impl Way {
                 .arg(&closing.field)
                 .arg(&closing.mark)
                 .arg(&closing.text)
-                .arg(&closing.note);
+                .arg(&closing.note)
+                .arg(closing.kind.as_str());
         }
         for booking in &bookings {
             add(&mut call, booking);

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use redis::RedisError;
 
 use super::{
-    ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery, EqualJobs, JobView, Later, Layout, Lease, NewJob, Note, Page,
-    Query, Recovered, Removal, Retried, RetryOrder, Settled, Standing, Watchers,
+    ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery, EqualJobs, JobView, Later, Layout,
+    Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder, Settled, Standing, Watchers,
 };
 use crate::redis_error::Meaning;
 

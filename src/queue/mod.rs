@@ -29,7 +29,8 @@ pub use claims::ClaimNumber;
 pub(crate) use fair::owner_of;
 use job::told_equal;
 pub use job::{
-    Answered, ClaimProof, Completed, Completion, Delivery, EqualJobs, Later, Lease, NewJob, Note, Recovered, Settled,
+    Answered, ClaimProof, Completed, Completion, Delivery, EqualJobs, Later, Lease, NewJob, Note, Recovered,
+    Settled,
 };
 pub use layout::{Layout, UnknownLayout};
 pub use letters::{Listed, Page, Place, Query, Removal, Retried, RetryOrder};

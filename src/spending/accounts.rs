@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use super::report::{By, Line, Report, month};
 use super::{
     Budgets, Usd,
-    report::{Fields, lines_of, most_first},
+    report::{Fields, WEEK, days_of, forecast, lines_of, most_first},
 };
 use crate::{
     connection::Connection,
@@ -93,12 +93,15 @@ impl Accounts {
     /// # Errors
     /// Redis's.
     pub async fn today(&self) -> Result<String, RedisError> {
+        Ok(day_of(self.now().await?))
+    }
+
+    /// Redis's clock, seconds.
+    async fn now(&self) -> Result<u64, RedisError> {
         let mut time = pipe();
         time.cmd("TIME");
         let ((seconds, _),): ((u64, u64),) = self.connection.query(&time).await?;
-        let mut text = iso(seconds);
-        text.truncate("2026-11-30".len());
-        Ok(text)
+        Ok(seconds)
     }
 
     /// Reads the cost of `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
@@ -107,9 +110,18 @@ impl Accounts {
     /// # Errors
     /// Redis's.
     pub async fn report(&self, month: Option<&str>, by: By) -> Result<Report, RedisError> {
-        let month = match month {
-            Some(month) => month.to_owned(),
-            None => self.today().await?.chars().take("2026-11".len()).collect(),
+        let now = self.now().await?;
+        let today = day_of(now);
+        let this_month: String = today.chars().take("2026-11".len()).collect();
+        let month = month.map_or_else(|| this_month.clone(), str::to_owned);
+        let mut read = pipe();
+        for day in 1..=WEEK as u64 {
+            let day = day_of(now.saturating_sub(day * 86_400));
+            read.hget(format!("{SPEND_PREFIX}day:{day}"), "total");
+        }
+        let week: Vec<Option<u64>> = match month == this_month {
+            true => self.connection.query(&read).await?,
+            false => Vec::new(),
         };
         let mut read = pipe();
         read.hgetall(format!("{SPEND_PREFIX}month:{month}"));
@@ -123,10 +135,35 @@ impl Accounts {
             By::User => self.students(&month).await?,
             by => lines_of(&days, &answers, by),
         };
+        let usd = amount(&sums, "total");
+        let forecast_usd = (month == this_month).then(|| {
+            let part_of = |part: usize| {
+                today
+                    .split('-')
+                    .nth(part)
+                    .and_then(|text| text.parse().ok())
+                    .unwrap_or(1)
+            };
+            let (year, in_year, day) = (part_of(0), part_of(1), part_of(2));
+            let of_today = days
+                .iter()
+                .position(|day| *day == today)
+                .and_then(|at| answers.get(at));
+            let spent_today = of_today.map(|fields| amount(fields, "total")).unwrap_or_default();
+            let week: Vec<Usd> = week
+                .iter()
+                .map(|total| Usd::from_nanos(total.unwrap_or(0)))
+                .collect();
+            forecast(now, usd, spent_today, &week, days_of(year, in_year), day)
+        });
         Ok(Report {
             month,
-            usd: amount(&sums, "total"),
+            usd,
             possible_usd: amount(&sums, "possible"),
+            forecast_usd,
+            reused_jobs: number(&sums, "reused"),
+            awaited_jobs: number(&sums, "awaited"),
+            saved_usd: amount(&sums, "saved"),
             lines,
         })
     }
@@ -315,8 +352,19 @@ fn iso(seconds: u64) -> String {
 }
 
 fn amount(fields: &Fields, name: &str) -> Usd {
-    let nanos = fields.get(name).and_then(|text| text.parse().ok());
-    Usd::from_nanos(nanos.unwrap_or(0))
+    Usd::from_nanos(number(fields, name))
+}
+
+fn number(fields: &Fields, name: &str) -> u64 {
+    let number = fields.get(name).and_then(|text| text.parse().ok());
+    number.unwrap_or(0)
+}
+
+/// The day of a time, as 2026-11-30.
+fn day_of(seconds: u64) -> String {
+    let mut text = iso(seconds);
+    text.truncate("2026-11-30".len());
+    text
 }
 
 #[cfg(test)]

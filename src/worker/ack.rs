@@ -263,9 +263,7 @@ impl QueueWorker {
                 });
                 completions.write(lease, result, equal).await
             }
-            Outcome::Later { delay, reason, .. }
-                if let Some((equal, Part::Waits)) = equal =>
-            {
+            Outcome::Later { delay, reason, .. } if let Some((equal, Part::Waits)) = equal => {
                 self.broker.await_equal(lease, *delay, reason, equal).await
             }
             Outcome::Later {

@@ -172,7 +172,9 @@ impl Dispatcher {
         student: &str,
     ) -> Result<Option<EqualJobs>, Outcome> {
         let (broker, course) = (&*assignment.broker, &assignment.course);
-        let equal = self.deduplication.equals_of(broker, delivery, kind, payload, student);
+        let equal = self
+            .deduplication
+            .equals_of(broker, delivery, kind, payload, student);
         let Some(equal) = equal.await else {
             return Ok(None);
         };

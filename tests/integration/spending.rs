@@ -118,6 +118,7 @@ async fn each_call_is_booked_with_what_it_came_to() {
         ("total".to_owned(), 3 * cost),
         ("possible".to_owned(), estimate),
         ("rows".to_owned(), 2),
+        ("generate-flashcards|jobs".to_owned(), 3),
         (format!("{row}|usd"), 3 * cost),
         (format!("{row}|calls"), 3),
         (format!("{row}|possible"), estimate),

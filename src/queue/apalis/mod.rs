@@ -30,9 +30,9 @@ use serde_json::value::RawValue;
 
 use self::wait::Waiter;
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery, EqualJobs, INLINE_BYTES,
-    JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Standing, Watchers, fair::Placing, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery,
+    EqualJobs, INLINE_BYTES, JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal,
+    Retried, RetryOrder, Settled, Standing, Watchers, fair::Placing, line, millis,
 };
 use crate::{
     connection::Connection,

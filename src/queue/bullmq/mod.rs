@@ -42,9 +42,9 @@ use redis::ScriptInvocation;
 
 use self::{neighbours::Neighbours, renewal::Renewal, wait::Waiter};
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery, EqualJobs, INLINE_BYTES,
-    JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal, Retried, RetryOrder,
-    Settled, Standing, Watchers, fair::Placing, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completed, Completion, Counts, Delivery,
+    EqualJobs, INLINE_BYTES, JobView, Later, Layout, Lease, NewJob, Note, Page, Query, Recovered, Removal,
+    Retried, RetryOrder, Settled, Standing, Watchers, fair::Placing, line, millis,
 };
 use crate::{
     connection::Connection,
