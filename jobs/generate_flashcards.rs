@@ -256,6 +256,9 @@ pub struct Usage {
     /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Number>,
+    /// True if the deck is that of an equal job, which paid for it: `costUsd` is 0 then. The worker adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reused: Option<bool>,
 }
 
 /// Makes flashcards.
@@ -388,6 +391,7 @@ impl Account {
                 calls: self.calls,
                 model: self.model,
                 cost_usd: None,
+                reused: None,
             },
         }
     }
