@@ -4,11 +4,13 @@
 --      of the job's claim: 3 key of its lock or hash  4 token  5 zset of leases, or ''  6 worker
 --      7 how long a leader is remembered, ms
 -- Returns {'found', entry}, {'led', ms for which the leader's claim still holds}, or {'leads', 'foreign' where the result's
--- key holds anything but text}. Sent again, it returns the same.
+-- key holds anything but a text of a result's size}. Sent again, it returns the same.
 local equal, claim, token = ARGV[1], ARGV[3], ARGV[4]
-local entry = protected('GET', KEYS[1])
-local is_foreign = type(entry) == 'table'
-if type(entry) == 'string' and ARGV[2] == '0' then return { 'found', entry } end
+-- No result is larger, bytes.
+local LARGEST = 8388608
+local size = protected('STRLEN', KEYS[1])
+local is_foreign = type(size) ~= 'number' or size > LARGEST
+if not is_foreign and size > 0 and ARGV[2] == '0' then return { 'found', call('GET', KEYS[1]) } end
 
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

@@ -33,6 +33,7 @@ use crate::{
     deadline::answered_within,
     keys::{IDEMPOTENCY_PREFIX, equal_jobs_prefix, equal_jobs_result},
     queue::{Broker, Delivery, EqualJobs, Layout},
+    redis_error::Meaning,
     spending::Usd,
     telemetry::metrics::{PROCESS, labels::Index},
 };
@@ -60,8 +61,13 @@ pub fn script_names() -> Vec<(String, String)> {
         .into()
 }
 
-/// Longest time that a job waits for an answer about equal jobs; after it the job runs by itself.
+/// How long an answer about equal jobs may take, and when Redis is asked again without one. After that the job runs by itself.
 const DEADLINE: Duration = Duration::from_millis(500);
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+];
 /// How long a result is kept under a producer's key: what the web API counts on.
 const KEEP_FOR_PRODUCERS: Duration = Duration::from_hours(24);
 /// How long a leader is remembered, which is longer than any job runs.
@@ -213,6 +219,7 @@ impl Deduplication {
         }
     }
 
+    /// Asks Redis, a few times where it does not answer: the job would be paid for twice.
     async fn ask(
         &self,
         broker: &dyn Broker,
@@ -230,18 +237,26 @@ impl Deduplication {
             .arg(&proof.leases)
             .arg(&proof.worker)
             .arg(LEADER_MS);
-        let answer = answered_within(DEADLINE, self.connection.invoke::<(String, String)>(&call)).await;
-        let why = match answer {
-            Ok(Ok(answer)) => return Some(answer),
-            Ok(Err(error)) => error.to_string(),
-            Err(_elapsed) => "no answer in time".to_owned(),
-        };
-        warn!(
-            why,
-            "equal jobs cannot be looked for: the job runs by itself, and may be paid for twice; Redis may be away, or its user \
-             lacks the rights that `backend-worker check` names"
-        );
-        None
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let answer = answered_within(DEADLINE, self.connection.invoke::<(String, String)>(&call)).await;
+            let (why, is_final) = match answer {
+                Ok(Ok(answer)) => return Some(answer),
+                Ok(Err(error)) => (error.to_string(), Meaning::of(&error) == Meaning::Impossible),
+                Err(_elapsed) => ("no answer in time".to_owned(), false),
+            };
+            match pauses.next().filter(|_| !is_final) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => {
+                    warn!(
+                        why,
+                        "equal jobs cannot be looked for: the job runs by itself, and may be paid for twice; Redis may be away, or \
+                         its user lacks the rights that `backend-worker check` names"
+                    );
+                    return None;
+                }
+            }
+        }
     }
 
     /// Marks a result as reused, and counts it.
