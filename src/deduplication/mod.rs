@@ -242,7 +242,12 @@ impl Deduplication {
             let answer = answered_within(DEADLINE, self.connection.invoke::<(String, String)>(&call)).await;
             let (why, is_final) = match answer {
                 Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(error)) => (error.to_string(), Meaning::of(&error) == Meaning::Impossible),
+                Ok(Err(error)) => {
+                    let why = error.to_string();
+                    // A right that is missing is missing in a second, too.
+                    let is_final = Meaning::of(&error) == Meaning::Impossible || why.contains("NOPERM");
+                    (why, is_final)
+                }
                 Err(_elapsed) => ("no answer in time".to_owned(), false),
             };
             match pauses.next().filter(|_| !is_final) {
