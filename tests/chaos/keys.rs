@@ -22,6 +22,7 @@ const OURS: &[&str] = &[
     "spend:",
     "usage",
     "idempotency:",
+    "dedup:",
     "fleet:",
     "{backend-worker:",
 ];
