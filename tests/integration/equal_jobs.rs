@@ -128,7 +128,7 @@ async fn a_hundred_equal_jobs_are_paid_for_once(layout: Layout) {
 
     // A repeat costs nothing either, whatever the order of its fields.
     let again = r#"{"userId":"ann","topic":"Cells", "subject":"Biology","content":"The cell divides."}"#;
-    add(&*broker, "repeat", again).await;
+    add(&*broker, "job-again", again).await;
     until_done(&*broker, JOBS + 1).await;
     assert_eq!(calls(&scene), 1);
     let report = spend(&scene, "type").await;
