@@ -306,7 +306,6 @@ async fn an_operator_sees_what_is_spent_and_stops_it() {
         ("BUDGET_DAILY_USD", "0.02"),
         ("BUDGET_MONTHLY_USD", "0.5"),
         ("DEDUPLICATE", "user"),
-        ("QUEUES", "bullmq:ai-jobs"),
     ]);
     let worker = scene.worker(&env).await;
     let cards = |content: &str, student: &str| {
