@@ -6,7 +6,7 @@ const SPEND_EVERY = 30000;
 function money(usd) {
   if (usd === null || usd === undefined) return '–';
   if (usd === 0 || usd >= 0.995) return `$${usd.toLocaleString('en', { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
-  return `$${Number(usd.toPrecision(2)).toLocaleString('en', { maximumFractionDigits: 9 })}`;
+  return `$${Number(usd.toPrecision(2)).toLocaleString('en', { minimumFractionDigits: 2, maximumFractionDigits: 9 })}`;
 }
 
 /** Bars by the day of a month, with a line where the budget of a day is: [day, spent, possibly]. */
