@@ -2,11 +2,11 @@
 
 const SPEND_EVERY = 30000;
 
-/** An amount in USD: cents where they tell enough, otherwise two digits that count. */
+/** An amount in USD: cents where they tell enough, otherwise three digits that count. */
 function money(usd) {
   if (usd === null || usd === undefined) return '–';
   if (usd === 0 || usd >= 0.995) return `$${usd.toLocaleString('en', { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
-  return `$${Number(usd.toPrecision(2)).toLocaleString('en', { minimumFractionDigits: 2, maximumFractionDigits: 9 })}`;
+  return `$${Number(usd.toPrecision(3)).toLocaleString('en', { minimumFractionDigits: 2, maximumFractionDigits: 9 })}`;
 }
 
 /** Bars by the day of a month, with a line where the budget of a day is: [day, spent, possibly]. */
