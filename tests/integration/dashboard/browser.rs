@@ -16,6 +16,7 @@ const TOKEN: &str = "adm1n-t0ken-of-tests";
 /// What a hostile producer might call a job.
 const BAD_ID: &str = "\"><img src=x onerror=alert(1)>";
 const BAD_TYPE: &str = "<script>alert(2)</script>";
+const BAD_STUDENT: &str = "<img src=x onerror=alert(3)>";
 
 const ENV: &[(&str, &str)] = &[
     ("ADMIN_TOKEN", TOKEN),
@@ -343,7 +344,7 @@ async fn an_operator_sees_what_is_spent_and_stops_it() {
         ("marzipan", "ann"),
         ("nougat", "ben"),
         ("fudge", "ben"),
-        ("toffee", BAD_ID),
+        ("toffee", BAD_STUDENT),
     ] {
         let data = cards(content, student);
         scene
@@ -364,7 +365,7 @@ async fn an_operator_sees_what_is_spent_and_stops_it() {
     browser.see("#spend-types li", "1 reused").await;
     browser.see("#spend-models li", "gpt").await;
     browser.see("#spend-students li:first-child", "ben").await;
-    browser.see("#spend-students", BAD_ID).await;
+    browser.see("#spend-students", BAD_STUDENT).await;
     assert_eq!(browser.count("#spend img").await, 0);
     browser.see("#switch-state", "Paid calls pass").await;
     browser.see("#switch-why", "not been used").await;
