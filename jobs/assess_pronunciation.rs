@@ -293,6 +293,10 @@ impl Job for AssessPronunciation {
         })
         .await
     }
+    fn is_reusable(result: &Value) -> bool {
+        result["success"] == true && result["result"]["words"].is_array()
+    }
+
     fn samples() -> Vec<Value> {
         let recordings: [&[u8]; 2] = [
             include_bytes!("../samples/good_morning.wav"),

@@ -209,6 +209,9 @@ pub struct ChatUsage {
     /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Number>,
+    /// True if the result is that of an equal job, which paid for it: `costUsd` is 0 then. The worker adds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reused: Option<bool>,
 }
 
 /// Adds up the tokens of a job's answers.
@@ -252,6 +255,7 @@ impl TokenAccount {
             calls: self.calls,
             model: self.model,
             cost_usd: None,
+            reused: None,
         }
     }
 }

@@ -295,6 +295,12 @@ impl Job for GenerateFlashcards {
         generate(&payload, &openai.model(), guard, &chat).await
     }
 
+    fn is_reusable(result: &Value) -> bool {
+        let is_card = |card: &Value| card["front"].is_string() && card["back"].is_string();
+        let cards = result["flashcards"].as_array();
+        result["success"] == true && cards.is_some_and(|cards| !cards.is_empty() && cards.iter().all(is_card))
+    }
+
     fn samples() -> Vec<Value> {
         let deck = |content: &str, subject: &str, topic: &str, native: &str, target: &str| {
             json!({

@@ -73,6 +73,12 @@ pub trait Job: Sized + Send + Sync + fmt::Debug + 'static {
         guard: &dyn ProviderGuard,
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 
+    /// Returns true if `result` is a whole result of this type, which may be given to equal jobs too: one that lacks a part for a
+    /// passing reason is not. Results come from Redis, where other programs can write as well.
+    fn is_reusable(result: &Value) -> bool {
+        result["success"] == true
+    }
+
     /// Valid payloads, at least one: the demo enqueues them, and tests decode them.
     fn samples() -> Vec<Value>;
 }

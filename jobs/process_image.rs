@@ -296,6 +296,12 @@ impl Job for ProcessImage {
         gathered.output()
     }
 
+    fn is_reusable(result: &Value) -> bool {
+        let result_of = |field: &str| &result["result"][field];
+        let (read, all) = (result_of("imagesProcessed"), result_of("totalImages"));
+        result["success"] == true && result_of("text").is_string() && read.is_u64() && read == all
+    }
+
     fn samples() -> Vec<Value> {
         let image = |bytes: &[u8]| json!({ "imageBase64": BASE64_STANDARD.encode(bytes) });
         let (png, jpg) = (

@@ -53,6 +53,11 @@ macro_rules! register {
                 match self { $(Self::$job => <$job as Job>::FAILURE_SENTENCE,)+ }
             }
 
+            /// Returns true if `result` is a whole result of this type, which may be given to equal jobs too.
+            pub fn is_reusable(self, result: &Value) -> bool {
+                match self { $(Self::$job => <$job as Job>::is_reusable(result),)+ }
+            }
+
             /// Valid payloads of this type, at least one.
             pub fn samples(self) -> Vec<Value> {
                 match self { $(Self::$job => <$job as Job>::samples(),)+ }

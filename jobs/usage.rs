@@ -20,6 +20,9 @@ pub struct JobCost {
     pub calls: u32,
     /// What they cost, USD, by the worker's prices; null where one of them has no price.
     pub cost_usd: Option<Number>,
+    /// True if the result is that of an equal job, which paid for it: `costUsd` is 0 then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reused: Option<bool>,
 }
 
 /// Units that one call uses, estimated before it is sent or counted by the provider afterwards.

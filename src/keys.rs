@@ -10,7 +10,7 @@
 //! | `<q>:scheduled` | zset | ids that wait for a time, score in seconds (ours carry milliseconds as a fraction) |
 //! | `<q>:inflight:<worker>` | set | ids that the worker has claimed |
 //! | `<q>:data` | hash | id → payload |
-//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: type (of what we enqueue), claim, settled, waited, progress, retried, lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun) |
+//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: type (of what we enqueue), claim, settled, waited, progress, retried, awaited and reused (it waited for an equal job, and got its result), lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun) |
 //! | `<q>:idempotency:<key>` | string | id of the task that holds the key |
 //! | `<q>:done`, `<q>:dead` | set | ids that ended |
 //! | `<q>:workers` | zset | worker → last seen, seconds |
@@ -26,7 +26,7 @@
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
 //! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:owner` (of a large payload), `bw:begun` and `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`;
+//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:awaited` and `bw:reused` (it waited for an equal job, and got its result), `bw:owner` (of a large payload), `bw:begun` and `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`;
 //! and `bw:apart:<id>`, for a moment, a hash that is to become a job with a large payload.
 //!
 //! | key | type | content |
@@ -228,12 +228,33 @@ pub fn ledger_key(job: &str) -> String {
     format!("ledger:{job}")
 }
 
+/// What the keys begin with under which the web API looks for results: `{jobId, result, cachedAt}`, JSON, 24 h. A producer
+/// names one in a job's `opts.idempotencyKey`.
+pub const IDEMPOTENCY_PREFIX: &str = "idempotency:";
+
+/// What the keys of equal jobs begin with ([`crate::deduplication`]). `digest` is that of a producer's key, or of type and
+/// payload:
+///
+/// | key | type | content | stays |
+/// |---|---|---|---|
+/// | `dedup:<digest>:result` | string | `{jobId, result, cachedAt}`, JSON, of jobs without a key of the web API | `DEDUPLICATE_TTL` |
+/// | `dedup:<digest>:leader` | hash | the claim that runs: `claim` (key of its lock, or of its job), `token`, `leases`, `worker` | 4 h |
+/// | `dedup:<digest>:waiting:<queue>` | zset | jobs that wait for it → since when, ms | 1 h after the last |
+pub fn equal_jobs_prefix(digest: &str) -> String {
+    format!("dedup:{digest}")
+}
+
+/// String: the result of equal jobs, where no key of the web API names another place.
+pub fn equal_jobs_result(digest: &str) -> String {
+    format!("dedup:{digest}:result")
+}
+
 /// What the keys of [spending](crate::spending) begin with; `books.lua` puts the rest behind it:
 ///
 /// | key | type | content | stays |
 /// |---|---|---|---|
-/// | `spend:day:<day>` | hash | `total` and `possible`; of each `<provider>\|<model>\|<type>`: `usd`, `calls`, `unpriced`, `possible`, `lost`, and tokens | 100 days |
-/// | `spend:month:<month>` | hash | `total`, `possible` | 400 days |
+/// | `spend:day:<day>` | hash | `total` and `possible`; of each `<provider>\|<model>\|<type>`: `usd`, `calls`, `unpriced`, `possible`, `lost`, and tokens; of all jobs and of each `<type>`: `reused`, `awaited` (of these, jobs that waited), `saved` | 100 days |
+/// | `spend:month:<month>` | hash | `total`, `possible`, `reused`, `awaited`, `saved` | 400 days |
 /// | `spend:students:<day or month>` | hash | `p:<student>` spent, `l:<student>` possibly spent | as above |
 /// | `spend:reserved` | hash | `total` and `s:<student>`: what calls in flight may cost | while there are any |
 /// | `spend:open:<replica>` | hash | call → the most that it may cost, its student | while it is in flight |

@@ -9,6 +9,7 @@
 //! - [`queue`]: the trait `Broker` and the layouts behind it.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
 //! - [`media_helper`]: the processes in which untrusted recordings are decoded.
+//! - [`deduplication`]: jobs that ask for the same are paid for once.
 //! - [`guard`] and [`retry`]: admission, retries and records of every provider call.
 //! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
 //! - [`check`]: finds the problems of a deployment.
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 mod deadline;
+pub mod deduplication;
 pub mod demo;
 pub mod dialects;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
+    deduplication::Deduplication,
     dialects::SharedDialects,
     gate::Gates,
     http_api::{Dashboard, EventStreams, HttpServer, HttpState},
@@ -103,6 +104,12 @@ impl Replica {
             // Apart from the media: a job holds room of both at a time.
             payloads: MemoryBudget::new(config.media_memory / 2),
             ledger: Some(ledger.clone()),
+            deduplication: Deduplication::new(
+                connection.clone(),
+                config.deduplication,
+                student_field(config),
+                &config.replica,
+            ),
             student_field: student_field(config),
             retry: config.retry,
             tries_by_type: config.tries_by_type.clone(),

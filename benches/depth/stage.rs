@@ -9,6 +9,7 @@ use std::{
 
 use backend_worker::{
     connection::Connection,
+    deduplication,
     demo::PrivateRedis,
     gate,
     queue::{self, Broker, BrokerOptions, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
@@ -87,6 +88,7 @@ impl Stage {
             queue::script_names(),
             gate::script_names(),
             spend_ledger::script_names(),
+            deduplication::script_names(),
         ]
         .into_iter()
         .flatten()

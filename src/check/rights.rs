@@ -102,6 +102,7 @@ fn patterns(config: &Config) -> Vec<String> {
             "gate:*",
             "ratelimit:*",
             "idempotency:*",
+            "dedup:*",
             "ledger:*",
             "spend:*",
             "system:*",

@@ -48,16 +48,37 @@ pub(super) async fn spend(args: SpendArgs) -> anyhow::Result<ExitCode> {
                 line.calls.to_string(),
                 line.unpriced_calls.to_string(),
                 line.lost_calls.to_string(),
-                (line.prompt_tokens + line.completion_tokens).to_string(),
+                line.prompt_tokens
+                    .saturating_add(line.completion_tokens)
+                    .to_string(),
+                line.usd_per_job.map(|usd| usd.to_string()).unwrap_or_default(),
+                line.saved_usd.to_string(),
             ]
         });
-        let header = ["", "USD", "possibly", "calls", "unpriced", "lost", "tokens"];
+        let header = [
+            "",
+            "USD",
+            "possibly",
+            "calls",
+            "unpriced",
+            "lost",
+            "tokens",
+            "USD a job",
+            "saved",
+        ];
+        let forecast = report.forecast_usd;
+        let forecast = forecast.map(|usd| format!("; {usd} USD by its end, as the last week went"));
         format!(
-            "{}\n{}: {} USD, possibly {} USD more for calls whose answer was lost",
+            "{}\n{}: {} USD, possibly {} USD more for calls whose answer was lost{}\n\
+             {} jobs got the result of an equal one ({} of them waited for it): {} USD saved",
             table(&header, rows),
             report.month,
             report.usd,
-            report.possible_usd
+            report.possible_usd,
+            forecast.unwrap_or_default(),
+            report.reused_jobs,
+            report.awaited_jobs,
+            report.saved_usd
         )
     })?;
     Ok(ExitCode::SUCCESS)

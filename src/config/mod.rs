@@ -31,6 +31,7 @@ use self::reader::EnvReader;
 pub use self::spending::SpendingSettings;
 use crate::{
     connection::RedisAddress,
+    deduplication::{Deduplicate, DeduplicationSettings},
     gate::GatesSettings,
     http_api::AccessControl,
     media_helper::HelperProgram,
@@ -94,6 +95,8 @@ pub struct Config {
     pub spending: SpendingSettings,
     /// Where usage events are forwarded; `None`: nowhere.
     pub webhook: Option<WebhookSettings>,
+    /// Which jobs are equal, and get one result.
+    pub deduplication: DeduplicationSettings,
     /// The rule for a paid call whose answer was lost.
     pub unknown_calls: UnknownCalls,
     /// True if this worker's back-off spaces retries of BullMQ jobs whose producer names none.
@@ -208,6 +211,15 @@ impl Config {
                 .filter(|ttl| !ttl.is_zero()),
             spending: spending::read(&mut env),
             webhook: webhook::read(&mut env),
+            deduplication: DeduplicationSettings {
+                mode: env.parse(&vars::DEDUPLICATE, |text| match text {
+                    "off" => Ok(Deduplicate::Off),
+                    "user" => Ok(Deduplicate::User),
+                    "shared" => Ok(Deduplicate::Shared),
+                    _ => Err("off, user or shared".to_owned()),
+                }),
+                keep_for: env.duration(&vars::DEDUPLICATE_TTL, Duration::from_secs(1), 30 * 24 * HOUR),
+            },
             unknown_calls: env.parse(&vars::UNKNOWN_CALL, |text| match text {
                 "retry" => Ok(UnknownCalls::Retry),
                 "fail" => Ok(UnknownCalls::Fail),

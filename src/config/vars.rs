@@ -137,6 +137,8 @@ vars! {
     USAGE_WEBHOOK_HEADERS: secret = None, "headers for the receiver: `name=value`, separated by commas";
     USAGE_WEBHOOK_BODY: secret = None, "body of a usage event: JSON with `{{field}}` in it; without it all fields";
     USAGE_WEBHOOK_TIMEOUT = Value("10s"), "longest wait for the receiver's answer";
+    DEDUPLICATE = Value("off"), "jobs without `opts.idempotencyKey` that ask for the same: `user`: those of one student with the same type and payload get one result, `shared`: those of all students, `off`: each is paid for";
+    DEDUPLICATE_TTL = Value("24h"), "how long the result of such a job is given to equal ones";
     UNKNOWN_CALL = Value("retry"), "a paid call whose answer was lost: `retry` makes it again, `fail` fails the job";
     UNKNOWN_JOB_TYPE = Value("fail"), "`fail`, or `give-back` where another worker serves the queue too";
     UPLOADS_DIR = None, "folder below which the files of `audioFilePath` and `imageFilePath` lie; without it they are refused";

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use jobs::{AccountFault, Provider};
+use jobs::{AccountFault, JobType, Provider};
 
 use super::{FleetReading, process};
 use crate::{
@@ -130,6 +130,15 @@ fn calls(text: &mut Exposition) {
             let usd = Usd::from_nanos(counter.get()).dollars();
             text.sample(&families::SPENT, &[provider.as_str(), certainty], usd);
         }
+    }
+    for (kind, of_type) in JobType::ALL.iter().zip(&PROCESS.deduplicated) {
+        for (how, counter) in families::DEDUPLICATED_AS.iter().zip(of_type) {
+            text.counter(&families::DEDUPLICATED, &[kind.as_str(), how], counter);
+        }
+    }
+    for (kind, counter) in JobType::ALL.iter().zip(&PROCESS.saved) {
+        let usd = Usd::from_nanos(counter.get()).dollars();
+        text.sample(&families::SAVED, &[kind.as_str()], usd);
     }
     for (family, counters) in [
         (&families::PAID_CALLS, &PROCESS.paid_calls),

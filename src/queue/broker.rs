@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use redis::RedisError;
 
 use super::{
-    ClaimNumber, Completion, CompletionResults, Delivery, HistoryNote, JobPage, JobSnapshot, JobWatchers,
-    Layout, Lease, LinePosition, ListQuery, NewJob, Postponement, QueueCounts, RemovalResult, RetryOrder,
-    RetryResult, SweepResult, WriteResult,
+    ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote, JobPage,
+    JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, Postponement, QueueCounts,
+    RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
 };
 use crate::redis_error::RedisErrorClass;
 
@@ -58,6 +58,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
         let completion = Completion {
             lease: lease.clone(),
             result: result.to_owned(),
+            equal: None,
         };
         let CompletionResults { mut settled, .. } = self.complete_all(&[completion], None).await;
         settled.pop().unwrap_or(Ok(WriteResult::Lost)) // There is one for each.
@@ -69,6 +70,21 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Puts a job off for a limit, or because its provider names a time: however often, it is not added to what the job
     /// has waited.
     async fn put_off(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError>;
+
+    /// Says how Redis recognises that a claim still holds its job.
+    fn proof_of(&self, lease: &Lease) -> ClaimProof;
+
+    /// Makes a job wait for the result of an equal one: until that one ends, or for `delay`. It costs no attempt.
+    async fn await_equal(
+        &self,
+        lease: &Lease,
+        delay: Duration,
+        reason: &str,
+        equal: &EqualJobs,
+    ) -> Result<WriteResult, BrokerError>;
+
+    /// Wakes the next of this queue's jobs that wait for an equal one.
+    async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError>;
 
     /// Makes a job a dead letter.
     async fn fail(

@@ -57,6 +57,8 @@ pub struct Delivery {
     pub lost: u32,
     /// The trace that its producer was in, where the layout carries one.
     pub trace: Option<TraceContext>,
+    /// The key that its producer gives to equal jobs.
+    pub key: Option<Arc<str>>,
 }
 
 #[cfg(any(test, fuzzing))]
@@ -77,6 +79,7 @@ impl Delivery {
             first: true,
             lost: 0,
             trace: None,
+            key: None,
         }
     }
 }
@@ -88,6 +91,65 @@ pub struct Completion {
     pub lease: Lease,
     /// Its result, JSON.
     pub result: String,
+    /// The jobs that are equal to it, if that is known.
+    pub equal: Option<(EqualJobs, Answered)>,
+}
+
+/// Longest key of a producer, bytes; a longer one is ignored.
+const LONGEST_KEY: usize = 512;
+
+/// The key that a producer gives to equal jobs.
+pub(super) fn producer_key(text: &str) -> Option<Arc<str>> {
+    (1..=LONGEST_KEY).contains(&text.len()).then(|| text.into())
+}
+
+/// Jobs that ask for the same: one of them leads and is run, the others get its result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EqualJobs {
+    /// Key of the result that one of them has left.
+    pub result_key: Arc<str>,
+    /// Prefix of the keys by which they find each other.
+    pub prefix: Arc<str>,
+    /// How long a result is kept.
+    pub keep_for: Duration,
+}
+
+/// The meaning of a job's completion for the jobs that are equal to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// Its result is kept for them.
+    New,
+    /// It was given the result of one of them.
+    Reused,
+    /// Its result is its own; the next of them is run.
+    Unusable,
+}
+
+/// What completion scripts are told of equal jobs (`equal.lua`).
+pub(super) fn told_equal(equal: Option<&(EqualJobs, Answered)>) -> String {
+    let Some((equal, answered)) = equal else {
+        return String::new();
+    };
+    let how = match answered {
+        Answered::New => "new",
+        Answered::Reused => "reused",
+        Answered::Unusable => "unusable",
+    };
+    let keep_ms = super::millis(equal.keep_for).max(1);
+    format!("{how} {keep_ms} {} {}", equal.prefix, equal.result_key)
+}
+
+/// How Redis recognises that a claim still holds its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimProof {
+    /// Key of the claim's lock, or of the hash whose `claim` is its token.
+    pub claim: String,
+    /// Its token.
+    pub token: Arc<str>,
+    /// The zset with the lease of the claim's worker; empty where the claim has a lock.
+    pub leases: String,
+    /// The worker.
+    pub worker: String,
 }
 
 /// The results of completions, and of a claim in the same call.

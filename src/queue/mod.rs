@@ -28,9 +28,10 @@ pub use backoff::QueueBackoff;
 pub use broker::{Broker, BrokerError, BrokerOptions, PayloadField};
 pub use claim_number::ClaimNumber;
 pub(crate) use fair::owner_of;
+use job::told_equal;
 pub use job::{
-    Completion, CompletionResults, Delivery, HistoryNote, Lease, NewJob, Postponement, SweepResult,
-    WriteResult,
+    Answered, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote, Lease, NewJob,
+    Postponement, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
 pub use scripts::script_names;

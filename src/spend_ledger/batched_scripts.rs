@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use jobs::JobType;
 use redis::{RedisError, Script};
 use tracing::warn;
 
@@ -59,6 +60,8 @@ pub(super) struct CloseRequest {
     pub(super) text: String,
     /// Kind, amount and step of the booking; empty if nothing is booked.
     pub(super) note: String,
+    /// The job's type.
+    pub(super) kind: JobType,
 }
 
 /// The connection and settings that all scripts of a replica share.
@@ -190,7 +193,8 @@ impl LedgerContext {
                 .arg(&closing.field)
                 .arg(&closing.mark)
                 .arg(&closing.text)
-                .arg(&closing.note);
+                .arg(&closing.note)
+                .arg(closing.kind.as_str());
         }
         for booking in &bookings {
             add(&mut call, booking);

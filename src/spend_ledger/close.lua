@@ -4,7 +4,7 @@
 -- ARGV  1 to 4 as in books.lua  5 time to live of a page, ms  6 entries of the stream `usage`, about
 --       7 what else to do: '' nothing, 'alive' mark the replica as alive and look for silent ones, 'idle' the same for a
 --          replica of which no call is in flight and none waits to be booked
---       8… of each page: entry, mark of this sending, new content, note
+--       8… of each page: entry, mark of this sending, new content, note, job type
 --          new content: '=…' an answer (the script checks no token: any delivery's answer belongs to the same request),
 --          '?' the mark stays, '' the mark is taken back, unless another call has overwritten it since
 --          note: kind, amount and step of the booking, shown on the job's page ('' none)
@@ -18,9 +18,9 @@
 --          possible  the answer was lost: the provider may have billed it, at most the amount that was reserved
 --          nothing   it was not billed
 -- Returns {for each page 1, or nil where the page has another type; the last number that is booked}
-local kept = {}
+local kept, first_paid = {}, {}
 for i, page in ipairs(KEYS) do
-  local entry, mark, answer, note = unpack(ARGV, 4 + 4 * i, 7 + 4 * i)
+  local entry, mark, answer, note, job_type = unpack(ARGV, 3 + 5 * i, 7 + 5 * i)
   local note_field = '$' .. string.sub(mark, 2)
   if answer == '?' then
     kept[i] = redis.pcall('HGET', page, entry) == mark and 1
@@ -33,6 +33,7 @@ for i, page in ipairs(KEYS) do
       written = redis.pcall('HSET', page, entry, answer, note_field, note)
     end
     kept[i] = type(written) == 'number' and call('PEXPIRE', page, ARGV[5])
+    if kept[i] and note ~= '' and call('HSETNX', page, 'paid', '1') == 1 then first_paid[#first_paid + 1] = job_type end
   else
     kept[i] = 1
     if redis.pcall('HGET', page, entry) == mark then
@@ -66,6 +67,9 @@ local function count(row, name, calls)
   end
   return row
 end
+
+-- Jobs that have paid for their first answer.
+for _, job_type in ipairs(first_paid) do add(day_key, job_type .. '|jobs', 1, DAYS) end
 
 local function add_student(kind, student, amount)
   if student == '' or amount == 0 then return end
@@ -155,7 +159,7 @@ end
 
 -- Calls of one script often share their row: it is added to once.
 local BOOKED = 'spend:booked:' .. replica
-local first = 8 + 4 * #KEYS
+local first = 8 + 5 * #KEYS
 local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
 local before, paid, rows, ids = booked, 0, {}, {}
 for at = first, #ARGV, 10 do

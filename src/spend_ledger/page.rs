@@ -126,7 +126,7 @@ impl LedgerPage {
     /// Reserves the estimated cost of a call, and marks that it is about to be sent.
     ///
     /// # Errors
-    /// [`Class::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; the failure
+    /// [`FailureClass::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; the failure
     /// of a [`SpendRefusal`] when the budget is used up.
     pub async fn open(&self, call: &ProviderCall) -> Result<OpenedCall<'_>, Failure> {
         let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
@@ -219,6 +219,7 @@ impl LedgerEntry<'_> {
             mark,
             text,
             note,
+            kind: page.payer.kind,
         });
         if !ledger.trips.close(closing).await && result.is_ok() {
             count(&counters.unrecorded);
@@ -243,6 +244,7 @@ impl LedgerEntry<'_> {
             mark,
             text: String::new(),
             note: String::new(),
+            kind: page.payer.kind,
         });
         ledger.trips.close(closing).await;
     }

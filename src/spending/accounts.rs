@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use super::report::{ReportLine, SpendGrouping, SpendReport, month};
 use super::{
     Budgets, Usd,
-    report::{HashFields, lines_of, most_first},
+    report::{HashFields, WEEK, days_of, forecast, lines_of, most_first},
     webhook::{Standing, resend_refused},
 };
 use crate::{
@@ -94,10 +94,15 @@ impl SpendAccounts {
     /// # Errors
     /// Redis's.
     pub async fn today(&self) -> Result<String, RedisError> {
+        Ok(day_of(self.now().await?))
+    }
+
+    /// Redis's clock, seconds.
+    async fn now(&self) -> Result<u64, RedisError> {
         let mut time = pipe();
         time.cmd("TIME");
         let ((seconds, _),): ((u64, u64),) = self.connection.query(&time).await?;
-        Ok(day_of(seconds))
+        Ok(seconds)
     }
 
     /// Reads the cost of `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
@@ -106,9 +111,18 @@ impl SpendAccounts {
     /// # Errors
     /// Redis's.
     pub async fn report(&self, month: Option<&str>, by: SpendGrouping) -> Result<SpendReport, RedisError> {
-        let month = match month {
-            Some(month) => month.to_owned(),
-            None => self.today().await?.chars().take("2026-11".len()).collect(),
+        let now = self.now().await?;
+        let today = day_of(now);
+        let this_month: String = today.chars().take("2026-11".len()).collect();
+        let month = month.map_or_else(|| this_month.clone(), str::to_owned);
+        let mut read = pipe();
+        for day in 1..=WEEK as u64 {
+            let day = day_of(now.saturating_sub(day * 86_400));
+            read.hget(format!("{SPEND_PREFIX}day:{day}"), "total");
+        }
+        let week: Vec<Option<u64>> = match month == this_month {
+            true => self.connection.query(&read).await?,
+            false => Vec::new(),
         };
         let mut read = pipe();
         read.hgetall(format!("{SPEND_PREFIX}month:{month}"));
@@ -122,10 +136,35 @@ impl SpendAccounts {
             SpendGrouping::User => self.students(&month).await?,
             by => lines_of(&days, &answers, by),
         };
+        let usd = amount(&sums, "total");
+        let forecast_usd = (month == this_month).then(|| {
+            let part_of = |part: usize| {
+                today
+                    .split('-')
+                    .nth(part)
+                    .and_then(|text| text.parse().ok())
+                    .unwrap_or(1)
+            };
+            let (year, in_year, day) = (part_of(0), part_of(1), part_of(2));
+            let of_today = days
+                .iter()
+                .position(|day| *day == today)
+                .and_then(|at| answers.get(at));
+            let spent_today = of_today.map(|fields| amount(fields, "total")).unwrap_or_default();
+            let week: Vec<Usd> = week
+                .iter()
+                .map(|total| Usd::from_nanos(total.unwrap_or(0)))
+                .collect();
+            forecast(now, usd, spent_today, &week, days_of(year, in_year), day)
+        });
         Ok(SpendReport {
             month,
-            usd: amount(&sums, "total"),
+            usd,
             possible_usd: amount(&sums, "possible"),
+            forecast_usd,
+            reused_jobs: number(&sums, "reused"),
+            awaited_jobs: number(&sums, "awaited"),
+            saved_usd: amount(&sums, "saved"),
             lines,
         })
     }
@@ -342,8 +381,12 @@ fn iso(seconds: u64) -> String {
 }
 
 fn amount(fields: &HashFields, name: &str) -> Usd {
-    let nanos = fields.get(name).and_then(|text| text.parse().ok());
-    Usd::from_nanos(nanos.unwrap_or(0))
+    Usd::from_nanos(number(fields, name))
+}
+
+fn number(fields: &HashFields, name: &str) -> u64 {
+    let number = fields.get(name).and_then(|text| text.parse().ok());
+    number.unwrap_or(0)
 }
 
 #[cfg(test)]

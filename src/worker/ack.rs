@@ -21,7 +21,8 @@ use super::{
     suspects::Suspect, worker_health::Disposition,
 };
 use crate::{
-    queue::{BrokerError, Lease, Postponement, WriteResult},
+    deduplication::Part,
+    queue::{Answered, BrokerError, EqualJobs, Lease, Postponement, WriteResult},
     telemetry::{
         panics::describe_end,
         trace::{self, SpanKind, TraceSpan},
@@ -125,8 +126,9 @@ where
             };
             course.has_started();
             let outcome = outcome.map(|outcome| worker.hold(outcome.with_student_sentence(course.kind())));
+            let equal = course.equal();
             let ending = worker
-                .settle(&completions, &delivery.lease, outcome.as_ref())
+                .settle(&completions, &delivery.lease, outcome.as_ref(), equal.as_ref())
                 .await;
             worker.vitals.ended(ending);
             course.count(worker.vitals.cells(), ending, outcome.as_ref());
@@ -211,6 +213,7 @@ impl QueueWorker {
         completions: &Completer,
         lease: &Lease,
         outcome: Option<&DeliveryOutcome>,
+        equal: Option<&(EqualJobs, Part)>,
     ) -> Disposition {
         let Some(outcome) = outcome else {
             warn!("the job was lost to another replica: its outcome is dropped");
@@ -219,8 +222,11 @@ impl QueueWorker {
         let mut pause = LoopBackoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut refusals = 0;
         loop {
-            match self.write(completions, lease, outcome).await {
-                Ok(WriteResult::Applied) => return report(outcome),
+            match self.write(completions, lease, outcome, equal).await {
+                Ok(WriteResult::Applied) => {
+                    self.hand_over(outcome, equal).await;
+                    return report(outcome);
+                }
                 Ok(WriteResult::Lost) => {
                     warn!("the job was lost to another replica: its outcome is dropped");
                     return Disposition::Lost;
@@ -239,14 +245,38 @@ impl QueueWorker {
         }
     }
 
+    /// After a leader has failed, the next of its equals runs.
+    async fn hand_over(&self, outcome: &DeliveryOutcome, equal: Option<&(EqualJobs, Part)>) {
+        if let (DeliveryOutcome::Failed { .. }, Some((equal, Part::Leads))) = (outcome, equal)
+            && let Err(error) = self.broker.wake_equal(equal).await
+        {
+            warn!(%error, "jobs that wait for this one are not woken: they come by themselves within half a minute");
+        }
+    }
+
     async fn write(
         &self,
         completions: &Completer,
         lease: &Lease,
         outcome: &DeliveryOutcome,
+        equal: Option<&(EqualJobs, Part)>,
     ) -> Result<WriteResult, BrokerError> {
         match outcome {
-            DeliveryOutcome::Completed(result) => completions.write(lease, result).await,
+            DeliveryOutcome::Completed(result) => {
+                let equal = equal.and_then(|(equal, part)| {
+                    let answered = match part {
+                        Part::Leads => Answered::New,
+                        Part::Alone => Answered::Unusable,
+                        Part::Reuses => Answered::Reused,
+                        Part::Waits => return None,
+                    };
+                    Some((equal.clone(), answered))
+                });
+                completions.write(lease, result, equal).await
+            }
+            DeliveryOutcome::Later { delay, reason, .. } if let Some((equal, Part::Waits)) = equal => {
+                self.broker.await_equal(lease, *delay, reason, equal).await
+            }
             DeliveryOutcome::Later {
                 delay,
                 counts,

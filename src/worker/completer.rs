@@ -9,7 +9,7 @@ use tracing::debug;
 use super::{claim_sequence::NumberedClaim, runtime::QueueWorker};
 use crate::{
     group_commit::{BatchLimits, Batcher},
-    queue::{BrokerError, Completion, CompletionResults, Lease, WriteResult},
+    queue::{Answered, BrokerError, Completion, CompletionResults, EqualJobs, Lease, WriteResult},
 };
 
 /// Maximum completions in a call; the same bound applies to the claim in that call.
@@ -51,10 +51,16 @@ impl Completer {
     }
 
     /// Completes a job. `result` is JSON.
-    pub(super) async fn write(&self, lease: &Lease, result: &str) -> Result<WriteResult, BrokerError> {
+    pub(super) async fn write(
+        &self,
+        lease: &Lease,
+        result: &str,
+        equal: Option<(EqualJobs, Answered)>,
+    ) -> Result<WriteResult, BrokerError> {
         let completion = Completion {
             lease: lease.clone(),
             result: result.to_owned(),
+            equal,
         };
         let died = || BrokerError::Redis((ErrorKind::Client, "the completion's call died").into());
         self.0.ask(completion).await.unwrap_or_else(|| Err(died()))

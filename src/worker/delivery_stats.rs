@@ -11,9 +11,13 @@ use std::{
 use jobs::JobType;
 
 use super::{DeliveryOutcome, claim_pauses::PendingStart, worker_health::Disposition};
-use crate::telemetry::metrics::{
-    QueueCells,
-    labels::{CellIndex, JobClass, JobLabel, JobOutcome},
+use crate::{
+    deduplication::Part,
+    queue::EqualJobs,
+    telemetry::metrics::{
+        QueueCells,
+        labels::{CellIndex, JobClass, JobLabel, JobOutcome},
+    },
 };
 
 /// Facts about a running delivery: its start, its type, whether it was retried.
@@ -24,6 +28,8 @@ pub struct DeliveryStats {
     retried: AtomicBool,
     /// Until its gate has given a verdict.
     starting: Mutex<Option<PendingStart>>,
+    /// The jobs that are equal to it, and its part among them.
+    equal: Mutex<Option<(EqualJobs, Part)>>,
 }
 
 impl Default for DeliveryStats {
@@ -33,6 +39,7 @@ impl Default for DeliveryStats {
             kind: OnceLock::new(),
             retried: AtomicBool::new(false),
             starting: Mutex::default(),
+            equal: Mutex::default(),
         }
     }
 }
@@ -64,6 +71,16 @@ impl DeliveryStats {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+    }
+
+    /// It has this part among these equal jobs.
+    pub fn is_one_of(&self, equal: EqualJobs, part: Part) {
+        *self.equal.lock().unwrap_or_else(PoisonError::into_inner) = Some((equal, part));
+    }
+
+    /// The jobs that are equal to it, and its part among them.
+    pub(super) fn equal(&self) -> Option<(EqualJobs, Part)> {
+        self.equal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One of its calls is tried again.

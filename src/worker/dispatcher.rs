@@ -15,9 +15,10 @@ use tracing::{debug, warn};
 
 use super::{Assignment, DeliveryHandler, DeliveryOutcome, loops::LoopBackoff, outcome::OutcomeRules};
 use crate::{
+    deduplication::{Deduplication, Joined, Part},
     gate::{Gates, ProviderGate},
     guard::{CallObserver, JobGuard},
-    queue::{BrokerError, Delivery, HistoryNote, WriteResult, apalis::TaskEnvelope, owner_of},
+    queue::{BrokerError, Delivery, EqualJobs, HistoryNote, WriteResult, apalis::TaskEnvelope, owner_of},
     retry::{BackoffDelay, RetryPolicy},
     spend_ledger::SpendLedger,
     spending::Payer,
@@ -46,6 +47,8 @@ pub struct Dispatcher {
     pub payloads: MemoryBudget,
     /// The ledger of paid calls; `None` when it is switched off.
     pub ledger: Option<Arc<SpendLedger>>,
+    /// Finds jobs that ask for the same.
+    pub deduplication: Deduplication,
     /// The payload's field that names the student.
     pub student_field: Arc<str>,
     /// How provider calls are retried.
@@ -98,6 +101,10 @@ impl DeliveryHandler for Dispatcher {
         };
         assignment.holds.saw(kind.provider());
         assignment.course.is_a(kind);
+        let equal = match self.join(assignment, &delivery, kind, &payload, &student).await {
+            Ok(equal) => equal,
+            Err(outcome) => return outcome,
+        };
         let stops = assignment.stops.clone();
         let page = match &self.ledger {
             Some(ledger) => {
@@ -117,6 +124,9 @@ impl DeliveryHandler for Dispatcher {
         delivery.payload = None;
         match self.jobs.run(kind, payload, &guard).await {
             Ok(mut result) => {
+                if let Some(equal) = equal.filter(|_| !kind.is_reusable(&result)) {
+                    assignment.course.is_one_of(equal, Part::Alone);
+                }
                 guard.cost().write_into(&mut result);
                 DeliveryOutcome::Completed(conceal(&result.to_string()).into_owned())
             }
@@ -163,6 +173,49 @@ impl Dispatcher {
             () = stops.now.cancelled() => cancelled("the replica has to let go of the job"),
             () = stops.draining.cancelled() => cancelled("the replica is stopping"),
             payload = load => payload,
+        }
+    }
+
+    /// Looks for jobs that are equal to this one. `Err` is the job's outcome where it need not run; `Ok` its equals where it
+    /// leads them.
+    async fn join(
+        &self,
+        assignment: &Assignment,
+        delivery: &Delivery,
+        kind: JobType,
+        payload: &Bytes,
+        student: &str,
+    ) -> Result<Option<EqualJobs>, DeliveryOutcome> {
+        let (broker, course) = (&*assignment.broker, &assignment.course);
+        let equal = self
+            .deduplication
+            .equals_of(broker, delivery, kind, payload, student);
+        let Some(equal) = equal.await else {
+            return Ok(None);
+        };
+        match self.deduplication.join(broker, delivery, kind, &equal).await {
+            Joined::Leads => {
+                course.is_one_of(equal.clone(), Part::Leads);
+                Ok(Some(equal))
+            }
+            Joined::Unknown => Ok(None),
+            Joined::Reuses(result) => {
+                course.is_one_of(equal, Part::Reuses);
+                Err(DeliveryOutcome::Completed(
+                    conceal(&result.to_string()).into_owned(),
+                ))
+            }
+            Joined::Waits(delay) => {
+                course.is_one_of(equal, Part::Waits);
+                Err(DeliveryOutcome::Later {
+                    delay,
+                    counts: false,
+                    reason: "an equal job runs, and this one gets its result".to_owned(),
+                    waits_for: None,
+                    adds_up: false,
+                    note: None,
+                })
+            }
         }
     }
 

@@ -23,6 +23,7 @@ const OURS: &[&str] = &[
     "system:",
     "usage",
     "idempotency:",
+    "dedup:",
     "fleet:",
     "{backend-worker:",
 ];

@@ -6,7 +6,7 @@ use std::{
 };
 
 use backend_worker::{
-    simulator::{Entry, Provider},
+    simulator::{JournalEntry, Provider},
     spending::{
         Budgets, Usd,
         accounts::{SpendAccounts, SpendGrouping},
@@ -210,7 +210,10 @@ async fn in_order(field: &Field, arrived: &[Event], verdict: &mut Verdict) {
 
 /// The sums of the month, of its rows and of its students are those of the events.
 async fn books(field: &Field, paid: u64, possible: u64, verdict: &mut Verdict) {
-    let report = accounts(field).report(None, SpendGrouping::Provider).await.unwrap();
+    let report = accounts(field)
+        .report(None, SpendGrouping::Provider)
+        .await
+        .unwrap();
     let of_rows: Usd = report.lines.iter().map(|line| line.usd).sum();
     let key = format!("spend:students:{}", report.month);
     let students: HashMap<String, u64> = field.order(&["HGETALL", &key]).await;
@@ -250,7 +253,7 @@ fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdi
         (record.interruptions.clone(), record.partitions.clone())
     };
     // A booking waits in its replica while Redis restarts: the replica may die with it.
-    let is_lost = |entry: &Entry| {
+    let is_lost = |entry: &JournalEntry| {
         let (from, to) = (entry.at_ms, entry.at_ms + entry.took_ms.unwrap_or_default());
         let within = |spans: &[(f64, f64)], slack: f64| {
             spans
@@ -261,7 +264,7 @@ fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdi
             || within(&kills, SENT_AGAIN_MS)
             || (within(&restarts, ON_ITS_WAY_MS) && within(&kills, OUTBOX_MS))
     };
-    let mut billed: HashMap<Units, Vec<Entry>> = HashMap::new();
+    let mut billed: HashMap<Units, Vec<JournalEntry>> = HashMap::new();
     let journal = field.simulator.journal();
     for entry in Provider::ALL
         .map(|provider| journal.of(provider))
@@ -285,7 +288,7 @@ fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdi
     for event in paid {
         *booked.entry(event.units).or_default() += 1;
     }
-    let usd = |entry: &Entry| entry.bill.as_ref().and_then(|bill| bill.usd).unwrap_or(0.0);
+    let usd = |entry: &JournalEntry| entry.bill.as_ref().and_then(|bill| bill.usd).unwrap_or(0.0);
     let (mut total, mut lost, mut of_lost, mut unbooked) = (0.0, 0, 0.0, Vec::new());
     let mut unbilled: Vec<String> = Vec::new();
     let answers: usize = billed.values().map(Vec::len).sum();

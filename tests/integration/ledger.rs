@@ -47,6 +47,7 @@ fn page(ledger: &Arc<SpendLedger>, payload: &str, nth: u32) -> LedgerPage {
         lost: 0,
         first: nth == 1,
         trace: None,
+        key: None,
     };
     let payer = Payer {
         student: "ann".into(),

@@ -24,6 +24,7 @@ mod crowd;
 mod cut_over;
 mod dashboard;
 mod depth;
+mod equal_jobs;
 mod examples;
 mod failover;
 mod fair_line;

@@ -55,6 +55,7 @@ fn page(ledger: &Arc<SpendLedger>, job: &str, student: &str) -> LedgerPage {
         lost: 0,
         first: true,
         trace: None,
+        key: None,
     };
     let payer = Payer {
         student: student.into(),
@@ -117,6 +118,7 @@ async fn each_call_is_booked_with_what_it_came_to() {
         ("total".to_owned(), 3 * cost),
         ("possible".to_owned(), estimate),
         ("rows".to_owned(), 2),
+        ("generate-flashcards|jobs".to_owned(), 3),
         (format!("{row}|usd"), 3 * cost),
         (format!("{row}|calls"), 3),
         (format!("{row}|possible"), estimate),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
-    queue::{Broker, JobSnapshot, Layout, NewJob, State},
+    queue::{Broker, JobSnapshot, JobState, Layout, NewJob},
     spending::{
         Budgets, Usd,
         accounts::{SpendAccounts, SpendGrouping},
@@ -31,7 +31,7 @@ async fn enqueue(scene: &Scene, layout: Layout, id: &str) -> Arc<dyn Broker> {
     broker
 }
 
-async fn ends(broker: &dyn Broker, id: &str, state: State) -> JobSnapshot {
+async fn ends(broker: &dyn Broker, id: &str, state: JobState) -> JobSnapshot {
     eventually(&format!("{id} is {state:?}"), async || {
         let view = broker.find(id).await.unwrap().unwrap();
         (view.state == state).then_some(view)
@@ -51,7 +51,7 @@ async fn without_a_ledger_calls_are_booked_and_budgets_hold(layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let _worker = scene.worker(&[("LEDGER_TTL", "0s")]).await;
     let broker = enqueue(&scene, layout, "first").await;
-    let result = ends(&*broker, "first", State::Completed).await.result.unwrap();
+    let result = ends(&*broker, "first", JobState::Completed).await.result.unwrap();
     let cost = result["usage"]["costUsd"].as_f64().unwrap();
     let report = accounts(&scene).report(None, SpendGrouping::User).await.unwrap();
     assert!(
@@ -69,11 +69,11 @@ async fn without_a_ledger_calls_are_booked_and_budgets_hold(layout: Layout) {
         .await
         .unwrap();
     enqueue(&scene, layout, "second").await;
-    let view = ends(&*broker, "second", State::Delayed).await;
+    let view = ends(&*broker, "second", JobState::Delayed).await;
     let reason = view.waiting_for.unwrap().reason.unwrap();
     assert!(reason.contains("the budget of the month is used up"), "{reason}");
     accounts(&scene).set_month(None).await.unwrap();
-    ends(&*broker, "second", State::Completed).await;
+    ends(&*broker, "second", JobState::Completed).await;
     assert_eq!(scene.redis.ask::<u64>(&["EXISTS", "spend:reserved"]).await, 0);
 }
 
@@ -82,7 +82,7 @@ async fn a_budget_that_is_used_up_fails_jobs_where_it_is_to(layout: Layout) {
     let env = [("BUDGET_DAILY_USD", "0.000001"), ("BUDGET_EXHAUSTED", "fail")];
     let _worker = scene.worker(&env).await;
     let broker = enqueue(&scene, layout, "over").await;
-    let view = ends(&*broker, "over", State::Failed).await;
+    let view = ends(&*broker, "over", JobState::Failed).await;
     let reason = view.error.unwrap();
     assert!(reason.contains("the budget of the day is used up"), "{reason}");
     assert_eq!(view.attempts_made, 1, "it is not tried again");
@@ -95,7 +95,7 @@ async fn a_budget_holds_no_calls_without_a_price(layout: Layout) {
     let unpriced = ("OPENAI_MODEL", "gpt-4o-unpriced");
     let worker = scene.worker(&[unpriced, ("BUDGET_DAILY_USD", "5")]).await;
     let broker = enqueue(&scene, layout, "mystery").await;
-    let view = ends(&*broker, "mystery", State::Delayed).await;
+    let view = ends(&*broker, "mystery", JobState::Delayed).await;
     let reason = view.waiting_for.unwrap().reason.unwrap();
     assert!(
         reason.contains("has no price") && reason.contains("UNPRICED_CALLS"),
@@ -105,7 +105,7 @@ async fn a_budget_holds_no_calls_without_a_price(layout: Layout) {
     drop(worker);
     let env = [unpriced, ("BUDGET_DAILY_USD", "5"), ("UNPRICED_CALLS", "allow")];
     let _worker = scene.worker(&env).await;
-    let view = ends(&*broker, "mystery", State::Completed).await;
+    let view = ends(&*broker, "mystery", JobState::Completed).await;
     assert_eq!(view.result.unwrap()["usage"]["costUsd"], Value::Null);
     // Without any budget they are made and counted.
     let line = accounts(&scene)

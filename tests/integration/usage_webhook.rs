@@ -210,7 +210,12 @@ async fn a_template_calls_a_procedure_and_what_it_refuses_is_set_aside() {
     }
     assert_eq!(sums.len(), 5);
     let accounts = SpendAccounts::new(scene.redis.connection(), Budgets::default());
-    let line = accounts.report(None, SpendGrouping::Type).await.unwrap().lines.remove(0);
+    let line = accounts
+        .report(None, SpendGrouping::Type)
+        .await
+        .unwrap()
+        .lines
+        .remove(0);
     let totals = sums.values().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
     assert_eq!(totals, (line.prompt_tokens, line.completion_tokens));
     worker.signal(Signal::SIGTERM);

@@ -213,6 +213,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/live.js"),
     include_str!("page/overview.js"),
     include_str!("page/job.js"),
+    include_str!("page/spend.js"),
     include_str!("page/main.js"),
 );
 const FRAME: &str = include_str!("page/page.html");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
 
 use super::{ApalisBroker, DEFAULT_MAX_ATTEMPTS, MOST_BYTES, err_result, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, millis};
+use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, job::producer_key, millis};
 
 /// Jobs that one claim takes at most.
 const CLAIMS: usize = 32;
@@ -14,8 +14,8 @@ const CLAIMS: usize = 32;
 const STRETCH: usize = 200;
 
 /// A claimed job as the scripts return it: id, payload, attempt, max_attempts, waited ms, whether it is the first claim,
-/// deliveries lost so far, whether the payload is left out.
-type ClaimedRow = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool);
+/// deliveries lost so far, whether the payload is left out, the key that its producer names.
+type ClaimedRow = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool, Vec<u8>);
 
 /// The result of a claim.
 enum ClaimReply {
@@ -113,7 +113,7 @@ impl ApalisBroker {
     }
 
     async fn deliver(&self, row: ClaimedRow, token: &Arc<str>) -> Result<Option<Delivery>, BrokerError> {
-        let (id, mut payload, attempt, max_attempts, waited, first, lost, apart) = row;
+        let (id, mut payload, attempt, max_attempts, waited, first, lost, apart, key) = row;
         let id = match String::from_utf8(id) {
             Ok(id) => id,
             Err(error) => {
@@ -140,6 +140,7 @@ impl ApalisBroker {
             first,
             lost,
             trace: None,
+            key: producer_key(&String::from_utf8_lossy(&key)),
         }))
     }
 

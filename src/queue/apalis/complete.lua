@@ -1,8 +1,8 @@
 -- Ends jobs well, and forgets the oldest completed jobs beyond the retention, two for each that ends.
--- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data  5 fair
+-- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data  5 fair  6 active  7 scheduled
 -- ARGV 1 meta prefix  2 history prefix  3 keep ms  4 keep count
 --      5 bytes of payload that are worth keeping once the job is done
---      6… triples of job id, claim token, result as JSON {"Ok": result}
+--      6… of each job: id, claim token, result as JSON {"Ok":result}, what it says of equal jobs (../equal.lua)
 -- Returns for each job 1 applied (now or before), 0 lost, or the error that kept it from being written.
 local inflight, done, ended, data = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local meta_prefix, history_prefix, keep_ms, keep_count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -10,7 +10,13 @@ local now, answers, just_ended = now_ms(), {}, {}
 local done_is_zset = is_zset(done)
 call('ZCARD', ended)
 
-local function complete(id, token, result)
+-- Keeps the result for equal jobs, and wakes them.
+local function answer_equal(id, result, how, keep, equal, key)
+  if how == 'new' then call('SET', key, result_entry(id, result:sub(#'{"Ok":' + 1, -2), now), 'PX', keep) end
+  wake_waiting(equal, how == 'unusable' and 1 or wakes_left, KEYS[6], KEYS[7])
+end
+
+local function complete(id, token, result, equal)
   local meta = meta_prefix .. id
   local held = standing(meta, inflight, id, token)
   if held ~= 'held' then return held == 'settled' and 1 or 0 end
@@ -24,11 +30,14 @@ local function complete(id, token, result)
   if large then call('HDEL', data, id) end
   call('DEL', 'ledger:' .. meta)
   just_ended[id] = true
+  local how, keep, prefix, key = read_equal(equal)
+  -- The job has ended: a foreign key among those of equal jobs costs their wake-up and no more.
+  if how then pcall(answer_equal, id, result, how, keep, prefix, key) end
   return 1
 end
 
-for i = 6, #ARGV, 3 do
-  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+for i = 6, #ARGV, 4 do
+  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
   -- Since Redis 7 an error is a table.
   if not fine and type(answer) == 'table' then answer = answer.err end
   answers[#answers + 1] = answer

@@ -3,7 +3,7 @@
 use redis::{RedisError, Value};
 
 use super::{ApalisBroker, WORTH_KEEPING, millis, scripts};
-use crate::queue::{BrokerError, Completion, WriteResult, batch_replies};
+use crate::queue::{BrokerError, Completion, WriteResult, batch_replies, told_equal};
 
 impl ApalisBroker {
     pub(super) async fn complete_jobs(
@@ -27,16 +27,19 @@ impl ApalisBroker {
             .key(&keys.done)
             .key(&keys.ended_done)
             .key(&keys.data)
-            .key(&keys.fair);
+            .key(&keys.fair)
+            .key(&keys.active)
+            .key(&keys.scheduled);
         call.arg(&keys.meta_prefix)
             .arg(&keys.history_prefix)
             .arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count)
             .arg(WORTH_KEEPING);
-        for Completion { lease, result } in completions {
+        for Completion { lease, result, equal } in completions {
             call.arg(&*lease.id)
                 .arg(&*lease.token)
-                .arg(format!("{{\"Ok\":{result}}}"));
+                .arg(format!("{{\"Ok\":{result}}}"))
+                .arg(told_equal(equal.as_ref()));
         }
         self.connection.invoke(&call).await
     }

@@ -30,10 +30,10 @@ use serde_json::value::RawValue;
 
 use self::wait::ApalisWaiter;
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Completion, CompletionResults, Delivery, HistoryNote,
-    INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob,
-    Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
-    fair::PlacingProgress, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery,
+    EqualJobs, HistoryNote, INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition,
+    ListQuery, NewJob, Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult,
+    WriteResult, fair::PlacingProgress, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -210,6 +210,45 @@ impl Broker for ApalisBroker {
 
     async fn put_off(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
         self.delay(lease, &later, false).await
+    }
+
+    fn proof_of(&self, lease: &Lease) -> ClaimProof {
+        ClaimProof {
+            claim: self.keys.meta(&lease.id),
+            token: lease.token.clone(),
+            leases: self.keys.leases.clone(),
+            worker: self.worker.clone(),
+        }
+    }
+
+    async fn await_equal(
+        &self,
+        lease: &Lease,
+        delay: Duration,
+        reason: &str,
+        equal: &EqualJobs,
+    ) -> Result<WriteResult, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::AWAIT.prepare_invoke();
+        call.key(&self.inflight)
+            .key(&keys.active)
+            .key(&keys.scheduled)
+            .key(&keys.data)
+            .key(&keys.fair);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&keys.meta_prefix)
+            .arg(millis(delay))
+            .arg(reason)
+            .arg(&*equal.prefix);
+        Ok(settled(self.connection.invoke(&call).await?))
+    }
+
+    async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
+        let mut call = scripts::WAKE.prepare_invoke();
+        call.key(&self.keys.active).key(&self.keys.scheduled);
+        call.arg(&*equal.prefix);
+        Ok(self.connection.invoke(&call).await?)
     }
 
     async fn fail(

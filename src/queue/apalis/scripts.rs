@@ -1,5 +1,5 @@
 //! The scripts of the apalis layout: `common.lua` in front of each operation's file, `../fair.lua` and
-//! `line.lua` where a job is taken from the line or put back.
+//! `line.lua` where a job is taken from the line or put back, `../equal.lua` where jobs wait for the result of an equal one.
 
 use crate::queue::scripts::scripts;
 
@@ -11,8 +11,10 @@ scripts! {
     RECOVER = "../witness.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
     STRAYS = "../poison.lua", "orphan.lua", "strays.lua";
-    COMPLETE = "complete.lua";
+    COMPLETE = "../equal.lua", "equal.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
+    AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
+    WAKE = "../equal.lua", "equal.lua", "wake.lua";
     FAIL = "fail.lua";
     RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";

@@ -136,5 +136,6 @@ pub(super) fn delivery(row: ClaimedRow, token: &Arc<str>) -> Result<Delivery, Fr
         first,
         lost,
         trace: options.trace,
+        key: options.key,
     })
 }

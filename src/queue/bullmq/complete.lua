@@ -1,7 +1,7 @@
 -- Ends jobs well, and claims as many others into their slots.
 -- KEYS 1 prefix
 -- ARGV 1-10 as in claiming.lua; 3 how many at most, 0 claims nothing and leaves the number alone
---      11 keep ms  12 keep count  13… triples of job id, claim token, result as JSON
+--      11 keep ms  12 keep count  13… of each job: id, claim token, result as JSON, what it says of equal jobs (../equal.lua)
 -- Returns {of each job 1 applied (now or before), 0 lost, or the error that kept it from being written; what `claim`
 -- returns, the error that it ended with, or false where it was not to}. Where many jobs are in flight it does the first
 -- ones only.
@@ -17,24 +17,30 @@ if orders(P)[2] then expect_lines(P) end
 local function worded(problem) return type(problem) == 'table' and problem.err or problem end
 
 local locks = {}
-for i = 13, #ARGV, 3 do locks[#locks + 1] = P .. ARGV[i] .. ':lock' end
+for i = 13, #ARGV, 4 do locks[#locks + 1] = P .. ARGV[i] .. ':lock' end
 local holders = call('MGET', unpack(locks))
 
-local function complete(id, token, result, holder)
+local function complete(id, token, result, equal, holder)
   local m = call('HMGET', P .. id, unpack(ENDING))
   local held = standing(id, token, m, holder)
   if held ~= 'held' then return refusal(held) end
   report(id, '100')
-  finish(id, m, token, 'completed', result, now, keep_count, keep_ms)
+  local how, keep_equal, prefix, key = read_equal(equal)
+  finish(id, m, token, 'completed', result, now, keep_count, keep_ms, how == 'new' or how == 'reused')
+  if how then
+    -- The job has ended: a foreign key among those of equal jobs costs their wake-up and no more.
+    local fine, problem = pcall(answer_equal, id, result, now, how, keep_equal, prefix, key)
+    if not fine then complain(P .. id .. ' ended, jobs that are equal to it were not woken', worded(problem)) end
+  end
   return 1
 end
 
 -- Slots are free where the worker has no reason to write the outcome again.
 local walked, freed = 0, 0
-for i = 13, #ARGV, 3 do
+for i = 13, #ARGV, 4 do
   if walked > FARTHEST then break end
   walked = walked + in_flight
-  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2], holders[(i - 10) / 3])
+  local fine, answer = pcall(complete, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], holders[(i - 9) / 4])
   if fine then freed = freed + 1 end
   answers[#answers + 1] = fine and answer or worded(answer)
 end

@@ -4,7 +4,9 @@
 use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 
 use super::{BullmqBroker, claim::ClaimReply, millis, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Completion, CompletionResults, Delivery, batch_replies};
+use crate::queue::{
+    BrokerError, ClaimNumber, Completion, CompletionResults, Delivery, batch_replies, told_equal,
+};
 
 /// The result of the claim in a call of completions.
 enum RefillClaim {
@@ -72,8 +74,11 @@ impl BullmqBroker {
         self.claim_args(&mut call, next, next.map_or(0, |_| completions.len()), false);
         call.arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count);
-        for Completion { lease, result } in completions {
-            call.arg(&*lease.id).arg(&*lease.token).arg(result);
+        for Completion { lease, result, equal } in completions {
+            call.arg(&*lease.id)
+                .arg(&*lease.token)
+                .arg(result)
+                .arg(told_equal(equal.as_ref()));
         }
         self.connection.invoke(&call).await
     }

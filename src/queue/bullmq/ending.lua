@@ -202,8 +202,9 @@ end
 -- The fields that a script reads of an ending job: the mark of its claim, and the fields that decide how it ends.
 local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
 
--- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason.
-local function finish(id, m, token, state, value, now, default_count, default_ms)
+-- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason. With
+-- `is_kept` the caller keeps the result for equal jobs.
+local function finish(id, m, token, state, value, now, default_count, default_ms, is_kept)
   local key, done = P .. id, state == 'completed'
   local opts = options(m[3])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
@@ -217,7 +218,7 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
     end
   end
   local attempts = count(m[6], 0) + 1
-  if done then cache(opts.idempotencyKey, id, value, now) end
+  if done and not is_kept then cache(opts.idempotencyKey, id, value, now) end
 
   local rule = opts.removeOnFail
   if done then rule = opts.removeOnComplete end

@@ -42,10 +42,10 @@ use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
-    Broker, BrokerError, BrokerOptions, ClaimNumber, Completion, CompletionResults, Delivery, HistoryNote,
-    INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob,
-    Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
-    fair::PlacingProgress, line, millis,
+    Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery,
+    EqualJobs, HistoryNote, INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition,
+    ListQuery, NewJob, Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult,
+    WriteResult, fair::PlacingProgress, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -208,6 +208,37 @@ impl Broker for BullmqBroker {
 
     async fn put_off(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
         self.delay(lease, &later, false).await
+    }
+
+    fn proof_of(&self, lease: &Lease) -> ClaimProof {
+        ClaimProof {
+            claim: format!("{}{}:lock", self.keys.prefix, lease.id),
+            token: lease.token.clone(),
+            leases: String::new(),
+            worker: self.worker.clone(),
+        }
+    }
+
+    async fn await_equal(
+        &self,
+        lease: &Lease,
+        delay: Duration,
+        reason: &str,
+        equal: &EqualJobs,
+    ) -> Result<WriteResult, BrokerError> {
+        let mut call = self.prepare(&scripts::AWAIT);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(millis(delay))
+            .arg(reason)
+            .arg(&*equal.prefix);
+        self.settle(&call).await
+    }
+
+    async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
+        let mut call = self.prepare(&scripts::WAKE);
+        call.arg(&*equal.prefix);
+        Ok(self.connection.invoke(&call).await?)
     }
 
     async fn fail(

@@ -1,9 +1,15 @@
 //! Reads the options of a job from its `opts`. A producer can write anything there: an invalid value counts as missing,
 //! and unknown options are ignored.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use crate::{queue::QueueBackoff, telemetry::trace::TraceContext};
+use crate::{
+    keys::IDEMPOTENCY_PREFIX,
+    queue::{QueueBackoff, job::producer_key},
+    telemetry::trace::TraceContext,
+};
 
 /// The options that the worker goes by. The scripts read further ones themselves: retention, log length, order.
 #[derive(Debug, PartialEq)]
@@ -14,6 +20,8 @@ pub(super) struct JobOptions {
     pub(super) backoff: Option<QueueBackoff>,
     /// The trace that the producer was in: BullMQ writes its telemetry's metadata as `tm`.
     pub(super) trace: Option<TraceContext>,
+    /// The key under which equal jobs find each other.
+    pub(super) key: Option<Arc<str>>,
 }
 
 impl JobOptions {
@@ -24,6 +32,11 @@ impl JobOptions {
             max_attempts: number(&options["attempts"]).map_or(1, |n| n.max(1.0) as u32),
             backoff: backoff(&options["backoff"]),
             trace: trace(&options),
+            // No other key is this worker's to read or write.
+            key: options["idempotencyKey"]
+                .as_str()
+                .filter(|key| key.starts_with(IDEMPOTENCY_PREFIX))
+                .and_then(producer_key),
         }
     }
 }
@@ -117,6 +130,7 @@ mod tests {
             max_attempts: 1,
             backoff: None,
             trace: None,
+            key: None,
         };
         for json in [
             "",

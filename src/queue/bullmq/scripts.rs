@@ -1,5 +1,6 @@
 //! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
-//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are claimed, and `orphan.lua` where one is put back because no replica runs it.
+//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are claimed, `orphan.lua` where one is put back because no replica runs
+//! it, and `equal.lua` where jobs wait for the result of an equal one.
 
 use crate::queue::scripts::scripts;
 
@@ -11,8 +12,10 @@ scripts! {
     MINE = "mine.lua";
     STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
     PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "levels.lua", "places.lua";
-    COMPLETE = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "complete.lua";
+    COMPLETE = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "../equal.lua", "equal.lua", "complete.lua";
     RETRY_AT = "retry_at.lua";
+    AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
+    WAKE = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "equal.lua", "wake.lua";
     FAIL = "ending.lua", "fail.lua";
     RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";

@@ -67,6 +67,8 @@ families! {
     SPENT = Counter "backend_worker_spent_usd_total" ["provider", "certainty"] "USD that this replica's calls have cost, by the prices in force; possible: of calls whose answer was lost, at most";
     UNPRICED_CALLS = Counter "backend_worker_unpriced_calls_total" ["provider"] "answers of models that have no price: what they cost is not known";
     USAGE_WEBHOOK = Counter "backend_worker_usage_webhook_total" ["result"] "usage events: delivered to USAGE_WEBHOOK_URL; failed: tries that were not taken; refused: set aside for their content; skipped: without the student that the body needs";
+    DEDUPLICATED = Counter "backend_worker_deduplicated_jobs_total" ["type", "how"] "jobs that were given the result of an equal one and paid for nothing; waited: times that a job waited for an equal one that ran";
+    SAVED = Counter "backend_worker_saved_usd_total" ["type"] "USD that the results had cost which this replica gave to equal jobs";
     USELESS_ANSWERS = Counter "backend_worker_useless_answers_total" ["provider"] "answers that arrived and were of no use to their job; they do not count for the breaker";
     LEDGER = Counter "backend_worker_ledger_total" ["event"] "paid calls sent; answers reused instead of sending; unknown: sent once and the answer lost; resent: of these, sent again; unrecorded: not written down";
     TOKENS = Counter "backend_worker_tokens_total" ["provider"] "tokens that the provider charged";
@@ -97,6 +99,9 @@ families! {
     PROCESS_FDS = Gauge "process_open_fds" [] "open files and sockets of the process";
     PROCESS_START = Gauge "process_start_time_seconds" [] "when the process started, seconds since 1970";
 }
+
+/// How equal jobs are counted.
+pub const DEDUPLICATED_AS: [&str; 2] = ["reused", "waited"];
 
 #[cfg(test)]
 mod tests {
@@ -129,6 +134,7 @@ mod tests {
             "event" => list(vec!["sent", "reused", "unknown", "resent", "unrecorded"]),
             "provider" => list(Provider::ALL.map(Provider::as_str).to_vec()),
             "period" => list(vec!["day", "month"]),
+            "how" => list(DEDUPLICATED_AS.to_vec()),
             "certainty" => list(vec!["certain", "possible"]),
             "status" => list(Answer::ALL.iter().map(|v| v.as_str()).collect()),
             "scope" => list(vec!["fleet", "replica"]),

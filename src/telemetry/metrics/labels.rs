@@ -21,6 +21,7 @@ macro_rules! index_by_variant {
     )*};
 }
 index_by_variant!(
+    JobType,
     Provider,
     Reason,
     State,

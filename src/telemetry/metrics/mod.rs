@@ -18,7 +18,7 @@ pub mod labels;
 
 use std::sync::atomic::AtomicU64;
 
-use jobs::{FailureClass, Provider};
+use jobs::{FailureClass, JobType, Provider};
 
 use self::{
     cells::{Counter, Histogram},
@@ -59,6 +59,10 @@ pub struct ProcessCounters {
     pub unpriced_calls: [Counter; PROVIDERS],
     /// Usage events on their way to the webhook.
     pub usage_webhook: [Counter; WebhookResult::COUNT],
+    /// Jobs that were given the result of an equal one, and waits for one, by type.
+    pub deduplicated: [[Counter; 2]; JobType::ALL.len()],
+    /// What the results that were given to equal jobs had cost: billionths of a dollar.
+    pub saved: [Counter; JobType::ALL.len()],
     /// Replies that their jobs could not use.
     pub useless_answers: [Counter; PROVIDERS],
     /// How long Redis takes to answer.
@@ -90,6 +94,8 @@ impl ProcessCounters {
             spent: [const { [const { Counter::new() }; 2] }; PROVIDERS],
             unpriced_calls: [const { Counter::new() }; PROVIDERS],
             usage_webhook: [const { Counter::new() }; WebhookResult::COUNT],
+            deduplicated: [const { [const { Counter::new() }; 2] }; JobType::ALL.len()],
+            saved: [const { Counter::new() }; JobType::ALL.len()],
             useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],

@@ -24,6 +24,7 @@ fn completion(lease: &Lease) -> Completion {
     Completion {
         lease: lease.clone(),
         result: "1".to_owned(),
+        equal: None,
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use backend_worker::simulator::{Fault, Provider};
+use backend_worker::{
+    simulator::{Fault, Provider},
+    spending::{Budgets, accounts::SpendAccounts},
+};
 use serde_json::{Value, json};
 
 use super::FLASHCARDS;
@@ -13,6 +16,7 @@ const TOKEN: &str = "adm1n-t0ken-of-tests";
 /// What a hostile producer might call a job.
 const BAD_ID: &str = "\"><img src=x onerror=alert(1)>";
 const BAD_TYPE: &str = "<script>alert(2)</script>";
+const BAD_STUDENT: &str = "<img src=x onerror=alert(3)>";
 
 const ENV: &[(&str, &str)] = &[
     ("ADMIN_TOKEN", TOKEN),
@@ -295,4 +299,121 @@ async fn the_page_says_that_redis_is_away_and_recovers() {
     drop(worker);
     browser.see("#notices", "Trying again").await;
     browser.see("#pulse", "Disconnected, figures").await;
+}
+
+/// Has the days of this month before today cost something.
+async fn spend_before_today(redis: &TestRedis) {
+    let accounts = SpendAccounts::new(redis.connection(), Budgets::default());
+    let today = accounts.today().await.unwrap();
+    let day: u64 = today[8..].parse().unwrap();
+    for day in 1..day {
+        let key = format!("spend:day:{}-{day:02}", &today[..7]);
+        let nanos = (3_000_000 + day * 7_919_000 % 9_000_000).to_string();
+        let row = "openai|gpt-6-luna|generate-flashcards";
+        for (field, amount) in [
+            ("total", &*nanos),
+            (&format!("{row}|usd"), &nanos),
+            (&format!("{row}|calls"), "12"),
+            ("generate-flashcards|jobs", "11"),
+        ] {
+            redis.ask::<()>(&["HSET", &key, field, amount]).await;
+        }
+        let month = format!("spend:month:{}", &today[..7]);
+        redis.ask::<()>(&["HINCRBY", &month, "total", &nanos]).await;
+    }
+}
+
+/// The page of the money: what was spent and saved, and the kill switch, with the name of who has set it.
+#[tokio::test]
+async fn an_operator_sees_what_is_spent_and_stops_it() {
+    let scene = Scene::set(Duration::ZERO).await;
+    spend_before_today(&scene.redis).await;
+    let mut env = ENV.to_vec();
+    env.extend([
+        ("BUDGET_DAILY_USD", "0.02"),
+        ("BUDGET_MONTHLY_USD", "0.5"),
+        ("DEDUPLICATE", "user"),
+    ]);
+    let worker = scene.worker(&env).await;
+    let cards = |content: &str, student: &str| {
+        json!({"content": content, "subject": "s", "topic": "t", "userId": student}).to_string()
+    };
+    // One of them equals another, and one student has a name like no other.
+    for (content, student) in [
+        ("marzipan", "ann"),
+        ("marzipan", "ann"),
+        ("nougat", "ben"),
+        ("fudge", "ben"),
+        ("toffee", BAD_STUDENT),
+    ] {
+        let data = cards(content, student);
+        scene
+            .enqueue(&["generate-flashcards", "--data", &data, "--wait"])
+            .await;
+    }
+    let mut browser = Browser::start().await;
+    open(&mut browser, &worker).await;
+    give_token(&mut browser, "r3ad-t0ken-of-tests").await;
+    browser.see("#replicas", "Working").await;
+    browser.ask("click", json!({"selector": "#to-spend"})).await;
+    browser.see("#spend-tiles", "Forecast for the month").await;
+    browser.see("#spend-tiles", "1 job").await;
+    browser.see("#spend-budgets", "left of $0.02").await;
+    browser.see("#spend-budgets", "left of $0.50").await;
+    browser.see("#spend-types li", "a deck").await;
+    browser.see("#spend-types li", "paid answers").await;
+    browser.see("#spend-types li", "1 reused").await;
+    browser.see("#spend-models li", "gpt").await;
+    browser.see("#spend-students li:first-child", "ben").await;
+    browser.see("#spend-students", BAD_STUDENT).await;
+    assert_eq!(browser.count("#spend img").await, 0);
+    browser.see("#switch-state", "Paid calls pass").await;
+    browser.see("#switch-why", "not been used").await;
+    assert_eq!(browser.ask("focused", json!({})).await["id"], "spend-title");
+    assert!(browser.count("#spend-days rect.money").await > 0);
+    fits_a_phone(&mut browser).await;
+    shots(&mut browser, "money").await;
+    let page = browser.text("body").await;
+    assert!(!page.contains("marzipan") && !page.contains("t0ken"), "{page}");
+    assert_eq!(complaints(&mut browser, &["401"]).await, [""; 0]);
+
+    // By keyboard: stop everything. That needs the other token.
+    browser
+        .ask("fill", json!({"selector": "#switch-by", "text": "ann <b>"}))
+        .await;
+    browser
+        .ask(
+            "fill",
+            json!({"selector": "#switch-reason", "text": "an import ran away"}),
+        )
+        .await;
+    tab_to(&mut browser, "Stop all paid calls").await;
+    browser.press("Enter").await;
+    browser.see("#token-why", "ADMIN_TOKEN").await;
+    give_token(&mut browser, TOKEN).await;
+    browser.see("#switch-state", "Paid calls are stopped").await;
+    browser.see("#switch-why", "Set by ann <b> on").await;
+    browser.see("#switch-why", "an import ran away").await;
+    browser.see("#announcer", "stopped").await;
+    let switch: String = scene.redis.ask(&["GET", "system:budget_kill_switch"]).await;
+    assert_eq!(switch, "true");
+    fits_a_phone(&mut browser).await;
+    shots(&mut browser, "money-stopped").await;
+
+    browser
+        .ask("fill", json!({"selector": "#switch-reason", "text": "over"}))
+        .await;
+    browser
+        .ask(
+            "click",
+            json!({"selector": "#switch-button", "text": "Let paid calls pass"}),
+        )
+        .await;
+    browser.see("#switch-state", "Paid calls pass").await;
+    let switch: String = scene.redis.ask(&["GET", "system:budget_kill_switch"]).await;
+    assert_eq!(switch, "false");
+    browser.ask("click", json!({"selector": "#to-fleet"})).await;
+    browser.see("#replicas", "Working").await;
+    browser.gone("#spend-tiles", "").await;
+    assert_eq!(complaints(&mut browser, &["401"]).await, [""; 0]);
 }

@@ -94,6 +94,7 @@ async fn walks_along_the_claimed_jobs_are_short() {
     let completions = done.iter().cloned().map(|lease| Completion {
         lease,
         result: "1".to_owned(),
+        equal: None,
     });
     let CompletionResults { settled, .. } = a.complete_all(&completions.collect::<Vec<_>>(), None).await;
     assert!(

@@ -43,17 +43,19 @@ const askForToken = (() => {
 /** How long the head of an answer may take. */
 const PATIENCE = 15000;
 
-async function call(path, { method = 'GET', signal } = {}) {
+async function call(path, { method = 'GET', body, signal } = {}) {
   const bearer = token.get();
   const headers = bearer ? { authorization: `Bearer ${bearer}` } : {};
+  if (body) headers['content-type'] = 'application/json';
   const gone = new AbortController();
   signal?.addEventListener('abort', () => gone.abort(), { once: true });
   const timer = setTimeout(() => gone.abort(), PATIENCE);
   const plain = { cache: 'no-store', credentials: 'omit', redirect: 'error' };
-  const answer = await fetch(path, { ...plain, method, headers, signal: gone.signal }).finally(() => clearTimeout(timer));
+  const sent = body && JSON.stringify(body);
+  const answer = await fetch(path, { ...plain, method, headers, body: sent, signal: gone.signal }).finally(() => clearTimeout(timer));
   if (answer.ok) return answer;
-  const body = await answer.json().catch(() => ({}));
-  throw new Refused(answer.status, body.error ?? `HTTP ${answer.status}`, answer.headers.get('retry-after'));
+  const refusal = await answer.json().catch(() => ({}));
+  throw new Refused(answer.status, refusal.error ?? `HTTP ${answer.status}`, answer.headers.get('retry-after'));
 }
 
 /** As `call`; where the API wants a token, asks for one, until it fits or the reader has none. */

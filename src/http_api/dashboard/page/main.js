@@ -90,21 +90,30 @@ document.addEventListener('visibilitychange', () => {
 
 function show() {
   leaveJob?.();
-  leaveJob = null;
+  leaveSpend?.();
+  leaveJob = leaveSpend = null;
+  const isSpend = location.hash === '#spend';
   let job = null;
   try {
     job = location.hash.match(/^#job\/([^/]*)\/([^/]+)$/)?.slice(1).map(decodeURIComponent);
   } catch {
     // No address of ours: the fleet it is.
   }
-  $('overview').hidden = Boolean(job);
+  $('overview').hidden = Boolean(job) || isSpend;
   $('job').hidden = !job;
-  document.title = job ? `Job ${job[1]} · backend-worker` : 'backend-worker';
+  $('spend').hidden = !isSpend;
+  set($('to-fleet'), 'aria-current', job || isSpend ? null : 'page');
+  set($('to-spend'), 'aria-current', isSpend ? 'page' : null);
+  document.title = job ? `Job ${job[1]} · backend-worker` : isSpend ? 'Money · backend-worker' : 'backend-worker';
+  if (isSpend) {
+    openSpend();
+    return $('spend-title').focus();
+  }
   if (!job) return;
   openJob(...job);
   $('job-title').focus();
 }
-addEventListener('hashchange', () => { show(); if ($('job').hidden) $('main').focus({ preventScroll: true }); });
+addEventListener('hashchange', () => { show(); if (!$('overview').hidden) $('main').focus({ preventScroll: true }); });
 
 $('find').addEventListener('submit', (event) => {
   event.preventDefault();
@@ -113,7 +122,7 @@ $('find').addEventListener('submit', (event) => {
 });
 
 $('token-button').addEventListener('click', async () => {
-  if (await askForToken('For routes that want one: READ_TOKEN to look, ADMIN_TOKEN to look and to reset breakers.')) {
+  if (await askForToken('For routes that want one: READ_TOKEN to look, ADMIN_TOKEN to look and to change something.')) {
     leaveFleet?.();
     followFleet();
   }

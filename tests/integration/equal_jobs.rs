@@ -1,0 +1,520 @@
+//! The same question is paid for once: equal jobs at once, one after the other, and while replicas, Redis or the provider fail.
+
+use std::{sync::Arc, time::Duration};
+
+use backend_worker::{
+    connection::Connection,
+    deduplication::{Deduplicate, Deduplication, DeduplicationSettings, Joined},
+    queue::{
+        Answered, Broker, ClaimNumber, Completion, Delivery, EqualJobs, JobState, Layout, NewJob, WriteResult,
+    },
+    simulator::{Fault, Provider},
+};
+use jobs::JobType;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Scene, TestRedis, WebApi, Worker, both_layouts, enqueue, eventually, raw, view};
+
+const USER: (&str, &str) = ("DEDUPLICATE", "user");
+const SHARED: (&str, &str) = ("DEDUPLICATE", "shared");
+const LEASE: (&str, &str) = ("LEASE_TTL", "5s");
+const FOREVER: Fault = Fault::Delay { ms: 3_600_000 };
+
+fn cards(student: &str) -> String {
+    json!({ "content": "The cell divides.", "subject": "Biology", "topic": "Cells", "userId": student })
+        .to_string()
+}
+
+/// Adds a job for flashcards.
+async fn add(broker: &dyn Broker, id: &str, payload: &str) {
+    let payload = raw(payload);
+    let job = NewJob {
+        id,
+        kind: JobType::GenerateFlashcards,
+        payload: &payload,
+        max_attempts: 3,
+        delay: Duration::ZERO,
+    };
+    assert!(broker.enqueue(&job).await.unwrap());
+}
+
+fn calls(scene: &Scene) -> usize {
+    scene.simulator.journal().of(Provider::OpenAi).len()
+}
+
+async fn until_called(scene: &Scene, count: usize) {
+    let journal = scene.simulator.journal();
+    journal
+        .wait_until(|journal| journal.of(Provider::OpenAi).len() >= count)
+        .await;
+}
+
+async fn until(
+    broker: &dyn Broker,
+    what: &str,
+    reached: impl Fn(&backend_worker::queue::QueueCounts) -> bool,
+) {
+    eventually(what, async || {
+        let counts = broker.counts().await.ok()?;
+        reached(&counts).then_some(())
+    })
+    .await;
+}
+
+async fn until_done(broker: &dyn Broker, completed: u64) {
+    until(broker, &format!("{completed} jobs are completed"), |counts| {
+        counts.completed == completed
+    })
+    .await;
+}
+
+async fn result(broker: &dyn Broker, id: &str) -> Value {
+    let view = view(broker, id).await;
+    assert_eq!(view.state, JobState::Completed, "{id}");
+    view.result.unwrap()
+}
+
+/// `spend` of this month.
+async fn spend(scene: &Scene, by: &str) -> Value {
+    let output = scene
+        .command(&["spend", "--by", by, "--json"])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+async fn metric(workers: &[&Worker], name: &str) -> f64 {
+    let mut sum = 0.0;
+    for worker in workers {
+        let url = format!("http://localhost:{}/metrics", worker.port);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        sum += line
+            .unwrap_or_else(|| panic!("{name}"))
+            .trim()
+            .parse::<f64>()
+            .unwrap();
+    }
+    sum
+}
+
+async fn a_hundred_equal_jobs_are_paid_for_once(layout: Layout) {
+    const JOBS: u64 = 100;
+    let scene = Scene::set(Duration::from_millis(800)).await;
+    let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+    for job in 0..JOBS {
+        add(&*broker, &format!("job-{job}"), &cards("ann")).await;
+    }
+    let env = [USER, ("CONCURRENCY", "5")];
+    let (one, two) = (scene.worker(&env).await, scene.worker(&env).await);
+    until_done(&*broker, JOBS).await;
+    assert_eq!(calls(&scene), 1);
+    let (mut decks, mut paid) = (Vec::new(), 0);
+    for job in 0..JOBS {
+        let mut result = result(&*broker, &format!("job-{job}")).await;
+        let usage = result["usage"].take();
+        if usage["reused"].is_null() {
+            assert!(usage["costUsd"].as_f64().unwrap() > 0.0, "{usage}");
+            paid += 1;
+        } else {
+            assert_eq!((&usage["reused"], &usage["costUsd"]), (&json!(true), &json!(0.0)));
+        }
+        decks.push(result.to_string());
+    }
+    decks.dedup();
+    assert_eq!((decks.len(), paid), (1, 1), "one deck, one bill");
+    assert_eq!(
+        view(&*broker, "job-50").await.attempts_made,
+        1,
+        "a wait costs no attempt"
+    );
+
+    // A repeat costs nothing either, whatever the order of its fields.
+    let again = r#"{"userId":"ann","topic":"Cells", "subject":"Biology","content":"The cell divides."}"#;
+    add(&*broker, "job-again", again).await;
+    until_done(&*broker, JOBS + 1).await;
+    assert_eq!(calls(&scene), 1);
+    let report = spend(&scene, "type").await;
+    let saved = report["savedUsd"].as_f64().unwrap();
+    let spent = report["usd"].as_f64().unwrap();
+    assert_eq!(report["reusedJobs"], JOBS, "{report}");
+    assert!((saved - spent * JOBS as f64).abs() < 1e-9, "{report}");
+    let line = &report["lines"][0];
+    assert_eq!(
+        (&line["name"], &line["reusedJobs"]),
+        (&json!("generate-flashcards"), &json!(JOBS))
+    );
+    assert!(report["awaitedJobs"].as_u64().unwrap() > 0, "{report}");
+    let of = async |name: &str, labels: &str| {
+        metric(&[&one, &two], &format!("backend_worker_{name}{labels}")).await
+    };
+    let kind = "type=\"generate-flashcards\"";
+    let reused = of("deduplicated_jobs_total", &format!("{{{kind},how=\"reused\"}}")).await;
+    assert_eq!(reused, JOBS as f64);
+    let waited = of("deduplicated_jobs_total", &format!("{{{kind},how=\"waited\"}}")).await;
+    assert!(waited > 0.0);
+    assert!((of("saved_usd_total", &format!("{{{kind}}}")).await - saved).abs() < 1e-9);
+}
+
+async fn students_share_a_result_only_where_that_is_wanted(layout: Layout) {
+    for (env, expected) in [(vec![USER], 2), (vec![SHARED], 1), (vec![], 4)] {
+        let scene = Scene::set(Duration::ZERO).await;
+        let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+        for (id, student) in [("1", "ann"), ("2", "bob"), ("3", "ann"), ("4", "bob")] {
+            add(&*broker, id, &cards(student)).await;
+        }
+        let _worker = scene.worker(&env).await;
+        until_done(&*broker, 4).await;
+        assert_eq!(calls(&scene), expected, "{env:?}");
+        let keys: Vec<String> = scene.redis.ask(&["KEYS", "dedup:*"]).await;
+        assert_eq!(keys.is_empty(), env.is_empty(), "{keys:?}");
+    }
+}
+
+/// Neither a job that names no student nor a medium that lies elsewhere has an equal; one whose content is in it has.
+async fn jobs_that_only_look_equal_are_paid_for_each(layout: Layout) {
+    let scene = Scene::set(Duration::ZERO).await;
+    let broker = scene.redis.broker(layout, "vision-jobs", "onlooker");
+    let image = include_bytes!("../../samples/text.png");
+    let image = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, image);
+    let folder = std::env::temp_dir().join(format!("equal-jobs-{}", scene.redis.server.port()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy("samples/text.png", folder.join("a.png")).unwrap();
+    let payloads = [
+        json!({ "imageBase64": image }),
+        json!({ "imageFilePath": "a.png", "userId": "ann" }),
+        json!({ "imageBase64": image, "userId": "ann" }),
+    ];
+    for (nth, payload) in payloads.iter().flat_map(|payload| [payload, payload]).enumerate() {
+        let payload = raw(&payload.to_string());
+        let job = NewJob {
+            id: &format!("job-{nth}"),
+            kind: JobType::ProcessImage,
+            payload: &payload,
+            max_attempts: 3,
+            delay: Duration::ZERO,
+        };
+        assert!(broker.enqueue(&job).await.unwrap());
+    }
+    let uploads = folder.to_str().unwrap();
+    let _worker = scene.worker(&[USER, ("UPLOADS_DIR", uploads)]).await;
+    until_done(&*broker, 6).await;
+    std::fs::remove_dir_all(&folder).unwrap();
+    let sent = scene.simulator.journal().of(Provider::AzureVision).len();
+    assert_eq!(sent, 5);
+}
+
+async fn a_killed_leader_is_followed_by_the_next(layout: Layout) {
+    let scene = Scene::set(Duration::ZERO).await;
+    let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+    let at_once = Fault::Delay { ms: 0 };
+    let faults = scene.simulator.faults();
+    faults.script(Provider::OpenAi, [FOREVER, at_once]).unwrap();
+    let first = scene.worker(&[USER, LEASE]).await;
+    add(&*broker, "leader", &cards("ann")).await;
+    until_called(&scene, 1).await;
+    let second = scene.worker(&[USER, LEASE]).await;
+    for job in 0..5 {
+        add(&*broker, &format!("job-{job}"), &cards("ann")).await;
+    }
+    until(&*broker, "the others wait", |counts| counts.delayed == 5).await;
+    assert_eq!(view(&*broker, "job-0").await.attempts_made, 0);
+    let reason = view(&*broker, "job-0")
+        .await
+        .waiting_for
+        .and_then(|waiting| waiting.reason);
+    assert!(reason.is_some_and(|reason| reason.contains("equal job")));
+    first.signal(Signal::SIGKILL);
+    first.ended().await;
+    until_done(&*broker, 6).await;
+    assert_eq!(calls(&scene), 2, "the lost one, and that of the next leader");
+    drop(second);
+}
+
+async fn a_failed_leader_fails_no_other(layout: Layout) {
+    let scene = Scene::set(Duration::from_millis(300)).await;
+    let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+    let faults = scene.simulator.faults();
+    faults.script(Provider::OpenAi, [Fault::Refusal]).unwrap();
+    for job in 0..10 {
+        add(&*broker, &format!("job-{job}"), &cards("ann")).await;
+    }
+    let _worker = scene.worker(&[USER]).await;
+    until(&*broker, "all have ended", |counts| {
+        counts.completed + counts.failed == 10
+    })
+    .await;
+    assert_eq!(broker.counts().await.unwrap().failed, 1);
+    assert_eq!(calls(&scene), 2);
+}
+
+const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+async fn a_restart_of_redis_is_no_reason_to_pay_again(layout: Layout) {
+    let mut scene = Scene::over(TestRedis::start_with(AOF).await, Duration::ZERO, 0).await;
+    let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+    let late = Fault::Delay { ms: 4000 };
+    scene.simulator.faults().script(Provider::OpenAi, [late]).unwrap();
+    for job in 0..12 {
+        add(&*broker, &format!("job-{job}"), &cards("ann")).await;
+    }
+    let _worker = scene.worker(&[USER, ("CONCURRENCY", "3")]).await;
+    until_called(&scene, 1).await;
+    until(&*broker, "the others wait", |counts| counts.delayed == 11).await;
+    scene.redis.server.restart(AOF).await.unwrap();
+    until_done(&*broker, 12).await;
+    assert_eq!(calls(&scene), 1);
+}
+
+/// What stands under the keys is foreign, or was made by another version: the job runs, and its result takes that place.
+async fn foreign_keys_are_in_no_jobs_way(layout: Layout) {
+    let scene = Scene::set(Duration::ZERO).await;
+    let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
+    let worker = scene.worker(&[USER]).await;
+    add(&*broker, "first", &cards("ann")).await;
+    until_done(&*broker, 1).await;
+    let keys: Vec<String> = scene.redis.ask(&["KEYS", "dedup:*:result"]).await;
+    let [result_key] = &keys[..] else {
+        panic!("{keys:?}")
+    };
+    let ttl: i64 = scene.redis.ask(&["TTL", result_key]).await;
+    assert!((86_000..=86_400).contains(&ttl), "{ttl}");
+    let prefix = result_key.strip_suffix(":result").unwrap();
+    let (leader, waiting) = (format!("{prefix}:leader"), format!("{prefix}:waiting"));
+    let queue = match layout {
+        Layout::Bullmq => "bull:ai-jobs:",
+        Layout::Apalis => "ai-jobs:active",
+    };
+    let waiting = format!("{waiting}:{queue}");
+    let pronunciation = r#"{"result":{"success":true,"result":{"words":[]}}}"#;
+    let poisons: [&[&str]; 5] = [
+        &["SET", result_key, "{"],
+        &["SET", result_key, pronunciation],
+        &["HSET", result_key, "a", "b"],
+        &["SET", &leader, "x"],
+        &["SET", &waiting, "x"],
+    ];
+    for (nth, poison) in poisons.into_iter().enumerate() {
+        scene
+            .redis
+            .ask::<()>(&["DEL", &leader, &waiting, result_key])
+            .await;
+        scene.redis.ask::<()>(poison).await;
+        add(&*broker, &format!("job-{nth}"), &cards("ann")).await;
+        until_done(&*broker, nth as u64 + 2).await;
+        let mut result = result(&*broker, &format!("job-{nth}")).await;
+        assert_eq!(result["usage"]["reused"].take(), Value::Null, "{poison:?}");
+        assert_eq!(calls(&scene), nth + 2, "{poison:?}");
+        let entry: String = scene.redis.ask(&["GET", result_key]).await;
+        assert!(entry.contains("flashcards"), "{poison:?}");
+    }
+    for line in [
+        "the key holds no result of generate-flashcards",
+        "the key holds something of another program",
+    ] {
+        eventually(line, async || {
+            worker.log().iter().any(|said| said.contains(line)).then_some(())
+        })
+        .await;
+    }
+}
+
+both_layouts!(
+    a_hundred_equal_jobs_are_paid_for_once
+    students_share_a_result_only_where_that_is_wanted
+    jobs_that_only_look_equal_are_paid_for_each
+    a_killed_leader_is_followed_by_the_next
+    a_failed_leader_fails_no_other
+    a_restart_of_redis_is_no_reason_to_pay_again
+    foreign_keys_are_in_no_jobs_way
+    a_leader_wakes_those_that_wait
+    a_leader_that_ends_before_a_job_waits_leaves_it_in_the_line
+);
+
+/// The web API asks its cache before it enqueues; requests that come before the first answer become jobs.
+#[tokio::test]
+async fn requests_of_the_web_api_with_one_key_are_paid_for_once() {
+    let scene = Scene::set(Duration::from_millis(500)).await;
+    let web = WebApi::start(&scene.redis, 20).await;
+    let data: Value = serde_json::from_str(&cards("ann")).unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(web.enqueue(&data).await);
+    }
+    let _worker = scene.worker(&[]).await;
+    let mut paid = Vec::new();
+    for id in &ids {
+        let job = web.until(id, "completed").await;
+        assert_eq!(job["result"]["success"], true);
+        if job["result"]["usage"]["reused"].is_null() {
+            paid.push(id);
+        }
+    }
+    assert_eq!((calls(&scene), paid.len()), (1, 1));
+    let (code, body) = web.generate(&data).await;
+    assert_eq!((code, &body["cached"]), (200, &json!(true)));
+    assert_eq!(
+        body["jobId"],
+        paid[0].as_str(),
+        "the entry is that of the job that paid"
+    );
+    assert_eq!(body["result"]["usage"]["reused"], Value::Null);
+    let other = json!({ "content": "x", "subject": "s", "topic": "t", "userId": "bob" });
+    let id = web.enqueue(&other).await;
+    web.until(&id, "completed").await;
+    assert_eq!(calls(&scene), 2);
+}
+
+/// Producers of the apalis layout give the key in the task's metadata.
+#[tokio::test]
+async fn tasks_of_apalis_with_one_key_are_paid_for_once() {
+    let scene = Scene::set(Duration::from_millis(300)).await;
+    let broker = scene.redis.apalis("ai-jobs", "onlooker");
+    for (id, key) in [("1", "k"), ("2", "k"), ("3", "other")] {
+        add(&*broker, id, &cards("ann")).await;
+        let meta = format!("ai-jobs:meta:{id}");
+        scene
+            .redis
+            .ask::<()>(&["HSET", &meta, "idempotency_key", key])
+            .await;
+    }
+    let _worker = scene.worker(&[]).await;
+    until_done(&*broker, 3).await;
+    assert_eq!(calls(&scene), 2);
+}
+
+const FIRST: ClaimNumber = ClaimNumber::FIRST;
+
+fn deduplication(connection: Connection) -> Deduplication {
+    let settings = DeduplicationSettings {
+        mode: Deduplicate::User,
+        keep_for: Duration::from_secs(60),
+    };
+    Deduplication::new(connection, settings, "userId".into(), "r")
+}
+
+/// Two jobs that were claimed, and what makes them equal.
+struct Two {
+    redis: TestRedis,
+    broker: Arc<dyn Broker>,
+    deduplication: Deduplication,
+    claimed: Vec<Delivery>,
+    equal: EqualJobs,
+}
+
+impl Two {
+    async fn claimed(layout: Layout) -> Self {
+        let redis = TestRedis::start().await;
+        let broker = redis.broker(layout, "q", "w");
+        broker.renew(&[]).await.unwrap();
+        for id in ["1", "2"] {
+            enqueue(&*broker, id).await;
+        }
+        let claimed = broker.claim(FIRST, 2).await.unwrap();
+        let deduplication = deduplication(redis.connection());
+        let payload = bytes::Bytes::from_static(br#"{"userId":"ann"}"#);
+        let equal = deduplication
+            .equals_of(
+                &*broker,
+                &claimed[0],
+                JobType::GenerateFlashcards,
+                &payload,
+                "ann",
+            )
+            .await
+            .unwrap();
+        Self {
+            redis,
+            broker,
+            deduplication,
+            claimed,
+            equal,
+        }
+    }
+
+    async fn join(&self, nth: usize) -> Joined {
+        let kind = JobType::GenerateFlashcards;
+        self.deduplication
+            .join(&*self.broker, &self.claimed[nth], kind, &self.equal)
+            .await
+    }
+
+    async fn complete_first(&self) {
+        let completion = Completion {
+            lease: self.claimed[0].lease.clone(),
+            result: r#"{"success":true,"flashcards":[{"front":"a","back":"b"}]}"#.to_owned(),
+            equal: Some((self.equal.clone(), Answered::New)),
+        };
+        for _ in 0..2 {
+            let completed = self
+                .broker
+                .complete_all(std::slice::from_ref(&completion), None)
+                .await;
+            assert!(
+                matches!(completed.settled[..], [Ok(WriteResult::Applied)]),
+                "{completed:?}"
+            );
+        }
+    }
+
+    async fn await_second(&self) {
+        let lease = &self.claimed[1].lease;
+        let hour = Duration::from_secs(3600);
+        for _ in 0..2 {
+            let settled = self.broker.await_equal(lease, hour, "because", &self.equal).await;
+            assert_eq!(
+                settled.unwrap(),
+                WriteResult::Applied,
+                "sent again, it does nothing"
+            );
+        }
+    }
+
+    async fn expect_second_gets_the_result(&self) {
+        let job = view(&*self.broker, &self.claimed[1].lease.id).await;
+        assert_eq!((job.state, job.attempts_made), (JobState::Waiting, 0));
+        let again = self.broker.claim(FIRST.next(), 2).await.unwrap();
+        assert_eq!((again.len(), again[0].attempt), (1, 1));
+        let kind = JobType::GenerateFlashcards;
+        let joined = self
+            .deduplication
+            .join(&*self.broker, &again[0], kind, &self.equal)
+            .await;
+        assert!(matches!(joined, Joined::Reuses(_)), "{joined:?}");
+        let left: Vec<String> = self.redis.ask(&["KEYS", "dedup:*:waiting*"]).await;
+        assert_eq!(left, [""; 0]);
+    }
+}
+
+async fn a_leader_wakes_those_that_wait(layout: Layout) {
+    let two = Two::claimed(layout).await;
+    assert!(matches!(two.join(0).await, Joined::Leads));
+    assert!(
+        matches!(two.join(0).await, Joined::Leads),
+        "asked again, it still leads"
+    );
+    let Joined::Waits(left) = two.join(1).await else {
+        panic!("both lead")
+    };
+    assert!(
+        left > Duration::from_secs(5) && left < Duration::from_secs(20),
+        "{left:?}"
+    );
+    two.await_second().await;
+    let id = &two.claimed[1].lease.id;
+    assert_eq!(view(&*two.broker, id).await.state, JobState::Delayed);
+    two.complete_first().await;
+    two.expect_second_gets_the_result().await;
+}
+
+async fn a_leader_that_ends_before_a_job_waits_leaves_it_in_the_line(layout: Layout) {
+    let two = Two::claimed(layout).await;
+    assert!(matches!(two.join(0).await, Joined::Leads));
+    assert!(matches!(two.join(1).await, Joined::Waits(_)));
+    two.complete_first().await;
+    two.await_second().await;
+    two.expect_second_gets_the_result().await;
+}
