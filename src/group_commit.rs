@@ -20,9 +20,9 @@ type SendBatch<Q, A> = dyn Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Syn
 pub(crate) struct Batcher<Q, A>(Arc<BatcherState<Q, A>>);
 
 struct BatcherState<Q, A> {
-    carry: Box<SendBatch<Q, A>>,
-    weigh: fn(&Q) -> usize,
-    most: BatchLimits,
+    send: Box<SendBatch<Q, A>>,
+    size_of: fn(&Q) -> usize,
+    limits: BatchLimits,
     queue: Mutex<PendingRequests<Q, A>>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct BatchLimits {
 
 struct PendingRequests<Q, A> {
     waiting: VecDeque<(Q, oneshot::Sender<A>)>,
-    under_way: usize,
+    calls_in_flight: usize,
 }
 
 impl<Q, A> Clone for Batcher<Q, A> {
@@ -53,7 +53,7 @@ impl<Q, A> Clone for Batcher<Q, A> {
 impl<Q, A> fmt::Debug for Batcher<Q, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
-            .field("most", &self.0.most)
+            .field("most", &self.0.limits)
             .finish_non_exhaustive()
     }
 }
@@ -66,12 +66,12 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         C: Fn(Vec<Q>) -> F + Send + Sync + 'static,
     {
         Self(Arc::new(BatcherState {
-            carry: Box::new(move |requests| Box::pin(carry(requests))),
-            weigh,
-            most,
+            send: Box::new(move |requests| Box::pin(carry(requests))),
+            size_of: weigh,
+            limits: most,
             queue: Mutex::new(PendingRequests {
                 waiting: VecDeque::new(),
-                under_way: 0,
+                calls_in_flight: 0,
             }),
         }))
     }
@@ -80,7 +80,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// gone before the call starts is not sent.
     pub(crate) async fn ask(&self, request: Q) -> Option<A> {
         let (answer, answered) = oneshot::channel();
-        if self.0.line_up(request, answer) {
+        if self.0.enqueue(request, answer) {
             // Spawned so that it outlives this caller, and so that callers polled in the same tick can still join.
             let inner = self.0.clone();
             tokio::spawn(FlushTask { inner, over: false }.run());
@@ -95,39 +95,39 @@ impl<Q, A> BatcherState<Q, A> {
     }
 
     /// Queues a request. Returns true if the caller must start a call for it.
-    fn line_up(&self, request: Q, answer: oneshot::Sender<A>) -> bool {
+    fn enqueue(&self, request: Q, answer: oneshot::Sender<A>) -> bool {
         let mut queue = self.queue();
         queue.waiting.push_back((request, answer));
-        let sets_out = queue.under_way == 0
-            || (queue.under_way < self.most.calls && queue.waiting.len() >= self.most.requests);
-        queue.under_way += usize::from(sets_out);
+        let sets_out = queue.calls_in_flight == 0
+            || (queue.calls_in_flight < self.limits.calls && queue.waiting.len() >= self.limits.requests);
+        queue.calls_in_flight += usize::from(sets_out);
         sets_out
     }
 
     /// Takes the requests of the next call. Empty when this ride ends: no request waits, or the other rides suffice.
-    fn load(&self) -> (Vec<Q>, Vec<oneshot::Sender<A>>) {
+    fn next_batch(&self) -> (Vec<Q>, Vec<oneshot::Sender<A>>) {
         let mut queue = self.queue();
         let (mut requests, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0usize);
-        let full = queue.waiting.len() >= self.most.requests;
+        let full = queue.waiting.len() >= self.limits.requests;
         let most = if full {
-            self.most.requests
+            self.limits.requests
         } else {
-            self.most.partial
+            self.limits.partial
         };
-        let needed = queue.under_way == 1 || full;
+        let needed = queue.calls_in_flight == 1 || full;
         while needed && let Some((request, answer)) = queue.waiting.pop_front() {
             if answer.is_closed() {
                 continue;
             }
-            bytes = bytes.saturating_add((self.weigh)(&request));
-            if !requests.is_empty() && (bytes > self.most.bytes || requests.len() >= most) {
+            bytes = bytes.saturating_add((self.size_of)(&request));
+            if !requests.is_empty() && (bytes > self.limits.bytes || requests.len() >= most) {
                 queue.waiting.push_front((request, answer));
                 break;
             }
             requests.push(request);
             answers.push(answer);
         }
-        queue.under_way -= usize::from(requests.is_empty());
+        queue.calls_in_flight -= usize::from(requests.is_empty());
         (requests, answers)
     }
 }
@@ -141,12 +141,12 @@ struct FlushTask<Q, A> {
 impl<Q, A> FlushTask<Q, A> {
     async fn run(mut self) {
         loop {
-            let (requests, askers) = self.inner.load();
+            let (requests, askers) = self.inner.next_batch();
             if requests.is_empty() {
                 self.over = true;
                 return;
             }
-            let answers = (self.inner.carry)(requests).await;
+            let answers = (self.inner.send)(requests).await;
             for (asker, answer) in askers.into_iter().zip(answers) {
                 let _ = asker.send(answer); // An error means that the caller has gone.
             }
@@ -160,8 +160,8 @@ impl<Q, A> Drop for FlushTask<Q, A> {
     fn drop(&mut self) {
         if !self.over {
             let mut queue = self.inner.queue();
-            queue.under_way -= 1;
-            if queue.under_way == 0 {
+            queue.calls_in_flight -= 1;
+            if queue.calls_in_flight == 0 {
                 queue.waiting.clear();
             }
         }

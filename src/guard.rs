@@ -54,11 +54,11 @@ pub trait CallObserver: Send + Sync {
 
 /// The conditions under which a job must stop.
 #[derive(Debug, Clone)]
-pub struct Stops {
+pub struct StopSignals {
     /// The replica is stopping: running calls may finish, waiting jobs stop waiting.
-    pub draining: CancellationToken,
+    pub drain: CancellationToken,
     /// The job is lost, or the drain time is over: stop at once.
-    pub now: CancellationToken,
+    pub abort: CancellationToken,
     /// The job must have ended by then.
     pub deadline: Instant,
 }
@@ -66,7 +66,7 @@ pub struct Stops {
 /// Guards the provider calls of one delivery of one job.
 pub struct JobGuard<'a> {
     policy: RetryPolicy,
-    stops: Stops,
+    stops: StopSignals,
     gates: Option<&'a Gates>,
     page: Option<LedgerPage>,
     reporter: &'a dyn CallObserver,
@@ -86,7 +86,7 @@ impl<'a> JobGuard<'a> {
         policy: RetryPolicy,
         gates: Option<&'a Gates>,
         page: Option<LedgerPage>,
-        stops: Stops,
+        stops: StopSignals,
         reporter: &'a dyn CallObserver,
     ) -> Self {
         Self {
@@ -142,7 +142,11 @@ impl<'a> JobGuard<'a> {
     }
 
     /// One try: through the gate, to the provider, and back; written down before and after.
-    async fn pass(&self, call: &ProviderCall, attempt: &CallAttempt<'_>) -> Result<ProviderReply, Failure> {
+    async fn try_once(
+        &self,
+        call: &ProviderCall,
+        attempt: &CallAttempt<'_>,
+    ) -> Result<ProviderReply, Failure> {
         let mut permit = match self.gates {
             Some(gates) => Some(self.admit(gates.gate(call.provider), call).await?),
             None => None,
@@ -174,7 +178,7 @@ impl<'a> JobGuard<'a> {
 
     /// Why a call that is about to be sent must not be: the job is lost, the replica stops at once, or the time is up.
     fn stopped(&self, call: &ProviderCall) -> Option<Failure> {
-        if self.stops.now.is_cancelled() {
+        if self.stops.abort.is_cancelled() {
             return Some(cancelled(call));
         }
         let is_late = self.stops.deadline <= Instant::now();
@@ -277,7 +281,7 @@ impl<'a> JobGuard<'a> {
     ) -> Result<ProviderReply, Failure> {
         tokio::select! {
             biased;
-            () = self.stops.now.cancelled() => Err(cancelled(call)),
+            () = self.stops.abort.cancelled() => Err(cancelled(call)),
             () = lost => Err(unanswered(call, "the permit of the call ran out: Redis was away")),
             () = tokio::time::sleep_until(self.stops.deadline) =>
                 Err(unanswered(call, "the job's deadline passed during the call")),
@@ -289,8 +293,8 @@ impl<'a> JobGuard<'a> {
     async fn wait(&self, call: &ProviderCall, wait: Duration) -> Result<(), Failure> {
         tokio::select! {
             biased;
-            () = self.stops.now.cancelled() => Err(cancelled(call)),
-            () = self.stops.draining.cancelled() => Err(cancelled(call)),
+            () = self.stops.abort.cancelled() => Err(cancelled(call)),
+            () = self.stops.drain.cancelled() => Err(cancelled(call)),
             () = tokio::time::sleep(wait) => Ok(()),
         }
     }
@@ -320,7 +324,7 @@ impl ProviderGuard for JobGuard<'_> {
             let span = info_span!("attempt", %provider, step = %call.step, nth);
             let mut trace = TraceSpan::start("attempt", SpanKind::Internal, trace::current());
             trace.note("backend_worker.step", &call.step);
-            let passed = trace::within(trace.context(), self.pass(call, attempt))
+            let passed = trace::within(trace.context(), self.try_once(call, attempt))
                 .instrument(span)
                 .await;
             trace.end(passed.is_err());
@@ -346,8 +350,8 @@ impl ProviderGuard for JobGuard<'_> {
                     error!(%provider, %class, "Max attempts ({tries}) reached, giving up");
                     return Err(failure);
                 }
-                RetryDecision::HandBack if Instant::now() + told(&failure) < self.patience() => {
-                    self.wait(call, told(&failure)).await?;
+                RetryDecision::HandBack if Instant::now() + requested_wait(&failure) < self.patience() => {
+                    self.wait(call, requested_wait(&failure)).await?;
                     continue;
                 }
                 RetryDecision::Retry(_) | RetryDecision::HandBack | RetryDecision::Hopeless => {
@@ -386,7 +390,7 @@ impl ProviderGuard for JobGuard<'_> {
 }
 
 /// How long the provider asks to wait.
-fn told(failure: &Failure) -> Duration {
+fn requested_wait(failure: &Failure) -> Duration {
     failure.retry_after().unwrap_or_default()
 }
 

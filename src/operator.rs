@@ -159,7 +159,7 @@ impl Operator {
 
     /// Adds a job's position in its line, the cause of the line's wait, and the expected start of the job.
     async fn look_at_line(&self, broker: &dyn Broker, job: &mut JobSnapshot) -> Result<(), BrokerError> {
-        let standing = broker.standing(&job.id).await?;
+        let standing = broker.line_position(&job.id).await?;
         let mut line = LineView {
             position: standing.ahead.map(|ahead| ahead + 1),
             waiting: standing.waiting,
@@ -212,7 +212,7 @@ impl Operator {
                 .iter()
                 .filter(|broker| queues.contains(&broker.queue()))
             {
-                let standing = broker.standing("").await?;
+                let standing = broker.line_position("").await?;
                 waiting += standing.waiting;
                 owners += standing.owners;
             }

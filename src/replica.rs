@@ -226,7 +226,7 @@ impl Replica {
         });
         let mut stop = std::pin::pin!(stop);
         let workers = self.runtime.workers().to_vec();
-        let away = |away: bool| workers.iter().for_each(|w| w.vitals().redis_answered(!away));
+        let away = |away: bool| workers.iter().for_each(|w| w.health().record_redis(!away));
         let told_to_stop = tokio::select! {
             () = &mut stop => true,
             prepared = async {

@@ -395,11 +395,13 @@ pub(crate) async fn in_flight(stage: &mut Stage, queue: &Queue, report: &mut Rep
         .watch(&at, async { Ok(broker.release(&held[..500]).await?) })
         .await?;
     report.flow(layout, "500 given back", &cost);
-    let ((), cost) = stage.watch(&at, async { Ok(broker.leave().await?) }).await?;
+    let ((), cost) = stage
+        .watch(&at, async { Ok(broker.remove_replica().await?) })
+        .await?;
     report.flow(layout, &format!("a replica leaves {} behind", SLOTS - 500), &cost);
     dead_replica(stage, queue, report, &replicas[1].2).await?;
     for (broker, ..) in [&replicas[0], &replicas[3]] {
-        broker.leave().await?;
+        broker.remove_replica().await?;
     }
     Ok(())
 }
@@ -450,7 +452,7 @@ async fn sweep(stage: &mut Stage, layout: Layout) -> Result<(u64, Cost)> {
             }
         })
         .await?;
-    sweeper.leave().await?;
+    sweeper.remove_replica().await?;
     Ok(swept)
 }
 

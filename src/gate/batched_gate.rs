@@ -37,10 +37,10 @@ enum GateReply {
 /// One gate in Redis.
 #[derive(Debug, Clone)]
 pub(super) struct BatchedGate {
-    pub(super) desk: Arc<RedisGate>,
+    pub(super) redis: Arc<RedisGate>,
     /// How long a call waits for its gate, at most: then Redis counts as away.
     deadline: Duration,
-    asks: Batcher<GateRequest, Result<GateReply, GateError>>,
+    requests: Batcher<GateRequest, Result<GateReply, GateError>>,
 }
 
 impl BatchedGate {
@@ -55,7 +55,7 @@ impl BatchedGate {
                 async move {
                     let count = asks.len();
                     // A call that outlasts its askers' patience must not keep those who come after it waiting.
-                    let turn = answered_within(deadline, turn(&desk, asks)).await;
+                    let turn = answered_within(deadline, settle_and_admit(&desk, asks)).await;
                     match turn.unwrap_or_else(|_elapsed| Err(GateError::TimedOut)) {
                         Ok(told) => told.into_iter().map(Ok).collect(),
                         Err(error) => vec![error; count].into_iter().map(Err).collect(),
@@ -63,7 +63,11 @@ impl BatchedGate {
                 }
             },
         );
-        Self { desk, deadline, asks }
+        Self {
+            redis: desk,
+            deadline,
+            requests: asks,
+        }
     }
 
     /// Asks for a permit, within the deadline.
@@ -76,7 +80,7 @@ impl BatchedGate {
             id: id.into(),
             estimated_tokens,
         };
-        match self.in_time(GateRequest::Admit(request)).await? {
+        match self.within_deadline(GateRequest::Admit(request)).await? {
             GateReply::Admitted(answer) => answer,
             GateReply::Settled(_) => Err(OTHER_REPLY),
         }
@@ -92,14 +96,14 @@ impl BatchedGate {
             id: id.into(),
             settlement,
         };
-        match self.in_time(GateRequest::Settle(end)).await? {
+        match self.within_deadline(GateRequest::Settle(end)).await? {
             GateReply::Settled(settled) => Ok(settled),
             GateReply::Admitted(_) => Err(OTHER_REPLY),
         }
     }
 
-    async fn in_time(&self, ask: GateRequest) -> Result<GateReply, GateError> {
-        match answered_within(self.deadline, self.asks.ask(ask)).await {
+    async fn within_deadline(&self, ask: GateRequest) -> Result<GateReply, GateError> {
+        match answered_within(self.deadline, self.requests.ask(ask)).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err(GateError::Interrupted),
             Err(_elapsed) => Err(GateError::TimedOut),
@@ -110,7 +114,7 @@ impl BatchedGate {
 const OTHER_REPLY: GateError = GateError::UnexpectedReply("the reply to another kind of request");
 
 /// One call to Redis; what it says of each, in the same order.
-async fn turn(desk: &RedisGate, asks: Vec<GateRequest>) -> Result<Vec<GateReply>, GateError> {
+async fn settle_and_admit(desk: &RedisGate, asks: Vec<GateRequest>) -> Result<Vec<GateReply>, GateError> {
     let (mut ends, mut requests, mut order) = (Vec::new(), Vec::new(), Vec::with_capacity(asks.len()));
     for ask in asks {
         order.push(matches!(ask, GateRequest::Settle(_)));
@@ -119,7 +123,7 @@ async fn turn(desk: &RedisGate, asks: Vec<GateRequest>) -> Result<Vec<GateReply>
             GateRequest::Admit(request) => requests.push(request),
         }
     }
-    let SettleAndAdmitReply { settled, admitted } = desk.turn(&ends, &requests).await?;
+    let SettleAndAdmitReply { settled, admitted } = desk.settle_and_admit(&ends, &requests).await?;
     let mut settled = settled.into_iter().map(GateReply::Settled);
     let mut admitted = admitted.into_iter().map(GateReply::Admitted);
     let told = |settles| if settles { settled.next() } else { admitted.next() };

@@ -174,7 +174,7 @@ impl Gates {
     /// Resolves when [`Self::run`] has learned how many replicas there are. Before that, this replica's share of the limits
     /// would be all of them, should Redis go away.
     pub async fn counted(&self) {
-        self.shared.counted.cancelled().await;
+        self.shared.replicas_counted.cancelled().await;
     }
 
     /// Beats while [`Self::run`] makes progress.
@@ -200,11 +200,11 @@ impl Gates {
                         self.appear(self.lease_ttl),
                     );
                 }
-                () = tokio::time::sleep(DELIVER_AGAIN), if !self.shared.counted.is_cancelled() => {
+                () = tokio::time::sleep(DELIVER_AGAIN), if !self.shared.replicas_counted.is_cancelled() => {
                     self.appear(self.lease_ttl).await;
                 }
-                () = self.shared.letters.notified() => self.deliver_waiting().await,
-                () = tokio::time::sleep(DELIVER_AGAIN), if self.all().any(|gate| gate.has_letters()) => {
+                () = self.shared.settlement_pending.notified() => self.deliver_waiting().await,
+                () = tokio::time::sleep(DELIVER_AGAIN), if self.all().any(|gate| gate.has_pending_settlements()) => {
                     self.deliver_waiting().await;
                 }
             }
@@ -216,7 +216,7 @@ impl Gates {
 
     async fn deliver_waiting(&self) {
         for gate in self.all() {
-            gate.deliver_waiting().await;
+            gate.send_pending_settlements().await;
         }
     }
 
@@ -230,7 +230,7 @@ impl Gates {
             Ok(replicas) => {
                 self.shared.redis_works();
                 self.shared.replicas.store(replicas.max(1), Ordering::Relaxed);
-                self.shared.counted.cancel();
+                self.shared.replicas_counted.cancel();
             }
             Err(error) => self.shared.redis_failed(&error),
         }

@@ -24,24 +24,24 @@ pub(super) struct PendingSettlement {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct PendingSettlements {
-    letters: VecDeque<PendingSettlement>,
+    settlements: VecDeque<PendingSettlement>,
     keep_for: Duration,
 }
 
 impl PendingSettlements {
     pub(super) const fn new(keep_for: Duration) -> Self {
         Self {
-            letters: VecDeque::new(),
+            settlements: VecDeque::new(),
             keep_for,
         }
     }
 
     /// Adds a settlement; in a full outbox, in place of the oldest.
     pub(super) fn push(&mut self, now: Instant, id: Arc<str>, settlement: Settlement) {
-        if self.letters.len() >= MOST {
-            self.letters.pop_front();
+        if self.settlements.len() >= MOST {
+            self.settlements.pop_front();
         }
-        self.letters.push_back(PendingSettlement {
+        self.settlements.push_back(PendingSettlement {
             id,
             settlement,
             expires: now + self.keep_for,
@@ -50,23 +50,29 @@ impl PendingSettlements {
 
     /// Takes up to `most` that are still worth telling, the oldest first.
     pub(super) fn take(&mut self, now: Instant, most: usize) -> Vec<PendingSettlement> {
-        while self.letters.front().is_some_and(|letter| letter.expires <= now) {
-            self.letters.pop_front();
+        while self
+            .settlements
+            .front()
+            .is_some_and(|letter| letter.expires <= now)
+        {
+            self.settlements.pop_front();
         }
-        self.letters.drain(..most.min(self.letters.len())).collect()
+        self.settlements
+            .drain(..most.min(self.settlements.len()))
+            .collect()
     }
 
     /// Returns unsent settlements to the front of the outbox; they keep their age.
     pub(super) fn put_back(&mut self, letters: Vec<PendingSettlement>) {
         for letter in letters.into_iter().rev() {
-            if self.letters.len() < MOST {
-                self.letters.push_front(letter);
+            if self.settlements.len() < MOST {
+                self.settlements.push_front(letter);
             }
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.settlements.is_empty()
     }
 }
 

@@ -181,7 +181,7 @@ impl Permit {
         // Stored before the first await: if the caller drops this future midway, `Drop` still reports the right
         // outcome.
         self.settlement = Some(settlement);
-        let effect = self.gate.deliver(&self.id, settlement).await.ok();
+        let effect = self.gate.settle_in_redis(&self.id, settlement).await.ok();
         self.over = effect.is_some();
         effect.unwrap_or(Effect::Queued)
     }
@@ -196,7 +196,7 @@ impl Drop for Permit {
         });
         let settlement = self.settlement.unwrap_or(otherwise);
         if !self.over {
-            self.gate.deliver_later(self.id.clone(), settlement);
+            self.gate.settle_later(self.id.clone(), settlement);
         }
         if let Some(account) = self.account.take() {
             self.gate

@@ -41,10 +41,10 @@ pub(super) struct GateContext {
     /// How many replicas there were when Redis was last asked.
     pub(super) replicas: AtomicU32,
     /// Cancelled after Redis has returned the number of replicas for the first time.
-    pub(super) counted: CancellationToken,
+    pub(super) replicas_counted: CancellationToken,
     pub(super) redis_away: AtomicBool,
     /// An outbox has something in it.
-    pub(super) letters: Notify,
+    pub(super) settlement_pending: Notify,
 }
 
 impl GateContext {
@@ -53,9 +53,9 @@ impl GateContext {
             replica: replica.to_owned(),
             next_permit: AtomicU64::new(1),
             replicas: AtomicU32::new(1),
-            counted: CancellationToken::new(),
+            replicas_counted: CancellationToken::new(),
             redis_away: AtomicBool::new(false),
-            letters: Notify::new(),
+            settlement_pending: Notify::new(),
         }
     }
 
@@ -80,11 +80,11 @@ impl GateContext {
 pub struct ProviderGate {
     provider: Provider,
     shared: Arc<GateContext>,
-    wire: BatchedGate,
-    local: LocalFallback,
+    batched: BatchedGate,
+    fallback: LocalFallback,
     /// Permits that Redis has granted and that are in use: their leases are renewed.
     live: Mutex<HashMap<Arc<str>, CancellationToken>>,
-    outbox: Mutex<PendingSettlements>,
+    pending: Mutex<PendingSettlements>,
     /// Tokens of the call that a limit has refused last: those that wait behind it need about as many.
     refused_tokens: AtomicU64,
     /// Told when a call has ended: a limit on calls in flight may have room now.
@@ -120,14 +120,14 @@ impl ProviderGate {
         wire: BatchedGate,
         local: LocalFallback,
     ) -> Self {
-        let outbox = Mutex::new(PendingSettlements::new(wire.desk.lease_ttl));
+        let outbox = Mutex::new(PendingSettlements::new(wire.redis.lease_ttl));
         Self {
             provider,
             shared,
-            wire,
-            local,
+            batched: wire,
+            fallback: local,
             live: Mutex::default(),
-            outbox,
+            pending: outbox,
             refused_tokens: AtomicU64::new(0),
             freed: Notify::new(),
         }
@@ -140,14 +140,14 @@ impl ProviderGate {
 
     /// The name of its breaker.
     pub fn breaker(&self) -> &str {
-        self.wire.desk.settings.breaker.name()
+        self.batched.redis.settings.breaker.name()
     }
 
     /// Returns true if a call that took so long counts as a failure, whatever it has brought; noted in the log.
     pub(super) fn is_slow(&self, took: Duration) -> bool {
         let Some(slow_after) = self
-            .wire
-            .desk
+            .batched
+            .redis
             .settings
             .breaker
             .slow_after
@@ -173,7 +173,7 @@ impl ProviderGate {
         let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
         let id: Arc<str> = format!("{}:{number}", self.shared.replica).into();
         let permit = Permit::asked(self.clone(), id.clone());
-        let answer = self.wire.admit(id, estimated_tokens).await;
+        let answer = self.batched.admit(id, estimated_tokens).await;
         let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
         let refusal = match answer {
             Ok(answer) => {
@@ -181,7 +181,7 @@ impl ProviderGate {
                 if let Some(state) = answer.moved_to {
                     breaker_log::moved(
                         self.provider,
-                        &self.wire.desk.settings.breaker,
+                        &self.batched.redis.settings.breaker,
                         BreakerScope::Fleet,
                         state,
                     );
@@ -189,12 +189,12 @@ impl ProviderGate {
                 match answer.verdict {
                     AdmissionVerdict::Granted { probe, .. } => {
                         PROCESS.admissions[self.provider.index()][BreakerScope::Fleet as usize].add(1);
-                        let account = self.local.granted(now, estimated_tokens, replicas, probe);
+                        let account = self.fallback.granted(now, estimated_tokens, replicas, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
                     AdmissionVerdict::Refused { reason, wait, fault } => {
                         let refusal = LocalRefusal { reason, wait, fault };
-                        self.local.refused(now, refusal);
+                        self.fallback.refused(now, refusal);
                         if reason.is_limit() && reason != Reason::TooLarge {
                             self.refused_tokens.store(estimated_tokens, Ordering::Relaxed);
                         }
@@ -205,12 +205,12 @@ impl ProviderGate {
             }
             Err(error) => {
                 self.shared.redis_failed(&error);
-                match self.local.admit(now, estimated_tokens, replicas) {
+                match self.fallback.admit(now, estimated_tokens, replicas) {
                     Ok(grant) => {
                         if grant.half_opened {
                             breaker_log::moved(
                                 self.provider,
-                                &self.wire.desk.settings.breaker,
+                                &self.batched.redis.settings.breaker,
                                 BreakerScope::Replica,
                                 State::HalfOpen,
                             );
@@ -234,7 +234,7 @@ impl ProviderGate {
 
     /// Returns true if the provider's requests of a minute are limited.
     pub fn limits_requests(&self) -> bool {
-        self.wire.desk.settings.limits.requests_per_minute.is_some()
+        self.batched.redis.settings.limits.requests_per_minute.is_some()
     }
 
     /// How many calls the limits would let pass now, each as large as the one that a limit has refused last. The breaker
@@ -244,7 +244,7 @@ impl ProviderGate {
     /// Redis's.
     pub async fn room(&self) -> Result<LimitRoom, RedisError> {
         let tokens = self.refused_tokens.load(Ordering::Relaxed);
-        let (calls, wait, reason, spread, spread_wait) = self.wire.desk.room(tokens).await?;
+        let (calls, wait, reason, spread, spread_wait) = self.batched.redis.room(tokens).await?;
         let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
         Ok(LimitRoom {
             calls: any(calls),
@@ -284,16 +284,20 @@ impl ProviderGate {
     }
 
     async fn control(&self, control: BreakerControl) -> Result<GateStatus, RedisError> {
-        let reading = self.wire.desk.control(control).await?;
+        let reading = self.batched.redis.control(control).await?;
         if reading.before != reading.state {
             breaker_log::moved_by_hand(
                 self.provider,
-                &self.wire.desk.settings.breaker,
+                &self.batched.redis.settings.breaker,
                 reading.before,
                 reading.state,
             );
         }
-        Ok(GateStatus::new(self.provider, &self.wire.desk.settings, &reading))
+        Ok(GateStatus::new(
+            self.provider,
+            &self.batched.redis.settings,
+            &reading,
+        ))
     }
 
     /// Keeps a permit's lease alive until it [ends](Self::end).
@@ -310,10 +314,13 @@ impl ProviderGate {
         tell_breaker: bool,
     ) {
         lock(&self.live).remove(id);
-        if let Some(settled) = self.local.end(Instant::now(), account, settlement, tell_breaker) {
+        if let Some(settled) = self
+            .fallback
+            .end(Instant::now(), account, settlement, tell_breaker)
+        {
             breaker_log::settled(
                 self.provider,
-                &self.wire.desk.settings.breaker,
+                &self.batched.redis.settings.breaker,
                 BreakerScope::Replica,
                 settlement.outcome,
                 settled,
@@ -322,12 +329,16 @@ impl ProviderGate {
     }
 
     /// Tells Redis how a call ended.
-    pub(super) async fn deliver(&self, id: &Arc<str>, settlement: Settlement) -> Result<Effect, GateError> {
-        let settled = self.wire.settle(id.clone(), settlement).await;
+    pub(super) async fn settle_in_redis(
+        &self,
+        id: &Arc<str>,
+        settlement: Settlement,
+    ) -> Result<Effect, GateError> {
+        let settled = self.batched.settle(id.clone(), settlement).await;
         let settled = settled.inspect_err(|error| self.shared.redis_failed(error))?;
         breaker_log::settled(
             self.provider,
-            &self.wire.desk.settings.breaker,
+            &self.batched.redis.settings.breaker,
             BreakerScope::Fleet,
             settlement.outcome,
             settled,
@@ -337,25 +348,25 @@ impl ProviderGate {
     }
 
     /// Leaves it to [`Gates::run`](super::Gates::run) to tell Redis how a call ended.
-    pub(super) fn deliver_later(&self, id: Arc<str>, settlement: Settlement) {
-        lock(&self.outbox).push(Instant::now(), id, settlement);
-        self.shared.letters.notify_one();
+    pub(super) fn settle_later(&self, id: Arc<str>, settlement: Settlement) {
+        lock(&self.pending).push(Instant::now(), id, settlement);
+        self.shared.settlement_pending.notify_one();
     }
 
-    pub(super) fn has_letters(&self) -> bool {
-        !lock(&self.outbox).is_empty()
+    pub(super) fn has_pending_settlements(&self) -> bool {
+        !lock(&self.pending).is_empty()
     }
 
     /// Delivers what waits; stops when Redis is away.
-    pub(super) async fn deliver_waiting(&self) {
+    pub(super) async fn send_pending_settlements(&self) {
         loop {
-            let letters = lock(&self.outbox).take(Instant::now(), DELIVER_CHUNK);
+            let letters = lock(&self.pending).take(Instant::now(), DELIVER_CHUNK);
             if letters.is_empty() {
                 return;
             }
             let deliveries = letters
                 .iter()
-                .map(|letter| self.deliver(&letter.id, letter.settlement));
+                .map(|letter| self.settle_in_redis(&letter.id, letter.settlement));
             let answers = futures_util::future::join_all(deliveries).await;
             let undelivered: Vec<_> = letters
                 .into_iter()
@@ -364,7 +375,7 @@ impl ProviderGate {
                 .map(|(letter, _)| letter)
                 .collect();
             if !undelivered.is_empty() {
-                lock(&self.outbox).put_back(undelivered);
+                lock(&self.pending).put_back(undelivered);
                 return;
             }
         }
@@ -374,7 +385,7 @@ impl ProviderGate {
     pub(super) async fn renew(&self) {
         let ids: Vec<Arc<str>> = lock(&self.live).keys().cloned().collect();
         for chunk in ids.chunks(RENEW_CHUNK) {
-            let lost = match self.wire.desk.renew(chunk).await {
+            let lost = match self.batched.redis.renew(chunk).await {
                 Ok(lost) => lost,
                 Err(error) => return self.shared.redis_failed(&error),
             };

@@ -98,7 +98,7 @@ fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<A
 
 impl RedisGate {
     /// Settles permits, then asks for others, one for each request. What is freed can be granted.
-    pub(super) async fn turn(
+    pub(super) async fn settle_and_admit(
         &self,
         ends: &[CallEnd],
         requests: &[AdmissionRequest],

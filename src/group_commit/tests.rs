@@ -147,7 +147,7 @@ async fn a_full_call_sets_out_beside_the_first_and_a_third_waits() {
     let doubles = [2, 4, 4, 4, 4, 2, 2, 2, 2, 6].map(Some);
     assert_eq!(answers.collect::<Vec<_>>(), doubles);
     assert_eq!(road.calls(), [vec![1], vec![2; 4], vec![1; 4], vec![3]]);
-    while batch.0.queue().under_way > 0 {
+    while batch.0.queue().calls_in_flight > 0 {
         tokio::task::yield_now().await;
     }
 }

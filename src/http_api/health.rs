@@ -44,7 +44,7 @@ pub(super) async fn get(State(ops): State<Arc<HttpState>>) -> (StatusCode, Json<
         .workers
         .iter()
         .filter_map(|worker| {
-            let complaint = worker.vitals().complaint()?;
+            let complaint = worker.health().problem()?;
             Some(format!(
                 "{}:{}: {complaint}",
                 worker.broker().layout(),
@@ -62,7 +62,7 @@ pub(super) async fn get(State(ops): State<Arc<HttpState>>) -> (StatusCode, Json<
     let tally = ops
         .workers
         .iter()
-        .map(|w| w.vitals().tally())
+        .map(|w| w.health().disposition_counts())
         .fold(DispositionCounts::default(), DispositionCounts::plus);
     let uptime = ops.started.elapsed();
     let health = HealthBody {

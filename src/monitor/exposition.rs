@@ -55,7 +55,7 @@ fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
         }
     };
     each(&mut |worker, queue, layout| {
-        for (label, of_type) in JobLabel::all().zip(&worker.vitals().cells().jobs) {
+        for (label, of_type) in JobLabel::all().zip(&worker.health().cells().jobs) {
             for (outcome, of_outcome) in JobOutcome::ALL.iter().zip(of_type) {
                 for (class, counter) in JobClass::all().zip(of_outcome) {
                     let values = [queue, layout, label.as_str(), outcome.as_str(), class.as_str()];
@@ -65,12 +65,12 @@ fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
         }
     });
     each(&mut |worker, queue, layout| {
-        for (label, counter) in JobLabel::all().zip(&worker.vitals().cells().retried) {
+        for (label, counter) in JobLabel::all().zip(&worker.health().cells().retried) {
             text.counter(&families::RETRIED, &[queue, layout, label.as_str()], counter);
         }
     });
     each(&mut |worker, queue, layout| {
-        for (label, histogram) in JobLabel::all().zip(&worker.vitals().cells().seconds) {
+        for (label, histogram) in JobLabel::all().zip(&worker.health().cells().seconds) {
             if !histogram.is_empty() {
                 text.histogram(
                     &families::JOB_SECONDS,
@@ -83,7 +83,7 @@ fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
     each(&mut |worker, queue, layout| {
         for (fate, counter) in ["requeued", "poisoned"]
             .iter()
-            .zip(&worker.vitals().cells().recovered)
+            .zip(&worker.health().cells().recovered)
         {
             text.counter(&families::RECOVERED, &[queue, layout, fate], counter);
         }

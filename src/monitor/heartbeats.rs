@@ -93,7 +93,7 @@ pub struct JobInFlight {
 impl ReplicaWork {
     fn here(started: Instant, workers: &[Arc<QueueWorker>]) -> Self {
         let queues = workers.iter().map(|worker| {
-            let tally = worker.vitals().tally();
+            let tally = worker.health().disposition_counts();
             let jobs = worker.slots().longest(MOST_JOBS).into_iter();
             QueueWork {
                 queue: worker.broker().queue().to_owned(),

@@ -195,7 +195,7 @@ impl Monitor {
         let seen = self
             .workers
             .iter()
-            .filter_map(|w| w.vitals().redis_away_for())
+            .filter_map(|w| w.health().redis_away_for())
             .max();
         alerts::judge(reading, seen.max(away).unwrap_or_default())
     }

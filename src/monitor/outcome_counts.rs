@@ -73,7 +73,7 @@ impl OutcomeCounts {
             transitions: PROCESS.fleet_transitions(),
             ..Self::default()
         };
-        for cells in workers.iter().map(|worker| worker.vitals().cells()) {
+        for cells in workers.iter().map(|worker| worker.health().cells()) {
             let (succeeded, failed) = (
                 cells.ended(JobOutcome::Succeeded, |_| true),
                 cells.ended(JobOutcome::Failed, |_| true),

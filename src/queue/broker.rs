@@ -98,7 +98,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError>;
 
     /// Marks a previously lost job that runs alone. If this delivery is lost too, it counts towards `max_lost`.
-    async fn begin(&self, lease: &Lease) -> Result<WriteResult, BrokerError>;
+    async fn mark_started(&self, lease: &Lease) -> Result<WriteResult, BrokerError>;
 
     /// Reports progress in percent, and a failed attempt.
     async fn progress(
@@ -109,7 +109,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     ) -> Result<WriteResult, BrokerError>;
 
     /// Gives up this replica's lease, and puts back whatever it still holds.
-    async fn leave(&self) -> Result<(), BrokerError>;
+    async fn remove_replica(&self) -> Result<(), BrokerError>;
 
     /// Adds a job; `false` when its id is known already.
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError>;
@@ -124,7 +124,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     fn owner(&self, delivery: &Delivery) -> Option<u64>;
 
     /// Position of a waiting job in the order of claims; without an id, only the number of waiting jobs.
-    async fn standing(&self, id: &str) -> Result<LinePosition, BrokerError>;
+    async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError>;
 
     /// Looks up a job.
     async fn find(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError>;

@@ -84,7 +84,7 @@ where
         let Assignment {
             delivery,
             stops,
-            course,
+            stats: course,
             suspect,
             ..
         } = task.args.clone();
@@ -108,7 +108,7 @@ where
                 outcome = running => Some(outcome.map_err(Into::into).unwrap_or_else(|error| {
                     worker.rules.of(&failure_of(&error), &delivery, 0)
                 })),
-                () = stops.now.cancelled() => None,
+                () = stops.abort.cancelled() => None,
                 Some(()) = is_too_slow => {
                     info!("other jobs wait for this one: it goes back to the queue");
                     Some(DeliveryOutcome::Released)
@@ -117,21 +117,21 @@ where
             // A job stops at once at the end of the drain time, or when this replica has lost it. The handler may have
             // noticed by itself.
             let outcome = match outcome {
-                None | Some(DeliveryOutcome::Released) if stops.now.is_cancelled() => worker
+                None | Some(DeliveryOutcome::Released) if stops.abort.is_cancelled() => worker
                     .shutdown
-                    .hasten
+                    .abort
                     .is_cancelled()
                     .then_some(DeliveryOutcome::Released),
                 outcome => outcome,
             };
-            course.has_started();
+            course.mark_started();
             let outcome = outcome.map(|outcome| worker.hold(outcome.with_student_sentence(course.kind())));
             let equal = course.equal();
             let ending = worker
                 .settle(&completions, &delivery.lease, outcome.as_ref(), equal.as_ref())
                 .await;
-            worker.vitals.ended(ending);
-            course.count(worker.vitals.cells(), ending, outcome.as_ref());
+            worker.health.record(ending);
+            course.count(worker.health.cells(), ending, outcome.as_ref());
             trace.note("backend_worker.outcome", ending.as_str());
             trace.end(ending == Disposition::Failed);
         };
@@ -175,12 +175,12 @@ impl QueueWorker {
                 delay,
                 waits_for: Some(provider),
                 ..
-            } => self.holds.block(provider, delay),
+            } => self.claim_pauses.pause(provider, delay),
             DeliveryOutcome::Limited {
                 provider,
                 wait,
                 ref reason,
-            } if self.holds.park(provider, wait, self.slots.capacity()) => {
+            } if self.claim_pauses.park(provider, wait, self.slots.capacity()) => {
                 return DeliveryOutcome::Later {
                     delay: wait,
                     counts: false,
@@ -197,7 +197,7 @@ impl QueueWorker {
 
     /// Notes that a job runs which was lost before, and may have killed its replica. Says whether it is still ours to run.
     async fn begin(&self, lease: &Lease) -> bool {
-        match self.broker.begin(lease).await {
+        match self.broker.mark_started(lease).await {
             Ok(settled) => settled == WriteResult::Applied,
             // Should it be lost once more, its next delivery tries to note it again.
             Err(error) => {
@@ -233,7 +233,7 @@ impl QueueWorker {
                 }
                 Err(error) => {
                     refusals += u32::from(error.is_refusal());
-                    if refusals >= MAX_REFUSALS || (self.shutdown.hasten.is_cancelled() && pause.is_longest())
+                    if refusals >= MAX_REFUSALS || (self.shutdown.abort.is_cancelled() && pause.is_longest())
                     {
                         error!(%error, "the outcome cannot be written: the job will be recovered and run again");
                         return Disposition::Lost;

@@ -62,14 +62,14 @@ impl QueueBackend {
                 let worker = claims.clone();
                 async move {
                     worker.clone().claim_loop().await;
-                    worker.vitals.claims().end();
+                    worker.health.claims().end();
                 }
             }));
             self.loops.push(supervise("renew", move || {
                 let worker = renews.clone();
                 async move {
                     worker.clone().renew_loop().await;
-                    worker.vitals.renewals().end();
+                    worker.health.renewals().end();
                 }
             }));
             receiver
@@ -81,13 +81,13 @@ impl QueueBackend {
         let (worker, mut claimed) = (self.worker.clone(), self.claimed.take());
         let mut loops = std::mem::take(&mut self.loops).into_iter();
         async move {
-            worker.shutdown.closing.cancel();
+            worker.shutdown.drain.cancel();
             if let Some(claims) = loops.next() {
                 // At most one call to Redis away from its end.
                 let _ = claims.await;
             }
             // As are claims beside completions.
-            worker.turns.end().await;
+            worker.claim_sequence.end().await;
             *lock(&worker.claimed) = None;
             let mut unstarted = Vec::new();
             while let Some(task) = claimed.as_mut().and_then(|tasks| tasks.try_recv().ok()) {
@@ -95,7 +95,7 @@ impl QueueBackend {
             }
             let leave = async {
                 worker.broker.release(&unstarted).await?;
-                worker.broker.leave().await
+                worker.broker.remove_replica().await
             };
             match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
                 Ok(Ok(())) => {}
@@ -103,7 +103,7 @@ impl QueueBackend {
                 Err(_elapsed) => warn!("could not leave the queue in time: the lease will run out"),
             }
             for lease in &unstarted {
-                worker.vitals.ended(Disposition::Released);
+                worker.health.record(Disposition::Released);
                 worker.slots.vacate(lease);
             }
             worker.left.cancel();

@@ -100,12 +100,12 @@ impl Drop for PendingStart {
 
 impl ClaimPauses {
     /// A job of the queue is about to use this provider.
-    pub fn saw(&self, provider: Provider) {
+    pub fn record_provider(&self, provider: Provider) {
         self.inner().seen.insert(provider, Instant::now());
     }
 
     /// A job of this owner, hashed, is about to pass this gate.
-    pub fn saw_owner(&self, owner: u64, gate: &Arc<ProviderGate>) {
+    pub fn record_owner(&self, owner: u64, gate: &Arc<ProviderGate>) {
         let (now, mut inner) = (Instant::now(), self.inner());
         if inner.owners.len() >= MOST_OWNERS {
             inner.owners.retain(|_, at| now - *at < MEMORY);
@@ -123,13 +123,13 @@ impl ClaimPauses {
     }
 
     /// A job has been claimed, and is on its way to its gate.
-    pub fn starts(&self) -> PendingStart {
+    pub fn add_pending_start(&self) -> PendingStart {
         self.starting.count.fetch_add(1, Ordering::Relaxed);
         PendingStart(self.starting.clone())
     }
 
     /// The provider's breaker lets nothing pass for `wait`.
-    pub fn block(&self, provider: Provider, wait: Duration) {
+    pub fn pause(&self, provider: Provider, wait: Duration) {
         let (now, mut inner) = (Instant::now(), self.inner());
         if inner.is_alone(provider, now) {
             let until = now + wait.min(LONGEST_HOLD);
@@ -138,7 +138,7 @@ impl ClaimPauses {
     }
 
     /// One of the provider's limits lets nothing pass for `wait`.
-    pub fn limit(&self, gate: &Arc<ProviderGate>, wait: Duration) {
+    pub fn pause_for_limit(&self, gate: &Arc<ProviderGate>, wait: Duration) {
         let until = Instant::now() + wait;
         let limited = LimitedQueue {
             gate: gate.clone(),
@@ -267,12 +267,12 @@ impl ClaimPauses {
     }
 
     /// Resolves when a job that was on its way to its gate has got there.
-    pub async fn started(&self) {
+    pub async fn all_started(&self) {
         self.starting.changed.notified().await;
     }
 
     /// Whether completions may claim beside what they write: nothing stands in the way.
-    pub fn is_free(&self) -> bool {
+    pub fn is_unpaused(&self) -> bool {
         let inner = self.inner();
         inner.limited.is_empty() && inner.until.is_none_or(|until| until <= Instant::now())
     }
@@ -319,9 +319,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_queue_of_one_provider_is_held_until_the_gates_time() {
         let holds = ClaimPauses::default();
-        holds.saw(Provider::OpenAi);
-        holds.block(Provider::OpenAi, 10 * SECOND);
-        holds.block(Provider::OpenAi, 5 * SECOND);
+        holds.record_provider(Provider::OpenAi);
+        holds.pause(Provider::OpenAi, 10 * SECOND);
+        holds.pause(Provider::OpenAi, 5 * SECOND);
         tokio::time::advance(9 * SECOND).await;
         assert!(is_held(&holds).await, "the longest wait holds");
         tokio::time::advance(2 * SECOND).await;
@@ -331,23 +331,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_mixed_queue_is_never_held() {
         let holds = ClaimPauses::default();
-        holds.saw(Provider::OpenAi);
-        holds.saw(Provider::AzureVision);
-        holds.block(Provider::OpenAi, 10 * SECOND);
+        holds.record_provider(Provider::OpenAi);
+        holds.record_provider(Provider::AzureVision);
+        holds.pause(Provider::OpenAi, 10 * SECOND);
         assert!(!is_held(&holds).await, "the image jobs go on");
         // Once no image job was seen for a while, it is a queue of one provider.
         tokio::time::advance(2 * MEMORY).await;
-        holds.saw(Provider::OpenAi);
-        holds.block(Provider::OpenAi, 10 * SECOND);
+        holds.record_provider(Provider::OpenAi);
+        holds.pause(Provider::OpenAi, 10 * SECOND);
         assert!(is_held(&holds).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn in_a_mixed_queue_no_more_jobs_are_put_off_than_there_are_slots() {
         let holds = ClaimPauses::default();
-        holds.saw(Provider::OpenAi);
+        holds.record_provider(Provider::OpenAi);
         assert!(!holds.park(Provider::OpenAi, SECOND, 2), "no job is behind it");
-        holds.saw(Provider::AzureVision);
+        holds.record_provider(Provider::AzureVision);
         assert!(holds.park(Provider::OpenAi, SECOND, 2));
         assert!(holds.park(Provider::OpenAi, SECOND, 2));
         assert!(!holds.park(Provider::OpenAi, SECOND, 2));

@@ -71,7 +71,7 @@ impl QueueWorker {
     /// Completes jobs, and claims new ones in the same call if the queue wants jobs.
     async fn complete(self: &Arc<Self>, completions: &[Completion]) -> Vec<Result<WriteResult, BrokerError>> {
         let turn = if self.wants_jobs() {
-            self.turns.take()
+            self.claim_sequence.take()
         } else {
             None
         };

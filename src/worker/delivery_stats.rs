@@ -56,17 +56,17 @@ impl DeliveryStats {
     }
 
     /// Its payload was opened: it is a job of this type.
-    pub fn is_a(&self, kind: JobType) {
+    pub fn set_kind(&self, kind: JobType) {
         let _ = self.kind.set(kind); // A delivery is opened once.
     }
 
     /// It has been claimed, and is on its way to its gate.
-    pub(super) fn starts(&self, starting: PendingStart) {
+    pub(super) fn set_pending_start(&self, starting: PendingStart) {
         *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(starting);
     }
 
     /// Its gate has given a verdict, or it has ended without one.
-    pub fn has_started(&self) {
+    pub fn mark_started(&self) {
         self.starting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -84,7 +84,7 @@ impl DeliveryStats {
     }
 
     /// One of its calls is tried again.
-    pub fn retries(&self) {
+    pub fn mark_retried(&self) {
         self.retried.store(true, Ordering::Relaxed);
     }
 

@@ -99,8 +99,8 @@ impl DeliveryHandler for Dispatcher {
             replica: &self.rules.replica,
             shown: Mutex::default(),
         };
-        assignment.holds.saw(kind.provider());
-        assignment.course.is_a(kind);
+        assignment.claim_pauses.record_provider(kind.provider());
+        assignment.stats.set_kind(kind);
         let equal = match self.join(assignment, &delivery, kind, &payload, &student).await {
             Ok(equal) => equal,
             Err(outcome) => return outcome,
@@ -125,7 +125,7 @@ impl DeliveryHandler for Dispatcher {
         match self.jobs.run(kind, payload, &guard).await {
             Ok(mut result) => {
                 if let Some(equal) = equal.filter(|_| !kind.is_reusable(&result)) {
-                    assignment.course.is_one_of(equal, Part::Alone);
+                    assignment.stats.is_one_of(equal, Part::Alone);
                 }
                 guard.cost().write_into(&mut result);
                 DeliveryOutcome::Completed(conceal(&result.to_string()).into_owned())
@@ -170,8 +170,8 @@ impl Dispatcher {
         let cancelled = |why: &str| Err(Failure::new(FailureClass::Cancelled, why));
         tokio::select! {
             biased;
-            () = stops.now.cancelled() => cancelled("the replica has to let go of the job"),
-            () = stops.draining.cancelled() => cancelled("the replica is stopping"),
+            () = stops.abort.cancelled() => cancelled("the replica has to let go of the job"),
+            () = stops.drain.cancelled() => cancelled("the replica is stopping"),
             payload = load => payload,
         }
     }
@@ -186,7 +186,7 @@ impl Dispatcher {
         payload: &Bytes,
         student: &str,
     ) -> Result<Option<EqualJobs>, DeliveryOutcome> {
-        let (broker, course) = (&*assignment.broker, &assignment.course);
+        let (broker, course) = (&*assignment.broker, &assignment.stats);
         let equal = self
             .deduplication
             .equals_of(broker, delivery, kind, payload, student);
@@ -350,7 +350,7 @@ impl ProgressReporter<'_> {
             Ok(WriteResult::Applied) => {}
             Ok(WriteResult::Lost) => {
                 warn!("the job's lease is lost: it is stopped");
-                stops.now.cancel();
+                stops.abort.cancel();
             }
             // The job goes on: progress is a courtesy, the result is not.
             Err(error) => warn!(%error, "progress is not reported"),
@@ -361,8 +361,8 @@ impl ProgressReporter<'_> {
 #[async_trait]
 impl CallObserver for ProgressReporter<'_> {
     async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay) {
-        let Assignment { delivery, course, .. } = self.assignment;
-        course.retries();
+        let Assignment { delivery, stats, .. } = self.assignment;
+        course.mark_retried();
         let note = HistoryNote {
             attempt: delivery.attempt,
             r#try: u32::from(nth),
@@ -383,15 +383,15 @@ impl CallObserver for ProgressReporter<'_> {
     }
 
     fn asked(&self, gate: &Arc<ProviderGate>, refused: Option<Duration>) {
-        self.assignment.course.has_started();
+        self.assignment.stats.mark_started();
         // The owner of a job counts only where a limit makes jobs wait.
         if gate.limits_requests()
             && let Some(owner) = self.assignment.broker.owner(&self.assignment.delivery)
         {
-            self.assignment.holds.saw_owner(owner, gate);
+            self.assignment.claim_pauses.record_owner(owner, gate);
         }
         if let Some(wait) = refused {
-            self.assignment.holds.limit(gate, wait);
+            self.assignment.claim_pauses.pause_for_limit(gate, wait);
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     suspects::Suspect,
 };
 use crate::{
-    guard::Stops,
+    guard::StopSignals,
     queue::{BrokerError, Delivery, Lease},
     telemetry::panics::describe_end,
 };
@@ -96,8 +96,8 @@ impl QueueWorker {
             let Some(mut slots) = self.slots_to_fill().await else {
                 return;
             };
-            self.vitals.claims().beat();
-            let Some(turn) = self.turns.take() else {
+            self.health.claims().beat();
+            let Some(turn) = self.claim_sequence.take() else {
                 return;
             };
             let answer = self.broker.claim(turn.number(), slots.count()).await;
@@ -105,8 +105,8 @@ impl QueueWorker {
                 // The broker may decide `Unleased` locally, so it says nothing about Redis.
                 Err(BrokerError::Unleased) => {}
                 answer => self
-                    .vitals
-                    .redis_answered(!matches!(answer, Err(BrokerError::Redis(_)))),
+                    .health
+                    .record_redis(!matches!(answer, Err(BrokerError::Redis(_)))),
             }
             match answer {
                 Ok(deliveries) => {
@@ -154,17 +154,17 @@ impl QueueWorker {
                 }
                 () = tokio::time::sleep(IDLE) => {} // A long lease is renewed less often than the loop has to stir.
             }
-            self.vitals.renewals().beat();
+            self.health.renewals().beat();
         }
     }
 
     /// Renews the lease, and stops the jobs that are lost. Says whether Redis took it.
     async fn renew(&self) -> bool {
         let renewed = self.broker.renew(&self.slots.held()).await;
-        self.vitals.redis_answered(renewed.is_ok());
+        self.health.record_redis(renewed.is_ok());
         match renewed {
             Ok(lost) => {
-                for lease in lost.iter().filter(|lease| self.slots.holds(lease)) {
+                for lease in lost.iter().filter(|lease| self.slots.contains(lease)) {
                     warn!(id = %lease.id, "the job's lease is lost: it is stopped");
                     self.slots.stop(lease);
                 }
@@ -179,10 +179,10 @@ impl QueueWorker {
 
     async fn sweep(&self) {
         for _ in 0..MAX_SWEEPS {
-            self.vitals.renewals().beat();
+            self.health.renewals().beat();
             match self.broker.recover().await {
                 Ok(found) => {
-                    let recovered = &self.vitals.cells().recovered;
+                    let recovered = &self.health.cells().recovered;
                     recovered[0].add(found.requeued);
                     recovered[1].add(found.poisoned);
                     if found.requeued + found.poisoned > 0 {
@@ -210,9 +210,9 @@ impl QueueWorker {
         while self.isolation.is_on() {
             tokio::select! {
                 biased;
-                () = self.shutdown.closing.cancelled() => return false,
+                () = self.shutdown.drain.cancelled() => return false,
                 () = self.isolation.is_over() => {}
-                () = tokio::time::sleep(IDLE) => self.vitals.claims().beat(),
+                () = tokio::time::sleep(IDLE) => self.health.claims().beat(),
             }
         }
         true
@@ -224,7 +224,7 @@ impl QueueWorker {
         loop {
             let mut slots = self.free_slots().await?;
             let allowance = self
-                .holds
+                .claim_pauses
                 .allowance(slots.count(), self.slots.capacity(), Some(&*self.broker))
                 .await;
             let (until, gate) = match allowance {
@@ -244,13 +244,13 @@ impl QueueWorker {
             };
             tokio::select! {
                 biased;
-                () = self.shutdown.closing.cancelled() => return None,
+                () = self.shutdown.drain.cancelled() => return None,
                 () = freed => {}
-                () = self.holds.started() => {}
+                () = self.claim_pauses.all_started() => {}
                 () = tokio::time::sleep_until(until) => {}
                 () = tokio::time::sleep(IDLE) => {}
             }
-            self.vitals.claims().beat();
+            self.health.claims().beat();
         }
     }
 
@@ -259,9 +259,9 @@ impl QueueWorker {
         loop {
             tokio::select! {
                 biased;
-                () = self.shutdown.closing.cancelled() => return None,
+                () = self.shutdown.drain.cancelled() => return None,
                 slots = self.slots.free() => return Some(slots),
-                () = tokio::time::sleep(IDLE) => self.vitals.claims().beat(),
+                () = tokio::time::sleep(IDLE) => self.health.claims().beat(),
             }
         }
     }
@@ -270,11 +270,11 @@ impl QueueWorker {
     async fn wait_for_work(&self, pause: &mut LoopBackoff) {
         let work = tokio::select! {
             biased;
-            () = self.shutdown.closing.cancelled() => return,
-            () = self.turns.owe() => return,
+            () = self.shutdown.drain.cancelled() => return,
+            () = self.claim_sequence.owe() => return,
             work = self.broker.wait(IDLE) => work,
         };
-        self.vitals.claims().beat();
+        self.health.claims().beat();
         // Without work too there is a claim now and then: it clears what is left of a line that others have emptied.
         if let Err(error) = work {
             debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
@@ -285,16 +285,16 @@ impl QueueWorker {
     async fn rest(&self, pause: &mut LoopBackoff) {
         tokio::select! {
             biased;
-            () = self.shutdown.closing.cancelled() => {}
+            () = self.shutdown.drain.cancelled() => {}
             () = pause.wait() => {}
         }
     }
 
     /// Returns true if a claim would be of use now.
     pub(super) fn wants_jobs(&self) -> bool {
-        !self.shutdown.closing.is_cancelled()
+        !self.shutdown.drain.is_cancelled()
             && !self.idle.load(Ordering::Relaxed)
-            && self.holds.is_free()
+            && self.claim_pauses.is_unpaused()
             && !self.isolation.is_on()
     }
 
@@ -309,16 +309,16 @@ impl QueueWorker {
         let mut too_many = Vec::new();
         for delivery in deliveries {
             // It is running here already, after a claim was answered twice.
-            if !open || self.slots.holds(&delivery.lease) {
+            if !open || self.slots.contains(&delivery.lease) {
                 continue;
             }
             let Some(presence) = self.isolation.enter(delivery.lost) else {
                 too_many.push(delivery.lease);
                 continue;
             };
-            let (lease, stop) = (delivery.lease.clone(), self.shutdown.hasten.child_token());
+            let (lease, stop) = (delivery.lease.clone(), self.shutdown.abort.child_token());
             let (course, suspect) = (Arc::<DeliveryStats>::default(), presence.suspect());
-            course.starts(self.holds.starts());
+            course.set_pending_start(self.claim_pauses.add_pending_start());
             self.slots
                 .occupy(slots, lease, stop.clone(), course.clone(), presence);
             match suspect {
@@ -348,7 +348,7 @@ impl QueueWorker {
             "an earlier delivery of this job ended without an outcome: it runs apart from other jobs, once these have ended");
         tokio::select! {
             biased;
-            () = self.shutdown.closing.cancelled() => self.put_back(vec![lease]).await,
+            () = self.shutdown.drain.cancelled() => self.put_back(vec![lease]).await,
             () = stop.cancelled() => self.slots.vacate(&lease), // It is another replica's by now.
             () = suspect.may_run() => {
                 if !self.start(self.task(delivery, stop, course, Some(suspect.clone()))) {
@@ -383,9 +383,9 @@ impl QueueWorker {
         course: Arc<DeliveryStats>,
         suspect: Option<Suspect>,
     ) -> Task<Assignment> {
-        let stops = Stops {
-            draining: self.shutdown.closing.clone(),
-            now: stop,
+        let stops = StopSignals {
+            drain: self.shutdown.drain.clone(),
+            abort: stop,
             deadline: tokio::time::Instant::now() + self.deadline,
         };
         let (id, attempt) = (delivery.lease.id.to_string(), delivery.attempt);
@@ -394,8 +394,8 @@ impl QueueWorker {
             delivery,
             broker: self.broker.clone(),
             stops,
-            holds: self.holds.clone(),
-            course,
+            claim_pauses: self.claim_pauses.clone(),
+            stats: course,
             suspect,
         })
         // As a string, whatever it looks like: read as a number, `007` would come back as `7`.

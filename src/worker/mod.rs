@@ -45,7 +45,7 @@ pub use runtime::{Runtime, RuntimeOptions};
 pub use suspects::Suspect;
 
 use crate::{
-    guard::Stops,
+    guard::StopSignals,
     queue::{Broker, Delivery},
 };
 
@@ -57,11 +57,11 @@ pub struct Assignment {
     /// Where it came from, and where progress goes.
     pub broker: Arc<dyn Broker>,
     /// When to let go of it.
-    pub stops: Stops,
+    pub stops: StopSignals,
     /// Told which provider the job uses.
-    pub holds: Arc<ClaimPauses>,
+    pub claim_pauses: Arc<ClaimPauses>,
     /// Facts recorded while it runs.
-    pub course: Arc<DeliveryStats>,
+    pub stats: Arc<DeliveryStats>,
     /// Set where an earlier delivery was lost.
     pub suspect: Option<Suspect>,
 }

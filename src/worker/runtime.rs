@@ -53,11 +53,11 @@ pub struct RuntimeOptions {
 
 /// The two steps of a stop.
 #[derive(Debug, Clone, Default)]
-pub struct ShutdownSteps {
+pub struct Shutdown {
     /// Claim nothing more; what runs may finish.
-    pub closing: CancellationToken,
+    pub drain: CancellationToken,
     /// Let go of everything.
-    pub hasten: CancellationToken,
+    pub abort: CancellationToken,
 }
 
 /// One queue and what keeps it running.
@@ -70,15 +70,15 @@ pub struct QueueWorker {
     pub(super) slots: Slots,
     /// The jobs in flight in all queues of the replica.
     pub(super) isolation: Arc<SuspectIsolation>,
-    pub(super) vitals: WorkerHealth,
-    pub(super) holds: Arc<ClaimPauses>,
+    pub(super) health: WorkerHealth,
+    pub(super) claim_pauses: Arc<ClaimPauses>,
     pub(super) rules: OutcomeRules,
     pub(super) deadline: Duration,
     pub(super) renew_every: Duration,
-    pub(super) shutdown: ShutdownSteps,
+    pub(super) shutdown: Shutdown,
     /// Cancelled when the lease has been handed back.
     pub(super) left: CancellationToken,
-    pub(super) turns: ClaimSequence,
+    pub(super) claim_sequence: ClaimSequence,
     /// Where claimed jobs go; nowhere before apalis asks for the first, and after the worker has closed.
     pub(super) claimed: Mutex<Option<AssignmentSender>>,
     /// The claim loop has found nothing, and waits until there may be work.
@@ -97,8 +97,8 @@ impl QueueWorker {
     }
 
     /// Its signs of life.
-    pub const fn vitals(&self) -> &WorkerHealth {
-        &self.vitals
+    pub const fn health(&self) -> &WorkerHealth {
+        &self.health
     }
 }
 
@@ -109,7 +109,7 @@ pub struct Runtime {
     drain: Duration,
     wedged_after: Duration,
     other_loops: Vec<(&'static str, Arc<LoopProgress>)>,
-    shutdown: ShutdownSteps,
+    shutdown: Shutdown,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -127,7 +127,7 @@ impl Runtime {
         handler: Arc<dyn DeliveryHandler>,
         options: &RuntimeOptions,
     ) -> Self {
-        let shutdown = ShutdownSteps::default();
+        let shutdown = Shutdown::default();
         let isolation: Arc<SuspectIsolation> = Arc::default();
         let workers = queues.into_iter().map(|(broker, concurrency)| {
             let span = tracing::info_span!("worker", queue = broker.queue(), layout = %broker.layout());
@@ -137,14 +137,14 @@ impl Runtime {
                 span,
                 slots: Slots::new(concurrency),
                 isolation: isolation.clone(),
-                vitals: WorkerHealth::default(),
-                holds: Arc::default(),
+                health: WorkerHealth::default(),
+                claim_pauses: Arc::default(),
                 rules: options.rules.clone(),
                 deadline: options.deadline,
                 renew_every: options.renew_every,
                 shutdown: shutdown.clone(),
                 left: CancellationToken::new(),
-                turns: ClaimSequence::new(),
+                claim_sequence: ClaimSequence::new(),
                 claimed: Mutex::default(),
                 idle: AtomicBool::new(false),
             })
@@ -212,7 +212,7 @@ impl Runtime {
                 drain_s = self.drain.as_secs(),
                 "stopping: no more claims"
             );
-            shutdown.closing.cancel();
+            shutdown.drain.cancel();
             if let Err(error) = control.shutdown() {
                 warn!(%error, "apalis does not take the shutdown");
             }
@@ -220,7 +220,7 @@ impl Runtime {
                 () = hasten => warn!("told again to stop: handing back what is in flight"),
                 () = tokio::time::sleep(self.drain) => warn!("the drain time is over: handing back what is in flight"),
             }
-            shutdown.hasten.cancel();
+            shutdown.abort.cancel();
             tokio::time::sleep(LAST_GRACE).await;
             let in_flight: usize = self.workers.iter().map(|w| w.slots.len()).sum();
             error!(
@@ -236,7 +236,7 @@ impl Runtime {
         Ok(self
             .workers
             .iter()
-            .map(|w| w.vitals.tally())
+            .map(|w| w.health.disposition_counts())
             .fold(DispositionCounts::default(), DispositionCounts::plus))
     }
 
@@ -246,8 +246,8 @@ impl Runtime {
         let pulses = self.workers.iter().flat_map(|worker| {
             let (layout, queue) = (worker.broker.layout(), worker.broker.queue());
             [
-                ("claim", worker.vitals.claims()),
-                ("renew", worker.vitals.renewals()),
+                ("claim", worker.health.claims()),
+                ("renew", worker.health.renewals()),
             ]
             .map(|(name, pulse)| (format!("the {name} loop of {layout}:{queue}"), pulse.clone()))
         });

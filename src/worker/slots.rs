@@ -71,7 +71,7 @@ pub struct InFlight {
 #[derive(Debug)]
 struct SlotJob {
     stop: CancellationToken,
-    course: Arc<DeliveryStats>,
+    stats: Arc<DeliveryStats>,
     slot: Option<OwnedSemaphorePermit>,
     _presence: InFlightPresence,
 }
@@ -128,7 +128,7 @@ impl Slots {
             lease,
             SlotJob {
                 stop,
-                course,
+                stats: course,
                 slot: slots.take_one(),
                 _presence: presence,
             },
@@ -137,7 +137,7 @@ impl Slots {
     }
 
     /// Returns true if the job is in flight here already.
-    pub fn holds(&self, lease: &Lease) -> bool {
+    pub fn contains(&self, lease: &Lease) -> bool {
         self.jobs().contains_key(lease)
     }
 
@@ -162,11 +162,11 @@ impl Slots {
     pub fn longest(&self, most: usize) -> Vec<InFlight> {
         let jobs = self.jobs();
         let mut all: Vec<(&Lease, &SlotJob)> = jobs.iter().collect();
-        all.sort_unstable_by_key(|(_, job)| job.course.claimed());
+        all.sort_unstable_by_key(|(_, job)| job.stats.claimed());
         let seen = |(lease, job): &(&Lease, &SlotJob)| InFlight {
             id: lease.id.clone(),
-            kind: job.course.kind(),
-            age: job.course.claimed().elapsed(),
+            kind: job.stats.kind(),
+            age: job.stats.claimed().elapsed(),
         };
         all.iter().take(most).map(seen).collect()
     }

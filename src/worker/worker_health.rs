@@ -114,7 +114,7 @@ impl WorkerHealth {
     }
 
     /// Redis answered, or did not.
-    pub fn redis_answered(&self, answered: bool) {
+    pub fn record_redis(&self, answered: bool) {
         let mut since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
         if answered {
             *since = None;
@@ -124,7 +124,7 @@ impl WorkerHealth {
     }
 
     /// A delivery ended.
-    pub fn ended(&self, ending: Disposition) {
+    pub fn record(&self, ending: Disposition) {
         self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -140,7 +140,7 @@ impl WorkerHealth {
     }
 
     /// The counts so far.
-    pub fn tally(&self) -> DispositionCounts {
+    pub fn disposition_counts(&self) -> DispositionCounts {
         let [succeeded, failed, put_off, released, lost] =
             self.endings.each_ref().map(|count| count.load(Ordering::Relaxed));
         DispositionCounts {
@@ -153,7 +153,7 @@ impl WorkerHealth {
     }
 
     /// Why this worker cannot be called healthy, if it cannot.
-    pub fn complaint(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         if let Some(away) = self.redis_away_for().filter(|away| *away > REDIS_ABSENCE) {
             return Some(format!("Redis has been away for {} s", away.as_secs()));
         }

@@ -4,7 +4,7 @@
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
 use backend_worker::{
-    guard::{CallObserver, JobGuard, Stops},
+    guard::{CallObserver, JobGuard, StopSignals},
     queue::{Broker, Delivery, JobState, Layout, Lease, NewJob},
     retry::{Backoff, BackoffDelay, RetryPolicy},
     simulator::{Fault, Provider},
@@ -166,9 +166,9 @@ async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
     let late = (CancellationToken::new(), now, FailureClass::Transient);
     let priced = call("chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000));
     for (now, deadline, class) in [lost, late] {
-        let stops = Stops {
-            draining: CancellationToken::new(),
-            now,
+        let stops = StopSignals {
+            drain: CancellationToken::new(),
+            abort,
             deadline,
         };
         let policy = RetryPolicy {

@@ -196,12 +196,12 @@ async fn a_redis_that_is_not_there_at_first(layout: Layout) {
     let broker = redis.broker(layout, "q", "w");
     let running = replica(broker.clone(), 2, Script::echo(), &options());
     eventually("the replica notices", async || {
-        running.workers[0].vitals().complaint()
+        running.workers[0].health().problem()
     })
     .await;
     redis.server.restart(AOF).await.unwrap();
     eventually("it recovers", async || {
-        running.workers[0].vitals().complaint().is_none().then_some(())
+        running.workers[0].health().problem().is_none().then_some(())
     })
     .await;
     enqueue(&*broker, "1").await;
@@ -255,7 +255,7 @@ async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another(layout: L
     tokio::time::sleep(ttl * 3).await; // The length of the outage.
     redis.server.restart(AOF).await.unwrap();
     eventually("both are well again", async || {
-        let well = |r: &RunningReplica| r.workers[0].vitals().complaint().is_none();
+        let well = |r: &RunningReplica| r.workers[0].health().problem().is_none();
         (well(&first) && well(&second)).then_some(())
     })
     .await;

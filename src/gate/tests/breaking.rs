@@ -48,7 +48,7 @@ scenarios! {
 
     async fn lets_three_probes_pass_and_closes_at_the_second_success(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         let first = gate.admit("p1", 0).await?;
         same!((first.is_probe(), first.moved_to), (true, Some(State::HalfOpen)));
@@ -68,7 +68,7 @@ scenarios! {
 
     async fn a_failed_probe_opens_it_again(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("p1").await && gate.passes("p2").await, true);
         same!(gate.ends("p1", Success).await, Effect::Recorded);
@@ -89,7 +89,7 @@ scenarios! {
 
     async fn killed_probes_do_not_wedge_half_open(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         for id in ["k1", "k2", "k3"] {
             same!(gate.passes(id).await, true);
@@ -133,7 +133,7 @@ scenarios! {
 
     async fn an_opened_at_that_is_missing_or_in_the_future_is_mended(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        let keys = gate.desk.keys.clone();
+        let keys = gate.redis.keys.clone();
         let later = (rig.now() + 1_000_000).to_string();
         for nonsense in ["", "soon", "nan", &later, "-5"] {
             let _: () = rig.query(&["SET", &keys.state, "OPEN"]).await;
@@ -148,7 +148,7 @@ scenarios! {
     /// The configuration refuses it; another replica's may not have.
     async fn fewer_probes_than_successes_cannot_wedge_it(rig) {
         let gate = rig.gate(BreakerSettings { half_open_max: 1, ..breaker() }, unlimited());
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("1").await, true);
         same!(gate.ends("1", Success).await, Effect::Recorded);
@@ -160,16 +160,16 @@ scenarios! {
     async fn lost_keys_are_a_closed_breaker_in_a_new_epoch(rig) {
         let gate = rig.gate(breaker(), unlimited());
         same!(gate.passes("1").await, true);
-        for key in gate.desk.keys.all() {
+        for key in gate.redis.keys.all() {
             let _: () = rig.query(&["DEL", key]).await;
         }
         same!(gate.passes("2").await, true);
         same!(gate.ends("1", Failure).await, Effect::Unknown);
         rig.pass(1).await;
-        let _: () = rig.query(&["DEL", &gate.desk.keys.meta]).await;
+        let _: () = rig.query(&["DEL", &gate.redis.keys.meta]).await;
         same!(gate.ends("2", Failure).await, Effect::Stale);
         // Lost twice, the epochs of the two times differ.
-        let lose = async || rig.query::<u64>(&["HDEL", &gate.desk.keys.meta, "epoch"]).await;
+        let lose = async || rig.query::<u64>(&["HDEL", &gate.redis.keys.meta, "epoch"]).await;
         lose().await;
         same!(gate.passes("3").await, true);
         rig.pass(1).await;
@@ -184,7 +184,7 @@ scenarios! {
             same!(gate.passes(&format!("{n}")).await, true);
             same!(gate.ends(&format!("{n}"), Failure).await, Effect::Recorded);
         }
-        let _: () = rig.query(&["DEL", &gate.desk.keys.failures]).await;
+        let _: () = rig.query(&["DEL", &gate.redis.keys.failures]).await;
         same!(gate.passes("5").await, true);
         same!(gate.ends("5", Failure).await, Effect::Recorded);
         same!(rig.contract(&gate).await[1], text(1));
@@ -192,7 +192,7 @@ scenarios! {
 
     async fn probes_of_an_earlier_half_open_take_no_place_in_the_next(rig) {
         let gate = rig.gate(BreakerSettings { open_for: ms(1000), ..breaker() }, unlimited());
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(1000).await;
         for id in ["u1", "u2", "u3"] {
             same!(gate.passes(id).await, true);
@@ -208,7 +208,7 @@ scenarios! {
 
     async fn an_ignored_probe_hands_its_place_back(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         for id in ["1", "2", "3"] {
             same!(gate.passes(id).await, true);
@@ -228,7 +228,7 @@ scenarios! {
     async fn leftover_successes_do_not_close_it(rig) {
         let gate = rig.gate(breaker(), unlimited());
         let past = (rig.now() - 60_000).to_string();
-        let keys = &gate.desk.keys;
+        let keys = &gate.redis.keys;
         let _: () = rig.query(&["MSET", &keys.state, "OPEN", &keys.opened_at, &past, &keys.successes, "1"]).await;
         same!(gate.passes("1").await, true);
         same!(rig.contract(&gate).await[2], None);
@@ -237,7 +237,7 @@ scenarios! {
 
     async fn successes_that_suffice_close_it_at_the_next_call(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        let _: () = rig.query(&["MSET", &gate.desk.keys.state, "HALF_OPEN", &gate.desk.keys.successes, "2"]).await;
+        let _: () = rig.query(&["MSET", &gate.redis.keys.state, "HALF_OPEN", &gate.redis.keys.successes, "2"]).await;
         let answer = gate.admit("1", 0).await?;
         same!((answer.passes(), answer.is_probe(), answer.moved_to), (true, false, Some(State::Closed)));
         same!(rig.contract(&gate).await, contract("CLOSED"));
@@ -289,7 +289,7 @@ scenarios! {
         for n in 0..10 {
             same!(gate.passes(&format!("{n}")).await && gate.ends(&format!("{n}"), Success).await == Effect::Recorded, true);
         }
-        let meta = &gate.desk.keys.meta;
+        let meta = &gate.redis.keys.meta;
         let before: Vec<String> = rig.query(&["HGETALL", meta]).await;
         same!(gate.passes("x").await && gate.ends("x", Success).await == Effect::Recorded, true);
         same!(rig.query::<Vec<String>>(&["HGETALL", meta]).await, before);
@@ -303,7 +303,7 @@ scenarios! {
         }
         for (n, seconds) in [60, 120, 240, 480, 600, 600].into_iter().enumerate() {
             same!(gate.refusal("x").await, Some((Reason::Open, Some(seconds * 1000))));
-            let reading = gate.desk.control(BreakerControl::Status).await?;
+            let reading = gate.redis.control(BreakerControl::Status).await?;
             same!(reading.open_until, Some(rig.now() + seconds * 1000));
             rig.pass(seconds * 1000).await;
             let probe = format!("p{n}");
@@ -348,9 +348,9 @@ scenarios! {
         rig.pass(60_000).await;
         same!(gate.passes("p").await, true);
         same!(gate.ends("p", Failure).await, Effect::Reopened);
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         same!(gate.refusal("x").await, Some((Reason::Open, Some(60_000))));
-        gate.desk.control(BreakerControl::Close).await?;
+        gate.redis.control(BreakerControl::Close).await?;
         same!(gate.passes("y").await, true);
         for n in 1..=5 {
             same!(gate.passes(&format!("h{n}")).await, true);
@@ -370,7 +370,7 @@ scenarios! {
 
     async fn after_a_recovery_the_concurrency_limit_comes_back_in_steps(rig) {
         let gate = rig.gate(breaker(), concurrent(8));
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         same!(gate.passes("a").await && gate.passes("b").await, true);
         rig.pass(10).await;
@@ -393,8 +393,8 @@ scenarios! {
         }
         // A breaker that was closed by hand, or has never been open, grants the whole limit.
         let gate = rig.gate(breaker(), concurrent(8));
-        gate.desk.control(BreakerControl::Open).await?;
-        gate.desk.control(BreakerControl::Close).await?;
+        gate.redis.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Close).await?;
         for n in 0..8 {
             same!(gate.passes(&format!("{n}")).await, true);
         }
@@ -421,17 +421,17 @@ scenarios! {
             let refused = gate.admit("x", 0).await?;
             same!(refused.refusal(), Some((Reason::Open, Some(60_000))));
             same!(matches!(refused.verdict, AdmissionVerdict::Refused { fault: Some(AccountFault::Credit), .. }), true);
-            same!(gate.desk.control(BreakerControl::Status).await?.fault, Some((AccountFault::Credit, rig.now())));
+            same!(gate.redis.control(BreakerControl::Status).await?.fault, Some((AccountFault::Credit, rig.now())));
             // Closed by hand, it starts over.
             let other = rig.gate(breaker(), limits);
             same!(other.passes("o").await, true);
             same!(other.settle("o", credit).await?.effect, Effect::Recorded);
-            same!(other.desk.control(BreakerControl::Close).await?.fault, None);
+            same!(other.redis.control(BreakerControl::Close).await?.fault, None);
             rig.pass(60_000).await;
             same!(gate.admit("p1", 0).await?.is_probe(), true);
             same!(gate.refusal("p2").await.map(|(why, _)| why), Some(Reason::HalfOpen));
             same!(gate.ends("p1", Success).await, Effect::Recorded);
-            same!(gate.desk.control(BreakerControl::Status).await?.fault, None);
+            same!(gate.redis.control(BreakerControl::Status).await?.fault, None);
             same!(gate.passes("p2").await && gate.passes("p3").await, true);
             same!(gate.passes("p4").await, false);
             same!(gate.ends("p2", Success).await, Effect::Closed);
@@ -445,7 +445,7 @@ scenarios! {
             same!(gate.passes(&format!("{n}")).await, true);
             gate.ends(&format!("{n}"), Failure).await;
         }
-        let keys = gate.desk.keys.clone();
+        let keys = gate.redis.keys.clone();
         let moved = async |state: &str| {
             let epoch = (rig.now() + 1).to_string();
             let _: () = rig.query(&["SET", &keys.state, state]).await;
@@ -499,7 +499,7 @@ scenarios! {
         same!(vision.passes("v1").await, true);
         rig.pass(10_000).await;
         let then = rig.now();
-        speech.desk.control(BreakerControl::Open).await?;
+        speech.redis.control(BreakerControl::Open).await?;
         rig.step_back(5000).await;
         let answer = vision.admit("v2", 0).await?;
         same!((answer.now, answer.refusal()), (then, Some((Reason::Open, Some(60_000)))));

@@ -55,8 +55,8 @@ impl Explorer {
         };
         let most = concurrent(u32::try_from(MOST_IN_FLIGHT).unwrap());
         let gates = rig.gates(small, [most, most]);
-        let mut keys: Vec<String> = gates[0].desk.keys.all().map(str::to_owned).to_vec();
-        keys.extend(gates[1].desk.keys.all()[7..].iter().map(|key| (*key).to_owned()));
+        let mut keys: Vec<String> = gates[0].redis.keys.all().map(str::to_owned).to_vec();
+        keys.extend(gates[1].redis.keys.all()[7..].iter().map(|key| (*key).to_owned()));
         Self {
             rig,
             gates,
@@ -69,7 +69,7 @@ impl Explorer {
     }
 
     async fn stored(&self) -> Stored {
-        let (one, other): (&GateKeys, &GateKeys) = (&self.gates[0].desk.keys, &self.gates[1].desk.keys);
+        let (one, other): (&GateKeys, &GateKeys) = (&self.gates[0].redis.keys, &self.gates[1].redis.keys);
         let mut call = redis::pipe();
         for key in &one.all()[..5] {
             call.get(*key);
@@ -147,7 +147,7 @@ impl Explorer {
 
     async fn explore(&mut self, scope: &Scope) {
         if scope.from_open {
-            self.gates[0].desk.control(BreakerControl::Open).await.unwrap();
+            self.gates[0].redis.control(BreakerControl::Open).await.unwrap();
         }
         let start = Place {
             calls: vec![Call::Idle; scope.calls],

@@ -90,9 +90,9 @@ async fn an_admission_or_a_settlement_that_is_dropped_midway_leaks_nothing() {
         effect = end(failed, CallOutcome::Failure) => panic!("{effect}"),
         () = reaches((0, 1, 1)) => {}
     }
-    assert!(gate.has_letters());
+    assert!(gate.has_pending_settlements());
     proxy.hold_replies(false);
-    eventually("delivered again", async || !gate.has_letters()).await;
+    eventually("delivered again", async || !gate.has_pending_settlements()).await;
     assert_eq!(in_use(&gate.status().await.unwrap()), (0, 1, 1));
 }
 

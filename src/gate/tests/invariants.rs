@@ -11,7 +11,7 @@ use crate::gate::{
 
 /// Everything that the gate stores, except what is merely garbage by now.
 async fn dump(rig: &Rig, gate: &BatchedGate) -> Vec<String> {
-    let keys = &gate.desk.keys;
+    let keys = &gate.redis.keys;
     let mut all: Vec<String> = rig.contract(gate).await.map(|v| v.unwrap_or_default()).to_vec();
     for hash in [&keys.meta, &keys.win, &keys.lease_data] {
         let mut pairs: Vec<(String, String)> = rig.query(&["HGETALL", hash]).await;
@@ -30,7 +30,7 @@ async fn dump(rig: &Rig, gate: &BatchedGate) -> Vec<String> {
 }
 
 async fn epoch(rig: &Rig, gate: &BatchedGate) -> u64 {
-    rig.query(&["HGET", &gate.desk.keys.meta, "epoch"]).await
+    rig.query(&["HGET", &gate.redis.keys.meta, "epoch"]).await
 }
 
 /// Opens the breaker by failures.
@@ -40,7 +40,7 @@ async fn open(gate: &BatchedGate) {
         gate.ends(&format!("open{n}"), Failure).await;
     }
     assert_eq!(
-        gate.desk.control(BreakerControl::Status).await.unwrap().state,
+        gate.redis.control(BreakerControl::Status).await.unwrap().state,
         State::Open
     );
 }
@@ -57,7 +57,7 @@ async fn i1_live_probes_and_successes_never_exceed_the_half_open_maximum() {
             },
             unlimited(),
         );
-        gate.desk.control(BreakerControl::Open).await.unwrap();
+        gate.redis.control(BreakerControl::Open).await.unwrap();
         rig.pass(60_000).await;
         let mut probes: Vec<String> = Vec::new();
         let mut tried = 0;
@@ -76,7 +76,7 @@ async fn i1_live_probes_and_successes_never_exceed_the_half_open_maximum() {
             gate.ends(&probes.remove(0), Success).await;
         }
         assert_eq!(
-            gate.desk.control(BreakerControl::Status).await.unwrap().state,
+            gate.redis.control(BreakerControl::Status).await.unwrap().state,
             State::Closed
         );
     }
@@ -103,7 +103,7 @@ async fn i2_stale_expired_and_unknown_outcomes_never_move_the_breaker() {
         ));
         assert_eq!(rig.contract(&gate).await, before);
     }
-    gate.desk.control(BreakerControl::Open).await.unwrap();
+    gate.redis.control(BreakerControl::Open).await.unwrap();
     rig.pass(60_000).await;
     assert!(gate.passes("probe").await);
     let before = (rig.contract(&gate).await, epoch(&rig, &gate).await);
@@ -168,7 +168,7 @@ async fn i4_a_rejection_consumes_nothing() {
     for n in 0..6 {
         assert!(gate.passes(&format!("busy{n}")).await);
     }
-    gate.desk.control(BreakerControl::Open).await.unwrap();
+    gate.redis.control(BreakerControl::Open).await.unwrap();
     refuses_without_a_trace(&rig, &gate, Reason::Open).await;
     for _ in 0..6 {
         rig.pass(10_000).await;
@@ -219,9 +219,9 @@ async fn i5_the_epoch_strictly_increases_with_each_transition() {
         grows().await; // HALF_OPEN
         gate.ends(&format!("a{round}"), Failure).await;
         grows().await; // OPEN
-        gate.desk.control(BreakerControl::Close).await.unwrap();
+        gate.redis.control(BreakerControl::Close).await.unwrap();
         grows().await; // CLOSED
-        gate.desk.control(BreakerControl::Open).await.unwrap();
+        gate.redis.control(BreakerControl::Open).await.unwrap();
         grows().await; // OPEN
     }
     // Nor is one used again after the data was lost, once the clock has moved.
@@ -256,9 +256,9 @@ async fn i6_from_every_state_a_fresh_call_is_admitted_after_timeout_and_ttl() {
                 let _: u64 = rig
                     .query(&[
                         "DEL",
-                        &gate.desk.keys.meta,
-                        &gate.desk.keys.opened_at,
-                        &gate.desk.keys.win,
+                        &gate.redis.keys.meta,
+                        &gate.redis.keys.opened_at,
+                        &gate.redis.keys.win,
                     ])
                     .await;
             }
@@ -297,7 +297,7 @@ async fn i8_a_second_settle_is_a_no_op() {
             for half_open in [false, true] {
                 let gate = rig.gate(breaker(), tokens(1000));
                 if half_open {
-                    gate.desk.control(BreakerControl::Open).await.unwrap();
+                    gate.redis.control(BreakerControl::Open).await.unwrap();
                     rig.pass(60_000).await;
                 }
                 assert!(gate.admit("1", 10).await.unwrap().passes());

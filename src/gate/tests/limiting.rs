@@ -45,7 +45,7 @@ scenarios! {
         gate.settle("1", used(Success, 300)).await?;
         same!(gate.admit("2", 600).await?.passes(), true);
         gate.settle("2", used(Success, 700)).await?;
-        same!(gate.desk.control(BreakerControl::Status).await?.tokens, 1000);
+        same!(gate.redis.control(BreakerControl::Status).await?.tokens, 1000);
         same!(gate.admit("3", 1).await?.passes(), false);
         same!(gate.admit("4", 0).await?.passes(), true);
         same!(gate.admit("5", 1001).await?.refusal(), Some((Reason::TooLarge, None)));
@@ -68,11 +68,11 @@ scenarios! {
             for n in 0..before {
                 same!(gate.admit(format!("before-{n}"), estimate).await?.passes(), true);
             }
-            same!(gate.desk.room(estimate).await?.0, left);
+            same!(gate.redis.room(estimate).await?.0, left);
             for n in 0..left {
                 same!(gate.admit(format!("after-{n}"), estimate).await?.passes(), true);
             }
-            let (calls, wait, reason, ..) = gate.desk.room(estimate).await?;
+            let (calls, wait, reason, ..) = gate.redis.room(estimate).await?;
             same!((calls, wait > 0, &*reason), (0, true, why.as_str()));
             same!(gate.admit("more", estimate).await?.refusal().map(|(why, _)| why), Some(why));
         }
@@ -80,12 +80,12 @@ scenarios! {
         let gate = rig.gate(breaker(), unlimited());
         same!(gate.admit("f", 0).await?.passes(), true);
         gate.settle("f", account).await?;
-        let left = gate.desk.room(0).await?.0;
+        let left = gate.redis.room(0).await?.0;
         for n in 0..left {
             same!(gate.admit(format!("after-{n}"), 0).await?.passes(), true);
         }
         same!(gate.admit("more", 0).await?.passes(), false);
-        same!(gate.desk.room(0).await?.0, 0);
+        same!(gate.redis.room(0).await?.0, 0);
     }
 
     async fn a_call_that_was_never_sent_costs_nothing(rig) {
@@ -94,7 +94,7 @@ scenarios! {
         same!(gate.admit("1", 600).await?.passes(), true);
         same!(gate.admit("2", 600).await?.passes(), false);
         gate.settle("1", used(Cancelled, 600)).await?;
-        let reading = gate.desk.control(BreakerControl::Status).await?;
+        let reading = gate.redis.control(BreakerControl::Status).await?;
         same!((reading.requests, reading.tokens, reading.in_flight), (0, 0, 0));
         same!(gate.admit("2", 600).await?.passes(), true);
     }
@@ -109,7 +109,7 @@ scenarios! {
         }
         same!(gate.admit("other", 10).await?.passes(), true);
         gate.settle("slow", used(Success, 900)).await?;
-        same!(gate.desk.control(BreakerControl::Status).await?.tokens, 10);
+        same!(gate.redis.control(BreakerControl::Status).await?.tokens, 10);
         same!(gate.admit("rest", 990).await?.passes(), true);
     }
 
@@ -149,7 +149,7 @@ scenarios! {
 
     async fn a_renewed_probe_keeps_its_place(rig) {
         let gate = rig.gate(breaker(), unlimited());
-        gate.desk.control(BreakerControl::Open).await?;
+        gate.redis.control(BreakerControl::Open).await?;
         rig.pass(60_000).await;
         for id in ["1", "2", "3"] {
             same!(gate.passes(id).await, true);
@@ -174,8 +174,8 @@ scenarios! {
             same!(gate.passes(&format!("e{n}")).await, true);
         }
         same!(gate.passes("x").await, false);
-        same!(rig.query::<u64>(&["HLEN", &gate.desk.keys.lease_data]).await, 150);
-        same!(rig.query::<u64>(&["ZCARD", &gate.desk.keys.leases]).await, 150);
+        same!(rig.query::<u64>(&["HLEN", &gate.redis.keys.lease_data]).await, 150);
+        same!(rig.query::<u64>(&["ZCARD", &gate.redis.keys.leases]).await, 150);
         // Nor do those count that are still to be swept.
         rig.pass(15_000).await;
         let smaller = gate.limited_to(concurrent(10));
@@ -189,7 +189,7 @@ scenarios! {
         rig.pass(100).await;
         let again = gate.admit("1", 7).await?;
         same!((again.verdict, again.epoch), (first.verdict, first.epoch));
-        let reading = gate.desk.control(BreakerControl::Status).await?;
+        let reading = gate.redis.control(BreakerControl::Status).await?;
         same!((reading.in_flight, reading.requests, reading.tokens), (1, 1, 7));
         same!(gate.ends("1", Failure).await, Effect::Recorded);
         same!(gate.ends("1", Failure).await, Effect::Unknown);
@@ -242,12 +242,12 @@ scenarios! {
     async fn a_lost_window_is_not_refunded(rig) {
         let gate = rig.gate(breaker(), LimitSettings { requests_per_minute: limit(2), ..tokens(100) });
         same!(gate.admit("1", 50).await?.passes() && gate.admit("2", 50).await?.passes(), true);
-        let _: () = rig.query(&["DEL", &gate.desk.keys.win]).await;
+        let _: () = rig.query(&["DEL", &gate.redis.keys.win]).await;
         rig.pass(5000).await;
         same!(gate.admit("3", 50).await?.passes(), true);
         gate.settle("1", used(Success, 1)).await?;
         same!(gate.ends("2", Cancelled).await, Effect::Ignored);
-        let reading = gate.desk.control(BreakerControl::Status).await?;
+        let reading = gate.redis.control(BreakerControl::Status).await?;
         same!((reading.requests, reading.tokens), (1, 50));
         same!(gate.admit("4", 51).await?.passes(), false);
         same!(gate.admit("4", 50).await?.passes() && !gate.passes("5").await, true);
@@ -256,7 +256,7 @@ scenarios! {
     /// Whatever else has written there, an answer comes back.
     async fn garbage_in_the_keys_is_survived(rig) {
         let gate = rig.gate(breaker(), LimitSettings { requests_per_minute: limit(5), ..tokens(100) });
-        let keys = &gate.desk.keys;
+        let keys = &gate.redis.keys;
         same!(gate.admit("1", 5).await?.passes() && gate.admit("2", 5).await?.passes(), true);
         for field in ["tat", "throttled", "hw", "requests"] {
             let _: u64 = rig.query(&["HSET", &keys.win, field, "nan"]).await;
@@ -267,7 +267,7 @@ scenarios! {
         rig.pass(1).await;
         same!(gate.passes("3").await, true);
         same!(gate.ends("1", Failure).await, Effect::Stale);
-        same!(gate.desk.control(BreakerControl::Status).await?.failures, 0);
+        same!(gate.redis.control(BreakerControl::Status).await?.failures, 0);
         let _: () = rig.query(&["SET", &keys.state, "HALF_OPEN"]).await;
         same!(gate.ends("2", Success).await, Effect::Stale);
         for (id, passes) in [("4", true), ("5", true), ("6", true), ("7", false)] {

@@ -111,7 +111,7 @@ impl Rig {
     /// `state`, `failures`, `successes`, `opened_at`, `attempts`: what the web API and `redis-cli` see.
     pub(super) async fn contract(&self, gate: &BatchedGate) -> [Option<String>; 5] {
         let mut call = redis::pipe();
-        for key in &gate.desk.keys.all()[..5] {
+        for key in &gate.redis.keys.all()[..5] {
             call.get(*key);
         }
         let values: Vec<Option<String>> = self.connection.query(&call).await.unwrap();
@@ -130,7 +130,7 @@ impl Rig {
 
     /// What the Node breaker's `reset()` does.
     pub(super) async fn node_reset(&self, gate: &BatchedGate) {
-        let keys = gate.desk.keys.all();
+        let keys = gate.redis.keys.all();
         let mut call = redis::pipe();
         call.set(keys[0], "CLOSED").ignore();
         for key in &keys[1..5] {
@@ -222,7 +222,7 @@ impl BatchedGate {
 
     /// The same gate, configured with other limits.
     pub(super) fn limited_to(&self, limits: LimitSettings) -> Self {
-        let mut desk = (*self.desk).clone();
+        let mut desk = (*self.redis).clone();
         desk.settings.limits = limits;
         Self::new(desk, Duration::from_secs(20))
     }
@@ -230,7 +230,7 @@ impl BatchedGate {
     /// Renews, and returns the lost ids.
     pub(super) async fn lost(&self, ids: &[&str]) -> Vec<String> {
         let ids: Vec<Arc<str>> = ids.iter().map(|id| (*id).into()).collect();
-        self.desk.renew(&ids).await.unwrap()
+        self.redis.renew(&ids).await.unwrap()
     }
 }
 

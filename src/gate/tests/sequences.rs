@@ -156,7 +156,7 @@ async fn compare(
                     model.reset(now);
                 }
                 gates[0]
-                    .desk
+                    .redis
                     .control(if open {
                         BreakerControl::Open
                     } else {
@@ -166,7 +166,7 @@ async fn compare(
             }
             Op::NodeReset if model.state != State::Closed => {
                 rig.node_reset(&gates[1]).await;
-                gates[0].desk.control(BreakerControl::Status).await?;
+                gates[0].redis.control(BreakerControl::Status).await?;
                 model.reset(now);
             }
             Op::NodeReset => {}

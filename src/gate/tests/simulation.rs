@@ -163,7 +163,7 @@ const LATENCY: u64 = 2_000;
 async fn a_backlog_does_not_knock_over_a_provider_that_has_just_recovered() {
     let rig = Rig::start().await;
     let gate = rig.gate(breaker(), concurrent(LIMIT));
-    gate.desk.control(BreakerControl::Open).await.unwrap();
+    gate.redis.control(BreakerControl::Open).await.unwrap();
     rig.pass(60_000).await;
     let back = rig.now();
     let (mut waiting, mut ends): (usize, VecDeque<(u64, String)>) = (JOBS, VecDeque::new());
@@ -225,7 +225,7 @@ async fn a_backlog_does_not_knock_over_a_provider_that_has_just_recovered() {
     assert_eq!((overloaded, openings), (0, 0));
     assert_eq!(most_seen[2], LIMIT as usize);
     assert_eq!(
-        gate.desk.control(BreakerControl::Status).await.unwrap().state,
+        gate.redis.control(BreakerControl::Status).await.unwrap().state,
         State::Closed
     );
 }

@@ -15,7 +15,7 @@ use crate::gate::{
 type Told = (AdmissionVerdict, State, Option<State>);
 
 async fn stored(rig: &Rig, gate: &BatchedGate) -> Vec<Vec<String>> {
-    let keys = &gate.desk.keys;
+    let keys = &gate.redis.keys;
     let mut all: Vec<Vec<String>> = Vec::new();
     for key in [&keys.win, &keys.lease_data, &keys.meta] {
         let fields: Vec<String> = rig.query(&["HGETALL", key]).await;

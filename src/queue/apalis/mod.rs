@@ -288,7 +288,7 @@ impl Broker for ApalisBroker {
         Ok(released)
     }
 
-    async fn begin(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
+    async fn mark_started(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
         let mut call = scripts::BEGIN.prepare_invoke();
         call.key(&self.inflight)
             .arg(&*lease.id)
@@ -313,7 +313,7 @@ impl Broker for ApalisBroker {
         Ok(settled(self.connection.invoke(&call).await?))
     }
 
-    async fn leave(&self) -> Result<(), BrokerError> {
+    async fn remove_replica(&self) -> Result<(), BrokerError> {
         let mut call = scripts::LEAVE.prepare_invoke();
         call.key(&self.inflight)
             .key(&self.keys.active)
@@ -378,7 +378,7 @@ impl Broker for ApalisBroker {
         self.owner_of(delivery.payload.as_deref()?)
     }
 
-    async fn standing(&self, id: &str) -> Result<LinePosition, BrokerError> {
+    async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
         self.standing_of(id).await
     }
 

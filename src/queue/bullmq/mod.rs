@@ -273,7 +273,7 @@ impl Broker for BullmqBroker {
         Ok(released)
     }
 
-    async fn begin(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
+    async fn mark_started(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
         let mut call = self.prepare(&scripts::BEGIN);
         call.arg(&*lease.id).arg(&*lease.token);
         self.settle(&call).await
@@ -293,7 +293,7 @@ impl Broker for BullmqBroker {
         self.settle(&call).await
     }
 
-    async fn leave(&self) -> Result<(), BrokerError> {
+    async fn remove_replica(&self) -> Result<(), BrokerError> {
         *self.renewal() = LocalLease::default();
         self.put_back_all().await
     }
@@ -348,7 +348,7 @@ impl Broker for BullmqBroker {
         self.owner_of(delivery.payload.as_deref()?)
     }
 
-    async fn standing(&self, id: &str) -> Result<LinePosition, BrokerError> {
+    async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
         self.standing_of(id).await
     }
 

@@ -128,7 +128,7 @@ async fn leaving_puts_everything_back(f: Fixture) {
         claimed += f.a.claim(number, 450).await.unwrap().len();
         number = number.next();
     }
-    f.a.leave().await.unwrap();
+    f.a.remove_replica().await.unwrap();
     let counts = f.a.counts().await.unwrap();
     assert_eq!((counts.waiting, counts.active), (450, 0));
     assert!(matches!(f.a.claim(number, 1).await, Err(BrokerError::Unleased)));

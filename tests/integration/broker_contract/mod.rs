@@ -66,7 +66,10 @@ impl Fixture {
     /// As [`Self::orphan`], of a job that has begun to run.
     pub(crate) async fn begun_orphan(&self, number: ClaimNumber) {
         let lease = self.orphan(number).await;
-        assert_eq!(self.brief.begin(&lease).await.unwrap(), WriteResult::Applied);
+        assert_eq!(
+            self.brief.mark_started(&lease).await.unwrap(),
+            WriteResult::Applied
+        );
     }
 
     /// Claims one job with the replica whose lease has run out by the time that this returns.

@@ -129,7 +129,7 @@ async fn what_a_later_version_has_written_is_left_as_it_is(f: Fixture) {
 
     f.a.renew(&[]).await.unwrap();
     let first = one(&*f.a, FIRST).await;
-    f.a.begin(&first).await.unwrap();
+    f.a.mark_started(&first).await.unwrap();
     f.a.progress(&first, 50, Some(&note())).await.unwrap();
     assert!(f.a.renew(std::slice::from_ref(&first)).await.unwrap().is_empty());
     f.a.release(&[first]).await.unwrap();

@@ -132,7 +132,7 @@ async fn a_claim_that_fails_costs_no_completion() {
 #[tokio::test]
 async fn a_replica_without_a_renewal_ends_its_jobs_and_claims_none() {
     let (_redis, broker, leases) = queue(&["1", "2"], 1).await;
-    broker.leave().await.unwrap(); // It holds nothing from here on.
+    broker.remove_replica().await.unwrap(); // It holds nothing from here on.
     assert!(
         broker
             .complete_all(&[completion(&leases[0])], Some(FIRST.next()))

@@ -57,7 +57,7 @@ async fn no_script_runs_many_commands(layout: Layout) {
     bounded(&redis, "release", a.release(&held[300..900]))
         .await
         .unwrap();
-    bounded(&redis, "leave", a.leave()).await.unwrap();
+    bounded(&redis, "leave", a.remove_replica()).await.unwrap();
 
     // What it has lost sight of goes back, after a moment.
     b.renew(&[]).await.unwrap();

@@ -116,7 +116,7 @@ async fn walks_along_the_claimed_jobs_are_short() {
     );
 
     let before = scripts().await;
-    a.leave().await.unwrap();
+    a.remove_replica().await.unwrap();
     let took = scripts().await - before;
     assert!(took >= 15_000u64.div_ceil(32) + 10, "{took} scripts");
     assert_eq!(a.counts().await.unwrap().waiting, 60);

@@ -390,7 +390,7 @@ async fn claims_of_a_few_find_the_next_jobs_of_the_round_at_the_front(layout: La
     assert_eq!(&*held[0].lease.id, "se-0");
     add(&*broker, "late", 3).await;
     assert_eq!(broker.release(&[held[0].lease.clone()]).await.unwrap(), 1);
-    let told = broker.standing("sf-0").await.unwrap().ahead;
+    let told = broker.line_position("sf-0").await.unwrap().ahead;
     let next = claims.ids(7).await;
     assert_eq!(next[..6], ["se-0", "sf-0", "sg-0", "sh-0", "si-0", "sj-0"]);
     assert_eq!(told, Some(1));

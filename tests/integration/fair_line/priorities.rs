@@ -208,8 +208,8 @@ async fn a_job_with_a_priority_stands_where_it_is_taken() {
     add_with(&scene, "ann", 0, 3, 5).await;
     add_with(&scene, "urgent", 0, 4, 1).await;
     // Nothing has been claimed: the order is that of BullMQ.
-    assert_eq!(broker.standing("urgent-1").await.unwrap().ahead, Some(1));
-    assert_eq!(broker.standing("heavy-3").await.unwrap().ahead, Some(7));
+    assert_eq!(broker.line_position("urgent-1").await.unwrap().ahead, Some(1));
+    assert_eq!(broker.line_position("heavy-3").await.unwrap().ahead, Some(7));
     let mut claims = Claims::of(broker).await;
     claims.ids(4).await;
     claims.ids(4).await;
@@ -217,12 +217,12 @@ async fn a_job_with_a_priority_stands_where_it_is_taken() {
     add_with(&scene, "bob", 0, 2, 5).await;
     let mut told = Vec::new();
     for id in ["plain-1", "ann-2", "heavy-2", "heavy-9", "heavy-40"] {
-        let standing = broker.standing(id).await.unwrap();
+        let standing = broker.line_position(id).await.unwrap();
         let waiting = if id == "plain-1" { 2 } else { 63 };
         assert_eq!(standing.waiting, waiting, "{id}");
         told.push((id, usize::try_from(standing.ahead.unwrap()).unwrap()));
     }
-    assert!(broker.standing("bob-1").await.unwrap().ahead.is_some());
+    assert!(broker.line_position("bob-1").await.unwrap().ahead.is_some());
     let mut order = claims.rest().await;
     order.retain(|id| !id.starts_with("bob"));
     for (id, ahead) in told {

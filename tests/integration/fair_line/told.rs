@@ -26,16 +26,16 @@ async fn a_job_stands_where_it_is_taken(layout: Layout) {
     claims.ids(3).await;
     let mut told = Vec::new();
     for id in ["heavy-1", "ann-1", "bob-1", "heavy-2", "heavy-20"] {
-        let standing = broker.standing(id).await.unwrap();
+        let standing = broker.line_position(id).await.unwrap();
         assert_eq!((standing.waiting, standing.owners), (31, 3), "{id}");
         told.push((id, usize::try_from(standing.ahead.unwrap()).unwrap()));
     }
-    assert_eq!(broker.standing("nobody").await.unwrap().ahead, None);
+    assert_eq!(broker.line_position("nobody").await.unwrap().ahead, None);
     // Those that have come since the last claim are told their place, too.
     add_raw(&*broker, "new-0", r#"{"userId":"cyd"}"#).await;
     add_raw(&*broker, "new-1", r#"{"userId":"cyd"}"#).await;
     for (id, ahead) in [("new-0", 0), ("new-1", 4)] {
-        assert_eq!(broker.standing(id).await.unwrap().ahead, Some(ahead), "{id}");
+        assert_eq!(broker.line_position(id).await.unwrap().ahead, Some(ahead), "{id}");
     }
     for id in ["new-0", "new-1"] {
         broker.remove(id).await.unwrap();

@@ -19,7 +19,7 @@ async fn bury(broker: &dyn Broker, ids: &[&str]) {
             .await
             .unwrap();
     }
-    broker.leave().await.unwrap();
+    broker.remove_replica().await.unwrap();
 }
 
 /// Writes `count` dead letters into `ai-jobs`, as they stand after a failure; every tenth is of another type.
