@@ -1,9 +1,10 @@
-//! What the fair line costs Redis: `cargo bench --bench fair`. Two queues with the same jobs in a private redis-server, one
-//! shared between the owners of its jobs and one first come, first served, worked off in turns, so that the load of the
-//! machine is the same for both.
+//! What the fair line costs Redis: `cargo bench --bench fair`. Two queues with the same jobs in a private
+//! redis-server, one shared between the owners of its jobs and one first come, first served, worked off in turns, so
+//! that the load of the machine is the same for both.
 //!
-//! `FAIR_JOBS` is the length of the line (20,000), `FAIR_BYTES` the size of a payload (300), `FAIR_BATCH` how many jobs one
-//! call ends and claims (16). `FAIR_DEPTH=1000000` measures a call at 10,000, 100,000 … queued jobs instead, of 50 owners.
+//! `FAIR_JOBS` is the length of the line (20,000), `FAIR_BYTES` the size of a payload (300), `FAIR_BATCH` how many
+//! jobs one call ends and claims (16). `FAIR_DEPTH=1000000` measures a call at 10,000, 100,000 … queued jobs instead,
+//! of 50 owners.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 

@@ -1,8 +1,8 @@
 //! Enqueues a job from Rust with the stock `apalis-redis`, and waits for its result:
 //! `cargo run --example enqueue_from_rust -- redis://127.0.0.1:6379`.
 //!
-//! A worker that serves `apalis:ai-jobs` has to run. A task is `{"type": …, "data": …}`; `jobs/schemas` describes the data of
-//! every type.
+//! A worker that serves `apalis:ai-jobs` has to run. A task is `{"type": …, "data": …}`; `jobs/schemas` describes the
+//! data of every type.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
             "targetLanguage": "English",
         },
     });
-    let id = TaskId::from_string(&format!("example-{}", std::process::id()));
+    let id = TaskId::from_string(format!("example-{}", std::process::id()));
     storage
         .push_task(TaskBuilder::new(task).task_id(id.clone()).build())
         .await

@@ -269,9 +269,9 @@ impl Job for AssessPronunciation {
     /// Scores a recording.
     ///
     /// # Errors
-    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for a bad payload or recording, and for a language that the
-    /// provider does not score; [`FailureClass::Deployment`](crate::FailureClass::Deployment) without a key; else what the media
-    /// or the guard say.
+    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for a bad payload or recording, and for a language
+    /// that the provider does not score; [`FailureClass::Deployment`](crate::FailureClass::Deployment) without a key;
+    /// else what the media or the guard say.
     async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         payload.validate()?;
         let speech = self.speech.as_ref().ok_or_else(|| {

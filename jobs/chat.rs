@@ -1,7 +1,7 @@
 //! Questions to a language model that are answered in JSON: request, schema, refusal, cut-off answers, token counts.
 //!
-//! A handler with one or several questions uses [`ask`]. `generate-flashcards` builds its requests here as well, and reads its
-//! answers by rules of its own: a deck that is cut off still has usable cards.
+//! A handler with one or several questions uses [`ask`]. `generate-flashcards` builds its requests here as well, and
+//! reads its answers by rules of its own: a deck that is cut off still has usable cards.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -38,8 +38,8 @@ pub struct AnswerSchema {
 }
 
 impl AnswerSchema {
-    /// A schema for OpenAI's strict mode: every key is required, no further ones are allowed, and an optional value is a
-    /// union with null. Requests carry `name` beside it.
+    /// A schema for OpenAI's strict mode: every key is required, no further ones are allowed, and an optional value
+    /// is a union with null. Requests carry `name` beside it.
     pub fn new(name: &'static str, schema: &Value) -> Self {
         let json = raw(schema);
         let tokens = tokens_at_most(json.get());
@@ -50,8 +50,8 @@ impl AnswerSchema {
 /// One question to the model.
 #[derive(Debug)]
 pub struct ChatQuestion<'a> {
-    /// Names the question within its job: letters, digits and `-`. A question that depends on an earlier answer needs no name of
-    /// its own for each variant: the ledger also keys its answer by the request.
+    /// Names the question within its job: letters, digits and `-`. A question that depends on an earlier answer needs
+    /// no name of its own for each variant: the ledger also keys its answer by the request.
     pub step: &'static str,
     /// The rules. They quote nothing that a user wrote: a user's words could pose as rules.
     pub system: &'a str,
@@ -72,7 +72,8 @@ pub(crate) struct ChatRequest {
 }
 
 impl ChatRequest {
-    /// Asks `model`, with `room` tokens for the answer beside its reasoning. Names no temperature: reasoning models refuse any.
+    /// Asks `model`, with `room` tokens for the answer beside its reasoning. Names no temperature: reasoning models
+    /// refuse any.
     pub(crate) fn new(
         model: &ModelRequest,
         system: &str,
@@ -260,13 +261,14 @@ impl TokenAccount {
     }
 }
 
-/// Asks one question, and reads the answer as `T`. The answer may stand in a fence or between other text. `account` gets the
-/// tokens of every answer, the unusable ones included.
+/// Asks one question, and reads the answer as `T`. The answer may stand in a fence or between other text. `account`
+/// gets the tokens of every answer, the unusable ones included.
 ///
 /// An answer that was cut off is asked for once more with twice the room, any other unusable one with the same.
 ///
 /// # Errors
-/// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for a refusal and for two answers that cannot be read as `T`; otherwise the guard's failure.
+/// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for a refusal and for two answers that cannot be read
+/// as `T`; otherwise the guard's failure.
 pub async fn ask<T: DeserializeOwned + Send>(
     openai: &OpenAi,
     guard: &dyn ProviderGuard,

@@ -114,8 +114,9 @@ pub trait ProviderGuard: Send + Sync {
     /// delivery (`is_kept`) is dropped: the next call of this step is made, and paid for.
     async fn useless(&self, call: &ProviderCall, is_kept: bool);
 
-    /// Reports how much of the job is done, in percent. The queue shows 10 at the start and 100 at the end by itself, and
-    /// progress never falls: only values between those of earlier reports and 95 have an effect, one a second at most.
+    /// Reports how much of the job is done, in percent. The queue shows 10 at the start and 100 at the end by itself,
+    /// and progress never falls: only values between those of earlier reports and 95 have an effect, one a second at
+    /// most.
     async fn progress(&self, _percent: u8) {}
 }
 

@@ -1,12 +1,13 @@
 //! The reason of a failed job, as students and operators read it.
 //!
-//! The web API shows a failed job's reason on the student's phone unchanged. So each reason starts with a sentence that a
-//! student understands; the technical part for the operator follows. This module is the one place that decides the
-//! sentence, by the class of the failure.
+//! The web API shows a failed job's reason on the student's phone unchanged. So each reason starts with a sentence
+//! that a student understands; the technical part for the operator follows. This module is the one place that decides
+//! the sentence, by the class of the failure.
 
 use crate::{FailureClass, JobType};
 
-/// The sentence for a job whose replicas died while they ran it. `src/queue/poison.lua` repeats it: a test compares them.
+/// The sentence for a job whose replicas died while they ran it. `src/queue/poison.lua` repeats it: a test compares
+/// them.
 pub const LOST: &str = "The job could not be finished.";
 
 /// The sentence for the student. `kind` is the job's type, where its payload could be read.

@@ -254,15 +254,16 @@ impl Failure {
         self
     }
 
-    /// Says that a limit stood in the way (requests, tokens, calls in flight, or a pause that the provider has asked for),
-    /// and no breaker: the job keeps its place in the line.
+    /// Says that a limit stood in the way (requests, tokens, calls in flight, or a pause that the provider has asked
+    /// for), and no breaker: the job keeps its place in the line.
     #[must_use]
     pub fn with_limit(mut self) -> Self {
         self.limited = true;
         self
     }
 
-    /// Says that a budget or the kill switch stood in the way: the job waits until an operator or the calendar gives way.
+    /// Says that a budget or the kill switch stood in the way: the job waits until an operator or the calendar gives
+    /// way.
     #[must_use]
     pub fn with_lack_of_money(mut self) -> Self {
         self.lacks_money = true;

@@ -1,9 +1,9 @@
 //! The HTTP client of outgoing requests: hyper's pool of connections, with a bound on what a server may send before its
 //! answer. reqwest builds the requests and reads the answers; what it sends has no such bound.
 //!
-//! No redirects, no proxies, no retries above hyper's own: each caller decides these. HTTP/1.1 only: hyper tells of each
-//! informational response there, and of no frame of HTTP/2, so that nothing would bound what a server sends before its
-//! answer.
+//! No redirects, no proxies, no retries above hyper's own: each caller decides these. HTTP/1.1 only: hyper tells of
+//! each informational response there, and of no frame of HTTP/2, so that nothing would bound what a server sends
+//! before its answer.
 
 use std::{
     error::Error,
@@ -202,8 +202,8 @@ impl InformationalResponses {
             return;
         }
         self.too_many.notify_one();
-        // hyper reads on for as long as bytes come, unless the connection's task has used up what it may do in one go: the
-        // request is given up next, and other tasks run.
+        // hyper reads on for as long as bytes come, unless the connection's task has used up what it may do in one
+        // go: the request is given up next, and other tasks run.
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..WHOLE_BUDGET {
             match poll_proceed(&mut context) {
@@ -214,8 +214,8 @@ impl InformationalResponses {
     }
 }
 
-/// Resolves names to the addresses that they may stand for. The client connects to what this yields and asks no one else,
-/// so a name cannot change its mind between the check and the connection.
+/// Resolves names to the addresses that they may stand for. The client connects to what this yields and asks no one
+/// else, so a name cannot change its mind between the check and the connection.
 #[derive(Debug, Clone)]
 struct FilteredResolver(AddressFilter);
 

@@ -42,7 +42,8 @@ pub trait Job: Sized + Send + Sync + fmt::Debug + 'static {
     const QUEUE: &'static str;
     /// The provider that it pays.
     const PROVIDER: Provider;
-    /// One sentence for the student whose job failed for good, with a full stop. It names no provider and no technical term.
+    /// One sentence for the student whose job failed for good, with a full stop. It names no provider and no
+    /// technical term.
     const FAILURE_SENTENCE: &'static str;
 
     /// The job's input, as producers write it.
@@ -59,22 +60,23 @@ pub trait Job: Sized + Send + Sync + fmt::Debug + 'static {
     /// [`FailureClass::Permanent`](crate::FailureClass::Permanent), naming the field and what is wrong with it.
     fn validate(payload: &Self::Payload) -> Result<(), Failure>;
 
-    /// Takes the text that the payload was decoded from. A type with large payloads keeps it inside of the payload: the text
-    /// counts as memory in use until it is dropped.
+    /// Takes the text that the payload was decoded from. A type with large payloads keeps it inside of the payload:
+    /// the text counts as memory in use until it is dropped.
     fn keep_source(_payload: &mut Self::Payload, _source: Bytes) {}
 
     /// Runs one job. Every call to a provider goes through `guard`.
     ///
     /// # Errors
-    /// A [`Failure`], whose class decides about retry, breaker and queue. Failures of the guard are passed on unchanged.
+    /// A [`Failure`], whose class decides about retry, breaker and queue. Failures of the guard are passed on
+    /// unchanged.
     fn run(
         &self,
         payload: Self::Payload,
         guard: &dyn ProviderGuard,
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 
-    /// Returns true if `result` is a whole result of this type, which may be given to equal jobs too: one that lacks a part for a
-    /// passing reason is not. Results come from Redis, where other programs can write as well.
+    /// Returns true if `result` is a whole result of this type, which may be given to equal jobs too: one that lacks
+    /// a part for a passing reason is not. Results come from Redis, where other programs can write as well.
     fn is_reusable(result: &Value) -> bool {
         result["success"] == true
     }

@@ -95,8 +95,8 @@ impl Media {
         })
     }
 
-    /// Bytes of one source; never none. A download that stumbles is tried twice more, after short pauses. `field` is the
-    /// payload field's name for errors (`audioUrl`, `images[2].imageBase64`).
+    /// Bytes of one source; never none. A download that stumbles is tried twice more, after short pauses. `field` is
+    /// the payload field's name for errors (`audioUrl`, `images[2].imageBase64`).
     ///
     /// # Errors
     /// [`FailureClass::Permanent`] for a source that is malformed, forbidden, missing, empty or
@@ -181,14 +181,14 @@ impl Media {
     }
 }
 
-/// Longer base64 is decoded in slices between which other jobs go on: all of it takes too long for the thread that the jobs
-/// share, and on another thread it would be in memory twice.
+/// Longer base64 is decoded in slices between which other jobs go on: all of it takes too long for the thread that
+/// the jobs share, and on another thread it would be in memory twice.
 const DECODED_AT_ONCE: usize = 256 * 1024;
 /// Characters of a slice.
 const SLICE: usize = 128 * 1024;
 
-/// The bytes of plain base64: its symbols, line breaks, padding at the end, and the head of a data URL. `None` for anything
-/// else, which [`encoded`] reads or refuses.
+/// The bytes of plain base64: its symbols, line breaks, padding at the end, and the head of a data URL. `None` for
+/// anything else, which [`encoded`] reads or refuses.
 async fn in_slices(text: &str, max_bytes: u64) -> Option<Vec<u8>> {
     let text = text.trim_ascii_start();
     let body = match text
@@ -249,8 +249,8 @@ fn read_beneath(folder: &Path, path: &str, field: &str, max_bytes: u64) -> Resul
     Ok(bytes)
 }
 
-/// Opens the file that a producer's path names, in any of the forms that producers use: absolute, relative to the uploads
-/// folder, or relative to the folder around it (`uploads/a.m4a`), as the web API writes it.
+/// Opens the file that a producer's path names, in any of the forms that producers use: absolute, relative to the
+/// uploads folder, or relative to the folder around it (`uploads/a.m4a`), as the web API writes it.
 fn open_upload(folder: &Path, path: &str) -> Result<File, OpenFileError> {
     let path = path.trim();
     match (open_beneath(folder, path), below_uploads(folder, path)) {

@@ -1,5 +1,5 @@
-//! A budget for bytes in flight: jobs reserve room before they load, and wait where there is none. Work on many of them is
-//! done [apart] from the thread that all jobs share.
+//! A budget for bytes in flight: jobs reserve room before they load, and wait where there is none. Work on many of
+//! them is done [apart] from the thread that all jobs share.
 
 use std::{panic::resume_unwind, sync::Arc};
 
@@ -14,8 +14,8 @@ const UNIT: u64 = 1024;
 
 /// Memory that may be taken at a time. Clones share it.
 ///
-/// A job that asks for more than there is in all gets all of it: it runs alone. Room is given in the order in which it is
-/// asked for. A holder must not ask for more of the same budget: two of them could wait for each other.
+/// A job that asks for more than there is in all gets all of it: it runs alone. Room is given in the order in which
+/// it is asked for. A holder must not ask for more of the same budget: two of them could wait for each other.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget {
     units: u32,

@@ -251,9 +251,9 @@ impl Job for ProcessImage {
     /// only its own page.
     ///
     /// # Errors
-    /// [`FailureClass::Permanent`] for a bad payload, and when no image could be read; [`FailureClass::Transient`] when none
-    /// could, but one of them may be had another time; [`FailureClass::Deployment`] without a key; else what the guard
-    /// says.
+    /// [`FailureClass::Permanent`] for a bad payload, and when no image could be read; [`FailureClass::Transient`]
+    /// when none could, but one of them may be had another time; [`FailureClass::Deployment`] without a key; else
+    /// what the guard says.
     async fn run(&self, payload: Payload, guard: &dyn ProviderGuard) -> Result<Output, Failure> {
         let sources = payload.sources()?;
         let vision = self.vision.as_ref().ok_or_else(|| {

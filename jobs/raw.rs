@@ -66,14 +66,15 @@ pub(crate) fn pick<'a, const N: usize>(json: &'a str, places: [&str; N]) -> [Opt
     }
 }
 
-/// Values of a tree at most. Each takes some 70 bytes, whereas two bytes of an answer can name one. The text of fifty pages
-/// has half as many.
+/// Values of a tree at most. Each takes some 70 bytes, whereas two bytes of an answer can name one. The text of fifty
+/// pages has half as many.
 const MOST_VALUES: usize = 1_000_000;
 
 /// All of an answer as a tree, for one of which most is wanted.
 ///
 /// # Errors
-/// Transient, for what is JSON and no tree: nested too deeply, with too many values, or with a number that is too large.
+/// Transient, for what is JSON and no tree: nested too deeply, with too many values, or with a number that is too
+/// large.
 pub(crate) fn tree(provider: Provider, answer: &RawValue) -> Result<Value, Failure> {
     let begins_value = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
     if answer.get().as_bytes().iter().filter(begins_value).count() > MOST_VALUES {

@@ -80,7 +80,8 @@ macro_rules! register {
     };
 }
 
-// To add a job type, add its line here. Metrics and the ledger go by the names: a name that was released does not change.
+// To add a job type, add its line here. Metrics and the ledger go by the names: a name that was released does not
+// change.
 register! {
     GenerateFlashcards,
     AssessPronunciation,
@@ -164,8 +165,8 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Builds the handlers and their HTTP clients. Opens no connection. Recordings are decoded by `decoder`; media take room of
-    /// `memory`.
+    /// Builds the handlers and their HTTP clients. Opens no connection. Recordings are decoded by `decoder`; media
+    /// take room of `memory`.
     ///
     /// # Errors
     /// When an HTTP client cannot be built (no TLS roots, say).
@@ -200,8 +201,8 @@ impl Jobs {
     /// Runs one job to its result, as JSON. The payload is dropped as soon as its media are loaded.
     ///
     /// # Errors
-    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) naming the field for a payload that does not fit its type;
-    /// else what the handler or its guard says.
+    /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) naming the field for a payload that does not fit
+    /// its type; else what the handler or its guard says.
     pub async fn run(
         &self,
         kind: JobType,

@@ -80,8 +80,8 @@ impl CallUsage {
         }
     }
 
-    /// What `call` has used, by the provider's `answer`. Azure counts nothing in its answers, and bills what was sent: the
-    /// estimate. So does a language model whose answer holds no counts, as far as anyone can tell.
+    /// What `call` has used, by the provider's `answer`. Azure counts nothing in its answers, and bills what was
+    /// sent: the estimate. So does a language model whose answer holds no counts, as far as anyone can tell.
     pub fn of_answer(call: &ProviderCall, answer: &RawValue) -> Self {
         match call.provider {
             Provider::OpenAi => of_chat(answer).map_or_else(

@@ -13,9 +13,9 @@ const MOST_STALLS: usize = 4;
 
 /// Waits for `answer` for `limit` of the time in which this process runs.
 ///
-/// A task that computes for long on the runtime's thread, or a container that is frozen for a moment, makes a timer and an
-/// answer due at the same time, and the timer is looked at first. Such a stall says nothing about Redis, so the wait
-/// starts again after it, a bounded number of times.
+/// A task that computes for long on the runtime's thread, or a container that is frozen for a moment, makes a timer
+/// and an answer due at the same time, and the timer is looked at first. Such a stall says nothing about Redis, so
+/// the wait starts again after it, a bounded number of times.
 ///
 /// # Errors
 /// When there was no answer in time.

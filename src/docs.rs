@@ -1,5 +1,5 @@
-//! Checks of the documents: links and paths lead somewhere, and generated sections are as the code says. A generated section
-//! is written again with `UPDATE_SCHEMAS=1`.
+//! Checks of the documents: links and paths lead somewhere, and generated sections are as the code says. A generated
+//! section is written again with `UPDATE_SCHEMAS=1`.
 
 use std::{
     collections::HashSet,

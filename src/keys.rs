@@ -24,10 +24,13 @@
 //! | `<q>:fair:busy`, `:fair:full` (ours) | hash, string | with `USER_MAX_CONCURRENT`: owner → jobs in flight; and whether jobs wait for the end of one of these (`queue/busy.lua`) |
 //!
 //! # The BullMQ layout
-//! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves, since
-//! they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled` (tokens),
-//! `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:awaited` and `bw:reused` (it waited for an equal job, and got its result), `bw:owner` (of a large payload), `bw:begun` and `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`;
-//! and `bw:apart:<id>`, for a moment, a hash that is to become a job with a large payload.
+//! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves,
+//! since they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled`
+//! (tokens), `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:awaited` and
+//! `bw:reused` (it waited for an equal job, and got its result), `bw:owner` (of a large payload), `bw:begun` and
+//! `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the
+//! string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`; and `bw:apart:<id>`, for
+//! a moment, a hash that is to become a job with a large payload.
 //!
 //! | key | type | content |
 //! |---|---|---|
@@ -222,18 +225,18 @@ impl BullKeys {
     }
 }
 
-/// Hash: the page of a job in the [ledger](crate::spend_ledger). `job` is the key of the job's own hash. Entry → `?<mark>` of a
-/// call that was sent, or `=<tokens> <answer>`.
+/// Hash: the page of a job in the [ledger](crate::spend_ledger). `job` is the key of the job's own hash. Entry →
+/// `?<mark>` of a call that was sent, or `=<tokens> <answer>`.
 pub fn ledger_key(job: &str) -> String {
     format!("ledger:{job}")
 }
 
-/// What the keys begin with under which the web API looks for results: `{jobId, result, cachedAt}`, JSON, 24 h. A producer
-/// names one in a job's `opts.idempotencyKey`.
+/// What the keys begin with under which the web API looks for results: `{jobId, result, cachedAt}`, JSON, 24 h. A
+/// producer names one in a job's `opts.idempotencyKey`.
 pub const IDEMPOTENCY_PREFIX: &str = "idempotency:";
 
-/// What the keys of equal jobs begin with ([`crate::deduplication`]). `digest` is that of a producer's key, or of type and
-/// payload:
+/// What the keys of equal jobs begin with ([`crate::deduplication`]). `digest` is that of a producer's key, or of
+/// type and payload:
 ///
 /// | key | type | content | stays |
 /// |---|---|---|---|
@@ -264,13 +267,14 @@ pub fn equal_jobs_result(digest: &str) -> String {
 /// | `spend:allows` | string | present once an operator has allowed anything to a student | |
 /// | `spend:allowances` | hash | student → what an operator allows a month | |
 pub const SPEND_PREFIX: &str = "spend:";
-/// Stream, about 10,000 entries, with a webhook those that are not forwarded as well: one for each call that costs. `call` (the same in each entry about a call), `kind` (`paid`,
-/// `unpriced`, `possible`, `nothing`), `provider`, `model`, `type`, `student`, `nanoUsd`, `promptTokens`, `cachedTokens`,
-/// `completionTokens`, `reasoningTokens`.
+/// Stream, about 10,000 entries, with a webhook those that are not forwarded as well: one for each call that costs.
+/// `call` (the same in each entry about a call), `kind` (`paid`, `unpriced`, `possible`, `nothing`), `provider`,
+/// `model`, `type`, `student`, `nanoUsd`, `promptTokens`, `cachedTokens`, `completionTokens`, `reasoningTokens`.
 pub const USAGE_EVENTS: &str = "usage";
 /// Hash: `holder`, `until` (ms), `cursor` and `kept` of the [forwarder](crate::spending::webhook) of usage events.
 pub const WEBHOOK_STATE: &str = "usage:webhook";
-/// Stream, about 10,000 entries: events whose content the receiver has refused, with `event` and `why` before their fields.
+/// Stream, about 10,000 entries: events whose content the receiver has refused, with `event` and `why` before their
+/// fields.
 pub const REFUSED_EVENTS: &str = "usage:refused";
 /// String: `true` stops all paid calls. The web API reads it too.
 pub const KILL_SWITCH: &str = "system:budget_kill_switch";
@@ -305,8 +309,8 @@ pub struct GateKeys {
     pub opened_at: String,
     /// String: probes and successes, in `HALF_OPEN` only.
     pub attempts: String,
-    /// Hash: epoch, the state last written, the times of the last failures, how the last calls ended, openings in a row,
-    /// the epoch of the last recovery, the account's fault, high-water mark of the clock.
+    /// Hash: epoch, the state last written, the times of the last failures, how the last calls ended, openings in a
+    /// row, the epoch of the last recovery, the account's fault, high-water mark of the clock.
     pub meta: String,
     /// Zset: permit → when its probe ends, ms.
     pub probes: String,

@@ -120,8 +120,8 @@ impl Operator {
         &self.brokers
     }
 
-    /// The queue that takes new jobs of a type: its own, otherwise the first that is served. Of two layouts the apalis one
-    /// comes first.
+    /// The queue that takes new jobs of a type: its own, otherwise the first that is served. Of two layouts the
+    /// apalis one comes first.
     pub fn queue_for(&self, kind: JobType) -> Option<&Arc<dyn Broker>> {
         let is_own = |broker: &&Arc<dyn Broker>| broker.queue() == kind.default_queue();
         let is_ours = |broker: &&Arc<dyn Broker>| broker.layout() == Layout::Apalis;
@@ -188,8 +188,8 @@ impl Operator {
         Ok(())
     }
 
-    /// Describes each exhausted limit and the jobs that wait for it. `known` holds a recent status of the gates, so that
-    /// only gates that look full are asked.
+    /// Describes each exhausted limit and the jobs that wait for it. `known` holds a recent status of the gates, so
+    /// that only gates that look full are asked.
     ///
     /// # Errors
     /// Fails if Redis does.

@@ -1,7 +1,8 @@
 //! Classifies errors of Redis, in the wording of each version and of hosted services.
 //!
-//! Redis 7 answers an error inside of a script under the error's own code. Redis 6 wraps it: `ERR Error running script (…):
-//! @user_script:1: -READONLY …`. Hosted services answer a used-up quota with `ERR` and words of their own.
+//! Redis 7 answers an error inside of a script under the error's own code. Redis 6 wraps it: `ERR Error running
+//! script (…): @user_script:1: -READONLY …`. Hosted services answer a used-up quota with `ERR` and words of their
+//! own.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
@@ -20,7 +21,8 @@ pub enum RedisErrorClass {
 }
 
 impl RedisErrorClass {
-    /// Classifies an error. An unknown code counts as refused for now, so that a paid outcome is not given up too early.
+    /// Classifies an error. An unknown code counts as refused for now, so that a paid outcome is not given up too
+    /// early.
     pub fn of(error: &RedisError) -> Self {
         if error.is_timeout()
             || error.is_io_error()

@@ -2,7 +2,8 @@
 //! wedged worker has to end by itself; other replicas take over its jobs.
 //!
 //! It looks from a thread of its own, because a runtime whose thread is blocked cannot look at itself. It counts its
-//! looks instead of asking a clock: a process that was frozen finds its loops silent, but has not looked at them either.
+//! looks instead of asking a clock: a process that was frozen finds its loops silent, but has not looked at them
+//! either.
 
 use std::{
     io,
@@ -68,8 +69,8 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches the pulses, each with the name of its loop. The first of them that has not beaten for `limit` is reported,
-    /// once.
+    /// Watches the pulses, each with the name of its loop. The first of them that has not beaten for `limit` is
+    /// reported, once.
     ///
     /// # Errors
     /// When the operating system has no thread to spare.

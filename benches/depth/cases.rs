@@ -428,7 +428,8 @@ async fn dead_replica(stage: &mut Stage, queue: &Queue, report: &mut Report, hel
     Ok(())
 }
 
-/// A whole sweep, by a replica whose lease is unbroken for long enough to judge others. Says how many jobs it has put back.
+/// A whole sweep, by a replica whose lease is unbroken for long enough to judge others. Says how many jobs it has put
+/// back.
 async fn sweep(stage: &mut Stage, layout: Layout) -> Result<(u64, Cost)> {
     let ttl = Duration::from_millis(600);
     let sweeper = stage.broker(layout, "sweeper", ttl)?;

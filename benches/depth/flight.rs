@@ -1,5 +1,5 @@
-//! Ten thousand calls in flight, over replicas as processes: what a job in flight takes of a worker and of Redis, and what
-//! the script of a replica that stops costs.
+//! Ten thousand calls in flight, over replicas as processes: what a job in flight takes of a worker and of Redis, and
+//! what the script of a replica that stops costs.
 
 use std::{
     process::Stdio,

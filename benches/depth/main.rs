@@ -1,8 +1,8 @@
-//! What depth costs: `cargo bench --bench depth`. A million queued jobs, a hundred thousand due at once, ten thousand in
-//! flight, megabytes of payloads, over a private redis-server on the same machine, in both layouts.
+//! What depth costs: `cargo bench --bench depth`. A million queued jobs, a hundred thousand due at once, ten thousand
+//! in flight, megabytes of payloads, over a private redis-server on the same machine, in both layouts.
 //!
-//! Redis tells the time of each script by its SLOWLOG, and has a core of its own where there are two. `DEPTH_JOBS=10000` makes it a small run, `DEPTH_REPORT=on` writes
-//! the tables into `docs/benchmarks.md`.
+//! Redis tells the time of each script by its SLOWLOG, and has a core of its own where there are two.
+//! `DEPTH_JOBS=10000` makes it a small run, `DEPTH_REPORT=on` writes the tables into `docs/benchmarks.md`.
 
 mod cases;
 mod cores;

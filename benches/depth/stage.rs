@@ -37,8 +37,8 @@ pub(crate) struct Longest {
     pub(crate) micros: u64,
     /// In which case that was.
     pub(crate) case: String,
-    /// How long Redis waited for a CPU in all of that case: other processes have the machine too, and their time counts as
-    /// the script's.
+    /// How long Redis waited for a CPU in all of that case: other processes have the machine too, and their time
+    /// counts as the script's.
     pub(crate) waited: Duration,
     /// Runs of this script that took longer than [`crate::report::LONGEST`], in all cases.
     pub(crate) over: u64,

@@ -1,5 +1,5 @@
-//! What money costs Redis: the scripts of a paid call, against those of the ledger before it knew money (57d4a20^), in turns
-//! on one server. Redis's own clock measures (`INFO commandstats`), so this process's speed does not matter.
+//! What money costs Redis: the scripts of a paid call, against those of the ledger before it knew money (57d4a20^),
+//! in turns on one server. Redis's own clock measures (`INFO commandstats`), so this process's speed does not matter.
 //!
 //! `cargo bench --bench money`
 

@@ -294,8 +294,8 @@ fn code_of(name: &str) -> Option<&'static str> {
     CODES.get(name).copied()
 }
 
-/// The code of a word that is a language's name. Codes do not count: too many are words, such as "in" and "no". Nor does
-/// Latin, which is a part of "Latin American Spanish".
+/// The code of a word that is a language's name. Codes do not count: too many are words, such as "in" and "no". Nor
+/// does Latin, which is a part of "Latin American Spanish".
 fn name_of(word: &str) -> Option<&'static str> {
     (word.chars().count() > 3 && word != "latin").then(|| code_of(word))?
 }

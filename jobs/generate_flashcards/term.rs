@@ -68,7 +68,8 @@ const LABELS: [&str; 12] = [
 /// Returns true if a text asks something: by its mark in any script, or by its first words, such as "What is the".
 pub(super) fn is_question(text: &str) -> bool {
     const MARKS: [char; 7] = ['?', '？', '؟', '⸮', '፧', '⁈', '⁇'];
-    // The mark can stand before quotes, brackets, a full stop or a remark in brackets. Inside of a title it does not ask.
+    // The mark can stand before quotes, brackets, a full stop or a remark in brackets. Inside of a title it does not
+    // ask.
     let asks_at_end = |text: &str| {
         let mut end = text.chars().rev().take_while(|c| !c.is_alphanumeric());
         end.any(|c| MARKS.contains(&c))

@@ -21,8 +21,8 @@ fn client() -> HttpClient {
     HttpClient::new("test", ConnectOptions::default()).unwrap()
 }
 
-/// A server on a thread of its own, which sends as fast as it can: `first`, then `rest` until the client leaves, or sixteen
-/// times what socket buffers may take. It returns how many bytes it has sent.
+/// A server on a thread of its own, which sends as fast as it can: `first`, then `rest` until the client leaves, or
+/// sixteen times what socket buffers may take. It returns how many bytes it has sent.
 fn server(first: &str, rest: &str) -> (Url, JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();

@@ -31,8 +31,8 @@ const SAMPLE_RATE: u32 = 16_000;
 /// Sample rates that recordings have. Others are forged headers, and would cost memory.
 pub(super) const SOURCE_RATES: std::ops::RangeInclusive<u32> = 4_000..=192_000;
 
-/// Encoders add some silence before and after, and recorders stop a little late. A recording that is too long by no more
-/// than this is cut.
+/// Encoders add some silence before and after, and recorders stop a little late. A recording that is too long by no
+/// more than this is cut.
 pub(super) const PADDING: Duration = Duration::from_secs(1);
 
 /// Packets of a file that are looked at. Real ones have hundreds; a forged table can name billions of empty ones.
@@ -115,8 +115,9 @@ pub(super) enum AudioRejection {
 /// 1 s more, which encoders pad and recorders run over, is cut off.
 ///
 /// # Errors
-/// [`FailureClass::Permanent`], naming `field`, for audio that is not one, damaged, empty, too long, or too much for its
-/// decoder; [`FailureClass::Transient`] when the host cut the decoding short; [`FailureClass::Cancelled`] when the process is stopping.
+/// [`FailureClass::Permanent`], naming `field`, for audio that is not one, damaged, empty, too long, or too much for
+/// its decoder; [`FailureClass::Transient`] when the host cut the decoding short; [`FailureClass::Cancelled`] when
+/// the process is stopping.
 pub async fn prepare(
     decoder: &dyn AudioDecoder,
     field: &str,

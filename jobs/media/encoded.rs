@@ -23,7 +23,8 @@ const WIDTHS: [usize; 4] = [76, 64, 72, 60];
 /// Lines of one length after which blanks between them cannot have been `+`.
 const SURELY_WRAPPED: usize = 4;
 
-/// Whether a text holds a file instead of its address: a data URL, perhaps percent-encoded, or one that lost its `data:`.
+/// Whether a text holds a file instead of its address: a data URL, perhaps percent-encoded, or one that lost its
+/// `data:`.
 pub(crate) fn is_content(text: &str) -> bool {
     let text = unquoted(text).trim_start();
     let starts_with = |scheme: &str| {
@@ -50,8 +51,8 @@ pub(crate) fn is_address(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
-/// The bytes that a text stands for, no more than `max_bytes`. `field` is the payload field's name for errors, which quote
-/// nothing of the text.
+/// The bytes that a text stands for, no more than `max_bytes`. `field` is the payload field's name for errors, which
+/// quote nothing of the text.
 pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
     let refused = |why: &str| Failure::invalid_field(field, why);
     let body = body(text).ok_or_else(|| refused("is a data URL without base64 content"))?;
@@ -98,8 +99,8 @@ pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>,
 const ENCODED_PLUS: [&str; 4] = ["%2B", "%2b", "%252B", "%252b"];
 const ENCODED_SLASH: [&str; 4] = ["%2F", "%2f", "%252F", "%252f"];
 
-/// The base64 in a text: behind the head of a data URL, and without percent-encoding. `None` for a data URL that holds no
-/// base64.
+/// The base64 in a text: behind the head of a data URL, and without percent-encoding. `None` for a data URL that
+/// holds no base64.
 fn body(text: &str) -> Option<Cow<'_, str>> {
     let mut text = Cow::Borrowed(unquoted(text));
     for _ in 0..MOST_LAYERS {
@@ -134,8 +135,8 @@ fn head_and_body(text: &str) -> Option<&str> {
     is_base64.then(|| &text[comma + 1..])
 }
 
-/// Without the quotes around a text that was written as JSON twice, without line breaks around it, and without the NULs of
-/// a C string. Blanks stay: they may have been `+`.
+/// Without the quotes around a text that was written as JSON twice, without line breaks around it, and without the
+/// NULs of a C string. Blanks stay: they may have been `+`.
 fn unquoted(text: &str) -> &str {
     let trimmed = text.trim();
     let quoted = ['"', '\'']
@@ -167,8 +168,8 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// Without the blanks that line breaks of the usual widths became; `Ok(None)` where there are none. Such a text may hold
-/// blanks that were `+` as well.
+/// Without the blanks that line breaks of the usual widths became; `Ok(None)` where there are none. Such a text may
+/// hold blanks that were `+` as well.
 ///
 /// # Errors
 /// When a few blanks stand where lines would end, and may as well have been `+`.

@@ -45,8 +45,8 @@ pub(super) struct MediaFetcher {
     threads: Arc<DownloadThreads>,
 }
 
-/// The threads that downloads run on. A server may send faster than it can be listened to; on the worker's one thread that
-/// would hold up every other job.
+/// The threads that downloads run on. A server may send faster than it can be listened to; on the worker's one thread
+/// that would hold up every other job.
 #[derive(Debug, Default)]
 struct DownloadThreads(OnceLock<Runtime>);
 

@@ -18,14 +18,15 @@ use rustix::{
 pub(super) enum OpenFileError {
     /// The uploads folder itself cannot be opened.
     Folder(io::Error),
-    /// Nothing, no regular file, or something outside: one answer, since a payload must not learn what else a disk holds.
+    /// Nothing, no regular file, or something outside: one answer, since a payload must not learn what else a disk
+    /// holds.
     NoFile,
     /// It is there, and cannot be read this time.
     Unreadable(io::Error),
 }
 
-/// Opens the regular file at `path`, which is relative to `folder` or begins with it. Symbolic links are followed as long
-/// as they stay below the folder.
+/// Opens the regular file at `path`, which is relative to `folder` or begins with it. Symbolic links are followed as
+/// long as they stay below the folder.
 ///
 /// Never waits: of a pipe, no writer has to come.
 pub(super) fn open_beneath(folder: &Path, path: &str) -> Result<File, OpenFileError> {

@@ -1,5 +1,5 @@
-//! Names of files that are sent by mistake, or in a format that no provider reads, from their first bytes: a refusal that
-//! names the format says what to do.
+//! Names of files that are sent by mistake, or in a format that no provider reads, from their first bytes: a refusal
+//! that names the format says what to do.
 
 /// The name of the file's format, where it is one that phones, browsers or servers send in place of another.
 pub(super) fn name_of(file: &[u8]) -> Option<&'static str> {

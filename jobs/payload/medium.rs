@@ -13,8 +13,8 @@ const EXPECTED: &str = "text, or bytes as a Node Buffer is written in JSON";
 /// Why a list of bytes is refused.
 const NO_BYTE: &str = "the bytes of a Buffer must be whole numbers from 0 to 255";
 
-/// Reads a text, or the bytes of a `Buffer` (`{"type":"Buffer","data":[…]}`), of a `Uint8Array` (`{"0":137,…}`) or of a list,
-/// which become base64.
+/// Reads a text, or the bytes of a `Buffer` (`{"type":"Buffer","data":[…]}`), of a `Uint8Array` (`{"0":137,…}`) or of
+/// a list, which become base64.
 pub(crate) fn medium<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     deserializer.deserialize_any(Medium)
 }

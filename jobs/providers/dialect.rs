@@ -1,6 +1,6 @@
-//! The request dialect of a provider that speaks like OpenAI. Many take less than OpenAI does: no JSON schema, another
-//! name for the token cap, no reasoning effort. A refused request is written again with less, once for each part, and what
-//! the provider takes is remembered: in the process, and in a store that the fleet shares.
+//! The request dialect of a provider that speaks like OpenAI. Many take less than OpenAI does: no JSON schema,
+//! another name for the token cap, no reasoning effort. A refused request is written again with less, once for each
+//! part, and what the provider takes is remembered: in the process, and in a store that the fleet shares.
 
 use std::{
     collections::BTreeSet,

@@ -135,8 +135,8 @@ impl OpenAi {
     /// Makes one attempt at a chat completion. `request` is its whole body, the model included, and does not ask
     /// for a stream. The reply holds the whole answer, and the total of tokens that it cost.
     ///
-    /// A provider that refuses a part of the request is asked again at once, without that part, and one that has the model
-    /// no more is asked for its successor: a refusal costs nothing, and what the provider takes is remembered.
+    /// A provider that refuses a part of the request is asked again at once, without that part, and one that has the
+    /// model no more is asked for its successor: a refusal costs nothing, and what the provider takes is remembered.
     ///
     /// # Errors
     /// Fails by the status; transient when no whole answer came back, or one that is not JSON.

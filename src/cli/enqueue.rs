@@ -25,8 +25,8 @@ use crate::{
 
 /// How often a waiting `enqueue` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long a job waits before a waiting `enqueue` asks whether a worker serves its queue: replicas report themselves every
-/// five seconds.
+/// How long a job waits before a waiting `enqueue` asks whether a worker serves its queue: replicas report themselves
+/// every five seconds.
 const UNSERVED_AFTER: Duration = Duration::from_secs(12);
 
 /// The registered job types, for the help text and the shells' completions.

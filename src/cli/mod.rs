@@ -86,8 +86,9 @@ pub fn main() -> ExitCode {
     }
     // TLS needs a provider of cryptography; Err says that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // One thread, this one, for all that waits, which is nearly all there is to do: what hops between threads costs half
-    // as much again (`scripts/bench-peer.sh`). Media is decoded on threads of its own, and replicas scale it out.
+    // One thread, this one, for all that waits, which is nearly all there is to do: what hops between threads costs
+    // half as much again (`scripts/bench-peer.sh`). Media is decoded on threads of its own, and replicas scale it
+    // out.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -8,9 +8,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 /// Endings of the fields that name a medium by where it lies.
 const PLACES: [&str; 2] = ["Url", "FilePath"];
 
-/// The digest of a payload, in hexadecimal digits. `kind` is the job's type; of the object itself the field `without` is left
-/// out. `None` for anything but JSON, and for a payload that names a medium by where it lies: another file may lie there by
-/// now.
+/// The digest of a payload, in hexadecimal digits. `kind` is the job's type; of the object itself the field `without`
+/// is left out. `None` for anything but JSON, and for a payload that names a medium by where it lies: another file
+/// may lie there by now.
 ///
 /// Large payloads hold media as text, which is hashed where it is: nothing of it is copied.
 pub(super) fn of_payload(kind: &str, payload: &[u8], without: Option<&str>) -> Option<String> {

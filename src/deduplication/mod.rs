@@ -1,13 +1,14 @@
 //! The same question is paid for once: a job is given the result of an equal one, or waits for it.
 //!
 //! Jobs are equal when their producer gives them the same key (`opts.idempotencyKey`, in the apalis layout
-//! `idempotency_key`), or, with `DEDUPLICATE`, when a digest of their type and payload is the same. Before a job runs, one
-//! script ([`join`](Deduplication::join)) decides: a kept result is the job's own; while another of them runs, the job waits
-//! for it in its queue, and costs neither slot nor attempt; otherwise it leads.
+//! `idempotency_key`), or, with `DEDUPLICATE`, when a digest of their type and payload is the same. Before a job
+//! runs, one script ([`join`](Deduplication::join)) decides: a kept result is the job's own; while another of them
+//! runs, the job waits for it in its queue, and costs neither slot nor attempt; otherwise it leads.
 //!
-//! A job leads as long as its claim holds it, which Redis sees from the claim's lock or lease. So a leader that fails, goes
-//! back or dies hands over without a word. The script that completes a leader keeps its result and wakes those that wait
-//! (`queue/equal.lua`). A job that was not woken comes by itself, soon after the leader's claim would have run out.
+//! A job leads as long as its claim holds it, which Redis sees from the claim's lock or lease. So a leader that
+//! fails, goes back or dies hands over without a word. The script that completes a leader keeps its result and wakes
+//! those that wait (`queue/equal.lua`). A job that was not woken comes by itself, soon after the leader's claim would
+//! have run out.
 //!
 //! # Layout
 //! - `digest`: the digest of a payload.
@@ -61,7 +62,8 @@ pub fn script_names() -> Vec<(String, String)> {
         .into()
 }
 
-/// How long an answer about equal jobs may take, and when Redis is asked again without one. After that the job runs by itself.
+/// How long an answer about equal jobs may take, and when Redis is asked again without one. After that the job runs
+/// by itself.
 const DEADLINE: Duration = Duration::from_millis(500);
 const PAUSES: [Duration; 3] = [
     Duration::from_millis(100),
@@ -307,8 +309,8 @@ impl Deduplication {
     }
 }
 
-/// The equals of a job by its producer's key. A key of the web API is where the web API looks for the result; any other is
-/// unique in its queue only.
+/// The equals of a job by its producer's key. A key of the web API is where the web API looks for the result; any
+/// other is unique in its queue only.
 fn by_key(broker: &dyn Broker, key: &Arc<str>) -> EqualJobs {
     if key.starts_with(IDEMPOTENCY_PREFIX) {
         let digest = digest::of_texts(&["key", key]);
@@ -357,8 +359,8 @@ fn usable(kind: JobType, entry: &str) -> Option<Value> {
     kind.is_reusable(&result).then_some(result)
 }
 
-/// Says in a result that nothing was paid for it: `usage.costUsd` is 0 and `usage.reused` is true. Returns what it has cost
-/// the job that paid, zero where that is not known.
+/// Says in a result that nothing was paid for it: `usage.costUsd` is 0 and `usage.reused` is true. Returns what it
+/// has cost the job that paid, zero where that is not known.
 fn mark_reused(result: &mut Value) -> Usd {
     let Some(fields) = result.as_object_mut() else {
         return Usd::ZERO;

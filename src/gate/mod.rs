@@ -1,8 +1,8 @@
 //! The gate before every provider call: a breaker and limits that all replicas share through Redis.
 //!
-//! A caller asks [`ProviderGate::admit`] before a call and reports with [`Permit::settle`] after it, one round trip each. One
-//! atomic script settles ended calls before it admits the next ones, by Redis's clock alone. Limits apply to a
-//! provider, a breaker to its name: providers that name the same breaker share it.
+//! A caller asks [`ProviderGate::admit`] before a call and reports with [`Permit::settle`] after it, one round trip
+//! each. One atomic script settles ended calls before it admits the next ones, by Redis's clock alone. Limits apply
+//! to a provider, a breaker to its name: providers that name the same breaker share it.
 //!
 //! # Layout
 //! - One operation a file: `turn.lua` with its parts `settle.lua` and `admit.lua`, `room.lua`, `renew.lua`,
@@ -171,8 +171,8 @@ impl Gates {
         self.shared.redis_away.load(Ordering::Relaxed)
     }
 
-    /// Resolves when [`Self::run`] has learned how many replicas there are. Before that, this replica's share of the limits
-    /// would be all of them, should Redis go away.
+    /// Resolves when [`Self::run`] has learned how many replicas there are. Before that, this replica's share of the
+    /// limits would be all of them, should Redis go away.
     pub async fn counted(&self) {
         self.shared.replicas_counted.cancelled().await;
     }

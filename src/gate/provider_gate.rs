@@ -237,8 +237,8 @@ impl ProviderGate {
         self.batched.redis.settings.limits.requests_per_minute.is_some()
     }
 
-    /// How many calls the limits would let pass now, each as large as the one that a limit has refused last. The breaker
-    /// is not asked, and nothing is consumed.
+    /// How many calls the limits would let pass now, each as large as the one that a limit has refused last. The
+    /// breaker is not asked, and nothing is consumed.
     ///
     /// # Errors
     /// Redis's.

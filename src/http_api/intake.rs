@@ -139,7 +139,8 @@ async fn take(
 
 /// From the payload, or the header that the web app sends.
 fn user(headers: &HeaderMap, body: &[u8]) -> Result<Option<String>, HttpError> {
-    // The body is a payload that was found valid. A field that is there twice would name one user here and another there.
+    // The body is a payload that was found valid. A field that is there twice would name one user here and another
+    // there.
     let who: PayloadOwner = serde_json::from_slice(body)
         .map_err(|error| HttpError::Bad(format!("userId: {}", jobs::without_values(&error))))?;
     let named = who.user_id.map(|id| match id {

@@ -329,8 +329,8 @@ impl HelperProcess {
     }
 }
 
-/// What a pipe holds, bytes: as much as Linux lets any process ask for. By the usual 64 KB a long recording wakes both sides
-/// eighty times.
+/// What a pipe holds, bytes: as much as Linux lets any process ask for. By the usual 64 KB a long recording wakes
+/// both sides eighty times.
 const PIPE: usize = 1024 * 1024;
 
 /// Lets a pipe hold more at a time. One that cannot carries the same bytes, in more pieces.

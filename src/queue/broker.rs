@@ -33,7 +33,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn wait(&self, limit: Duration) -> Result<bool, BrokerError>;
 
     /// Claims up to `count` jobs. The same `number` again, or an older one, returns what is left of that claim and
-    /// claims nothing more: no job is stranded because an answer was lost or a request was late. Several may be under way.
+    /// claims nothing more: no job is stranded because an answer was lost or a request was late. Several may be under
+    /// way.
     async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError>;
 
     /// The bytes of a job's payload, without the payload.
@@ -137,8 +138,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// The watchers of this queue's jobs.
     fn watchers(&self) -> &JobWatchers;
 
-    /// Reports changes of watched jobs to the [`JobWatchers`], and returns only with an error. A later call with the same
-    /// `position` resumes where this call stopped.
+    /// Reports changes of watched jobs to the [`JobWatchers`], and returns only with an error. A later call with the
+    /// same `position` resumes where this call stopped.
     async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError>;
 
     /// Lists a page of the jobs in one state, newest first. Looks at a bounded number of ids, so that a page may be
@@ -200,15 +201,15 @@ impl fmt::Debug for PayloadField {
 pub struct BrokerOptions {
     /// How long a replica may be silent before its jobs are given to others.
     pub lease_ttl: Duration,
-    /// Deliveries that ended without an outcome while the job ran, after which it fails as poison; four times as many when
-    /// it never did.
+    /// Deliveries that ended without an outcome while the job ran, after which it fails as poison; four times as many
+    /// when it never did.
     pub max_lost: u32,
     /// How long completed jobs are kept, where their producer says nothing.
     pub keep_completed_for: Duration,
     /// How many completed jobs are kept, where their producer says nothing.
     pub keep_completed_count: u64,
-    /// The field of a job's payload that names its owner: within a priority, owners take turns. `None`: first come, first
-    /// served.
+    /// The field of a job's payload that names its owner: within a priority, owners take turns. `None`: first come,
+    /// first served.
     pub fairness: Option<PayloadField>,
     /// Jobs that one owner may have in flight, over the fleet; `None`: any number.
     pub most_per_owner: Option<NonZeroU32>,

@@ -24,7 +24,8 @@ use super::{BrokerError, LinePosition};
 
 /// Jobs that one script gives a place at most: it blocks Redis for everyone.
 pub(super) const PLACES_CHUNK: usize = 500;
-/// Largest payload that is read for its owner before the job is claimed, bytes. It is read outside of the memory budget.
+/// Largest payload that is read for its owner before the job is claimed, bytes. It is read outside of the memory
+/// budget.
 pub(super) const LARGEST_PAYLOAD: u64 = 8 * 1024 * 1024;
 /// Longest time that a claim waits for all of them: after that it takes from those that have one.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Gives the jobs of one queue their places.
 #[async_trait]
 pub(super) trait PlaceAssigner {
-    /// Gives some of them their places; `known` is the owner of one. Returns whether there is more to do, and the id of a
-    /// job whose owner has to be found first, or nothing.
+    /// Gives some of them their places; `known` is the owner of one. Returns whether there is more to do, and the id
+    /// of a job whose owner has to be found first, or nothing.
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError>;
 
     /// The owner of a job, out of its payload; empty for a payload of more than [`LARGEST_PAYLOAD`] bytes.
@@ -75,8 +76,8 @@ impl PlacingProgress {
     /// Gives the jobs that have none their places, `unplaced` of them, before `count` are claimed. Returns how many are
     /// claimed then.
     ///
-    /// A long line takes seconds: some of its first jobs, half of what was asked for, start at once, so that a job at the
-    /// line's end is still among the next when its place is known. Later claims wait for it.
+    /// A long line takes seconds: some of its first jobs, half of what was asked for, start at once, so that a job at
+    /// the line's end is still among the next when its place is known. Later claims wait for it.
     pub(super) async fn give<P>(&self, places: &P, unplaced: u64, count: usize) -> Result<usize, BrokerError>
     where
         P: PlaceAssigner + Clone + Send + Sync + 'static,

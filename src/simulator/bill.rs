@@ -1,5 +1,5 @@
-//! What each answer costs: the provider's side of the books. It reads the same prices as the worker, and calculates on its
-//! own, in floating point, so that a fault of the worker's arithmetic shows.
+//! What each answer costs: the provider's side of the books. It reads the same prices as the worker, and calculates
+//! on its own, in floating point, so that a fault of the worker's arithmetic shows.
 
 use std::sync::LazyLock;
 

@@ -9,7 +9,8 @@
 //! - `server`: connections and the route table. `exchange`: the course of one request, the same for all providers.
 //! - `openai` with `schema`, `speech`, `vision`, and `azure` for what the latter two share: checks and answers.
 //! - [`Bill`]: what an answer costs.
-//! - [`Fault`]: what can go wrong; [`FaultPlan`]: what will. [`RequestJournal`]: what was asked. `control`: both over HTTP, under `/_sim/`.
+//! - [`Fault`]: what can go wrong; [`FaultPlan`]: what will. [`RequestJournal`]: what was asked. `control`: both over
+//!   HTTP, under `/_sim/`.
 //! - `digest`: the hashes by which an answer is recognised.
 
 mod azure;

@@ -1,5 +1,5 @@
-//! Scripts of the ledger. Calls that are opened or closed at the same time share one script; waiting bookings are sent with
-//! the next calls that are closed.
+//! Scripts of the ledger. Calls that are opened or closed at the same time share one script; waiting bookings are
+//! sent with the next calls that are closed.
 
 use std::{
     sync::{Arc, LazyLock},

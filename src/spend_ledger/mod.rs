@@ -10,8 +10,8 @@
 //! the worker makes calls without the ledger: the replica holds the answer in memory, and loses it only if it dies too.
 //!
 //! The ledger costs one round trip a paid call, after the gate's. The answer is sent at the same time as the permit's
-//! settlement. The same round trips reserve the most that a call may cost, and book its cost ([`crate::spending`]), also
-//! when the ledger itself is switched off.
+//! settlement. The same round trips reserve the most that a call may cost, and book its cost ([`crate::spending`]),
+//! also when the ledger itself is switched off.
 
 mod batched_scripts;
 mod page;
@@ -96,8 +96,8 @@ pub struct SpendLedger {
 }
 
 impl SpendLedger {
-    /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before; `None` keeps no
-    /// answers, and books calls only. A replica that is silent for `lease` has lost its calls.
+    /// A ledger whose pages outlive their last entry by `keep_for`, unless their job is completed before; `None`
+    /// keeps no answers, and books calls only. A replica that is silent for `lease` has lost its calls.
     pub fn new(
         connection: Connection,
         keep_for: Option<Duration>,
@@ -126,8 +126,8 @@ impl SpendLedger {
         SpendAccounts::new(self.connection.clone(), self.books.budgets)
     }
 
-    /// Books waiting calls, and the open calls of replicas that have gone silent, until `stop`. Stop it after the last call
-    /// has ended: the calls that wait by then are booked before it returns, unless Redis is away.
+    /// Books waiting calls, and the open calls of replicas that have gone silent, until `stop`. Stop it after the
+    /// last call has ended: the calls that wait by then are booked before it returns, unless Redis is away.
     pub async fn run(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.lease / 3);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

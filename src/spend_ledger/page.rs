@@ -126,8 +126,8 @@ impl LedgerPage {
     /// Reserves the estimated cost of a call, and marks that it is about to be sent.
     ///
     /// # Errors
-    /// [`FailureClass::Permanent`] when its answer was lost once before, and lost answers are not to be paid for again; the failure
-    /// of a [`SpendRefusal`] when the budget is used up.
+    /// [`FailureClass::Permanent`] when its answer was lost once before, and lost answers are not to be paid for
+    /// again; the failure of a [`SpendRefusal`] when the budget is used up.
     pub async fn open(&self, call: &ProviderCall) -> Result<OpenedCall<'_>, Failure> {
         let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
         let ledger = &self.ledger;

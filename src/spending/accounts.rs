@@ -105,8 +105,8 @@ impl SpendAccounts {
         Ok(seconds)
     }
 
-    /// Reads the cost of `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is known, and
-    /// what students have spent.
+    /// Reads the cost of `month` (`None`: this one). Days stay for 100 days: of an earlier month only the sum is
+    /// known, and what students have spent.
     ///
     /// # Errors
     /// Redis's.
@@ -201,7 +201,8 @@ impl SpendAccounts {
     /// # Errors
     /// Redis's.
     pub async fn calls_of(&self, page: &str) -> Result<Vec<PaidCall>, RedisError> {
-        // The answers beside the notes are large: they stay where they are. A page holds far fewer entries than one scan reads.
+        // The answers beside the notes are large: they stay where they are. A page holds far fewer entries than one
+        // scan reads.
         let mut scan = pipe();
         scan.cmd("HSCAN")
             .arg(page)

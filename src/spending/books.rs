@@ -1,9 +1,9 @@
 //! The calls of one replica, from their reservation to their booking.
 //!
-//! A call is reserved with the most that it can cost before it is sent, and booked with what it came to. Both travel with
-//! the ledger's entries: no further round trip. What could not be told to Redis waits in an outbox; its entries are numbered
-//! and go in order, so that Redis knows what it is told again. A replica that dies leaves its reservations behind: they are
-//! booked as possibly paid when it has been silent for a while.
+//! A call is reserved with the most that it can cost before it is sent, and booked with what it came to. Both travel
+//! with the ledger's entries: no further round trip. What could not be told to Redis waits in an outbox; its entries
+//! are numbered and go in order, so that Redis knows what it is told again. A replica that dies leaves its
+//! reservations behind: they are booked as possibly paid when it has been silent for a while.
 
 use std::{
     collections::VecDeque,
@@ -260,7 +260,8 @@ fn row(provider: Provider, model: &str, kind: JobType) -> String {
     format!("{provider}|{model}|{kind}")
 }
 
-/// A paid call between its reservation and its booking. Dropped, it is booked as well: as possibly paid once it was sent.
+/// A paid call between its reservation and its booking. Dropped, it is booked as well: as possibly paid once it was
+/// sent.
 #[derive(Debug)]
 pub struct OpenCall {
     books: Arc<SpendBooks>,

@@ -23,8 +23,8 @@ impl JobSpend {
         self.cost = self.cost.plus(cost.unwrap_or_default());
     }
 
-    /// Adds `usage.costUsd` to a result, and `usage.calls` where it is missing. A job that has paid for nothing keeps its
-    /// result.
+    /// Adds `usage.costUsd` to a result, and `usage.calls` where it is missing. A job that has paid for nothing keeps
+    /// its result.
     pub fn write_into(self, result: &mut Value) {
         let Some(result) = result.as_object_mut().filter(|_| self.calls > 0) else {
             return;

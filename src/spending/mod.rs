@@ -4,7 +4,8 @@
 //! - [`money`]: amounts, exact.
 //! - [`accounts`]: what an operator reads and sets.
 //! - `report`: what was spent, added up.
-//! - [`books`]: the calls of a replica, from their reservation to their booking; `books.lua`, in front of the ledger's scripts.
+//! - [`books`]: the calls of a replica, from their reservation to their booking; `books.lua`, in front of the
+//!   ledger's scripts.
 //! - [`refusal`]: why a call may not be paid for.
 //! - [`webhook`]: forwards usage events.
 //! - [`prices`]: what providers charge, from `prices.toml`; [`cost`](prices::PriceTable::cost) of a call.

@@ -169,9 +169,9 @@ const DAY: u64 = 86_400;
 /// Whole days before today by which a forecast goes.
 pub(super) const WEEK: usize = 7;
 
-/// The cost of the month of `now` (seconds since 1970, UTC) by its end: what was `spent`, and for the rest of the month the
-/// mean of the last whole days (`week`, the newest first; days before the first cost do not count), or of today's hours where
-/// today is the first day.
+/// The cost of the month of `now` (seconds since 1970, UTC) by its end: what was `spent`, and for the rest of the
+/// month the mean of the last whole days (`week`, the newest first; days before the first cost do not count), or of
+/// today's hours where today is the first day.
 pub(super) fn forecast(
     now: u64,
     spent: Usd,

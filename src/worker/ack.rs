@@ -195,7 +195,8 @@ impl QueueWorker {
         outcome
     }
 
-    /// Notes that a job runs which was lost before, and may have killed its replica. Says whether it is still ours to run.
+    /// Notes that a job runs which was lost before, and may have killed its replica. Says whether it is still ours to
+    /// run.
     async fn begin(&self, lease: &Lease) -> bool {
         match self.broker.mark_started(lease).await {
             Ok(settled) => settled == WriteResult::Applied,

@@ -1,7 +1,8 @@
 //! When a queue is left alone, and how many of its jobs may be claimed.
 //!
 //! A breaker that says "not before T" says it for every job that needs it: claiming more of them would only hand them
-//! back. So the replica does not claim from a queue until T, as long as the queue's jobs use that provider and no other.
+//! back. So the replica does not claim from a queue until T, as long as the queue's jobs use that provider and no
+//! other.
 //!
 //! A limit (requests, tokens, calls in flight) that has refused a job is asked before each further claim how many calls
 //! it would let pass, and no more jobs are claimed than that. The others keep their place in the queue.
@@ -147,8 +148,8 @@ impl ClaimPauses {
         self.inner().limited.insert(gate.provider(), limited);
     }
 
-    /// Whether a job that a limit has refused is put off for `wait`, rather than put back in the line: where jobs of other
-    /// providers wait behind it, it would be in their way. At most `most` are put off at a time.
+    /// Whether a job that a limit has refused is put off for `wait`, rather than put back in the line: where jobs of
+    /// other providers wait behind it, it would be in their way. At most `most` are put off at a time.
     pub fn park(&self, provider: Provider, wait: Duration, most: usize) -> bool {
         let (now, mut inner) = (Instant::now(), self.inner());
         inner.parked.retain(|until| *until > now);

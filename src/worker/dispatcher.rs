@@ -176,8 +176,8 @@ impl Dispatcher {
         }
     }
 
-    /// Looks for jobs that are equal to this one. `Err` is the job's outcome where it need not run; `Ok` its equals where it
-    /// leads them.
+    /// Looks for jobs that are equal to this one. `Err` is the job's outcome where it need not run; `Ok` its equals
+    /// where it leads them.
     async fn join(
         &self,
         assignment: &Assignment,
@@ -362,7 +362,7 @@ impl ProgressReporter<'_> {
 impl CallObserver for ProgressReporter<'_> {
     async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay) {
         let Assignment { delivery, stats, .. } = self.assignment;
-        course.mark_retried();
+        stats.mark_retried();
         let note = HistoryNote {
             attempt: delivery.attempt,
             r#try: u32::from(nth),

@@ -24,8 +24,8 @@ use crate::{
 /// Longest text of a job's end, characters.
 const LONGEST_REASON: usize = 1_001;
 
-/// A task of the apalis layout, or after a line `type:` one of BullMQ's: it is opened and checked, or ends with a reason
-/// and a note that fits a line.
+/// A task of the apalis layout, or after a line `type:` one of BullMQ's: it is opened and checked, or ends with a
+/// reason and a note that fits a line.
 pub static DELIVERY: Target = Target::new("delivery", |input| {
     let named = input.strip_prefix(b"type:").and_then(|rest| {
         let at = rest.iter().position(|byte| *byte == b'\n')?;

@@ -107,13 +107,13 @@ pub struct OutcomeRules {
     pub replica: String,
 }
 
-/// How soon a job asks again after a fault of its provider's account: no credit, a refused key, a missing model. No later
-/// than the breaker lets a probe pass.
+/// How soon a job asks again after a fault of its provider's account: no credit, a refused key, a missing model. No
+/// later than the breaker lets a probe pass.
 #[derive(Debug, Clone, Copy)]
 pub struct AccountWaits {
     waits: [Duration; Provider::ALL.len()],
-    /// Without breakers nothing bounds the calls of jobs that wait for a key, a model or a parameter, and nothing alerts:
-    /// such jobs fail at once.
+    /// Without breakers nothing bounds the calls of jobs that wait for a key, a model or a parameter, and nothing
+    /// alerts: such jobs fail at once.
     has_breakers: bool,
 }
 
@@ -219,7 +219,8 @@ impl OutcomeRules {
         delay.min(LONGEST_DELAY)
     }
 
-    /// A wait for a breaker or for credit, which costs no attempt, unless the job has waited for as long as it may in all.
+    /// A wait for a breaker or for credit, which costs no attempt, unless the job has waited for as long as it may in
+    /// all.
     fn wait(&self, failure: &Failure, delivery: &Delivery, tries: u8) -> Option<DeliveryOutcome> {
         let unknown = if failure.culprit() == Culprit::Account {
             self.account_waits.wait(failure.provider())

@@ -164,8 +164,8 @@ impl Runtime {
         &self.workers
     }
 
-    /// Runs until `stop` resolves and everything has been drained, or `hasten` cuts the draining short. Ends the process
-    /// when a loop is wedged.
+    /// Runs until `stop` resolves and everything has been drained, or `hasten` cuts the draining short. Ends the
+    /// process when a loop is wedged.
     ///
     /// # Errors
     /// When a worker ends by itself, which is a fault.

@@ -4,9 +4,9 @@
 //! become suspects, and a replica runs suspects only while it has no other job in flight, in any queue.
 //!
 //! - Suspects that were lost once run together. They open their payloads and load their media side by side, and each
-//!   waits before its first call until all of them have come so far. Then the calls go out together. If one of them kills
-//!   the replica by its input, no call of another is under way. A suspect that keeps the others waiting for too long
-//!   goes back to the queue.
+//!   waits before its first call until all of them have come so far. Then the calls go out together. If one of them
+//!   kills the replica by its input, no call of another is under way. A suspect that keeps the others waiting for too
+//!   long goes back to the queue.
 //! - A suspect that was lost more than once runs alone from beginning to end, and so does a suspect without company.
 //!   Only a job that ran alone takes the blame for the next death.
 //!
@@ -82,7 +82,8 @@ pub struct Suspect {
 }
 
 impl SuspectIsolation {
-    /// Lets a claimed job in, of which `lost` deliveries were lost. `None` where it has to go back, because suspects run.
+    /// Lets a claimed job in, of which `lost` deliveries were lost. `None` where it has to go back, because suspects
+    /// run.
     pub(super) fn enter(self: &Arc<Self>, lost: u32) -> Option<InFlightPresence> {
         let mut state = self.state();
         let number = match lost {

@@ -17,7 +17,8 @@
 //!
 //! # Layout
 //! - `plan`: the schedule. `field`, `fleet`: where it happens. `faults`: how. `jobs`: what is enqueued.
-//! - `oracle`, `keys`: what must hold. `money`: of the books. `recovery`: how long the jobs of the dead wait. `report`: figures.
+//! - `oracle`, `keys`: what must hold. `money`: of the books. `recovery`: how long the jobs of the dead wait.
+//!   `report`: figures.
 //! - `selftest`: the oracle itself.
 
 #![allow(
@@ -257,8 +258,9 @@ async fn kills() {
     .await;
 }
 
-/// The settings of the runs about money: what is billed varies, events go to `receiver`, and each call is reserved before
-/// it is sent (without any budget, a replica that dies during an outage of Redis takes its calls of that time along).
+/// The settings of the runs about money: what is billed varies, events go to `receiver`, and each call is reserved
+/// before it is sent (without any budget, a replica that dies during an outage of Redis takes its calls of that time
+/// along).
 fn with_money(settings: Settings, receiver: &Receiver, budget: &str) -> Settings {
     let variables = [
         ("USAGE_WEBHOOK_URL", receiver.url()),

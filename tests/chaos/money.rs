@@ -38,8 +38,8 @@ struct Event {
     units: Units,
 }
 
-/// What a call is recognised by in the provider's bill: provider, tokens of the request, of the cache, of the answer, and
-/// billionths of a dollar.
+/// What a call is recognised by in the provider's bill: provider, tokens of the request, of the cache, of the answer,
+/// and billionths of a dollar.
 type Units = (Provider, u64, u64, u64, u64);
 
 pub(crate) fn accounts(field: &Field) -> SpendAccounts {

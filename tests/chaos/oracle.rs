@@ -298,7 +298,8 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
 }
 
 /// What the provider saw at a time and in a minute. Only where Redis was there all the time is it one limit that all
-/// replicas share; elsewhere what each grants by itself comes on top of what Redis had granted: four fifths more in all.
+/// replicas share; elsewhere what each grants by itself comes on top of what Redis had granted: four fifths more in
+/// all.
 fn limits(field: &Field, verdict: &mut Verdict) {
     let (settings, counts) = (
         &field.settings,

@@ -1,7 +1,7 @@
 //! Workers of BullMQ's own and this one on the same queue: beside each other, and one in place of the other.
 //!
-//! The take-overs run with short leases. With `TAKEOVER_DEFAULTS=1` they run with the defaults of both sides; each prints
-//! how long it took.
+//! The take-overs run with short leases. With `TAKEOVER_DEFAULTS=1` they run with the defaults of both sides; each
+//! prints how long it took.
 
 use std::{
     collections::HashSet,

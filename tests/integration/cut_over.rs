@@ -1,5 +1,5 @@
-//! The guides of `docs/operations.md`, followed from start to end while jobs come in: the Node worker alone, both side by
-//! side, ours alone, and back.
+//! The guides of `docs/operations.md`, followed from start to end while jobs come in: the Node worker alone, both
+//! side by side, ours alone, and back.
 
 use std::{
     process::Stdio,

@@ -1,4 +1,5 @@
-//! The same question is paid for once: equal jobs at once, one after the other, and while replicas, Redis or the provider fail.
+//! The same question is paid for once: equal jobs at once, one after the other, and while replicas, Redis or the
+//! provider fail.
 
 use std::{sync::Arc, time::Duration};
 
@@ -269,7 +270,8 @@ async fn a_restart_of_redis_is_no_reason_to_pay_again(layout: Layout) {
     assert_eq!(calls(&scene), 1);
 }
 
-/// What stands under the keys is foreign, or was made by another version: the job runs, and its result takes that place.
+/// What stands under the keys is foreign, or was made by another version: the job runs, and its result takes that
+/// place.
 async fn foreign_keys_are_in_no_jobs_way(layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");

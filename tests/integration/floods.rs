@@ -1,4 +1,5 @@
-//! Media servers that send without end before their answer, against a real worker: other jobs go on, and health answers.
+//! Media servers that send without end before their answer, against a real worker: other jobs go on, and health
+//! answers.
 
 use std::{
     io::{Read, Write},

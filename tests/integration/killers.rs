@@ -1,9 +1,9 @@
-//! Jobs that kill their replicas, among many that do not: each fails as poison under its own name, and takes no other job
-//! along but those in flight at its first death. Recordings that used to kill replicas take none along at all.
+//! Jobs that kill their replicas, among many that do not: each fails as poison under its own name, and takes no other
+//! job along but those in flight at its first death. Recordings that used to kill replicas take none along at all.
 //!
-//! By default 60 jobs and two killers in each layout. The long run is a killer a minute among 2,000 jobs of ten seconds:
-//! `KILLERS=7 KILLERS_JOBS=2000 KILLERS_SECONDS=420 KILLERS_CALL_MS=10000 KILLERS_SLOTS=20 cargo test --locked --test
-//! integration killers::apalis -- --nocapture --test-threads 1`
+//! By default 60 jobs and two killers in each layout. The long run is a killer a minute among 2,000 jobs of ten
+//! seconds: `KILLERS=7 KILLERS_JOBS=2000 KILLERS_SECONDS=420 KILLERS_CALL_MS=10000 KILLERS_SLOTS=20 cargo test
+//! --locked --test integration killers::apalis -- --nocapture --test-threads 1`
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -187,7 +187,8 @@ async fn killers_take_no_job_along_but_at_their_first_death(layout: Layout) {
 
     for n in 0..killers {
         let (killer, job) = (killer(n), view(&*broker, &killer(n)).await);
-        // Three deaths count. Of a group of suspects none is blamed, and the first may have been that of another killer.
+        // Three deaths count. Of a group of suspects none is blamed, and the first may have been that of another
+        // killer.
         assert_eq!(job.state, JobState::Failed, "{killer}");
         assert!((2..=4).contains(&deaths.of[&killer]), "{killer}: {:?}", deaths.of);
         let error = job.error.unwrap();

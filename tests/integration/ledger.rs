@@ -1,5 +1,5 @@
-//! What was paid for is not paid for again: the ledger by itself, then replicas that are killed between the steps of a job;
-//! and the cache that the web API asks before it enqueues the same work again.
+//! What was paid for is not paid for again: the ledger by itself, then replicas that are killed between the steps of
+//! a job; and the cache that the web API asks before it enqueues the same work again.
 
 use std::{num::NonZeroU8, sync::Arc, time::Duration};
 
@@ -165,7 +165,7 @@ async fn a_call_that_is_stopped_before_it_is_sent_leaves_no_mark() {
     let lost = (stopped, now + Duration::from_secs(60), FailureClass::Cancelled);
     let late = (CancellationToken::new(), now, FailureClass::Transient);
     let priced = call("chat").estimating(CallUsage::tokens("gpt-4o-mini", 1000, 1000));
-    for (now, deadline, class) in [lost, late] {
+    for (abort, deadline, class) in [lost, late] {
         let stops = StopSignals {
             drain: CancellationToken::new(),
             abort,

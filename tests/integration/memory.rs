@@ -51,7 +51,8 @@ async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &RawValue) {
     assert!(broker.enqueue(&job).await.unwrap());
 }
 
-/// Waits until jobs of these names have been completed. Their counts are asked for first: a job is read with its payload.
+/// Waits until jobs of these names have been completed. Their counts are asked for first: a job is read with its
+/// payload.
 async fn completed(broker: &dyn Broker, name: &str, jobs: usize) {
     for most in 1..=jobs as u64 {
         eventually(&format!("{most} of {jobs} have ended"), async || {

@@ -1,5 +1,5 @@
-//! The monitoring section of the pull request that this worker replaces, line by line: two replicas under load, an outage of
-//! the provider, and every alert from quiet to firing to quiet, as each of both replicas tells it.
+//! The monitoring section of the pull request that this worker replaces, line by line: two replicas under load, an
+//! outage of the provider, and every alert from quiet to firing to quiet, as each of both replicas tells it.
 //!
 //! What takes an hour or five minutes is moved into the past in Redis, where the fleet's counts and the breaker's time
 //! are kept.

@@ -1,4 +1,5 @@
-//! What a job is blamed for when its replica dies: over processes that are killed, with the gate and the ledger in between.
+//! What a job is blamed for when its replica dies: over processes that are killed, with the gate and the ledger in
+//! between.
 
 use std::time::Duration;
 
@@ -63,9 +64,9 @@ async fn what_ran_when_its_replica_was_killed_is_poison_in_the_end(layout: Layou
     assert!(error.contains("poison: 3 deliveries ended without"), "{error}");
 }
 
-/// A killer and five bystanders are in flight when their replica dies, and run together once more. It kills by the answer
-/// to its call, so it takes their calls along for a second time; from then on each runs alone. The killer fails as poison
-/// under its own name, and no bystander fails.
+/// A killer and five bystanders are in flight when their replica dies, and run together once more. It kills by the
+/// answer to its call, so it takes their calls along for a second time; from then on each runs alone. The killer
+/// fails as poison under its own name, and no bystander fails.
 async fn a_killer_by_its_answer_takes_bystanders_along_twice_at_most(layout: Layout) {
     let scene = Scene::set(Duration::from_millis(300)).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
@@ -110,8 +111,8 @@ async fn a_killer_by_its_answer_takes_bystanders_along_twice_at_most(layout: Lay
     }
 }
 
-/// A first delivery waits for a busy provider in its slot. One of a job that was lost goes back to the queue instead, where
-/// no replica can take it along into death.
+/// A first delivery waits for a busy provider in its slot. One of a job that was lost goes back to the queue instead,
+/// where no replica can take it along into death.
 async fn what_was_lost_before_does_not_wait_in_its_slot(layout: Layout) {
     let scene = Scene::set(Duration::from_secs(3600)).await;
     for id in ["runs", "waits"] {
@@ -145,7 +146,8 @@ async fn what_was_lost_before_does_not_wait_in_its_slot(layout: Layout) {
         .redis
         .ask::<()>(&["HSET", &hash(layout, "lost").0, lost, "1"])
         .await;
-    // It is alone in another replica, and meets the limit there: it goes back to the line, and does not wait in its slot.
+    // It is alone in another replica, and meets the limit there: it goes back to the line, and does not wait in its
+    // slot.
     let other = scene.worker(&env).await;
     eventually("it has begun and gone back to the line", async || {
         field("lost", "begun").await?;

@@ -218,7 +218,8 @@ async fn no_secret_shows_in_logs_answers_or_redis() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// A core dump would hold keys and payloads. The worker is started where dumps are allowed as far as this host allows them.
+/// A core dump would hold keys and payloads. The worker is started where dumps are allowed as far as this host allows
+/// them.
 #[tokio::test]
 async fn a_worker_that_crashes_leaves_no_core_dump() {
     let scene = Scene::set(Duration::ZERO).await;

@@ -486,8 +486,8 @@ async fn a_student_without_an_allowance_is_told_so(layout: Layout) {
     );
 }
 
-/// Each answer that was booked is the answer of a job, and each call that was sent is booked: as paid, or as possibly paid
-/// where its replica was killed.
+/// Each answer that was booked is the answer of a job, and each call that was sent is booked: as paid, or as possibly
+/// paid where its replica was killed.
 async fn the_books_are_the_bill_over_replicas_that_are_killed(layout: Layout) {
     const JOBS: usize = 120;
     let scene = Scene::set(Duration::from_millis(60)).await;

@@ -1,4 +1,5 @@
-//! Jobs whose replica was killed: the next one runs them together, and lets no call out while one of them can still kill.
+//! Jobs whose replica was killed: the next one runs them together, and lets no call out while one of them can still
+//! kill.
 //!
 //! `SUSPECTS=20 SUSPECTS_CALL_MS=3000` prints how long a takeover of so many jobs takes.
 
@@ -83,8 +84,8 @@ async fn jobs_of_a_dead_replica_run_together(layout: Layout) {
     }
 }
 
-/// Three jobs are ready for their calls, and a fourth loads its picture, by which it could kill. The three wait for it, until
-/// it takes too long and has gone back to the queue.
+/// Three jobs are ready for their calls, and a fourth loads its picture, by which it could kill. The three wait for
+/// it, until it takes too long and has gone back to the queue.
 async fn no_call_goes_out_while_another_suspect_prepares(layout: Layout) {
     let (scene, silence) = (Scene::set(NEVER).await, SilentServer::open());
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");

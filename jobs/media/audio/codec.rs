@@ -89,8 +89,9 @@ fn in_ogg(file: &[u8]) -> Option<&'static str> {
     .find_map(|(magic, name)| head.starts_with(magic).then_some(name))
 }
 
-/// The configuration of an AAC decoder for the core of a recording: what HE-AAC adds to it (the upper half of the spectrum,
-/// and the second channel of its second version) matters to no recognition of speech, and no decoder here knows it.
+/// The configuration of an AAC decoder for the core of a recording: what HE-AAC adds to it (the upper half of the
+/// spectrum, and the second channel of its second version) matters to no recognition of speech, and no decoder here
+/// knows it.
 ///
 /// # Errors
 /// The name of an object type whose core is not AAC-LC.

@@ -1,5 +1,5 @@
-//! Whether a recording is all there. One that was cut on its way would be scored, and the words that are missing would count
-//! as omissions. Only lengths are followed; each step goes on from where the last one ended.
+//! Whether a recording is all there. One that was cut on its way would be scored, and the words that are missing
+//! would count as omissions. Only lengths are followed; each step goes on from where the last one ended.
 
 use bytes::{Bytes, BytesMut};
 
@@ -7,8 +7,8 @@ use super::AudioRejection;
 
 /// Refuses a recording whose container says that more must follow, and gives one of unknown length its length.
 ///
-/// A recording without any statement of its length (a stream of a browser, say) can be cut at the end of a block without
-/// a trace.
+/// A recording without any statement of its length (a stream of a browser, say) can be cut at the end of a block
+/// without a trace.
 pub(super) fn checked(file: Bytes) -> Result<Bytes, AudioRejection> {
     let (name, complete) = match file.get(..4).unwrap_or_default() {
         b"RIFF" | b"RF64" | b"BW64" => return wav(file),
@@ -27,8 +27,8 @@ pub(super) fn checked(file: Bytes) -> Result<Bytes, AudioRejection> {
     }
 }
 
-/// The samples of a WAV file. A recorder that streams leaves sizes open, and one that is killed leaves them at 0: then the
-/// samples go on to the end of the file.
+/// The samples of a WAV file. A recorder that streams leaves sizes open, and one that is killed leaves them at 0:
+/// then the samples go on to the end of the file.
 fn wav(file: Bytes) -> Result<Bytes, AudioRejection> {
     /// From here on a size is a stand-in: programs write the largest number, a sign bit, or round numbers below it.
     const OPEN: u32 = 0x7fff_0000;

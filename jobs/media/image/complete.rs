@@ -1,7 +1,7 @@
 //! Whether an image is all there: a file that was cut on its way would be read in part, and paid for.
 //!
-//! Only lengths and markers are followed. Each step goes on from where the last one ended, so a walk takes no longer than
-//! the file; the directories of a TIFF can lead back, and are bounded in number and size.
+//! Only lengths and markers are followed. Each step goes on from where the last one ended, so a walk takes no longer
+//! than the file; the directories of a TIFF can lead back, and are bounded in number and size.
 
 use imagesize::ImageType;
 

@@ -62,7 +62,8 @@ fn a_stand_ins_short_key_garbles_nothing() {
     assert_eq!(redact(body.clone(), &SecretString::from("s")), body);
 }
 
-/// The worst that a provider can send costs a few looks at each byte. With one at each pair of bytes, this would not end.
+/// The worst that a provider can send costs a few looks at each byte. With one at each pair of bytes, this would not
+/// end.
 #[test]
 fn a_long_run_of_backslashes_is_read_once() {
     let body = "\\".repeat(MAX_ANSWER);

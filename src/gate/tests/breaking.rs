@@ -400,7 +400,8 @@ scenarios! {
         }
     }
 
-    /// A refused key or an account without credit: as few calls as it takes, one probe at a time, and the refusal says why.
+    /// A refused key or an account without credit: as few calls as it takes, one probe at a time, and the refusal
+    /// says why.
     async fn a_fault_of_the_account_costs_few_calls_and_is_named(rig) {
         let credit = Settlement { fault: Some(AccountFault::Credit), ..Settlement::new(Failure) };
         for limits in [concurrent(5), unlimited()] {

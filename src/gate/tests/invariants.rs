@@ -1,4 +1,5 @@
-//! I1 to I8, each by its name (I9 and I10 are in `bounds`). `explore` and `model` check most of them again in every state that they reach.
+//! I1 to I8, each by its name (I9 and I10 are in `bounds`). `explore` and `model` check most of them again in every
+//! state that they reach.
 
 use super::rig::{Rig, breaker, concurrent, limit, ms, requests, tokens, unlimited};
 use crate::gate::{

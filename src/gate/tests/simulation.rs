@@ -1,8 +1,8 @@
 //! Simulates the breaker's rule at the traffic of a real fleet: false openings, the time until an outage opens it, and
 //! the provider's load after one. `scripts/simulate-breaker.sh` runs it at full size and prints the figures.
 //!
-//! The statistics run on the replica's own breaker, which has the scripts' rules and no Redis; the outage and the recovery
-//! run on the scripts.
+//! The statistics run on the replica's own breaker, which has the scripts' rules and no Redis; the outage and the
+//! recovery run on the scripts.
 
 use std::{
     collections::VecDeque,
@@ -157,8 +157,8 @@ const JOBS: usize = 1000;
 const STEP: u64 = 250;
 const LATENCY: u64 = 2_000;
 
-/// The provider is back, with half of its capacity for the first 30 s, and a thousand jobs wait: it never sees more calls
-/// than the ramp allows, so none fails, and the breaker does not open again.
+/// The provider is back, with half of its capacity for the first 30 s, and a thousand jobs wait: it never sees more
+/// calls than the ramp allows, so none fails, and the breaker does not open again.
 #[tokio::test]
 async fn a_backlog_does_not_knock_over_a_provider_that_has_just_recovered() {
     let rig = Rig::start().await;

@@ -1,5 +1,5 @@
-//! Calls that come together are settled and asked for in one script: what comes of it must be what comes of settling one
-//! after the other, and then of asking one after the other.
+//! Calls that come together are settled and asked for in one script: what comes of it must be what comes of settling
+//! one after the other, and then of asking one after the other.
 
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};

@@ -1,5 +1,5 @@
-//! Requests whose caller may not: counted, and logged now and then. A guess at a token leaves a trace, and a thousand of
-//! them do not fill the log.
+//! Requests whose caller may not: counted, and logged now and then. A guess at a token leaves a trace, and a thousand
+//! of them do not fill the log.
 
 use std::{
     net::SocketAddr,

@@ -13,8 +13,8 @@ const CLAIMS: usize = 32;
 /// Jobs that one script looks at, at most, for what is left of a claim.
 const STRETCH: usize = 200;
 
-/// A claimed job as the scripts return it: id, payload, attempt, max_attempts, waited ms, whether it is the first claim,
-/// deliveries lost so far, whether the payload is left out, the key that its producer names.
+/// A claimed job as the scripts return it: id, payload, attempt, max_attempts, waited ms, whether it is the first
+/// claim, deliveries lost so far, whether the payload is left out, the key that its producer names.
 type ClaimedRow = (Vec<u8>, Option<Vec<u8>>, u32, u32, u64, bool, u32, bool, Vec<u8>);
 
 /// The result of a claim.

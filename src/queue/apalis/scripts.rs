@@ -1,5 +1,5 @@
-//! The scripts of the apalis layout: `common.lua` in front of each operation's file, `../fair.lua` and
-//! `line.lua` where a job is taken from the line or put back, `../equal.lua` where jobs wait for the result of an equal one.
+//! The scripts of the apalis layout: `common.lua` in front of each operation's file, `../fair.lua` and `line.lua`
+//! where a job is taken from the line or put back, `../equal.lua` where jobs wait for the result of an equal one.
 
 use crate::queue::scripts::scripts;
 

@@ -130,8 +130,8 @@ impl InvalidationListener {
             reading.query_async(&mut self.socket).await?;
         let pause = match scheduled.first() {
             _ if paused => limit,
-            // The owners of all that wait had as many jobs in flight as they may, when so many waited; the key goes when one
-            // of these ends.
+            // The owners of all that wait had as many jobs in flight as they may, when so many waited; the key goes
+            // when one of these ends.
             _ if active > 0 && full != Some(active) => return Ok(true),
             Some((_, due)) => {
                 let now = seconds as f64 + micros as f64 / 1e6;

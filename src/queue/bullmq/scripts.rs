@@ -1,6 +1,7 @@
 //! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
-//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are claimed, `orphan.lua` where one is put back because no replica runs
-//! it, and `equal.lua` where jobs wait for the result of an equal one.
+//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are
+//! claimed, `orphan.lua` where one is put back because no replica runs it, and `equal.lua` where jobs wait for the
+//! result of an equal one.
 
 use crate::queue::scripts::scripts;
 

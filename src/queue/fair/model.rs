@@ -58,8 +58,8 @@ impl ModelLine {
         }
     }
 
-    /// Takes the next jobs, as one claim does: those that are ready, then others in turn. A claim that takes a few arranges
-    /// the next ones of the round.
+    /// Takes the next jobs, as one claim does: those that are ready, then others in turn. A claim that takes a few
+    /// arranges the next ones of the round.
     fn claim(&mut self, wanted: usize) -> Vec<(u32, u8)> {
         let mut taken: Vec<_> = (0..wanted.min(self.ready))
             .map_while(|_| self.list.pop_front())

@@ -251,8 +251,8 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
         bench.script(Provider::AzureVision, fault.clone());
         let result = run().await.unwrap();
         assert_eq!(result["result"]["imagesProcessed"], 1, "{result}");
-        // An operation that is not known is polled ten times, since it may not be known yet; one poll finds a failed one.
-        // Three more follow the second operation to its end.
+        // An operation that is not known is polled ten times, since it may not be known yet; one poll finds a failed
+        // one. Three more follow the second operation to its end.
         let polls = if fault == Fault::OperationUnknown { 10 } else { 1 };
         assert_eq!(requests(), (2, polls + 3), "{fault:?}");
 

@@ -60,8 +60,8 @@ impl Event {
         is_ours.then_some(event)
     }
 
-    /// The idempotency key: each event has its own, and keeps it however often it is sent. Standard Webhooks allow no full
-    /// stop in it, and names of hosts have some.
+    /// The idempotency key: each event has its own, and keeps it however often it is sent. Standard Webhooks allow no
+    /// full stop in it, and names of hosts have some.
     pub fn key(&self) -> String {
         let plain = |c: char| {
             if c.is_ascii_alphanumeric() || "-_:".contains(c) {

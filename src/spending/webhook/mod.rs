@@ -1,10 +1,10 @@
 //! Forwards usage events to `USAGE_WEBHOOK_URL`: at least once, and in order for each student.
 //!
-//! One replica of the fleet holds a lease and forwards; a cursor in Redis tells up to where all events are delivered. It
-//! moves behind an event when the receiver has taken it and all before it. A forwarder that dies leaves its lease to run
-//! out, and the next one begins at the cursor: it sends some events again, under the same keys. Each forwarder sends an
-//! event only after the student's earlier ones were taken, so first arrivals are in order, also while two replicas
-//! believe that they forward.
+//! One replica of the fleet holds a lease and forwards; a cursor in Redis tells up to where all events are delivered.
+//! It moves behind an event when the receiver has taken it and all before it. A forwarder that dies leaves its lease
+//! to run out, and the next one begins at the cursor: it sends some events again, under the same keys. Each forwarder
+//! sends an event only after the student's earlier ones were taken, so first arrivals are in order, also while two
+//! replicas believe that they forward.
 //!
 //! # Layout
 //! - `turn`: the steps in Redis (`turn.lua`), and how far the forwarder is.
@@ -140,8 +140,8 @@ impl Forwarder {
         self.delivery.probe().await
     }
 
-    /// Marks where forwarding begins, unless it has begun before. Called before the first paid call, so that its event is
-    /// forwarded too.
+    /// Marks where forwarding begins, unless it has begun before. Called before the first paid call, so that its
+    /// event is forwarded too.
     pub async fn begin(&self) {
         if let Err(error) = self.turn(&Delivered::default(), Read::Renew).await {
             warn!(%error, "usage events: Redis does not say where forwarding begins; it is asked again");

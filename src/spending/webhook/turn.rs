@@ -17,7 +17,8 @@ static RESEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("res
 
 /// Events of the stream without a webhook, about: readers of their own may follow it.
 pub const KEPT_EVENTS: u64 = 10_000;
-/// Events of the stream with a webhook, about: those that its receiver has not taken yet stay as well, up to this number.
+/// Events of the stream with a webhook, about: those that its receiver has not taken yet stay as well, up to this
+/// number.
 pub const MOST_EVENTS: u64 = 200_000;
 /// Refused events that are kept.
 const KEPT_REFUSED: u64 = 10_000;

@@ -154,7 +154,7 @@ mod tests {
 
     fn document() -> String {
         let mut text = String::from(
-            "# Metrics\n\nWritten from `src/telemetry/metrics/table.rs` by `UPDATE_SCHEMAS=1 cargo test metrics_table`. \
+            "# Metrics\n\nWritten from `src/telemetry/metrics/families.rs` by `UPDATE_SCHEMAS=1 cargo test metrics_table`. \
              `GET /metrics` serves them.\n\n| metric | kind | labels | tells |\n|---|---|---|---|\n",
         );
         for family in ALL {

@@ -1,5 +1,5 @@
-//! Spans on their way to the collector: OTLP over HTTP, as JSON, in batches. Nothing waits for it; what it cannot take is
-//! dropped, and counted.
+//! Spans on their way to the collector: OTLP over HTTP, as JSON, in batches. Nothing waits for it; what it cannot
+//! take is dropped, and counted.
 
 use std::{fmt, time::Duration};
 

@@ -31,7 +31,8 @@ impl Fixture {
         let redis = TestRedis::start().await;
         let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
         let brief = redis.broker_with(layout, "q", "brief", Duration::from_millis(50));
-        // Others are judged once renewals have followed each other for a ttl: this one's is short, and `recovered` renews.
+        // Others are judged once renewals have followed each other for a ttl: this one's is short, and `recovered`
+        // renews.
         let sweeper = redis.broker_with(layout, "q", "sweeper", TTL);
         a.renew(&[]).await.unwrap();
         b.renew(&[]).await.unwrap();

@@ -112,7 +112,8 @@ async fn compare(outcome: &str, play: impl AsyncFn(&Stage)) {
     );
 }
 
-/// Takes the sentence for the student, with which each of our reasons starts, out of the record. Node's worker has none.
+/// Takes the sentence for the student, with which each of our reasons starts, out of the record. Node's worker has
+/// none.
 fn take_sentences(record: &mut Value) {
     match record {
         Value::Object(fields) => {

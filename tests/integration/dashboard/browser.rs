@@ -1,5 +1,5 @@
-//! The dashboard in a browser: what it shows of a fleet that is idle, busy or broken, and how it is used by keyboard. With
-//! `DASHBOARD_SHOTS=<folder>` it leaves pictures of all that (`scripts/dashboard-shots.sh`).
+//! The dashboard in a browser: what it shows of a fleet that is idle, busy or broken, and how it is used by keyboard.
+//! With `DASHBOARD_SHOTS=<folder>` it leaves pictures of all that (`scripts/dashboard-shots.sh`).
 
 use std::{path::PathBuf, time::Duration};
 

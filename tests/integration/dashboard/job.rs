@@ -47,8 +47,8 @@ async fn a_job_is_looked_for_in_the_queue_that_is_named() {
     assert_eq!(events.until("failed").await["error"], "second");
 }
 
-/// In the apalis layout the type is a part of the payload, which is large where it holds media, and is dropped then once
-/// the job has ended.
+/// In the apalis layout the type is a part of the payload, which is large where it holds media, and is dropped then
+/// once the job has ended.
 #[tokio::test]
 async fn the_type_of_a_job_is_told_in_either_layout() {
     let scene = Scene::set(Duration::ZERO).await;

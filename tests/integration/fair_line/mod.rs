@@ -369,8 +369,8 @@ async fn an_id_that_stands_twice_loses_no_job(layout: Layout) {
     }
 }
 
-/// A claim of a few arranges the next jobs of the round. What happens to these until they are claimed changes no turn, and
-/// loses no job: one is removed, others claim and release, a job comes in front, another student joins.
+/// A claim of a few arranges the next jobs of the round. What happens to these until they are claimed changes no
+/// turn, and loses no job: one is removed, others claim and release, a job comes in front, another student joins.
 async fn claims_of_a_few_find_the_next_jobs_of_the_round_at_the_front(layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");

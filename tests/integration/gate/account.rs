@@ -155,7 +155,8 @@ async fn jobs_wait_for_credit_and_complete_when_somebody_has_paid() {
     }
 }
 
-/// Half an hour without credit at the default open time, in real time: `GATE_EXPLORE=long` runs it, for 45 minutes at most.
+/// Half an hour without credit at the default open time, in real time: `GATE_EXPLORE=long` runs it, for 45 minutes at
+/// most.
 #[tokio::test]
 async fn half_an_hour_without_credit_costs_a_call_a_minute_at_most() {
     if !std::env::var("GATE_EXPLORE").is_ok_and(|size| size == "long") {

@@ -1,5 +1,5 @@
-//! Calls that say less, or more, about a provider than their status: slow answers, closed connections, and requests that a
-//! compatible provider does not take as they are.
+//! Calls that say less, or more, about a provider than their status: slow answers, closed connections, and requests
+//! that a compatible provider does not take as they are.
 
 use std::time::Duration;
 

@@ -39,7 +39,8 @@ async fn an_invalid_key_opens_the_breaker_for_the_fleet_and_recovery_closes_it()
     }
     let state: String = scene.redis.ask(&["GET", "circuit:openai:state"]).await;
     assert_eq!(state, "OPEN", "redis-cli agrees");
-    // Step 3: a sixth is blocked; it says what it waits for, and has lost no attempt. So do the five: the key is at fault.
+    // Step 3: a sixth is blocked; it says what it waits for, and has lost no attempt. So do the five: the key is at
+    // fault.
     ids.push(a.enqueue(5).await);
     let blocked = eventually("a job waits", async || {
         for id in &ids {

@@ -1,5 +1,5 @@
-//! The gate at work: replicas as processes, driven and watched over HTTP, as the manual tests of the customer's document
-//! describe it.
+//! The gate at work: replicas as processes, driven and watched over HTTP, as the manual tests of the customer's
+//! document describe it.
 
 mod account;
 mod blame;

@@ -1,5 +1,5 @@
-//! Decks of flashcards through a whole replica: every answer of the corpus, the language pairs of the contract, and what
-//! useless answers cost.
+//! Decks of flashcards through a whole replica: every answer of the corpus, the language pairs of the contract, and
+//! what useless answers cost.
 
 use jobs::generate_flashcards::{Payload, contract::violations};
 use serde::Deserialize;

@@ -1,5 +1,5 @@
-//! Payloads, media, servers and answers that were made to harm, against a real worker with a memory budget: each fails its
-//! own job with a short reason, jobs beside it go on, and the worker's memory stays within bounds.
+//! Payloads, media, servers and answers that were made to harm, against a real worker with a memory budget: each
+//! fails its own job with a short reason, jobs beside it go on, and the worker's memory stays within bounds.
 
 mod documents;
 mod server;

@@ -123,8 +123,8 @@ async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
     .await
 }
 
-/// Every hostile recording, by each way that a recording can come, between good ones. The worker lives, and what is sent
-/// to the provider stays small.
+/// Every hostile recording, by each way that a recording can come, between good ones. The worker lives, and what is
+/// sent to the provider stays small.
 #[tokio::test]
 async fn a_hostile_recording_fails_its_own_job() {
     let scene = Scene::set(Duration::ZERO).await;

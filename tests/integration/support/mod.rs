@@ -203,8 +203,8 @@ pub(crate) async fn until_completed(broker: &dyn Broker, count: u64) {
     .await;
 }
 
-/// Claims the one job that is there, with the first number from `number` on that finds it: one that found nothing is used
-/// up. Also returns the next number.
+/// Claims the one job that is there, with the first number from `number` on that finds it: one that found nothing is
+/// used up. Also returns the next number.
 pub(crate) async fn claim_one(broker: &dyn Broker, number: ClaimNumber) -> (Delivery, ClaimNumber) {
     let number = Cell::new(number);
     let delivery = eventually("a job to claim", async || {

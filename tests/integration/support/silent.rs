@@ -8,8 +8,8 @@ use std::{
     thread,
 };
 
-/// Takes requests, counts them by their paths, and never answers: a job that loads a medium from here prepares its call until
-/// the test does something about it.
+/// Takes requests, counts them by their paths, and never answers: a job that loads a medium from here prepares its
+/// call until the test does something about it.
 pub(crate) struct SilentServer {
     pub(crate) host: String,
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
