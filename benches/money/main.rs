@@ -12,6 +12,7 @@ use redis::{Script, ScriptInvocation, aio::MultiplexedConnection};
 const OPEN_BEFORE: &str = include_str!("open_before.lua");
 const KEEP_BEFORE: &str = include_str!("keep_before.lua");
 const BOOKS: &str = include_str!("../../src/spending/books.lua");
+const SUMS: &str = include_str!("../../src/spending/sums.lua");
 const OPEN: &str = include_str!("../../src/spend_ledger/open.lua");
 const CLOSE: &str = include_str!("../../src/spend_ledger/close.lua");
 const ROW: &str = "openai|gpt-6-luna|generate-flashcards";
@@ -36,7 +37,10 @@ async fn main() -> anyhow::Result<()> {
             .get_multiplexed_async_connection()
             .await?,
         before: [Script::new(OPEN_BEFORE), Script::new(KEEP_BEFORE)],
-        now: [OPEN, CLOSE].map(|script| Script::new(&format!("{BOOKS}{script}"))),
+        now: [
+            Script::new(&format!("{BOOKS}{OPEN}")),
+            Script::new(&format!("{BOOKS}{SUMS}{CLOSE}")),
+        ],
         answer: format!("=1500 {{\"content\":\"{}\"}}", "x".repeat(6000)),
         next: 0,
     };
@@ -159,7 +163,8 @@ impl Bench {
                 .arg(ENTRY)
                 .arg(format!("?w:{page}:0"))
                 .arg(&self.answer)
-                .arg("paid 750000 deck");
+                .arg("paid 750000 deck")
+                .arg("generate-flashcards");
         }
         for page in &pages {
             close

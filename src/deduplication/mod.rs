@@ -49,8 +49,9 @@ static JOIN: LazyLock<Script> = LazyLock::new(|| {
 });
 static COUNT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&format!(
-        "{}{}",
+        "{}{}{}",
         include_str!("../spending/books.lua"),
+        include_str!("../spending/sums.lua"),
         include_str!("count.lua")
     ))
 });
@@ -300,7 +301,9 @@ impl Deduplication {
         let mut call = COUNT.prepare_invoke();
         // The page bears the name of the job's hash.
         call.key(page.strip_prefix("ledger:").unwrap_or(&page));
-        call.arg(&self.replica).arg(0).arg(own).arg(kind.as_str());
+        // Redis computes the day: a reused result is rare enough.
+        call.arg(&self.replica).arg(0).arg("").arg(0);
+        call.arg(own).arg(kind.as_str());
         call.arg(saved.nanos());
         let late = || RedisError::from((redis::ErrorKind::Client, "no answer in time"));
         answered_within(DEADLINE, self.connection.invoke(&call))

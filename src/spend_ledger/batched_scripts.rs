@@ -21,11 +21,13 @@ use crate::{
 };
 
 const BOOKS: &str = include_str!("../spending/books.lua");
+/// Adds to sums; behind `BOOKS`.
+const SUMS: &str = include_str!("../spending/sums.lua");
 
 pub(super) static OPEN: LazyLock<Script> =
     LazyLock::new(|| Script::new(&format!("{BOOKS}{}", include_str!("open.lua"))));
 pub(super) static CLOSE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&format!("{BOOKS}{}", include_str!("close.lua"))));
+    LazyLock::new(|| Script::new(&format!("{BOOKS}{SUMS}{}", include_str!("close.lua"))));
 
 /// Longest time that a call waits for its ledger; after it the call is made without an entry.
 pub(super) const DEADLINE: Duration = Duration::from_millis(250);

@@ -44,19 +44,10 @@ for i, page in ipairs(KEYS) do
   end
 end
 
--- How long sums stay, s: days, and months.
-local DAYS, MONTHS = 100 * 86400, 400 * 86400
 -- Rows of a day, and students of a day or month: what goes beyond shares one row. Names come from outside.
 local MOST_ROWS, MOST_STUDENTS, OTHERS = 200, 200000, '(others)'
 local month = string.sub(today, 1, 7)
 local day_key, month_key = 'spend:day:' .. today, 'spend:month:' .. month
-
--- Adds to a field of a hash that expires; says whether the field is new.
-local function add(key, field, amount, ttl)
-  if call('HINCRBY', key, field, amount) ~= amount then return false end
-  call('EXPIRE', key, ttl)
-  return true
-end
 
 -- Counts calls of a row; the row that they are counted in.
 local function count(row, name, calls)

@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument, debug, error, info, warn};
 
 use super::{
-    Assignment, DeliveryOutcome, completer::Completer, loops::LoopBackoff, runtime::QueueWorker,
+    Assignment, DeliveryOutcome, completer::Completer, runtime::QueueWorker, supervisor::LoopBackoff,
     suspects::Suspect, worker_health::Disposition,
 };
 use crate::{

@@ -15,10 +15,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::warn;
 
 use super::{
-    Assignment,
-    ack::AckLayer,
-    loops::{AssignmentSender, supervise},
-    runtime::QueueWorker,
+    Assignment, ack::AckLayer, assigner::AssignmentSender, runtime::QueueWorker, supervisor::supervise,
     worker_health::Disposition,
 };
 

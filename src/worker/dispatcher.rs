@@ -13,7 +13,7 @@ use jobs::{Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction:
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{Assignment, DeliveryHandler, DeliveryOutcome, loops::LoopBackoff, outcome::OutcomeRules};
+use super::{Assignment, DeliveryHandler, DeliveryOutcome, outcome::OutcomeRules, supervisor::LoopBackoff};
 use crate::{
     deduplication::{Deduplication, Joined, Part},
     gate::{Gates, ProviderGate},

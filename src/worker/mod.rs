@@ -3,33 +3,38 @@
 //! # Layout
 //! - [`runtime`]: builds a worker for each queue, runs them under the apalis Monitor, drains them.
 //! - [`backend`]: the apalis `Backend` over a [`Broker`].
-//! - `loops`: the supervised loops that claim jobs and renew leases.
+//! - `claimer`: claims jobs into free slots. `assigner`: gives them their slots, and hands them to apalis.
+//! - `lease_keeper`: renews leases, and recovers the jobs of dead replicas.
+//! - `supervisor`: restarts a loop that panics.
 //! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
 //! - [`outcome`]: the outcome of a delivery, and the rules that choose it.
-//! - `completions`: batches completions, and claims in the same call.
-//! - `course`: facts about a running delivery, for metrics.
-//! - `releases`: batches jobs that go back to the queue.
+//! - `completer`: batches completions, and claims in the same call.
+//! - `delivery_stats`: facts about a running delivery, for metrics.
+//! - `release_batcher`: batches jobs that go back to the queue.
 //! - [`dispatcher`]: decodes a payload, runs its handler, and returns an outcome.
 //! - [`claim_pauses`]: pauses the claims of a queue while a gate refuses its calls.
 //! - [`slots`]: the jobs in flight, and the slots that bound them.
 //! - `suspects`: runs jobs that may have killed a replica apart from the others.
-//! - `turns`: the unanswered claims, and their numbers.
+//! - `claim_sequence`: the unanswered claims, and their numbers.
 //! - [`worker_health`]: progress of the loops and counts of endings, for health checks and the last log line.
 
 pub mod ack;
+mod assigner;
 pub mod backend;
 pub mod claim_pauses;
 mod claim_sequence;
+mod claimer;
 mod completer;
 mod delivery_stats;
 pub mod dispatcher;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod loops;
+mod lease_keeper;
 pub mod outcome;
 mod release_batcher;
 pub mod runtime;
 pub mod slots;
+mod supervisor;
 mod suspects;
 pub mod worker_health;
 
@@ -39,9 +44,9 @@ use async_trait::async_trait;
 
 pub use claim_pauses::ClaimPauses;
 pub use delivery_stats::DeliveryStats;
-pub(crate) use loops::supervise;
 pub use outcome::DeliveryOutcome;
 pub use runtime::{Runtime, RuntimeOptions};
+pub(crate) use supervisor::supervise;
 pub use suspects::Suspect;
 
 use crate::{

@@ -15,9 +15,9 @@ use tracing::{error, info, warn};
 
 use super::{
     Assignment, ClaimPauses, DeliveryHandler,
+    assigner::AssignmentSender,
     backend::QueueBackend,
     claim_sequence::ClaimSequence,
-    loops::AssignmentSender,
     outcome::OutcomeRules,
     release_batcher::ReleaseBatcher,
     slots::Slots,

@@ -1,0 +1,62 @@
+//! Keeps the loops of a queue's worker running: restarts one that panics, with a growing pause.
+
+use std::{future::Future, time::Duration};
+
+use rand::RngExt;
+use tokio::task::JoinHandle;
+use tracing::error;
+
+use crate::telemetry::panics::describe_end;
+
+/// How long a loop sleeps at most when nothing announces work: a safety net, not the way work is found.
+pub(super) const IDLE: Duration = Duration::from_secs(15);
+
+/// A wait that doubles each time up to a longest, with jitter.
+#[derive(Debug)]
+pub(super) struct LoopBackoff {
+    first: Duration,
+    next: Duration,
+    longest: Duration,
+}
+
+impl LoopBackoff {
+    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            next: first,
+            longest,
+        }
+    }
+
+    pub(super) async fn wait(&mut self) {
+        let spread = rand::rng().random_range(0.75..=1.25);
+        tokio::time::sleep(self.next.mul_f64(spread)).await;
+        self.next = (self.next * 2).min(self.longest);
+    }
+
+    pub(super) const fn reset(&mut self) {
+        self.next = self.first;
+    }
+
+    pub(super) fn is_longest(&self) -> bool {
+        self.next >= self.longest
+    }
+}
+
+/// Runs a loop until it returns; one that panics is started again.
+pub(crate) fn supervise<F>(name: &'static str, run: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(async move {
+        let mut pause = LoopBackoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        // A task of its own for each run: a panic ends that task alone, and comes back as an error.
+        while let Err(ended) = tokio::spawn(run()).await {
+            error!(
+                "the {name} loop died, and is started again: {}",
+                describe_end(ended)
+            );
+            pause.wait().await;
+        }
+    })
+}
