@@ -1,4 +1,4 @@
--- Keeps the answers of paid calls. Whoever brings one: it is the answer to the same question.
+-- Keeps the answers of paid calls. Any delivery may bring one: it is the answer to the same question.
 -- KEYS 1… the page of each call's job
 -- ARGV 1 time to live, ms  2… of each call: entry, answer
 -- Returns for each 1, or nil where the page is none.

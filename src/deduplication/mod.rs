@@ -40,9 +40,9 @@ use crate::{
 };
 
 static JOIN: LazyLock<Script> = LazyLock::new(|| {
-    let calls = "local call, protected = redis.call, redis.pcall\n";
     Script::new(&format!(
-        "{calls}{}{}",
+        "{}{}{}",
+        include_str!("common.lua"),
         include_str!("../queue/equal.lua"),
         include_str!("join.lua")
     ))

@@ -34,8 +34,8 @@ end
 local function digits(n) return string.format('%d', n) end
 
 -- A number of ours; 0 where there is none.
-local function number_of(digits)
-  local n = tonumber(digits or nil)
+local function number_of(text)
+  local n = tonumber(text or nil)
   return n and n == n and n or 0
 end
 

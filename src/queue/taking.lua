@@ -225,7 +225,7 @@ local function next_entries(line, wanted, busy, most)
       owners[each], scores[each], each = nil, nil, each - 1
     end
   end
-  if each > 1 and each >= wanted and not (scores[1] + ROUND < scores[each]) then
+  if each > 1 and each >= wanted and scores[1] + ROUND >= scores[each] then
     return next_of_each(line, owners, scores)
   end
   local counts, order = choose(owners, scores, limits, wanted, busy)
@@ -295,7 +295,7 @@ local function open_line(line, most, known, busy)
 
   -- `left` jobs at the front have no place, and `first_placed` follows them. They may be ready.
   local front, unplaced, placed, left, first_placed, unknown = FIRST_PLACE, 0, 0, 0, nil, nil
-  local ready = false
+  local ready
   if s.last then
     front, unplaced, placed = find_places(line, s, length)
     if not front then
@@ -419,7 +419,7 @@ local function open_line(line, most, known, busy)
   -- The next jobs in turn, at most so many.
   local function take(wanted)
     local taken, looks, some = {}, 0, true
-    local most = not busy and wanted < MOST_READY and placed - left > MOST_READY and MOST_READY
+    local arranged = not busy and wanted < MOST_READY and placed - left > MOST_READY and MOST_READY
     if ready then
       taken = line.pop(min(wanted, left))
       left, front = left - #taken, front + #taken
@@ -431,7 +431,7 @@ local function open_line(line, most, known, busy)
     while #taken < wanted and looks < 50 and some and not s.clear do
       looks = looks + 1
       local ids, entries, due, whose
-      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy, most)
+      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy, arranged)
       local out = take_out(ids, entries, due)
       refund_gone(line, ids, out, whose)
       for _, id in ipairs(busy and out or {}) do busy.add(whose[id], id) end

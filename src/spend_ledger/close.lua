@@ -218,8 +218,8 @@ if ARGV[7] ~= '' then
   local now = seconds * 1000 + floor(tonumber(time[2]) / 1000)
   for _, name in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', now, 'LIMIT', 0, 2)) do
     local open, lost = 'spend:open:' .. name, 'spend:lost:' .. name
-    local ids, some = call('HKEYS', open), {}
-    for i = 1, math.min(#ids, left) do some[i] = ids[i] end
+    local open_ids, some = call('HKEYS', open), {}
+    for i = 1, math.min(#open_ids, left) do some[i] = open_ids[i] end
     local found, total = release(open, some)
     released = released + total
     for i, record in ipairs(found) do

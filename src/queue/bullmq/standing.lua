@@ -8,7 +8,7 @@ if orders(P)[3] then line.list = P .. 'paused' end
 
 -- How many of its owner's jobs stand before a job of this priority that has come since the last claim. Looks at a bounded
 -- number of those.
-local function rank_among_new(state, owner, score, highest)
+local function rank_among_new(state, owner, highest)
   local last = call('HGET', state, 'last')
   local same, read = call('LLEN', state .. ':line:' .. owner), 0
   for _, other in ipairs(call('ZRANGEBYSCORE', PRIORITIZED, '(' .. (last or '-inf'), highest, 'LIMIT', 0, 256)) do
@@ -33,7 +33,7 @@ local function standing_of_prioritized(score)
   if not owner or score == level * LEVEL then
     return { ahead + call('ZCOUNT', PRIORITIZED, lowest, '(' .. text(score)), waiting, owners }
   end
-  local rank = rank_in_line(state, owner, id) or rank_among_new(state, owner, score, highest)
+  local rank = rank_in_line(state, owner, id) or rank_among_new(state, owner, highest)
   local before, _, of_level = others_before(state, owner, rank)
   if not before then return { -1, waiting, owners } end
   return { ahead + call('ZCOUNT', PRIORITIZED, lowest, lowest) + before + rank, waiting, max(owners, of_level) }

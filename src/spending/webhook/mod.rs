@@ -210,7 +210,7 @@ impl Forwarder {
         }
     }
 
-    /// Delivers a batch, and renews the lease meanwhile. Returns what Redis does not know yet.
+    /// Delivers a batch, and renews the lease while it does. Returns what Redis does not know yet.
     async fn deliver(&self, entries: Vec<Entry>, stop: &CancellationToken) -> Delivered {
         let mut told = 0;
         let batch = Batch::new(entries);

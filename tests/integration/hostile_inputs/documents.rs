@@ -1,4 +1,4 @@
-//! Media that were made to harm whoever reads their headers.
+//! Media that were made to harm the reader of their headers.
 
 use jobs::JobType;
 
