@@ -225,13 +225,13 @@ if ARGV[7] ~= '' then
     for i, record in ipairs(found) do
       local amount, student, row = read(record or '')
       if amount then
-        row = book_possible(name .. ':' .. ids[i], amount, row, student)
-        call('HSET', lost, ids[i], amount .. ' ' .. #student .. ' ' .. student .. today .. row)
+        row = book_possible(name .. ':' .. open_ids[i], amount, row, student)
+        call('HSET', lost, open_ids[i], amount .. ' ' .. #student .. ' ' .. student .. today .. row)
       end
     end
-    if #ids > 0 then call('EXPIRE', lost, 86400) end
-    if #ids <= left then call('ZREM', REPLICAS, name) end
-    left = math.max(left - #ids, 0)
+    if #open_ids > 0 then call('EXPIRE', lost, 86400) end
+    if #open_ids <= left then call('ZREM', REPLICAS, name) end
+    left = math.max(left - #open_ids, 0)
   end
 end
 take(RESERVED, 'total', released)
