@@ -6,10 +6,10 @@
 //! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
 //! - `redact`: takes the key out of all that they say.
 //! - [`reach`]: whether a provider can be reached, without spending.
-//! - `blame`: the class and the culprit of a refusal, in one table for all providers.
+//! - `refusal_rules`: the class and the culprit of a refusal, in one table for all providers.
 //! - `dialect`: what a provider that speaks like OpenAI takes of a request.
 //! - [`models`]: what is known of language models: reasoning, caches, the day on which they shut down.
-//! - `answer`, `waits`: what an error body says, and how long the provider asks to wait.
+//! - `error_body`, `retry_after`: what an error body says, and how long the provider asks to wait.
 
 use std::sync::Arc;
 

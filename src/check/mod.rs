@@ -2,7 +2,7 @@
 //! and spends nothing.
 //!
 //! # Layout
-//! - `place`: configuration, folders, drain time, providers.
+//! - `environment`: configuration, folders, drain time, providers.
 //! - `redis`: the server: version, eviction, persistence, memory, latency, clock, keyspace.
 //! - [`rights`]: what an ACL user needs.
 

@@ -44,29 +44,29 @@ pub(super) struct BatchedGate {
 }
 
 impl BatchedGate {
-    pub(super) fn new(desk: RedisGate, deadline: Duration) -> Self {
-        let desk = Arc::new(desk);
-        let turns = desk.clone();
-        let asks = Batcher::new(
+    pub(super) fn new(redis: RedisGate, deadline: Duration) -> Self {
+        let redis = Arc::new(redis);
+        let shared = redis.clone();
+        let requests = Batcher::new(
             MOST,
             |_| 0,
-            move |asks| {
-                let desk = turns.clone();
+            move |requests| {
+                let redis = shared.clone();
                 async move {
-                    let count = asks.len();
-                    // A call that outlasts its askers' patience must not keep those who come after it waiting.
-                    let turn = answered_within(deadline, settle_and_admit(&desk, asks)).await;
-                    match turn.unwrap_or_else(|_elapsed| Err(GateError::TimedOut)) {
-                        Ok(told) => told.into_iter().map(Ok).collect(),
+                    let count = requests.len();
+                    // A call that outlasts its callers' patience must not keep those who come after it waiting.
+                    let replies = answered_within(deadline, settle_and_admit(&redis, requests)).await;
+                    match replies.unwrap_or_else(|_elapsed| Err(GateError::TimedOut)) {
+                        Ok(replies) => replies.into_iter().map(Ok).collect(),
                         Err(error) => vec![error; count].into_iter().map(Err).collect(),
                     }
                 }
             },
         );
         Self {
-            redis: desk,
+            redis,
             deadline,
-            requests: asks,
+            requests,
         }
     }
 
@@ -102,9 +102,9 @@ impl BatchedGate {
         }
     }
 
-    async fn within_deadline(&self, ask: GateRequest) -> Result<GateReply, GateError> {
-        match answered_within(self.deadline, self.requests.ask(ask)).await {
-            Ok(Some(answer)) => answer,
+    async fn within_deadline(&self, request: GateRequest) -> Result<GateReply, GateError> {
+        match answered_within(self.deadline, self.requests.ask(request)).await {
+            Ok(Some(reply)) => reply,
             Ok(None) => Err(GateError::Interrupted),
             Err(_elapsed) => Err(GateError::TimedOut),
         }
@@ -113,19 +113,23 @@ impl BatchedGate {
 
 const OTHER_REPLY: GateError = GateError::UnexpectedReply("the reply to another kind of request");
 
-/// One call to Redis; what it says of each, in the same order.
-async fn settle_and_admit(desk: &RedisGate, asks: Vec<GateRequest>) -> Result<Vec<GateReply>, GateError> {
-    let (mut ends, mut requests, mut order) = (Vec::new(), Vec::new(), Vec::with_capacity(asks.len()));
-    for ask in asks {
-        order.push(matches!(ask, GateRequest::Settle(_)));
-        match ask {
+/// Sends all requests in one call to Redis, and returns the replies in the order of the requests.
+async fn settle_and_admit(
+    redis: &RedisGate,
+    requests: Vec<GateRequest>,
+) -> Result<Vec<GateReply>, GateError> {
+    let (mut ends, mut admissions) = (Vec::new(), Vec::new());
+    let mut order = Vec::with_capacity(requests.len());
+    for request in requests {
+        order.push(matches!(request, GateRequest::Settle(_)));
+        match request {
             GateRequest::Settle(end) => ends.push(end),
-            GateRequest::Admit(request) => requests.push(request),
+            GateRequest::Admit(admission) => admissions.push(admission),
         }
     }
-    let SettleAndAdmitReply { settled, admitted } = desk.settle_and_admit(&ends, &requests).await?;
+    let SettleAndAdmitReply { settled, admitted } = redis.settle_and_admit(&ends, &admissions).await?;
     let mut settled = settled.into_iter().map(GateReply::Settled);
     let mut admitted = admitted.into_iter().map(GateReply::Admitted);
-    let told = |settles| if settles { settled.next() } else { admitted.next() };
-    Ok(order.into_iter().filter_map(told).collect()) // There is one for each.
+    let next = |settles| if settles { settled.next() } else { admitted.next() };
+    Ok(order.into_iter().filter_map(next).collect()) // There is one for each.
 }

@@ -8,15 +8,16 @@
 //! - One operation a file: `turn.lua` with its parts `settle.lua` and `admit.lua`, `room.lua`, `renew.lua`,
 //!   `control.lua`; `presence.lua` counts the replicas. Preludes: `common.lua` (keys, clock, breaker), `limits.lua`
 //!   (counts of the limits). The keys are [`crate::keys::GateKeys`].
-//! - `scripts`, `desk`: assemble and call the scripts. `wire`: batches the calls and bounds them by deadlines.
-//! - `provider`, `permit`, `verdict`: the interface for callers.
-//! - `local`: decides while Redis is away. `outbox`: keeps settlements until Redis is back.
-//! - `settings`, `status`, `report`: configuration, operator's view, log lines.
+//! - `scripts`, `redis_gate`: assemble and call the scripts. `batched_gate`: batches the calls and bounds them by
+//!   deadlines. `protocol`: what they exchange.
+//! - `provider_gate`, `permit`, `decision`: the interface for callers.
+//! - `fallback`: decides while Redis is away. `pending_settlements`: keeps settlements until Redis is back.
+//! - `settings`, `status`, `breaker_log`: configuration, operator's view, log lines.
 //!
 //! # Rules
 //! - The replica generates a permit's id, so Redis recognises a request that is sent again. [`Gates::run`] renews the
 //!   leases of permits; the slots of a killed replica come back when its leases run out.
-//! - A permit cannot leak: a dropped permit is settled like any other, through the outbox.
+//! - A permit cannot leak: a dropped permit is settled like any other, as a pending settlement.
 //! - An outcome counts only in the epoch in which its call was admitted. Each change of state starts a new epoch.
 //! - A gate never fails. While Redis is away (no answer within 250 ms, or any error) the replica uses a breaker of its
 //!   own and its share of the limits, and keeps settlements for one lease.
@@ -121,7 +122,7 @@ impl Gates {
                 .entry(settings.breaker.name())
                 .or_insert_with(|| Arc::new(Mutex::new(LocalBreaker::new(settings.breaker.clone()))));
             let local = LocalFallback::new(breaker.clone(), LocalLimits::new(settings.limits, started));
-            let desk = RedisGate {
+            let redis_gate = RedisGate {
                 connection: connection.clone(),
                 scripts: scripts.clone(),
                 keys: GateKeys::new(settings.breaker.name(), provider.as_str()),
@@ -131,7 +132,7 @@ impl Gates {
             Arc::new(ProviderGate::new(
                 provider,
                 shared.clone(),
-                BatchedGate::new(desk, deadline),
+                BatchedGate::new(redis_gate, deadline),
                 local,
             ))
         };
@@ -182,7 +183,7 @@ impl Gates {
         &self.pulse
     }
 
-    /// Renews the leases of calls in flight and delivers what the outbox holds, until `stop`. Without it, calls lose
+    /// Renews the leases of calls in flight and delivers pending settlements, until `stop`. Without it, calls lose
     /// their permits after one lease. Stop it after the last call has ended.
     pub async fn run(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.lease_ttl / 3);

@@ -36,7 +36,7 @@ impl PendingSettlements {
         }
     }
 
-    /// Adds a settlement; in a full outbox, in place of the oldest.
+    /// Adds a settlement; when there are too many, in place of the oldest.
     pub(super) fn push(&mut self, now: Instant, id: Arc<str>, settlement: Settlement) {
         if self.settlements.len() >= MOST {
             self.settlements.pop_front();
@@ -53,7 +53,7 @@ impl PendingSettlements {
         while self
             .settlements
             .front()
-            .is_some_and(|letter| letter.expires <= now)
+            .is_some_and(|settlement| settlement.expires <= now)
         {
             self.settlements.pop_front();
         }
@@ -62,11 +62,11 @@ impl PendingSettlements {
             .collect()
     }
 
-    /// Returns unsent settlements to the front of the outbox; they keep their age.
-    pub(super) fn put_back(&mut self, letters: Vec<PendingSettlement>) {
-        for letter in letters.into_iter().rev() {
+    /// Returns unsent settlements to the front; they keep their age.
+    pub(super) fn put_back(&mut self, settlements: Vec<PendingSettlement>) {
+        for settlement in settlements.into_iter().rev() {
             if self.settlements.len() < MOST {
-                self.settlements.push_front(letter);
+                self.settlements.push_front(settlement);
             }
         }
     }
@@ -83,39 +83,39 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(15);
 
-    fn push(outbox: &mut PendingSettlements, now: Instant, id: &str) {
-        outbox.push(now, id.into(), Settlement::new(CallOutcome::Success));
+    fn push(pending: &mut PendingSettlements, now: Instant, id: &str) {
+        pending.push(now, id.into(), Settlement::new(CallOutcome::Success));
     }
 
-    fn ids(letters: &[PendingSettlement]) -> Vec<&str> {
-        letters.iter().map(|letter| &*letter.id).collect()
+    fn ids(settlements: &[PendingSettlement]) -> Vec<&str> {
+        settlements.iter().map(|settlement| &*settlement.id).collect()
     }
 
     #[test]
     fn keeps_the_order_and_drops_what_is_older_than_a_lease() {
-        let (mut outbox, start) = (PendingSettlements::new(TTL), Instant::now());
-        push(&mut outbox, start, "a");
-        push(&mut outbox, start + TTL / 2, "b");
-        push(&mut outbox, start + TTL / 2, "c");
-        let taken = outbox.take(start, 2);
+        let (mut pending, start) = (PendingSettlements::new(TTL), Instant::now());
+        push(&mut pending, start, "a");
+        push(&mut pending, start + TTL / 2, "b");
+        push(&mut pending, start + TTL / 2, "c");
+        let taken = pending.take(start, 2);
         assert_eq!(ids(&taken), ["a", "b"]);
-        outbox.put_back(taken);
-        assert_eq!(ids(&outbox.take(start + TTL, 9)), ["b", "c"]);
-        assert!(outbox.is_empty());
+        pending.put_back(taken);
+        assert_eq!(ids(&pending.take(start + TTL, 9)), ["b", "c"]);
+        assert!(pending.is_empty());
     }
 
     #[test]
     fn is_bounded_and_prefers_the_newest() {
-        let (mut outbox, now) = (PendingSettlements::new(TTL), Instant::now());
+        let (mut pending, now) = (PendingSettlements::new(TTL), Instant::now());
         for n in 0..=MOST {
-            push(&mut outbox, now, &n.to_string());
+            push(&mut pending, now, &n.to_string());
         }
-        let taken = outbox.take(now, usize::MAX);
+        let taken = pending.take(now, usize::MAX);
         assert_eq!((taken.len(), &*taken[0].id), (MOST, "1"));
-        push(&mut outbox, now, "newer");
-        outbox.put_back(taken);
+        push(&mut pending, now, "newer");
+        pending.put_back(taken);
         assert_eq!(
-            outbox.take(now, usize::MAX).last().map(|l| l.id.to_string()),
+            pending.take(now, usize::MAX).last().map(|l| l.id.to_string()),
             Some("newer".to_owned())
         );
     }

@@ -43,7 +43,7 @@ pub(super) struct GateContext {
     /// Cancelled after Redis has returned the number of replicas for the first time.
     pub(super) replicas_counted: CancellationToken,
     pub(super) redis_away: AtomicBool,
-    /// An outbox has something in it.
+    /// A settlement is pending.
     pub(super) settlement_pending: Notify,
 }
 
@@ -117,17 +117,17 @@ impl ProviderGate {
     pub(super) fn new(
         provider: Provider,
         shared: Arc<GateContext>,
-        wire: BatchedGate,
+        batched: BatchedGate,
         local: LocalFallback,
     ) -> Self {
-        let outbox = Mutex::new(PendingSettlements::new(wire.redis.lease_ttl));
+        let pending = Mutex::new(PendingSettlements::new(batched.redis.lease_ttl));
         Self {
             provider,
             shared,
-            batched: wire,
+            batched,
             fallback: local,
             live: Mutex::default(),
-            pending: outbox,
+            pending,
             refused_tokens: AtomicU64::new(0),
             freed: Notify::new(),
         }
@@ -360,19 +360,19 @@ impl ProviderGate {
     /// Delivers what waits; stops when Redis is away.
     pub(super) async fn send_pending_settlements(&self) {
         loop {
-            let letters = lock(&self.pending).take(Instant::now(), DELIVER_CHUNK);
-            if letters.is_empty() {
+            let settlements = lock(&self.pending).take(Instant::now(), DELIVER_CHUNK);
+            if settlements.is_empty() {
                 return;
             }
-            let deliveries = letters
+            let deliveries = settlements
                 .iter()
-                .map(|letter| self.settle_in_redis(&letter.id, letter.settlement));
+                .map(|pending| self.settle_in_redis(&pending.id, pending.settlement));
             let answers = futures_util::future::join_all(deliveries).await;
-            let undelivered: Vec<_> = letters
+            let undelivered: Vec<_> = settlements
                 .into_iter()
                 .zip(answers)
                 .filter(|(_, a)| a.is_err())
-                .map(|(letter, _)| letter)
+                .map(|(settlement, _)| settlement)
                 .collect();
             if !undelivered.is_empty() {
                 lock(&self.pending).put_back(undelivered);

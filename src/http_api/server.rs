@@ -1,7 +1,7 @@
 //! The socket that the routes are served on.
 //!
 //! - `denials`: callers that may not.
-//! - `places`: how many connections there may be, and which of them are always answered.
+//! - `connection_slots`: how many connections there may be, and which of them are always answered.
 //! - `write_timeout`: cuts off clients that do not read.
 
 mod connection_slots;

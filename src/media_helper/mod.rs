@@ -8,7 +8,7 @@
 //! - `pool`: [`HelperPool`], the worker's side: starts helpers, hands them recordings, ends and replaces them.
 //! - `serve`: the helper's side.
 //! - `sandbox`: what the helper gives up before it reads.
-//! - `wire`: what both sides say to each other.
+//! - `protocol`: what both sides say to each other.
 
 mod pool;
 mod protocol;

@@ -11,7 +11,7 @@
 //!
 //! # Layout
 //! - `list`: every migration. `scope`: which keys its steps are given.
-//! - `ledger`: what has been done, read.
+//! - `applied`: what has been done, read.
 //! - `start`: what every replica does before it claims.
 
 mod applied;

@@ -29,7 +29,7 @@ struct ClaimNumbers {
 /// A claim that is under way. If it gets no answer, the next caller of [`ClaimSequence::take`] repeats it.
 #[derive(Debug)]
 pub(super) struct NumberedClaim<'a> {
-    turns: &'a ClaimSequence,
+    sequence: &'a ClaimSequence,
     number: ClaimNumber,
     again: bool,
     answered: bool,
@@ -63,7 +63,7 @@ impl ClaimSequence {
             next
         });
         Some(NumberedClaim {
-            turns: self,
+            sequence: self,
             number,
             again: unanswered.is_some(),
             answered: false,
@@ -106,8 +106,8 @@ impl NumberedClaim<'_> {
 impl Drop for NumberedClaim<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.turns.numbers().unanswered.push(self.number);
-            self.turns.owing.notify_one();
+            self.sequence.numbers().unanswered.push(self.number);
+            self.sequence.owing.notify_one();
         }
     }
 }
@@ -118,32 +118,32 @@ mod tests {
 
     #[tokio::test]
     async fn a_number_is_asked_for_until_it_is_answered() {
-        let turns = ClaimSequence::new();
-        let (first, second) = (turns.take().unwrap(), turns.take().unwrap());
+        let sequence = ClaimSequence::new();
+        let (first, second) = (sequence.take().unwrap(), sequence.take().unwrap());
         assert_eq!((first.number().number(), second.number().number()), (1, 2));
         assert!(!first.is_again());
         second.answered();
         drop(first);
-        turns.owe().await;
-        let again = turns.take().unwrap();
+        sequence.owe().await;
+        let again = sequence.take().unwrap();
         assert_eq!(again.number().number(), 1);
         assert!(again.is_again());
-        let third = turns.take().unwrap();
+        let third = sequence.take().unwrap();
         assert_eq!(third.number().number(), 3);
         again.answered();
         third.answered();
-        assert_eq!(turns.take().unwrap().number().number(), 4);
+        assert_eq!(sequence.take().unwrap().number().number(), 4);
     }
 
     #[tokio::test]
     async fn the_end_waits_for_what_is_under_way_and_lets_nobody_start() {
-        let turns = ClaimSequence::new();
-        let under_way = turns.take().unwrap();
-        let mut end = std::pin::pin!(turns.end());
+        let sequence = ClaimSequence::new();
+        let under_way = sequence.take().unwrap();
+        let mut end = std::pin::pin!(sequence.end());
         assert!(futures_util::poll!(&mut end).is_pending());
-        assert!(turns.take().is_none());
+        assert!(sequence.take().is_none());
         under_way.answered();
         end.await;
-        assert!(turns.take().is_none());
+        assert!(sequence.take().is_none());
     }
 }

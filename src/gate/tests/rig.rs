@@ -93,7 +93,7 @@ impl Rig {
     ) -> Vec<BatchedGate> {
         let name = format!("b{}", self.names.fetch_add(1, Ordering::Relaxed));
         let gate = |(i, limits): (usize, LimitSettings)| {
-            let desk = RedisGate {
+            let gate = RedisGate {
                 connection: self.connection.clone(),
                 scripts: self.scripts.clone(),
                 keys: GateKeys::new(&name, &format!("p{i}")),
@@ -103,7 +103,7 @@ impl Rig {
                 },
                 lease_ttl: Duration::from_secs(15),
             };
-            BatchedGate::new(desk, Duration::from_secs(20))
+            BatchedGate::new(gate, Duration::from_secs(20))
         };
         limits.into_iter().enumerate().map(gate).collect()
     }
@@ -222,9 +222,9 @@ impl BatchedGate {
 
     /// The same gate, configured with other limits.
     pub(super) fn limited_to(&self, limits: LimitSettings) -> Self {
-        let mut desk = (*self.redis).clone();
-        desk.settings.limits = limits;
-        Self::new(desk, Duration::from_secs(20))
+        let mut gate = (*self.redis).clone();
+        gate.settings.limits = limits;
+        Self::new(gate, Duration::from_secs(20))
     }
 
     /// Renews, and returns the lost ids.
