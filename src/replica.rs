@@ -57,28 +57,11 @@ impl Replica {
     /// # Errors
     /// When the port is taken, or an HTTP client cannot be built.
     pub async fn new(config: &Config) -> anyhow::Result<Self> {
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            replica = config.replica,
-            "backend-worker starts: {}",
-            config.effective()
-        );
-        for warning in config.warnings() {
-            warn!("{warning}");
-        }
-        if let Some(fault) = config.drain_fault() {
-            warn!("{fault}");
-        }
-        for name in config.urls_in_the_clear() {
-            warn!(
-                "{name} begins with http://: the key that goes with its requests travels unencrypted; use https://"
-            );
-        }
-        for fault in config.access_faults() {
-            warn!("{fault}");
-        }
+        log_start(config);
         let connection = Connection::open(&config.redis).context("REDIS_URL")?;
         let (brokers, gates) = (brokers(config, &connection), gates(config, &connection)?);
+        let ledger = ledger(config, &connection);
+        let forwarder = forwarder(config, &connection)?;
         let rules = OutcomeRules {
             retry: config.retry,
             max_wait: config.max_wait,
@@ -86,36 +69,7 @@ impl Replica {
             spreads_retries: config.spreads_retries,
             replica: config.replica.clone(),
         };
-        let ledger = ledger(config, &connection);
-        let forwarder = forwarder(config, &connection)?;
-        let decoder = HelperPool::new(
-            config.media_helper.clone(),
-            HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
-        );
-        let dispatcher = Dispatcher {
-            jobs: jobs::Jobs::with_store(
-                &config.handlers,
-                decoder,
-                MemoryBudget::new(config.media_memory / 2),
-                Some(Arc::new(SharedDialects::new(connection.clone()))),
-            )
-            .context("cannot build the providers' clients")?,
-            gates: gates.clone(),
-            // Apart from the media: a job holds room of both at a time.
-            payloads: MemoryBudget::new(config.media_memory / 2),
-            ledger: Some(ledger.clone()),
-            deduplication: Deduplication::new(
-                connection.clone(),
-                config.deduplication,
-                student_field(config),
-                &config.replica,
-            ),
-            student_field: student_field(config),
-            retry: config.retry,
-            tries_by_type: config.tries_by_type.clone(),
-            rules: rules.clone(),
-            unknown_types: config.unknown_types,
-        };
+        let dispatcher = dispatcher(config, &connection, gates.clone(), ledger.clone(), rules.clone())?;
         let queues = brokers
             .iter()
             .cloned()
@@ -132,28 +86,8 @@ impl Replica {
                 .collect(),
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
-        let (workers, operator) = (runtime.workers().to_vec(), Operator::new(brokers, gates.clone()));
-        let monitor = Monitor::new(
-            workers.clone(),
-            operator.clone(),
-            Some(ledger.clone()),
-            connection.clone(),
-            &config.replica,
-        );
-        let monitor = Arc::new(monitor.watching_webhook(config.webhook.is_some()));
-        let ops = HttpState {
-            workers,
-            dashboard: Dashboard::new(monitor.clone(), operator.clone()),
-            operator,
-            monitor,
-            accounts: SpendAccounts::new(connection.clone(), config.spending.budgets),
-            rate_limits: RateLimits::new(connection.clone()),
-            user_window: config.user_window,
-            ip_window: config.ip_window,
-            streams: EventStreams::default(),
-            access: config.access.clone(),
-            started: Instant::now(),
-        };
+        let operator = Operator::new(brokers, gates.clone());
+        let ops = http_state(config, &connection, &runtime, operator, ledger.clone());
         let server = HttpServer::bind(config.port)
             .await
             .with_context(|| format!("cannot bind PORT {}", config.port))?;
@@ -289,6 +223,98 @@ impl Replica {
             "stopped"
         );
         Ok(tally)
+    }
+}
+
+/// Logs the version, the configuration, and what is doubtful about it.
+fn log_start(config: &Config) {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        replica = config.replica,
+        "backend-worker starts: {}",
+        config.effective()
+    );
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    if let Some(fault) = config.drain_fault() {
+        warn!("{fault}");
+    }
+    for name in config.urls_in_the_clear() {
+        warn!(
+            "{name} begins with http://: the key that goes with its requests travels unencrypted; use https://"
+        );
+    }
+    for fault in config.access_faults() {
+        warn!("{fault}");
+    }
+}
+
+fn dispatcher(
+    config: &Config,
+    connection: &Connection,
+    gates: Option<Arc<Gates>>,
+    ledger: Arc<SpendLedger>,
+    rules: OutcomeRules,
+) -> anyhow::Result<Dispatcher> {
+    let decoder = HelperPool::new(
+        config.media_helper.clone(),
+        HelperLimits::for_recordings_of(config.handlers.media.max_bytes),
+    );
+    Ok(Dispatcher {
+        jobs: jobs::Jobs::with_store(
+            &config.handlers,
+            decoder,
+            MemoryBudget::new(config.media_memory / 2),
+            Some(Arc::new(SharedDialects::new(connection.clone()))),
+        )
+        .context("cannot build the providers' clients")?,
+        gates,
+        // Apart from the media: a job holds room of both at a time.
+        payloads: MemoryBudget::new(config.media_memory / 2),
+        ledger: Some(ledger),
+        deduplication: Deduplication::new(
+            connection.clone(),
+            config.deduplication,
+            student_field(config),
+            &config.replica,
+        ),
+        student_field: student_field(config),
+        retry: config.retry,
+        tries_by_type: config.tries_by_type.clone(),
+        rules,
+        unknown_types: config.unknown_types,
+    })
+}
+
+fn http_state(
+    config: &Config,
+    connection: &Connection,
+    runtime: &Runtime,
+    operator: Operator,
+    ledger: Arc<SpendLedger>,
+) -> HttpState {
+    let workers = runtime.workers().to_vec();
+    let monitor = Monitor::new(
+        workers.clone(),
+        operator.clone(),
+        Some(ledger),
+        connection.clone(),
+        &config.replica,
+    );
+    let monitor = Arc::new(monitor.watching_webhook(config.webhook.is_some()));
+    HttpState {
+        workers,
+        dashboard: Dashboard::new(monitor.clone(), operator.clone()),
+        operator,
+        monitor,
+        accounts: SpendAccounts::new(connection.clone(), config.spending.budgets),
+        rate_limits: RateLimits::new(connection.clone()),
+        user_window: config.user_window,
+        ip_window: config.ip_window,
+        streams: EventStreams::default(),
+        access: config.access.clone(),
+        started: Instant::now(),
     }
 }
 
