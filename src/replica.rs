@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::Context;
 use jobs::MemoryBudget;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -122,42 +123,14 @@ impl Replica {
         hasten: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<DispositionCounts> {
         let port = self.port()?;
-        let done = CancellationToken::new();
-        let monitor = self.ops.monitor.clone();
-        let server = tokio::spawn(self.server.serve(self.ops, done.clone()));
-        let renewals = self.gates.clone().map(|gates| {
-            let done = done.clone();
-            supervise("gate", move || {
-                let (gates, done) = (gates.clone(), done.clone());
-                async move { gates.run(done).await }
-            })
-        });
-        let shutdown_watch = supervise("model shutdown", {
-            let (handlers, done) = (self.handlers, done.clone());
-            move || model_shutdown::watch(handlers.clone(), done.clone())
-        });
-        let booking = supervise("ledger", {
-            let (ledger, done) = (self.ledger.clone(), done.clone());
-            move || {
-                let (ledger, done) = (ledger.clone(), done.clone());
-                async move { ledger.run(done).await }
-            }
-        });
-        let forwarded = CancellationToken::new();
-        let forwarding = self.forwarder.clone().map(|forwarder| {
-            let stop = forwarded.clone();
-            supervise("usage webhook", move || {
-                let (forwarder, stop) = (forwarder.clone(), stop.clone());
-                async move { forwarder.run(stop).await }
-            })
-        });
-        let monitoring = supervise("monitor", {
-            let done = done.clone();
-            move || {
-                let (monitor, done) = (monitor.clone(), done.clone());
-                async move { monitor.run(done).await }
-            }
-        });
+        let loops = BackgroundLoops::start(
+            self.gates.clone(),
+            self.ledger.clone(),
+            self.forwarder.clone(),
+            self.handlers,
+            self.ops,
+            self.server,
+        );
         let mut stop = std::pin::pin!(stop);
         let workers = self.runtime.workers().to_vec();
         let away = |away: bool| workers.iter().for_each(|w| w.health().record_redis(!away));
@@ -187,27 +160,7 @@ impl Replica {
             );
             self.runtime.run(stop, hasten).await
         };
-        // After the last call has ended, its settlement may still wait: the gates deliver it before they stop.
-        done.cancel();
-        if let Some(renewals) = renewals {
-            renewals.await.context("the gates' loop died")?;
-        }
-        booking.await.context("the ledger's loop died")?;
-        // The last bookings have events as well; what is not forwarded now is forwarded by another replica.
-        forwarded.cancel();
-        if let Some(forwarding) = forwarding {
-            forwarding
-                .await
-                .context("the loop that forwards usage events died")?;
-        }
-        monitoring.await.context("the monitor's loop died")?;
-        shutdown_watch
-            .await
-            .context("the loop that watches the model's shutdown died")?;
-        server
-            .await
-            .context("the HTTP server died")?
-            .context("the HTTP server failed")?;
+        loops.stop().await?;
         let tally = tally?;
         let spending = self.ledger.spending();
         info!(
@@ -223,6 +176,95 @@ impl Replica {
             "stopped"
         );
         Ok(tally)
+    }
+}
+
+/// The loops beside the workers, and the HTTP server. They outlive the last job.
+struct BackgroundLoops {
+    done: CancellationToken,
+    /// Stops the forwarder, after the last booking.
+    forwarded: CancellationToken,
+    renewals: Option<JoinHandle<()>>,
+    booking: JoinHandle<()>,
+    forwarding: Option<JoinHandle<()>>,
+    monitoring: JoinHandle<()>,
+    shutdown_watch: JoinHandle<()>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl BackgroundLoops {
+    fn start(
+        gates: Option<Arc<Gates>>,
+        ledger: Arc<SpendLedger>,
+        forwarder: Option<Arc<Forwarder>>,
+        handlers: jobs::Settings,
+        ops: HttpState,
+        server: HttpServer,
+    ) -> Self {
+        let (done, forwarded) = (CancellationToken::new(), CancellationToken::new());
+        let monitor = ops.monitor.clone();
+        Self {
+            server: tokio::spawn(server.serve(ops, done.clone())),
+            renewals: gates.map(|gates| {
+                let done = done.clone();
+                supervise("gate", move || {
+                    let (gates, done) = (gates.clone(), done.clone());
+                    async move { gates.run(done).await }
+                })
+            }),
+            shutdown_watch: supervise("model shutdown", {
+                let done = done.clone();
+                move || model_shutdown::watch(handlers.clone(), done.clone())
+            }),
+            booking: supervise("ledger", {
+                let done = done.clone();
+                move || {
+                    let (ledger, done) = (ledger.clone(), done.clone());
+                    async move { ledger.run(done).await }
+                }
+            }),
+            forwarding: forwarder.map(|forwarder| {
+                let stop = forwarded.clone();
+                supervise("usage webhook", move || {
+                    let (forwarder, stop) = (forwarder.clone(), stop.clone());
+                    async move { forwarder.run(stop).await }
+                })
+            }),
+            monitoring: supervise("monitor", {
+                let done = done.clone();
+                move || {
+                    let (monitor, done) = (monitor.clone(), done.clone());
+                    async move { monitor.run(done).await }
+                }
+            }),
+            done,
+            forwarded,
+        }
+    }
+
+    /// Stops all of them, in the order in which they need each other.
+    async fn stop(self) -> anyhow::Result<()> {
+        // After the last call has ended, its settlement may still wait: the gates deliver it before they stop.
+        self.done.cancel();
+        if let Some(renewals) = self.renewals {
+            renewals.await.context("the gates' loop died")?;
+        }
+        self.booking.await.context("the ledger's loop died")?;
+        // The last bookings have events as well; what is not forwarded now is forwarded by another replica.
+        self.forwarded.cancel();
+        if let Some(forwarding) = self.forwarding {
+            forwarding
+                .await
+                .context("the loop that forwards usage events died")?;
+        }
+        self.monitoring.await.context("the monitor's loop died")?;
+        self.shutdown_watch
+            .await
+            .context("the loop that watches the model's shutdown died")?;
+        self.server
+            .await
+            .context("the HTTP server died")?
+            .context("the HTTP server failed")
     }
 }
 
