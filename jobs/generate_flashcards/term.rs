@@ -10,6 +10,8 @@ mod tests;
 pub(super) const MOST_WORDS: usize = 8;
 /// Longest term, characters.
 const LONGEST: usize = 100;
+/// Layers of marks that are taken off a term.
+const MOST_LAYERS: usize = 16;
 
 /// Why a text cannot be a card's front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,19 @@ pub(super) enum UnsuitableTerm {
 /// # Errors
 /// Why it is none, for a blank text, a question, or a sentence of more than eight words.
 pub(super) fn front(text: &str) -> Result<String, UnsuitableTerm> {
+    let mut term = term_in(text)?;
+    // Marks can hide others: without its outer asterisk, "*`term`:" has quotes around a word.
+    for _ in 0..MOST_LAYERS {
+        let inner = term_in(&term)?;
+        if inner == term {
+            break;
+        }
+        term = inner;
+    }
+    Ok(term)
+}
+
+fn term_in(text: &str) -> Result<String, UnsuitableTerm> {
     let text = plain(text);
     if is_question(&text) {
         return Err(UnsuitableTerm::Question);

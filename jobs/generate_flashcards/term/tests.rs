@@ -125,6 +125,12 @@ fn questions_and_long_sentences_are_not_terms() {
     }
 }
 
+#[test]
+fn marks_under_marks_go_as_well() {
+    assert_eq!(front("*`cell`:0").as_deref(), Ok("cell:0"));
+    assert_eq!(front("**\"*cell*\"**").as_deref(), Ok("cell"));
+}
+
 proptest! {
     #[test]
     fn a_front_is_final(text in any::<String>()) {
