@@ -159,10 +159,12 @@ impl Base64Shape {
         };
         let (symbols, all) = (self.symbols, self.symbols + self.inner + self.edge);
         if self.inner + self.edge == 0 {
-            let fills = self.outer > 0
-                && !self.is_whole(symbols)
-                && self.pads == 0
-                && self.is_whole(symbols + self.outer);
+            let missing = (4 - symbols % 4) % 4;
+            let fills = missing > 0 && self.pads == 0 && self.outer >= missing;
+            // More blanks than symbols are missing: some of them may have been `+`, and others a line break.
+            if fills && self.outer > missing {
+                return None;
+            }
             // Where padding can be lost as well, the blanks may have been a line break.
             return match fills {
                 true if self.is_possible(symbols) => None,
