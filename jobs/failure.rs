@@ -83,7 +83,7 @@ pub enum Culprit {
     /// This job is at fault (refusal, flagged input, too large): the breaker never counts the call.
     Job,
     /// Neither is at fault (rate limit, a bad sample, a call that was never processed): the breaker does not count it.
-    Nobody,
+    NoFault,
 }
 
 impl Culprit {
@@ -93,7 +93,7 @@ impl Culprit {
             Self::Provider => "provider",
             Self::Account => "account",
             Self::Job => "job",
-            Self::Nobody => "nobody",
+            Self::NoFault => "nobody",
         }
     }
 }
@@ -317,7 +317,7 @@ impl Failure {
                 | FailureClass::OverBudget
                 | FailureClass::OverAllowance
                 | FailureClass::Cancelled,
-            ) => Culprit::Nobody,
+            ) => Culprit::NoFault,
         }
     }
 

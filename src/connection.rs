@@ -171,7 +171,7 @@ impl Connection {
     /// Redis's own, or a time-out after two seconds: the script may have run then.
     pub async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
         let (mut manager, asked) = (self.manager(), Instant::now());
-        self.heed(asked, script.invoke_async(&mut manager).await)
+        self.record_answer(asked, script.invoke_async(&mut manager).await)
     }
 
     /// Sends a pipeline in one round trip.
@@ -180,7 +180,7 @@ impl Connection {
     /// As [`Self::invoke`].
     pub async fn query<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, RedisError> {
         let (mut manager, asked) = (self.manager(), Instant::now());
-        self.heed(asked, pipeline.query_async(&mut manager).await)
+        self.record_answer(asked, pipeline.query_async(&mut manager).await)
     }
 
     /// Answers once Redis does.
@@ -189,7 +189,7 @@ impl Connection {
     /// As [`Self::invoke`].
     pub async fn ping(&self) -> Result<(), RedisError> {
         let (mut manager, asked) = (self.manager(), Instant::now());
-        self.heed(asked, redis::cmd("PING").query_async(&mut manager).await)
+        self.record_answer(asked, redis::cmd("PING").query_async(&mut manager).await)
     }
 
     /// A socket of its own that receives Redis's pushes (RESP3), for waiting.
@@ -244,7 +244,7 @@ impl Connection {
 
     /// Counts the answers, and gives up a socket that no longer answers, or whose server has become a replica. Such a
     /// server keeps the connection open, so only its refused writes show the change.
-    fn heed<T>(&self, asked: Instant, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+    fn record_answer<T>(&self, asked: Instant, answer: Result<T, RedisError>) -> Result<T, RedisError> {
         PROCESS.redis_seconds.observe(asked.elapsed());
         if let Err(error) = &answer {
             let fault = RedisFault::of(error);

@@ -1,8 +1,8 @@
 -- Notes that paid calls are about to be sent, unless their answer is known.
 -- KEYS 1… the page of each call's job
 -- ARGV 1 time to live, ms  2… of each call: entry, mark of this sending
--- Returns for each what stood there: '' nothing (or this very mark: a resend), '?…' the mark of a call whose answer nobody
--- has seen, '=…' a kept answer, which stays; nil where the page is none.
+-- Returns for each what stood there: '' nothing (or this very mark: a resend), '?…' the mark of a call whose answer is
+-- not known, '=…' a kept answer, which stays; nil where the page is none.
 local answers = {}
 for i, page in ipairs(KEYS) do
   local entry, mark = ARGV[2 * i], ARGV[2 * i + 1]

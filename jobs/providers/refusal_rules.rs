@@ -525,8 +525,8 @@ fn is_limit_of(code: &str, body: &ErrorBody) -> bool {
 const fn verdict(meaning: RefusalMeaning) -> (FailureClass, Culprit, Option<AccountFault>) {
     match meaning {
         RefusalMeaning::Flagged | RefusalMeaning::TooLarge => (FailureClass::Permanent, Culprit::Job, None),
-        RefusalMeaning::BadSample => (FailureClass::Transient, Culprit::Nobody, None),
-        RefusalMeaning::RateLimited => (FailureClass::RateLimited, Culprit::Nobody, None),
+        RefusalMeaning::BadSample => (FailureClass::Transient, Culprit::NoFault, None),
+        RefusalMeaning::RateLimited => (FailureClass::RateLimited, Culprit::NoFault, None),
         RefusalMeaning::Stumbled => (FailureClass::Transient, Culprit::Provider, None),
         RefusalMeaning::Account(AccountFault::Credit) => (
             FailureClass::OutOfQuota,

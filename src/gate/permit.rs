@@ -82,7 +82,7 @@ impl Settlement {
                 fault: failure.account_fault(),
                 ..Self::new(CallOutcome::Failure)
             },
-            (_, Culprit::Job | Culprit::Nobody) => Self::new(CallOutcome::Ignored),
+            (_, Culprit::Job | Culprit::NoFault) => Self::new(CallOutcome::Ignored),
         }
     }
 }

@@ -29,10 +29,10 @@ const fn provider(wait: Option<u64>) -> Means {
     Means(FailureClass::Transient, Culprit::Provider, None, wait)
 }
 const fn sample() -> Means {
-    Means(FailureClass::Transient, Culprit::Nobody, None, None)
+    Means(FailureClass::Transient, Culprit::NoFault, None, None)
 }
 const fn limited(wait: Option<u64>) -> Means {
-    Means(FailureClass::RateLimited, Culprit::Nobody, None, wait)
+    Means(FailureClass::RateLimited, Culprit::NoFault, None, wait)
 }
 const fn job() -> Means {
     Means(FailureClass::Permanent, Culprit::Job, None, None)

@@ -103,7 +103,7 @@ fn a_calls_end_means_what_the_documentation_says() {
     }
     assert_eq!(of(FailureClass::Blocked), Settlement::new(CallOutcome::Cancelled));
     // The culprit decides, where it is another than the class suggests.
-    let sample = Failure::transient("a bad sample").blaming(Culprit::Nobody);
+    let sample = Failure::transient("a bad sample").blaming(Culprit::NoFault);
     assert_eq!(
         Settlement::of(&Err(sample)),
         Settlement::new(CallOutcome::Ignored)

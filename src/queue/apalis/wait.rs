@@ -124,7 +124,7 @@ impl InvalidationListener {
     async fn wait(&mut self, reading: &redis::Pipeline, limit: Duration) -> Result<bool, BrokerError> {
         // Pushes up to here announce changes that the read below sees anyway.
         while let Ok(push) = self.pushes.try_recv() {
-            heed(&push)?;
+            check_push(&push)?;
         }
         let ((seconds, micros), active, paused, full, scheduled): WaitReading =
             reading.query_async(&mut self.socket).await?;
@@ -141,7 +141,7 @@ impl InvalidationListener {
             None => limit,
         };
         match tokio::time::timeout(pause, self.pushes.recv()).await {
-            Ok(Some(push)) => heed(&push).map(|()| true),
+            Ok(Some(push)) => check_push(&push).map(|()| true),
             Ok(None) => Err(BrokerError::Redis(
                 std::io::Error::from(std::io::ErrorKind::BrokenPipe).into(),
             )),
@@ -150,7 +150,7 @@ impl InvalidationListener {
     }
 }
 
-fn heed(push: &PushInfo) -> Result<(), BrokerError> {
+fn check_push(push: &PushInfo) -> Result<(), BrokerError> {
     match push.kind {
         PushKind::Disconnection => Err(BrokerError::Redis(
             std::io::Error::from(std::io::ErrorKind::ConnectionReset).into(),

@@ -48,7 +48,7 @@ impl BullmqBroker {
         loop {
             let from = position.clone().unwrap_or_default();
             for (id, fields) in self.read(&mut socket, &from).await? {
-                self.heed(fields).await?;
+                self.handle_event(fields).await?;
                 *position = Some(id);
             }
         }
@@ -73,7 +73,7 @@ impl BullmqBroker {
             .collect())
     }
 
-    async fn heed(&self, fields: EventFields) -> Result<(), BrokerError> {
+    async fn handle_event(&self, fields: EventFields) -> Result<(), BrokerError> {
         let Some(news) = news(&fields, |id| self.watchers.of(id)) else {
             return Ok(());
         };

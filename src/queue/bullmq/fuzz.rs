@@ -48,7 +48,7 @@ pub static BULLMQ_JOB: Target = Target::new("bullmq_job", |input| {
             assert!(wait <= LONGEST_BACKOFF, "{wait:?}");
         }
     }
-    ProducerVersions::default().heed(
+    ProducerVersions::default().record(
         "q",
         &String::from_utf8_lossy(&field("version").unwrap_or_default()),
         0,

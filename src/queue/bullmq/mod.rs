@@ -184,7 +184,7 @@ impl Broker for BullmqBroker {
             lost.extend(positions.into_iter().filter_map(|i| chunk.get(i).cloned()));
             if chunks.len() == 0 {
                 self.neighbours
-                    .heed(&self.queue, &String::from_utf8_lossy(&version), schedulers);
+                    .record(&self.queue, &String::from_utf8_lossy(&version), schedulers);
                 self.renewal().renew(sent, self.options.lease_ttl);
                 if claimed > held.len() - lost.len() {
                     self.put_back_strays(held).await?;

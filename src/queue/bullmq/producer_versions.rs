@@ -26,7 +26,7 @@ enum ProducerFinding {
 
 impl ProducerVersions {
     /// Takes note of the version that a producer has left (`bullmq:5.81.5`), and of the number of schedulers.
-    pub(super) fn heed(&self, queue: &str, version: &str, schedulers: u64) {
+    pub(super) fn record(&self, queue: &str, version: &str, schedulers: u64) {
         let findings = self
             .0
             .lock()
