@@ -1,6 +1,7 @@
 //! The fair line: the order in which waiting jobs are handed out to their owners, and the state that readers see.
 
 mod cap;
+mod everything;
 mod priorities;
 mod scenario;
 mod told;
