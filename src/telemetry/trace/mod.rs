@@ -12,6 +12,7 @@
 mod context;
 mod export;
 #[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/traceparent.rs"]
 pub(crate) mod fuzz;
 
 use std::{
