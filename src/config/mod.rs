@@ -6,6 +6,7 @@
 mod endpoints;
 mod exposure;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/environment.rs"]
 pub(crate) mod fuzz;
 mod gates;
 mod handlers;

@@ -25,7 +25,7 @@ use crate::{
     queue::{Answered, BrokerError, EqualJobs, Lease, Postponement, WriteResult},
     telemetry::{
         panics::describe_end,
-        trace::{self, SpanKind, TraceSpan},
+        trace::{self, SpanEnd},
     },
 };
 
@@ -91,12 +91,12 @@ where
         let (worker, completions) = (self.worker.clone(), self.completions.clone());
         let span = tracing::info_span!(parent: &worker.span, "job", id = %delivery.lease.id,
             attempt = delivery.attempt, max_attempts = delivery.max_attempts);
-        let mut trace = TraceSpan::start("job", SpanKind::Consumer, delivery.trace);
-        trace.note("messaging.system", worker.broker.layout().as_str());
-        trace.note("messaging.destination.name", worker.broker.queue());
-        trace.note("messaging.message.id", &delivery.lease.id);
-        let (running, context) = (self.inner.call(task), trace.context());
+        trace::continue_from(&span, delivery.trace.as_ref());
+        trace::note(&span, "messaging.system", worker.broker.layout().as_str());
+        trace::note(&span, "messaging.destination.name", worker.broker.queue());
+        let (running, traced) = (self.inner.call(task), span.clone());
         let job = async move {
+            let end = SpanEnd::of(&traced);
             let _vacate = SlotRelease(&worker, &delivery.lease);
             // Of suspects that run together none is blamed for a death.
             let takes_blame = suspect.as_ref().is_some_and(Suspect::runs_alone);
@@ -132,10 +132,10 @@ where
                 .await;
             worker.health.record(ending);
             course.count(worker.health.cells(), ending, outcome.as_ref());
-            trace.note("backend_worker.outcome", ending.as_str());
-            trace.end(ending == Disposition::Failed);
+            trace::note(&traced, "backend_worker.outcome", ending.as_str());
+            end.set(ending == Disposition::Failed);
         };
-        let task = tokio::spawn(trace::within(context, job).instrument(span));
+        let task = tokio::spawn(job.instrument(span));
         Box::pin(async move {
             if let Err(ended) = task.await {
                 error!("a job's task died: {}", describe_end(ended));

@@ -28,6 +28,7 @@ mod completer;
 mod delivery_stats;
 pub mod dispatcher;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/delivery.rs"]
 pub(crate) mod fuzz;
 mod lease_keeper;
 pub mod outcome;

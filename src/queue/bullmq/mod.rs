@@ -21,6 +21,7 @@ mod claim;
 mod completions;
 mod events;
 #[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/bullmq_job.rs"]
 pub(crate) mod fuzz;
 mod inspect;
 mod local_lease;
