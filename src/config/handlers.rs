@@ -49,11 +49,10 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> Settings {
     let speech_timeout = env.duration(&vars::AZURE_SPEECH_TIMEOUT, Duration::from_millis(100), HOUR);
     let vision_endpoint = env.optional_endpoint(&vars::AZURE_VISION_ENDPOINT, endpoints::vision);
     let vision_timeout = env.duration(&vars::AZURE_VISION_TIMEOUT, Duration::from_millis(100), HOUR);
-    let api = env.parse(&vars::AZURE_VISION_API, |text| match text {
-        "4.0" => Ok(VisionApi::ImageAnalysis40),
-        "3.2" => Ok(VisionApi::Read32),
-        _ => Err("4.0 or 3.2".to_owned()),
+    let api = env.parse(&vars::AZURE_VISION_API, |text| {
+        VisionApi::named(text).ok_or_else(|| "4.0, 3.2 or document-intelligence".to_owned())
     });
+    let models = openai.models.clone();
     Settings {
         openai: env
             .secret(&vars::OPENAI_API_KEY)
@@ -78,6 +77,7 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> Settings {
                     endpoint,
                     key,
                     api,
+                    models,
                     timeout: vision_timeout,
                     poll_interval,
                 }),
