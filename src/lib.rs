@@ -6,7 +6,7 @@
 //! - [`cli`]: the commands; `main` only dispatches to it.
 //! - [`config`]: the only reader of the environment.
 //! - [`replica`]: one replica, wired from the configuration: brokers, workers, HTTP.
-//! - [`queue`]: the trait `Broker` and the layouts behind it.
+//! - [`queue`]: the traits of a queue and the layouts behind them.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
 //! - [`media_helper`]: the processes in which untrusted recordings are decoded.
 //! - [`deduplication`]: jobs that ask for the same are paid for once.

@@ -129,7 +129,7 @@ impl Bench {
         self.prefill(layout, &queue, jobs).await?;
         let handler = Arc::new(NoOp::default());
         let runtime = Runtime::new(
-            [(self.broker(layout, &queue)?, concurrency)],
+            [(self.broker(layout, &queue)? as Arc<dyn WorkerQueue>, concurrency)],
             handler.clone(),
             &options()?,
         );
@@ -160,7 +160,7 @@ impl Bench {
     async fn pickup(&self, layout: Layout, samples: usize) -> Result {
         let handler = Arc::new(NoOp::default());
         let broker = self.broker(layout, "pickup")?;
-        let runtime = Runtime::new([(broker.clone(), 20)], handler.clone(), &options()?);
+        let runtime = Runtime::new([(broker.clone() as Arc<dyn WorkerQueue>, 20)], handler.clone(), &options()?);
         let stop = CancellationToken::new();
         let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
         let payload = serde_json::value::to_raw_value(&serde_json::json!({}))?;

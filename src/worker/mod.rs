@@ -1,8 +1,8 @@
-//! Runs jobs: one apalis worker for each queue, on top of a [`Broker`].
+//! Runs jobs: one apalis worker for each queue, on top of a [`WorkerQueue`].
 //!
 //! # Layout
 //! - [`runtime`]: builds a worker for each queue, runs them under the apalis Monitor, drains them.
-//! - [`backend`]: the apalis `Backend` over a [`Broker`].
+//! - [`backend`]: the apalis `Backend` over a [`WorkerQueue`].
 //! - `claimer`: claims jobs into free slots. `assigner`: gives them their slots, and hands them to apalis.
 //! - `lease_keeper`: renews leases, and recovers the jobs of dead replicas.
 //! - `supervisor`: restarts a loop that panics.
@@ -51,7 +51,7 @@ pub use suspects::Suspect;
 
 use crate::{
     guard::StopSignals,
-    queue::{Broker, Delivery},
+    queue::{Delivery, WorkerQueue},
 };
 
 /// A delivery on its way to a handler.
@@ -60,7 +60,7 @@ pub struct Assignment {
     /// The job.
     pub delivery: Delivery,
     /// Where it came from, and where progress goes.
-    pub broker: Arc<dyn Broker>,
+    pub broker: Arc<dyn WorkerQueue>,
     /// When to let go of it.
     pub stops: StopSignals,
     /// Told which provider the job uses.

@@ -25,7 +25,7 @@ use super::{
     worker_health::{DispositionCounts, WorkerHealth},
 };
 use crate::{
-    queue::Broker,
+    queue::WorkerQueue,
     telemetry::panics,
     watchdog::{self, LoopProgress, Watchdog},
 };
@@ -63,7 +63,7 @@ pub struct Shutdown {
 /// One queue and what keeps it running.
 #[derive(Debug)]
 pub struct QueueWorker {
-    pub(super) broker: Arc<dyn Broker>,
+    pub(super) broker: Arc<dyn WorkerQueue>,
     pub(super) releases: ReleaseBatcher,
     /// The parent span of its jobs.
     pub(super) span: tracing::Span,
@@ -87,7 +87,7 @@ pub struct QueueWorker {
 
 impl QueueWorker {
     /// The queue.
-    pub fn broker(&self) -> &Arc<dyn Broker> {
+    pub fn broker(&self) -> &Arc<dyn WorkerQueue> {
         &self.broker
     }
 
@@ -123,7 +123,7 @@ impl std::fmt::Debug for Runtime {
 impl Runtime {
     /// A runtime over `queues`, each with its concurrency.
     pub fn new(
-        queues: impl IntoIterator<Item = (Arc<dyn Broker>, usize)>,
+        queues: impl IntoIterator<Item = (Arc<dyn WorkerQueue>, usize)>,
         handler: Arc<dyn DeliveryHandler>,
         options: &RuntimeOptions,
     ) -> Self {

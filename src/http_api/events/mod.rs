@@ -42,7 +42,7 @@ use super::{
 use crate::{
     operator::FoundJob,
     queue::{
-        Broker,
+        OperatorQueue,
         watch::{JobUpdate, JobWatch, watch},
     },
 };
@@ -107,7 +107,7 @@ pub(super) async fn get(
     let Some(FoundJob { broker, .. }) = ops.operator.job(&id, queue.as_deref()).await? else {
         return Ok(not_found(&id));
     };
-    let watch = watch(&broker, &id);
+    let watch = watch(broker.clone(), &id);
     // Looked at again: what has happened before the watch began is in this look.
     let Some(view) = broker.find(&id).await? else {
         return Ok(not_found(&id));
@@ -140,7 +140,7 @@ pub(super) async fn get(
 /// One open stream.
 struct OpenEventStream {
     id: String,
-    broker: Arc<dyn Broker>,
+    broker: Arc<dyn OperatorQueue>,
     watch: JobWatch,
     story: JobTimeline,
     told: VecDeque<TimelineEvent>,

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use backend_worker::{
-    queue::Broker,
+    queue::{Broker, WorkerQueue},
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
     worker::{
@@ -177,7 +177,7 @@ pub(crate) fn replica(
     handler: Arc<dyn DeliveryHandler>,
     options: &RuntimeOptions,
 ) -> RunningReplica {
-    let runtime = Runtime::new([(broker, concurrency)], handler, options);
+    let runtime = Runtime::new([(broker as Arc<dyn WorkerQueue>, concurrency)], handler, options);
     let (stop, workers) = (CancellationToken::new(), runtime.workers().to_vec());
     let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
     RunningReplica { workers, stop, task }
