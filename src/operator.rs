@@ -93,7 +93,6 @@ fn full_limit(status: &GateStatus, room: &LimitRoom) -> Option<String> {
             of(limits.max_concurrent)
         ),
         Reason::Throttled => "a pause that it has asked for".to_owned(),
-        Reason::Pace => "calls are spread in time".to_owned(),
         Reason::Open | Reason::HalfOpen | Reason::TooLarge => return None,
     };
     let next = millis(room.wait).div_ceil(1000);

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    queue::{Broker, BrokerOptions, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
+    queue::{Broker, BrokerOptions, Layout, NewJob, WorkerQueue, apalis::ApalisBroker, bullmq::BullmqBroker},
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
     worker::{
@@ -160,7 +160,11 @@ impl Bench {
     async fn pickup(&self, layout: Layout, samples: usize) -> Result {
         let handler = Arc::new(NoOp::default());
         let broker = self.broker(layout, "pickup")?;
-        let runtime = Runtime::new([(broker.clone() as Arc<dyn WorkerQueue>, 20)], handler.clone(), &options()?);
+        let runtime = Runtime::new(
+            [(broker.clone() as Arc<dyn WorkerQueue>, 20)],
+            handler.clone(),
+            &options()?,
+        );
         let stop = CancellationToken::new();
         let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
         let payload = serde_json::value::to_raw_value(&serde_json::json!({}))?;

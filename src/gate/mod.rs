@@ -60,9 +60,7 @@ pub use self::{
     decision::{Effect, Reason, Rejection, State},
     permit::{CallOutcome, Permit, Settlement},
     provider_gate::{Admission, LimitRoom, ProviderGate},
-    settings::{
-        BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace,
-    },
+    settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
     status::{BreakerStatus, GateStatus},
 };
 use crate::{connection::Connection, keys::GateKeys, watchdog::LoopProgress};

@@ -189,7 +189,7 @@ impl ProviderGate {
                 match answer.verdict {
                     AdmissionVerdict::Granted { probe, .. } => {
                         PROCESS.admissions[self.provider.index()][BreakerScope::Fleet as usize].add(1);
-                        let account = self.fallback.granted(now, estimated_tokens, replicas, probe);
+                        let account = self.fallback.granted(now, estimated_tokens, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
                     AdmissionVerdict::Refused { reason, wait, fault } => {

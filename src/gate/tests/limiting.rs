@@ -4,7 +4,7 @@ use super::rig::{Rig, breaker, concurrent, limit, ms, requests, same, scenarios,
 use jobs::AccountFault;
 
 use crate::gate::{
-    LimitSettings, Pace, Settlement,
+    LimitSettings, Settlement,
     decision::{Effect, Reason},
     permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
     protocol::BreakerControl,
@@ -196,20 +196,6 @@ scenarios! {
         same!(rig.contract(&gate).await[1].as_deref(), Some("1"));
     }
 
-    async fn calls_are_spread_by_the_pace(rig) {
-        let pace = Some(Pace::new(ms(50), limit(2).unwrap())?);
-        let gate = rig.gate(breaker(), LimitSettings { pace, ..unlimited() });
-        same!(gate.passes("1").await && gate.passes("2").await, true);
-        same!(gate.refusal("3").await, Some((Reason::Pace, Some(50))));
-        rig.pass(50).await;
-        same!(gate.passes("3").await, true);
-        same!(gate.passes("4").await, false);
-        // Idle time is not saved up beyond the burst.
-        rig.pass(10_000).await;
-        same!(gate.passes("4").await && gate.passes("5").await, true);
-        same!(gate.passes("6").await, false);
-    }
-
     async fn of_several_waits_the_longest_is_told(rig) {
         let limits = LimitSettings { requests_per_minute: limit(2), ..concurrent(2) };
         let gate = rig.gate(breaker(), limits);
@@ -258,7 +244,7 @@ scenarios! {
         let gate = rig.gate(breaker(), LimitSettings { requests_per_minute: limit(5), ..tokens(100) });
         let keys = &gate.redis.keys;
         same!(gate.admit("1", 5).await?.passes() && gate.admit("2", 5).await?.passes(), true);
-        for field in ["tat", "throttled", "hw", "requests"] {
+        for field in ["spread", "throttled", "hw", "requests"] {
             let _: u64 = rig.query(&["HSET", &keys.win, field, "nan"]).await;
         }
         let _: u64 = rig.query(&["HSET", &keys.meta, "epoch", "many", "hw", "inf"]).await;

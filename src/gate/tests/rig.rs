@@ -183,7 +183,6 @@ pub(super) const fn unlimited() -> LimitSettings {
         requests_per_minute: None,
         tokens_per_minute: None,
         max_concurrent: None,
-        pace: None,
     }
 }
 
