@@ -10,7 +10,6 @@ use axum::{
 };
 use serde_json::json;
 
-use super::auth::AccessDenied;
 use crate::{
     operator::{BreakerError, JobError},
     queue::BrokerError,
@@ -31,8 +30,6 @@ pub(crate) fn iso(ms: u64) -> String {
 /// Why a route cannot answer.
 #[derive(Debug)]
 pub(super) enum HttpError {
-    /// The caller lacks the right.
-    Denied(AccessDenied),
     /// The request is wrong.
     Bad(String),
     /// The body is too large, or does not arrive.
@@ -52,7 +49,6 @@ pub(super) enum HttpError {
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let (code, body) = match self {
-            Self::Denied(denied) => return denied.into_response(),
             Self::Bad(error) => (
                 StatusCode::BAD_REQUEST,
                 json!({ "success": false, "error": error }),
@@ -77,12 +73,6 @@ impl IntoResponse for HttpError {
             ),
         };
         (code, Json(body)).into_response()
-    }
-}
-
-impl From<AccessDenied> for HttpError {
-    fn from(denied: AccessDenied) -> Self {
-        Self::Denied(denied)
     }
 }
 
