@@ -21,7 +21,7 @@ use super::{
     decision::{Effect, Reason, Rejection, State},
     fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
     pending_settlements::PendingSettlements,
-    permit::{Permit, Settlement},
+    permit::{PendingPermit, Permit, Settlement},
     protocol::{AdmissionVerdict, BreakerControl, GateError},
     status::GateStatus,
 };
@@ -172,7 +172,7 @@ impl ProviderGate {
     pub async fn admit(self: &Arc<Self>, estimated_tokens: u64) -> Admission {
         let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
         let id: Arc<str> = format!("{}:{number}", self.shared.replica).into();
-        let permit = Permit::asked(self.clone(), id.clone());
+        let permit = PendingPermit::new(self.clone(), id.clone());
         let answer = self.batched.admit(id, estimated_tokens).await;
         let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
         let refusal = match answer {
