@@ -1,6 +1,7 @@
 //! The operator's queries and actions. The HTTP routes and the command line call the same methods.
 
 mod jobs_admin;
+pub(crate) mod view;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 

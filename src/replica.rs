@@ -33,7 +33,7 @@ use crate::{
         Runtime, RuntimeOptions,
         dispatcher::Dispatcher,
         outcome::{AccountWaits, OutcomeRules},
-        worker_health::DispositionCounts,
+        worker_health::OutcomeTotals,
     },
 };
 
@@ -120,7 +120,7 @@ impl Replica {
         self,
         stop: impl Future<Output = ()> + Send,
         hasten: impl Future<Output = ()> + Send,
-    ) -> anyhow::Result<DispositionCounts> {
+    ) -> anyhow::Result<OutcomeTotals> {
         let port = self.port()?;
         let loops = BackgroundLoops::start(
             self.gates.clone(),
@@ -150,7 +150,7 @@ impl Replica {
             }
         };
         let tally = if told_to_stop {
-            Ok(DispositionCounts::default())
+            Ok(OutcomeTotals::default())
         } else {
             info!(
                 port,

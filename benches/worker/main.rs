@@ -138,7 +138,7 @@ impl Bench {
         let (before, own_before) = (self.spent().await?, own_cpu()?);
         let started = Instant::now();
         let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
-        while workers[0].health().disposition_counts().succeeded < jobs {
+        while workers[0].health().outcome_totals().succeeded < jobs {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let took = started.elapsed().as_secs_f64();

@@ -18,7 +18,7 @@ pub(super) use self::{
     breaker::{BreakerTicket, LocalBreaker, RecoveryRamp},
     limits::{LimitCharge, LocalLimits},
 };
-use super::{decision::Reason, permit::Settlement, protocol::SettlementReply};
+use super::{decision::Reason, protocol::SettlementReply, settlement::Settlement};
 
 /// Not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

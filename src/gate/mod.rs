@@ -36,6 +36,7 @@ mod provider_gate;
 mod redis_gate;
 mod scripts;
 mod settings;
+mod settlement;
 mod status;
 
 use std::{
@@ -58,9 +59,10 @@ use self::{
 };
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
-    permit::{CallOutcome, Permit, Settlement},
+    permit::Permit,
     provider_gate::{Admission, LimitRoom, ProviderGate},
     settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
+    settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},
 };
 use crate::{connection::Connection, keys::GateKeys, watchdog::LoopProgress};

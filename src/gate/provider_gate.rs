@@ -21,8 +21,9 @@ use super::{
     decision::{Effect, Reason, Rejection, State},
     fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
     pending_settlements::PendingSettlements,
-    permit::{PendingPermit, Permit, Settlement},
+    permit::{PendingPermit, Permit},
     protocol::{AdmissionVerdict, BreakerControl, GateError},
+    settlement::Settlement,
     status::GateStatus,
 };
 use crate::telemetry::metrics::{PROCESS, labels::CellIndex};

@@ -7,13 +7,13 @@ use redis::{FromRedisValue, RedisError, Script, ScriptInvocation};
 
 use super::{
     decision::{Effect, Reason, State},
-    permit::CallOutcome,
     protocol::{
         AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
         SettlementReply,
     },
     scripts::GateScripts,
     settings::{GateSettings, LimitSettings, millis},
+    settlement::CallOutcome,
 };
 use crate::{connection::Connection, keys::GateKeys};
 

@@ -14,11 +14,9 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tracing::info;
 
-use super::{
-    HttpState,
-    responses::{HttpError, timestamp},
-};
+use super::{HttpState, responses::HttpError};
 use crate::{
+    iso_time::timestamp,
     queue::NewJob,
     ratelimit::{RateSubject, WindowUsage},
 };

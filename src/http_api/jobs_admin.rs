@@ -14,11 +14,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{
-    HttpState,
-    responses::{HttpError, iso, timestamp},
-};
+use super::{HttpState, responses::HttpError};
 use crate::{
+    iso_time::{iso, timestamp},
     operator::{JobFilter, JobLocation, ListedIn, RetryRequest, RetrySummary},
     queue::{self, ListCursor},
 };

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use axum::{Json, extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
 use serde_json::{Value, json};
 
-use super::{
-    HttpState,
-    responses::{iso, timestamp},
+use super::HttpState;
+use crate::{
+    iso_time::{iso, timestamp},
+    telemetry::metrics::exposition,
 };
-use crate::telemetry::metrics::exposition;
 
 pub(super) async fn metrics(State(ops): State<Arc<HttpState>>) -> impl IntoResponse {
     let text = ops.monitor.metrics().await;

@@ -51,13 +51,11 @@ use axum::{
 
 use auth::layers;
 pub use auth::{AccessControl, AccessDenied};
-pub(crate) use breakers::{breaker, limit};
 pub use dashboard::Dashboard;
 pub use events::EventStreams;
 #[cfg(any(test, fuzzing))]
 pub(crate) use events::fuzz::expect_tellable;
 pub use health::HealthBody;
-pub(crate) use responses::iso;
 pub use server::HttpServer;
 
 use crate::{
@@ -65,7 +63,7 @@ use crate::{
     operator::Operator,
     ratelimit::{RateLimits, RateWindow},
     spending::accounts::SpendAccounts,
-    worker::runtime::QueueWorker,
+    worker::QueueWorker,
 };
 
 /// Largest body of a request: five images of the largest size that a provider takes are more than anyone sends.

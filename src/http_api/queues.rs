@@ -11,11 +11,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    HttpState,
-    responses::{HttpError, iso, timestamp},
+use super::{HttpState, responses::HttpError};
+use crate::{
+    iso_time::{iso, timestamp},
+    operator::FoundJob,
+    queue::HistoryLine,
 };
-use crate::{operator::FoundJob, queue::HistoryLine};
 
 pub(super) async fn stats(State(ops): State<Arc<HttpState>>) -> Result<Json<Value>, HttpError> {
     let queues = ops.operator.queue_stats().await?;

@@ -12,13 +12,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{
-    HttpState,
-    responses::{HttpError, timestamp},
-};
-use crate::spending::{
-    Usd,
-    accounts::{SpendGrouping, month},
+use super::{HttpState, responses::HttpError};
+use crate::{
+    iso_time::timestamp,
+    spending::{
+        Usd,
+        accounts::{SpendGrouping, month},
+    },
 };
 
 /// The books cut longer names.

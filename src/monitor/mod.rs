@@ -40,7 +40,7 @@ use crate::{
         webhook::Standing,
     },
     telemetry::metrics::PROCESS,
-    worker::runtime::QueueWorker,
+    worker::QueueWorker,
 };
 
 /// How long a reading serves metrics and alerts.

@@ -19,6 +19,7 @@ pub(crate) mod fuzz;
 mod job;
 mod layout;
 mod list_removal;
+mod script_names;
 mod scripts;
 mod snapshot;
 mod traits;
@@ -38,7 +39,7 @@ pub use job::{
     Postponement, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
-pub use scripts::script_names;
+pub use script_names::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
 };

@@ -9,8 +9,8 @@ use std::{
 use super::{LocalRefusal, RecoveryRamp};
 use crate::gate::{
     decision::Reason,
-    permit::{CallOutcome, Settlement},
     settings::LimitSettings,
+    settlement::{CallOutcome, Settlement},
 };
 
 const BUCKET: Duration = Duration::from_secs(5);

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::gate::{
     decision::{Effect, State},
-    permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
     settings::{BreakerSettings, LimitSettings},
+    settlement::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
 };
 
 const SECOND: Duration = Duration::from_secs(1);

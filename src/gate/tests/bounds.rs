@@ -3,7 +3,7 @@
 use super::rig::{Rig, breaker, limit, ms, requests, tokens};
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
-    permit::CallOutcome::{Failure, Success},
+    settlement::CallOutcome::{Failure, Success},
 };
 
 #[tokio::test]

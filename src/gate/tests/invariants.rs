@@ -6,8 +6,8 @@ use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
     batched_gate::BatchedGate,
     decision::{Effect, Reason, State},
-    permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
     protocol::BreakerControl,
+    settlement::CallOutcome::{Cancelled, Failure, Ignored, Success},
 };
 
 /// Everything that the gate stores, except what is merely garbage by now.

@@ -6,8 +6,8 @@ use jobs::AccountFault;
 use crate::gate::{
     LimitSettings, Settlement,
     decision::{Effect, Reason},
-    permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
     protocol::BreakerControl,
+    settlement::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
 };
 
 fn used(outcome: CallOutcome, tokens: u64) -> Settlement {

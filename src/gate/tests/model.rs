@@ -9,9 +9,9 @@ use super::rig::ms;
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
     decision::{Effect, Reason, State},
-    permit::CallOutcome,
     protocol::{AdmissionReply, AdmissionVerdict, SettlementReply},
     settings::millis,
+    settlement::CallOutcome,
 };
 
 const LEASE: u64 = 15_000;

@@ -16,10 +16,10 @@ use crate::{
         BreakerSettings, GateSettings, LimitSettings, Settlement,
         batched_gate::BatchedGate,
         decision::{Effect, Reason},
-        permit::CallOutcome,
         protocol::{AdmissionReply, AdmissionVerdict},
         redis_gate::RedisGate,
         scripts::GateScripts,
+        settlement::CallOutcome,
     },
     keys::GateKeys,
 };

@@ -15,8 +15,8 @@ use super::{
 use crate::gate::{
     BreakerSettings, FailureShare, LimitSettings, Settlement,
     decision::{Reason, State},
-    permit::CallOutcome,
     protocol::BreakerControl,
+    settlement::CallOutcome,
 };
 
 #[derive(Debug, Clone)]

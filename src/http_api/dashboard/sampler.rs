@@ -13,8 +13,10 @@ use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
 
 use crate::{
-    http_api::{breaker, iso, jobs_admin, limit},
+    http_api::jobs_admin,
+    iso_time::iso,
     monitor::{FleetReading, Monitor, alerts::Alert, heartbeats::ReplicaHeartbeat, millis},
+    operator::view::{breaker, limit},
     operator::{JobFilter, ListedIn, Operator},
     queue::JobState,
 };

@@ -33,12 +33,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::timeline::{JobTimeline, TimelineEvent};
-use super::{
-    HttpState,
-    queues::not_found,
-    responses::{HttpError, timestamp},
-};
+use super::{HttpState, queues::not_found, responses::HttpError};
 use crate::{
+    iso_time::timestamp,
     operator::FoundJob,
     queue::{
         OperatorQueue,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    http_api::responses::{iso, timestamp},
+    iso_time::{iso, timestamp},
     queue::{
         HistoryLine, JobSnapshot, JobState, WaitingFor,
         watch::{JobUpdate, UnkeptOutcome},
