@@ -3,7 +3,7 @@
 mod jobs_admin;
 pub(crate) mod view;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc};
 
 use jobs::{JobType, Provider};
 use serde::Serialize;
@@ -14,6 +14,7 @@ use crate::{
         BrokerError, JobSnapshot, JobState, Layout, LineView, OperatorQueue, QueueCounts, QueueInspector,
         WaitingFor,
     },
+    time_format::millis,
 };
 
 pub use jobs_admin::{JobError, JobFilter, JobList, JobLocation, ListedIn, RetryRequest, RetrySummary};
@@ -101,10 +102,6 @@ fn full_limit(status: &GateStatus, room: &LimitRoom) -> Option<String> {
         Some(Reason::Concurrency) => format!("{provider}: {full}, next when one ends"),
         _ => format!("{provider}: {full}, next in {next} s"),
     })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Operator {

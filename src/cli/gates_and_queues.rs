@@ -11,9 +11,9 @@ use super::output::{self, table};
 use crate::{
     config::Config,
     gate::BreakerStatus,
-    iso_time::iso,
     operator::{BreakerError, Operator, view},
     replica,
+    time_format::iso,
 };
 
 #[derive(Debug, Args)]

@@ -55,7 +55,6 @@ use self::{
     provider_gate::GateContext,
     redis_gate::RedisGate,
     scripts::GateScripts,
-    settings::millis,
 };
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
@@ -65,7 +64,7 @@ pub use self::{
     settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},
 };
-use crate::{connection::Connection, keys::GateKeys, watchdog::LoopProgress};
+use crate::{connection::Connection, keys::GateKeys, time_format::millis, watchdog::LoopProgress};
 
 /// How long a call waits for its gate, at most: then Redis counts as away.
 const DEADLINE: Duration = Duration::from_millis(250);

@@ -12,10 +12,10 @@ use super::{
         SettlementReply,
     },
     scripts::GateScripts,
-    settings::{GateSettings, LimitSettings, millis},
+    settings::{GateSettings, LimitSettings},
     settlement::CallOutcome,
 };
-use crate::{connection::Connection, keys::GateKeys};
+use crate::{connection::Connection, keys::GateKeys, time_format::millis};
 
 /// Beyond what any model takes; and what the scripts can count with.
 const MOST_TOKENS: u64 = 1_000_000_000;

@@ -285,8 +285,3 @@ fn check_time(of: String, what: &'static str, time: Duration, least: Duration) -
         })
     }
 }
-
-/// Whole milliseconds. What is configured is at most a day, so nothing is cut.
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}

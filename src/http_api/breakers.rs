@@ -12,9 +12,9 @@ use tracing::warn;
 
 use super::{HttpState, responses::HttpError};
 use crate::{
-    iso_time::timestamp,
     operator::view::{breaker, limit},
     ratelimit::{RateSubject, WindowUsage},
+    time_format::timestamp,
 };
 
 type JsonAnswer = Result<Json<Value>, HttpError>;

@@ -79,7 +79,7 @@ pub(super) async fn get(State(ops): State<Arc<HttpState>>) -> (StatusCode, Json<
             peak_concurrency: ops.workers.iter().map(|w| w.slots().peak()).sum(),
             success_rate: success_rate(tally),
         },
-        timestamp: crate::iso_time::timestamp(),
+        timestamp: crate::time_format::timestamp(),
         pid: std::process::id(),
     };
     (code, Json(health))

@@ -16,9 +16,9 @@ use tracing::info;
 
 use super::{HttpState, responses::HttpError};
 use crate::{
-    iso_time::timestamp,
     queue::NewJob,
     ratelimit::{RateSubject, WindowUsage},
+    time_format::timestamp,
 };
 
 /// Name of the action that the intake's windows count, as in the web API.

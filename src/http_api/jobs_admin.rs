@@ -16,9 +16,9 @@ use tracing::warn;
 
 use super::{HttpState, responses::HttpError};
 use crate::{
-    iso_time::{iso, timestamp},
     operator::{JobFilter, JobLocation, ListedIn, RetryRequest, RetrySummary},
     queue::{self, ListCursor},
+    time_format::{iso, timestamp},
 };
 
 /// Jobs of one answer where the caller names no number, and at most.

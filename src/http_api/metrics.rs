@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::HttpState;
 use crate::{
-    iso_time::{iso, timestamp},
     telemetry::metrics::exposition,
+    time_format::{iso, timestamp},
 };
 
 pub(super) async fn metrics(State(ops): State<Arc<HttpState>>) -> impl IntoResponse {

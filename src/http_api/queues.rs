@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::{HttpState, responses::HttpError};
 use crate::{
-    iso_time::{iso, timestamp},
     operator::FoundJob,
     queue::HistoryLine,
+    time_format::{iso, timestamp},
 };
 
 pub(super) async fn stats(State(ops): State<Arc<HttpState>>) -> Result<Json<Value>, HttpError> {

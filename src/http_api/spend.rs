@@ -14,11 +14,11 @@ use tracing::warn;
 
 use super::{HttpState, responses::HttpError};
 use crate::{
-    iso_time::timestamp,
     spending::{
         Usd,
         accounts::{SpendGrouping, month},
     },
+    time_format::timestamp,
 };
 
 /// The books cut longer names.

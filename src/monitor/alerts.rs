@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::measure::{AlertMeasure, MeasuredValue};
-use super::{FleetReading, millis};
+use super::FleetReading;
+use crate::time_format::millis;
 
 pub use rules::RULES;
 

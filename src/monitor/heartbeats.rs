@@ -16,10 +16,10 @@ use std::{
 use redis::{RedisError, Script};
 use serde::{Deserialize, Serialize};
 
-use super::millis;
 use crate::{
     connection::Connection,
     keys::{FLEET_REPLICAS, FLEET_SEEN},
+    time_format::millis,
     worker::QueueWorker,
 };
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     gate::{BreakerStatus, GateStatus},
-    iso_time::iso,
+    time_format::iso,
 };
 
 /// A breaker, as the web API has always shown it.

@@ -25,8 +25,6 @@ mod snapshot;
 mod traits;
 pub mod watch;
 
-use std::time::Duration;
-
 pub use admin::{JobPage, ListCursor, ListQuery, ListedJob, RemovalResult, RetryOrder, RetryResult};
 pub use backoff::QueueBackoff;
 pub use broker_error::BrokerError;
@@ -49,16 +47,11 @@ pub use traits::{
 };
 pub use watch::JobWatchers;
 
+use crate::time_format::millis;
+
 /// Bytes of payloads that a script hands out at most. A script copies each payload several times, about 2 ms for a
 /// megabyte, and blocks all clients of Redis during that time. So the worker reads other payloads by separate commands.
 const INLINE_BYTES: usize = 256 * 1024;
-
-/// Whole milliseconds, never cut to a time-out of zero by an absurd duration.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX / 4)
-        .min(u64::MAX / 4)
-}
 
 /// A note as it is written into a history, after the time that Redis puts in front; empty for none.
 fn line(note: Option<&HistoryNote>) -> Result<String, BrokerError> {

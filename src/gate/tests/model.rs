@@ -10,9 +10,9 @@ use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
     decision::{Effect, Reason, State},
     protocol::{AdmissionReply, AdmissionVerdict, SettlementReply},
-    settings::millis,
     settlement::CallOutcome,
 };
+use crate::time_format::millis;
 
 const LEASE: u64 = 15_000;
 const BUCKET: u64 = 5000;

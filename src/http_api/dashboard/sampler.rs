@@ -14,11 +14,11 @@ use tokio::time::timeout;
 
 use crate::{
     http_api::jobs_admin,
-    iso_time::iso,
-    monitor::{FleetReading, Monitor, alerts::Alert, heartbeats::ReplicaHeartbeat, millis},
+    monitor::{FleetReading, Monitor, alerts::Alert, heartbeats::ReplicaHeartbeat},
     operator::view::{breaker, limit},
     operator::{JobFilter, ListedIn, Operator},
     queue::JobState,
+    time_format::{iso, millis},
 };
 
 /// A reading that a scrape made a moment ago will do.

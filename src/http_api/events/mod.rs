@@ -35,12 +35,12 @@ use tokio_util::sync::CancellationToken;
 use self::timeline::{JobTimeline, TimelineEvent};
 use super::{HttpState, queues::not_found, responses::HttpError};
 use crate::{
-    iso_time::timestamp,
     operator::FoundJob,
     queue::{
         OperatorQueue,
         watch::{JobUpdate, JobWatch, watch},
     },
+    time_format::timestamp,
 };
 
 /// Streams of a replica at a time: well below the connections that its port takes, so that other callers get through.

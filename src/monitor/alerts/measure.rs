@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crate::{
     monitor::{
-        FleetReading, millis,
+        FleetReading,
         outcome_counts::{MinuteCounts, OutcomeCounts},
     },
     spending::webhook::MOST_EVENTS,
+    time_format::millis,
 };
 
 /// The window of shares, minutes.
