@@ -22,6 +22,7 @@ use crate::{
 };
 
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/vision.rs"]
 pub(crate) mod fuzz;
 mod recognise;
 #[cfg(test)]

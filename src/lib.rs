@@ -33,6 +33,7 @@ pub mod dialects;
 #[cfg(test)]
 mod docs;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/worker.rs"]
 pub mod fuzzing;
 pub mod gate;
 mod group_commit;

@@ -7,6 +7,7 @@ mod broker;
 mod endpoints;
 mod exposure;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/environment.rs"]
 pub(crate) mod fuzz;
 mod gates;
 mod handlers;

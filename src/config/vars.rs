@@ -156,9 +156,25 @@ vars! {
     RATE_LIMIT_WINDOW = Value("1h"), "length of both windows";
     LOG_FORMAT = Value("auto"), "`json`, `pretty`, or `auto`: pretty on a terminal";
     RUST_LOG = Value("info"), "which logs are written, such as `info,backend_worker=debug`";
-    OTEL_EXPORTER_OTLP_ENDPOINT = None, "collector that traces are sent to (OTLP over HTTP, JSON), such as `http://collector:4318`; without it nothing is traced";
+    OTEL_EXPORTER_OTLP_ENDPOINT = None, "collector that traces are sent to (OTLP over HTTP, protobuf), such as `http://collector:4318`; without it nothing is traced";
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = None, "the whole URL for traces, instead: `/v1/traces` is not added";
     OTEL_EXPORTER_OTLP_HEADERS: secret = None, "headers for it: `name=value`, separated by commas";
+    OTEL_EXPORTER_OTLP_TRACES_HEADERS: secret = None, "headers for traces, instead";
+    OTEL_EXPORTER_OTLP_TIMEOUT = None, "how long the collector may take, milliseconds (10000)";
+    OTEL_EXPORTER_OTLP_TRACES_TIMEOUT = None, "the same for traces, instead";
+    OTEL_EXPORTER_OTLP_COMPRESSION = None, "`gzip` or `none`";
+    OTEL_EXPORTER_OTLP_TRACES_COMPRESSION = None, "the same for traces, instead";
+    OTEL_EXPORTER_OTLP_PROTOCOL = None, "`http/protobuf`; others are refused";
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL = None, "the same for traces";
     OTEL_SERVICE_NAME = Value("backend-worker"), "what traces call this service";
+    OTEL_RESOURCE_ATTRIBUTES = None, "more attributes of this service, such as `deployment.environment.name=production`: `name=value`, separated by commas";
+    OTEL_TRACES_SAMPLER = Value("parentbased_always_on"), "which traces are kept: `always_on`, `always_off`, `traceidratio`, or `parentbased_` and one of these, which follows the producer's trace where there is one";
+    OTEL_TRACES_SAMPLER_ARG = Value("1.0"), "the share of traces that `traceidratio` keeps";
+    OTEL_TRACES_EXPORTER = Value("otlp"), "`otlp`, or `none`: nothing is traced";
+    OTEL_SDK_DISABLED = Value("false"), "`true`: nothing is traced";
+    OTEL_BSP_MAX_QUEUE_SIZE = Value("8192"), "spans that wait for the collector at most; more are dropped";
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE = Value("512"), "spans in one request at most";
+    OTEL_BSP_SCHEDULE_DELAY = Value("2000"), "how long a span waits for others, milliseconds";
     RAILWAY_REPLICA_ID = None, "names the replica; the host name where it is not set";
     RAILWAY_DEPLOYMENT_DRAINING_SECONDS = None, "set it to more than `DRAIN_TIMEOUT`: Railway kills when it is over (0 s where it is not set)";
 }

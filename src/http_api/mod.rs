@@ -30,6 +30,7 @@ mod breakers;
 mod dashboard;
 mod events;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/http_request.rs"]
 pub(crate) mod fuzz;
 mod health;
 mod intake;

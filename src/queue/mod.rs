@@ -15,6 +15,7 @@ pub mod bullmq;
 mod claim_number;
 mod fair;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/job_list.rs"]
 pub(crate) mod fuzz;
 mod job;
 mod layout;

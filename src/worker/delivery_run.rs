@@ -2,7 +2,7 @@
 
 use futures_util::future::OptionFuture;
 use jobs::Failure;
-use tracing::info;
+use tracing::{Span, info};
 
 use super::{Assignment, DeliveryOutcome, QueueWorker, completer::Completer};
 use crate::{
@@ -10,24 +10,19 @@ use crate::{
     suspects::Suspect,
     telemetry::{
         metrics::labels::JobOutcome,
-        trace::{SpanKind, TraceSpan},
+        trace::{self, SpanEnd},
     },
 };
 
 impl QueueWorker {
-    /// The span of a delivery's log lines.
-    pub(super) fn delivery_span(&self, delivery: &Delivery) -> tracing::Span {
-        tracing::info_span!(parent: &self.span, "job", id = %delivery.lease.id, attempt = delivery.attempt,
-            max_attempts = delivery.max_attempts)
-    }
-
-    /// Starts a delivery's span in the trace of its producer.
-    pub(super) fn delivery_trace(&self, delivery: &Delivery) -> TraceSpan {
-        let mut trace = TraceSpan::start("job", SpanKind::Consumer, delivery.trace);
-        trace.note("messaging.system", self.broker.layout().as_str());
-        trace.note("messaging.destination.name", self.broker.queue());
-        trace.note("messaging.message.id", &delivery.lease.id);
-        trace
+    /// The span of a delivery, which continues the trace of the job's producer.
+    pub(super) fn delivery_span(&self, delivery: &Delivery) -> Span {
+        let span = tracing::info_span!(parent: &self.span, "job", id = %delivery.lease.id,
+            attempt = delivery.attempt, max_attempts = delivery.max_attempts);
+        trace::continue_from(&span, delivery.trace.as_ref());
+        trace::note(&span, "messaging.system", self.broker.layout().as_str());
+        trace::note(&span, "messaging.destination.name", self.broker.queue());
+        span
     }
 
     /// Runs a delivery until `handler` ends or the delivery has to stop, then writes its outcome and frees its slot.
@@ -36,7 +31,7 @@ impl QueueWorker {
         assignment: &Assignment,
         handler: impl Future<Output = Result<DeliveryOutcome, Failure>>,
         completions: &Completer,
-        mut trace: TraceSpan,
+        span: &Span,
     ) {
         let Assignment {
             delivery,
@@ -45,6 +40,7 @@ impl QueueWorker {
             suspect,
             ..
         } = assignment;
+        let end = SpanEnd::of(span);
         let _vacate = SlotRelease(self, &delivery.lease);
         // Of suspects that run together none is blamed for a death.
         let takes_blame = suspect.as_ref().is_some_and(Suspect::runs_alone);
@@ -77,8 +73,8 @@ impl QueueWorker {
             .write_outcome(completions, &delivery.lease, outcome.as_ref(), equal.as_ref())
             .await;
         stats.count(self.health.cells(), ended, outcome.as_ref());
-        trace.note("backend_worker.outcome", ended.as_str());
-        trace.end(ended == JobOutcome::Failed);
+        trace::note(span, "backend_worker.outcome", ended.as_str());
+        end.set(ended == JobOutcome::Failed);
     }
 }
 

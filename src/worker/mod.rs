@@ -27,6 +27,7 @@ mod delivery_run;
 mod delivery_stats;
 pub mod dispatcher;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/delivery.rs"]
 pub(crate) mod fuzz;
 mod lease_keeper;
 pub mod outcome;

@@ -247,26 +247,3 @@ macro_rules! same {
     };
 }
 pub(super) use same;
-
-/// Scenarios: each a test with a Redis of its own, and all of them in a row for the mutations.
-macro_rules! scenarios {
-    ($($(#[$doc:meta])* async fn $name:ident($rig:ident) $body:block)*) => {
-        pub(super) async fn all(rig: &Rig) -> anyhow::Result<()> {
-            $(anyhow::Context::context($name(rig).await, stringify!($name))?;)*
-            Ok(())
-        }
-
-        $($(#[$doc])* async fn $name($rig: &Rig) -> anyhow::Result<()> {
-            $body
-            Ok(())
-        })*
-
-        mod each {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(&super::Rig::start().await).await.unwrap();
-            })*
-        }
-    };
-}
-pub(super) use scenarios;

@@ -13,6 +13,7 @@
 //! and after an hour; `EventSource` then reconnects by itself and receives the state of the job.
 
 #[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/job_timeline.rs"]
 pub(crate) mod fuzz;
 mod timeline;
 

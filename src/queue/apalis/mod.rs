@@ -16,6 +16,7 @@ mod claim;
 mod enqueue;
 mod events;
 #[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/apalis_job.rs"]
 pub(crate) mod fuzz;
 mod inspect;
 mod leases;

@@ -21,6 +21,7 @@ mod claim;
 mod enqueue;
 mod events;
 #[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/bullmq_job.rs"]
 pub(crate) mod fuzz;
 mod inspect;
 mod leases;

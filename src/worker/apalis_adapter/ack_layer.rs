@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument, error};
 
 use crate::{
-    telemetry::{panics::describe_end, trace},
+    telemetry::panics::describe_end,
     worker::{Assignment, DeliveryOutcome, QueueWorker, completer::Completer},
 };
 
@@ -74,15 +74,14 @@ where
         let (worker, completions) = (self.worker.clone(), self.completions.clone());
         let assignment = task.args.clone();
         let span = worker.delivery_span(&assignment.delivery);
-        let trace = worker.delivery_trace(&assignment.delivery);
-        let context = trace.context();
         let handler = self.inner.call(task).map_err(|error| failure_of(&error.into()));
+        let traced = span.clone();
         let run = async move {
             worker
-                .run_delivery(&assignment, handler, &completions, trace)
-                .await
+                .run_delivery(&assignment, handler, &completions, &traced)
+                .await;
         };
-        let task = tokio::spawn(trace::within(context, run).instrument(span));
+        let task = tokio::spawn(run.instrument(span));
         Box::pin(async move {
             if let Err(ended) = task.await {
                 error!("a job's task died: {}", describe_end(ended));

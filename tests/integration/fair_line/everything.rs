@@ -9,14 +9,11 @@ use std::{
 
 use backend_worker::queue::{Broker, ClaimNumber, JobState, Layout, Lease, Postponement};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rstest::rstest;
 use serde_json::json;
 
 use super::{add_raw, fair_keys};
-use crate::support::{Node, TestRedis, both_layouts, eventually, view};
-
-both_layouts! {
-    no_owner_is_passed_over_for_more_than_a_round_whatever_happens
-}
+use crate::support::{Node, TestRedis, eventually, view};
 
 const OWNERS: usize = 5;
 /// Priorities of BullMQ's jobs, 0 the most urgent.
@@ -365,7 +362,11 @@ async fn start(redis: &TestRedis, layout: Layout, nth: usize) -> Replica {
     }
 }
 
-async fn no_owner_is_passed_over_for_more_than_a_round_whatever_happens(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn no_owner_is_passed_over_for_more_than_a_round_whatever_happens(#[case] layout: Layout) {
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in 1..=3 {
         let mut scene = Scene::set(layout, seed).await;

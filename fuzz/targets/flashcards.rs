@@ -14,7 +14,7 @@ use super::*;
 use crate::fuzzing::expect_modest;
 
 /// A valid payload becomes a request that is not much longer, and that is not estimated below the room of its answer.
-pub static FLASHCARDS_PROMPT: Target = Target::new("flashcards_prompt", |input| {
+pub(crate) static FLASHCARDS_PROMPT: Target = Target::new("flashcards_prompt", |input| {
     let Ok(payload) = serde_json::from_slice::<Payload>(input) else {
         return;
     };
@@ -28,9 +28,14 @@ pub static FLASHCARDS_PROMPT: Target = Target::new("flashcards_prompt", |input| 
     assert!(request.body.to_string().len() <= 16 * 1024 + 8 * input.len());
 });
 
+#[test]
+fn flashcards_prompts() {
+    FLASHCARDS_PROMPT.run();
+}
+
 /// An answer of the model, or the text in one, becomes a deck that keeps the structure of the contract, or a short
 /// reason.
-pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| {
+pub(crate) static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| {
     let whole = serde_json::from_slice::<Box<RawValue>>(input)
         .ok()
         .filter(|body| body.get().contains("\"choices\""));
@@ -68,3 +73,8 @@ pub static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |input| 
     }
 })
 .with_factor(64);
+
+#[test]
+fn flashcards_answers() {
+    FLASHCARDS_ANSWER.run();
+}

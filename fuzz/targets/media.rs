@@ -45,7 +45,7 @@ fn samples() -> PathBuf {
 
 /// A recording in any container: at most 30 s in one of the two formats, or a reason. A decoder that gives up with a
 /// panic does so on a thread of its own; memory is bounded by the longest recording, whatever the file claims.
-pub static AUDIO: Target = Target::new("audio", |input| {
+pub(crate) static AUDIO: Target = Target::new("audio", |input| {
     let bytes = Bytes::copy_from_slice(input);
     match contained(move || convert(bytes, LIMIT)) {
         Some(Ok(audio)) => {
@@ -59,8 +59,13 @@ pub static AUDIO: Target = Target::new("audio", |input| {
 .with_room(96 * 1024 * 1024)
 .with_cases(1_000);
 
+#[test]
+fn audio() {
+    AUDIO.run();
+}
+
 /// A picture: sides that the service accepts, or a reason. Only its header is read.
-pub static IMAGE: Target = Target::new("image", |input| {
+pub(crate) static IMAGE: Target = Target::new("image", |input| {
     for (api, longest) in [(VisionApi::ImageAnalysis40, 16_000), (VisionApi::Read32, 10_000)] {
         match image::check("imageUrl", input, api) {
             Ok(info) => {
@@ -73,8 +78,13 @@ pub static IMAGE: Target = Target::new("image", |input| {
 // An icon's directory can announce 65,535 pictures, 16 bytes each.
 .with_room(2 * 1024 * 1024);
 
+#[test]
+fn images() {
+    IMAGE.run();
+}
+
 /// Base64 and data URLs: the bytes, within the limit, or a reason.
-pub static BASE64: Target = Target::new("base64", |input| {
+pub(crate) static BASE64: Target = Target::new("base64", |input| {
     let text = String::from_utf8_lossy(input);
     match encoded::decode("audioBase64", &text, MOST_BYTES) {
         Ok(bytes) => {
@@ -86,8 +96,13 @@ pub static BASE64: Target = Target::new("base64", |input| {
     }
 });
 
+#[test]
+fn base64() {
+    BASE64.run();
+}
+
 /// A URL: refused unless it leads to the public internet over https, or to the one host that is allowed.
-pub static MEDIA_URL: Target = Target::new("media_url", |input| {
+pub(crate) static MEDIA_URL: Target = Target::new("media_url", |input| {
     let Ok(url) = Url::parse(&String::from_utf8_lossy(input)) else {
         return;
     };
@@ -109,6 +124,11 @@ pub static MEDIA_URL: Target = Target::new("media_url", |input| {
 })
 // The client for https, made when a URL first needs it.
 .with_room(2 * 1024 * 1024);
+
+#[test]
+fn media_urls() {
+    MEDIA_URL.run();
+}
 
 fn is_inside(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -132,7 +152,7 @@ fn is_inside(address: IpAddr) -> bool {
 }
 
 /// A path: a file below the folder, or a reason.
-pub static FILE_PATH: Target = Target::new("file_path", |input| {
+pub(crate) static FILE_PATH: Target = Target::new("file_path", |input| {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         Builder::new_current_thread()
             .build()
@@ -156,3 +176,8 @@ pub static FILE_PATH: Target = Target::new("file_path", |input| {
         expect_modest(&failure);
     }
 });
+
+#[test]
+fn file_paths() {
+    FILE_PATH.run();
+}

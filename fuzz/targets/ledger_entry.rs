@@ -12,7 +12,7 @@ use hostile::Target;
 use super::page::{read, written};
 
 /// An entry: an answer, which is written the same way again, or none. No tree is made of it.
-pub static LEDGER_ENTRY: Target = Target::new("ledger_entry", |input| {
+pub(crate) static LEDGER_ENTRY: Target = Target::new("ledger_entry", |input| {
     let Some(reply) = read(&String::from_utf8_lossy(input)) else {
         return;
     };
@@ -20,3 +20,8 @@ pub static LEDGER_ENTRY: Target = Target::new("ledger_entry", |input| {
     assert_eq!(again, reply);
 })
 .with_factor(16);
+
+#[test]
+fn ledger_entries() {
+    LEDGER_ENTRY.run();
+}

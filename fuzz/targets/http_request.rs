@@ -75,7 +75,7 @@ static ROUTES: LazyLock<Router> = LazyLock::new(|| {
 
 /// Whatever comes over a connection, all of it and then nothing more: answers in HTTP, none of which says that the
 /// server is at fault, or none.
-pub static HTTP_REQUEST: Target = Target::new("http_request", |input| {
+pub(crate) static HTTP_REQUEST: Target = Target::new("http_request", |input| {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let peer = SocketAddr::from(([127, 0, 0, 1], 7));
     let serving = connection(
@@ -105,3 +105,8 @@ pub static HTTP_REQUEST: Target = Target::new("http_request", |input| {
 })
 .with_room(2 * 1024 * 1024)
 .with_cases(1_000);
+
+#[test]
+fn http_requests() {
+    HTTP_REQUEST.run();
+}

@@ -17,7 +17,7 @@ use crate::{FailureClass, fuzzing::expect_modest};
 
 /// A refusal, as it comes over the wire: the status, headers, an empty line, the body. Its class is one that a refusal
 /// can have, its wait is at most a day, its words stay on one line.
-pub static REFUSAL: Target = Target::new("refusal", |input| {
+pub(crate) static REFUSAL: Target = Target::new("refusal", |input| {
     let mut lines = input.split_inclusive(|byte| *byte == b'\n');
     let status = lines.next().unwrap_or_default().trim_ascii();
     let status = std::str::from_utf8(status)
@@ -59,3 +59,8 @@ pub static REFUSAL: Target = Target::new("refusal", |input| {
         );
     }
 });
+
+#[test]
+fn refusals() {
+    REFUSAL.run();
+}

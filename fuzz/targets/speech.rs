@@ -14,7 +14,7 @@ use super::*;
 use crate::{FailureClass, fuzzing::expect_modest};
 
 /// An answer: scores from 0 to 100 with feedback on them, silence, or a reason why it is neither.
-pub static SPEECH_ANSWER: Target = Target::new("speech_answer", |input| {
+pub(crate) static SPEECH_ANSWER: Target = Target::new("speech_answer", |input| {
     let Ok(body) = serde_json::from_slice::<Value>(input) else {
         return;
     };
@@ -50,3 +50,8 @@ pub static SPEECH_ANSWER: Target = Target::new("speech_answer", |input| {
         }
     }
 });
+
+#[test]
+fn speech_answers() {
+    SPEECH_ANSWER.run();
+}

@@ -26,7 +26,7 @@ const LONGEST_REASON: usize = 1_001;
 
 /// A task of the apalis layout, or after a line `type:` one of BullMQ's: it is opened and checked, or ends with a
 /// reason and a note that fits a line.
-pub static DELIVERY: Target = Target::new("delivery", |input| {
+pub(crate) static DELIVERY: Target = Target::new("delivery", |input| {
     let named = input.strip_prefix(b"type:").and_then(|rest| {
         let at = rest.iter().position(|byte| *byte == b'\n')?;
         Some((String::from_utf8_lossy(&rest[..at]).into_owned(), &rest[at + 1..]))
@@ -45,6 +45,11 @@ pub static DELIVERY: Target = Target::new("delivery", |input| {
     }
 })
 .with_factor(8);
+
+#[test]
+fn deliveries() {
+    DELIVERY.run();
+}
 
 fn expect_writable(failure: &Failure, delivery: &Delivery) {
     let rules = OutcomeRules {

@@ -12,10 +12,15 @@ use hostile::Target;
 use super::TraceContext;
 
 /// A `traceparent`: it reads the same again, or counts for nothing.
-pub static TRACEPARENT: Target = Target::new("traceparent", |input| {
+pub(crate) static TRACEPARENT: Target = Target::new("traceparent", |input| {
     if let Some(context) = TraceContext::parse(&String::from_utf8_lossy(input)) {
         let header = context.to_string();
         assert_eq!(header.len(), 55);
         assert_eq!(TraceContext::parse(&header), Some(context));
     }
 });
+
+#[test]
+fn traceparents() {
+    TRACEPARENT.run();
+}

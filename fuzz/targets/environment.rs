@@ -17,7 +17,7 @@ use super::{Config, process::fit_for_a_name, vars};
 const SECRET: &str = "hunter2";
 
 /// Variables, `NAME=value` a line: a configuration, or all that is wrong with them. What is secret is shown by neither.
-pub static ENVIRONMENT: Target = Target::new("environment", |input| {
+pub(crate) static ENVIRONMENT: Target = Target::new("environment", |input| {
     let text = String::from_utf8_lossy(input);
     let values: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
     let is_secret = |name: &str| vars::ALL.iter().any(|var| var.secret && var.name == name);
@@ -35,3 +35,8 @@ pub static ENVIRONMENT: Target = Target::new("environment", |input| {
 // A filter of the logs may hold a regular expression.
 .with_room(64 * 1024 * 1024)
 .with_cases(1_000);
+
+#[test]
+fn environments() {
+    ENVIRONMENT.run();
+}

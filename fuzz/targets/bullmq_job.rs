@@ -21,7 +21,7 @@ use crate::queue::{
 const LONGEST_BACKOFF: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A job's hash and its log: it can be claimed, shown and followed.
-pub static BULLMQ_JOB: Target = Target::new("bullmq_job", |input| {
+pub(crate) static BULLMQ_JOB: Target = Target::new("bullmq_job", |input| {
     let (fields, log) = hash(input);
     let field = |name: &str| fields.get(name.as_bytes()).cloned();
     let number =
@@ -74,8 +74,13 @@ pub static BULLMQ_JOB: Target = Target::new("bullmq_job", |input| {
     }
 });
 
+#[test]
+fn bullmq_jobs() {
+    BULLMQ_JOB.run();
+}
+
 /// An event: it says something of a job, or nothing.
-pub static BULLMQ_EVENT: Target = Target::new("bullmq_event", |input| {
+pub(crate) static BULLMQ_EVENT: Target = Target::new("bullmq_event", |input| {
     let (fields, _) = hash(input);
     assert!(news(&fields, |_| false).is_none());
     let told = news(&fields, |_| true);
@@ -84,3 +89,8 @@ pub static BULLMQ_EVENT: Target = Target::new("bullmq_event", |input| {
         assert!(told.at_once.is_none() || told.if_gone.is_none());
     }
 });
+
+#[test]
+fn bullmq_events() {
+    BULLMQ_EVENT.run();
+}

@@ -1,5 +1,5 @@
-//! The parsers of foreign data in this crate, for `fuzz/` and the tests. Each property is defined beside its
-//! parser, in a module `fuzz`.
+//! The fuzz targets of `jobs`. Each file beside this one is a module of the parser that it feeds, so that it sees the
+//! parser's private parts.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,9 +10,8 @@
 
 use hostile::Target;
 
-use crate::{Failure, FailureClass, JobType, Jobs};
-
-pub use crate::{
+use crate::{
+    Failure, FailureClass, JobType, Jobs,
     assess_pronunciation::fuzz::SPEECH_ANSWER,
     generate_flashcards::fuzz::{FLASHCARDS_ANSWER, FLASHCARDS_PROMPT},
     media::fuzz::{AUDIO, BASE64, FILE_PATH, IMAGE, MEDIA_URL},
@@ -20,11 +19,27 @@ pub use crate::{
     providers::fuzz::REFUSAL,
 };
 
+/// Every target of this crate. The binary of `fuzz/` finds a target here by its name, and its seeds in
+/// `fuzz/seeds/<name>`.
+pub static TARGETS: &[&Target] = &[
+    &AUDIO,
+    &BASE64,
+    &FILE_PATH,
+    &FLASHCARDS_ANSWER,
+    &FLASHCARDS_PROMPT,
+    &IMAGE,
+    &MEDIA_URL,
+    &PAYLOAD,
+    &REFUSAL,
+    &SPEECH_ANSWER,
+    &VISION_ANSWER,
+];
+
 /// Longest text of a failure, characters: it goes into logs, histories and answers.
 const LONGEST_FAILURE: usize = 1_500;
 
 /// A payload, of whichever type: checked, or refused with a reason that names the field.
-pub static PAYLOAD: Target = Target::new("payload", |input| {
+pub(crate) static PAYLOAD: Target = Target::new("payload", |input| {
     for kind in JobType::ALL {
         if let Err(failure) = Jobs::validate(kind, input) {
             expect_modest(&failure);
@@ -33,6 +48,11 @@ pub static PAYLOAD: Target = Target::new("payload", |input| {
     }
 })
 .with_factor(8);
+
+#[test]
+fn payloads() {
+    PAYLOAD.run();
+}
 
 /// A failure is short, whatever was sent.
 pub(crate) fn expect_modest(failure: &Failure) {
@@ -49,29 +69,6 @@ mod tests {
 
     use hostile::Target;
     use serde_json::Value;
-
-    macro_rules! fixed_runs {
-        ($($test:ident: $target:ident,)*) => {$(
-            #[test]
-            fn $test() {
-                super::$target.run();
-            }
-        )*};
-    }
-
-    fixed_runs! {
-        payloads: PAYLOAD,
-        flashcards_prompts: FLASHCARDS_PROMPT,
-        flashcards_answers: FLASHCARDS_ANSWER,
-        speech_answers: SPEECH_ANSWER,
-        vision_answers: VISION_ANSWER,
-        refusals: REFUSAL,
-        audio: AUDIO,
-        images: IMAGE,
-        base64: BASE64,
-        media_urls: MEDIA_URL,
-        file_paths: FILE_PATH,
-    }
 
     /// The inputs are hostile: each of these promises is broken by one of them.
     #[test]

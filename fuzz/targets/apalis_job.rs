@@ -13,7 +13,7 @@ use super::inspect::{EndTimes, view};
 use crate::queue::fuzz::{expect_showable, hash};
 
 /// A job's meta and history: it can be shown and followed.
-pub static APALIS_META: Target = Target::new("apalis_meta", |input| {
+pub(crate) static APALIS_META: Target = Target::new("apalis_meta", |input| {
     let (meta, history) = hash(input);
     let due = meta
         .get(b"due".as_slice())
@@ -26,3 +26,8 @@ pub static APALIS_META: Target = Target::new("apalis_meta", |input| {
         expect_showable(view("1", scheduled, &ended, &meta, &history));
     }
 });
+
+#[test]
+fn apalis_metas() {
+    APALIS_META.run();
+}

@@ -14,7 +14,7 @@ use super::recognise::{OperationState, analyzed, polled, submitted};
 use crate::{Failure, fuzzing::expect_modest};
 
 /// An answer of either service: lines, the state of an operation, or a reason why it is neither.
-pub static VISION_ANSWER: Target = Target::new("vision_answer", |input| {
+pub(crate) static VISION_ANSWER: Target = Target::new("vision_answer", |input| {
     let Ok(body) = serde_json::from_slice::<Value>(input) else {
         return;
     };
@@ -28,6 +28,11 @@ pub static VISION_ANSWER: Target = Target::new("vision_answer", |input| {
         expect_modest(&failure);
     }
 });
+
+#[test]
+fn vision_answers() {
+    VISION_ANSWER.run();
+}
 
 fn expect_lines(lines: Result<Vec<String>, Failure>, input: &[u8]) {
     match lines {

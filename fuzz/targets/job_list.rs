@@ -46,7 +46,7 @@ pub(crate) fn expect_showable(view: JobSnapshot) {
 
 /// A list: its cursor on the first line, then jobs as the scripts give them, field by field. A cursor that is taken
 /// reads the same again.
-pub static JOB_LIST: Target = Target::new("job_list", |input| {
+pub(crate) static JOB_LIST: Target = Target::new("job_list", |input| {
     let (cursor, rest) = match input.iter().position(|byte| *byte == b'\n') {
         Some(at) => (&input[..at], &input[at + 1..]),
         None => (input, &b""[..]),
@@ -80,3 +80,8 @@ pub static JOB_LIST: Target = Target::new("job_list", |input| {
     assert!(serde_json::to_string(&page.jobs).is_ok());
     page.next_without(&page.jobs);
 });
+
+#[test]
+fn job_lists() {
+    JOB_LIST.run();
+}
