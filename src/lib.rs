@@ -15,7 +15,7 @@
 //! - [`check`]: finds the problems of a deployment.
 //! - [`operator`]: what an operator can ask and do; [`http_api`] offers it over HTTP, [`cli`] in a shell.
 //! - [`migrate`]: what was changed in the keyspace since the first version.
-//! - [`model_shutdown`]: the day on which the provider shuts the flashcards' model down.
+//! - [`model_shutdown`]: the day on which a provider shuts down the flashcards' model, or the service that reads images.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`], `deadline`, [`redis_error`] and [`keys`]: Redis, how long its answers may take, what its errors

@@ -12,15 +12,26 @@ use super::{EnvReader, HOUR, MINUTE, endpoints, vars};
 
 /// Reads the settings of the handlers. Errors go into `env`.
 pub(super) fn read(env: &mut EnvReader<'_>) -> Settings {
+    let models = models(env);
     Settings {
-        openai: openai(env),
+        openai: openai(env, models.clone()),
         speech: speech(env),
-        vision: vision(env),
+        vision: vision(env, models),
         media: media(env),
     }
 }
 
-fn openai(env: &mut EnvReader<'_>) -> Option<OpenAiSettings> {
+/// Reads the table of models and services, and when they shut down.
+fn models(env: &mut EnvReader<'_>) -> Arc<ModelTable> {
+    env.optional(&vars::MODELS_FILE, |path| {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("a readable file: {error}"))?;
+        let table = ModelTable::parse(&text).map_err(|error| format!("a table of models: {error}"))?;
+        Ok(Arc::new(table))
+    })
+    .unwrap_or_else(ModelTable::built_in)
+}
+
+fn openai(env: &mut EnvReader<'_>, models: Arc<ModelTable>) -> Option<OpenAiSettings> {
     let settings = OpenAiSettings {
         base_url: env.endpoint(&vars::OPENAI_BASE_URL, endpoints::openai),
         key: SecretString::default(),
@@ -39,15 +50,7 @@ fn openai(env: &mut EnvReader<'_>) -> Option<OpenAiSettings> {
                 name => ModelSuccessor::Model(name.to_owned()),
             })
         }),
-        models: env
-            .optional(&vars::MODELS_FILE, |path| {
-                let text =
-                    std::fs::read_to_string(path).map_err(|error| format!("a readable file: {error}"))?;
-                let table =
-                    ModelTable::parse(&text).map_err(|error| format!("a table of models: {error}"))?;
-                Ok(Arc::new(table))
-            })
-            .unwrap_or_else(ModelTable::built_in),
+        models,
         timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
     };
     env.secret(&vars::OPENAI_API_KEY)
@@ -74,14 +77,12 @@ fn speech(env: &mut EnvReader<'_>) -> Option<SpeechSettings> {
     }
 }
 
-fn vision(env: &mut EnvReader<'_>) -> Option<VisionSettings> {
+fn vision(env: &mut EnvReader<'_>, models: Arc<ModelTable>) -> Option<VisionSettings> {
     let poll_interval = env.duration(&vars::AZURE_VISION_POLL, Duration::from_millis(10), MINUTE);
     let endpoint = env.optional_endpoint(&vars::AZURE_VISION_ENDPOINT, endpoints::vision);
     let timeout = env.duration(&vars::AZURE_VISION_TIMEOUT, Duration::from_millis(100), HOUR);
-    let api = env.parse(&vars::AZURE_VISION_API, |text| match text {
-        "4.0" => Ok(VisionApi::ImageAnalysis40),
-        "3.2" => Ok(VisionApi::Read32),
-        _ => Err("4.0 or 3.2".to_owned()),
+    let api = env.parse(&vars::AZURE_VISION_API, |text| {
+        VisionApi::named(text).ok_or_else(|| "4.0, 3.2 or document-intelligence".to_owned())
     });
     let key = env.secret(&vars::AZURE_VISION_KEY)?;
     match endpoint {
@@ -89,6 +90,7 @@ fn vision(env: &mut EnvReader<'_>) -> Option<VisionSettings> {
             endpoint,
             key,
             api,
+            models,
             timeout,
             poll_interval,
         }),

@@ -79,7 +79,7 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("AZURE_SPEECH_REGION", "https://x", "a region"),
         ("AZURE_SPEECH_REGION", "west/europe", "westeurope"),
         ("OPENAI_BASE_URL", "api.openai.com/v1", "scheme is missing"),
-        ("AZURE_VISION_API", "5", "4.0 or 3.2"),
+        ("AZURE_VISION_API", "5", "4.0, 3.2 or document-intelligence"),
         ("RETRY_MAX_ATTEMPTS", "11", "from 1 to 10"),
         ("RETRY_MAX_ATTEMPTS_BY_TYPE", "process-image", "type:tries"),
         (

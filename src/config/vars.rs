@@ -83,9 +83,9 @@ vars! {
     AZURE_SPEECH_TIMEOUT = Value("60s"), "longest wait for an assessment";
     AZURE_VISION_KEY: secret = None, "without it image jobs fail";
     AZURE_VISION_ENDPOINT = None, "such as `https://name.cognitiveservices.azure.com`";
-    AZURE_VISION_API = Value("4.0"), "`4.0` (Image Analysis) or `3.2` (Read)";
+    AZURE_VISION_API = Value("4.0"), "`4.0` (Image Analysis), `3.2` (Read) or `document-intelligence` (its model `prebuilt-read`)";
     AZURE_VISION_TIMEOUT = Value("30s"), "longest wait for an answer";
-    AZURE_VISION_POLL = Value("1s"), "pause between two polls of a Read operation";
+    AZURE_VISION_POLL = Value("1s"), "shortest pause between two polls of an operation of `3.2` and `document-intelligence`";
     RETRY_MAX_ATTEMPTS = Value("3"), "tries of each provider call, 1 to 10";
     RETRY_MAX_ATTEMPTS_BY_TYPE = None, "job types with other tries, `type:tries`: `process-image:5,generate-flashcards:2`";
     RETRY_BASE_DELAY = Value("2s"), "wait before the second try; it doubles from there, and starts doubled for a rate limit";

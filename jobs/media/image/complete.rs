@@ -19,6 +19,7 @@ pub(super) fn is_complete(kind: ImageType, file: &[u8]) -> bool {
         ImageType::Bmp => bmp(file),
         ImageType::Ico => ico(file),
         ImageType::Tiff => Some(tiff::is_complete(file)),
+        ImageType::Heif(_) => heif(file),
         _ => Some(true),
     };
     complete.unwrap_or(false)
@@ -38,6 +39,28 @@ fn png(file: &[u8]) -> Option<bool> {
             return Some(true);
         }
     }
+}
+
+/// Boxes up to the end of the file; the pictures are in `mdat`, and `meta` says where.
+fn heif(file: &[u8]) -> Option<bool> {
+    let (mut at, mut has_meta, mut has_pictures) = (0_usize, false, false);
+    while at < file.len() {
+        let kind = file.get(at + 4..at + 8)?;
+        (has_meta, has_pictures) = (has_meta || kind == b"meta", has_pictures || kind == b"mdat");
+        let length = match big(file, at)? {
+            0 => file.len() - at,
+            1 => {
+                let high = usize::try_from(big(file, at + 8)?).ok()?;
+                let low = usize::try_from(big(file, at + 12)?).ok()?;
+                high.checked_shl(32)?
+                    .checked_add(low)
+                    .filter(|length| *length >= 16)?
+            }
+            length => usize::try_from(length).ok().filter(|length| *length >= 8)?,
+        };
+        at = at.checked_add(length)?;
+    }
+    Some(at == file.len() && has_meta && has_pictures)
 }
 
 /// Segments up to the end of the image. A thumbnail within a segment has an end of its own.

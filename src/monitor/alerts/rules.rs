@@ -45,9 +45,9 @@ pub static RULES: &[AlertRule] = &[
         name: "ModelRetiring",
         severity: AlertSeverity::Critical,
         threshold: 0.0,
-        about: "days that have passed of the last 30 before the provider shuts the flashcards' model down",
-        action: "Set OPENAI_MODEL to its successor (`check` names it), and look at a few decks before that day. Without it \
-                 the worker moves to OPENAI_MODEL_SUCCESSOR by itself when the model is gone.",
+        about: "days that have passed of the last 30 before a provider shuts down the flashcards' model or the service that reads images",
+        action: "Set OPENAI_MODEL, or AZURE_VISION_API, to the successor (`check` names it), and look at a few results before that day. Without it \
+                 the worker moves to OPENAI_MODEL_SUCCESSOR by itself when the model is gone; images are not read any more.",
         expr: "min(backend_worker_model_shutdown_timestamp_seconds) - time() < 30 * 86400",
         hold: "0s",
         measure: AlertMeasure::ModelShutdown,
