@@ -65,4 +65,5 @@ print(f"pairs of top-level modules that import each other: {len(pairs)}")
 for a, b in pairs:
     print(f"  {a} <-> {b}")
 PYTHON
+python3 scripts/import-circles.py
 sh scripts/lint-prose.sh

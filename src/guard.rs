@@ -23,6 +23,7 @@ use crate::{
     retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryDecision, RetryPolicy},
     spend_ledger::{LedgerPage, OpenedCall},
     spending::JobSpend,
+    suspects::Suspect,
     telemetry::{
         metrics::{
             PROCESS,
@@ -30,7 +31,6 @@ use crate::{
         },
         trace::{self, SpanEnd},
     },
-    worker::Suspect,
 };
 
 /// A job waits at the gate in its slot up to this long: to give the job back would take as long.

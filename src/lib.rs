@@ -6,7 +6,7 @@
 //! - [`cli`]: the commands; `main` only dispatches to it.
 //! - [`config`]: the only reader of the environment.
 //! - [`replica`]: one replica, wired from the configuration: brokers, workers, HTTP.
-//! - [`queue`]: the trait `Broker` and the layouts behind it.
+//! - [`queue`]: the traits of a queue and the layouts behind them.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
 //! - [`media_helper`]: the processes in which untrusted recordings are decoded.
 //! - [`deduplication`]: jobs that ask for the same are paid for once.
@@ -53,6 +53,8 @@ pub mod retry;
 pub mod simulator;
 pub mod spend_ledger;
 pub mod spending;
+pub mod suspects;
 pub mod telemetry;
+mod time_format;
 pub mod watchdog;
 pub mod worker;

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use hostile::Target;
 
-use super::{Config, fit_for_a_name, vars};
+use super::{Config, process::fit_for_a_name, vars};
 
 /// Stands for every secret.
 const SECRET: &str = "hunter2";

@@ -29,7 +29,7 @@ use crate::{
     connection::Connection,
     monitor::Monitor,
     operator::Operator,
-    queue::{Broker, BrokerOptions, apalis::ApalisBroker, bullmq::BullmqBroker},
+    queue::{BrokerOptions, OperatorQueue, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::{RateLimits, RateWindow},
     spending::{Budgets, accounts::SpendAccounts},
 };
@@ -46,7 +46,7 @@ static ROUTES: LazyLock<Router> = LazyLock::new(|| {
     let _inside = RUNTIME.enter();
     let connection = Connection::open(&"redis://127.0.0.1:1".into()).expect("the URL is one");
     let options = BrokerOptions::default();
-    let brokers: Vec<Arc<dyn Broker>> = vec![
+    let brokers: Vec<Arc<dyn OperatorQueue>> = vec![
         Arc::new(BullmqBroker::new(connection.clone(), "q", "w", options)),
         Arc::new(ApalisBroker::new(connection.clone(), "q", "w", options)),
     ];

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::queue::Layout;
 
 fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let map: HashMap<_, _> = pairs

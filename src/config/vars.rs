@@ -68,7 +68,7 @@ vars! {
     REDIS_PUBLIC_URL: secret = None, "used only when `REDIS_URL` is not set";
     REDIS_CA_FILE = None, "certificates (PEM) of the authority that Redis's own is checked against, instead of the system's; for `rediss://`";
     PORT = Value("3002"), "port of the HTTP server, on every address (`[::]`)";
-    QUEUES = Computed(super::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
+    QUEUES = Computed(super::queue_list::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
     CONCURRENCY = Value("20"), "jobs at a time in each queue that names no concurrency";
     OPENAI_API_KEY: secret = None, "without it flashcard jobs fail";
     OPENAI_BASE_URL = Value("https://api.openai.com/v1"), "OpenAI, or a proxy that speaks like it";

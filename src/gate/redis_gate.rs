@@ -7,15 +7,15 @@ use redis::{FromRedisValue, RedisError, Script, ScriptInvocation};
 
 use super::{
     decision::{Effect, Reason, State},
-    permit::CallOutcome,
     protocol::{
         AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
         SettlementReply,
     },
     scripts::GateScripts,
-    settings::{GateSettings, LimitSettings, millis},
+    settings::{GateSettings, LimitSettings},
+    settlement::CallOutcome,
 };
-use crate::{connection::Connection, keys::GateKeys};
+use crate::{connection::Connection, keys::GateKeys, time_format::millis};
 
 /// Beyond what any model takes; and what the scripts can count with.
 const MOST_TOKENS: u64 = 1_000_000_000;
@@ -211,7 +211,6 @@ impl RedisGate {
             requests_per_minute,
             tokens_per_minute,
             max_concurrent,
-            pace,
         } = limits;
         let mut call = self.call(script);
         call.arg(millis(breaker.open_for))
@@ -220,8 +219,6 @@ impl RedisGate {
         for limit in [requests_per_minute, tokens_per_minute, max_concurrent] {
             call.arg(limit.map_or(0, |n| n.get()));
         }
-        call.arg(pace.map_or(0, |p| millis(p.interval)))
-            .arg(pace.map_or(1, |p| p.burst.get()));
         call
     }
 

@@ -1,6 +1,4 @@
-//! The scripts of the layouts: how one is put together from its files, and how Redis's SLOWLOG names it.
-
-use super::{Layout, apalis, bullmq};
+//! The scripts of the layouts: how one is put together from its files.
 
 /// Names scripts: `NAME = "operation.lua";`, `common.lua` of their folder in front of the files that are named.
 macro_rules! scripts {
@@ -18,18 +16,3 @@ macro_rules! scripts {
     };
 }
 pub(super) use scripts;
-
-/// The scripts of both layouts, as `<layout> <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
-pub fn script_names() -> Vec<(String, String)> {
-    let all = [
-        (Layout::Bullmq, bullmq::scripts::named()),
-        (Layout::Apalis, apalis::scripts::named()),
-    ];
-    all.into_iter()
-        .flat_map(|(layout, scripts)| scripts.into_iter().map(move |script| (layout, script)))
-        .map(|(layout, (name, script))| {
-            let name = format!("{layout} {}", name.to_ascii_lowercase());
-            (name, script.get_hash().to_owned())
-        })
-        .collect()
-}

@@ -26,7 +26,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     gate::{ProviderGate, Reason},
-    queue::Broker,
+    queue::QueueInspector,
 };
 
 /// A queue has "jobs of" a provider for so long after the last one was seen.
@@ -165,7 +165,7 @@ impl ClaimPauses {
         &self,
         wanted: usize,
         most_parked: usize,
-        queue: Option<&dyn Broker>,
+        queue: Option<&dyn QueueInspector>,
     ) -> ClaimAllowance {
         let now = Instant::now();
         let gates: Vec<Arc<ProviderGate>> = {
@@ -221,7 +221,7 @@ impl ClaimPauses {
         &self,
         gates: &[Arc<ProviderGate>],
         wanted: usize,
-        queue: Option<&dyn Broker>,
+        queue: Option<&dyn QueueInspector>,
     ) -> ClaimAllowance {
         let (mut calls, mut next) = (0usize, None);
         for gate in gates {
@@ -284,7 +284,7 @@ impl ClaimPauses {
 }
 
 /// How many jobs wait in a queue.
-async fn waiting(queue: Option<&dyn Broker>) -> usize {
+async fn waiting(queue: Option<&dyn QueueInspector>) -> usize {
     let Some(queue) = queue else { return 0 };
     let counts = queue.counts().await.unwrap_or_default();
     usize::try_from(counts.waiting).unwrap_or(usize::MAX)

@@ -320,6 +320,6 @@ async fn a_job_that_was_lost_is_stopped_and_writes_nothing() {
     .await;
     let token: String = redis.ask(&["HGET", "q:meta:1", "claim"]).await;
     assert_eq!(token, "other:1");
-    assert_eq!(running.workers[0].health().disposition_counts().lost, 1);
+    assert_eq!(running.workers[0].health().outcome_totals().lost, 1);
     running.stop().await;
 }

@@ -7,8 +7,8 @@ use super::rig::{Rig, breaker, concurrent, ms, same, unlimited};
 use crate::gate::{
     BreakerSettings, Settlement,
     decision::{Effect, Reason, State},
-    permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
     protocol::{AdmissionVerdict, BreakerControl},
+    settlement::CallOutcome::{Cancelled, Failure, Ignored, Success},
 };
 
 /// Two failures open, two successes close, two probes.

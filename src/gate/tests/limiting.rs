@@ -5,10 +5,10 @@ use jobs::AccountFault;
 use rstest::rstest;
 
 use crate::gate::{
-    LimitSettings, Pace, Settlement,
+    LimitSettings, Settlement,
     decision::{Effect, Reason},
-    permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
     protocol::BreakerControl,
+    settlement::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
 };
 
 fn used(outcome: CallOutcome, tokens: u64) -> Settlement {
@@ -37,7 +37,6 @@ pub(super) async fn all(rig: &Rig) -> anyhow::Result<()> {
     a_renewed_probe_keeps_its_place(rig.clone()).await?;
     the_death_of_many_frees_all_their_slots(rig.clone()).await?;
     the_same_id_gets_the_same_permit_and_pays_once(rig.clone()).await?;
-    calls_are_spread_by_the_pace(rig.clone()).await?;
     of_several_waits_the_longest_is_told(rig.clone()).await?;
     a_clock_that_steps_back_neither_frees_nor_wedges(rig.clone()).await?;
     a_lost_window_is_not_refunded(rig.clone()).await?;
@@ -283,24 +282,6 @@ async fn the_same_id_gets_the_same_permit_and_pays_once(#[case] rig: Rig) -> any
 #[rstest]
 #[case::alone(Rig::start().await)]
 #[tokio::test]
-async fn calls_are_spread_by_the_pace(#[case] rig: Rig) -> anyhow::Result<()> {
-    let pace = Some(Pace::new(ms(50), limit(2).unwrap())?);
-    let gate = rig.gate(breaker(), LimitSettings { pace, ..unlimited() });
-    same!(gate.passes("1").await && gate.passes("2").await, true);
-    same!(gate.refusal("3").await, Some((Reason::Pace, Some(50))));
-    rig.pass(50).await;
-    same!(gate.passes("3").await, true);
-    same!(gate.passes("4").await, false);
-    // Idle time is not saved up beyond the burst.
-    rig.pass(10_000).await;
-    same!(gate.passes("4").await && gate.passes("5").await, true);
-    same!(gate.passes("6").await, false);
-    Ok(())
-}
-
-#[rstest]
-#[case::alone(Rig::start().await)]
-#[tokio::test]
 async fn of_several_waits_the_longest_is_told(#[case] rig: Rig) -> anyhow::Result<()> {
     let limits = LimitSettings {
         requests_per_minute: limit(2),
@@ -394,7 +375,7 @@ async fn garbage_in_the_keys_is_survived(#[case] rig: Rig) -> anyhow::Result<()>
         gate.admit("1", 5).await?.passes() && gate.admit("2", 5).await?.passes(),
         true
     );
-    for field in ["tat", "throttled", "hw", "requests"] {
+    for field in ["spread", "throttled", "hw", "requests"] {
         let _: u64 = rig.query(&["HSET", &keys.win, field, "nan"]).await;
     }
     let _: u64 = rig

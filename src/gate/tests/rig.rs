@@ -16,10 +16,10 @@ use crate::{
         BreakerSettings, GateSettings, LimitSettings, Settlement,
         batched_gate::BatchedGate,
         decision::{Effect, Reason},
-        permit::CallOutcome,
         protocol::{AdmissionReply, AdmissionVerdict},
         redis_gate::RedisGate,
         scripts::GateScripts,
+        settlement::CallOutcome,
     },
     keys::GateKeys,
 };
@@ -183,7 +183,6 @@ pub(super) const fn unlimited() -> LimitSettings {
         requests_per_minute: None,
         tokens_per_minute: None,
         max_concurrent: None,
-        pace: None,
     }
 }
 

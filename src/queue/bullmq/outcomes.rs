@@ -1,11 +1,15 @@
-//! Jobs that have ended well, written together, and the claim that goes with them: most jobs end so, and what they cost
-//! beside their work is this call.
+//! Writes outcomes. Completions travel together, with the claim that refills their slots: most jobs end so, and this
+//! call is most of their cost beside their work.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
 
-use super::{BullmqBroker, claim::ClaimReply, millis, scripts};
+use super::{BullmqBroker, LONGEST_DELAY, claim::ClaimReply, scripts};
 use crate::queue::{
-    BrokerError, ClaimNumber, Completion, CompletionResults, Delivery, batch_replies, told_equal,
+    BrokerError, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote,
+    Lease, OutcomeWriter, Postponement, WriteResult, batch_replies, line, millis, told_equal,
 };
 
 /// The result of the claim in a call of completions.
@@ -27,12 +31,9 @@ impl FromRedisValue for RefillClaim {
     }
 }
 
-impl BullmqBroker {
-    pub(super) async fn complete_jobs(
-        &self,
-        completions: &[Completion],
-        next: Option<ClaimNumber>,
-    ) -> CompletionResults {
+#[async_trait]
+impl OutcomeWriter for BullmqBroker {
+    async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> CompletionResults {
         // A replica that does not renew could not hold what it claims.
         let mut next = next.filter(|_| self.renewal().holds());
         let mut all = CompletionResults {
@@ -62,6 +63,93 @@ impl BullmqBroker {
             }
         }
         all
+    }
+
+    async fn retry_at(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
+        self.delay(lease, &later, true).await
+    }
+
+    async fn put_off(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
+        self.delay(lease, &later, false).await
+    }
+
+    async fn fail(
+        &self,
+        lease: &Lease,
+        reason: &str,
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError> {
+        let mut call = self.prepare(&scripts::FAIL);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(reason)
+            .arg(line(note)?);
+        self.settle(&call).await
+    }
+
+    async fn progress(
+        &self,
+        lease: &Lease,
+        percent: u8,
+        note: Option<&HistoryNote>,
+    ) -> Result<WriteResult, BrokerError> {
+        let mut call = self.prepare(&scripts::PROGRESS);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(percent)
+            .arg(line(note)?);
+        self.settle(&call).await
+    }
+
+    fn proof_of(&self, lease: &Lease) -> ClaimProof {
+        ClaimProof {
+            claim: format!("{}{}:lock", self.keys.prefix, lease.id),
+            token: lease.token.clone(),
+            leases: String::new(),
+            worker: self.worker.clone(),
+        }
+    }
+
+    async fn await_equal(
+        &self,
+        lease: &Lease,
+        delay: Duration,
+        reason: &str,
+        equal: &EqualJobs,
+    ) -> Result<WriteResult, BrokerError> {
+        let mut call = self.prepare(&scripts::AWAIT);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(millis(delay))
+            .arg(reason)
+            .arg(&*equal.prefix);
+        self.settle(&call).await
+    }
+
+    async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
+        let mut call = self.prepare(&scripts::WAKE);
+        call.arg(&*equal.prefix);
+        Ok(self.connection.invoke(&call).await?)
+    }
+}
+
+impl BullmqBroker {
+    async fn delay(
+        &self,
+        lease: &Lease,
+        later: &Postponement<'_>,
+        adds_up: bool,
+    ) -> Result<WriteResult, BrokerError> {
+        let mut call = self.prepare(&scripts::RETRY_AT);
+        call.arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(millis(later.delay.min(LONGEST_DELAY)));
+        call.arg(u8::from(later.counts))
+            .arg(later.reason)
+            .arg(line(later.note)?)
+            .arg(later.gate.unwrap_or_default())
+            .arg(u8::from(adds_up));
+        self.settle(&call).await
     }
 
     /// Where many jobs are in flight, a script ends the first ones only.

@@ -29,7 +29,7 @@ const LONGEST_PREPARATION: Duration = Duration::from_secs(5);
 
 /// The jobs in flight in a replica, over all of its queues, and the suspects among them.
 #[derive(Debug, Default)]
-pub(super) struct SuspectIsolation {
+pub(crate) struct SuspectIsolation {
     state: Mutex<IsolationState>,
     /// Notified when a job has left, or has come further.
     changed: Notify,
@@ -69,7 +69,7 @@ enum Phase {
 
 /// Counts a job as in flight until it is dropped.
 #[derive(Debug)]
-pub(super) struct InFlightPresence {
+pub(crate) struct InFlightPresence {
     isolation: Arc<SuspectIsolation>,
     number: Option<u64>,
 }
@@ -84,7 +84,7 @@ pub struct Suspect {
 impl SuspectIsolation {
     /// Lets a claimed job in, of which `lost` deliveries were lost. `None` where it has to go back, because suspects
     /// run.
-    pub(super) fn enter(self: &Arc<Self>, lost: u32) -> Option<InFlightPresence> {
+    pub(crate) fn enter(self: &Arc<Self>, lost: u32) -> Option<InFlightPresence> {
         let mut state = self.state();
         let number = match lost {
             0 if state
@@ -116,12 +116,12 @@ impl SuspectIsolation {
     }
 
     /// Returns true if a suspect is here, so that nothing may be claimed.
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         !self.state().suspects.is_empty()
     }
 
     /// Waits until no suspect is here.
-    pub(super) async fn is_over(&self) {
+    pub(crate) async fn is_over(&self) {
         self.until(|state| state.suspects.is_empty()).await;
     }
 
@@ -204,12 +204,12 @@ impl IsolationState {
 
 impl Suspect {
     /// Waits until it may run.
-    pub(super) async fn may_run(&self) {
+    pub(crate) async fn may_run(&self) {
         self.isolation.until(|state| state.start(self.number)).await;
     }
 
     /// Returns true if it runs alone.
-    pub(super) fn runs_alone(&self) -> bool {
+    pub(crate) fn runs_alone(&self) -> bool {
         self.isolation.state().phase(self.number) == Some(Phase::RunsAlone)
     }
 
@@ -233,7 +233,7 @@ impl Suspect {
     }
 
     /// Resolves if it prepares for so long that others wait for it.
-    pub(super) async fn is_too_slow(&self) {
+    pub(crate) async fn is_too_slow(&self) {
         loop {
             let mut closes = None;
             self.isolation
@@ -257,7 +257,7 @@ impl Suspect {
 
 impl InFlightPresence {
     /// The suspect that this is, if it is one.
-    pub(super) fn suspect(&self) -> Option<Suspect> {
+    pub(crate) fn suspect(&self) -> Option<Suspect> {
         self.number.map(|number| Suspect {
             isolation: self.isolation.clone(),
             number,
