@@ -114,6 +114,7 @@ impl AzureVision {
         Ok(ProviderReply {
             body: self.peer.json(&answer.body)?,
             tokens: None,
+            is_cut: false,
         })
     }
 
@@ -142,6 +143,7 @@ impl AzureVision {
         Ok(ProviderReply {
             body: answer_of(&json!({ "operationId": id })),
             tokens: None,
+            is_cut: false,
         })
     }
 
@@ -170,6 +172,7 @@ impl AzureVision {
                 return Ok(ProviderReply {
                     body: answer_of(&json!({ "status": EXPIRED })),
                     tokens: None,
+                    is_cut: false,
                 });
             }
             answer => answer?,
@@ -177,9 +180,7 @@ impl AzureVision {
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
         let [status] = pick(body.get(), ["/status"]);
         match status.as_ref().and_then(PickedValue::text) {
-            Some("notStarted" | "running" | "succeeded" | "failed") => {
-                Ok(ProviderReply { body, tokens: None })
-            }
+            Some("notStarted" | "running" | "succeeded" | "failed") => Ok(ProviderReply::new(body, None)),
             status => {
                 self.peer.refuse_error_inside(&answer)?;
                 let status = excerpt(status.unwrap_or("missing"));

@@ -41,6 +41,7 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> Settings {
             })
             .unwrap_or_else(ModelTable::built_in),
         timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
+        idle_timeout: env.duration(&vars::OPENAI_IDLE_TIMEOUT, Duration::from_millis(100), HOUR),
     };
     let region = env.optional(&vars::AZURE_SPEECH_REGION, endpoints::speech_in);
     let speech_endpoint = env

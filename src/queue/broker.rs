@@ -10,8 +10,8 @@ use redis::RedisError;
 
 use super::{
     ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote, JobPage,
-    JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, Postponement, QueueCounts,
-    RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
+    JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, PartialResults, Postponement,
+    QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
 };
 use crate::redis_error::RedisErrorClass;
 
@@ -134,6 +134,9 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn kind(&self, _id: &str) -> Result<Option<String>, BrokerError> {
         Ok(None)
     }
+
+    /// The parts of results that jobs have so far.
+    fn partial_results(&self) -> &PartialResults;
 
     /// The watchers of this queue's jobs.
     fn watchers(&self) -> &JobWatchers;

@@ -17,6 +17,7 @@ pub(crate) mod fuzz;
 mod job;
 mod layout;
 mod list_removal;
+pub mod partial_results;
 mod scripts;
 mod snapshot;
 pub mod watch;
@@ -34,6 +35,7 @@ pub use job::{
     Postponement, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
+pub use partial_results::PartialResults;
 pub use scripts::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,

@@ -186,6 +186,7 @@ fn try_submit(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAn
         headers: Vec::new(),
         body: Default::default(),
         bill: Some(Box::new(one_transaction())),
+        events: Vec::new(),
     };
     Ok(accepted.with("operation-location", place))
 }

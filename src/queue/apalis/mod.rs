@@ -33,8 +33,8 @@ use self::wait::ApalisWaiter;
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery,
     EqualJobs, HistoryNote, INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition,
-    ListQuery, NewJob, Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult,
-    WriteResult, fair::PlacingProgress, line, millis,
+    ListQuery, NewJob, PartialResults, Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult,
+    SweepResult, WriteResult, fair::PlacingProgress, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -75,6 +75,7 @@ pub struct ApalisBroker {
     options: BrokerOptions,
     waiter: ApalisWaiter,
     watchers: JobWatchers,
+    parts: PartialResults,
     placing: PlacingProgress,
 }
 
@@ -83,6 +84,7 @@ impl ApalisBroker {
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = ApalisKeys::new(queue);
         Self {
+            parts: PartialResults::new(connection.clone(), &format!("{queue}:")),
             waiter: ApalisWaiter::new(connection.clone(), &keys),
             inflight: keys.inflight(worker),
             session: keys.session(worker),
@@ -389,6 +391,10 @@ impl Broker for ApalisBroker {
 
     async fn kind(&self, id: &str) -> Result<Option<String>, BrokerError> {
         self.read_kind(id).await
+    }
+
+    fn partial_results(&self) -> &PartialResults {
+        &self.parts
     }
 
     fn watchers(&self) -> &JobWatchers {

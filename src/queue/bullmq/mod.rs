@@ -44,8 +44,8 @@ use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::B
 use super::{
     Broker, BrokerError, BrokerOptions, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery,
     EqualJobs, HistoryNote, INLINE_BYTES, JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition,
-    ListQuery, NewJob, Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult,
-    WriteResult, fair::PlacingProgress, line, millis,
+    ListQuery, NewJob, PartialResults, Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult,
+    SweepResult, WriteResult, fair::PlacingProgress, line, millis,
 };
 use crate::{
     connection::Connection,
@@ -78,6 +78,7 @@ pub struct BullmqBroker {
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
     watchers: JobWatchers,
+    parts: PartialResults,
     placing: PlacingProgress,
 }
 
@@ -86,6 +87,7 @@ impl BullmqBroker {
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = BullKeys::new(queue);
         Self {
+            parts: PartialResults::new(connection.clone(), &format!("{}bw:", keys.prefix)),
             waiter: BullmqWaiter::new(connection.clone(), &keys),
             keys,
             connection,
@@ -354,6 +356,10 @@ impl Broker for BullmqBroker {
 
     async fn find(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
         self.find_job(id).await
+    }
+
+    fn partial_results(&self) -> &PartialResults {
+        &self.parts
     }
 
     fn watchers(&self) -> &JobWatchers {
