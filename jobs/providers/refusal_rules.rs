@@ -430,6 +430,10 @@ const RULES: &[RefusalRule] = &[
             "max_completion_tokens",
             "max_tokens&too large",
             "max_tokens&not supported",
+            "streaming&not supported",
+            "does not support streaming",
+            "streaming&not available",
+            "verified to stream",
         ],
     )),
 ];
@@ -494,7 +498,7 @@ fn meaning(provider: Provider, status: u16, body: &ErrorBody) -> Option<RefusalM
     let named = body
         .parameter
         .as_deref()
-        .is_some_and(|name| PARAMETERS.contains(&name));
+        .is_some_and(|name| PARAMETERS.contains(&name) || name == "stream");
     let fits = |rule: &&RefusalRule| {
         (is_model || !rule.models_only)
             && rule.statuses.contain(status)
@@ -590,6 +594,10 @@ fn named_parameter(body: &ErrorBody) -> Option<String> {
         "guided",
     ];
     named.map(str::to_owned).or_else(|| {
+        let mut words = body.words.split(|c: char| !is_name(c));
+        if words.any(|word| matches!(word, "stream" | "streaming")) {
+            return Some("stream".to_owned());
+        }
         let is_form = about_the_form.iter().any(|words| body.words.contains(words));
         is_form.then(|| "response_format".to_owned())
     })

@@ -20,6 +20,7 @@ pub(crate) mod fuzz;
 mod job;
 mod layout;
 mod list_removal;
+pub mod partial_results;
 mod script_names;
 mod scripts;
 mod snapshot;
@@ -38,12 +39,14 @@ pub use job::{
     Postponement, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
+pub use partial_results::PartialResults;
+pub use scripts::script_names;
 pub use script_names::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
 };
 pub use traits::{
-    Broker, JobClaimer, JobEventSource, JobProducer, LeaseHolder, OperatorQueue, OutcomeWriter, QueueAdmin,
+    Broker, JobClaimer, JobEventSource, JobProducer, LeaseHolder, OperatorQueue, OutcomeWriter, PartialResultStore, QueueAdmin,
     QueueIdentity, QueueInspector, WorkerQueue,
 };
 pub use watch::JobWatchers;

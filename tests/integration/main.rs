@@ -54,6 +54,7 @@ mod secrets;
 mod sent_inputs;
 mod spending;
 mod spending_rules;
+mod streaming;
 mod support;
 mod suspects;
 mod telemetry;

@@ -42,7 +42,7 @@ use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
-    BrokerError, BrokerOptions, JobWatchers, Layout, QueueIdentity, WriteResult, fair::PlacingProgress,
+    BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity, WriteResult, fair::PlacingProgress,
 };
 use crate::{
     connection::Connection,
@@ -66,6 +66,7 @@ pub struct BullmqBroker {
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
     watchers: JobWatchers,
+    parts: PartialResults,
     placing: PlacingProgress,
 }
 
@@ -74,6 +75,7 @@ impl BullmqBroker {
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = BullKeys::new(queue);
         Self {
+            parts: PartialResults::new(connection.clone(), &format!("{}bw:", keys.prefix)),
             waiter: BullmqWaiter::new(connection.clone(), &keys),
             keys,
             connection,
@@ -122,5 +124,11 @@ impl QueueIdentity for BullmqBroker {
 
     fn ledger_key(&self, id: &str) -> String {
         ledger_key(&format!("{}{id}", self.keys.prefix))
+    }
+}
+
+impl PartialResultStore for BullmqBroker {
+    fn partial_results(&self) -> &PartialResults {
+        &self.parts
     }
 }
