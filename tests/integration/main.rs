@@ -58,6 +58,7 @@ mod support;
 mod suspects;
 mod telemetry;
 mod traces;
+mod unserved;
 mod usage_webhook;
 mod web_api;
 mod wedged;
