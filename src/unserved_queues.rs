@@ -202,12 +202,14 @@ impl UnservedQueueWatch {
                     continue;
                 };
                 let name = (layout.as_str(), base.to_owned());
-                let is_new = !suspects.contains_key(&name);
-                if !self.serves(layout, base) && !(is_new && suspects.len() == MOST_QUEUES) {
-                    let keys = suspects.entry(name).or_default();
-                    if !keys.contains(&key) {
-                        keys.push(key);
-                    }
+                let is_one_too_many = suspects.len() == MOST_QUEUES && !suspects.contains_key(&name);
+                if self.serves(layout, base) || is_one_too_many {
+                    continue;
+                }
+                // SCAN may return a key twice.
+                let keys = suspects.entry(name).or_default();
+                if !keys.contains(&key) {
+                    keys.push(key);
                 }
             }
             cursor = next;
