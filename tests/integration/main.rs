@@ -39,6 +39,7 @@ mod job_events;
 mod killers;
 mod ledger;
 mod letters;
+mod media_files;
 mod memory;
 mod migrate;
 mod models;
