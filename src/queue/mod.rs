@@ -40,14 +40,14 @@ pub use job::{
 };
 pub use layout::{Layout, UnknownLayout};
 pub use partial_results::PartialResults;
-pub use scripts::script_names;
 pub use script_names::script_names;
+pub use scripts::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
 };
 pub use traits::{
-    Broker, JobClaimer, JobEventSource, JobProducer, LeaseHolder, OperatorQueue, OutcomeWriter, PartialResultStore, QueueAdmin,
-    QueueIdentity, QueueInspector, WorkerQueue,
+    Broker, JobClaimer, JobEventSource, JobProducer, LeaseHolder, OperatorQueue, OutcomeWriter,
+    PartialResultStore, QueueAdmin, QueueIdentity, QueueInspector, WorkerQueue,
 };
 pub use watch::JobWatchers;
 

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 
 use super::{
     BrokerError, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote,
-    JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, PartialResults, Postponement,
-    QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
+    JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, PartialResults,
+    Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
 };
 
 /// A queue in Redis, and its names.
@@ -195,12 +195,18 @@ pub trait PartialResultStore: QueueIdentity {
 }
 
 /// The side of a queue that a worker needs: it claims jobs, holds them and writes their outcomes.
-pub trait WorkerQueue: JobClaimer + LeaseHolder + OutcomeWriter + PartialResultStore + QueueInspector {}
+pub trait WorkerQueue:
+    JobClaimer + LeaseHolder + OutcomeWriter + PartialResultStore + QueueInspector
+{
+}
 
 impl<Q: JobClaimer + LeaseHolder + OutcomeWriter + PartialResultStore + QueueInspector> WorkerQueue for Q {}
 
 /// The side of a queue that operators and producers need: it adds, shows, follows, retries and removes jobs.
-pub trait OperatorQueue: JobProducer + QueueInspector + QueueAdmin + JobEventSource + PartialResultStore {}
+pub trait OperatorQueue:
+    JobProducer + QueueInspector + QueueAdmin + JobEventSource + PartialResultStore
+{
+}
 
 impl<Q: JobProducer + QueueInspector + QueueAdmin + JobEventSource + PartialResultStore> OperatorQueue for Q {}
 

@@ -29,7 +29,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use self::wait::ApalisWaiter;
-use super::{BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity, fair::PlacingProgress};
+use super::{
+    BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity,
+    fair::PlacingProgress,
+};
 use crate::{
     connection::Connection,
     keys::{ApalisKeys, ledger_key},

@@ -42,7 +42,8 @@ use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
-    BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity, WriteResult, fair::PlacingProgress,
+    BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity,
+    WriteResult, fair::PlacingProgress,
 };
 use crate::{
     connection::Connection,
