@@ -41,7 +41,6 @@ pub use job::{
 pub use layout::{Layout, UnknownLayout};
 pub use partial_results::PartialResults;
 pub use script_names::script_names;
-pub use scripts::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
 };
