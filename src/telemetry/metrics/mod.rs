@@ -19,6 +19,7 @@ pub mod labels;
 use std::sync::atomic::AtomicU64;
 
 use jobs::{FailureClass, JobType, Provider};
+use strum::EnumCount;
 
 use self::{
     cells::{Counter, Histogram},
@@ -46,9 +47,9 @@ pub struct ProcessCounters {
     /// Permits granted by the fleet's gate, and by this replica alone while Redis is away.
     pub admissions: [[Counter; 2]; PROVIDERS],
     /// Permits refused.
-    pub rejections: [[Counter; Reason::ALL.len()]; PROVIDERS],
+    pub rejections: [[Counter; Reason::COUNT]; PROVIDERS],
     /// Moves of the breaker behind a provider, of the fleet's and of this replica's own.
-    pub transitions: [[[Counter; 2]; State::ALL.len()]; PROVIDERS],
+    pub transitions: [[[Counter; 2]; State::COUNT]; PROVIDERS],
     /// Tokens that providers have charged.
     pub tokens: [Counter; PROVIDERS],
     /// Replies that cost money.
@@ -68,7 +69,7 @@ pub struct ProcessCounters {
     /// How long Redis takes to answer.
     pub redis_seconds: Histogram,
     /// Calls to Redis that failed.
-    pub redis_errors: [Counter; RedisFault::ALL.len()],
+    pub redis_errors: [Counter; RedisFault::COUNT],
     /// Times that Redis was reached again.
     pub redis_reconnects: Counter,
     /// HTTP requests whose caller may not.
@@ -87,8 +88,8 @@ impl ProcessCounters {
             retries: [const { [const { Counter::new() }; CLASSES] }; PROVIDERS],
             retry_delay: [const { Histogram::new(&cells::WAITS) }; PROVIDERS],
             admissions: [const { [const { Counter::new() }; 2] }; PROVIDERS],
-            rejections: [const { [const { Counter::new() }; Reason::ALL.len()] }; PROVIDERS],
-            transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
+            rejections: [const { [const { Counter::new() }; Reason::COUNT] }; PROVIDERS],
+            transitions: [const { [const { [const { Counter::new() }; 2] }; State::COUNT] }; PROVIDERS],
             tokens: [const { Counter::new() }; PROVIDERS],
             paid_calls: [const { Counter::new() }; PROVIDERS],
             spent: [const { [const { Counter::new() }; 2] }; PROVIDERS],
@@ -98,7 +99,7 @@ impl ProcessCounters {
             saved: [const { Counter::new() }; JobType::ALL.len()],
             useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
-            redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
+            redis_errors: [const { Counter::new() }; RedisFault::COUNT],
             redis_reconnects: Counter::new(),
             http_denied: Counter::new(),
             model_shutdown: AtomicU64::new(0),
@@ -129,7 +130,7 @@ impl ProcessCounters {
 #[derive(Debug)]
 pub struct QueueCells {
     /// Deliveries that ended, by job type, outcome and class of failure.
-    pub jobs: [[[Counter; CLASSES]; JobOutcome::ALL.len()]; JobLabel::COUNT],
+    pub jobs: [[[Counter; CLASSES]; JobOutcome::COUNT]; JobLabel::COUNT],
     /// Deliveries that ended after a second try, or were put off with an attempt used up.
     pub retried: [Counter; JobLabel::COUNT],
     /// How long a delivery took, from its claim to its outcome in Redis.
