@@ -11,9 +11,9 @@ use super::{
     QueueWorker,
     claim_pauses::ClaimAllowance,
     slots::FreeSlots,
-    supervisor::{IDLE, LoopBackoff},
+    supervisor::IDLE,
 };
-use crate::queue::BrokerError;
+use crate::{queue::BrokerError, retry::LoopBackoff};
 
 impl QueueWorker {
     /// Claims jobs into free slots until the worker closes.
