@@ -1,5 +1,10 @@
 //! The gate's vocabulary: states of a breaker, reasons for a refusal, effects of a reported outcome.
 
+#![allow(
+    missing_docs,
+    reason = "the method into_str that strum derives has no documentation"
+)]
+
 use std::{fmt, str::FromStr, time::Duration};
 
 use jobs::{AccountFault, Failure, FailureClass, Provider};

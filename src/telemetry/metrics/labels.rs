@@ -1,5 +1,10 @@
 //! Label values of the metrics. Enums bound the number of series, so that no input from outside can add one.
 
+#![allow(
+    missing_docs,
+    reason = "the method into_str that strum derives has no documentation"
+)]
+
 use jobs::{Failure, FailureClass, JobType, Provider};
 use redis::{ErrorKind, RedisError};
 use strum::{EnumCount, IntoStaticStr, VariantArray};
