@@ -215,7 +215,7 @@ impl<'a> JobGuard<'a> {
             Ok(_) => (JobClass(None), Answer::Success),
             Err(failure) => (JobClass(Some(failure.class())), Answer::of(failure)),
         };
-        trace::note(&span, "http.response.status_class", answer.as_str());
+        trace::note(&span, "http.response.status_class", answer.into_str());
         trace::note(&span, "error.type", class.as_str());
         end.set(result.is_err());
         PROCESS.called(call.provider, class, answer, sent.elapsed());

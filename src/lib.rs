@@ -21,7 +21,7 @@
 //! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`], `deadline`, [`redis_error`] and [`keys`]: Redis, how long its answers may take, what its errors
 //!   mean, and the name of every key.
-//! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
+//! - [`demo`]: a show of it all, with the providers' protocols of the crate [`simulator`].
 
 pub mod check;
 pub mod cli;
@@ -51,7 +51,6 @@ pub mod ratelimit;
 pub mod redis_error;
 pub mod replica;
 pub mod retry;
-pub mod simulator;
 pub mod spend_ledger;
 pub mod spending;
 pub mod suspects;
@@ -60,3 +59,6 @@ mod time_format;
 pub mod unserved_queues;
 pub mod watchdog;
 pub mod worker;
+
+/// The crate `simulator`, for the tests, the benchmarks and the examples.
+pub use ::simulator;

@@ -251,7 +251,7 @@ impl ProviderGate {
             calls: any(calls),
             spread: (any(spread), Duration::from_millis(spread_wait)),
             wait: Duration::from_millis(wait),
-            reason: Reason::ALL.iter().copied().find(|known| known.as_str() == reason),
+            reason: reason.parse().ok(),
         })
     }
 

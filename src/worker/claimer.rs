@@ -7,13 +7,8 @@ use std::{
 
 use tracing::{debug, warn};
 
-use super::{
-    QueueWorker,
-    claim_pauses::ClaimAllowance,
-    slots::FreeSlots,
-    supervisor::{IDLE, LoopBackoff},
-};
-use crate::queue::BrokerError;
+use super::{QueueWorker, claim_pauses::ClaimAllowance, slots::FreeSlots, supervisor::IDLE};
+use crate::{queue::BrokerError, retry::LoopBackoff};
 
 impl QueueWorker {
     /// Claims jobs into free slots until the worker closes.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use jobs::Provider;
 use tracing::{debug, error, info, warn};
 
-use super::{DeliveryOutcome, QueueWorker, completer::Completer, supervisor::LoopBackoff};
+use super::{DeliveryOutcome, QueueWorker, completer::Completer};
 use crate::{
     deduplication::Part,
     queue::{Answered, BrokerError, EqualJobs, Lease, Postponement, WriteResult},
+    retry::LoopBackoff,
     telemetry::metrics::labels::JobOutcome,
 };
 
