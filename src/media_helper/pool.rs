@@ -6,7 +6,7 @@ use std::{
     os::{fd::AsFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use super::{
     SUBCOMMAND, SandboxReport,
     protocol::{self, ReplyKind},
 };
+use crate::locks::locked;
 
 /// Memory that decoding takes at most beside the recording itself: 30 s at 192 kHz as numbers, three times.
 const WORKING_MEMORY: u64 = 160 * 1024 * 1024;
@@ -200,7 +201,7 @@ impl HelperPool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<HelperProcess>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.idle)
     }
 
     /// Why a helper gave no answer. Ends it if it has not ended.
