@@ -17,7 +17,7 @@ use crate::{
         PROCESS,
         exposition::Exposition,
         families,
-        labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
+        labels::{Answer, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
     },
     worker::QueueWorker,
 };
