@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use redis::{
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
+    locks::locked,
     redis_error::RedisErrorClass,
     telemetry::metrics::{
         PROCESS,
@@ -235,11 +236,7 @@ impl Connection {
     }
 
     fn manager(&self) -> ConnectionManager {
-        self.0
-            .manager
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        locked(&self.0.manager).clone()
     }
 
     /// Counts the answers, and gives up a socket that no longer answers, or whose server has become a replica. Such a
@@ -269,7 +266,7 @@ impl Connection {
     }
 
     fn may_leave(&self) -> bool {
-        let mut left = self.0.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = locked(&self.0.left);
         let may = left.is_none_or(|at| at.elapsed() >= LEAVE_EVERY);
         if may {
             *left = Some(Instant::now());
@@ -280,7 +277,7 @@ impl Connection {
     fn reopen(&self, why: &str) {
         if let Ok(fresh) = new_manager(&self.0.client, self.0.response_timeout) {
             tracing::warn!("{why}");
-            *self.0.manager.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+            *locked(&self.0.manager) = fresh;
             self.0.generation.fetch_add(1, Ordering::Relaxed);
         }
     }

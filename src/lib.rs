@@ -41,6 +41,7 @@ mod group_commit;
 pub mod guard;
 pub mod http_api;
 pub mod keys;
+mod locks;
 pub mod media_helper;
 pub mod migrate;
 pub mod model_shutdown;

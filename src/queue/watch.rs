@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{BrokerError, JobEventSource, JobSnapshot, QueueInspector};
-use crate::retry::LoopBackoff;
+use crate::{locks::locked, retry::LoopBackoff};
 
 /// Updates that a watcher may be behind.
 const BEHIND: usize = 64;
@@ -131,7 +131,7 @@ impl WatcherRegistry {
 
 impl JobWatchers {
     fn lock(&self) -> MutexGuard<'_, WatcherRegistry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     fn add(&self, id: &str) -> JobWatch {

@@ -34,7 +34,7 @@ pub(super) mod scripts;
 mod wait;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Mutex, MutexGuard, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -48,6 +48,7 @@ use super::{
 use crate::{
     connection::Connection,
     keys::{BullKeys, ledger_key},
+    locks::locked,
 };
 
 /// Longest delay: its time still fits the score of a delayed job.
@@ -110,7 +111,7 @@ impl BullmqBroker {
     }
 
     fn renewal(&self) -> MutexGuard<'_, LocalLease> {
-        self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.renewal)
     }
 }
 
