@@ -259,6 +259,7 @@ fn options() -> Result<RuntimeOptions> {
             spreads_retries: true,
             replica: "bench".to_owned(),
         },
+        spool: None,
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(25),
         renew_every: Duration::from_secs(5),

@@ -3,13 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use super::outcome::OutcomeRules;
-use crate::watchdog::LoopProgress;
+use crate::{outcome_spool::OutcomeSpool, watchdog::LoopProgress};
 
 /// How all queues of a replica are run.
 #[derive(Debug, Clone)]
 pub struct RuntimeOptions {
     /// The rules that turn failures into outcomes.
     pub rules: OutcomeRules,
+    /// Where outcomes are kept that Redis does not take while the replica stops; `None`: nowhere.
+    pub spool: Option<OutcomeSpool>,
     /// Longest run of one delivery.
     pub deadline: Duration,
     /// How long jobs in flight may go on after the stop signal.

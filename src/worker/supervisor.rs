@@ -13,14 +13,14 @@ pub(super) const IDLE: Duration = Duration::from_secs(15);
 
 /// A wait that doubles each time up to a longest, with jitter.
 #[derive(Debug)]
-pub(super) struct LoopBackoff {
+pub(crate) struct LoopBackoff {
     first: Duration,
     next: Duration,
     longest: Duration,
 }
 
 impl LoopBackoff {
-    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
             next: first,
@@ -28,7 +28,7 @@ impl LoopBackoff {
         }
     }
 
-    pub(super) async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         let spread = rand::rng().random_range(0.75..=1.25);
         tokio::time::sleep(self.next.mul_f64(spread)).await;
         self.next = (self.next * 2).min(self.longest);

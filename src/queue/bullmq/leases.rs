@@ -40,6 +40,7 @@ impl LeaseHolder for BullmqBroker {
                 self.neighbours
                     .record(&self.queue, &String::from_utf8_lossy(&version), schedulers);
                 self.renewal().renew(sent, self.options.lease_ttl);
+                self.waiter.appear().await;
                 if claimed > held.len() - lost.len() {
                     self.put_back_strays(held).await?;
                 }

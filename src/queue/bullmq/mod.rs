@@ -38,6 +38,7 @@ use std::{
     time::Duration,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
@@ -73,8 +74,9 @@ impl BullmqBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = BullKeys::new(queue);
+        let client = client_name(BullKeys::DEFAULT_PREFIX, queue, worker);
         Self {
-            waiter: BullmqWaiter::new(connection.clone(), &keys),
+            waiter: BullmqWaiter::new(connection.clone(), &keys, client),
             keys,
             connection,
             queue: queue.to_owned(),
@@ -85,6 +87,18 @@ impl BullmqBroker {
             swept: AtomicUsize::new(0),
             watchers: JobWatchers::default(),
             placing: PlacingProgress::default(),
+        }
+    }
+
+    /// The same queue under another prefix than BullMQ's own.
+    #[must_use]
+    pub fn under_prefix(self, prefix: &str) -> Self {
+        let keys = BullKeys::under(prefix, &self.queue);
+        let client = client_name(prefix, &self.queue, &self.worker);
+        Self {
+            waiter: BullmqWaiter::new(self.connection.clone(), &keys, client),
+            keys,
+            ..self
         }
     }
 
@@ -109,6 +123,11 @@ impl BullmqBroker {
     fn renewal(&self) -> MutexGuard<'_, LocalLease> {
         self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The name under which BullMQ's `getWorkers` finds a worker among Redis's clients.
+fn client_name(prefix: &str, queue: &str, worker: &str) -> String {
+    format!("{prefix}:{}:w:{worker}", BASE64_STANDARD.encode(queue))
 }
 
 impl QueueIdentity for BullmqBroker {

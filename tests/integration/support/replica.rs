@@ -132,6 +132,7 @@ pub(crate) fn options() -> RuntimeOptions {
             spreads_retries: false,
             replica: "test".to_owned(),
         },
+        spool: None,
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(30),
         renew_every: Duration::from_secs(5),
