@@ -213,6 +213,20 @@ impl Connection {
         client.get_multiplexed_async_connection_with_config(&config).await
     }
 
+    /// A socket of its own for transactions of large payloads: WATCH belongs to a socket. It is closed when it is dropped.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn transactions(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(LARGE_RESPONSE_TIMEOUT));
+        self.0
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
     /// A socket of its own for commands that block: no answer is too late for it. It is closed when it is dropped,
     /// and with it ends whatever it waits for.
     ///
