@@ -200,6 +200,12 @@ fn log_start(config: &Config) {
     for warning in config.warnings() {
         warn!("{warning}");
     }
+    if config.redis.is_insecure() {
+        warn!(
+            "REDIS_TLS_INSECURE=on: any certificate of Redis is accepted, and who is between can read and change every job; \
+             name the authority in REDIS_CA_FILE instead where it is known"
+        );
+    }
     if let Some(fault) = config.drain_fault() {
         warn!("{fault}");
     }

@@ -46,7 +46,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     if let Err(error) = ping(&connection).await {
         return vec![unreachable(&error)];
     }
-    let mut findings = vec![latency(&connection).await, clock(&connection).await];
+    let mut findings = vec![latency(&connection).await, clock(&connection).await, tls(config)];
     let mut pipe = redis::pipe();
     pipe.cmd("INFO").arg("everything");
     match connection.query::<(String,)>(&pipe).await {
@@ -85,6 +85,11 @@ fn unreachable(error: &RedisError) -> Finding {
     let cure = match error.kind() {
         ErrorKind::AuthenticationFailed => "check user and password in REDIS_URL",
         ErrorKind::Server(ServerErrorKind::NoPerm) => "grant the ACL user what docs/operations.md lists",
+        _ if error.to_string().contains("CaUsedAsEndEntity") => {
+            "the certificate that Redis shows is that of an authority (CA:TRUE), which TLS does not accept of a server: give \
+             Redis one with CA:FALSE for its host, signed by that authority, and name the authority in REDIS_CA_FILE; \
+             where the host cannot be changed, REDIS_TLS_INSECURE=on accepts any certificate"
+        }
         _ if matches!(tls_fault(error), Some(rustls::Error::InvalidCertificate(_))) => {
             "name in REDIS_URL the host that its certificate is for, and its authority in REDIS_CA_FILE where the \
              system does not know it"
@@ -145,6 +150,19 @@ async fn clock(connection: &Connection) -> Finding {
     } else {
         let cure = "switch NTP on here or there; jobs go by Redis's clock alone, logs by ours";
         Finding::warning(CHECK, found, cure)
+    }
+}
+
+fn tls(config: &Config) -> Finding {
+    const CHECK: &str = "redis tls";
+    match (config.redis.is_tls(), config.redis.is_insecure()) {
+        (_, true) => Finding::warning(
+            CHECK,
+            "REDIS_TLS_INSECURE=on: any certificate is accepted, and who is between can read and change every job",
+            "name the authority of Redis's certificate in REDIS_CA_FILE, and unset REDIS_TLS_INSECURE",
+        ),
+        (true, false) => Finding::ok(CHECK, "the certificate is checked"),
+        (false, false) => Finding::ok(CHECK, "none: for a private network only"),
     }
 }
 

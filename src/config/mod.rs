@@ -273,6 +273,8 @@ impl Config {
         {
             secrets.push(password.into());
         }
+        let sentinels = self.redis.sentinels();
+        secrets.extend(sentinels.and_then(|sentinels| sentinels.password.clone()));
         let of_webhook = self.webhook.iter().flat_map(|webhook| &webhook.headers);
         let headers = self.traces.iter().flat_map(|traces| &traces.headers);
         let headers = headers.chain(of_webhook);

@@ -53,6 +53,7 @@ mod replaced_worker;
 mod runtime;
 mod secrets;
 mod sent_inputs;
+mod sentinel;
 mod spending;
 mod spending_rules;
 mod spool;
