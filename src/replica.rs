@@ -85,6 +85,7 @@ impl Replica {
             deadline: config.deadline,
             drain: config.drain,
             renew_every: config.broker.lease_ttl / 3,
+            idle_rest: config.idle_rest,
             wedged_after: WEDGED_AFTER,
             other_loops: gates
                 .iter()

@@ -263,6 +263,7 @@ fn options() -> Result<RuntimeOptions> {
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(25),
         renew_every: Duration::from_secs(5),
+        idle_rest: Duration::ZERO,
         wedged_after: WEDGED_AFTER,
         other_loops: Vec::new(),
     })

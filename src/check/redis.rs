@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     connection::Connection,
     migrate::{MigrationState, Migrator},
+    queue::Layout,
 };
 
 /// The oldest Redis that knows every command.
@@ -46,7 +47,12 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     if let Err(error) = ping(&connection).await {
         return vec![unreachable(&error)];
     }
-    let mut findings = vec![latency(&connection).await, clock(&connection).await, tls(config)];
+    let mut findings = vec![
+        latency(&connection).await,
+        clock(&connection).await,
+        tls(config),
+        commands(config),
+    ];
     let mut pipe = redis::pipe();
     pipe.cmd("INFO").arg("everything");
     match connection.query::<(String,)>(&pipe).await {
@@ -59,6 +65,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
                 eviction(&info),
                 memory(&info),
                 persistence(&info),
+                connections(&info, config),
             ]);
         }
         Err(error) => findings.push(Finding::warning(
@@ -235,6 +242,63 @@ fn memory(info: &ServerInfo) -> Finding {
         0..80 => Finding::ok(CHECK, found),
         80..95 => Finding::warning(CHECK, found, cure),
         _ => Finding::failure(CHECK, found, cure),
+    }
+}
+
+/// Connections of a replica: one for all calls, one for large payloads, one for a large result or a look by hand, and one
+/// for each queue, which waits for jobs; while someone follows jobs, another one for each queue in the BullMQ layout.
+fn connections_of(config: &Config) -> u64 {
+    let queues = &config.queues;
+    let follows = queues.iter().filter(|spec| spec.layout == Layout::Bullmq).count();
+    (3 + queues.len() + follows) as u64
+}
+
+fn connections(info: &ServerInfo, config: &Config) -> Finding {
+    const CHECK: &str = "redis connections";
+    let one = connections_of(config);
+    let (Some(most), Some(used)) = (info.number("maxclients"), info.number("connected_clients")) else {
+        return Finding::ok(
+            CHECK,
+            format!("up to {one} a replica; Redis does not say how many it takes"),
+        );
+    };
+    let found = format!("up to {one} a replica; {used} of {most} used");
+    // During a deployment the replicas of both versions run.
+    match most.saturating_sub(used) {
+        left if left < one => Finding::failure(
+            CHECK,
+            found,
+            "raise maxclients, or the plan of the host; fewer QUEUES and fewer replicas need fewer",
+        ),
+        left if left < 2 * one => Finding::warning(
+            CHECK,
+            found,
+            "raise maxclients, or the plan of the host: during a deployment twice as many replicas run",
+        ),
+        _ => Finding::ok(CHECK, found),
+    }
+}
+
+/// Commands that an idle replica sends in a day, those inside of scripts included, as some hosts count them.
+fn commands(config: &Config) -> Finding {
+    const CHECK: &str = "redis commands";
+    /// Of one queue, and of the replica itself, in a minute (measured; docs/operations.md).
+    const OF_QUEUE: u64 = 74;
+    const OF_REPLICA: u64 = 176;
+    let idle = (OF_QUEUE * config.queues.len() as u64 + OF_REPLICA) * 60 * 24;
+    let found = format!("about {:.1} million a day of an idle replica", idle as f64 / 1e6);
+    match config.idle_rest.is_zero() {
+        true => Finding::ok(
+            CHECK,
+            format!("{found}; where the host charges for them, IDLE_REST lowers them"),
+        ),
+        false => Finding::ok(
+            CHECK,
+            format!(
+                "less than {}, because of IDLE_REST",
+                found.trim_start_matches("about ")
+            ),
+        ),
     }
 }
 

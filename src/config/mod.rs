@@ -82,6 +82,8 @@ pub struct Config {
     pub deadline: Duration,
     /// How long jobs in flight may go on after a stop signal.
     pub drain: Duration,
+    /// How long a queue without work is left alone.
+    pub idle_rest: Duration,
     /// Folder for outcomes that Redis does not take while the replica stops.
     pub spool: Option<PathBuf>,
     /// How long after the stop signal the platform kills, where it says so.
@@ -198,6 +200,7 @@ impl Config {
             max_wait: env.duration(&vars::CIRCUIT_MAX_WAIT, Duration::ZERO, 24 * HOUR),
             deadline: env.duration(&vars::JOB_DEADLINE, Duration::from_secs(1), HOUR),
             drain: env.duration(&vars::DRAIN_TIMEOUT, Duration::ZERO, HOUR),
+            idle_rest: env.duration(&vars::IDLE_REST, Duration::ZERO, 5 * MINUTE),
             spool: env.optional(&vars::SPOOL_DIR, process::folder),
             platform_drain: process::platform_drain(&mut env),
             ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))

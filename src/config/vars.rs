@@ -124,6 +124,7 @@ vars! {
     USER_MAX_CONCURRENT = Value("0"), "jobs that one owner (`FAIRNESS_KEY`) may have in flight at a time, over the fleet and in each queue; others' jobs pass his. `0`: any number. Not with `FAIRNESS_KEY=off`. What Node workers and replicas of a version without this setting have in flight does not count";
     JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
     DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";
+    IDLE_REST = Value("0s"), "how long a queue that was found empty is left alone: its next job waits up to this long, and an idle replica sends fewer commands, which some hosts charge for; `0s`: jobs are announced, and start at once";
     SPOOL_DIR = None, "folder on a disk that outlives the process: an outcome that Redis does not take while the worker stops waits there, in a file of its own, for the next start; without it such a job runs again";
     LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs, and the slots of its calls come free";
     KEEP_COMPLETED_FOR = Value("24h"), "how long completed jobs stay readable";

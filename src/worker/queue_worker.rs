@@ -43,6 +43,8 @@ pub struct QueueWorker {
     pub(super) spool: Option<OutcomeSpool>,
     pub(super) deadline: Duration,
     pub(super) renew_every: Duration,
+    /// How long a queue without work is left alone.
+    pub(super) idle_rest: Duration,
     pub(super) shutdown: Shutdown,
     /// Cancelled when the lease has been handed back.
     pub(super) left: CancellationToken,
@@ -74,6 +76,7 @@ impl QueueWorker {
             spool: options.spool.clone(),
             deadline: options.deadline,
             renew_every: options.renew_every,
+            idle_rest: options.idle_rest,
             shutdown,
             left: CancellationToken::new(),
             claim_sequence: ClaimSequence::new(),

@@ -18,6 +18,8 @@ pub struct RuntimeOptions {
     pub drain: Duration,
     /// How often leases are renewed: a third of how long they last.
     pub renew_every: Duration,
+    /// How long a queue without work is left alone, which delays its next job by as much; zero: jobs are announced.
+    pub idle_rest: Duration,
     /// How long a loop may make no progress before the process ends with
     /// [`EXIT_CODE`](crate::watchdog::EXIT_CODE); [`WEDGED_AFTER`](crate::watchdog::WEDGED_AFTER) unless a test is in a hurry.
     pub wedged_after: Duration,

@@ -41,12 +41,18 @@ impl LeaseHolder for BullmqBroker {
                     .record(&self.queue, &String::from_utf8_lossy(&version), schedulers);
                 self.renewal().renew(sent, self.options.lease_ttl);
                 self.waiter.appear().await;
-                if claimed > held.len() - lost.len() {
+                let has_others = claimed > held.len() - lost.len();
+                self.has_claims_of_others.store(has_others, Ordering::Relaxed);
+                if has_others {
                     self.put_back_strays(held).await?;
                 }
                 return Ok(lost);
             }
         }
+    }
+
+    fn has_claims_of_others(&self) -> bool {
+        self.has_claims_of_others.load(Ordering::Relaxed)
     }
 
     async fn recover(&self) -> Result<SweepResult, BrokerError> {

@@ -34,7 +34,10 @@ pub(super) mod scripts;
 mod wait;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -66,6 +69,7 @@ pub struct BullmqBroker {
     renewal: Mutex<LocalLease>,
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
+    has_claims_of_others: AtomicBool,
     watchers: JobWatchers,
     placing: PlacingProgress,
 }
@@ -85,6 +89,7 @@ impl BullmqBroker {
             neighbours: ProducerVersions::default(),
             renewal: Mutex::default(),
             swept: AtomicUsize::new(0),
+            has_claims_of_others: AtomicBool::new(true),
             watchers: JobWatchers::default(),
             placing: PlacingProgress::default(),
         }

@@ -14,7 +14,7 @@ use super::scripts;
 use crate::{connection::Connection, keys::BullKeys, queue::BrokerError};
 
 /// Upper bound of one BZPOPMIN. A worker that dies after it popped the marker delays the job by at most this.
-const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(15);
 /// Shorter calls can end before their time, or never, with Redis before 7.0.8.
 const SHORTEST: Duration = Duration::from_millis(2);
 /// How much later than asked an answer may come: as late as that of any other call.

@@ -136,6 +136,7 @@ pub(crate) fn options() -> RuntimeOptions {
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(30),
         renew_every: Duration::from_secs(5),
+        idle_rest: Duration::ZERO,
         wedged_after: WEDGED_AFTER,
         other_loops: Vec::new(),
     }
