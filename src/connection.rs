@@ -241,7 +241,9 @@ impl Connection {
             Some(mut sentinels) => {
                 let found = tokio::time::timeout(SENTINELS_TIMEOUT, sentinels.async_get_client()).await;
                 let late = |_elapsed| RedisError::from((ErrorKind::Io, "no answer from the Sentinels"));
-                found.map_err(late)??
+                let client = found.map_err(late)??;
+                tracing::info!(primary = %client.get_connection_info().addr(), "the Sentinels have named the primary");
+                client
             }
             None => address.client()?,
         };
@@ -293,7 +295,8 @@ impl Connection {
                 "REDIS_CA_FILE has changed: opening another connection that trusts what it holds now",
             );
         } else if address.sentinels().is_some() {
-            self.reopen("Redis cannot be reached: asking the Sentinels for the primary");
+            // They are asked every second during an outage, which callers report: only an answer is worth a line.
+            self.forget_server();
         }
     }
 
@@ -308,6 +311,10 @@ impl Connection {
 
     fn reopen(&self, why: &str) {
         tracing::warn!("{why}");
+        self.forget_server();
+    }
+
+    fn forget_server(&self) {
         *self.0.server.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.0.generation.fetch_add(1, Ordering::Relaxed);
     }
