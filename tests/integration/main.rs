@@ -35,6 +35,7 @@ mod hostile_inputs;
 mod hostile_jobs;
 mod hostile_media;
 mod http_api;
+mod idle;
 mod job_events;
 mod killers;
 mod large_results;
