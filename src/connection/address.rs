@@ -26,7 +26,7 @@ pub struct RedisAddress {
 }
 
 /// The Sentinels that know where the primary is.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Sentinels {
     /// Host and port of each.
     pub hosts: Vec<(String, u16)>,
@@ -207,6 +207,12 @@ impl RedisAddress {
 pub struct AuthorityFile {
     path: PathBuf,
     pem: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for AuthorityFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.path.fmt(f)
+    }
 }
 
 impl AuthorityFile {
