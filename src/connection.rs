@@ -1,6 +1,8 @@
 //! The connection to Redis: one multiplexed socket a replica, and a deadline for every call. The replica replaces the
 //! socket when it is dead, or when its server is no longer the primary.
 
+mod address;
+
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
@@ -9,13 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use address::{AuthorityFile, RedisAddress, Sentinels};
 use redis::{
-    Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation,
-    TlsCertificates,
+    Client, ErrorKind, FromRedisValue, RedisError, ScriptInvocation,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
-    io::tcp::TcpSettings,
 };
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     locks::locked,
@@ -34,71 +34,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Calls in a row without an answer after which the socket counts as dead. A partition sends no RST, so nothing
 /// else would ever tell.
 const DEAF_AFTER: u32 = 3;
+/// How long the Sentinels may take to name the primary, all of them together.
+const SENTINELS_TIMEOUT: Duration = Duration::from_secs(4);
 /// A server that refuses writes is left no more often than this: its address may go on leading to it for a while.
 const LEAVE_EVERY: Duration = Duration::from_secs(1);
-
-/// Where Redis is, with which credentials, and by which certificates it is known.
-#[derive(Clone)]
-pub struct RedisAddress {
-    url: SecretString,
-    authorities: Option<Vec<u8>>,
-}
-
-impl std::fmt::Debug for RedisAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RedisAddress") // The URL may carry a password, and certificates are long.
-    }
-}
-
-impl<T: Into<SecretString>> From<T> for RedisAddress {
-    fn from(url: T) -> Self {
-        Self {
-            url: url.into(),
-            authorities: None,
-        }
-    }
-}
-
-impl RedisAddress {
-    /// Trusts the authorities of these certificates (PEM) instead of the system's.
-    #[must_use]
-    pub fn trusting(self, authorities: Vec<u8>) -> Self {
-        Self {
-            authorities: Some(authorities),
-            ..self
-        }
-    }
-
-    /// The URL.
-    pub const fn url(&self) -> &SecretString {
-        &self.url
-    }
-
-    /// Returns true if the connection uses TLS.
-    pub fn is_tls(&self) -> bool {
-        let info = self.url.expose_secret().into_connection_info();
-        info.is_ok_and(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }))
-    }
-
-    fn client(&self) -> Result<Client, RedisError> {
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = self
-            .url
-            .expose_secret()
-            .into_connection_info()?
-            .set_tcp_settings(tcp);
-        match &self.authorities {
-            Some(authorities) => {
-                let certificates = TlsCertificates {
-                    client_tls: None,
-                    root_cert: Some(authorities.clone()),
-                };
-                Client::build_with_tls(info, certificates)
-            }
-            None => Client::open(info),
-        }
-    }
-}
 
 /// A cheaply cloned handle to Redis.
 ///
@@ -108,8 +47,12 @@ impl RedisAddress {
 pub struct Connection(Arc<ConnectionState>);
 
 struct ConnectionState {
-    client: Client,
-    manager: Mutex<ConnectionManager>,
+    /// Where Redis is. Its authorities are replaced when their file has changed.
+    address: Mutex<RedisAddress>,
+    /// The server that is asked; `None` until it is known, and after it was given up.
+    server: Mutex<Option<RedisServer>>,
+    /// Held while a server is looked for.
+    search: tokio::sync::Mutex<()>,
     unanswered: AtomicU32,
     /// Counts the sockets that were given up for another.
     generation: AtomicU64,
@@ -121,6 +64,13 @@ struct ConnectionState {
     response_timeout: Duration,
     /// The connection of large payloads, once there was one.
     large: OnceLock<Connection>,
+}
+
+/// A server, and the shared socket to it.
+#[derive(Clone)]
+struct RedisServer {
+    client: Client,
+    manager: ConnectionManager,
 }
 
 impl std::fmt::Debug for Connection {
@@ -135,14 +85,18 @@ impl Connection {
     /// # Errors
     /// When the URL is not one that Redis clients understand, or a certificate cannot be read.
     pub fn open(address: &RedisAddress) -> Result<Self, RedisError> {
-        Self::of(address.client()?, RESPONSE_TIMEOUT)
+        Self::of(address.clone(), RESPONSE_TIMEOUT)
     }
 
-    fn of(client: Client, response_timeout: Duration) -> Result<Self, RedisError> {
-        let manager = Mutex::new(new_manager(&client, response_timeout)?);
+    fn of(address: RedisAddress, response_timeout: Duration) -> Result<Self, RedisError> {
+        let server = match address.sentinel_client()? {
+            Some(_) => None,
+            None => Some(RedisServer::of(address.client()?, response_timeout)?),
+        };
         Ok(Self(Arc::new(ConnectionState {
-            client,
-            manager,
+            address: Mutex::new(address),
+            server: Mutex::new(server),
+            search: tokio::sync::Mutex::new(()),
             unanswered: AtomicU32::new(0),
             generation: AtomicU64::new(0),
             left: Mutex::new(None),
@@ -159,7 +113,7 @@ impl Connection {
     /// As [`Self::open`].
     pub fn for_large(&self) -> Result<&Self, RedisError> {
         if self.0.large.get().is_none() {
-            let large = Self::of(self.0.client.clone(), LARGE_RESPONSE_TIMEOUT)?;
+            let large = Self::of(self.address(), LARGE_RESPONSE_TIMEOUT)?;
             let _ = self.0.large.set(large); // Another task may have been first: its connection is the one.
         }
         let missing = || RedisError::from((ErrorKind::Client, "no connection for large payloads"));
@@ -171,8 +125,12 @@ impl Connection {
     /// # Errors
     /// Redis's own, or a time-out after two seconds: the script may have run then.
     pub async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
-        let (mut manager, asked) = (self.manager(), Instant::now());
-        self.record_answer(asked, script.invoke_async(&mut manager).await)
+        let asked = Instant::now();
+        let answer = match self.server().await {
+            Ok(mut server) => script.invoke_async(&mut server.manager).await,
+            Err(error) => Err(error),
+        };
+        self.record_answer(asked, answer)
     }
 
     /// Sends a pipeline in one round trip.
@@ -180,8 +138,12 @@ impl Connection {
     /// # Errors
     /// As [`Self::invoke`].
     pub async fn query<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, RedisError> {
-        let (mut manager, asked) = (self.manager(), Instant::now());
-        self.record_answer(asked, pipeline.query_async(&mut manager).await)
+        let asked = Instant::now();
+        let answer = match self.server().await {
+            Ok(mut server) => pipeline.query_async(&mut server.manager).await,
+            Err(error) => Err(error),
+        };
+        self.record_answer(asked, answer)
     }
 
     /// Answers once Redis does.
@@ -189,8 +151,12 @@ impl Connection {
     /// # Errors
     /// As [`Self::invoke`].
     pub async fn ping(&self) -> Result<(), RedisError> {
-        let (mut manager, asked) = (self.manager(), Instant::now());
-        self.record_answer(asked, redis::cmd("PING").query_async(&mut manager).await)
+        let asked = Instant::now();
+        let answer = match self.server().await {
+            Ok(mut server) => redis::cmd("PING").query_async(&mut server.manager).await,
+            Err(error) => Err(error),
+        };
+        self.record_answer(asked, answer)
     }
 
     /// A socket of its own that receives Redis's pushes (RESP3), for waiting.
@@ -201,7 +167,8 @@ impl Connection {
         &self,
         pushes: tokio::sync::mpsc::UnboundedSender<redis::PushInfo>,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let info = self.0.client.get_connection_info();
+        let server = self.server().await?;
+        let info = server.client.get_connection_info();
         let resp3 = info
             .redis_settings()
             .clone()
@@ -214,6 +181,21 @@ impl Connection {
         client.get_multiplexed_async_connection_with_config(&config).await
     }
 
+    /// A socket of its own for transactions of large payloads: WATCH belongs to a socket. It is closed when it is dropped.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn transactions(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(LARGE_RESPONSE_TIMEOUT));
+        let server = self.server().await?;
+        server
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
     /// A socket of its own for commands that block: no answer is too late for it. It is closed when it is dropped,
     /// and with it ends whatever it waits for.
     ///
@@ -223,7 +205,8 @@ impl Connection {
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(None);
-        self.0
+        let server = self.server().await?;
+        server
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await
@@ -235,8 +218,39 @@ impl Connection {
         self.0.generation.load(Ordering::Relaxed)
     }
 
-    fn manager(&self) -> ConnectionManager {
-        locked(&self.0.manager).clone()
+    fn address(&self) -> RedisAddress {
+        let address = locked(&self.0.address);
+        address.clone()
+    }
+
+    fn known_server(&self) -> Option<RedisServer> {
+        let server = locked(&self.0.server);
+        server.clone()
+    }
+
+    /// The server to ask. Where Sentinels know it, they are asked once for all callers that wait.
+    async fn server(&self) -> Result<RedisServer, RedisError> {
+        if let Some(server) = self.known_server() {
+            return Ok(server);
+        }
+        let _search = self.0.search.lock().await;
+        if let Some(server) = self.known_server() {
+            return Ok(server);
+        }
+        let address = self.address();
+        let client = match address.sentinel_client()? {
+            Some(mut sentinels) => {
+                let found = tokio::time::timeout(SENTINELS_TIMEOUT, sentinels.async_get_client()).await;
+                let late = |_elapsed| RedisError::from((ErrorKind::Io, "no answer from the Sentinels"));
+                let client = found.map_err(late)??;
+                tracing::info!(primary = %client.get_connection_info().addr(), "the Sentinels have named the primary");
+                client
+            }
+            None => address.client()?,
+        };
+        let server = RedisServer::of(client, self.0.response_timeout)?;
+        *locked(&self.0.server) = Some(server.clone());
+        Ok(server)
     }
 
     /// Counts the answers, and gives up a socket that no longer answers, or whose server has become a replica. Such a
@@ -258,11 +272,33 @@ impl Connection {
             self.0.unanswered.store(0, Ordering::Relaxed);
             self.reopen("Redis answers nothing: opening another connection");
         }
-        let is_of_replica = |error: &RedisError| RedisErrorClass::of(error) == RedisErrorClass::Replica;
-        if answer.as_ref().is_err_and(is_of_replica) && self.may_leave() {
-            self.reopen("Redis has become a replica: opening another connection to its address");
+        match answer.as_ref().err().map(RedisErrorClass::of) {
+            Some(RedisErrorClass::Replica) if self.may_leave() => {
+                self.reopen("Redis has become a replica: opening another connection to its address");
+            }
+            Some(RedisErrorClass::NoAnswer) => self.look_for_change(),
+            _ => {}
         }
         answer
+    }
+
+    /// Follows what may have changed when Redis cannot be reached: the primary, where Sentinels know it, and the file of
+    /// authorities.
+    fn look_for_change(&self) {
+        let address = self.address();
+        let may_change = address.has_authorities() || address.sentinels().is_some();
+        if !may_change || !self.may_leave() {
+            return;
+        }
+        if let Some(changed) = address.with_changed_authorities() {
+            *locked(&self.0.address) = changed;
+            self.reopen(
+                "REDIS_CA_FILE has changed: opening another connection that trusts what it holds now",
+            );
+        } else if address.sentinels().is_some() {
+            // They are asked every second during an outage, which callers report: only an answer is worth a line.
+            self.forget_server();
+        }
     }
 
     fn may_leave(&self) -> bool {
@@ -275,11 +311,20 @@ impl Connection {
     }
 
     fn reopen(&self, why: &str) {
-        if let Ok(fresh) = new_manager(&self.0.client, self.0.response_timeout) {
-            tracing::warn!("{why}");
-            *locked(&self.0.manager) = fresh;
-            self.0.generation.fetch_add(1, Ordering::Relaxed);
-        }
+        tracing::warn!("{why}");
+        self.forget_server();
+    }
+
+    fn forget_server(&self) {
+        *locked(&self.0.server) = None;
+        self.0.generation.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl RedisServer {
+    fn of(client: Client, response_timeout: Duration) -> Result<Self, RedisError> {
+        let manager = new_manager(&client, response_timeout)?;
+        Ok(Self { client, manager })
     }
 }
 

@@ -25,7 +25,7 @@
 //! | `<q>:fair:busy`, `:fair:full` (ours) | hash, string | with `USER_MAX_CONCURRENT`: owner → jobs in flight; and whether jobs wait for the end of one of these (`queue/busy.lua`) |
 //!
 //! # The BullMQ layout
-//! All names begin with `bull:<queue>:`, and so does a job's hash; its scripts put the rest behind it themselves,
+//! All names begin with `bull:<queue>:` (`BULLMQ_PREFIX` in the place of `bull`), and so does a job's hash; its scripts put the rest behind it themselves,
 //! since they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled`
 //! (tokens), `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:awaited` and
 //! `bw:reused` (it waited for an equal job, and got its result), `bw:owner` (of a large payload), `bw:begun` and
@@ -209,9 +209,17 @@ impl BullKeys {
         "repeat",
     ];
 
-    /// The keys of `queue`.
+    /// BullMQ's own prefix, where `BULLMQ_PREFIX` names no other.
+    pub const DEFAULT_PREFIX: &'static str = "bull";
+
+    /// The keys of `queue` under BullMQ's own prefix.
     pub fn new(queue: &str) -> Self {
-        let prefix = format!("bull:{queue}:");
+        Self::under(Self::DEFAULT_PREFIX, queue)
+    }
+
+    /// The keys of `queue` under the `prefix` that its producers give BullMQ.
+    pub fn under(prefix: &str, queue: &str) -> Self {
+        let prefix = format!("{prefix}:{queue}:");
         let key = |name: &str| format!("{prefix}{name}");
         Self {
             marker: key("marker"),

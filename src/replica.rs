@@ -1,6 +1,7 @@
 //! One replica, wired from its configuration: brokers, gates, an apalis worker for each queue, the HTTP server.
 
 mod background_loops;
+mod spool_replay;
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,7 +9,7 @@ use anyhow::Context;
 use jobs::MemoryBudget;
 use tracing::{info, warn};
 
-use self::background_loops::BackgroundLoops;
+use self::{background_loops::BackgroundLoops, spool_replay::SpoolReplay};
 use crate::{
     config::{Config, QueueSpec},
     connection::Connection,
@@ -20,6 +21,7 @@ use crate::{
     migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
+    outcome_spool::OutcomeSpool,
     queue::{Broker, Layout, OperatorQueue, WorkerQueue, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
     spend_ledger::SpendLedger,
@@ -48,6 +50,7 @@ pub struct Replica {
     ops: HttpState,
     server: HttpServer,
     migrator: Migrator,
+    replay: Option<SpoolReplay>,
     handlers: jobs::Settings,
     unserved: UnservedQueueWatch,
     name: String,
@@ -76,17 +79,22 @@ impl Replica {
             .iter()
             .zip(&config.queues)
             .map(|(broker, spec)| (broker.clone() as Arc<dyn WorkerQueue>, spec.concurrency));
+        let spool = config.spool.as_deref().map(OutcomeSpool::open).transpose();
+        let spool = spool.context("SPOOL_DIR")?;
         let options = RuntimeOptions {
             rules,
+            spool: spool.clone(),
             deadline: config.deadline,
             drain: config.drain,
             renew_every: config.broker.lease_ttl / 3,
+            idle_rest: config.idle_rest,
             wedged_after: WEDGED_AFTER,
             other_loops: gates
                 .iter()
                 .map(|gates| ("gate", gates.pulse().clone()))
                 .collect(),
         };
+        let replay = spool.map(|spool| SpoolReplay::new(spool, config, &connection));
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
         let operator = Operator::new(operator_side(brokers), gates.clone());
         let ops = http_state(config, &connection, &runtime, operator, ledger.clone());
@@ -102,6 +110,7 @@ impl Replica {
             server,
             unserved: UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica),
             migrator: Migrator::new(connection, &config.replica),
+            replay,
             handlers: config.handlers.clone(),
             name: config.replica.clone(),
         })
@@ -141,6 +150,9 @@ impl Replica {
             () = &mut stop => true,
             prepared = async {
                 migrate::before_claiming(&self.migrator, away).await?;
+                if let Some(replay) = &self.replay {
+                    replay.run().await;
+                }
                 if let Some(gates) = &self.gates {
                     gates.counted().await;
                 }
@@ -192,6 +204,12 @@ fn log_start(config: &Config) {
     );
     for warning in config.warnings() {
         warn!("{warning}");
+    }
+    if config.redis.is_insecure() {
+        warn!(
+            "REDIS_TLS_INSECURE=on: any certificate of Redis is accepted, and who is between can read and change every job; \
+             name the authority in REDIS_CA_FILE instead where it is known"
+        );
     }
     if let Some(fault) = config.drain_fault() {
         warn!("{fault}");
@@ -354,9 +372,17 @@ fn student_field(config: &Config) -> Arc<str> {
 
 /// The broker of one queue.
 pub fn broker(spec: &QueueSpec, connection: &Connection, config: &Config) -> Arc<dyn Broker> {
-    let (connection, name, replica) = (connection.clone(), &spec.name, &config.replica);
+    broker_as(spec, connection, config, &config.replica)
+}
+
+/// The broker of one queue, in the name of `replica`.
+fn broker_as(spec: &QueueSpec, connection: &Connection, config: &Config, replica: &str) -> Arc<dyn Broker> {
+    let (connection, name) = (connection.clone(), &spec.name);
     match spec.layout {
-        Layout::Bullmq => Arc::new(BullmqBroker::new(connection, name, replica, config.broker)),
+        Layout::Bullmq => {
+            let broker = BullmqBroker::new(connection, name, replica, config.broker);
+            Arc::new(broker.under_prefix(&config.bullmq_prefix))
+        }
         Layout::Apalis => Arc::new(ApalisBroker::new(connection, name, replica, config.broker)),
     }
 }

@@ -259,9 +259,11 @@ fn options() -> Result<RuntimeOptions> {
             spreads_retries: true,
             replica: "bench".to_owned(),
         },
+        spool: None,
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(25),
         renew_every: Duration::from_secs(5),
+        idle_rest: Duration::ZERO,
         wedged_after: WEDGED_AFTER,
         other_loops: Vec::new(),
     })

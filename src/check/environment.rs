@@ -16,6 +16,7 @@ use crate::{
     keys::GateKeys,
     media_helper::{HelperLimits, HelperPool, SandboxReport},
     model_shutdown,
+    outcome_spool::OutcomeSpool,
     spending::webhook::Forwarder,
 };
 
@@ -26,6 +27,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     vec![
         values(config),
         uploads(config),
+        spool(config),
         drain(config),
         tokens(config),
         reads(config),
@@ -62,6 +64,29 @@ fn uploads(config: &Config) -> Finding {
             CHECK,
             format!("{shown}: {error}"),
             "UPLOADS_DIR must be a folder that this user can read; mount the volume that the web API writes to",
+        ),
+    }
+}
+
+fn spool(config: &Config) -> Finding {
+    const CHECK: &str = "spool folder";
+    let Some(folder) = &config.spool else {
+        let found = "SPOOL_DIR is not set: a job whose outcome Redis does not take at a stop runs again";
+        return Finding::ok(CHECK, found);
+    };
+    let shown = folder.display();
+    let opened = OutcomeSpool::open(folder).and_then(|spool| spool.waiting());
+    match opened.map(|waiting| waiting.len()) {
+        Ok(0) => Finding::ok(CHECK, format!("{shown} takes files")),
+        Ok(count) => Finding::warning(
+            CHECK,
+            format!("{count} outcomes wait in {shown}"),
+            "start a worker with this folder, which writes them to their queues",
+        ),
+        Err(error) => Finding::failure(
+            CHECK,
+            error.to_string(),
+            "SPOOL_DIR must be a folder that this user can write to, on a disk that outlives the container",
         ),
     }
 }

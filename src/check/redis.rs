@@ -16,6 +16,7 @@ use crate::{
     config::Config,
     connection::Connection,
     migrate::{MigrationState, Migrator},
+    queue::Layout,
     unserved_queues::UnservedQueueWatch,
 };
 
@@ -48,7 +49,12 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     if let Err(error) = ping(&connection).await {
         return vec![unreachable(&error)];
     }
-    let mut findings = vec![latency(&connection).await, clock(&connection).await];
+    let mut findings = vec![
+        latency(&connection).await,
+        clock(&connection).await,
+        tls(config),
+        commands(config),
+    ];
     let mut pipe = redis::pipe();
     pipe.cmd("INFO").arg("everything");
     match connection.query::<(String,)>(&pipe).await {
@@ -61,6 +67,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
                 eviction(&info),
                 memory(&info),
                 persistence(&info),
+                connections(&info, config),
             ]);
         }
         Err(error) => findings.push(Finding::warning(
@@ -88,6 +95,11 @@ fn unreachable(error: &RedisError) -> Finding {
     let cure = match error.kind() {
         ErrorKind::AuthenticationFailed => "check user and password in REDIS_URL",
         ErrorKind::Server(ServerErrorKind::NoPerm) => "grant the ACL user what docs/operations.md lists",
+        _ if error.to_string().contains("CaUsedAsEndEntity") => {
+            "the certificate that Redis shows is that of an authority (CA:TRUE), which TLS does not accept of a server: give \
+             Redis one with CA:FALSE for its host, signed by that authority, and name the authority in REDIS_CA_FILE; \
+             where the host cannot be changed, REDIS_TLS_INSECURE=on accepts any certificate"
+        }
         _ if matches!(tls_fault(error), Some(rustls::Error::InvalidCertificate(_))) => {
             "name in REDIS_URL the host that its certificate is for, and its authority in REDIS_CA_FILE where the \
              system does not know it"
@@ -148,6 +160,19 @@ async fn clock(connection: &Connection) -> Finding {
     } else {
         let cure = "switch NTP on here or there; jobs go by Redis's clock alone, logs by ours";
         Finding::warning(CHECK, found, cure)
+    }
+}
+
+fn tls(config: &Config) -> Finding {
+    const CHECK: &str = "redis tls";
+    match (config.redis.is_tls(), config.redis.is_insecure()) {
+        (_, true) => Finding::warning(
+            CHECK,
+            "REDIS_TLS_INSECURE=on: any certificate is accepted, and who is between can read and change every job",
+            "name the authority of Redis's certificate in REDIS_CA_FILE, and unset REDIS_TLS_INSECURE",
+        ),
+        (true, false) => Finding::ok(CHECK, "the certificate is checked"),
+        (false, false) => Finding::ok(CHECK, "none: for a private network only"),
     }
 }
 
@@ -220,6 +245,63 @@ fn memory(info: &ServerInfo) -> Finding {
         0..80 => Finding::ok(CHECK, found),
         80..95 => Finding::warning(CHECK, found, cure),
         _ => Finding::failure(CHECK, found, cure),
+    }
+}
+
+/// Connections of a replica: one for all calls, one for large payloads, one for a large result or a look by hand, and one
+/// for each queue, which waits for jobs; while someone follows jobs, another one for each queue in the BullMQ layout.
+fn connections_of(config: &Config) -> u64 {
+    let queues = &config.queues;
+    let follows = queues.iter().filter(|spec| spec.layout == Layout::Bullmq).count();
+    (3 + queues.len() + follows) as u64
+}
+
+fn connections(info: &ServerInfo, config: &Config) -> Finding {
+    const CHECK: &str = "redis connections";
+    let one = connections_of(config);
+    let (Some(most), Some(used)) = (info.number("maxclients"), info.number("connected_clients")) else {
+        return Finding::ok(
+            CHECK,
+            format!("up to {one} a replica; Redis does not say how many it takes"),
+        );
+    };
+    let found = format!("up to {one} a replica; {used} of {most} used");
+    // During a deployment the replicas of both versions run.
+    match most.saturating_sub(used) {
+        left if left < one => Finding::failure(
+            CHECK,
+            found,
+            "raise maxclients, or the plan of the host; fewer QUEUES and fewer replicas need fewer",
+        ),
+        left if left < 2 * one => Finding::warning(
+            CHECK,
+            found,
+            "raise maxclients, or the plan of the host: during a deployment twice as many replicas run",
+        ),
+        _ => Finding::ok(CHECK, found),
+    }
+}
+
+/// Commands that an idle replica sends in a day, those inside of scripts included, as some hosts count them.
+fn commands(config: &Config) -> Finding {
+    const CHECK: &str = "redis commands";
+    /// Of one queue, and of the replica itself, in a minute (measured; docs/operations.md).
+    const OF_QUEUE: u64 = 74;
+    const OF_REPLICA: u64 = 176;
+    let idle = (OF_QUEUE * config.queues.len() as u64 + OF_REPLICA) * 60 * 24;
+    let found = format!("about {:.1} million a day of an idle replica", idle as f64 / 1e6);
+    match config.idle_rest.is_zero() {
+        true => Finding::ok(
+            CHECK,
+            format!("{found}; where the host charges for them, IDLE_REST lowers them"),
+        ),
+        false => Finding::ok(
+            CHECK,
+            format!(
+                "less than {}, because of IDLE_REST",
+                found.trim_start_matches("about ")
+            ),
+        ),
     }
 }
 

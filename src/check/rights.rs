@@ -3,7 +3,11 @@
 use std::fmt::Write as _;
 
 use super::Finding;
-use crate::{config::Config, connection::Connection, keys::MigrationKeys};
+use crate::{
+    config::Config,
+    connection::Connection,
+    keys::{BullKeys, MigrationKeys},
+};
 
 /// Every command, with arguments for a dry run behind its key (`@`).
 const COMMANDS: &[&str] = &[
@@ -81,15 +85,23 @@ const COMMANDS: &[&str] = &[
     "ping",
     "info",
     "client|tracking ON",
+    "client|setname n",
+    "watch @",
+    "multi",
+    "exec",
     "acl|whoami",
     "acl|dryrun u ping",
 ];
+
+/// Commands without which the worker does with less: a name for BullMQ's list of workers, large results beside the scripts.
+const OPTIONAL: &[&str] = &["client|setname n", "watch @", "multi", "exec"];
 
 /// The keys that a worker of these queues touches. The last two are Bottleneck's, for their retirement.
 fn patterns(config: &Config) -> Vec<String> {
     let mut patterns: Vec<String> = Vec::new();
     for spec in &config.queues {
-        for pattern in [format!("bull:{}:*", spec.name), format!("{}:*", spec.name)] {
+        let bullmq = BullKeys::under(&config.bullmq_prefix, &spec.name).prefix;
+        for pattern in [format!("{bullmq}*"), format!("{}:*", spec.name)] {
             if !patterns.contains(&pattern) {
                 patterns.push(pattern);
             }
@@ -141,6 +153,7 @@ pub(super) async fn look(config: &Config, connection: &Connection) -> Finding {
         let key = format!("{}x", patterns(config)[0].trim_end_matches('*'));
         match may(connection, &user, &command.replace('@', &key)).await {
             Ok(true) => {}
+            Ok(false) if OPTIONAL.contains(command) => {}
             Ok(false) => lacks.push(format!("+{}", command.split(' ').next().unwrap_or_default())),
             Err(error) => return unknown(CHECK, &error),
         }

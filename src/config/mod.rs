@@ -22,14 +22,17 @@ mod traces;
 pub mod vars;
 mod webhook;
 
-use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
+use std::{collections::HashMap, fmt, num::NonZeroU8, path::PathBuf, time::Duration};
 
 use jobs::{JobType, Settings};
 use secrecy::{ExposeSecret, SecretString};
 
 pub(crate) use self::queue_list::check_queue_name;
 pub use self::{queue_list::QueueSpec, spending::SpendingSettings};
-use self::{queue_list::parse_queues, reader::EnvReader};
+use self::{
+    queue_list::{parse_prefix, parse_queues},
+    reader::EnvReader,
+};
 use crate::{
     connection::RedisAddress,
     deduplication::{Deduplicate, DeduplicationSettings},
@@ -57,6 +60,8 @@ pub struct Config {
     pub port: u16,
     /// The queues to serve.
     pub queues: Vec<QueueSpec>,
+    /// Prefix of the keys of queues in the BullMQ layout.
+    pub bullmq_prefix: String,
     /// Settings of the handlers.
     pub handlers: Settings,
     /// How provider calls are retried.
@@ -77,6 +82,10 @@ pub struct Config {
     pub deadline: Duration,
     /// How long jobs in flight may go on after a stop signal.
     pub drain: Duration,
+    /// How long a queue without work is left alone.
+    pub idle_rest: Duration,
+    /// Folder for outcomes that Redis does not take while the replica stops.
+    pub spool: Option<PathBuf>,
     /// How long after the stop signal the platform kills, where it says so.
     pub platform_drain: Option<Duration>,
     /// How long the answers of paid calls are kept; `None` with the ledger switched off.
@@ -172,6 +181,7 @@ impl Config {
             redis: redis_address::read(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
+            bullmq_prefix: env.parse(&vars::BULLMQ_PREFIX, parse_prefix),
             handlers: handlers::read(&mut env),
             retry: retries::policy(&mut env),
             tries_by_type: env
@@ -190,6 +200,8 @@ impl Config {
             max_wait: env.duration(&vars::CIRCUIT_MAX_WAIT, Duration::ZERO, 24 * HOUR),
             deadline: env.duration(&vars::JOB_DEADLINE, Duration::from_secs(1), HOUR),
             drain: env.duration(&vars::DRAIN_TIMEOUT, Duration::ZERO, HOUR),
+            idle_rest: env.duration(&vars::IDLE_REST, Duration::ZERO, 5 * MINUTE),
+            spool: env.optional(&vars::SPOOL_DIR, process::folder),
             platform_drain: process::platform_drain(&mut env),
             ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))
                 .filter(|ttl| !ttl.is_zero()),
@@ -264,6 +276,8 @@ impl Config {
         {
             secrets.push(password.into());
         }
+        let sentinels = self.redis.sentinels();
+        secrets.extend(sentinels.and_then(|sentinels| sentinels.password.clone()));
         let of_webhook = self.webhook.iter().flat_map(|webhook| &webhook.headers);
         let headers = self.traces.iter().flat_map(|traces| &traces.headers);
         let headers = headers.chain(of_webhook);

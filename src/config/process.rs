@@ -1,6 +1,6 @@
 //! The variables of the process: its name, its logs, its memory, and the time that the platform gives it to stop.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::{reader::EnvReader, vars};
 
@@ -42,6 +42,15 @@ pub(super) fn media_memory(text: &str) -> Result<u64, String> {
         .ok()
         .filter(|bytes| (LEAST..=1 << 40).contains(bytes));
     bytes.ok_or_else(|| format!("auto, or bytes from {LEAST} to {}", 1u64 << 40))
+}
+
+/// A folder that is there.
+pub(super) fn folder(text: &str) -> Result<PathBuf, String> {
+    match std::fs::metadata(text) {
+        Ok(meta) if meta.is_dir() => Ok(PathBuf::from(text)),
+        Ok(_) => Err("a folder".to_owned()),
+        Err(error) => Err(format!("a folder that is there ({error})")),
+    }
 }
 
 /// Drain time of the platform. Railway kills at once unless configured to wait; on other platforms it is unknown.

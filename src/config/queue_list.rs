@@ -61,6 +61,18 @@ pub(crate) fn check_queue_name(name: &str) -> Result<String, String> {
     }
 }
 
+/// Checks a prefix of BullMQ's keys. It stands in the names of clients and in patterns of the ACL.
+pub(super) fn parse_prefix(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"*?[]\\^\"'".contains(&byte);
+    match text.len() <= 100 && !text.ends_with(':') && text.bytes().all(is_plain) && !text.is_empty() {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "up to 100 printable ASCII characters without spaces, quotes and * ? [ ] \\ ^, and without the colon that BullMQ puts behind it"
+                .to_owned(),
+        ),
+    }
+}
+
 /// The value of `QUEUES` where it is not set: the queue of each job type, in every layout.
 pub(crate) fn default_queues() -> String {
     let mut queues = Vec::new();

@@ -243,6 +243,7 @@ fn example(var: &EnvVar) -> Option<&'static str> {
         (_, "USAGE_WEBHOOK_BODY") => Some(r#"{"user_id": "{{student}}", "input_count": {{promptTokens}}}"#),
         (_, "USAGE_WEBHOOK_HEADERS") => Some("apikey=key,Authorization=Bearer%20key"),
         (_, "OTEL_EXPORTER_OTLP_HEADERS") => Some("Authorization=Bearer%20token,x-tenant=1"),
+        (_, "SPOOL_DIR") => Some("/data/spool"),
         (_, "RAILWAY_DEPLOYMENT_DRAINING_SECONDS") => Some("30"),
         _ => None,
     }

@@ -1,17 +1,31 @@
 //! The address of Redis, and the certificates that it is checked against.
 
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
-use secrecy::SecretString;
+use std::path::Path;
 
-use super::{reader::EnvReader, redis_url, vars};
-use crate::connection::RedisAddress;
+use secrecy::ExposeSecret as _;
+
+use super::{
+    reader::EnvReader,
+    redis_url::{self, RedisUrl},
+    vars,
+};
+use crate::connection::{AuthorityFile, RedisAddress};
 
 pub(super) fn read(env: &mut EnvReader<'_>) -> RedisAddress {
-    let address = RedisAddress::from(url(env));
-    match env.optional(&vars::REDIS_CA_FILE, authorities) {
+    let RedisUrl { url, sentinels } = url(env);
+    let mut address = RedisAddress::from(url);
+    if let Some(sentinels) = sentinels {
+        address = address.behind(sentinels);
+    }
+    let is_insecure = env.switch(&vars::REDIS_TLS_INSECURE);
+    if is_insecure && !address.is_tls() {
+        let fault = "is for a rediss:// URL, and Redis's is none";
+        env.complain::<()>(&vars::REDIS_TLS_INSECURE, fault);
+    }
+    if is_insecure {
+        address = address.insecure();
+    }
+    match env.optional(&vars::REDIS_CA_FILE, |path| AuthorityFile::read(Path::new(path))) {
         Some(_) if !address.is_tls() => {
             env.complain::<()>(
                 &vars::REDIS_CA_FILE,
@@ -24,12 +38,12 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> RedisAddress {
     }
 }
 
-fn url(env: &mut EnvReader<'_>) -> SecretString {
+fn url(env: &mut EnvReader<'_>) -> RedisUrl {
     let check = |text: &str| {
-        let (text, told) = redis_url::read(text)?;
+        let (url, told) = redis_url::read(text)?;
         // The client's own words would repeat the URL, password and all.
-        match redis::IntoConnectionInfo::into_connection_info(&*text) {
-            Ok(_) => Ok((SecretString::from(text), told)),
+        match redis::IntoConnectionInfo::into_connection_info(url.url.expose_secret()) {
+            Ok(_) => Ok((url, told)),
             Err(_) => {
                 Err("a redis:// or rediss:// URL, such as redis://default:password@host:6379".to_owned())
             }
@@ -43,20 +57,4 @@ fn url(env: &mut EnvReader<'_>) -> SecretString {
     }
     let private = env.parse(&vars::REDIS_URL, check);
     env.told(&vars::REDIS_URL, private)
-}
-
-/// The content of a file of certificates, each of which can be trusted.
-fn authorities(path: &str) -> Result<Vec<u8>, String> {
-    let pem = std::fs::read(path).map_err(|e| format!("a file that can be read ({e})"))?;
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|e| format!("a file of certificates in PEM ({e})"))?;
-        store
-            .add(certificate)
-            .map_err(|e| format!("a file of certificates in PEM ({e})"))?;
-    }
-    match store.is_empty() {
-        true => Err("a file that holds a certificate in PEM".to_owned()),
-        false => Ok(pem),
-    }
 }

@@ -1,6 +1,20 @@
 //! Redis URLs as the clients of other languages and hosting panels write them.
 
+mod sentinels;
+
+use secrecy::SecretString;
 use url::Url;
+
+use crate::connection::Sentinels;
+
+/// A URL as it was read.
+#[derive(Debug)]
+pub(super) struct RedisUrl {
+    /// The server's, which the Redis client understands. Behind Sentinels its host stands for the primary.
+    pub(super) url: SecretString,
+    /// The Sentinels that know the primary.
+    pub(super) sentinels: Option<Sentinels>,
+}
 
 /// Options of other clients that this one needs no word for: it has its own time-outs, reconnects by itself, and finds
 /// either family of addresses.
@@ -39,11 +53,61 @@ const LEFT_OUT: &[&str] = &[
     "maxpoolsize",
 ];
 
+/// Options of other clients whose meaning would be lost, and what to do instead.
+const REFUSED: &[(&str, &str)] = &[
+    ("ssl_ca_certs", "REDIS_CA_FILE names the authority"),
+    ("ssl_ca_path", "REDIS_CA_FILE names the authority"),
+    ("ssl_ca_data", "REDIS_CA_FILE names a file with the authority"),
+    ("sslrootcert", "REDIS_CA_FILE names the authority"),
+    ("ca", "REDIS_CA_FILE names the authority"),
+    ("cafile", "REDIS_CA_FILE names the authority"),
+    ("ssl_certfile", "certificates of clients are not supported"),
+    ("ssl_keyfile", "certificates of clients are not supported"),
+    ("sslcert", "certificates of clients are not supported"),
+    ("sslkey", "certificates of clients are not supported"),
+    ("cert", "certificates of clients are not supported"),
+    ("key", "certificates of clients are not supported"),
+    ("skip_verify", "REDIS_TLS_INSECURE=on accepts any certificate"),
+    ("insecure", "REDIS_TLS_INSECURE=on accepts any certificate"),
+    (
+        "keyprefix",
+        "BULLMQ_PREFIX names the prefix of BullMQ's keys; a prefix of ioredis hides them from BullMQ too",
+    ),
+    (
+        "sentinelmasterid",
+        "redis+sentinel://host:26379,host:26379/name is the URL of Sentinels",
+    ),
+    (
+        "service_name",
+        "redis+sentinel://host:26379,host:26379/name is the URL of Sentinels",
+    ),
+    ("replicaset", "it is an option of another database"),
+    (
+        "sslmode",
+        "it is an option of another database: rediss:// switches TLS on",
+    ),
+    ("readonly", "the worker writes: it needs the primary"),
+    ("readfrom", "the worker writes: it needs the primary"),
+];
+
 /// A URL that the Redis client understands, and what was left out of it.
 ///
 /// # Errors
 /// What the value has to be, without a part of the value: it may hold a password.
-pub(super) fn read(text: &str) -> Result<(String, Option<String>), String> {
+pub(super) fn read(text: &str) -> Result<(RedisUrl, Option<String>), String> {
+    if let Some(read) = sentinels::read(text) {
+        return read;
+    }
+    let (url, told) = read_server(text)?;
+    let url = RedisUrl {
+        url: url.into(),
+        sentinels: None,
+    };
+    Ok((url, told))
+}
+
+/// The URL of a server.
+fn read_server(text: &str) -> Result<(String, Option<String>), String> {
     const EXAMPLE: &str = "such as redis://default:password@host:6379 or rediss://… with TLS";
     // A panel shows the whole command.
     let is_tls_command = text.split_whitespace().any(|word| word == "--tls");
@@ -60,11 +124,6 @@ pub(super) fn read(text: &str) -> Result<(String, Option<String>), String> {
         "redis" | "valkey" | "redis+tcp" => "redis",
         "rediss" | "valkeys" | "redis+tls" | "redis+ssl" | "tls" => "rediss",
         "redis+unix" | "unix" | "valkey+unix" => return Ok((text.to_owned(), None)),
-        other if other.contains("sentinel") => {
-            return Err(format!(
-                "the URL of the primary: Sentinel is not supported, {EXAMPLE}"
-            ));
-        }
         other if other.contains("cluster") => {
             return Err(format!(
                 "the URL of one server: Redis Cluster is not supported, {EXAMPLE}"
@@ -114,8 +173,8 @@ fn options(url: &mut Url) -> Result<(String, Option<String>), String> {
                 if matches!(&*value.to_ascii_lowercase(), "none" | "false" | "0") =>
             {
                 return Err(format!(
-                    "a URL without {}: certificates are always checked; REDIS_CA_FILE names the authority of a \
-                     certificate of your own",
+                    "a URL without {}: REDIS_CA_FILE names the authority of a certificate of your own, and \
+                     REDIS_TLS_INSECURE=on accepts any",
                     name.to_ascii_lowercase()
                 ));
             }
@@ -130,6 +189,9 @@ fn options(url: &mut Url) -> Result<(String, Option<String>), String> {
             }
             "username" | "user" if url.username().is_empty() => {
                 let _ = url.set_username(value);
+            }
+            other if let Some((_, instead)) = REFUSED.iter().find(|(known, _)| *known == other) => {
+                return Err(format!("a URL without {other}: {instead}"));
             }
             other if LEFT_OUT.contains(&other) => dropped.push(name.clone()),
             _ => {

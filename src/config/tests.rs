@@ -326,9 +326,33 @@ fn refusals_name_the_right_form() {
         ("REDIS_URL", "rediss://h:1?ssl_cert_reqs=none", "REDIS_CA_FILE"),
         (
             "REDIS_URL",
-            "redis-sentinel://h:1/mymaster",
-            "Sentinel is not supported",
+            "rediss://h:1?ssl_cert_reqs=none",
+            "REDIS_TLS_INSECURE=on",
         ),
+        (
+            "REDIS_URL",
+            "rediss://h:1?ssl_ca_certs=x",
+            "without ssl_ca_certs: REDIS_CA_FILE",
+        ),
+        (
+            "REDIS_URL",
+            "rediss://h:1?ssl_keyfile=x",
+            "without ssl_keyfile: certificates of clients",
+        ),
+        (
+            "REDIS_URL",
+            "redis://h:1?keyPrefix=x",
+            "without keyprefix: BULLMQ_PREFIX",
+        ),
+        (
+            "REDIS_URL",
+            "redis-sentinel://h:1",
+            "the name that they give the primary",
+        ),
+        ("REDIS_URL", "redis+sentinel://h:x/main", "hosts with their ports"),
+        ("REDIS_TLS_INSECURE", "on", "is for a rediss:// URL"),
+        ("BULLMQ_PREFIX", "a b", "printable ASCII"),
+        ("SPOOL_DIR", "/no/such/folder", "a folder that is there"),
         ("REDIS_URL", "redis://h:1,i:2", "several hosts"),
         ("REDIS_URL", "redis://:hunter2#x@h:1", "%23"),
         (
@@ -485,4 +509,48 @@ fn docs_list_every_variable() {
         table.push('\n');
     }
     crate::docs::check_section("docs/configuration.md", "variables", &table);
+}
+
+#[test]
+fn sentinels_are_read_in_the_forms_of_other_clients() {
+    for (url, server, hosts, service) in [
+        (
+            "redis+sentinel://u:p%40@a:1,b,[::1]:3/main/2",
+            "redis://u:p%40@primary/2",
+            vec![("a", 1), ("b", 26379), ("::1", 3)],
+            "main",
+        ),
+        (
+            "redis-sentinel://:p@a:1/0#main",
+            "redis://:p@primary/0",
+            vec![("a", 1)],
+            "main",
+        ),
+        (
+            "rediss+sentinel://a:1?sentinelMasterId=main",
+            "rediss://primary/",
+            vec![("a", 1)],
+            "main",
+        ),
+        (
+            "redis+sentinel://a:1/my%20main?sentinelPassword=hunter2",
+            "redis://primary/",
+            vec![("a", 1)],
+            "my main",
+        ),
+    ] {
+        let config = read(&[("REDIS_URL", url)]).unwrap();
+        assert_eq!(config.redis.url().expose_secret(), server, "{url}");
+        let sentinels = config.redis.sentinels().unwrap();
+        let named: Vec<(&str, u16)> = sentinels
+            .hosts
+            .iter()
+            .map(|(host, port)| (&**host, *port))
+            .collect();
+        assert_eq!((named, &*sentinels.service), (hosts, service), "{url}");
+        let password = sentinels.password.as_ref().map(|p| p.expose_secret().to_owned());
+        assert_eq!(password.is_some(), url.contains("hunter2"));
+        let is_secret = |password: &String| config.secrets().iter().any(|s| s.expose_secret() == password);
+        assert!(password.iter().all(is_secret));
+    }
 }

@@ -64,11 +64,13 @@ macro_rules! vars {
 use self::DefaultValue::{Computed, None, Value};
 
 vars! {
-    REDIS_URL: secret = Value("redis://127.0.0.1:6379"), "Redis, `redis://` or `rediss://` (TLS)";
+    REDIS_URL: secret = Value("redis://127.0.0.1:6379"), "Redis, `redis://` or `rediss://` (TLS); behind Sentinels `redis+sentinel://user:password@host:26379,host:26379/name/0`";
     REDIS_PUBLIC_URL: secret = None, "used only when `REDIS_URL` is not set";
-    REDIS_CA_FILE = None, "certificates (PEM) of the authority that Redis's own is checked against, instead of the system's; for `rediss://`";
+    REDIS_CA_FILE = None, "certificates (PEM) of the authority that Redis's own is checked against, instead of the system's; for `rediss://`. A change is followed when Redis cannot be reached";
+    REDIS_TLS_INSECURE = Value("off"), "`on` accepts any certificate of Redis, for hosts whose self-signed certificates change: who is between can read and change everything";
     PORT = Value("3002"), "port of the HTTP server, on every address (`[::]`)";
     QUEUES = Computed(super::queue_list::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
+    BULLMQ_PREFIX = Value("bull"), "prefix of the keys of BullMQ queues, the `prefix` of their producers' `Queue`; in braces (`{app}`) it keeps them in one slot of a cluster";
     CONCURRENCY = Value("20"), "jobs at a time in each queue that names no concurrency";
     OPENAI_API_KEY: secret = None, "without it flashcard jobs fail";
     OPENAI_BASE_URL = Value("https://api.openai.com/v1"), "OpenAI, or a proxy that speaks like it";
@@ -123,6 +125,8 @@ vars! {
     USER_MAX_CONCURRENT = Value("0"), "jobs that one owner (`FAIRNESS_KEY`) may have in flight at a time, over the fleet and in each queue; others' jobs pass his. `0`: any number. Not with `FAIRNESS_KEY=off`. What Node workers and replicas of a version without this setting have in flight does not count";
     JOB_DEADLINE = Value("5m"), "longest run of one attempt of a job";
     DRAIN_TIMEOUT = Value("25s"), "how long jobs in flight may go on after SIGTERM; what is left goes back to its queue";
+    IDLE_REST = Value("0s"), "how long a queue that was found empty is left alone: its next job waits up to this long, and an idle replica sends fewer commands, which some hosts charge for; `0s`: jobs are announced, and start at once";
+    SPOOL_DIR = None, "folder on a disk that outlives the process: an outcome that Redis does not take while the worker stops waits there, in a file of its own, for the next start; without it such a job runs again";
     LEASE_TTL = Value("15s"), "silence of a replica after which others take over its jobs, and the slots of its calls come free";
     KEEP_COMPLETED_FOR = Value("24h"), "how long completed jobs stay readable";
     KEEP_COMPLETED_COUNT = Value("10000"), "how many completed jobs stay readable, in each queue";

@@ -33,7 +33,7 @@ use crate::{
     connection::Connection,
     deadline::answered_within,
     keys::{IDEMPOTENCY_PREFIX, equal_jobs_prefix, equal_jobs_result},
-    queue::{Delivery, EqualJobs, Layout, OutcomeWriter},
+    queue::{Answered, Delivery, EqualJobs, Layout, OutcomeWriter},
     redis_error::RedisErrorClass,
     spending::Usd,
     telemetry::metrics::{PROCESS, labels::CellIndex},
@@ -111,6 +111,20 @@ pub enum Part {
     Waits,
     /// It was given the result of another.
     Reuses,
+}
+
+impl Part {
+    /// The meaning that a job's completion has for its equals; `None` for a job without any.
+    pub(crate) fn answered(equal: Option<&(EqualJobs, Self)>) -> Option<(EqualJobs, Answered)> {
+        let (equal, part) = equal?;
+        let answered = match part {
+            Self::Leads => Answered::New,
+            Self::Alone => Answered::Unusable,
+            Self::Reuses => Answered::Reused,
+            Self::Waits => return None,
+        };
+        Some((equal.clone(), answered))
+    }
 }
 
 /// What becomes of a job.

@@ -125,18 +125,36 @@ pub enum Answered {
     Unusable,
 }
 
+impl Answered {
+    /// Its word in scripts and files.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Reused => "reused",
+            Self::Unusable => "unusable",
+        }
+    }
+
+    /// The meaning that has this word.
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        [Self::New, Self::Reused, Self::Unusable]
+            .into_iter()
+            .find(|answered| answered.as_str() == word)
+    }
+}
+
 /// What completion scripts are told of equal jobs (`equal.lua`).
 pub(super) fn told_equal(equal: Option<&(EqualJobs, Answered)>) -> String {
     let Some((equal, answered)) = equal else {
         return String::new();
     };
-    let how = match answered {
-        Answered::New => "new",
-        Answered::Reused => "reused",
-        Answered::Unusable => "unusable",
-    };
     let keep_ms = super::millis(equal.keep_for).max(1);
-    format!("{how} {keep_ms} {} {}", equal.prefix, equal.result_key)
+    format!(
+        "{} {keep_ms} {} {}",
+        answered.as_str(),
+        equal.prefix,
+        equal.result_key
+    )
 }
 
 /// How Redis recognises that a claim still holds its job.

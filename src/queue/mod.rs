@@ -18,6 +18,7 @@ mod fair;
 #[path = "../../fuzz/targets/job_list.rs"]
 pub(crate) mod fuzz;
 mod job;
+mod large_results;
 mod layout;
 mod list_removal;
 pub mod partial_results;

@@ -61,6 +61,9 @@ pub trait LeaseHolder: QueueIdentity {
     /// as this replica's while it is not among `held` goes back, unless it was claimed a moment ago.
     async fn renew(&self, held: &[Lease]) -> Result<Vec<Lease>, BrokerError>;
 
+    /// Returns true if the last renewal saw what a dead replica may have left. Otherwise a sweep would find nothing.
+    fn has_claims_of_others(&self) -> bool;
+
     /// Puts back a chunk of what dead replicas held.
     async fn recover(&self) -> Result<SweepResult, BrokerError>;
 

@@ -5,10 +5,16 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{QueueWorker, claim_pauses::ClaimAllowance, slots::FreeSlots, supervisor::IDLE};
 use crate::{queue::BrokerError, retry::LoopBackoff};
+
+/// Time between two claims while nothing speaks for one.
+const CLAIM_ANYWAY: Duration = Duration::from_secs(120);
+/// Limit of a wait that only looks once.
+const ONE_LOOK: Duration = Duration::from_millis(5);
 
 impl QueueWorker {
     /// Claims jobs into free slots until the worker closes.
@@ -124,17 +130,36 @@ impl QueueWorker {
 
     /// Waits until there may be work, a claim has to be asked for again, the worker closes, or Redis is away.
     async fn wait_for_work(&self, pause: &mut LoopBackoff) {
-        let work = tokio::select! {
-            biased;
-            () = self.shutdown.drain.cancelled() => return,
-            () = self.claim_sequence.owe() => return,
-            work = self.broker.wait(IDLE) => work,
-        };
-        self.health.claims().beat();
-        // Without work too there is a claim now and then: it clears what is left of a line that others have emptied.
-        if let Err(error) = work {
-            debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
-            self.rest(pause).await;
+        let started = Instant::now();
+        let mut look_at = started + self.idle_rest;
+        loop {
+            let look = async {
+                tokio::time::sleep_until(look_at).await;
+                let limit = if self.idle_rest.is_zero() { IDLE } else { ONE_LOOK };
+                Some(self.broker.wait(limit).await)
+            };
+            let work = tokio::select! {
+                biased;
+                () = self.shutdown.drain.cancelled() => return,
+                () = self.claim_sequence.owe() => return,
+                work = look => work,
+                // A rest may be longer than the loop may be silent.
+                () = tokio::time::sleep_until(look_at.min(Instant::now() + IDLE)), if look_at > Instant::now() => None,
+            };
+            self.health.claims().beat();
+            match work {
+                None => {}
+                // Without work too there is a claim now and then: it clears what is left of a line that others have
+                // emptied.
+                Some(Ok(false)) if started.elapsed() < CLAIM_ANYWAY => {
+                    look_at = Instant::now() + self.idle_rest
+                }
+                Some(Ok(_)) => return,
+                Some(Err(error)) => {
+                    debug!(%error, queue = self.broker.queue(), "waiting for work was cut short");
+                    return self.rest(pause).await;
+                }
+            }
         }
     }
 

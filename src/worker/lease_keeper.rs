@@ -1,7 +1,8 @@
 //! The lease keeper of a queue: renews the leases of this replica's jobs, and recovers the jobs of dead replicas.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{QueueWorker, supervisor::IDLE};
@@ -9,29 +10,40 @@ use super::{QueueWorker, supervisor::IDLE};
 /// Sweeps in a row for the jobs of dead replicas, before the lease is renewed again.
 const MAX_SWEEPS: usize = 500;
 
+/// Time between two sweeps while nothing speaks for one.
+const SWEEP_ANYWAY: Duration = Duration::from_secs(60);
+
 impl QueueWorker {
     /// Renews this replica's lease, and looks after the jobs of replicas that are dead, until `self` has left.
     pub(super) async fn renew_loop(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.renew_every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut renewed = 0u64;
+        let (mut next, mut swept) = (Instant::now(), None::<Instant>);
         loop {
             tokio::select! {
                 biased;
                 () = self.left.cancelled() => return,
-                _ = ticks.tick() => {
-                    // A replica that lives for a moment only looks after the dead, too: with its first renewal.
-                    let sweeps = renewed.is_multiple_of(2);
+                () = tokio::time::sleep_until(next) => {
                     if self.renew().await {
-                        renewed += 1;
-                        if sweeps {
+                        // A replica that lives for a moment only looks after the dead, too: with its first renewal.
+                        let due = if self.broker.has_claims_of_others() { 2 * self.renew_every } else { SWEEP_ANYWAY };
+                        if swept.is_none_or(|at| at.elapsed() + self.renew_every / 2 >= due) {
+                            swept = Some(Instant::now());
                             self.sweep().await;
                         }
                     }
+                    next = Instant::now() + self.until_renewal();
                 }
                 () = tokio::time::sleep(IDLE) => {} // A long lease is renewed less often than the loop has to stir.
             }
             self.health.renewals().beat();
+        }
+    }
+
+    /// A replica without jobs, in a fleet that has lost none, only has to show the fleet that it is there: renewals of the
+    /// fleet may be two thirds of a lease apart (`queue/witness.lua`), that is twice the usual time.
+    fn until_renewal(&self) -> Duration {
+        match self.slots.len() == 0 && !self.broker.has_claims_of_others() {
+            true => (self.renew_every * 8 / 5).max(self.idle_rest),
+            false => self.renew_every,
         }
     }
 

@@ -8,13 +8,22 @@ use tracing::{debug, error, info, warn};
 use super::{DeliveryOutcome, QueueWorker, completer::Completer};
 use crate::{
     deduplication::Part,
-    queue::{Answered, BrokerError, EqualJobs, Lease, Postponement, WriteResult},
+    outcome_spool::{SpooledFile, record::SpooledOutcome},
+    queue::{BrokerError, EqualJobs, Lease, Postponement, WriteResult},
     retry::LoopBackoff,
     telemetry::metrics::labels::JobOutcome,
 };
 
 /// Refusals by Redis after which an outcome is given up: the recovery will hand the job out again.
 const MAX_REFUSALS: u32 = 5;
+
+/// The copy of an outcome in the spool.
+enum SpooledCopy {
+    NotTried,
+    Kept(SpooledFile),
+    /// There is no spool, the outcome is not worth a file, or the file could not be written.
+    None,
+}
 
 impl QueueWorker {
     /// Holds the queue as an outcome says, and decides how a job waits that a limit has refused.
@@ -71,27 +80,69 @@ impl QueueWorker {
         };
         let mut pause = LoopBackoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut refusals = 0;
-        loop {
+        let mut spooled = SpooledCopy::NotTried;
+        let ended = loop {
             match self.try_write(completions, lease, outcome, equal).await {
                 Ok(WriteResult::Applied) => {
                     self.hand_over(outcome, equal).await;
                     log_written(outcome);
-                    return outcome.job_outcome();
+                    break outcome.job_outcome();
                 }
                 Ok(WriteResult::Lost) => {
                     warn!("the job was lost to another replica: its outcome is dropped");
-                    return JobOutcome::Lost;
+                    break JobOutcome::Lost;
                 }
                 Err(error) => {
                     refusals += u32::from(error.is_refusal());
-                    if refusals >= MAX_REFUSALS || (self.shutdown.abort.is_cancelled() && pause.is_longest())
-                    {
-                        error!(%error, "the outcome cannot be written: the job will be recovered and run again");
-                        return JobOutcome::Lost;
-                    }
                     warn!(%error, "the outcome is not written yet");
-                    pause.wait().await;
+                    if self.shutdown.drain.is_cancelled() && matches!(spooled, SpooledCopy::NotTried) {
+                        spooled = self.spool(lease, outcome, equal).await;
+                    }
+                    // An outcome with a file is safe: Redis may take it until the process ends.
+                    let is_last_try = self.shutdown.abort.is_cancelled()
+                        && pause.is_longest()
+                        && !matches!(spooled, SpooledCopy::Kept(_));
+                    if refusals >= MAX_REFUSALS || is_last_try {
+                        error!(%error, "the outcome cannot be written: the job will be recovered and run again");
+                        break JobOutcome::Lost;
+                    }
+                    tokio::select! {
+                        () = pause.wait() => {}
+                        () = self.shutdown.drain.cancelled(), if matches!(spooled, SpooledCopy::NotTried) => {}
+                    }
                 }
+            }
+        };
+        if let SpooledCopy::Kept(file) = spooled {
+            file.remove().await;
+        }
+        ended
+    }
+
+    /// Writes a copy of an outcome to the spool, for the case that the process ends before Redis takes it.
+    async fn spool(
+        &self,
+        lease: &Lease,
+        outcome: &DeliveryOutcome,
+        equal: Option<&(EqualJobs, Part)>,
+    ) -> SpooledCopy {
+        let Some(spool) = &self.spool else {
+            return SpooledCopy::None;
+        };
+        let Some(record) = SpooledOutcome::of(&*self.broker, lease, outcome, equal) else {
+            return SpooledCopy::None;
+        };
+        match spool.keep(record).await {
+            Ok(file) => {
+                info!(
+                    file = %file.path().display(),
+                    "the outcome is in SPOOL_DIR: the next start writes it, unless Redis takes it before"
+                );
+                SpooledCopy::Kept(file)
+            }
+            Err(error) => {
+                error!(%error, "the outcome is not in SPOOL_DIR: the job runs again unless Redis takes it before this replica ends");
+                SpooledCopy::None
             }
         }
     }
@@ -114,16 +165,7 @@ impl QueueWorker {
     ) -> Result<WriteResult, BrokerError> {
         match outcome {
             DeliveryOutcome::Completed(result) => {
-                let equal = equal.and_then(|(equal, part)| {
-                    let answered = match part {
-                        Part::Leads => Answered::New,
-                        Part::Alone => Answered::Unusable,
-                        Part::Reuses => Answered::Reused,
-                        Part::Waits => return None,
-                    };
-                    Some((equal.clone(), answered))
-                });
-                completions.write(lease, result, equal).await
+                completions.write(lease, result, Part::answered(equal)).await
             }
             DeliveryOutcome::Later { delay, reason, .. } if let Some((equal, Part::Waits)) = equal => {
                 self.broker.await_equal(lease, *delay, reason, equal).await

@@ -12,7 +12,7 @@ use super::{
     Assignment, ClaimPauses, RuntimeOptions, claim_sequence::ClaimSequence, outcome::OutcomeRules,
     release_batcher::ReleaseBatcher, slots::Slots, worker_health::WorkerHealth,
 };
-use crate::{queue::WorkerQueue, suspects::SuspectIsolation};
+use crate::{outcome_spool::OutcomeSpool, queue::WorkerQueue, suspects::SuspectIsolation};
 
 /// Where claimed jobs go to be started.
 pub(super) type AssignmentSender = mpsc::UnboundedSender<Assignment>;
@@ -39,8 +39,12 @@ pub struct QueueWorker {
     pub(super) health: WorkerHealth,
     pub(super) claim_pauses: Arc<ClaimPauses>,
     pub(super) rules: OutcomeRules,
+    /// Where outcomes are kept that Redis does not take while the replica stops.
+    pub(super) spool: Option<OutcomeSpool>,
     pub(super) deadline: Duration,
     pub(super) renew_every: Duration,
+    /// How long a queue without work is left alone.
+    pub(super) idle_rest: Duration,
     pub(super) shutdown: Shutdown,
     /// Cancelled when the lease has been handed back.
     pub(super) left: CancellationToken,
@@ -69,8 +73,10 @@ impl QueueWorker {
             health: WorkerHealth::default(),
             claim_pauses: Arc::default(),
             rules: options.rules.clone(),
+            spool: options.spool.clone(),
             deadline: options.deadline,
             renew_every: options.renew_every,
+            idle_rest: options.idle_rest,
             shutdown,
             left: CancellationToken::new(),
             claim_sequence: ClaimSequence::new(),

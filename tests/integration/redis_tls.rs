@@ -50,6 +50,11 @@ fn certificate(folder: &Path, name: &str, options: &[&str]) {
 
 impl Tls {
     async fn set() -> Self {
+        Self::showing("CA:FALSE").await
+    }
+
+    /// The certificate of Redis has these basic constraints.
+    async fn showing(constraints: &str) -> Self {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .unwrap()
             .local_addr()
@@ -68,7 +73,7 @@ impl Tls {
                 "-CAkey",
                 "ours.key",
                 "-addext",
-                "basicConstraints=critical,CA:FALSE",
+                &format!("basicConstraints=critical,{constraints}"),
                 "-addext",
                 "subjectAltName=DNS:localhost",
             ],
@@ -226,5 +231,87 @@ async fn a_worker_that_trusts_another_authority_says_so_and_waits() {
     let log = told.await.expect("the log names the certificate");
     assert!(!log.contains("hunter2"), "{log}");
     assert!(process.try_wait().unwrap().is_none(), "it waits");
+    process.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_shows_the_certificate_of_an_authority_is_refused_with_the_right_cure() {
+    let tls = Tls::showing("CA:TRUE").await;
+    let ours = tls.file("ours.pem");
+    let finding = tls.check(&[("REDIS_CA_FILE", &ours)]).await;
+    let cure = finding["cure"].as_str().unwrap();
+    assert!(
+        cure.contains("CA:FALSE") && cure.contains("REDIS_TLS_INSECURE=on"),
+        "{finding}"
+    );
+}
+
+/// Also where nothing fits: the authority is another, and the name is another.
+#[tokio::test]
+async fn any_certificate_is_accepted_where_that_is_asked_for_and_it_is_told() {
+    let tls = Tls::showing("CA:TRUE").await;
+    let url = format!("rediss://worker:hunter2@127.0.0.1:{}", tls.port);
+    let variables = [("REDIS_URL", url.as_str()), ("REDIS_TLS_INSECURE", "on")];
+    let output = tls
+        .scene
+        .command(&["check", "--json"])
+        .envs(variables)
+        .output()
+        .await;
+    let answer: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let findings = answer["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|f| f["check"] == "redis tls").unwrap();
+    assert_eq!(finding["level"], "warning", "{finding}");
+    let mut process = tls
+        .scene
+        .command(&["run"])
+        .envs(variables)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let log = tokio::time::timeout(PATIENCE, async {
+        let mut log = String::new();
+        while !log.contains("ready: health") {
+            log += &lines.next_line().await.unwrap().expect("it gets ready");
+        }
+        log
+    });
+    let log = log.await.expect("it gets ready");
+    assert!(
+        log.contains("WARN") && log.contains("any certificate of Redis is accepted"),
+        "{log}"
+    );
+    process.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_authorities_that_changes_is_read_again() {
+    let tls = Tls::set().await;
+    let trusted = tls.folder.join("trusted.pem");
+    std::fs::copy(tls.file("another.pem"), &trusted).unwrap();
+    let mut process = tls
+        .scene
+        .command(&["run"])
+        .env("REDIS_CA_FILE", &trusted)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let told = tokio::time::timeout(PATIENCE, async {
+        let mut log = String::new();
+        while !log.contains("certificate") {
+            log += &lines.next_line().await.unwrap().expect("it goes on");
+        }
+        // A file that holds nothing yet changes nothing.
+        std::fs::write(&trusted, "").unwrap();
+        std::fs::copy(tls.file("ours.pem"), &trusted).unwrap();
+        while !log.contains("ready: health") {
+            log += &lines.next_line().await.unwrap().expect("it goes on");
+        }
+        log
+    });
+    let log = told.await.expect("it gets ready");
+    assert!(log.contains("REDIS_CA_FILE has changed"), "{log}");
     process.kill().await.unwrap();
 }

@@ -1,10 +1,10 @@
 // Producer, onlooker and worker on BullMQ's own library, driven by the Rust tests line by line (`lines.mjs`).
 //
-// node driver.mjs <redis port> <queue> [version: 5.1, 5 (where none is named) or 6]
+// node driver.mjs <redis port> <queue> [version: 5.1, 5 (where none is named) or 6] [prefix of the keys]
 import { createRequire } from 'node:module';
 import { serve } from './lines.mjs';
 
-const [port, name, main = '5'] = process.argv.slice(2);
+const [port, name, main = '5', prefix = 'bull'] = process.argv.slice(2);
 const connection = { host: '127.0.0.1', port: Number(port) };
 
 const require = createRequire(import.meta.url);
@@ -12,13 +12,13 @@ const packages = { 5.1: 'bullmq5.1', 5: 'bullmq', 6: 'bullmq6' };
 const bullmq = (version = main) => require(packages[version]);
 
 const queues = {};
-const queue = (version = main) => (queues[version] ??= new (bullmq(version).Queue)(name, { connection }));
+const queue = (version = main) => (queues[version] ??= new (bullmq(version).Queue)(name, { connection, prefix }));
 let flowProducer;
-const flows = () => (flowProducer ??= new (bullmq().FlowProducer)({ connection }));
+const flows = () => (flowProducer ??= new (bullmq().FlowProducer)({ connection, prefix }));
 
 // Every event of the queue, in order, as QueueEvents emits them.
 const events = [];
-const queueEvents = new (bullmq().QueueEvents)(name, { connection, lastEventId: '0-0' });
+const queueEvents = new (bullmq().QueueEvents)(name, { connection, prefix, lastEventId: '0-0' });
 const emit = queueEvents.emit.bind(queueEvents);
 queueEvents.emit = (event, ...rest) => {
   if (event !== 'error' && !event.includes(':')) events.push({ event, ...(rest.length > 1 ? rest[0] : {}) });
@@ -114,11 +114,12 @@ const operations = {
     for (const { event, jobId } of events) if (event === 'completed') completed[jobId] = (completed[jobId] ?? 0) + 1;
     return { jobs, completed, counts: await queue().getJobCounts() };
   },
+  workers: async ({ version }) => (await queue(version).getWorkers()).map(({ name, rawname }) => ({ name, rawname })),
   // A worker of BullMQ's own, beside ours or instead of it.
   work: async ({ version, ...options }) => {
     const library = bullmq(version);
     const worker = new library.Worker(name, (job, token) => act(library, worker, job, token), {
-      connection, concurrency: 1, name: 'w', drainDelay: 1, ...options,
+      connection, prefix, concurrency: 1, name: 'w', drainDelay: 1, ...options,
     });
     worker.on('error', () => {}); // A job that was taken from it: the tests look at what becomes of the job.
     workers.push(worker);

@@ -2,7 +2,7 @@
 -- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data  5 fair  6 active  7 scheduled
 -- ARGV 1 meta prefix  2 history prefix  3 keep ms  4 keep count
 --      5 bytes of payload that are worth keeping once the job is done
---      6… of each job: id, claim token, result as JSON {"Ok":result}, what it says of equal jobs (../equal.lua)
+--      6… of each job: id, claim token, result as JSON {"Ok":result} (empty: in its place), what it says of equal jobs (../equal.lua)
 -- Returns for each job 1 applied (now or before), 0 lost, or the error that kept it from being written.
 local inflight, done, ended, data = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local meta_prefix, history_prefix, keep_ms, keep_count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -20,19 +20,23 @@ local function complete(id, token, result, equal)
   local meta = meta_prefix .. id
   local held = standing(meta, inflight, id, token)
   if held ~= 'held' then return held == 'settled' and 1 or 0 end
+  -- A large result is in its place, and so is the entry of equal jobs (large_result.lua).
+  local is_placed = result == ''
+  if is_placed and call('HGET', meta, 'placed') ~= token then error('the result of ' .. meta .. ' is not in its place') end
   local large = call('HSTRLEN', data, id) > tonumber(ARGV[5])
 
   call('SREM', inflight, id)
   add_ended(done, done_is_zset, id, now)
   call('ZADD', ended, now, id)
   call('HSET', meta, 'status', 'Done', 'claim', '', 'settled', token, 'progress', '100', 'done_at', floor(now / 1000),
-    'result', result)
+    unpack(is_placed and {} or { 'result', result }))
+  call('HDEL', meta, 'placed')
   if large then call('HDEL', data, id) end
   call('DEL', 'ledger:' .. meta)
   just_ended[id] = true
   local how, keep, prefix, key = read_equal(equal)
   -- The job has ended: a foreign key among those of equal jobs costs their wake-up and no more.
-  if how then pcall(answer_equal, id, result, how, keep, prefix, key) end
+  if how then pcall(answer_equal, id, result, is_placed and how == 'new' and 'reused' or how, keep, prefix, key) end
   return 1
 end
 

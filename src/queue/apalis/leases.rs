@@ -1,6 +1,6 @@
 //! Renews this replica's lease, and returns jobs to the queue: its own, and those of dead replicas.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use async_trait::async_trait;
 
@@ -34,15 +34,20 @@ impl LeaseHolder for ApalisBroker {
             for lease in chunk {
                 call.arg(&*lease.id).arg(&*lease.token);
             }
-            let (ours, positions): (usize, Vec<usize>) = self.connection.invoke(&call).await?;
+            let (ours, positions, ended): (usize, Vec<usize>, u64) = self.connection.invoke(&call).await?;
             lost.extend(positions.into_iter().filter_map(|i| chunk.get(i).cloned()));
             if chunks.len() == 0 {
+                self.has_claims_of_others.store(ended > 0, Ordering::Relaxed);
                 if ours > held.len() - lost.len() {
                     self.put_back_strays(held).await?;
                 }
                 return Ok(lost);
             }
         }
+    }
+
+    fn has_claims_of_others(&self) -> bool {
+        self.has_claims_of_others.load(Ordering::Relaxed)
     }
 
     async fn recover(&self) -> Result<SweepResult, BrokerError> {

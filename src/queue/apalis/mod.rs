@@ -25,6 +25,8 @@ mod place_assigner;
 pub(super) mod scripts;
 mod wait;
 
+use std::sync::atomic::AtomicBool;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -63,6 +65,7 @@ pub struct ApalisBroker {
     watchers: JobWatchers,
     parts: PartialResults,
     placing: PlacingProgress,
+    has_claims_of_others: AtomicBool,
 }
 
 impl ApalisBroker {
@@ -81,6 +84,7 @@ impl ApalisBroker {
             options,
             watchers: JobWatchers::default(),
             placing: PlacingProgress::default(),
+            has_claims_of_others: AtomicBool::new(true),
         }
     }
 }

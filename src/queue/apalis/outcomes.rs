@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{RedisError, Value};
+use redis::{RedisError, Value, from_redis_value};
 
 use super::{ApalisBroker, err_result, scripts};
 use crate::queue::{
     BrokerError, ClaimNumber, ClaimProof, Completion, CompletionResults, EqualJobs, HistoryNote, Lease,
-    OutcomeWriter, Postponement, WriteResult, batch_replies, line, millis, told_equal,
+    OutcomeWriter, Postponement, WriteResult, batch_replies,
+    large_results::{self, LargeCompletion, keep_for_equals},
+    line, millis, told_equal,
 };
 
 /// A completion deletes payloads above this size, bytes: they hold media, which no later reader needs.
@@ -21,18 +23,27 @@ impl OutcomeWriter for ApalisBroker {
         completions: &[Completion],
         _next: Option<ClaimNumber>,
     ) -> CompletionResults {
-        let error = match self.send_completions(completions).await {
-            Ok(answers) if answers.len() == completions.len() => {
-                return CompletionResults {
-                    settled: answers.into_iter().map(batch_replies::settled).collect(),
-                    claimed: None,
-                };
-            }
-            Ok(_) => batch_replies::too_few(),
-            Err(error) => error,
-        };
+        let (small, large): (Vec<&Completion>, Vec<&Completion>) = completions
+            .iter()
+            .partition(|completion| !large_results::is_large(completion));
+        let mut of_small = self.complete_small(&small).await.into_iter();
+        if large.is_empty() {
+            return CompletionResults {
+                settled: of_small.collect(),
+                claimed: None,
+            };
+        }
+        let mut settled = Vec::with_capacity(completions.len());
+        for completion in completions {
+            settled.push(match large_results::is_large(completion) {
+                true => self.complete_large(completion).await,
+                false => of_small
+                    .next()
+                    .unwrap_or_else(|| Err(batch_replies::too_few().into())),
+            });
+        }
         CompletionResults {
-            settled: batch_replies::failed(&error, completions.len()).collect(),
+            settled,
             claimed: None,
         }
     }
@@ -145,21 +156,26 @@ impl ApalisBroker {
         Ok(WriteResult::of(self.connection.invoke(&call).await?))
     }
 
-    async fn send_completions(&self, completions: &[Completion]) -> Result<Vec<Value>, RedisError> {
-        let keys = &self.keys;
+    async fn complete_small(&self, completions: &[&Completion]) -> Vec<Result<WriteResult, BrokerError>> {
+        if completions.is_empty() {
+            return Vec::new();
+        }
+        let error = match self.send_completions(completions).await {
+            Ok(answers) if answers.len() == completions.len() => {
+                return answers.into_iter().map(batch_replies::settled).collect();
+            }
+            Ok(_) => batch_replies::too_few(),
+            Err(error) => error,
+        };
+        batch_replies::failed(&error, completions.len()).collect()
+    }
+
+    async fn send_completions(&self, completions: &[&Completion]) -> Result<Vec<Value>, RedisError> {
         let mut call = scripts::COMPLETE.prepare_invoke();
-        call.key(&self.inflight)
-            .key(&keys.done)
-            .key(&keys.ended_done)
-            .key(&keys.data)
-            .key(&keys.fair)
-            .key(&keys.active)
-            .key(&keys.scheduled);
-        call.arg(&keys.meta_prefix)
-            .arg(&keys.history_prefix)
-            .arg(millis(self.options.keep_completed_for))
-            .arg(self.options.keep_completed_count)
-            .arg(WORTH_KEEPING);
+        for key in self.completion_keys() {
+            call.key(key);
+        }
+        call.arg(&self.completion_args()[..]);
         for Completion { lease, result, equal } in completions {
             call.arg(&*lease.id)
                 .arg(&*lease.token)
@@ -167,5 +183,78 @@ impl ApalisBroker {
                 .arg(told_equal(equal.as_ref()));
         }
         self.connection.invoke(&call).await
+    }
+
+    fn completion_keys(&self) -> [&str; 7] {
+        let keys = &self.keys;
+        [
+            &self.inflight,
+            &keys.done,
+            &keys.ended_done,
+            &keys.data,
+            &keys.fair,
+            &keys.active,
+            &keys.scheduled,
+        ]
+    }
+
+    fn completion_args(&self) -> [String; 5] {
+        [
+            self.keys.meta_prefix.clone(),
+            self.keys.history_prefix.clone(),
+            millis(self.options.keep_completed_for).to_string(),
+            self.options.keep_completed_count.to_string(),
+            WORTH_KEEPING.to_string(),
+        ]
+    }
+
+    async fn complete_large(&self, completion: &Completion) -> Result<WriteResult, BrokerError> {
+        let Completion { lease, result, equal } = completion;
+        let job = self.keys.meta(&lease.id);
+        let mut look = scripts::LARGE_RESULT.prepare_invoke();
+        look.key(&self.inflight)
+            .arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg(&self.keys.meta_prefix);
+        let mut place = redis::pipe();
+        let placed = format!("{{\"Ok\":{result}}}");
+        place
+            .atomic()
+            .hset_multiple(&job, &[("result", &*placed), ("placed", &*lease.token)])
+            .ignore();
+        let large = LargeCompletion {
+            job,
+            look,
+            place,
+            script: &scripts::COMPLETE,
+            finish: &|state| {
+                let mut finish = redis::pipe();
+                finish.atomic();
+                keep_for_equals(&mut finish, completion, state);
+                let keys = self.completion_keys();
+                finish
+                    .cmd("EVALSHA")
+                    .arg(scripts::COMPLETE.get_hash())
+                    .arg(keys.len())
+                    .arg(&keys[..])
+                    .arg(&self.completion_args()[..])
+                    .arg(&[&*lease.id, &*lease.token, "", &told_equal(equal.as_ref())]);
+                finish
+            },
+            settled: |answers| {
+                let answers: Result<Vec<Value>, _> = from_redis_value(answers);
+                let answer = answers.map_err(RedisError::from)?.into_iter().next();
+                answer.map_or_else(|| Err(batch_replies::too_few().into()), batch_replies::settled)
+            },
+        };
+        match large.write(&self.connection).await {
+            Err(error) if large_results::lacks_transactions(&error) => {
+                tracing::warn!(%error, "a large result passes a script, which holds up Redis for some milliseconds: grant \
+                    the ACL user what docs/operations.md lists");
+                let settled = self.complete_small(&[completion]).await.pop();
+                settled.unwrap_or_else(|| Err(batch_replies::too_few().into()))
+            }
+            written => written,
+        }
     }
 }

@@ -1,7 +1,8 @@
 -- Renews a replica's lease on the queue, and says which of its jobs it has lost.
 -- KEYS 1 leases  2 workers  3 inflight of this worker  4 witness of the fleet's renewals  5 fair
 -- ARGV 1 worker  2 lease ttl ms  3 meta prefix  4… pairs of job id, claim token
--- Returns {how many jobs the queue counts as this worker's, positions (0, 1, …) of the lost pairs}.
+-- Returns {how many jobs the queue counts as this worker's, positions (0, 1, …) of the lost pairs, how many leases have
+-- run out}.
 local now, ttl = now_ms(), tonumber(ARGV[2])
 local lease = tonumber(call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 note_renewal(KEYS[4], function() return now end, ttl)
@@ -15,4 +16,4 @@ local lost = {}
 for i = 4, #ARGV, 2 do
   if standing(ARGV[3] .. ARGV[i], KEYS[3], ARGV[i], ARGV[i + 1]) == 'lost' then lost[#lost + 1] = (i - 4) / 2 end
 end
-return { call('SCARD', KEYS[3]), lost }
+return { call('SCARD', KEYS[3]), lost, call('ZCOUNT', KEYS[1], '-inf', now) }

@@ -12,6 +12,7 @@ scripts! {
     MINE = "mine.lua";
     STRAYS = "../poison.lua", "orphan.lua", "strays.lua";
     COMPLETE = "../equal.lua", "equal.lua", "complete.lua";
+    LARGE_RESULT = "large_result.lua";
     RETRY_AT = "retry_at.lua";
     AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
     WAKE = "../equal.lua", "equal.lua", "wake.lua";

@@ -4,7 +4,6 @@ use std::{num::NonZeroU32, string::FromUtf8Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redis::ScriptInvocation;
 
 use super::{BullmqBroker, options::JobOptions, scripts};
 use crate::queue::{
@@ -52,7 +51,7 @@ impl JobClaimer for BullmqBroker {
         let (mut anyway, mut count) = (false, count);
         loop {
             let mut call = self.prepare(&scripts::CLAIM);
-            self.claim_args(&mut call, Some(number), count, anyway);
+            call.arg(&self.claim_args(Some(number), count, anyway)[..]);
             let claimed: ClaimReply = self.connection.invoke(&call).await?;
             if claimed.3 == 0 {
                 if !anyway {
@@ -88,23 +87,19 @@ impl JobClaimer for BullmqBroker {
 
 impl BullmqBroker {
     /// The leading arguments of every script that claims.
-    pub(super) fn claim_args(
-        &self,
-        call: &mut ScriptInvocation<'_>,
-        number: Option<ClaimNumber>,
-        count: usize,
-        anyway: bool,
-    ) {
-        call.arg(&self.worker)
-            .arg(number.map_or(0, ClaimNumber::number))
-            .arg(count.min(CLAIMS))
-            .arg(MOST_BYTES);
-        call.arg(millis(self.options.lease_ttl))
-            .arg(SESSION.as_secs())
-            .arg(INLINE_BYTES)
-            .arg(self.fairness())
-            .arg(u8::from(anyway))
-            .arg(self.options.most_per_owner.map_or(0, NonZeroU32::get));
+    pub(super) fn claim_args(&self, number: Option<ClaimNumber>, count: usize, anyway: bool) -> [String; 10] {
+        [
+            self.worker.clone(),
+            number.map_or(0, ClaimNumber::number).to_string(),
+            count.min(CLAIMS).to_string(),
+            MOST_BYTES.to_string(),
+            millis(self.options.lease_ttl).to_string(),
+            SESSION.as_secs().to_string(),
+            INLINE_BYTES.to_string(),
+            self.fairness().to_owned(),
+            u8::from(anyway).to_string(),
+            self.options.most_per_owner.map_or(0, NonZeroU32::get).to_string(),
+        ]
     }
 
     /// The claimed jobs; says what became of the others.

@@ -1,7 +1,7 @@
 -- Ends jobs well, and claims as many others into their slots.
 -- KEYS 1 prefix
 -- ARGV 1-10 as in claiming.lua; 3 how many at most, 0 claims nothing and leaves the number alone
---      11 keep ms  12 keep count  13… of each job: id, claim token, result as JSON, what it says of equal jobs (../equal.lua)
+--      11 keep ms  12 keep count  13… of each job: id, claim token, result as JSON (empty: in its place), what it says of equal jobs (../equal.lua)
 -- Returns {of each job 1 applied (now or before), 0 lost, or the error that kept it from being written; what `claim`
 -- returns, the error that it ended with, or false where it was not to}. Where many jobs are in flight it does the first
 -- ones only.
@@ -24,12 +24,15 @@ local function complete(id, token, result, equal, holder)
   local m = call('HMGET', P .. id, unpack(ENDING))
   local held = standing(id, token, m, holder)
   if held ~= 'held' then return refusal(held) end
-  report(id, '100')
+  -- A large result is in its place, and its events are written beside this script (large_result.lua).
+  local is_placed = result == ''
+  if is_placed and m[PLACED] ~= token then error('the result of ' .. P .. id .. ' is not in its place') end
+  if not is_placed then report(id, '100') end
   local how, keep_equal, prefix, key = read_equal(equal)
-  finish(id, m, token, 'completed', result, now, keep_count, keep_ms, how == 'new' or how == 'reused')
+  finish(id, m, token, 'completed', result, now, keep_count, keep_ms, how == 'new' or how == 'reused', is_placed)
   if how then
     -- The job has ended: a foreign key among those of equal jobs costs their wake-up and no more.
-    local fine, problem = pcall(answer_equal, id, result, now, how, keep_equal, prefix, key)
+    local fine, problem = pcall(answer_equal, id, result, now, is_placed and how == 'new' and 'reused' or how, keep_equal, prefix, key)
     if not fine then complain(P .. id .. ' ended, jobs that are equal to it were not woken', worded(problem)) end
   end
   return 1

@@ -41,7 +41,7 @@ local function release_parent(queue, id, now)
 end
 
 -- Tells a job's parent how the job ended.
-local function tell_parent(id, opts, parent_key, done, value, now)
+local function tell_parent(id, opts, parent_key, done, value, now, is_placed)
   if not parent_key then return end
   local child = P .. id
   local parent = decode(call('HGET', child, 'parent'))
@@ -61,7 +61,7 @@ local function tell_parent(id, opts, parent_key, done, value, now)
 
   local ready = call('SCARD', key .. ':dependencies') == 0
   if done then
-    call('HSET', key .. ':processed', child, value)
+    if not is_placed then call('HSET', key .. ':processed', child, value) end
   elseif parent.fpof then
     call('ZADD', key .. ':unsuccessful', now, child)
     if call('EXISTS', key) == 1 and not call('ZSCORE', queue .. ':failed', parent_id) then
@@ -200,25 +200,28 @@ local function tidy(now)
 end
 
 -- The fields that a script reads of an ending job: the mark of its claim, and the fields that decide how it ends.
-local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited' }
+local ENDING = { CLAIM[1], CLAIM[2], 'opts', 'parentKey', 'deid', 'atm', 'defa', 'bw:why', 'bw:waited', 'bw:placed' }
+-- Where `bw:placed` is among them: the token of the claim that has put a large result in its place.
+local PLACED = 10
 
 -- Ends an active job. `m` are its fields ENDING, `state` is completed or failed, `value` its result or the reason. With
--- `is_kept` the caller keeps the result for equal jobs.
-local function finish(id, m, token, state, value, now, default_count, default_ms, is_kept)
+-- `is_kept` the caller keeps the result for equal jobs. With `is_placed` the result is in its place already, and so is all
+-- else that holds it.
+local function finish(id, m, token, state, value, now, default_count, default_ms, is_kept, is_placed)
   local key, done = P .. id, state == 'completed'
   local opts = options(m[3])
   -- Neighbours whose keys are not what they should be must not keep a job from ending.
   local told = true
   if m[4] or m[5] then
     local problem, freed, trouble
-    told, problem = pcall(tell_parent, id, opts, m[4], done, value, now)
+    told, problem = pcall(tell_parent, id, opts, m[4], done, value, now, is_placed)
     freed, trouble = pcall(free_deduplication, id, m[5], now)
     if not (told and freed) then
       complain(key .. ' ended, its parent or successor was not told', not told and problem or trouble)
     end
   end
   local attempts = count(m[6], 0) + 1
-  if done and not is_kept then cache(opts.idempotencyKey, id, value, now) end
+  if done and not is_kept and not is_placed then cache(opts.idempotencyKey, id, value, now) end
 
   local rule = opts.removeOnFail
   if done then rule = opts.removeOnComplete end
@@ -231,15 +234,18 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
   else
     -- Clears the record of the job's waits: after a retry by hand the job must not inherit it.
     if m[7] or m[8] or m[9] then call('HDEL', key, 'defa', 'bw:why', 'bw:gate', 'bw:waited') end
-    let_go(id, token, value_field, value, 'finishedOn', text(now), 'atm', text(attempts),
-      unpack(done and { 'progress', '100' } or {}))
+    -- A result that an earlier claim has put there, and never finished with, is not this one's.
+    if m[PLACED] then call('HDEL', key, 'bw:placed', unpack(is_placed and {} or { 'returnvalue' })) end
+    local fields = done and { 'progress', '100' } or {}
+    if not is_placed then fields[#fields + 1], fields[#fields + 2] = value_field, value end
+    let_go(id, token, 'finishedOn', text(now), 'atm', text(attempts), unpack(fields))
     file(id, state, now, true, keep_count, keep_ms)
   end
   doom(key .. ':lock')
   -- Nothing of it has to be paid for again.
   if done then doom('ledger:' .. key) end
 
-  emit(P, state, 'jobId', id, value_field, value, 'prev', 'active')
+  if not is_placed then emit(P, state, 'jobId', id, value_field, value, 'prev', 'active') end
   if not done and attempts >= count(opts.attempts, 0) then
     emit(P, 'retries-exhausted', 'jobId', id, 'attemptsMade', text(attempts))
   end

@@ -40,12 +40,19 @@ impl LeaseHolder for BullmqBroker {
                 self.neighbours
                     .record(&self.queue, &String::from_utf8_lossy(&version), schedulers);
                 self.renewal().renew(sent, self.options.lease_ttl);
-                if claimed > held.len() - lost.len() {
+                self.waiter.appear().await;
+                let has_others = claimed > held.len() - lost.len();
+                self.has_claims_of_others.store(has_others, Ordering::Relaxed);
+                if has_others {
                     self.put_back_strays(held).await?;
                 }
                 return Ok(lost);
             }
         }
+    }
+
+    fn has_claims_of_others(&self) -> bool {
+        self.has_claims_of_others.load(Ordering::Relaxed)
     }
 
     async fn recover(&self) -> Result<SweepResult, BrokerError> {

@@ -34,10 +34,14 @@ pub(super) mod scripts;
 mod wait;
 
 use std::{
-    sync::{Mutex, MutexGuard, atomic::AtomicUsize},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
@@ -67,6 +71,7 @@ pub struct BullmqBroker {
     renewal: Mutex<LocalLease>,
     /// Where the sweep for jobs without a lock goes on.
     swept: AtomicUsize,
+    has_claims_of_others: AtomicBool,
     watchers: JobWatchers,
     parts: PartialResults,
     placing: PlacingProgress,
@@ -76,9 +81,10 @@ impl BullmqBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = BullKeys::new(queue);
+        let client = client_name(BullKeys::DEFAULT_PREFIX, queue, worker);
         Self {
             parts: PartialResults::new(connection.clone(), &format!("{}bw:", keys.prefix)),
-            waiter: BullmqWaiter::new(connection.clone(), &keys),
+            waiter: BullmqWaiter::new(connection.clone(), &keys, client),
             keys,
             connection,
             queue: queue.to_owned(),
@@ -87,8 +93,21 @@ impl BullmqBroker {
             neighbours: ProducerVersions::default(),
             renewal: Mutex::default(),
             swept: AtomicUsize::new(0),
+            has_claims_of_others: AtomicBool::new(true),
             watchers: JobWatchers::default(),
             placing: PlacingProgress::default(),
+        }
+    }
+
+    /// The same queue under another prefix than BullMQ's own.
+    #[must_use]
+    pub fn under_prefix(self, prefix: &str) -> Self {
+        let keys = BullKeys::under(prefix, &self.queue);
+        let client = client_name(prefix, &self.queue, &self.worker);
+        Self {
+            waiter: BullmqWaiter::new(self.connection.clone(), &keys, client),
+            keys,
+            ..self
         }
     }
 
@@ -113,6 +132,11 @@ impl BullmqBroker {
     fn renewal(&self) -> MutexGuard<'_, LocalLease> {
         locked(&self.renewal)
     }
+}
+
+/// The name under which BullMQ's `getWorkers` finds a worker among Redis's clients.
+fn client_name(prefix: &str, queue: &str, worker: &str) -> String {
+    format!("{prefix}:{}:w:{worker}", BASE64_STANDARD.encode(queue))
 }
 
 impl QueueIdentity for BullmqBroker {

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{FromRedisValue, ParsingError, RedisError, Value, from_redis_value};
+use redis::{FromRedisValue, ParsingError, Pipeline, RedisError, Value, from_redis_value};
 
 use super::{BullmqBroker, LONGEST_DELAY, claim::ClaimReply, scripts};
 use crate::queue::{
     BrokerError, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote,
-    Lease, OutcomeWriter, Postponement, WriteResult, batch_replies, line, millis, told_equal,
+    Lease, OutcomeWriter, Postponement, WriteResult, batch_replies,
+    large_results::{self, LargeCompletion, LargeResultState, keep_for_equals},
+    line, millis, told_equal,
 };
 
 /// The result of the claim in a call of completions.
@@ -34,35 +36,25 @@ impl FromRedisValue for RefillClaim {
 #[async_trait]
 impl OutcomeWriter for BullmqBroker {
     async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> CompletionResults {
-        // A replica that does not renew could not hold what it claims.
-        let mut next = next.filter(|_| self.renewal().holds());
-        let mut all = CompletionResults {
-            settled: Vec::with_capacity(completions.len()),
-            claimed: None,
-        };
-        while all.settled.len() < completions.len() {
-            let left = &completions[all.settled.len()..];
-            let number = next.take();
-            let answer = self.complete_some(left, number).await;
-            let answer = answer.and_then(|(settled, beside)| match settled.len() {
-                count if (1..=left.len()).contains(&count) => Ok((settled, beside)),
-                _ => Err(batch_replies::too_few()),
-            });
-            match answer {
-                Ok((settled, beside)) => {
-                    all.settled
-                        .extend(settled.into_iter().map(batch_replies::settled));
-                    if let Some(number) = number {
-                        all.claimed = self.claimed_beside(beside, number).await;
-                    }
-                }
-                Err(error) => {
-                    all.settled.extend(batch_replies::failed(&error, left.len()));
-                    all.claimed = all.claimed.or(number.map(|_| Err(error.into())));
-                }
-            }
+        if !completions.iter().any(large_results::is_large) {
+            return self.complete_small(completions, next).await;
         }
-        all
+        let small: Vec<Completion> = completions
+            .iter()
+            .filter(|completion| !large_results::is_large(completion))
+            .cloned()
+            .collect();
+        let CompletionResults { settled, claimed } = self.complete_small(&small, next).await;
+        let (mut of_small, mut settled) = (settled.into_iter(), Vec::with_capacity(completions.len()));
+        for completion in completions {
+            settled.push(match large_results::is_large(completion) {
+                true => self.complete_large(completion).await,
+                false => of_small
+                    .next()
+                    .unwrap_or_else(|| Err(batch_replies::too_few().into())),
+            });
+        }
+        CompletionResults { settled, claimed }
     }
 
     async fn retry_at(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
@@ -134,6 +126,125 @@ impl OutcomeWriter for BullmqBroker {
 }
 
 impl BullmqBroker {
+    async fn complete_small(
+        &self,
+        completions: &[Completion],
+        next: Option<ClaimNumber>,
+    ) -> CompletionResults {
+        // A replica that does not renew could not hold what it claims.
+        let mut next = next.filter(|_| self.renewal().holds());
+        let mut all = CompletionResults {
+            settled: Vec::with_capacity(completions.len()),
+            claimed: None,
+        };
+        while all.settled.len() < completions.len() {
+            let left = &completions[all.settled.len()..];
+            let number = next.take();
+            let answer = self.complete_some(left, number).await;
+            let answer = answer.and_then(|(settled, beside)| match settled.len() {
+                count if (1..=left.len()).contains(&count) => Ok((settled, beside)),
+                _ => Err(batch_replies::too_few()),
+            });
+            match answer {
+                Ok((settled, beside)) => {
+                    all.settled
+                        .extend(settled.into_iter().map(batch_replies::settled));
+                    if let Some(number) = number {
+                        all.claimed = self.claimed_beside(beside, number).await;
+                    }
+                }
+                Err(error) => {
+                    all.settled.extend(batch_replies::failed(&error, left.len()));
+                    all.claimed = all.claimed.or(number.map(|_| Err(error.into())));
+                }
+            }
+        }
+        all
+    }
+
+    async fn complete_large(&self, completion: &Completion) -> Result<WriteResult, BrokerError> {
+        let job = format!("{}{}", self.keys.prefix, completion.lease.id);
+        let mut look = self.prepare(&scripts::LARGE_RESULT);
+        look.arg(&*completion.lease.id).arg(&*completion.lease.token);
+        let mut place = redis::pipe();
+        place
+            .atomic()
+            .hset_multiple(
+                &job,
+                &[
+                    ("returnvalue", &*completion.result),
+                    ("bw:placed", &*completion.lease.token),
+                ],
+            )
+            .ignore();
+        let large = LargeCompletion {
+            job: job.clone(),
+            look,
+            place,
+            script: &scripts::COMPLETE,
+            finish: &|state| self.finish_large(completion, &job, state),
+            settled: |answer| {
+                let answers: Result<(Vec<Value>, Value), _> = from_redis_value(answer);
+                let answers = answers.map_err(RedisError::from)?;
+                let answer = answers.0.into_iter().next();
+                answer.map_or_else(|| Err(batch_replies::too_few().into()), batch_replies::settled)
+            },
+        };
+        match large.write(&self.connection).await {
+            Err(error) if large_results::lacks_transactions(&error) => {
+                tracing::warn!(%error, "a large result passes a script, which holds up Redis for some milliseconds: grant \
+                    the ACL user what docs/operations.md lists");
+                let mut results = self.complete_small(std::slice::from_ref(completion), None).await;
+                let settled = results.settled.pop();
+                settled.unwrap_or_else(|| Err(batch_replies::too_few().into()))
+            }
+            written => written,
+        }
+    }
+
+    /// The completion of a job whose result is in its place, with all else that holds the result.
+    fn finish_large(&self, completion: &Completion, job: &str, state: &LargeResultState) -> Pipeline {
+        let Completion { lease, result, equal } = completion;
+        let mut finish = redis::pipe();
+        finish.atomic();
+        keep_for_equals(&mut finish, completion, state);
+        if !state.parent.is_empty() {
+            finish.hset(&state.parent, job, result).ignore();
+        }
+        let mut event = |fields: &[&str]| {
+            finish
+                .cmd("XADD")
+                .arg(&self.keys.events)
+                .arg(&["MAXLEN", "~", &state.events, "*"])
+                .arg(fields)
+                .ignore();
+        };
+        event(&["event", "progress", "jobId", &lease.id, "data", "100"]);
+        event(&[
+            "event",
+            "completed",
+            "jobId",
+            &lease.id,
+            "returnvalue",
+            result,
+            "prev",
+            "active",
+        ]);
+        finish
+            .cmd("EVALSHA")
+            .arg(scripts::COMPLETE.get_hash())
+            .arg(1)
+            .arg(&self.keys.prefix)
+            .arg(&self.claim_args(None, 0, false)[..])
+            .arg(millis(self.options.keep_completed_for))
+            .arg(self.options.keep_completed_count)
+            .arg(&*lease.id)
+            .arg(&*lease.token)
+            .arg("")
+            .arg(told_equal(equal.as_ref()));
+        finish
+    }
+
     async fn delay(
         &self,
         lease: &Lease,
@@ -159,7 +270,8 @@ impl BullmqBroker {
         next: Option<ClaimNumber>,
     ) -> Result<(Vec<Value>, RefillClaim), RedisError> {
         let mut call = self.prepare(&scripts::COMPLETE);
-        self.claim_args(&mut call, next, next.map_or(0, |_| completions.len()), false);
+        let count = next.map_or(0, |_| completions.len());
+        call.arg(&self.claim_args(next, count, false)[..]);
         call.arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count);
         for Completion { lease, result, equal } in completions {

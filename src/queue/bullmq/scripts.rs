@@ -14,6 +14,7 @@ scripts! {
     STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
     PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "levels.lua", "places.lua";
     COMPLETE = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "../equal.lua", "equal.lua", "complete.lua";
+    LARGE_RESULT = "ending.lua", "large_result.lua";
     RETRY_AT = "retry_at.lua";
     AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
     WAKE = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "equal.lua", "wake.lua";

@@ -14,7 +14,7 @@ use super::scripts;
 use crate::{connection::Connection, keys::BullKeys, queue::BrokerError};
 
 /// Upper bound of one BZPOPMIN. A worker that dies after it popped the marker delays the job by at most this.
-const LONGEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(15);
 /// Shorter calls can end before their time, or never, with Redis before 7.0.8.
 const SHORTEST: Duration = Duration::from_millis(2);
 /// How much later than asked an answer may come: as late as that of any other call.
@@ -25,15 +25,18 @@ pub(super) struct BullmqWaiter {
     connection: Connection,
     prefix: String,
     marker: String,
+    /// The name of the socket in Redis's list of clients, by which BullMQ's `getWorkers` finds this worker.
+    client_name: String,
     socket: Mutex<Option<MultiplexedConnection>>,
 }
 
 impl BullmqWaiter {
-    pub(super) fn new(connection: Connection, keys: &BullKeys) -> Self {
+    pub(super) fn new(connection: Connection, keys: &BullKeys, client_name: String) -> Self {
         Self {
             connection,
             prefix: keys.prefix.clone(),
             marker: keys.marker.clone(),
+            client_name,
             socket: Mutex::default(),
         }
     }
@@ -64,6 +67,37 @@ impl BullmqWaiter {
         }
     }
 
+    /// Opens the socket if there is none, so that a replica is listed as a worker although it had no time to wait yet.
+    pub(super) async fn appear(&self) {
+        // A waiter that is at work holds the lock, and has a socket.
+        let Ok(mut socket) = self.socket.try_lock() else {
+            return;
+        };
+        if socket.is_none() {
+            match self.open().await {
+                Ok(opened) => *socket = Some(opened),
+                Err(error) => tracing::debug!(%error, "the socket to wait on is not open yet"),
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut socket = self.connection.blocking().await?;
+        let mut named = redis::cmd("CLIENT");
+        named.arg("SETNAME").arg(&self.client_name);
+        let named = tokio::time::timeout(PATIENCE, named.query_async::<()>(&mut socket)).await;
+        match named {
+            Ok(Ok(())) => {}
+            // Some hosts, and users without the right, may not: only BullMQ's list of workers lacks this one then.
+            Ok(Err(error)) if error.code().is_some() => {
+                tracing::debug!(%error, "BullMQ's getWorkers does not list this replica");
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => return Err(RedisError::from((ErrorKind::Io, "no answer to CLIENT SETNAME"))),
+        }
+        Ok(socket)
+    }
+
     /// Pops a marker, or waits for one.
     async fn pop(
         &self,
@@ -73,7 +107,7 @@ impl BullmqWaiter {
         // Out of the slot while the call is on its way: it comes back only with an answer.
         let mut socket = match slot.take() {
             Some(socket) => socket,
-            None => self.connection.blocking().await?,
+            None => self.open().await?,
         };
         let mut call = redis::cmd("BZPOPMIN");
         call.arg(&self.marker).arg(nap.as_secs_f64());

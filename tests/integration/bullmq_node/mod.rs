@@ -1,6 +1,7 @@
 //! What Node sees of jobs that its own library adds and this worker runs: states, fields, and events in their order.
 
 mod outcomes;
+mod prefix;
 mod queues;
 
 use std::{sync::Arc, time::Duration};

@@ -22,11 +22,17 @@ impl Node {
 
     /// With a BullMQ of this version: `5.1`, `5` or `6`.
     pub(crate) async fn start_as(redis: &TestRedis, queue: &str, version: &str) -> Self {
+        Self::start_under(redis, queue, version, "bull").await
+    }
+
+    /// With a BullMQ of this version, and this prefix of its keys.
+    pub(crate) async fn start_under(redis: &TestRedis, queue: &str, version: &str, prefix: &str) -> Self {
         let mut command = script("driver.mjs");
         command
             .arg(redis.server.port().to_string())
             .arg(queue)
             .arg(version)
+            .arg(prefix)
             .kill_on_drop(true);
         Self(Mutex::new(Driver::start(&mut command)))
     }

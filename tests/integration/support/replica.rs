@@ -132,9 +132,11 @@ pub(crate) fn options() -> RuntimeOptions {
             spreads_retries: false,
             replica: "test".to_owned(),
         },
+        spool: None,
         deadline: Duration::from_secs(300),
         drain: Duration::from_secs(30),
         renew_every: Duration::from_secs(5),
+        idle_rest: Duration::ZERO,
         wedged_after: WEDGED_AFTER,
         other_loops: Vec::new(),
     }

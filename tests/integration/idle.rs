@@ -1,0 +1,74 @@
+//! Queues without work: what a replica may leave alone, and that nothing is forgotten there.
+
+use std::time::Duration;
+
+use backend_worker::{
+    queue::{ClaimNumber, Layout},
+    worker::RuntimeOptions,
+};
+use rstest::rstest;
+
+use crate::support::{Script, TestRedis, claim_one, enqueue, eventually, options, replica, until_completed};
+
+/// A queue that is left alone for a while still gives its next job, and the one after.
+#[rstest]
+#[case::bullmq(Layout::Bullmq)]
+#[case::apalis(Layout::Apalis)]
+#[tokio::test]
+async fn a_queue_that_rests_is_looked_at_again(#[case] layout: Layout) {
+    let redis = TestRedis::start().await;
+    let broker = redis.broker(layout, "q", "w");
+    let resting = RuntimeOptions {
+        idle_rest: Duration::from_millis(300),
+        ..options()
+    };
+    let script = Script::echo();
+    let running = replica(broker.clone(), 2, script.clone(), &resting);
+    for n in 0..4 {
+        enqueue(&*broker, &n.to_string()).await;
+        until_completed(&*broker, n + 1).await;
+    }
+    assert_eq!(running.stop().await.succeeded, 4);
+}
+
+/// While it rests, it asks for nothing: the socket that would wait is there, and does not.
+#[tokio::test]
+async fn a_resting_replica_waits_for_nothing() {
+    let redis = TestRedis::start().await;
+    let broker = redis.bullmq("q", "w");
+    let resting = RuntimeOptions {
+        idle_rest: Duration::from_secs(3600),
+        ..options()
+    };
+    let running = replica(broker.clone(), 2, Script::echo(), &resting);
+    eventually("the socket is named", async || {
+        let clients: String = redis.ask(&["CLIENT", "LIST"]).await;
+        clients.contains("name=bull:cQ==:w:w").then_some(())
+    })
+    .await;
+    let clients: String = redis.ask(&["CLIENT", "LIST"]).await;
+    assert!(!clients.contains("cmd=bzpopmin"), "{clients}");
+    running.stop().await;
+}
+
+/// The jobs of a dead replica come back to one that had nothing to do.
+#[rstest]
+#[case::bullmq(Layout::Bullmq)]
+#[case::apalis(Layout::Apalis)]
+#[tokio::test]
+async fn an_idle_replica_finds_the_jobs_of_a_dead_one(#[case] layout: Layout) {
+    let redis = TestRedis::start().await;
+    let lease = Duration::from_secs(2);
+    let dead = redis.broker_with(layout, "q", "dead", lease);
+    dead.renew(&[]).await.unwrap();
+    enqueue(&*dead, "a").await;
+    claim_one(&*dead, ClaimNumber::FIRST).await;
+    let idle = redis.broker_with(layout, "q", "idle", lease);
+    let quick = RuntimeOptions {
+        renew_every: lease / 3,
+        ..options()
+    };
+    let running = replica(idle.clone(), 2, Script::echo(), &quick);
+    until_completed(&*idle, 1).await;
+    assert_eq!(running.stop().await.succeeded, 1);
+}
