@@ -19,6 +19,7 @@ use crate::{
     chat_answer::{ChatAnswer, FinishReason, TokenCounts},
     context::{self, AnswerReading},
     providers::{OpenAi, models::ModelRequest},
+    text::tokens_at_most,
 };
 
 #[cfg(test)]
@@ -183,14 +184,7 @@ fn raw(value: &impl Serialize) -> Box<RawValue> {
     to_raw_value(value).expect("JSON of strings and numbers")
 }
 
-/// An upper estimate: three ASCII characters make a token or less, and other scripts can take one for each.
-fn tokens_at_most(text: &str) -> u64 {
-    let ascii = text.bytes().filter(u8::is_ascii).count();
-    let others = text.chars().count() - ascii;
-    (ascii.div_ceil(3) + others) as u64
-}
-
-/// Tokens that the provider counted, over all calls of the job. Where it counts none, they are 0.
+/// Tokens that the provider counted, over all calls of the job. Where it counts none, they are estimated.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "Usage")]
@@ -205,6 +199,9 @@ pub struct ChatUsage {
     pub reasoning_tokens: u64,
     /// Answers that were paid for, those of earlier deliveries included.
     pub calls: u32,
+    /// True if the provider has not counted the tokens of every call, and some of them are an estimate: an upper one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated: Option<bool>,
     /// The model that answered last, as the provider names it; otherwise the one that was asked.
     pub model: String,
     /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
@@ -254,6 +251,7 @@ impl TokenAccount {
             completion_tokens: self.tokens.completion,
             reasoning_tokens: self.tokens.reasoning,
             calls: self.calls,
+            estimated: self.tokens.is_estimated.then_some(true),
             model: self.model,
             cost_usd: None,
             reused: None,
@@ -363,7 +361,7 @@ impl<T: DeserializeOwned> JsonAnswer<T> {
                 AnswerFault::Refused
             } else if answer.finish == FinishReason::ContentFilter {
                 AnswerFault::Filtered
-            } else if answer.finish == FinishReason::Length || answer.tokens.completion >= cap {
+            } else if answer.finish == FinishReason::Length || answer.tokens.fill(cap) {
                 AnswerFault::CutOff
             } else {
                 AnswerFault::OtherForm

@@ -17,6 +17,7 @@ use crate::{
     text::{clean, without_lone_surrogates},
 };
 
+pub(crate) mod parts;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,9 @@ const LONGEST_MODEL: usize = 100;
 const MOST_PARTS: usize = 256;
 /// Lists of parts within parts are read this deep.
 const DEEPEST_PARTS: usize = 2;
+
+/// The member of `usage` that marks counts as the worker's estimate.
+pub(crate) const ESTIMATED: &str = "estimated";
 
 /// Tokens that the provider counted for one answer. What it did not count is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub(crate) struct TokenCounts {
     pub(crate) reasoning: u64,
     /// All tokens, as the provider adds them up.
     pub(crate) total: u64,
+    /// True if the provider has counted none, and the counts are the worker's estimate.
+    pub(crate) is_estimated: bool,
 }
 
 /// Why a model stopped.
@@ -54,7 +60,7 @@ pub(crate) enum FinishReason {
 }
 
 /// One answer of a model.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct ChatAnswer {
     /// The text that the model wrote; empty when it wrote none.
     pub(crate) text: String,
@@ -125,6 +131,7 @@ impl ChatAnswer {
                 total,
                 cached: count(cached)?.min(prompt),
                 reasoning: count(reasoning).unwrap_or(0),
+                is_estimated: false,
             },
             model: shortened(&word(model)),
             has_choice: true,
@@ -286,6 +293,7 @@ impl TokenCounts {
             output_details,
             cache_hit,
             cache_read,
+            estimated,
         ] = ObjectMembers::of(
             usage,
             [
@@ -300,6 +308,7 @@ impl TokenCounts {
                 "output_tokens_details",
                 "prompt_cache_hit_tokens",
                 "cache_read_input_tokens",
+                ESTIMATED,
             ],
         )
         .0;
@@ -324,7 +333,13 @@ impl TokenCounts {
                 .and_then(number)
                 .filter(|total| *total > 0)
                 .unwrap_or_else(|| prompt.saturating_add(completion)),
+            is_estimated: estimated == Some("true"),
         }
+    }
+
+    /// Returns true if the provider has counted as many tokens of the answer as it had room for.
+    pub(crate) const fn fill(&self, room: u64) -> bool {
+        !self.is_estimated && self.completion >= room
     }
 
     /// Adds the counts of another answer.
@@ -338,6 +353,7 @@ impl TokenCounts {
         ] {
             *sum = sum.saturating_add(count);
         }
+        self.is_estimated |= other.is_estimated;
     }
 }
 

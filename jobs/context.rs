@@ -84,6 +84,19 @@ pub struct ProviderReply {
     pub body: Box<RawValue>,
     /// Tokens that it really used, where the provider counts them.
     pub tokens: Option<u64>,
+    /// True if the provider failed in the middle of the answer, and what had arrived is enough for the job.
+    pub is_cut: bool,
+}
+
+impl ProviderReply {
+    /// A whole answer.
+    pub const fn new(body: Box<RawValue>, tokens: Option<u64>) -> Self {
+        Self {
+            body,
+            tokens,
+            is_cut: false,
+        }
+    }
 }
 
 impl PartialEq for ProviderReply {
@@ -118,6 +131,10 @@ pub trait ProviderGuard: Send + Sync {
     /// and progress never falls: only values between those of earlier reports and 95 have an effect, one a second at
     /// most.
     async fn progress(&self, _percent: u8) {}
+
+    /// Shows the parts of the result that are there so far to the clients that follow the job. `write` writes them as a
+    /// JSON array; it is called only while a client follows.
+    async fn show_parts(&self, _write: &(dyn Fn() -> String + Sync)) {}
 }
 
 /// An answer that was read.

@@ -3,6 +3,7 @@
 //! # Layout
 //! - `prompt`: the request, from the payload; `language` decides whether it asks for translations or definitions.
 //! - `card_scanner`: the cards in a text that a model wrote. `deck` and `term`: their repair.
+//! - `preview`: the cards of an answer that still arrives.
 //! - [`contract`]: the rules of the study app, and their check.
 
 use std::sync::Arc;
@@ -11,14 +12,15 @@ use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Number, Value, json, value::RawValue};
+use tracing::warn;
 
 use crate::{
-    Failure, FailureClass, Job, JobResources, Provider, ProviderGuard,
-    chat::{ChatRequestSender, ChatUsage, MOST_ROOM, TokenAccount},
+    Failure, FailureClass, Job, JobResources, Provider, ProviderGuard, ProviderReply,
+    chat::{ChatUsage, MOST_ROOM, TokenAccount},
     chat_answer::{ChatAnswer, FinishReason, TokenCounts},
     context::{self, AnswerReading},
     payload,
-    providers::{OpenAi, models::ModelRequest},
+    providers::{OpenAi, answer_stream::ArrivingAnswer, models::ModelRequest},
 };
 
 mod card_scanner;
@@ -28,6 +30,7 @@ mod deck;
 #[path = "../fuzz/targets/flashcards.rs"]
 pub(crate) mod fuzz;
 mod language;
+mod preview;
 mod prompt;
 mod term;
 #[cfg(test)]
@@ -290,8 +293,8 @@ impl Job for GenerateFlashcards {
             Failure::deployment("OPENAI_API_KEY is not set: this worker cannot make flashcards")
                 .by(Provider::OpenAi)
         })?;
-        let chat = |request: Arc<RawValue>| -> BoxFuture<'_, _> {
-            Box::pin(async move { openai.chat(&request).await })
+        let chat = |request: Arc<RawValue>, arriving: Arc<ArrivingAnswer>| -> BoxFuture<'_, _> {
+            Box::pin(async move { openai.chat_arriving(&request, &arriving).await })
         };
         generate(&payload, &openai.model(), guard, &chat).await
     }
@@ -335,11 +338,17 @@ impl Job for GenerateFlashcards {
     }
 }
 
+/// Sends one request to the model, and shows its answer while it arrives.
+type DeckRequestSender<'a> = dyn Fn(Arc<RawValue>, Arc<ArrivingAnswer>) -> BoxFuture<'a, Result<ProviderReply, Failure>>
+    + Send
+    + Sync
+    + 'a;
+
 async fn generate(
     payload: &Payload,
     model: &ModelRequest,
     guard: &dyn ProviderGuard,
-    chat: &ChatRequestSender<'_>,
+    chat: &DeckRequestSender<'_>,
 ) -> Result<Output, Failure> {
     let cap = prompt::token_cap(payload);
     let ask = async |step, cap| {
@@ -347,7 +356,18 @@ async fn generate(
         let call = request.call(step, model, cap);
         let cap = cap + model.reasoning_room;
         let read = |body: &RawValue| Ok(DeckAnswer::read(body, payload, cap).into_reading());
-        context::read_call(guard, &call, &|| chat(request.body.clone()), &read).await
+        let attempt = || -> BoxFuture<'_, _> {
+            Box::pin(async {
+                let arriving = Arc::new(ArrivingAnswer::default());
+                let sent = tokio::select! {
+                    biased;
+                    sent = chat(request.body.clone(), arriving.clone()) => sent,
+                    never = preview::follow(payload, guard, &arriving) => match never {},
+                };
+                sent.or_else(|failure| enough_of_a_broken_stream(&arriving, payload, cap).ok_or(failure))
+            })
+        };
+        context::read_call(guard, &call, &attempt, &read).await
     };
     let mut account = TokenAccount::new(&model.model);
     let first = ask("chat", cap).await?;
@@ -389,6 +409,27 @@ async fn generate(
         return Err(best.refusal().unwrap_or_else(|| best.without_cards()));
     }
     Ok(Output::new(best.deck.cards, payload, account))
+}
+
+/// What had arrived when the stream of an answer broke, if it has enough cards. It is paid for like the whole.
+fn enough_of_a_broken_stream(
+    arriving: &ArrivingAnswer,
+    payload: &Payload,
+    cap: u64,
+) -> Option<ProviderReply> {
+    let body = arriving.take_partial()?;
+    let cards = DeckAnswer::read(&body, payload, cap).deck.cards.len();
+    if cards < ENOUGH_OF_A_CUT_DECK {
+        return None;
+    }
+    warn!(
+        provider = %Provider::OpenAi,
+        "the provider broke off its answer behind {cards} cards: the deck is made of them, nothing is asked for again"
+    );
+    Some(ProviderReply {
+        is_cut: true,
+        ..ProviderReply::new(body, None)
+    })
 }
 
 /// An answer of the model, read as a deck.
@@ -436,7 +477,7 @@ impl DeckAnswer {
     /// True if the provider reports that the room for the answer was too small.
     fn is_cut_off(&self) -> bool {
         self.finish == FinishReason::Length
-            || (self.deck.end == ScanEnd::CutOff && self.tokens.completion >= self.cap)
+            || (self.deck.end == ScanEnd::CutOff && self.tokens.fill(self.cap))
     }
 
     fn gap(&self) -> Option<DeckGap> {

@@ -4,6 +4,7 @@
 //! # Layout
 //! - [`openai`], [`azure_speech`], [`azure_vision`]: one file a provider, each with its pure `classify`.
 //! - `http`: what they share on the wire: the exchange, bounded bodies, URLs.
+//! - `answer_stream`: answers that arrive in parts; `event_stream`: the events that they travel in.
 //! - `redact`: takes the key out of all that they say.
 //! - [`reach`]: whether a provider can be reached, without spending.
 //! - `refusal_rules`: the class and the culprit of a refusal, in one table for all providers.
@@ -18,10 +19,12 @@ use reqwest::header::HeaderName;
 use self::http::Transport;
 use crate::{ClientError, Settings};
 
+pub(crate) mod answer_stream;
 pub mod azure_speech;
 pub mod azure_vision;
 mod dialect;
 mod error_body;
+mod event_stream;
 #[cfg(any(test, fuzzing))]
 #[path = "../fuzz/targets/refusal.rs"]
 pub(crate) mod fuzz;

@@ -39,8 +39,10 @@ pub struct OpenAiSettings {
     pub successor: ModelSuccessor,
     /// What is known of models.
     pub models: Arc<ModelTable>,
-    /// Longest wait for an answer, which comes whole.
+    /// Longest time of a call.
     pub timeout: Duration,
+    /// Longest silence of the provider in a call, where it takes requests for a stream.
+    pub idle_timeout: Duration,
 }
 
 impl fmt::Debug for OpenAiSettings {
@@ -51,6 +53,7 @@ impl fmt::Debug for OpenAiSettings {
             .field("reasoning", &self.reasoning)
             .field("successor", &self.successor)
             .field("timeout", &self.timeout)
+            .field("idle_timeout", &self.idle_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -151,5 +151,6 @@ pub(crate) fn reply(body: Value) -> ProviderReply {
     ProviderReply {
         body: to_raw_value(&body).unwrap(),
         tokens: None,
+        is_cut: false,
     }
 }

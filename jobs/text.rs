@@ -121,6 +121,13 @@ fn is_noncharacter(c: char) -> bool {
     u32::from(c) & 0xfffe == 0xfffe || matches!(c, '\u{fdd0}'..='\u{fdef}')
 }
 
+/// An upper estimate of the tokens of a text: three ASCII characters make a token or less, and other scripts can take one for each.
+pub(crate) fn tokens_at_most(text: &str) -> u64 {
+    let ascii = text.bytes().filter(u8::is_ascii).count();
+    let others = text.chars().count() - ascii;
+    (ascii.div_ceil(3) + others) as u64
+}
+
 /// Whether a text has nothing to show: white space and invisible characters alone.
 pub(crate) fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || is_invisible(c))

@@ -18,6 +18,11 @@ lint() { # what it lints, the program, its arguments
 # shellcheck disable=SC2046 # no path has a blank
 lint shell shellcheck shellcheck --external-sources $(git ls-files '*.sh') .ci/run
 lint Lua luacheck sh scripts/lint-lua.sh
+if [ -d target/tools/stylua/node_modules ]; then
+  lint "format of Lua" node node scripts/format-lua.cjs --check
+else
+  echo "lint: StyLua is not installed: the format of Lua is not looked at (sh scripts/setup-linters.sh installs it)"
+fi
 lint "JavaScript, CSS and JSON" biome biome lint --error-on-warnings --no-errors-on-unmatched
 lint spelling typos typos
 if command -v cargo-machete >/dev/null 2>&1; then

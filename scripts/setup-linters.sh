@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the linters of the other languages where the machine lacks them: shellcheck and luacheck (Debian), typos (PyPI),
-# Biome (npm). A linter that cannot be had is skipped by scripts/lint.sh, with a line.
+# Biome and StyLua (npm). A linter that cannot be had is skipped by scripts/lint.sh, with a line.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 tools=target/tools
@@ -32,5 +32,11 @@ biome=2.6.8
 if command -v npm >/dev/null 2>&1 && [ "$("$tools/bin/biome" --version 2>/dev/null)" != "Version: $biome" ]; then
   npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/biome" "@biomejs/biome@$biome" >/dev/null 2>&1 &&
     ln -sf ../biome/node_modules/.bin/biome "$tools/bin/biome"
+fi
+
+stylua=2.5.2
+if command -v npm >/dev/null 2>&1 &&
+  ! grep -q "\"version\": \"$stylua\"" "$tools/stylua/node_modules/@johnnymorganz/stylua/package.json" 2>/dev/null; then
+  npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/stylua" "@johnnymorganz/stylua@$stylua" >/dev/null 2>&1
 fi
 exit 0

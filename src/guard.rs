@@ -48,6 +48,9 @@ pub trait CallObserver: Send + Sync {
     /// The job says how much of it is done.
     async fn progressed(&self, _percent: u8) {}
 
+    /// The job shows the parts of its result so far, which `write` writes as a JSON array.
+    async fn has_parts(&self, _write: &(dyn Fn() -> String + Sync)) {}
+
     /// A gate has decided on a call; `refused` is the wait after a refusal by a limit.
     fn asked(&self, _gate: &Arc<ProviderGate>, _refused: Option<Duration>) {}
 }
@@ -370,6 +373,10 @@ impl ProviderGuard for JobGuard<'_> {
 
     async fn progress(&self, percent: u8) {
         self.reporter.progressed(percent).await;
+    }
+
+    async fn show_parts(&self, write: &(dyn Fn() -> String + Sync)) {
+        self.reporter.has_parts(write).await;
     }
 
     async fn useless(&self, call: &ProviderCall, is_kept: bool) {

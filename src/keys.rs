@@ -20,6 +20,7 @@
 //! | `<q>:session:<worker>` (ours) | hash | its last claim |
 //! | `<q>:witness` (ours) | string | since when the fleet's renewals follow each other, ms; runs out where they do not |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
+//! | `<q>:parts:<id>`, `<q>:parts:<id>:followed` (ours) | string | the parts of a job's result so far; present while a client follows the job (`queue/partial_results.rs`) |
 //! | `<q>:fair`, `:fair:turns`, `:fair:moved`, `:fair:line:<owner>` (ours) | hash, zset, hash, list | while jobs wait: whose turn it is (`queue/fair.lua`) |
 //! | `<q>:fair:busy`, `:fair:full` (ours) | hash, string | with `USER_MAX_CONCURRENT`: owner → jobs in flight; and whether jobs wait for the end of one of these (`queue/busy.lua`) |
 //!
@@ -29,7 +30,7 @@
 //! (tokens), `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:awaited` and
 //! `bw:reused` (it waited for an equal job, and got its result), `bw:owner` (of a large payload), `bw:begun` and
 //! `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the
-//! string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`; and `bw:apart:<id>`, for
+//! string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`; `bw:parts:<id>` and `bw:parts:<id>:followed`, as `<q>:parts:<id>`; and `bw:apart:<id>`, for
 //! a moment, a hash that is to become a job with a large payload.
 //!
 //! | key | type | content |
@@ -66,6 +67,17 @@ pub const FLEET_MINUTES: &str = "fleet:minutes";
 pub const FLEET_SEEN: &str = "fleet:seen";
 /// Hash: replica → what it said of itself then, JSON.
 pub const FLEET_REPLICAS: &str = "fleet:replicas";
+
+/// The keys of the hourly look for queues without a worker.
+#[derive(Debug)]
+pub struct UnservedKeys;
+
+impl UnservedKeys {
+    /// String: which replica has looked; it runs out when the next look is due.
+    pub const LOOK: &'static str = "fleet:unserved:look";
+    /// String: where the next walk over the keyspace goes on.
+    pub const CURSOR: &'static str = "fleet:unserved:cursor";
+}
 
 /// The keys of one queue in the apalis-redis layout.
 #[derive(Debug, Clone)]

@@ -30,6 +30,7 @@ use crate::{
         accounts::SpendAccounts,
         webhook::{Forwarder, KEPT_EVENTS, MOST_EVENTS},
     },
+    unserved_queues::UnservedQueueWatch,
     watchdog::WEDGED_AFTER,
     worker::{
         Runtime, RuntimeOptions,
@@ -51,6 +52,7 @@ pub struct Replica {
     migrator: Migrator,
     replay: Option<SpoolReplay>,
     handlers: jobs::Settings,
+    unserved: UnservedQueueWatch,
     name: String,
 }
 
@@ -106,6 +108,8 @@ impl Replica {
             forwarder,
             ops,
             server,
+            unserved: UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica)
+                .under_prefix(&config.bullmq_prefix),
             migrator: Migrator::new(connection, &config.replica),
             replay,
             handlers: config.handlers.clone(),
@@ -136,6 +140,7 @@ impl Replica {
             self.ledger.clone(),
             self.forwarder.clone(),
             self.handlers,
+            self.unserved,
             self.ops,
             self.server,
         );

@@ -112,6 +112,7 @@ pub(crate) async fn run(stage: &mut Stage, layout: Layout, report: &mut Report) 
         ("OPENAI_RATE_LIMIT_RPM", "0".to_owned()),
         ("OPENAI_MAX_CONCURRENT", "0".to_owned()),
         ("OPENAI_TIMEOUT", "600s".to_owned()),
+        ("OPENAI_IDLE_TIMEOUT", "600s".to_owned()),
         ("JOB_DEADLINE", "10m".to_owned()),
         ("DRAIN_TIMEOUT", "1s".to_owned()),
     ] {

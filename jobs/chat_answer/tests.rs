@@ -149,6 +149,7 @@ fn tokens_are_counted_in_every_notation() {
             completion,
             reasoning,
             total,
+            is_estimated: _,
         } = read(&json!({ "usage": usage }).to_string()).tokens;
         [prompt, cached, completion, reasoning, total]
     };

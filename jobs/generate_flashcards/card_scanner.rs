@@ -9,11 +9,12 @@
 //! The scanner keeps one card and a bounded stack, never a tree of the text, so memory stays a small multiple of the
 //! input.
 
-use std::{borrow::Cow, ops::ControlFlow};
+use std::{borrow::Cow, cell::Cell, ops::ControlFlow};
 
 use crate::text::without_lone_surrogates;
 
 mod fields;
+pub(super) mod growing;
 mod reasoning;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,8 @@ pub(super) fn scan(text: &str, consume: &mut dyn FnMut(RawCard) -> ControlFlow<(
             None => break,
         }
     }
-    CardScanner::new(&text, consume, MOST_ENCODINGS).run()
+    let mut state = ScanState::default();
+    CardScanner::new(without_reasoning(&text), &mut state, consume, MOST_ENCODINGS).run()
 }
 
 /// The text in a text that is one JSON string as a whole, or the inside of one: the model encoded its answer twice.
@@ -77,14 +79,14 @@ fn is_padding(c: char) -> bool {
 }
 
 /// One open container.
-enum OpenContainer<'t> {
+enum OpenContainer {
     Object {
         /// The card so far; an object without a card's fields needs none.
         card: Option<Box<PartialCard>>,
         /// The field of the key that was read last, where it is one of a card's.
         field: Option<FieldMatch>,
         /// The key that was read last, where it names no field.
-        key: Option<Cow<'t, str>>,
+        key: Option<String>,
         /// True if a key comes next, and not a value.
         expects_key: bool,
         /// True if the object holds cards.
@@ -98,70 +100,98 @@ enum OpenContainer<'t> {
     },
 }
 
-struct CardScanner<'t, 'c> {
-    text: &'t str,
+/// How far a scan has come. It knows nothing of the text, which may grow between two steps.
+#[derive(Default)]
+struct ScanState {
     /// Byte offset, always at a character's start.
     at: usize,
-    stack: Vec<OpenContainer<'t>>,
+    stack: Vec<OpenContainer>,
     /// Open containers beyond [`DEEPEST`].
     skipped: usize,
-    consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
-    /// How many more JSON texts within strings are read.
-    encodings: usize,
     /// True if the consumer had enough.
     is_done: bool,
 }
 
-impl<'t, 'c> CardScanner<'t, 'c> {
-    fn new(text: &'t str, consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>, encodings: usize) -> Self {
+struct CardScanner<'t, 's, 'c> {
+    text: &'t str,
+    state: &'s mut ScanState,
+    consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
+    /// How many more JSON texts within strings are read.
+    encodings: usize,
+    /// True if the text may grow: what depends on its end is then left for later.
+    grows: bool,
+    /// Set when a decision has depended on the end of the text.
+    saw_end: Cell<bool>,
+}
+
+impl<'t, 's, 'c> CardScanner<'t, 's, 'c> {
+    fn new(
+        text: &'t str,
+        state: &'s mut ScanState,
+        consume: &'c mut dyn FnMut(RawCard) -> ControlFlow<()>,
+        encodings: usize,
+    ) -> Self {
         Self {
-            text: without_reasoning(text),
-            at: 0,
-            stack: Vec::new(),
-            skipped: 0,
+            text,
+            state,
             consume,
             encodings,
-            is_done: false,
+            grows: false,
+            saw_end: Cell::new(false),
         }
     }
 
     fn run(&mut self) -> ScanEnd {
-        while let Some(next) = self.peek().filter(|_| !self.is_done) {
-            if self.stack.is_empty() {
+        while let Some(next) = self.peek().filter(|_| !self.state.is_done) {
+            let from = self.state.at;
+            if self.state.stack.is_empty() {
                 self.outside(next);
             } else {
                 self.inside(next);
             }
+            if self.waits() {
+                self.state.at = from;
+                break;
+            }
         }
-        match self.is_done || self.stack.is_empty() {
+        match self.state.is_done || self.state.stack.is_empty() {
             true => ScanEnd::Complete,
             false => ScanEnd::CutOff,
         }
     }
 
+    /// Returns true if the last decision may be another one when the text goes on.
+    fn waits(&self) -> bool {
+        self.grows && self.saw_end.get()
+    }
+
     fn peek(&self) -> Option<char> {
-        self.text[self.at..].chars().next()
+        self.text[self.state.at..].chars().next()
     }
 
     /// Text around the JSON: only the beginning of a container matters.
     fn outside(&mut self, next: char) {
-        if begins_container(&self.text[self.at..]) {
+        let begins = begins_container(&self.text[self.state.at..], &self.saw_end);
+        if self.waits() {
+            return;
+        }
+        if begins {
             return self.open(next);
         }
-        self.at += next.len_utf8();
-        let rest = &self.text[self.at..];
-        self.at += rest.find(['{', '[']).unwrap_or(rest.len());
+        self.state.at += next.len_utf8();
+        let rest = &self.text[self.state.at..];
+        self.state.at += rest.find(['{', '[']).unwrap_or(rest.len());
     }
 
     fn inside(&mut self, next: char) {
         match next {
             '{' | '[' => self.open(next),
             '}' | ']' => {
-                self.at += 1;
+                self.state.at += 1;
                 self.close();
             }
             ',' => {
-                self.at += 1;
+                self.state.at += 1;
                 if let Some(OpenContainer::Object {
                     field,
                     key,
@@ -173,37 +203,42 @@ impl<'t, 'c> CardScanner<'t, 'c> {
                 }
             }
             ':' => {
-                self.at += 1;
+                self.state.at += 1;
                 if let Some(OpenContainer::Object { expects_key, .. }) = self.top() {
                     *expects_key = false;
                 }
             }
             '"' | '\'' | '\u{201c}' | '\u{201e}' => {
                 let text = self.string(next);
-                self.token(text, true);
+                if !self.waits() {
+                    self.token(text, true);
+                }
             }
-            '/' if self.text[self.at..].starts_with("//") => self.skip_past("\n"),
-            '/' if self.text[self.at..].starts_with("/*") => self.skip_past("*/"),
-            c if is_padding(c) => self.at += c.len_utf8(),
+            '/' if self.grows && self.text[self.state.at..].len() == 1 => self.saw_end.set(true),
+            '/' if self.text[self.state.at..].starts_with("//") => self.skip_past("\n"),
+            '/' if self.text[self.state.at..].starts_with("/*") => self.skip_past("*/"),
+            c if is_padding(c) => self.state.at += c.len_utf8(),
             _ => {
                 let text = self.bare_token();
-                self.token(Cow::Borrowed(text), false);
+                if !self.waits() {
+                    self.token(Cow::Borrowed(text), false);
+                }
             }
         }
     }
 
     /// The frame that is scanned, unless it is too deep to matter.
-    fn top(&mut self) -> Option<&mut OpenContainer<'t>> {
-        self.stack.last_mut().filter(|_| self.skipped == 0)
+    fn top(&mut self) -> Option<&mut OpenContainer> {
+        self.state.stack.last_mut().filter(|_| self.state.skipped == 0)
     }
 
     fn open(&mut self, bracket: char) {
-        self.at += 1;
-        if self.stack.len() == DEEPEST || self.skipped > 0 {
-            self.skipped += 1;
+        self.state.at += 1;
+        if self.state.stack.len() == DEEPEST || self.state.skipped > 0 {
+            self.state.skipped += 1;
             return;
         }
-        self.stack.push(match bracket {
+        self.state.stack.push(match bracket {
             '{' => OpenContainer::Object {
                 card: None,
                 field: None,
@@ -213,7 +248,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
                 names_front: false,
             },
             _ => OpenContainer::Array {
-                field: match self.stack.last() {
+                field: match self.state.stack.last() {
                     Some(OpenContainer::Object { field, .. }) => *field,
                     _ => None,
                 },
@@ -223,8 +258,8 @@ impl<'t, 'c> CardScanner<'t, 'c> {
 
     /// Closes the innermost container, whichever bracket closes it: a model can confuse them.
     fn close(&mut self) {
-        if self.skipped > 0 {
-            self.skipped -= 1;
+        if self.state.skipped > 0 {
+            self.state.skipped -= 1;
             return;
         }
         let Some(OpenContainer::Object {
@@ -232,7 +267,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
             has_cards,
             names_front,
             ..
-        }) = self.stack.pop()
+        }) = self.state.stack.pop()
         else {
             return;
         };
@@ -247,13 +282,13 @@ impl<'t, 'c> CardScanner<'t, 'c> {
         for field in [CardField::Topic, CardField::Difficulty] {
             self.inherit(&mut card, field);
         }
-        for frame in &mut self.stack {
+        for frame in &mut self.state.stack {
             if let OpenContainer::Object { has_cards, .. } = frame {
                 *has_cards = true;
             }
         }
         if let Some(card) = card.finish() {
-            self.is_done = (self.consume)(card).is_break();
+            self.state.is_done = (self.consume)(card).is_break();
         }
     }
 
@@ -261,7 +296,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
     fn name_by_key(&self, card: &mut PartialCard) {
         let sides = [CardField::Back, CardField::Translation, CardField::Definition];
         let has_side = sides.into_iter().any(|side| card.is_exact(side));
-        if let Some(OpenContainer::Object { key: Some(key), .. }) = self.stack.last()
+        if let Some(OpenContainer::Object { key: Some(key), .. }) = self.state.stack.last()
             && has_side
         {
             let front = FieldMatch {
@@ -274,7 +309,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
 
     /// An object that is no card may stand in place of a text of the card around it.
     fn stands_for_text(&mut self, inner: PartialCard) {
-        let holder = match self.stack.as_mut_slice() {
+        let holder = match self.state.stack.as_mut_slice() {
             [.., OpenContainer::Object { card, field, .. }] => (*field).map(|field| (card, field)),
             // One of several: "examples": [{"text": …}, …].
             [
@@ -294,7 +329,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
         if card.text(field).is_some() {
             return;
         }
-        let shared = self.stack.iter().rev().find_map(|frame| match frame {
+        let shared = self.state.stack.iter().rev().find_map(|frame| match frame {
             OpenContainer::Object { card: Some(card), .. } => card.text(field),
             _ => None,
         });
@@ -309,11 +344,11 @@ impl<'t, 'c> CardScanner<'t, 'c> {
 
     /// A key or a value was read.
     fn token(&mut self, text: Cow<'t, str>, is_quoted: bool) {
-        if self.skipped > 0 {
+        if self.state.skipped > 0 {
             return;
         }
         let is_null = !is_quoted && matches!(&*text, "null" | "None" | "undefined" | "NaN");
-        match self.stack.last_mut() {
+        match self.state.stack.last_mut() {
             Some(OpenContainer::Object {
                 field,
                 key,
@@ -323,7 +358,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
             }) if *expects_key => {
                 *field = FieldMatch::of(&text);
                 *names_front |= field.is_some_and(|key| key.field == CardField::Front);
-                *key = field.is_none().then_some(text);
+                *key = field.is_none().then(|| text.into_owned());
             }
             // The field is taken, so that debris behind the value does not replace it. A comma may be missing.
             Some(OpenContainer::Object {
@@ -347,7 +382,7 @@ impl<'t, 'c> CardScanner<'t, 'c> {
             }
             Some(OpenContainer::Array { field: Some(field) }) if !is_null => {
                 let field = *field;
-                if let [.., OpenContainer::Object { card, .. }, _] = self.stack.as_mut_slice() {
+                if let [.., OpenContainer::Object { card, .. }, _] = self.state.stack.as_mut_slice() {
                     card.get_or_insert_default().append(field, &text);
                 }
             }
@@ -359,24 +394,34 @@ impl<'t, 'c> CardScanner<'t, 'c> {
     fn encoded(&mut self, text: &str) {
         let is_json = text.trim_start_matches(is_padding).starts_with(['{', '[', '`']);
         if is_json && self.encodings > 0 {
-            let mut inner = CardScanner::new(text, &mut *self.consume, self.encodings - 1);
-            inner.run();
-            self.is_done = inner.is_done;
+            let (text, mut state) = (without_reasoning(text), ScanState::default());
+            CardScanner::new(text, &mut state, &mut *self.consume, self.encodings - 1).run();
+            self.state.is_done = state.is_done;
         }
     }
 
     fn skip_past(&mut self, end: &str) {
-        let rest = &self.text[self.at..];
-        self.at += rest.find(end).map_or(rest.len(), |at| at + end.len());
+        let rest = &self.text[self.state.at..];
+        self.state.at += rest.find(end).map_or_else(
+            || {
+                self.saw_end.set(true);
+                rest.len()
+            },
+            |at| at + end.len(),
+        );
     }
 
     /// A number, a literal, an unquoted key, or debris.
     fn bare_token(&mut self) -> &'t str {
-        let rest = &self.text[self.at..];
+        let rest = &self.text[self.state.at..];
         let ends = |c: char| matches!(c, ',' | ':' | '{' | '}' | '[' | ']' | '"') || is_padding(c);
         let first = rest.chars().next().map_or(0, char::len_utf8);
-        let length = first + rest[first..].find(ends).unwrap_or(rest.len() - first);
-        self.at += length;
+        let length = first
+            + rest[first..].find(ends).unwrap_or_else(|| {
+                self.saw_end.set(true);
+                rest.len() - first
+            });
+        self.state.at += length;
         &rest[..length]
     }
 
@@ -386,27 +431,28 @@ impl<'t, 'c> CardScanner<'t, 'c> {
             '\u{201c}' | '\u{201e}' => ['\u{201d}', '\u{201c}'],
             quote => [quote, quote],
         };
-        self.at += open.len_utf8();
-        let start = self.at;
+        self.state.at += open.len_utf8();
+        let start = self.state.at;
         let is_key = matches!(
-            self.stack.last(),
+            self.state.stack.last(),
             Some(OpenContainer::Object {
                 expects_key: true,
                 ..
             })
         );
         loop {
-            let rest = &self.text[self.at..];
+            let rest = &self.text[self.state.at..];
             let Some(found) = rest.find([close[0], close[1], '\\']) else {
-                self.at = self.text.len();
+                self.saw_end.set(true);
+                self.state.at = self.text.len();
                 return unescaped(&self.text[start..]);
             };
-            self.at += found;
+            self.state.at += found;
             let Some(mark) = self.peek() else { continue };
-            let end = self.at;
-            self.at += mark.len_utf8();
+            let end = self.state.at;
+            self.state.at += mark.len_utf8();
             if mark == '\\' {
-                self.at += self.peek().map_or(0, char::len_utf8);
+                self.state.at += self.peek().map_or(0, char::len_utf8);
             } else if self.ends_string(is_key) {
                 return unescaped(&self.text[start..end]);
             }
@@ -416,37 +462,51 @@ impl<'t, 'c> CardScanner<'t, 'c> {
     /// Returns true if the quote that was just passed ends its string. Models forget to escape quotes, so the quote
     /// counts only where JSON can go on after it. In valid JSON every closing quote passes.
     fn ends_string(&self, is_key: bool) -> bool {
-        let rest = self.text[self.at..].trim_start_matches(is_padding);
-        let in_object = matches!(self.stack.last(), Some(OpenContainer::Object { .. }));
+        let rest = self.text[self.state.at..].trim_start_matches(is_padding);
+        let in_object = matches!(self.state.stack.last(), Some(OpenContainer::Object { .. }));
         match rest.chars().next() {
-            None | Some('}' | ']') => true,
+            None => {
+                self.saw_end.set(true);
+                true
+            }
+            Some('}' | ']') => true,
             Some(':') => is_key,
             Some(',') if in_object => {
                 let rest = rest[1..].trim_start_matches(is_padding);
-                rest.is_empty() || rest.starts_with(['}', ']', '/']) || begins_with_key(rest)
+                self.saw_end.set(self.saw_end.get() || rest.is_empty());
+                rest.is_empty() || rest.starts_with(['}', ']', '/']) || begins_with_key(rest, &self.saw_end)
             }
             Some(',') => true,
             // A comment, or a forgotten comma before the next key.
-            Some('/') => rest.starts_with("//") || rest.starts_with("/*"),
-            Some(_) => in_object && begins_with_quote(rest) && begins_with_key(rest),
+            Some('/') => {
+                self.saw_end.set(self.saw_end.get() || rest.len() == 1);
+                rest.starts_with("//") || rest.starts_with("/*")
+            }
+            Some(_) => in_object && begins_with_quote(rest) && begins_with_key(rest, &self.saw_end),
         }
     }
 }
 
 /// Returns true if a text begins with an object or an array that can hold cards. Brackets in prose do not: "in [0, 1)".
-fn begins_container(text: &str) -> bool {
-    let rest = text.get(1..).unwrap_or_default().trim_start_matches(is_padding);
+/// `saw_end` is set where that depends on how the text goes on.
+fn begins_container(text: &str, saw_end: &Cell<bool>) -> bool {
+    if !text.starts_with(['{', '[']) {
+        return false;
+    }
+    let rest = text[1..].trim_start_matches(is_padding);
+    saw_end.set(saw_end.get() || rest.is_empty() || rest == "/");
     let begins_with_comment = rest.starts_with("//") || rest.starts_with("/*");
     let is_cut = rest.is_empty();
     match text.chars().next() {
-        Some('{') => is_cut || begins_with_comment || begins_with_key(rest),
+        Some('{') => is_cut || begins_with_comment || begins_with_key(rest, saw_end),
         Some('[') => is_cut || begins_with_comment || rest.starts_with(['{', '[']) || begins_with_quote(rest),
         _ => false,
     }
 }
 
-/// Returns true if a text begins with a key and its colon, or ends within the key.
-fn begins_with_key(text: &str) -> bool {
+/// Returns true if a text begins with a key and its colon, or ends within the key. `saw_end` is set where that depends on
+/// how the text goes on.
+fn begins_with_key(text: &str, saw_end: &Cell<bool>) -> bool {
     if begins_with_quote(text) {
         let mut marks = text.char_indices().skip(1);
         while let Some((at, c)) = marks.next() {
@@ -455,16 +515,20 @@ fn begins_with_key(text: &str) -> bool {
                 '\\' => drop(marks.next()),
                 '"' | '\'' | '\u{201d}' if closes(text, c) => {
                     let rest = text[at + c.len_utf8()..].trim_start_matches(is_padding);
+                    saw_end.set(saw_end.get() || rest.is_empty());
                     return rest.is_empty() || rest.starts_with(':');
                 }
                 _ => {}
             }
         }
+        saw_end.set(true);
         return true;
     }
     let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
     let length = text.bytes().take(LONGEST_KEY).take_while(is_name).count();
-    length > 0 && text[length..].trim_start_matches(is_padding).starts_with(':')
+    let rest = text[length..].trim_start_matches(is_padding);
+    saw_end.set(saw_end.get() || rest.is_empty());
+    length > 0 && rest.starts_with(':')
 }
 
 fn begins_with_quote(text: &str) -> bool {

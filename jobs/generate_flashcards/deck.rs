@@ -73,13 +73,7 @@ impl fmt::Display for DroppedCards {
 
 /// Reads the deck in a text that a model wrote.
 pub(super) fn read(text: &str, payload: &Payload) -> Deck {
-    let mut builder = DeckBuilder {
-        payload,
-        fixed_topic: payload.fixed_topic().map(clean),
-        seen: HashSet::new(),
-        cards: Vec::new(),
-        dropped: DroppedCards::default(),
-    };
+    let mut builder = DeckBuilder::new(DeckRules::of(payload));
     let most = payload.most_cards();
     let end = scan(text, &mut |card| {
         builder.add(card);
@@ -91,10 +85,10 @@ pub(super) fn read(text: &str, payload: &Payload) -> Deck {
     let DeckBuilder {
         mut cards,
         mut dropped,
-        fixed_topic,
+        rules,
         ..
     } = builder;
-    if fixed_topic.is_none() {
+    if rules.fixed_topic.is_none() {
         merge_small_topics(&mut cards);
         // Two topics can have had the same front, and be one now.
         let mut seen = HashSet::new();
@@ -110,23 +104,54 @@ pub(super) fn identity(card: &Flashcard) -> (String, String) {
     (folded(&card.front), folded(&card.topic))
 }
 
-struct DeckBuilder<'a> {
-    payload: &'a Payload,
+/// The conditions that a payload makes for the cards of its deck.
+#[derive(Debug)]
+pub(super) struct DeckRules {
+    is_translation: bool,
     fixed_topic: Option<String>,
+}
+
+impl DeckRules {
+    pub(super) fn of(payload: &Payload) -> Self {
+        Self {
+            is_translation: payload.wants_translations(),
+            fixed_topic: payload.fixed_topic().map(clean),
+        }
+    }
+}
+
+/// Collects the usable cards of an answer, one by one.
+#[derive(Debug)]
+pub(super) struct DeckBuilder {
+    rules: DeckRules,
     seen: HashSet<(String, String)>,
     cards: Vec<Flashcard>,
     dropped: DroppedCards,
 }
 
-impl DeckBuilder<'_> {
-    fn add(&mut self, raw: RawCard) {
+impl DeckBuilder {
+    pub(super) fn new(rules: DeckRules) -> Self {
+        Self {
+            rules,
+            seen: HashSet::new(),
+            cards: Vec::new(),
+            dropped: DroppedCards::default(),
+        }
+    }
+
+    /// The cards so far.
+    pub(super) fn cards(&self) -> &[Flashcard] {
+        &self.cards
+    }
+
+    pub(super) fn add(&mut self, raw: RawCard) {
         let front = match term::front(&raw.front) {
             Ok(front) => front,
             Err(UnsuitableTerm::Blank) => return self.dropped.incomplete += 1,
             Err(UnsuitableTerm::Question) => return self.dropped.questions += 1,
             Err(UnsuitableTerm::Sentence) => return self.dropped.sentences += 1,
         };
-        let is_translation = self.payload.wants_translations();
+        let is_translation = self.rules.is_translation;
         let back = back(raw.back(is_translation), is_translation);
         let front = without_gloss(&front, &back).to_owned();
         let back = without_gloss(&back, &front).to_owned();
@@ -135,7 +160,11 @@ impl DeckBuilder<'_> {
             return self.dropped.incomplete += 1;
         }
         let card = Flashcard {
-            topic: self.fixed_topic.clone().unwrap_or_else(|| topic(&raw.topic)),
+            topic: self
+                .rules
+                .fixed_topic
+                .clone()
+                .unwrap_or_else(|| topic(&raw.topic)),
             difficulty: Difficulty::of(&raw.difficulty),
             example: example(&raw.example, &front),
             pronunciation: pronunciation(&raw.pronunciation),

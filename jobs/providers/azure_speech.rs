@@ -88,7 +88,7 @@ impl AzureSpeech {
         let [status] = pick(body.get(), ["/RecognitionStatus"]);
         match status.as_ref().and_then(PickedValue::text) {
             Some("Success" | "NoMatch" | "InitialSilenceTimeout" | "BabbleTimeout") => {
-                Ok(ProviderReply { body, tokens: None })
+                Ok(ProviderReply::new(body, None))
             }
             status => {
                 let status = excerpt(status.unwrap_or("missing"));

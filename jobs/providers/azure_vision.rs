@@ -135,6 +135,7 @@ impl AzureVision {
         Ok(ProviderReply {
             body: self.peer.json(&answer.body)?,
             tokens: None,
+            is_cut: false,
         })
     }
 
@@ -158,6 +159,7 @@ impl AzureVision {
         Ok(ProviderReply {
             body: answer_of(with_wait(json!({ "operationId": id }), &answer.headers)),
             tokens: None,
+            is_cut: false,
         })
     }
 
@@ -183,6 +185,7 @@ impl AzureVision {
                 return Ok(ProviderReply {
                     body: answer_of(json!({ "status": EXPIRED })),
                     tokens: None,
+                    is_cut: false,
                 });
             }
             answer => answer?,
@@ -193,8 +196,9 @@ impl AzureVision {
             Some(status @ ("notStarted" | "running")) => Ok(ProviderReply {
                 body: answer_of(with_wait(json!({ "status": status }), &answer.headers)),
                 tokens: None,
+                is_cut: false,
             }),
-            Some("succeeded" | "failed" | "canceled") => Ok(ProviderReply { body, tokens: None }),
+            Some("succeeded" | "failed" | "canceled") => Ok(ProviderReply::new(body, None)),
             status => {
                 self.peer.refuse_error_inside(&answer)?;
                 let status = excerpt(status.unwrap_or("missing"));

@@ -21,8 +21,9 @@ use crate::{AccountFault, Failure};
 /// How long a dialect is remembered: the provider may have learned more by then.
 pub const REMEMBERED_FOR: Duration = Duration::from_hours(24);
 
-/// Most steps down in one call: two of the answer's form, two of the token cap, and a few dropped parameters.
-pub(super) const MOST_STEPS: usize = 8;
+/// Most steps down in one call: two of the answer's form, two of the token cap, two of the stream, and a few dropped
+/// parameters.
+pub(super) const MOST_STEPS: usize = 10;
 
 /// Parts of a request that no answer can be had without.
 const ESSENTIAL: [&str; 4] = ["model", "messages", "response_format", "max_completion_tokens"];
@@ -38,6 +39,9 @@ const FORM: [&str; 5] = [
 
 /// Names of the token cap.
 const CAP: [&str; 2] = ["max_completion_tokens", "max_tokens"];
+
+/// The parameters that ask for the answer in parts, and for its token counts at the end.
+const STREAM: [&str; 2] = ["stream", "stream_options"];
 
 /// Where the fleet keeps what one replica has learned.
 #[async_trait]
@@ -107,8 +111,10 @@ impl Dialect {
             let mut parameters = successor.flat_map(ModelRequest::parameters);
             parameters.any(|(parameter, value)| parameter == name && value.is_some())
         };
-        let has =
-            |name: &str| (request.get(name).is_some() || of_successor(name)) && !self.without.contains(name);
+        let has = |name: &str| {
+            let is_written = request.get(name).is_some() || of_successor(name) || self.streams_with(name);
+            is_written && !self.without.contains(name)
+        };
         let form = |next: &mut Self| {
             next.form = match self.form {
                 AnswerForm::JsonSchema => AnswerForm::JsonObject,
@@ -129,10 +135,27 @@ impl Dialect {
             Some(name) if CAP.contains(&name) => cap(&mut next),
             Some(name) if has(name) && !ESSENTIAL.contains(&name) => next.without.insert(name.to_owned()),
             Some(name) if FORM.contains(&name) => form(&mut next),
-            // The provider does not say which part it means: the form of the answer is what most of them lack.
-            _ => form(&mut next),
+            // The provider does not say which part it means: the form of the answer is what most of them lack, and a
+            // few the parts of a stream.
+            _ => form(&mut next) || next.without_stream(),
         };
         stepped.then_some(next)
+    }
+
+    /// Returns true if answers are asked for in parts.
+    pub(super) fn streams(&self) -> bool {
+        !self.without.contains("stream")
+    }
+
+    /// Returns true if requests carry this parameter of a stream.
+    fn streams_with(&self, name: &str) -> bool {
+        STREAM.contains(&name) && self.streams() && !self.without.contains(name)
+    }
+
+    /// Leaves out the options of the stream, or the stream; `false` when neither is left.
+    fn without_stream(&mut self) -> bool {
+        let left = STREAM.into_iter().rev().find(|name| self.streams_with(name));
+        left.is_some_and(|name| self.without.insert(name.to_owned()))
     }
 
     /// The model that requests name, where `configured` is the one of the settings.
@@ -157,7 +180,7 @@ impl Dialect {
     /// When the request is not a JSON object.
     pub(super) fn write(&self, request: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
         if self.is_whole() {
-            return Ok(request.to_owned());
+            return self.with_stream(request.to_owned());
         }
         let mut request: Map<String, Value> = serde_json::from_str(request.get())?;
         if let Some(successor) = &self.successor {
@@ -183,7 +206,25 @@ impl Dialect {
             }
             instruct(&mut request, &form["json_schema"]["schema"]);
         }
-        serde_json::value::to_raw_value(&request)
+        self.with_stream(serde_json::value::to_raw_value(&request)?)
+    }
+
+    /// The request with what asks for a stream. It is not part of the request itself: what a request asks for is the
+    /// same in either form, and so is its key in the ledger.
+    fn with_stream(&self, request: Box<RawValue>) -> Result<Box<RawValue>, serde_json::Error> {
+        let Some(members) = request.get().strip_suffix('}').filter(|_| self.streams()) else {
+            return Ok(request);
+        };
+        let comma = if members.trim_end().ends_with('{') {
+            ""
+        } else {
+            ","
+        };
+        let options = match self.streams_with("stream_options") {
+            true => r#","stream_options":{"include_usage":true}"#,
+            false => "",
+        };
+        RawValue::from_string(format!(r#"{members}{comma}"stream":true{options}}}"#))
     }
 }
 

@@ -150,34 +150,56 @@ impl ProviderPeer {
     ///
     /// # Errors
     /// Transient when no whole answer came back; what `classify` says of a status other than 2xx.
-    pub(super) async fn exchange(&self, mut request: Request) -> Result<ProviderAnswer, Failure> {
+    pub(super) async fn exchange(&self, request: Request) -> Result<ProviderAnswer, Failure> {
+        let mut answer = self.begin(request, None).await?;
+        match read(&mut answer.response, MAX_ANSWER, answer.end).await {
+            Ok(body) => Ok(answer.whole(body)),
+            Err(cut) => Err(self.cut(answer.status(), cut)),
+        }
+    }
+
+    /// Sends one request, once, and returns when the head of a 2xx is here: within `patience`, where it is given.
+    ///
+    /// # Errors
+    /// Transient when no head came back; what `classify` says of a status other than 2xx.
+    pub(super) async fn begin(
+        &self,
+        mut request: Request,
+        patience: Option<Duration>,
+    ) -> Result<OpenAnswer<'_>, Failure> {
         if let Ok(Ok(parent)) = TRACEPARENT.try_with(|parent| HeaderValue::try_from(parent)) {
             request.headers_mut().insert("traceparent", parent);
         }
         let limit = request.timeout().copied().unwrap_or(LONGEST);
-        let end = Instant::now() + limit;
-        let mut response = match timeout_at(end, self.http.execute(self.provider, request)).await {
+        let (begun, patience) = (Instant::now(), patience.unwrap_or(limit));
+        let end = begun + limit;
+        let head_until = end.min(begun + patience);
+        let mut response = match timeout_at(head_until, self.http.execute(self.provider, request)).await {
             Ok(answer) => answer.map_err(|error| self.unanswered(error))?,
+            Err(_) if head_until < end => return Err(self.silent(patience)),
             Err(_) => return Err(self.late()),
         };
         let status = response.status();
         if status.is_success() {
-            let body = read(&mut response, MAX_ANSWER, end)
-                .await
-                .map_err(|cut| self.cut(status.as_u16(), cut))?;
-            return Ok(ProviderAnswer {
-                status: status.as_u16(),
-                headers: std::mem::take(response.headers_mut()),
-                body: json_text(clean(body, &self.key)),
+            return Ok(OpenAnswer {
+                peer: self,
+                response,
+                end,
             });
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
-        let body = match read(&mut response, MAX_REFUSAL, end).await {
+        let body = match read(&mut response, MAX_REFUSAL, end.min(Instant::now() + patience)).await {
             Ok(body) | Err(TruncatedBody { read: body, .. }) => body,
         };
-        let body = clean(body, &self.key);
+        let body = self.clean(body);
         let body = ErrorBody::parse(&body);
         Err((self.classify)(status.as_u16(), response.headers(), &body))
+    }
+
+    /// The body without this provider's key, also where JSON escapes it, and without the process's other secrets.
+    pub(super) fn clean(&self, body: Bytes) -> Bytes {
+        let body = redact(body, &self.key);
+        conceal_bytes(&body).map_or(body, Bytes::from)
     }
 
     /// Refuses a 2xx that carries an error instead of an answer: gateways send one when they have begun to answer.
@@ -232,6 +254,13 @@ impl ProviderPeer {
         .with_status(status)
     }
 
+    fn silent(&self, patience: Duration) -> Failure {
+        let silent = humantime::format_duration(patience);
+        Failure::transient(format!("{} sent nothing for {silent}", self.provider))
+            .by(self.provider)
+            .with_answer_lost()
+    }
+
     fn late(&self) -> Failure {
         Failure::transient(format!("{} did not answer in time", self.provider))
             .by(self.provider)
@@ -247,10 +276,63 @@ impl ProviderPeer {
     }
 }
 
-/// The body without this provider's key, also where JSON escapes it, and without the process's other secrets.
-fn clean(body: Bytes, key: &SecretString) -> Bytes {
-    let body = redact(body, key);
-    conceal_bytes(&body).map_or(body, Bytes::from)
+/// A 2xx whose head is here.
+pub(super) struct OpenAnswer<'a> {
+    peer: &'a ProviderPeer,
+    response: Response,
+    end: Instant,
+}
+
+impl OpenAnswer<'_> {
+    pub(super) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// The next bytes of the body, within `patience`; `None` at its end.
+    ///
+    /// # Errors
+    /// Transient when none came.
+    pub(super) async fn chunk(&mut self, patience: Duration) -> Result<Option<Bytes>, Failure> {
+        let until = self.end.min(Instant::now() + patience);
+        match timeout_at(until, self.response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(error)) => Err(self.cut(TruncationCause::Broken(error))),
+            Err(_) if until < self.end => Err(self.peer.silent(patience).with_status(self.status())),
+            Err(_) => Err(self.cut(TruncationCause::Late)),
+        }
+    }
+
+    /// The stream ended, and the answer did not.
+    pub(super) fn broke_off(&self) -> Failure {
+        Failure::transient(format!("{} broke off its answer", self.peer.provider))
+            .by(self.peer.provider)
+            .with_answer_lost()
+            .with_status(self.status())
+    }
+
+    pub(super) fn too_long(&self) -> Failure {
+        self.cut(TruncationCause::TooLong)
+    }
+
+    fn cut(&self, why: TruncationCause) -> Failure {
+        let read = Bytes::new();
+        self.peer.cut(self.status(), TruncatedBody { read, why })
+    }
+
+    /// The answer with its whole body.
+    pub(super) fn whole(self, body: Bytes) -> ProviderAnswer {
+        let status = self.status();
+        let (peer, mut response) = (self.peer, self.response);
+        ProviderAnswer {
+            status,
+            headers: std::mem::take(response.headers_mut()),
+            body: json_text(peer.clean(body)),
+        }
+    }
 }
 
 /// A body that was not read to its end.

@@ -1,12 +1,12 @@
 //! OpenAI chat completions, through async-openai. Its own retries (three, of 429 and 5xx) are off, and so is its
 //! reading of errors, which loses the status, the headers, and bodies that are not JSON: a service of ours below
-//! it makes the one attempt.
+//! it makes the one attempt, and reads the stream of an answer.
 
 use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,7 @@ use tower::service_fn;
 use url::Url;
 
 use super::{
+    answer_stream::{ArrivingAnswer, Patience, StreamedCall},
     dialect::{
         Dialect, DialectMemory, DialectStore, MOST_STEPS, deployment, is_about_a_missing_model,
         is_about_a_parameter,
@@ -32,7 +33,18 @@ use super::{
     models::{ModelRequest, ModelSuccessor},
     refusal_rules,
 };
-use crate::{Failure, OpenAiSettings, Provider, ProviderReply, media::DisplayUrl, raw};
+use crate::{
+    Failure, OpenAiSettings, Provider, ProviderReply,
+    chat_answer::{ChatAnswer, ESTIMATED},
+    media::DisplayUrl,
+    raw,
+    text::tokens_at_most,
+};
+
+tokio::task_local! {
+    /// The call whose request asks for a stream, for the service that sends it.
+    static STREAMED: Arc<StreamedCall>;
+}
 
 /// OpenAI chat completions.
 #[derive(Clone)]
@@ -40,6 +52,7 @@ pub struct OpenAi {
     client: Arc<Client<Endpoint>>,
     model: Arc<RequestedModel>,
     dialect: Arc<DialectMemory>,
+    patience: Arc<Patience>,
 }
 
 /// The model that requests name, and the one that they name when it is gone.
@@ -121,6 +134,7 @@ impl OpenAi {
                 deployment(&settings.base_url, &settings.model),
                 store,
             )),
+            patience: Arc::new(Patience::new(settings.idle_timeout)),
         })
     }
 
@@ -133,7 +147,8 @@ impl OpenAi {
     }
 
     /// Makes one attempt at a chat completion. `request` is its whole body, the model included, and does not ask
-    /// for a stream. The reply holds the whole answer, and the total of tokens that it cost.
+    /// for a stream: that is added where the provider takes it. The reply holds the whole answer, in the form of one
+    /// that was not streamed, and the total of tokens that it cost.
     ///
     /// A provider that refuses a part of the request is asked again at once, without that part, and one that has the
     /// model no more is asked for its successor: a refusal costs nothing, and what the provider takes is remembered.
@@ -142,13 +157,27 @@ impl OpenAi {
     /// Fails by the status; transient when no whole answer came back, or one that is not JSON.
     pub async fn chat(&self, request: &(impl Serialize + Sync + ?Sized)) -> Result<ProviderReply, Failure> {
         let request = to_raw_value(request).map_err(|error| unsent(error.into()))?;
+        self.chat_arriving(&request, &Arc::default()).await
+    }
+
+    /// The same; the text is shown in `arriving` while it arrives. When its stream breaks, what has come is kept there.
+    pub(crate) async fn chat_arriving(
+        &self,
+        request: &RawValue,
+        arriving: &Arc<ArrivingAnswer>,
+    ) -> Result<ProviderReply, Failure> {
         let dialect = self.dialect.current().await;
-        match self.send(&dialect, &request).await {
+        match self.send(&dialect, request, arriving).await {
             Err(failure) if self.can_adapt(&dialect, &failure) => {
-                self.adapt(dialect, &request, failure).await
+                self.adapt(dialect, request, failure, arriving).await
             }
             answer => answer,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) async fn dialect_now(&self) -> Dialect {
+        self.dialect.current().await
     }
 
     /// Returns true if the request may be taken in another dialect.
@@ -170,6 +199,7 @@ impl OpenAi {
         refused: Dialect,
         request: &RawValue,
         failure: Failure,
+        arriving: &Arc<ArrivingAnswer>,
     ) -> Result<ProviderReply, Failure> {
         let _learning = self.dialect.learning.lock().await;
         let (mut dialect, mut failure) = (refused.clone(), failure);
@@ -177,7 +207,7 @@ impl OpenAi {
         let fleet = self.dialect.of_the_fleet().await.filter(|_| known == refused);
         if let Some(other) = fleet.or(Some(known)).filter(|other| *other != refused) {
             self.dialect.set(&other);
-            match self.send(&other, request).await {
+            match self.send(&other, request, arriving).await {
                 Err(again) if self.can_adapt(&other, &again) => (dialect, failure) = (other, again),
                 answer => return answer,
             }
@@ -189,7 +219,7 @@ impl OpenAi {
                 None => dialect.step_down(failure.parameter(), &tree),
             };
             let Some(next) = next else { break };
-            match self.send(&next, request).await {
+            match self.send(&next, request, arriving).await {
                 Err(again) if self.can_adapt(&next, &again) => (dialect, failure) = (next, again),
                 answer => {
                     // Whatever else came of it, the provider has taken the request as such.
@@ -203,11 +233,29 @@ impl OpenAi {
         Err(failure)
     }
 
-    async fn send(&self, dialect: &Dialect, request: &RawValue) -> Result<ProviderReply, Failure> {
-        let request = dialect.write(request).map_err(|error| unsent(error.into()))?;
-        match self.client.chat().create_byot::<_, Box<RawValue>>(&request).await {
+    async fn send(
+        &self,
+        dialect: &Dialect,
+        request: &RawValue,
+        arriving: &Arc<ArrivingAnswer>,
+    ) -> Result<ProviderReply, Failure> {
+        let written = dialect.write(request).map_err(|error| unsent(error.into()))?;
+        let call = Arc::new(StreamedCall {
+            arriving: arriving.clone(),
+            patience: self.patience.clone(),
+            reasoning_room: self.model().reasoning_room,
+            reasoning: AtomicUsize::new(0),
+        });
+        let chat = self.client.chat();
+        let sending = chat.create_byot::<_, Box<RawValue>>(&written);
+        let sent = match dialect.streams() {
+            true => STREAMED.scope(call.clone(), sending).await,
+            false => sending.await,
+        };
+        let reasoning = call.reasoning.load(Ordering::Relaxed);
+        match sent {
             Ok(body) => {
-                let [tokens, reasoning] = raw::pick(
+                let [tokens, reasoned] = raw::pick(
                     body.get(),
                     [
                         "/usage/total_tokens",
@@ -215,15 +263,46 @@ impl OpenAi {
                     ],
                 );
                 let tokens = tokens.and_then(|tokens| tokens.count());
-                if let Some(reasoning) = reasoning.and_then(|tokens| tokens.count()) {
-                    self.model.saw_reasoning(reasoning);
+                if let Some(reasoned) = reasoned.and_then(|tokens| tokens.count()) {
+                    self.model.saw_reasoning(reasoned);
                 }
-                Ok(ProviderReply { body, tokens })
+                let body = match tokens {
+                    Some(_) => body,
+                    None => with_estimated_usage(body, request, reasoning),
+                };
+                Ok(ProviderReply::new(body, tokens))
             }
-            Err(OpenAIError::Boxed(error)) => Err(error.downcast::<Failure>().map_or_else(unsent, |f| *f)),
-            Err(error) => Err(unsent(error.into())),
+            Err(error) => {
+                arriving.change_partial(|body| with_estimated_usage(body, request, reasoning));
+                Err(match error {
+                    OpenAIError::Boxed(error) => error.downcast::<Failure>().map_or_else(unsent, |f| *f),
+                    error => unsent(error.into()),
+                })
+            }
         }
     }
+}
+
+/// The answer with an estimate of what it used, if the provider has counted nothing: an upper one, as far as the texts
+/// show. `reasoning` is what came beside the answer, bytes.
+fn with_estimated_usage(body: Box<RawValue>, request: &RawValue, reasoning: usize) -> Box<RawValue> {
+    let answer = ChatAnswer::read(&body);
+    let is_counted = answer.tokens.prompt > 0 || answer.tokens.completion > 0;
+    let Some(members) = body.get().strip_suffix('}') else {
+        return body;
+    };
+    if is_counted || !answer.has_choice {
+        return body;
+    }
+    let prompt = tokens_at_most(request.get());
+    let completion =
+        tokens_at_most(&answer.text) + tokens_at_most(&answer.refusal) + reasoning.div_ceil(3) as u64;
+    let total = prompt + completion;
+    // Of members with one name the last counts.
+    let estimated = format!(
+        r#"{members},"usage":{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{total},"{ESTIMATED}":true}}}}"#
+    );
+    RawValue::from_string(estimated).unwrap_or(body)
 }
 
 /// The service reads every answer itself, so what else goes wrong does so before anything is sent.
@@ -233,8 +312,8 @@ fn unsent(error: tower::BoxError) -> Failure {
         .caused_by(error)
 }
 
-/// The time-out covers the whole exchange: the answer comes in one piece once the model has written all of it, and
-/// until then the connection is silent.
+/// The time-out covers the whole exchange. An answer that is not streamed comes once the model has written all of it,
+/// and until then the connection is silent.
 async fn attempt(
     peer: &ProviderPeer,
     request: HttpRequestFactory,
@@ -243,7 +322,10 @@ async fn attempt(
     let mut request = request.build().await?;
     *request.timeout_mut() = Some(timeout);
     let checked = async {
-        let answer = peer.exchange(request).await?;
+        let answer = match STREAMED.try_with(Arc::clone) {
+            Ok(call) => call.exchange(peer, request).await?,
+            Err(_) => peer.exchange(request).await?,
+        };
         // Checked here, because async-openai would log the whole of an answer that it cannot read.
         peer.json::<&RawValue>(&answer.body)?;
         peer.refuse_error_inside(&answer)?;

@@ -21,6 +21,7 @@ mod openai;
 mod reach;
 mod redact;
 mod speech;
+mod stream;
 mod transport;
 mod vision;
 
@@ -48,6 +49,7 @@ fn settings(base: &Url, timeout: Duration) -> Settings {
             successor: ModelSuccessor::Recommended,
             models: ModelTable::built_in(),
             timeout,
+            idle_timeout: timeout,
         }),
         speech: Some(SpeechSettings {
             endpoint: base.clone(),

@@ -19,6 +19,9 @@ pub(super) struct SimulateArgs {
     /// Time that every answer takes.
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     latency: Duration,
+    /// Time that the stream of an answer takes from its first part to its last.
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    stream_time: Duration,
     /// Share of requests that fail at random, 0 to 1.
     #[arg(long, default_value_t = 0.0)]
     faults: f64,
@@ -31,6 +34,7 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     telemetry::init(LogFormat::Auto, "info", None);
     let options = SimulatorOptions {
         latency: args.latency,
+        stream_time: args.stream_time,
         random_faults: args.faults,
         seed: args.seed,
         ..SimulatorOptions::default()

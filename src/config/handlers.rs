@@ -52,6 +52,7 @@ fn openai(env: &mut EnvReader<'_>, models: Arc<ModelTable>) -> Option<OpenAiSett
         }),
         models,
         timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
+        idle_timeout: env.duration(&vars::OPENAI_IDLE_TIMEOUT, Duration::from_millis(100), HOUR),
     };
     env.secret(&vars::OPENAI_API_KEY)
         .map(|key| OpenAiSettings { key, ..settings })

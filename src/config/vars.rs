@@ -78,7 +78,8 @@ vars! {
     OPENAI_REASONING_EFFORT = Value("lowest"), "how hard the model thinks before it answers, which is billed as output: `lowest` (of those that the model takes), `provider-default` (none is sent), or `none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`";
     OPENAI_MODEL_SUCCESSOR = Value("recommended"), "the model that takes over when `OPENAI_MODEL` is gone: a name, `recommended` (the one that OpenAI names) or `none`";
     MODELS_FILE = None, "a table of models (TOML) instead of the built-in `jobs/providers/models.toml`";
-    OPENAI_TIMEOUT = Value("180s"), "longest wait for an answer, which comes whole";
+    OPENAI_TIMEOUT = Value("180s"), "longest time of a call";
+    OPENAI_IDLE_TIMEOUT = Value("20s"), "longest silence of the provider in a call whose answer is streamed: the call is then given up, and counts as a failure of the provider. A model that may reason for N tokens has N/50 seconds more to begin";
     AZURE_SPEECH_KEY: secret = None, "without it pronunciation jobs fail";
     AZURE_SPEECH_REGION = None, "such as `westeurope`";
     AZURE_SPEECH_ENDPOINT = None, "instead of the region: the base URL of speech to text";

@@ -5,31 +5,15 @@ use jobs::Provider;
 use tracing::{info, warn};
 
 use super::{
+    counters::{BreakerScope, COUNTERS},
     decision::{Effect, State},
     protocol::SettlementReply,
     settings::BreakerSettings,
     settlement::CallOutcome,
 };
-use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
-
-/// Which breaker speaks: the fleet's, or the replica's own while Redis is away.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum BreakerScope {
-    Fleet,
-    Replica,
-}
-
-impl BreakerScope {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fleet => "fleet",
-            Self::Replica => "replica",
-        }
-    }
-}
 
 fn count(provider: Provider, scope: BreakerScope, to: State) {
-    PROCESS.transitions[provider.index()][to.index()][scope as usize].add(1);
+    COUNTERS.transitions(provider, to, scope).add(1);
 }
 
 /// An admission has moved the breaker.

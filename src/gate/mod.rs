@@ -27,6 +27,7 @@
 
 mod batched_gate;
 mod breaker_log;
+pub(crate) mod counters;
 mod decision;
 mod fallback;
 mod pending_settlements;

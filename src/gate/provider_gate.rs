@@ -17,7 +17,8 @@ use tracing::{info, warn};
 
 use super::{
     batched_gate::BatchedGate,
-    breaker_log::{self, BreakerScope},
+    breaker_log,
+    counters::{BreakerScope, COUNTERS},
     decision::{Effect, Reason, Rejection, State},
     fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
     pending_settlements::PendingSettlements,
@@ -26,7 +27,6 @@ use super::{
     settlement::Settlement,
     status::GateStatus,
 };
-use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
 
 /// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
@@ -189,7 +189,7 @@ impl ProviderGate {
                 }
                 match answer.verdict {
                     AdmissionVerdict::Granted { probe, .. } => {
-                        PROCESS.admissions[self.provider.index()][BreakerScope::Fleet as usize].add(1);
+                        COUNTERS.admissions(self.provider, BreakerScope::Fleet).add(1);
                         let account = self.fallback.granted(now, estimated_tokens, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
@@ -216,14 +216,14 @@ impl ProviderGate {
                                 State::HalfOpen,
                             );
                         }
-                        PROCESS.admissions[self.provider.index()][BreakerScope::Replica as usize].add(1);
+                        COUNTERS.admissions(self.provider, BreakerScope::Replica).add(1);
                         return Admission::Admitted(permit.granted_locally(grant.account));
                     }
                     Err(refusal) => refusal,
                 }
             }
         };
-        PROCESS.rejections[self.provider.index()][refusal.reason.index()].add(1);
+        COUNTERS.rejections(self.provider, refusal.reason).add(1);
         Admission::Rejected(Rejection {
             provider: self.provider,
             breaker: self.breaker().to_owned(),

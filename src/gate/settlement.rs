@@ -49,10 +49,15 @@ impl Settlement {
     /// Derives the report from a call's result. The culprit decides whether the breaker counts it.
     pub fn of(result: &Result<ProviderReply, Failure>) -> Self {
         let failure = match result {
+            // The job has what it needs of a cut answer. The provider has failed nevertheless.
             Ok(reply) => {
+                let outcome = match reply.is_cut {
+                    true => CallOutcome::Failure,
+                    false => CallOutcome::Success,
+                };
                 return Self {
                     tokens: reply.tokens,
-                    ..Self::new(CallOutcome::Success)
+                    ..Self::new(outcome)
                 };
             }
             Err(failure) => failure,

@@ -6,7 +6,10 @@ use jobs::{AccountFault, JobType, Provider};
 
 use super::{FleetReading, process};
 use crate::{
-    gate::{Reason, State},
+    gate::{
+        Reason, State,
+        counters::{BreakerScope, COUNTERS},
+    },
     operator::Operator,
     spend_ledger::{LedgerTotals, SpendLedger},
     spending::Usd,
@@ -14,13 +17,10 @@ use crate::{
         PROCESS,
         exposition::Exposition,
         families,
-        labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
+        labels::{Answer, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
     },
     worker::QueueWorker,
 };
-
-/// As the fleet's breaker, or the replica's own while Redis is away, are called.
-const SCOPES: [&str; 2] = ["fleet", "replica"];
 
 /// Writes everything; without a reading, what this replica knows by itself.
 pub(super) fn write(
@@ -178,30 +178,33 @@ fn spending(text: &mut Exposition, spending: LedgerTotals) {
 }
 
 fn gates(text: &mut Exposition, operator: &Operator) {
-    for (provider, counters) in Provider::ALL.iter().zip(&PROCESS.admissions) {
-        for (scope, counter) in SCOPES.iter().zip(counters) {
-            text.counter(&families::ADMISSIONS, &[provider.as_str(), scope], counter);
+    for provider in Provider::ALL {
+        for scope in BreakerScope::ALL {
+            let values = [provider.as_str(), scope.as_str()];
+            text.counter(
+                &families::ADMISSIONS,
+                &values,
+                COUNTERS.admissions(provider, scope),
+            );
         }
     }
-    for (provider, counters) in Provider::ALL.iter().zip(&PROCESS.rejections) {
-        for (reason, counter) in Reason::ALL.iter().zip(counters) {
+    for provider in Provider::ALL {
+        for reason in Reason::ALL {
+            let values = [provider.as_str(), reason.as_str()];
             text.counter(
                 &families::REJECTIONS,
-                &[provider.as_str(), reason.as_str()],
-                counter,
+                &values,
+                COUNTERS.rejections(provider, *reason),
             );
         }
     }
     for (breaker, providers) in operator.breaker_names() {
         for to in State::ALL {
-            for (at, scope) in SCOPES.iter().enumerate() {
-                let of = |p: &Provider| PROCESS.transitions[p.index()][to.index()][at].get();
+            for scope in BreakerScope::ALL {
+                let of = |provider: &Provider| COUNTERS.transitions(*provider, *to, scope).get();
                 let moves: u64 = providers.iter().map(of).sum();
-                text.sample(
-                    &families::TRANSITIONS,
-                    &[breaker, to.as_str(), scope],
-                    moves as f64,
-                );
+                let values = [breaker, to.as_str(), scope.as_str()];
+                text.sample(&families::TRANSITIONS, &values, moves as f64);
             }
         }
     }
@@ -223,7 +226,15 @@ fn redis(text: &mut Exposition) {
     }
 }
 
+/// The fleet's figures, which every replica reports alike.
 fn fleet(text: &mut Exposition, reading: &FleetReading) {
+    queues(text, reading);
+    money(text, reading);
+    breakers(text, reading);
+    limits(text, reading);
+}
+
+fn queues(text: &mut Exposition, reading: &FleetReading) {
     for queue in &reading.queues {
         let counts = &queue.counts;
         for (state, count) in [
@@ -241,6 +252,9 @@ fn fleet(text: &mut Exposition, reading: &FleetReading) {
         let values = [queue.queue.as_str(), queue.layout.as_str()];
         text.sample(&families::QUEUE_OLDEST, &values, queue.oldest.as_secs_f64());
     }
+}
+
+fn money(text: &mut Exposition, reading: &FleetReading) {
     if let Some(money) = &reading.money {
         for (period, used) in [("day", &money.day), ("month", &money.month)] {
             if let Some(percent) = used.percent {
@@ -259,6 +273,9 @@ fn fleet(text: &mut Exposition, reading: &FleetReading) {
             text.sample(family, &[], value);
         }
     }
+}
+
+fn breakers(text: &mut Exposition, reading: &FleetReading) {
     let breakers = reading.breakers();
     for breaker in &breakers {
         for state in State::ALL {
@@ -278,6 +295,9 @@ fn fleet(text: &mut Exposition, reading: &FleetReading) {
             text.sample(&families::ACCOUNT_FAULT, &[&breaker.name, fault.as_str()], is);
         }
     }
+}
+
+fn limits(text: &mut Exposition, reading: &FleetReading) {
     let limits = reading.gates.iter().flat_map(|gate| {
         let provider = gate.provider.as_str();
         let limits = &gate.limits;

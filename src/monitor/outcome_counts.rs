@@ -12,11 +12,9 @@ use tokio::sync::Mutex;
 
 use crate::{
     connection::Connection,
+    gate::counters::COUNTERS,
     keys::FLEET_MINUTES,
-    telemetry::metrics::{
-        PROCESS,
-        labels::{JobClass, JobOutcome},
-    },
+    telemetry::metrics::labels::{JobClass, JobOutcome},
     worker::QueueWorker,
 };
 
@@ -70,7 +68,7 @@ impl OutcomeCounts {
     /// Everything since this process started.
     fn here(workers: &[Arc<QueueWorker>]) -> Self {
         let mut all = Self {
-            transitions: PROCESS.fleet_transitions(),
+            transitions: COUNTERS.fleet_transitions(),
             ..Self::default()
         };
         for cells in workers.iter().map(|worker| worker.health().cells()) {

@@ -21,6 +21,7 @@ mod job;
 mod large_results;
 mod layout;
 mod list_removal;
+pub mod partial_results;
 mod script_names;
 mod scripts;
 mod snapshot;
@@ -39,13 +40,14 @@ pub use job::{
     Postponement, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
+pub use partial_results::PartialResults;
 pub use script_names::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
 };
 pub use traits::{
-    Broker, JobClaimer, JobEventSource, JobProducer, LeaseHolder, OperatorQueue, OutcomeWriter, QueueAdmin,
-    QueueIdentity, QueueInspector, WorkerQueue,
+    Broker, JobClaimer, JobEventSource, JobProducer, LeaseHolder, OperatorQueue, OutcomeWriter,
+    PartialResultStore, QueueAdmin, QueueIdentity, QueueInspector, WorkerQueue,
 };
 pub use watch::JobWatchers;
 

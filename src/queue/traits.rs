@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`JobClaimer`], [`LeaseHolder`], [`OutcomeWriter`] | the worker, as [`WorkerQueue`] |
 //! | [`QueueAdmin`], [`JobProducer`], [`JobEventSource`] | operator, HTTP and command line, as [`OperatorQueue`] |
-//! | [`QueueInspector`] | both |
+//! | [`QueueInspector`], [`PartialResultStore`] | both |
 //!
 //! [`Broker`] is all of them: `replica` builds one for each queue, and gives each caller only its side. So the HTTP
 //! side cannot claim a job, and the worker cannot remove one.
@@ -17,8 +17,8 @@ use async_trait::async_trait;
 
 use super::{
     BrokerError, ClaimNumber, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote,
-    JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, Postponement,
-    QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
+    JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, PartialResults,
+    Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
 };
 
 /// A queue in Redis, and its names.
@@ -191,15 +191,27 @@ pub trait JobEventSource: QueueInspector {
     async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError>;
 }
 
-/// The side of a queue that a worker needs: it claims jobs, holds them and writes their outcomes.
-pub trait WorkerQueue: JobClaimer + LeaseHolder + OutcomeWriter + QueueInspector {}
+/// Keeps the parts that results have so far: a worker shows them, and clients follow them.
+pub trait PartialResultStore: QueueIdentity {
+    /// The parts of results that jobs have so far.
+    fn partial_results(&self) -> &PartialResults;
+}
 
-impl<Q: JobClaimer + LeaseHolder + OutcomeWriter + QueueInspector> WorkerQueue for Q {}
+/// The side of a queue that a worker needs: it claims jobs, holds them and writes their outcomes.
+pub trait WorkerQueue:
+    JobClaimer + LeaseHolder + OutcomeWriter + PartialResultStore + QueueInspector
+{
+}
+
+impl<Q: JobClaimer + LeaseHolder + OutcomeWriter + PartialResultStore + QueueInspector> WorkerQueue for Q {}
 
 /// The side of a queue that operators and producers need: it adds, shows, follows, retries and removes jobs.
-pub trait OperatorQueue: JobProducer + QueueInspector + QueueAdmin + JobEventSource {}
+pub trait OperatorQueue:
+    JobProducer + QueueInspector + QueueAdmin + JobEventSource + PartialResultStore
+{
+}
 
-impl<Q: JobProducer + QueueInspector + QueueAdmin + JobEventSource> OperatorQueue for Q {}
+impl<Q: JobProducer + QueueInspector + QueueAdmin + JobEventSource + PartialResultStore> OperatorQueue for Q {}
 
 /// One queue in Redis, seen by one replica: both sides.
 pub trait Broker: WorkerQueue + OperatorQueue {}

@@ -7,7 +7,7 @@
 //! | GET /_sim/stats | `{uptime_ms, providers: {openai: {…, pending_faults}, azure-speech, azure-vision}}` |
 //! | POST /_sim/faults?provider=openai | body: array of faults, of which all are set or none; with `&match=TEXT` (and `&times=N`) for requests that contain it |
 //! | DELETE /_sim/faults | forgets scripts and matches |
-//! | POST /_sim/options | `{latency_ms?, random_faults?}` |
+//! | POST /_sim/options | `{latency_ms?, stream_ms?, random_faults?}` |
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -105,6 +105,7 @@ async fn clear_faults(State(shared): State<Arc<SimulatorState>>) -> StatusCode {
 #[serde(deny_unknown_fields)]
 struct FaultChange {
     latency_ms: Option<u64>,
+    stream_ms: Option<u64>,
     random_faults: Option<f64>,
 }
 
@@ -117,6 +118,9 @@ async fn set_options(
     }
     if let Some(ms) = change.latency_ms {
         shared.set_latency(Duration::from_millis(ms));
+    }
+    if let Some(ms) = change.stream_ms {
+        shared.set_stream_time(Duration::from_millis(ms));
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -13,7 +13,10 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use serde_json::Value;
 
+use self::paced::StreamEnd;
 use super::{Bill, Fault, Provider, SimulatorState, azure, digest, openai, speech, vision};
+
+mod paced;
 
 /// The largest body that is read: that of the largest image which Vision takes.
 const MAX_BODY: usize = 20_971_520;
@@ -56,6 +59,8 @@ pub(super) struct SimulatedAnswer {
     pub(super) body: Bytes,
     /// What it costs, if anything.
     pub(super) bill: Option<Box<Bill>>,
+    /// The events of a stream, of which `body` is the whole.
+    pub(super) events: Vec<Bytes>,
 }
 
 impl SimulatedAnswer {
@@ -65,6 +70,15 @@ impl SimulatedAnswer {
             headers: vec![("content-type", content_type.to_owned())],
             body: body.into(),
             bill: None,
+            events: Vec::new(),
+        }
+    }
+
+    /// Server-sent events, one by one.
+    pub(super) fn streamed(events: Vec<String>) -> Self {
+        Self {
+            events: events.iter().cloned().map(Bytes::from).collect(),
+            ..Self::new(200, "text/event-stream; charset=utf-8", events.concat())
         }
     }
 
@@ -192,10 +206,17 @@ pub(super) async fn run(
             visit.answer(answer.status, answer.bill.as_deref().cloned());
             answer.cut()
         }
-        _ => {
-            visit.answer(answer.status, answer.bill.as_deref().cloned());
-            answer.into()
-        }
+        fault => match StreamEnd::of(fault.as_ref()) {
+            end if !answer.events.is_empty()
+                && (end != StreamEnd::Whole || !shared.stream_time().is_zero()) =>
+            {
+                paced::respond(answer, visit, shared.stream_time(), end)
+            }
+            _ => {
+                visit.answer(answer.status, answer.bill.as_deref().cloned());
+                answer.into()
+            }
+        },
     }
 }
 
@@ -255,6 +276,7 @@ fn instead(provider: Provider, fault: &Fault) -> Option<SimulatedAnswer> {
             headers: Vec::new(),
             body: Bytes::new(),
             bill: None,
+            events: Vec::new(),
         },
         Fault::Delay { .. }
         | Fault::Reset
@@ -264,6 +286,10 @@ fn instead(provider: Provider, fault: &Fault) -> Option<SimulatedAnswer> {
         | Fault::Length
         | Fault::Deck { .. }
         | Fault::NoUsage
+        | Fault::RefuseParameter { .. }
+        | Fault::StreamSilence { .. }
+        | Fault::StreamBreak { .. }
+        | Fault::StreamError { .. }
         | Fault::Speech { .. }
         | Fault::OperationFailed { .. }
         | Fault::OperationUnknown => return None,

@@ -59,6 +59,26 @@ pub enum Fault {
     },
     /// OpenAI: the answer lacks `usage`.
     NoUsage,
+    /// OpenAI: a request with this parameter is refused. One without it is answered as usual.
+    RefuseParameter {
+        /// Name of the parameter, such as `stream_options`.
+        name: String,
+    },
+    /// OpenAI: the stream of the answer falls silent. The connection stays open.
+    StreamSilence {
+        /// Share of the stream that is sent before, percent.
+        percent: u8,
+    },
+    /// OpenAI: the connection breaks in the middle of the stream.
+    StreamBreak {
+        /// Share of the stream that is sent before, percent.
+        percent: u8,
+    },
+    /// OpenAI: the stream ends with an error instead of the rest of the answer.
+    StreamError {
+        /// Share of the stream that is sent before, percent.
+        percent: u8,
+    },
     /// Speech: 200 with this recognition status.
     Speech {
         /// The status.
@@ -129,6 +149,10 @@ impl Fault {
             Self::Length => "length",
             Self::Deck { .. } => "deck",
             Self::NoUsage => "no_usage",
+            Self::RefuseParameter { .. } => "refuse_parameter",
+            Self::StreamSilence { .. } => "stream_silence",
+            Self::StreamBreak { .. } => "stream_break",
+            Self::StreamError { .. } => "stream_error",
             Self::Speech { .. } => "speech",
             Self::OperationFailed { .. } => "operation_failed",
             Self::OperationUnknown => "operation_unknown",
@@ -138,9 +162,15 @@ impl Fault {
     /// Checks that the provider can fail in this way, with these numbers.
     pub(super) fn check(&self, provider: Provider) -> Result<(), FaultError> {
         let only = match self {
-            Self::Refusal | Self::ContentFilter | Self::Length | Self::Deck { .. } | Self::NoUsage => {
-                Provider::OpenAi
-            }
+            Self::Refusal
+            | Self::ContentFilter
+            | Self::Length
+            | Self::Deck { .. }
+            | Self::NoUsage
+            | Self::RefuseParameter { .. }
+            | Self::StreamSilence { .. }
+            | Self::StreamBreak { .. }
+            | Self::StreamError { .. } => Provider::OpenAi,
             Self::Speech { .. } => Provider::AzureSpeech,
             Self::OperationFailed { .. } | Self::OperationUnknown => Provider::AzureVision,
             _ => provider,
@@ -152,6 +182,13 @@ impl Fault {
             });
         }
         match self {
+            Self::StreamSilence { percent }
+            | Self::StreamBreak { percent }
+            | Self::StreamError { percent }
+                if *percent > 100 =>
+            {
+                Err(FaultError::Percent(*percent))
+            }
             Self::Status { status, .. } if !(200..600).contains(status) => Err(FaultError::Status(*status)),
             Self::Status {
                 retry_after: Some(wait),
@@ -182,6 +219,9 @@ pub enum FaultError {
     /// Not a time to wait.
     #[error("retry_after {0} is not a number of seconds")]
     Wait(f64),
+    /// Not a share of a stream.
+    #[error("percent {0} is more than 100")]
+    Percent(u8),
     /// The share of random faults is not between 0 and 1.
     #[error("share of random faults {0} is not between 0 and 1")]
     Share(f64),

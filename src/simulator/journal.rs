@@ -69,7 +69,8 @@ pub struct JournalEntry {
 pub struct ProviderCounts {
     /// Requests that arrived.
     pub requests: u64,
-    /// Requests in progress now, from the arrival of the headers until the answer is ready to be sent.
+    /// Requests in progress now, from the arrival of the headers until the answer is ready to be sent, or the stream of
+    /// it has ended.
     pub current: u64,
     /// Most requests that were ever in progress at once.
     pub peak: u64,
@@ -271,14 +272,26 @@ impl OpenRequest {
             .or_default() += 1;
     }
 
+    /// Notes what the provider will charge for an answer that is on its way.
+    pub(super) fn bill(&self, bill: Option<Bill>) {
+        if let Some(entry) = self.journal.record().entry(self.seq) {
+            entry.bill = bill.map(|bill| bill.priced(self.provider));
+        }
+    }
+
     /// Notes the answer, and ends the visit.
-    pub(super) fn answer(mut self, status: u16, bill: Option<Bill>) {
+    pub(super) fn answer(self, status: u16, bill: Option<Bill>) {
+        self.bill(bill);
+        self.end(status);
+    }
+
+    /// Ends the visit of a request that was answered.
+    pub(super) fn end(mut self, status: u16) {
         self.answered = true;
         let now = self.journal.elapsed_ms();
         let mut record = self.journal.record();
         if let Some(entry) = record.entry(self.seq) {
             entry.status = Some(status);
-            entry.bill = bill.map(|bill| bill.priced(self.provider));
             entry.took_ms = Some(((now - entry.at_ms) * 1000.0).round() / 1000.0);
         }
         *record.counts[self.provider as usize]

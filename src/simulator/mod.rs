@@ -62,6 +62,8 @@ pub struct SimulatorOptions {
     pub keys: SimulatorKeys,
     /// Time that each answer takes.
     pub latency: Duration,
+    /// Time that the stream of an answer takes from its first part to its last.
+    pub stream_time: Duration,
     /// Seed of the random faults and of the ids.
     pub seed: u64,
     /// Share of requests that fail at random, 0 to 1: see [`FaultPlan::set_random_share`].
@@ -102,6 +104,7 @@ struct SimulatorState {
     keys: SimulatorKeys,
     seed: u64,
     latency_ms: AtomicU64,
+    stream_ms: AtomicU64,
     /// Answers differ in tier, and in tokens from the cache and to it.
     varies: AtomicBool,
     journal: RequestJournal,
@@ -117,6 +120,15 @@ impl SimulatorState {
     fn set_latency(&self, latency: Duration) {
         let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         self.latency_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn stream_time(&self) -> Duration {
+        Duration::from_millis(self.stream_ms.load(Ordering::Relaxed))
+    }
+
+    fn set_stream_time(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.stream_ms.store(ms, Ordering::Relaxed);
     }
 }
 
@@ -159,6 +171,11 @@ impl SimulatorHandle {
     /// Sets the time that each answer takes from now on.
     pub fn set_latency(&self, latency: Duration) {
         self.0.set_latency(latency);
+    }
+
+    /// Sets the time that the stream of each answer takes from now on.
+    pub fn set_stream_time(&self, time: Duration) {
+        self.0.set_stream_time(time);
     }
 
     /// Makes answers differ from now on in what is billed: tokens from the cache and to it, other tiers.
@@ -210,12 +227,14 @@ impl Simulator {
             keys: options.keys,
             seed: options.seed,
             latency_ms: AtomicU64::default(),
+            stream_ms: AtomicU64::default(),
             varies: AtomicBool::default(),
             journal: RequestJournal::new(),
             faults,
             operations: vision::ReadOperations::default(),
         };
         shared.set_latency(options.latency);
+        shared.set_stream_time(options.stream_time);
         Ok(Self {
             listener,
             handle: SimulatorHandle(Arc::new(shared)),

@@ -1,8 +1,9 @@
 //! OpenAI chat completions: an answer that satisfies the schema of its request, and the errors. The checks are in
-//! `check`, the flashcards in `deck`.
+//! `check`, the flashcards in `deck`, answers in parts in `stream`.
 
 mod check;
 mod deck;
+mod stream;
 
 use std::{
     sync::{Arc, LazyLock, atomic::Ordering},
@@ -212,7 +213,7 @@ fn complete(ask: &SimulatedRequest<'_>, request: &Map<String, Value>) -> Simulat
         _ => {}
     }
     let prompt = prompt_tokens(request);
-    let (tier, cached, written) = variety(ask, prompt);
+    let (tier, cached, cache_written) = variety(ask, prompt);
     let completion = reasoning + tokens(content.as_str().or(refusal.as_str()).unwrap_or_default());
     let mut answer = json!({
         "id": format!("chatcmpl-{}", digest::hex(digest::mix(ask.shared.seed ^ ask.seq))),
@@ -233,16 +234,20 @@ fn complete(ask: &SimulatedRequest<'_>, request: &Map<String, Value>) -> Simulat
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+            "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": cache_written},
             "completion_tokens_details": {"reasoning_tokens": reasoning},
         });
     }
-    SimulatedAnswer::json(200, &answer).billed(Bill {
+    let written = match stream::is_wanted(request) {
+        true => stream::of(&answer, request),
+        false => SimulatedAnswer::json(200, &answer),
+    };
+    written.billed(Bill {
         model: request["model"].as_str().unwrap_or_default().to_owned(),
         tier: tier.to_owned(),
         prompt_tokens: prompt,
         cached_tokens: cached,
-        written_tokens: written,
+        written_tokens: cache_written,
         completion_tokens: completion,
         ..Bill::default()
     })

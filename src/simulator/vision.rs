@@ -222,6 +222,7 @@ pub(super) fn accept(
             images: count,
             ..Bill::default()
         })),
+        events: Vec::new(),
     };
     accepted.with("operation-location", place)
 }

@@ -267,5 +267,6 @@ pub(super) fn read(entry: &str) -> Option<ProviderReply> {
             "-" => None,
             number => Some(number.parse().ok()?),
         },
+        is_cut: false,
     })
 }

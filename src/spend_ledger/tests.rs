@@ -9,6 +9,7 @@ fn reply(tokens: Option<u64>) -> ProviderReply {
         )
         .unwrap(),
         tokens,
+        is_cut: false,
     }
 }
 

@@ -395,6 +395,7 @@ mod tests {
             Ok(ProviderReply {
                 body: to_raw_value(body).unwrap(),
                 tokens: None,
+                is_cut: false,
             })
         };
         let lost = Failure::transient("reset").with_answer_lost();

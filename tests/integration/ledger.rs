@@ -64,6 +64,7 @@ fn reply() -> ProviderReply {
     ProviderReply {
         body: to_raw_value(&json!({"cards": ["ä", 1]})).unwrap(),
         tokens: Some(7),
+        is_cut: false,
     }
 }
 
@@ -230,6 +231,7 @@ async fn calls_go_on_without_a_ledger_that_can_be_written() {
     let long = ProviderReply {
         body: to_raw_value(&"x".repeat(2_000_000)).unwrap(),
         tokens: None,
+        is_cut: false,
     };
     make(&page(&ledger, "long", 1), "chat", Ok(long)).await;
     assert_eq!(page(&ledger, "long", 2).kept(&call("chat")).await, None);

@@ -77,6 +77,7 @@ fn answer() -> Result<ProviderReply, Failure> {
     Ok(ProviderReply {
         body: to_raw_value(&body).unwrap(),
         tokens: None,
+        is_cut: false,
     })
 }
 

@@ -3,7 +3,7 @@
 use super::is_padding;
 
 /// Tags around a model's reasoning, opening and closing.
-const REASONING_TAGS: [(&str, &str); 12] = [
+pub(super) const REASONING_TAGS: [(&str, &str); 12] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -56,7 +56,7 @@ fn starts_with(text: &str, tag: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(tag))
 }
 
-fn find(text: &str, tag: &str) -> Option<usize> {
+pub(super) fn find(text: &str, tag: &str) -> Option<usize> {
     places(text, tag).find(|at| starts_with(&text[*at..], tag))
 }
 

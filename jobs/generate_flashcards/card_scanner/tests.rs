@@ -174,3 +174,74 @@ proptest! {
         cards(&text);
     }
 }
+
+/// The cards that a text shows while it grows in these parts.
+fn growing<'t>(parts: impl IntoIterator<Item = &'t str>) -> Vec<RawCard> {
+    let (mut scan, mut cards) = (growing::GrowingScan::default(), Vec::new());
+    for part in parts {
+        scan.push(part, &mut |card| cards.push(card));
+    }
+    cards
+}
+
+#[test]
+fn a_card_is_found_once_it_is_whole() {
+    let deck = r#"{"flashcards":[{"front":"a","back":"1"},{"front":"b","back":"2"}]}"#;
+    let first = deck.find("},").unwrap();
+    assert_eq!(growing([&deck[..first]]).len(), 0);
+    assert_eq!(growing([&deck[..=first]]).len(), 1);
+    for text in [
+        deck.to_owned(),
+        format!("```json\n{deck}\n```"),
+        format!("<think>{{}}</think>\n{deck}"),
+        format!("Here:\n```\n{deck}"),
+    ] {
+        let parts: Vec<String> = text.chars().map(String::from).collect();
+        assert_eq!(
+            growing(parts.iter().map(String::as_str)),
+            cards(&text).0,
+            "{text}"
+        );
+    }
+    // Reasoning shows no card, and neither does what only the whole text can tell.
+    for text in [
+        format!("<think>{deck}"),
+        format!("A draft: {deck}"),
+        Value::from(deck).to_string(),
+        deck.replace('"', "\\\""),
+    ] {
+        assert_eq!(growing([text.as_str()]).len(), 0, "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    /// However a text that begins with JSON is cut, the cards are those of the whole text, and the last look leaves out
+    /// the end at most.
+    #[test]
+    fn a_growing_text_shows_the_cards_of_the_whole(
+        text in r#"[\[{] ?"(flashcards":\[)?[{}\[\]:,"' \\/a-c\nfront“”`<>-]{0,120}"#,
+        deck in prop::option::of(0..4_usize),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..16),
+    ) {
+        let decks = [
+            r#"{"flashcards":[{"front":"a","back":"say "hi", or "hello""},{"front":"b","back":"2",},{'front':'c','back':'3'}]}"#,
+            "[{\"front\":\"a\" \"back\":\"1\"} // x\n{\"front\":\"b\"\n\"back\":\"2\"} /* {} */ {\"front\": {\"text\":\"c\"}, \"back\":[\"3\"]}]",
+            r#"{"topics":[{"topic":"t","cards":[{"term":"a","definition":"1"}]},{"la célula":{"back":"1"}}],"x":"[{\"front\":\"b\",\"back\":\"2\"}]"}"#,
+            r#"{"a":{"front":"a","back":"1","examples":[{"text":"x"},{"text":"y"}]},"b":{"front":"b","back":{"translation":"2"}}}"#,
+        ];
+        let text = deck.map_or(text, |deck| decks[deck].to_owned());
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).filter(|at| text.is_char_boundary(*at)).collect();
+        cuts.sort_unstable();
+        cuts.push(text.len());
+        let mut from = 0;
+        let parts: Vec<&str> = cuts.iter().map(|end| &text[std::mem::replace(&mut from, *end)..*end]).collect();
+        let (shown, whole) = (growing(parts), cards(&text).0);
+        prop_assert!(shown.len() <= whole.len() && shown == whole[..shown.len()], "{:?} of {:?} in {}", shown, whole, text);
+        // A part that is short beside what waits is not looked at.
+        if deck.is_some() {
+            prop_assert!(shown.len() + 1 >= whole.len(), "{}", text);
+        }
+    }
+}

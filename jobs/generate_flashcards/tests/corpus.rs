@@ -29,14 +29,14 @@ async fn each_answer_has_its_exact_result() {
         let name = &case.name;
         let payload = payload(case.payload);
         let answers = std::sync::Mutex::new(case.answers.into_iter());
-        let chat = |_| -> BoxFuture<'_, _> {
+        let chat = |_, _| -> BoxFuture<'_, _> {
             let body = answers
                 .lock()
                 .unwrap()
                 .next()
                 .unwrap_or_else(|| panic!("{name}: asked too often"));
             let body: Box<RawValue> = serde_json::from_str(body.trim_start_matches('\u{feff}')).unwrap();
-            Box::pin(async { Ok(ProviderReply { body, tokens: None }) })
+            Box::pin(async { Ok(ProviderReply::new(body, None)) })
         };
         let guard = FakeGuard::default();
         let outcome = generate(&payload, &model("gpt-4o-mini"), &guard, &chat).await;

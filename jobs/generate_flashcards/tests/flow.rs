@@ -1,7 +1,7 @@
 use super::*;
 
 async fn run(guard: &FakeGuard, script: &Script<Value>) -> Result<Output, Failure> {
-    generate(&payload(json!({})), &model("m"), guard, &|request| {
+    generate(&payload(json!({})), &model("m"), guard, &|request, _| {
         script.answer(parsed(&request))
     })
     .await
@@ -213,7 +213,7 @@ async fn nothing_that_the_model_wrote_shows_in_a_failure() {
 async fn a_duplicate_does_not_cost_the_smallest_deck() {
     let payload = payload(json!({ "count": 10 }));
     // A model that writes as many cards as it is told to, the first of them twice.
-    let obedient = |request: Arc<RawValue>| {
+    let obedient = |request: Arc<RawValue>, _: Arc<ArrivingAnswer>| {
         let request = parsed(&request);
         let system = request["messages"][0]["content"].as_str().unwrap();
         let (_, told) = system.split_once("Write ").unwrap();

@@ -106,7 +106,10 @@ async fn a_completion() {
                 .is_some_and(|version| !version.is_empty()),
             "{agent}"
         );
-        assert_eq!(serde_json::from_slice::<Value>(&seen.body).unwrap(), request);
+        let mut with_stream = request.clone();
+        (with_stream["stream"], with_stream["stream_options"]) =
+            (json!(true), json!({ "include_usage": true }));
+        assert_eq!(serde_json::from_slice::<Value>(&seen.body).unwrap(), with_stream);
     }
     assert_eq!(server.requests().len(), 3);
 }

@@ -107,6 +107,7 @@ fn a_calls_end_means_what_the_documentation_says() {
     let reply = ProviderReply {
         body: serde_json::value::RawValue::NULL.to_owned(),
         tokens: Some(9),
+        is_cut: false,
     };
     assert_eq!(
         Settlement::of(&Ok(reply)),

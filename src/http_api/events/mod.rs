@@ -5,9 +5,13 @@
 //! | `connected` | `queue`, `status`, `progress`, `attemptsMade`, `waitingFor?`: the state of the job |
 //! | `active` | |
 //! | `progress` | `progress`, in percent, when it rises |
+//! | `card` | `index`, from 0, and `card`: a part of the result; a later one with the same index replaces it |
 //! | `retrying` | `error`, `class?`, `attempt?`, `try?`, `delayMs?`, `at?`, `waitingFor?`: a try failed, or the job was put off |
 //! | `completed` | `result`, `attemptsMade?` |
 //! | `failed` | `error`, `attemptsMade?`; a removed job fails too |
+//!
+//! The cards of a deck come while it is written, and before `completed` those that have not come by then: all of them in
+//! the end. A job that had completed before shows its cards in its result alone.
 //!
 //! The stream ends with `completed` or `failed`. It also ends when the replica stops, when the client does not keep up,
 //! and after an hour; `EventSource` then reconnects by itself and receives the state of the job.
@@ -27,6 +31,7 @@ use axum::{
     },
 };
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Interval, MissedTickBehavior},
@@ -102,6 +107,7 @@ pub(super) async fn get(
     let Some(FoundJob { broker, .. }) = ops.operator.job(&id, queue.as_deref()).await? else {
         return Ok(not_found(&id));
     };
+    broker.partial_results().follow(&id).await;
     let watch = watch(broker.clone(), &id);
     // Looked at again: what has happened before the watch began is in this look.
     let Some(view) = broker.find(&id).await? else {
@@ -111,7 +117,7 @@ pub(super) async fn get(
     let every = ops.streams.heartbeat;
     let mut heartbeat = tokio::time::interval_at(Instant::now() + every, every);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let telling = OpenEventStream {
+    let mut telling = OpenEventStream {
         id,
         broker,
         watch,
@@ -124,6 +130,7 @@ pub(super) async fn get(
         leaving: false,
         _place: place,
     };
+    telling.show_parts().await;
     let events = futures_util::stream::unfold(telling, async |mut telling| {
         let event = telling.next().await?;
         Some((Ok::<_, Infallible>(event), telling))
@@ -161,7 +168,27 @@ impl OpenEventStream {
             // With Redis away there is nothing to tell.
             Err(_) => return,
         };
-        self.told.extend(self.story.hear(&update));
+        self.hear(&update).await;
+    }
+
+    /// Tells what an update adds, and the parts of the result that have come with its progress.
+    async fn hear(&mut self, update: &JobUpdate) {
+        let told = self.story.hear(update);
+        let has_risen = told.iter().any(|(name, _)| *name == "progress");
+        self.told.extend(told);
+        if has_risen {
+            self.show_parts().await;
+        }
+    }
+
+    async fn show_parts(&mut self) {
+        if !self.story.is_active() {
+            return;
+        }
+        let shown = self.broker.partial_results().shown(&self.id).await;
+        if let Some(Ok(parts)) = shown.map(|parts| serde_json::from_str::<Vec<Value>>(&parts)) {
+            self.told.extend(self.story.parts(&parts));
+        }
     }
 
     async fn next(&mut self) -> Option<Event> {
@@ -181,8 +208,12 @@ impl OpenEventStream {
                     self.leaving = true;
                 }
                 () = &mut over => return None,
-                update = self.watch.next() => self.told.extend(self.story.hear(&update?)),
+                update = self.watch.next() => {
+                    let update = update?;
+                    self.hear(&update).await;
+                }
                 _ = self.heartbeat.tick() => {
+                    self.broker.partial_results().follow(&self.id).await;
                     self.look().await;
                     return Some(Event::default().comment(format!("heartbeat {}", timestamp())));
                 }

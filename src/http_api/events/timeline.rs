@@ -21,8 +21,15 @@ pub(super) struct JobTimeline {
     progress: u8,
     /// The last line of its history.
     told: Option<HistoryPosition>,
+    /// The parts of the result that were told.
+    parts: Vec<Value>,
+    /// True if the job had not completed when the client began to follow it.
+    follows: bool,
     ended: bool,
 }
+
+/// Most parts of a result that are told.
+const MOST_PARTS: usize = 100;
 
 /// Position of a line in a history, which drops its oldest lines.
 type HistoryPosition = (u64, u32, u32);
@@ -39,6 +46,8 @@ impl JobTimeline {
             state: JobState::Waiting,
             progress: 0,
             told: view.history.last().map(place),
+            parts: Vec::new(),
+            follows: view.state != JobState::Completed,
             ended: false,
         };
         let mut connected = json!({
@@ -55,6 +64,35 @@ impl JobTimeline {
         self.ended
     }
 
+    /// Returns true if the job runs.
+    pub(super) fn is_active(&self) -> bool {
+        !self.ended && self.state == JobState::Active
+    }
+
+    /// Returns the events of the parts that the client has not received, or received otherwise.
+    pub(super) fn parts(&mut self, parts: &[Value]) -> Vec<TimelineEvent> {
+        let mut told = Vec::new();
+        for (index, part) in parts.iter().take(MOST_PARTS).enumerate() {
+            if self.parts.get(index) == Some(part) {
+                continue;
+            }
+            match self.parts.get_mut(index) {
+                Some(known) => *known = part.clone(),
+                None => self.parts.push(part.clone()),
+            }
+            told.push(self.event("card", json!({ "index": index, "card": part })));
+        }
+        told
+    }
+
+    /// The events of the parts of a whole result.
+    fn parts_of(&mut self, result: &Value) -> Vec<TimelineEvent> {
+        match result["flashcards"].as_array() {
+            Some(parts) if self.follows => self.parts(parts),
+            _ => Vec::new(),
+        }
+    }
+
     /// Returns the events that an update adds.
     pub(super) fn hear(&mut self, update: &JobUpdate) -> Vec<TimelineEvent> {
         if self.ended {
@@ -66,13 +104,18 @@ impl JobTimeline {
             JobUpdate::Stands(view) => self.see(view),
             JobUpdate::Gone(ending) => {
                 self.ended = true;
-                vec![match ending {
+                let mut told = match ending {
+                    Some(UnkeptOutcome::Completed(result)) => self.parts_of(result),
+                    Some(UnkeptOutcome::Failed(_)) | None => Vec::new(),
+                };
+                told.push(match ending {
                     Some(UnkeptOutcome::Completed(result)) => {
                         self.event("completed", json!({ "result": result }))
                     }
                     Some(UnkeptOutcome::Failed(reason)) => self.event("failed", json!({ "error": reason })),
                     None => self.event("failed", json!({ "error": "the job was removed" })),
-                }]
+                });
+                told
             }
         }
     }
@@ -107,6 +150,9 @@ impl JobTimeline {
         let attempts = view.attempts_made;
         match view.state {
             JobState::Completed => {
+                if let Some(result) = &view.result {
+                    told.extend(self.parts_of(result));
+                }
                 told.push(self.event(
                     "completed",
                     json!({ "result": view.result, "attemptsMade": attempts }),

@@ -31,7 +31,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use self::wait::ApalisWaiter;
-use super::{BrokerError, BrokerOptions, JobWatchers, Layout, QueueIdentity, fair::PlacingProgress};
+use super::{
+    BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity,
+    fair::PlacingProgress,
+};
 use crate::{
     connection::Connection,
     keys::{ApalisKeys, ledger_key},
@@ -60,6 +63,7 @@ pub struct ApalisBroker {
     options: BrokerOptions,
     waiter: ApalisWaiter,
     watchers: JobWatchers,
+    parts: PartialResults,
     placing: PlacingProgress,
     has_claims_of_others: AtomicBool,
 }
@@ -69,6 +73,7 @@ impl ApalisBroker {
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
         let keys = ApalisKeys::new(queue);
         Self {
+            parts: PartialResults::new(connection.clone(), &format!("{queue}:")),
             waiter: ApalisWaiter::new(connection.clone(), &keys),
             inflight: keys.inflight(worker),
             session: keys.session(worker),
@@ -95,6 +100,12 @@ impl QueueIdentity for ApalisBroker {
 
     fn ledger_key(&self, id: &str) -> String {
         ledger_key(&self.keys.meta(id))
+    }
+}
+
+impl PartialResultStore for ApalisBroker {
+    fn partial_results(&self) -> &PartialResults {
+        &self.parts
     }
 }
 

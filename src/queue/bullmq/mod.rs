@@ -46,7 +46,8 @@ use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
-    BrokerError, BrokerOptions, JobWatchers, Layout, QueueIdentity, WriteResult, fair::PlacingProgress,
+    BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity,
+    WriteResult, fair::PlacingProgress,
 };
 use crate::{
     connection::Connection,
@@ -71,6 +72,7 @@ pub struct BullmqBroker {
     swept: AtomicUsize,
     has_claims_of_others: AtomicBool,
     watchers: JobWatchers,
+    parts: PartialResults,
     placing: PlacingProgress,
 }
 
@@ -80,6 +82,7 @@ impl BullmqBroker {
         let keys = BullKeys::new(queue);
         let client = client_name(BullKeys::DEFAULT_PREFIX, queue, worker);
         Self {
+            parts: PartialResults::new(connection.clone(), &format!("{}bw:", keys.prefix)),
             waiter: BullmqWaiter::new(connection.clone(), &keys, client),
             keys,
             connection,
@@ -101,6 +104,7 @@ impl BullmqBroker {
         let keys = BullKeys::under(prefix, &self.queue);
         let client = client_name(prefix, &self.queue, &self.worker);
         Self {
+            parts: PartialResults::new(self.connection.clone(), &format!("{}bw:", keys.prefix)),
             waiter: BullmqWaiter::new(self.connection.clone(), &keys, client),
             keys,
             ..self
@@ -146,5 +150,11 @@ impl QueueIdentity for BullmqBroker {
 
     fn ledger_key(&self, id: &str) -> String {
         ledger_key(&format!("{}{id}", self.keys.prefix))
+    }
+}
+
+impl PartialResultStore for BullmqBroker {
+    fn partial_results(&self) -> &PartialResults {
+        &self.parts
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{
+        Fault,
         exchange::{SimulatedAnswer, SimulatedRequest},
         schema,
     },
@@ -77,6 +78,12 @@ pub(super) fn key(ask: &SimulatedRequest<'_>) -> Result<(), SimulatedAnswer> {
 /// Everything that is checked before an answer costs anything.
 pub(super) fn request(ask: &SimulatedRequest<'_>) -> Result<Map<String, Value>, SimulatedAnswer> {
     key(ask)?;
+    if let Some(Fault::RefuseParameter { name }) = ask.fault
+        && serde_json::from_slice::<Map<String, Value>>(ask.body).is_ok_and(|body| body.contains_key(name))
+    {
+        let message = format!("Unrecognized request argument supplied: {name}");
+        return Err(error(400, "invalid_request_error", None, None, &message));
+    }
     if !ask.is_type("application/json") {
         let message = "Unsupported media type: the body must be application/json.";
         return Err(error(415, "invalid_request_error", None, None, message));
@@ -226,10 +233,16 @@ fn check_numbers(request: &Map<String, Value>, model: &str) -> Result<(), Simula
             return Err(invalid("temperature", Some("decimal_above_max_value"), &message));
         }
     }
-    // The simulator lacks these options. An error is better than an answer in a shape that the client did not request.
-    if request.get("stream").is_some_and(|stream| *stream == true) {
-        return Err(invalid("stream", None, "The simulator does not stream."));
+    let streams = request.get("stream").is_some_and(|stream| *stream == true);
+    if !streams
+        && request
+            .get("stream_options")
+            .is_some_and(|options| !options.is_null())
+    {
+        let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
+        return Err(invalid("stream_options", None, message));
     }
+    // The simulator lacks this option. An error is better than an answer in a shape that the client did not request.
     if request.get("n").is_some_and(|n| !n.is_null() && *n != 1) {
         return Err(invalid("n", None, "The simulator makes one choice."));
     }

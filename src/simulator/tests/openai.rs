@@ -237,7 +237,11 @@ async fn wrong_fields_are_refused() {
             400,
             "unsupported_value",
         ),
-        (json!({"stream": true}), 400, "stream"),
+        (
+            json!({"stream_options": {"include_usage": true}}),
+            400,
+            "stream_options",
+        ),
         (json!({"n": 2}), 400, "\"n\""),
         (json!({"colour": "red"}), 400, "colour"),
         (
@@ -338,4 +342,121 @@ async fn other_paths_and_methods_are_not_there() {
         .await
         .unwrap();
     assert_eq!(get.status(), 405);
+}
+
+/// The data of a stream's events, and whether the stream ended well.
+async fn streamed(bench: &Bench, options: Value) -> (Vec<String>, bool) {
+    let mut request = prompt("Stream this to me, word by word, please.");
+    request["stream"] = json!(true);
+    if !options.is_null() {
+        request["stream_options"] = options;
+    }
+    let mut response = bench.chat(&request).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = Vec::new();
+    let ended_well = loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break true,
+            Err(_) => break false,
+        }
+    };
+    let body = String::from_utf8(body).unwrap();
+    let events = body
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: "));
+    (events.map(str::to_owned).collect(), ended_well)
+}
+
+#[tokio::test]
+async fn a_stream_holds_the_answer_in_parts() {
+    let bench = Bench::new().await;
+    let whole: Value = bench
+        .chat(&prompt("Stream this to me, word by word, please."))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    for time in [Duration::ZERO, Duration::from_millis(40)] {
+        bench.sim.set_stream_time(time);
+        let (mut events, ended_well) = streamed(&bench, json!({ "include_usage": true })).await;
+        assert!(ended_well);
+        assert_eq!(events.pop().unwrap(), "[DONE]");
+        let chunks: Vec<Value> = events
+            .iter()
+            .map(|event| serde_json::from_str(event).unwrap())
+            .collect();
+        let text: String = chunks
+            .iter()
+            .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+            .collect();
+        assert_eq!(text, whole["choices"][0]["message"]["content"]);
+        assert_eq!(chunks.last().unwrap()["usage"], whole["usage"]);
+        assert!(chunks[0]["usage"].is_null() && chunks[0].get("usage").is_some());
+    }
+    let (events, _) = streamed(&bench, Value::Null).await;
+    assert!(
+        !events.iter().any(|event| event.contains("\"usage\"")),
+        "it was not asked for"
+    );
+    bench
+        .sim
+        .journal()
+        .wait_until(|journal| journal.counts(Provider::OpenAi).current == 0)
+        .await;
+    assert!(
+        bench
+            .sim
+            .journal()
+            .of(Provider::OpenAi)
+            .iter()
+            .all(|entry| entry.status == Some(200))
+    );
+}
+
+#[tokio::test]
+async fn a_stream_breaks_off_or_ends_with_an_error() {
+    let bench = Bench::new().await;
+    bench.script(Provider::OpenAi, Fault::StreamBreak { percent: 50 });
+    let (events, ended_well) = streamed(&bench, Value::Null).await;
+    assert!(!ended_well && !events.is_empty());
+    bench.script(Provider::OpenAi, Fault::StreamError { percent: 50 });
+    let (events, ended_well) = streamed(&bench, Value::Null).await;
+    assert!(
+        ended_well && events.last().unwrap().contains("server_error"),
+        "{events:?}"
+    );
+    // Charged, although it did not arrive.
+    assert!(
+        bench
+            .sim
+            .journal()
+            .of(Provider::OpenAi)
+            .iter()
+            .all(|entry| entry.bill.is_some())
+    );
+    let too_much = Fault::StreamSilence { percent: 101 };
+    assert!(bench.sim.faults().script(Provider::OpenAi, [too_much]).is_err());
+}
+
+#[tokio::test]
+async fn a_refused_parameter_is_named() {
+    let bench = Bench::new().await;
+    let refused = Fault::RefuseParameter {
+        name: "stream_options".to_owned(),
+    };
+    bench
+        .sim
+        .faults()
+        .on_match(Provider::OpenAi, "", refused, None)
+        .unwrap();
+    let mut request = prompt("x");
+    request["stream"] = json!(true);
+    assert_eq!(bench.chat(&request).send().await.unwrap().status(), 200);
+    request["stream_options"] = json!({ "include_usage": true });
+    let response = bench.chat(&request).send().await.unwrap();
+    assert_eq!(response.status(), 400);
+    assert!(response.text().await.unwrap().contains("stream_options"));
 }

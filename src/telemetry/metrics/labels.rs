@@ -3,8 +3,6 @@
 use jobs::{Failure, FailureClass, JobType, Provider};
 use redis::{ErrorKind, RedisError};
 
-use crate::gate::{Reason, State};
-
 /// A value's place in an array of cells.
 pub trait CellIndex: Copy {
     /// Position of this value, below the number of variants.
@@ -20,16 +18,7 @@ macro_rules! index_by_variant {
         }
     )*};
 }
-index_by_variant!(
-    JobType,
-    Provider,
-    Reason,
-    State,
-    JobOutcome,
-    Answer,
-    RedisFault,
-    WebhookResult
-);
+index_by_variant!(JobType, Provider, JobOutcome, Answer, RedisFault, WebhookResult);
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $text:literal,)* }) => {
@@ -224,7 +213,5 @@ mod tests {
         in_order(Answer::ALL.iter().copied());
         in_order(RedisFault::ALL.iter().copied());
         in_order(Provider::ALL.into_iter());
-        in_order(Reason::ALL.iter().copied());
-        in_order(State::ALL.iter().copied());
     }
 }

@@ -24,7 +24,6 @@ use self::{
     cells::{Counter, Histogram},
     labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
 };
-use crate::gate::{Reason, State};
 
 const PROVIDERS: usize = Provider::ALL.len();
 const CLASSES: usize = JobClass::COUNT;
@@ -43,12 +42,6 @@ pub struct ProcessCounters {
     pub retries: [[Counter; CLASSES]; PROVIDERS],
     /// How long those waits are.
     pub retry_delay: [Histogram; PROVIDERS],
-    /// Permits granted by the fleet's gate, and by this replica alone while Redis is away.
-    pub admissions: [[Counter; 2]; PROVIDERS],
-    /// Permits refused.
-    pub rejections: [[Counter; Reason::ALL.len()]; PROVIDERS],
-    /// Moves of the breaker behind a provider, of the fleet's and of this replica's own.
-    pub transitions: [[[Counter; 2]; State::ALL.len()]; PROVIDERS],
     /// Tokens that providers have charged.
     pub tokens: [Counter; PROVIDERS],
     /// Replies that cost money.
@@ -86,9 +79,6 @@ impl ProcessCounters {
             call_seconds: [const { Histogram::new(&cells::CALLS) }; PROVIDERS],
             retries: [const { [const { Counter::new() }; CLASSES] }; PROVIDERS],
             retry_delay: [const { Histogram::new(&cells::WAITS) }; PROVIDERS],
-            admissions: [const { [const { Counter::new() }; 2] }; PROVIDERS],
-            rejections: [const { [const { Counter::new() }; Reason::ALL.len()] }; PROVIDERS],
-            transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
             tokens: [const { Counter::new() }; PROVIDERS],
             paid_calls: [const { Counter::new() }; PROVIDERS],
             spent: [const { [const { Counter::new() }; 2] }; PROVIDERS],
@@ -116,12 +106,6 @@ impl ProcessCounters {
     pub fn retried(&self, provider: Provider, class: FailureClass, delay: std::time::Duration) {
         self.retries[provider.index()][JobClass(Some(class)).index()].add(1);
         self.retry_delay[provider.index()].observe(delay);
-    }
-
-    /// Number of changes of the fleet's breakers that Redis reported to this replica.
-    pub fn fleet_transitions(&self) -> u64 {
-        let moves = self.transitions.iter().flatten();
-        moves.map(|scopes| scopes[0].get()).sum()
     }
 }
 

@@ -26,7 +26,12 @@ pub(super) struct ProgressReporter<'a> {
     assignment: &'a Assignment,
     replica: &'a str,
     shown: Mutex<ShownProgress>,
+    /// A client follows the job, as far as it is known.
+    followed_until: Mutex<Option<Instant>>,
 }
+
+/// How long a job that is followed is taken to be followed without another look.
+const LOOK_FOR_FOLLOWERS_EVERY: Duration = Duration::from_secs(15);
 
 /// The progress that the queue shows.
 #[derive(Default)]
@@ -59,11 +64,23 @@ impl<'a> ProgressReporter<'a> {
             assignment,
             replica,
             shown: Mutex::default(),
+            followed_until: Mutex::default(),
         }
     }
 
     fn shown(&self) -> MutexGuard<'_, ShownProgress> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn is_followed(&self) -> bool {
+        let known = || self.followed_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().is_some_and(|until| Instant::now() < until) {
+            return true;
+        }
+        let Assignment { delivery, broker, .. } = self.assignment;
+        let is_followed = broker.partial_results().is_followed(&delivery.lease.id).await;
+        *known() = is_followed.then(|| Instant::now() + LOOK_FOR_FOLLOWERS_EVERY);
+        is_followed
     }
 
     async fn write(&self, percent: u8, note: Option<&HistoryNote>) {
@@ -106,6 +123,17 @@ impl CallObserver for ProgressReporter<'_> {
         let due = self.shown().raise_if_due(percent);
         if let Some(percent) = due {
             self.write(percent, None).await;
+        }
+    }
+
+    async fn has_parts(&self, write: &(dyn Fn() -> String + Sync)) {
+        let Assignment { delivery, broker, .. } = self.assignment;
+        if self.is_followed().await {
+            let parts = write();
+            broker
+                .partial_results()
+                .show(&delivery.lease.id, &conceal(&parts))
+                .await;
         }
     }
 

@@ -1,0 +1,375 @@
+//! Puts a chat completion together that arrives in parts, in the form that a provider sends without a stream: all that
+//! reads answers reads both.
+//!
+//! Texts stay in the escaped form of their JSON strings. A part is appended as it came, without being decoded and
+//! encoded again, and half of a surrogate pair meets its other half in the next part.
+
+use std::fmt::Write as _;
+
+use super::{Content, ObjectMembers, Written, items_or_itself, number, string};
+
+#[cfg(test)]
+mod tests;
+
+/// Choices that are put together. Requests ask for one.
+const MOST_CHOICES: usize = 4;
+/// Tool calls of a choice that are put together.
+const MOST_CALLS: usize = 16;
+/// Longest usage, name of a model and finish reason that are kept, bytes.
+const LONGEST_DETAIL: usize = 16 * 1024;
+
+/// The meaning of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventMeaning {
+    /// A part of the answer, or nothing that matters.
+    Part,
+    /// The answer is whole.
+    Done,
+    /// It may report an error.
+    Error,
+}
+
+/// An answer of which some parts have arrived.
+#[derive(Debug, Default)]
+pub(crate) struct AnswerParts {
+    choices: Vec<ChoiceParts>,
+    /// JSON, as the provider wrote it; so are the next two.
+    model: Option<String>,
+    tier: Option<String>,
+    usage: Option<String>,
+    /// Bytes of the texts.
+    size: usize,
+    /// Bytes of reasoning that came beside the answer.
+    reasoning: usize,
+    frame: Option<EventFrame>,
+}
+
+#[derive(Debug, Default)]
+struct ChoiceParts {
+    text: String,
+    refusal: String,
+    /// The arguments of its tool calls.
+    calls: Vec<CallParts>,
+    finish: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct CallParts {
+    name: String,
+    arguments: String,
+}
+
+/// What stands before and behind the text in an event. The events of a stream differ in their text alone, as a rule:
+/// one with the same frame needs no parser.
+#[derive(Debug)]
+struct EventFrame {
+    before: String,
+    behind: String,
+}
+
+impl EventFrame {
+    /// The text of an event in this frame, in its escaped form.
+    fn text_of<'e>(&self, event: &'e str) -> Option<&'e str> {
+        let text = event.strip_prefix(&*self.before)?.strip_suffix(&*self.behind)?;
+        is_inside_of_string(text).then_some(text)
+    }
+}
+
+/// Returns true if a JSON string with this between its quotes is valid.
+fn is_inside_of_string(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' | ..0x20 => return false,
+            b'\\' => match bytes.next() {
+                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {}
+                Some(b'u') if (0..4).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())) => {
+                }
+                _ => return false,
+            },
+            _ => {}
+        }
+    }
+    true
+}
+
+impl AnswerParts {
+    /// Takes the data of one event.
+    pub(crate) fn push(&mut self, event: &str) -> EventMeaning {
+        if let Some(frame) = &self.frame
+            && let Some(text) = frame.text_of(event)
+            && let Some(choice) = self.choices.first_mut()
+        {
+            choice.text.push_str(text);
+            self.size += text.len();
+            return EventMeaning::Part;
+        }
+        let event = event.trim();
+        if event == "[DONE]" {
+            return EventMeaning::Done;
+        }
+        self.read(event)
+    }
+
+    fn read(&mut self, event: &str) -> EventMeaning {
+        // Some gateways put each event into an array.
+        let object = match event.starts_with('[') {
+            true => items_or_itself(event).first().copied().unwrap_or_default(),
+            false => event,
+        };
+        let [choices, usage, groq, model, tier, error] = ObjectMembers::of(
+            object,
+            ["choices", "usage", "x_groq", "model", "service_tier", "error"],
+        )
+        .0;
+        let kept = |place: &mut Option<String>, found: Option<&str>| {
+            if let Some(found) = found.filter(|found| found.len() <= LONGEST_DETAIL) {
+                *place = Some(found.to_owned());
+            }
+        };
+        kept(&mut self.model, model);
+        kept(&mut self.tier, tier);
+        let counted = usage.or_else(|| ObjectMembers::of(groq?, ["usage"]).0[0]);
+        kept(&mut self.usage, counted);
+        let items = choices.map(items_or_itself).unwrap_or_default();
+        let mut reports_error = error.is_some() || (choices.is_none() && counted.is_none());
+        let mut plain = None;
+        for choice in &items {
+            let (text, has_error) = self.take_choice(choice);
+            plain = text;
+            reports_error |= has_error;
+        }
+        // Texts borrow from the event unless it was an item of an array, whose frame is not worth a thought.
+        self.frame = plain
+            .filter(|_| {
+                items.len() == 1 && counted.is_none() && !reports_error && object.len() == event.len()
+            })
+            .and_then(|text| {
+                let at = (text.as_ptr() as usize).checked_sub(event.as_ptr() as usize)?;
+                Some(EventFrame {
+                    before: event.get(..at)?.to_owned(),
+                    behind: event.get(at + text.len()..)?.to_owned(),
+                })
+            })
+            .or_else(|| self.frame.take());
+        match reports_error {
+            true => EventMeaning::Error,
+            false => EventMeaning::Part,
+        }
+    }
+
+    /// Takes a part of a choice. Returns its text in the event where the part holds nothing else, and whether it may
+    /// report an error.
+    fn take_choice<'e>(&mut self, choice: &'e str) -> (Option<&'e str>, bool) {
+        let [index, delta, message, legacy, finish, error] = ObjectMembers::of(
+            choice,
+            ["index", "delta", "message", "text", "finish_reason", "error"],
+        )
+        .0;
+        let index = index.and_then(number).unwrap_or(0);
+        let Some(index) = usize::try_from(index).ok().filter(|index| *index < MOST_CHOICES) else {
+            return (None, error.is_some());
+        };
+        if self.choices.len() <= index {
+            self.choices.resize_with(index + 1, ChoiceParts::default);
+        }
+        let parts = &mut self.choices[index];
+        if let Some(finish) = finish.filter(|finish| finish.len() <= LONGEST_DETAIL) {
+            parts.finish = Some(finish.to_owned());
+        }
+        let [content, refusal, calls, function, thought, thinking] = ObjectMembers::of(
+            delta.unwrap_or_default(),
+            [
+                "content",
+                "refusal",
+                "tool_calls",
+                "function_call",
+                "reasoning_content",
+                "reasoning",
+            ],
+        )
+        .0;
+        let before = parts.size();
+        for content in [content, legacy].into_iter().flatten() {
+            parts.text.push_str(&escaped_text(content));
+        }
+        if let Some(refusal) = refusal {
+            parts.refusal.push_str(&escaped_text(refusal));
+        }
+        for (position, call) in calls.map(items_or_itself).unwrap_or_default().iter().enumerate() {
+            let [index, function] = ObjectMembers::of(call, ["index", "function"]).0;
+            let index = index
+                .and_then(number)
+                .and_then(|index| usize::try_from(index).ok());
+            parts.take_call(index.unwrap_or(position), function);
+        }
+        if function.is_some() {
+            parts.take_call(0, function);
+        }
+        // Some gateways send the whole message at the end, beside its parts or in place of them.
+        if let Some(message) = message.filter(|_| delta.is_none() && parts.is_blank()) {
+            let written = Written::of([None; 3], message);
+            parts.text = inside_of_string(&written.text);
+            parts.refusal = inside_of_string(&written.refusal);
+        }
+        self.size += parts.size() - before;
+        let reasoning = [thought, thinking].into_iter().flatten();
+        let reasoning: usize = reasoning.map(|text| text.len().saturating_sub(2)).sum();
+        self.reasoning += reasoning;
+        let is_plain = index == 0
+            && finish.is_none()
+            && error.is_none()
+            && reasoning == 0
+            && [refusal, calls, function, message, legacy]
+                .iter()
+                .all(Option::is_none);
+        let text = content.filter(|_| is_plain).and_then(raw_string);
+        (text, error.is_some())
+    }
+
+    /// Bytes of the texts that have arrived, in their escaped form.
+    pub(crate) const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Bytes of reasoning that have arrived beside them.
+    pub(crate) const fn reasoning(&self) -> usize {
+        self.reasoning
+    }
+
+    /// Returns true if the model has begun to answer or to reason.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.size > 0 || self.reasoning > 0
+    }
+
+    /// Returns true if the provider has said that the answer is over.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.usage.is_some() || self.choices.iter().any(|choice| choice.finish.is_some())
+    }
+
+    /// Returns true if the text ends like a whole JSON text, perhaps in a fence.
+    pub(crate) fn ends_like_json(&self) -> bool {
+        let text = self.text().trim_end_matches(['n', 'r', 't', '\\', ' ']);
+        text.ends_with(['}', ']', '`'])
+    }
+
+    /// The text of the first choice, in its escaped form.
+    pub(crate) fn text(&self) -> &str {
+        self.choices.first().map_or("", |choice| &choice.text)
+    }
+
+    /// The answer, in the form of one that was not streamed.
+    pub(crate) fn into_body(self) -> String {
+        let mut body = String::with_capacity(self.size + 512);
+        body.push_str(r#"{"object":"chat.completion""#);
+        for (name, value) in [("model", &self.model), ("service_tier", &self.tier)] {
+            if let Some(value) = value {
+                push(&mut body, format_args!(r#","{name}":{value}"#));
+            }
+        }
+        body.push_str(r#","choices":["#);
+        for (index, choice) in self.choices.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "," };
+            push(
+                &mut body,
+                format_args!(r#"{separator}{{"index":{index},"message":{{"role":"assistant","content":"#),
+            );
+            choice.write_message(&mut body);
+            let finish = choice.finish.as_deref().unwrap_or("null");
+            push(&mut body, format_args!(r#"}},"finish_reason":{finish}}}"#));
+        }
+        body.push(']');
+        if let Some(usage) = &self.usage {
+            push(&mut body, format_args!(r#","usage":{usage}"#));
+        }
+        body.push('}');
+        body
+    }
+}
+
+impl ChoiceParts {
+    fn size(&self) -> usize {
+        let calls = self
+            .calls
+            .iter()
+            .map(|call| call.name.len() + call.arguments.len());
+        self.text.len() + self.refusal.len() + calls.sum::<usize>()
+    }
+
+    fn is_blank(&self) -> bool {
+        self.text.trim().is_empty() && self.calls.is_empty() && self.refusal.is_empty()
+    }
+
+    fn take_call(&mut self, index: usize, function: Option<&str>) {
+        if index >= MOST_CALLS {
+            return;
+        }
+        if self.calls.len() <= index {
+            self.calls.resize_with(index + 1, CallParts::default);
+        }
+        let [name, arguments] = ObjectMembers::of(function.unwrap_or_default(), ["name", "arguments"]).0;
+        let call = &mut self.calls[index];
+        if let Some(name) = name {
+            call.name = escaped_text(name);
+        }
+        if let Some(arguments) = arguments {
+            call.arguments.push_str(&escaped_text(arguments));
+        }
+    }
+
+    /// Writes the message's members behind `"content":`.
+    fn write_message(&self, body: &mut String) {
+        match self.text.is_empty() {
+            true => body.push_str("null"),
+            false => push(body, format_args!(r#""{}""#, self.text)),
+        }
+        if !self.refusal.is_empty() {
+            push(body, format_args!(r#","refusal":"{}""#, self.refusal));
+        }
+        if self.calls.is_empty() {
+            return;
+        }
+        body.push_str(r#","tool_calls":["#);
+        for (index, CallParts { name, arguments }) in self.calls.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "," };
+            push(
+                body,
+                format_args!(
+                    r#"{separator}{{"type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}}}"#
+                ),
+            );
+        }
+        body.push(']');
+    }
+}
+
+fn push(body: &mut String, text: std::fmt::Arguments<'_>) {
+    // A string takes any text.
+    let _ = body.write_fmt(text);
+}
+
+/// What stands between the quotes of a JSON string.
+fn raw_string(json: &str) -> Option<&str> {
+    json.strip_prefix('"')?.strip_suffix('"')
+}
+
+/// The text of a content, a refusal or arguments, in its escaped form.
+fn escaped_text(json: &str) -> String {
+    match raw_string(json) {
+        Some(text) => text.to_owned(),
+        // An empty list of parts is no text.
+        None if json.len() < 3 => String::new(),
+        None => inside_of_string(&Content::of(json, 0).text),
+    }
+}
+
+/// A text as it stands between the quotes of a JSON string.
+fn inside_of_string(text: &str) -> String {
+    let json = serde_json::to_string(text).unwrap_or_default();
+    raw_string(&json).unwrap_or_default().to_owned()
+}
+
+/// Decodes what stands between the quotes of a JSON string.
+pub(crate) fn decoded(text: &str) -> Option<String> {
+    string(&crate::text::without_lone_surrogates(&format!("\"{text}\"")))
+}

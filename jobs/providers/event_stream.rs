@@ -1,0 +1,127 @@
+//! Server-sent events, read as bytes arrive: lines end with LF, CR or both, comments keep the connection alive, one
+//! event may have several lines of data.
+//!
+//! More than the standard is accepted: a line of JSON without `data:`, and events without the blank line between them.
+
+use std::{borrow::Cow, ops::ControlFlow};
+
+use memchr::memchr2;
+
+#[cfg(test)]
+mod tests;
+
+/// Lines of data in one event after each of which the event may be whole although no blank line follows. To look after
+/// each line of a long event would take time that grows with its square.
+const MOST_LOOKS: u8 = 8;
+
+/// Takes the data of one event. It is UTF-8 as a whole: a character that was cut between two chunks is put together.
+pub(super) type EventConsumer<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
+
+/// The bytes of a stream that do not make a whole event yet.
+#[derive(Debug, Default)]
+pub(super) struct EventReader {
+    /// The beginning of a line.
+    line: Vec<u8>,
+    /// The data of an event whose end has not arrived.
+    data: Vec<u8>,
+    has_data: bool,
+    looks: u8,
+    /// The last line ended with CR: an LF next belongs to it.
+    skips_lf: bool,
+    has_begun: bool,
+}
+
+impl EventReader {
+    /// Bytes that wait for the end of their event.
+    pub(super) fn waiting(&self) -> usize {
+        self.line.len() + self.data.len()
+    }
+
+    /// Takes the next bytes, and hands each event that they complete to `consume`, until it breaks off.
+    pub(super) fn push(&mut self, mut bytes: &[u8], consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+        while !bytes.is_empty() {
+            if std::mem::take(&mut self.skips_lf) && bytes[0] == b'\n' {
+                bytes = &bytes[1..];
+                continue;
+            }
+            let Some(end) = memchr2(b'\n', b'\r', bytes) else {
+                self.line.extend_from_slice(bytes);
+                return ControlFlow::Continue(());
+            };
+            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+            self.skips_lf = bytes[end] == b'\r';
+            bytes = rest;
+            if self.line.is_empty() {
+                self.take_line(line, rest, consume)?;
+            } else {
+                let mut whole = std::mem::take(&mut self.line);
+                whole.extend_from_slice(line);
+                self.take_line(&whole, rest, consume)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The stream has ended: what waits is an event as it stands.
+    pub(super) fn finish(&mut self, consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+        let line = std::mem::take(&mut self.line);
+        self.take_line(&line, b"", consume)?;
+        self.dispatch(consume)
+    }
+
+    /// Takes a whole line. `rest` is what has arrived behind it.
+    fn take_line(&mut self, line: &[u8], rest: &[u8], consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+        let line = match std::mem::replace(&mut self.has_begun, true) {
+            true => line,
+            false => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
+        };
+        let data = match line.first() {
+            None => return self.dispatch(consume),
+            Some(b'{' | b'[') => line,
+            Some(_) => match line.strip_prefix(b"data").map(|rest| (rest, rest.first())) {
+                Some((rest, Some(b':'))) => rest[1..].strip_prefix(b" ").unwrap_or(&rest[1..]),
+                Some((rest, None)) => rest,
+                // A comment, or a field that says nothing of the answer.
+                _ => return ControlFlow::Continue(()),
+            },
+        };
+        if self.has_data && self.looks < MOST_LOOKS {
+            self.looks += 1;
+            if is_whole(&self.data) {
+                self.dispatch(consume)?;
+            }
+        }
+        // The usual event is one line, and its end is here: it need not be copied.
+        let next = match self.skips_lf {
+            true => rest.strip_prefix(b"\n").unwrap_or(rest),
+            false => rest,
+        };
+        if !self.has_data && matches!(next.first(), Some(b'\n' | b'\r')) {
+            return consume(&text(data));
+        }
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.data.extend_from_slice(data);
+        self.has_data = true;
+        ControlFlow::Continue(())
+    }
+
+    fn dispatch(&mut self, consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+        if !std::mem::take(&mut self.has_data) {
+            return ControlFlow::Continue(());
+        }
+        let data = std::mem::take(&mut self.data);
+        self.looks = 0;
+        consume(&text(&data))
+    }
+}
+
+/// Returns true if the data is an event by itself, although no blank line has followed.
+fn is_whole(data: &[u8]) -> bool {
+    data.trim_ascii() == b"[DONE]" || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok()
+}
+
+fn text(data: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(data)
+}

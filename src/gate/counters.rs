@@ -1,0 +1,86 @@
+//! The counters of the gates of this process: `monitor` writes them out with the other metrics.
+
+use jobs::Provider;
+
+use super::decision::{Reason, State};
+use crate::telemetry::metrics::{cells::Counter, labels::CellIndex};
+
+const PROVIDERS: usize = Provider::ALL.len();
+
+/// The counters of all gates.
+pub(crate) static COUNTERS: GateCounters = GateCounters::new();
+
+/// Which breaker a count is about: the fleet's, or the replica's own while Redis is away.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum BreakerScope {
+    Fleet,
+    Replica,
+}
+
+impl BreakerScope {
+    pub(crate) const ALL: [Self; 2] = [Self::Fleet, Self::Replica];
+
+    /// As a label's value.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+/// See [`COUNTERS`].
+#[derive(Debug)]
+pub(crate) struct GateCounters {
+    admissions: [[Counter; 2]; PROVIDERS],
+    rejections: [[Counter; Reason::ALL.len()]; PROVIDERS],
+    transitions: [[[Counter; 2]; State::ALL.len()]; PROVIDERS],
+}
+
+impl GateCounters {
+    const fn new() -> Self {
+        Self {
+            admissions: [const { [const { Counter::new() }; 2] }; PROVIDERS],
+            rejections: [const { [const { Counter::new() }; Reason::ALL.len()] }; PROVIDERS],
+            transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
+        }
+    }
+
+    /// Permits granted.
+    pub(crate) fn admissions(&self, provider: Provider, scope: BreakerScope) -> &Counter {
+        &self.admissions[provider.index()][scope as usize]
+    }
+
+    /// Permits refused.
+    pub(crate) fn rejections(&self, provider: Provider, reason: Reason) -> &Counter {
+        &self.rejections[provider.index()][reason as usize]
+    }
+
+    /// Moves of the breaker behind a provider.
+    pub(crate) fn transitions(&self, provider: Provider, to: State, scope: BreakerScope) -> &Counter {
+        &self.transitions[provider.index()][to as usize][scope as usize]
+    }
+
+    /// Number of changes of the fleet's breakers that Redis reported to this replica.
+    pub(crate) fn fleet_transitions(&self) -> u64 {
+        let moves = self.transitions.iter().flatten();
+        moves
+            .map(|scopes| scopes[BreakerScope::Fleet as usize].get())
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_has_a_place_of_its_own() {
+        for (at, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
+        for (at, state) in State::ALL.iter().enumerate() {
+            assert_eq!(*state as usize, at);
+        }
+    }
+}

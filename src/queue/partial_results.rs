@@ -1,0 +1,93 @@
+//! The parts that a job's result has so far, for the clients that follow the job, on whichever replica they are.
+//!
+//! A follower leaves a mark, and a handler that finds one writes the parts: one string that replaces the last. Both
+//! expire by themselves. A job without followers writes nothing, and what is lost on the way costs a view only: the
+//! result has all of it. Progress wakes the followers, so that nothing is polled for this.
+
+use std::time::Duration;
+
+use redis::{FromRedisValue, Pipeline};
+use tracing::debug;
+
+use crate::{connection::Connection, deadline::answered_within, time_format::millis};
+
+/// How long a follower's mark stays; the follower renews it.
+pub const FOLLOWED_FOR: Duration = Duration::from_secs(60);
+/// How long parts stay that are not replaced.
+const SHOWN_FOR: Duration = Duration::from_secs(120);
+/// Longest wait for Redis.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// Longest parts, bytes. Longer ones are not shown before the result.
+const LONGEST: usize = 256 * 1024;
+
+/// The partial results of one queue's jobs.
+#[derive(Debug, Clone)]
+pub struct PartialResults {
+    connection: Connection,
+    /// What the keys begin with, in front of a job's id.
+    prefix: String,
+}
+
+impl PartialResults {
+    /// Those of the queue whose keys begin with `prefix`.
+    pub(super) fn new(connection: Connection, prefix: &str) -> Self {
+        Self {
+            connection,
+            prefix: format!("{prefix}parts:"),
+        }
+    }
+
+    fn parts(&self, id: &str) -> String {
+        format!("{}{id}", self.prefix)
+    }
+
+    fn mark(&self, id: &str) -> String {
+        format!("{}{id}:followed", self.prefix)
+    }
+
+    /// Marks a job as followed, for [`FOLLOWED_FOR`].
+    pub async fn follow(&self, id: &str) {
+        let mut call = redis::pipe();
+        call.cmd("SET").arg(self.mark(id)).arg(1);
+        call.arg("PX").arg(millis(FOLLOWED_FOR)).ignore();
+        let _: Option<()> = self.ask(&call).await;
+    }
+
+    /// Returns true if a client follows the job.
+    pub async fn is_followed(&self, id: &str) -> bool {
+        let mut call = redis::pipe();
+        call.exists(self.mark(id));
+        self.ask::<(bool,)>(&call)
+            .await
+            .is_some_and(|(followed,)| followed)
+    }
+
+    /// Replaces the parts of a job's result, a JSON array.
+    pub async fn show(&self, id: &str, parts: &str) {
+        if parts.len() > LONGEST {
+            return;
+        }
+        let mut call = redis::pipe();
+        call.cmd("SET").arg(self.parts(id)).arg(parts);
+        call.arg("PX").arg(millis(SHOWN_FOR)).ignore();
+        let _: Option<()> = self.ask(&call).await;
+    }
+
+    /// The parts of a job's result so far; `None` while there are none, or Redis is away.
+    pub async fn shown(&self, id: &str) -> Option<String> {
+        let mut call = redis::pipe();
+        call.get(self.parts(id));
+        self.ask::<(Option<String>,)>(&call).await?.0
+    }
+
+    async fn ask<T: FromRedisValue>(&self, call: &Pipeline) -> Option<T> {
+        match answered_within(DEADLINE, self.connection.query::<T>(call)).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                debug!(%error, "the parts of a result are not shown: Redis refused");
+                None
+            }
+            Err(_elapsed) => None,
+        }
+    }
+}
