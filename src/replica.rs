@@ -108,7 +108,8 @@ impl Replica {
             forwarder,
             ops,
             server,
-            unserved: UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica),
+            unserved: UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica)
+                .under_prefix(&config.bullmq_prefix),
             migrator: Migrator::new(connection, &config.replica),
             replay,
             handlers: config.handlers.clone(),

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use crate::{
     config::QueueSpec,
     connection::Connection,
-    keys::{ApalisKeys, UnservedKeys},
+    keys::{ApalisKeys, BullKeys, UnservedKeys},
     queue::Layout,
     redis_error::RedisErrorClass,
 };
@@ -106,6 +106,8 @@ impl UnservedJobs {
 pub struct UnservedQueueWatch {
     connection: Connection,
     served: Vec<(Layout, String)>,
+    /// The prefix of BullMQ that is served.
+    prefix: String,
     replica: String,
 }
 
@@ -118,7 +120,17 @@ impl UnservedQueueWatch {
                 .iter()
                 .map(|queue| (queue.layout, queue.name.clone()))
                 .collect(),
+            prefix: BullKeys::DEFAULT_PREFIX.to_owned(),
             replica: replica.to_owned(),
+        }
+    }
+
+    /// The same watch where BullMQ's queues are served under another prefix.
+    #[must_use]
+    pub fn under_prefix(self, prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            ..self
         }
     }
 
@@ -247,7 +259,7 @@ impl UnservedQueueWatch {
     fn serves(&self, layout: Layout, base: &str) -> bool {
         self.served
             .iter()
-            .any(|(known, queue)| *known == layout && base_of(*known, queue) == base)
+            .any(|(known, queue)| *known == layout && base_of(*known, &self.prefix, queue) == base)
     }
 
     /// Jobs that wait in these keys; 0 where a worker serves the queue, or where the keys are not those of a queue.
@@ -308,13 +320,14 @@ impl UnservedQueueWatch {
     fn advice(&self, layout: Layout, base: &str) -> String {
         let (prefix, name) = match layout {
             Layout::Bullmq => base.rsplit_once(':').unwrap_or(("", base)),
-            Layout::Apalis => (BULL_PREFIX, base),
+            Layout::Apalis => (&*self.prefix, base),
         };
-        if prefix != BULL_PREFIX {
+        if prefix != self.prefix {
             return format!(
-                "its producer uses the prefix {}; this worker serves the prefix {BULL_PREFIX}, so leave the producer's \
-                 option `prefix` out",
-                shown(prefix)
+                "its producer uses the prefix {}; this worker serves the prefix {}: give both the same, as the producer's \
+                 option `prefix` and as BULLMQ_PREFIX",
+                shown(prefix),
+                self.prefix
             );
         }
         let served: Vec<&str> = self.served.iter().map(|(_, queue)| queue.as_str()).collect();
@@ -341,12 +354,9 @@ impl UnservedQueueWatch {
     }
 }
 
-/// The prefix of BullMQ that is served.
-const BULL_PREFIX: &str = "bull";
-
-fn base_of(layout: Layout, queue: &str) -> String {
+fn base_of(layout: Layout, prefix: &str, queue: &str) -> String {
     match layout {
-        Layout::Bullmq => format!("{BULL_PREFIX}:{queue}"),
+        Layout::Bullmq => format!("{prefix}:{queue}"),
         Layout::Apalis => queue.to_owned(),
     }
 }

@@ -286,7 +286,7 @@ fn connections(info: &ServerInfo, config: &Config) -> Finding {
 fn commands(config: &Config) -> Finding {
     const CHECK: &str = "redis commands";
     /// Of one queue, and of the replica itself, in a minute (measured; docs/operations.md).
-    const OF_QUEUE: u64 = 74;
+    const OF_QUEUE: u64 = 77;
     const OF_REPLICA: u64 = 176;
     let idle = (OF_QUEUE * config.queues.len() as u64 + OF_REPLICA) * 60 * 24;
     let found = format!("about {:.1} million a day of an idle replica", idle as f64 / 1e6);
@@ -324,7 +324,8 @@ fn persistence(info: &ServerInfo) -> Finding {
 /// Jobs that wait where no worker looks.
 async fn unserved(config: &Config, connection: &Connection) -> Finding {
     const CHECK: &str = "unserved queues";
-    let watch = UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica);
+    let watch = UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica)
+        .under_prefix(&config.bullmq_prefix);
     let found = match watch.look(0).await {
         Ok(found) => found,
         Err(error) => {

@@ -105,6 +105,7 @@ impl BullmqBroker {
         let keys = BullKeys::under(prefix, &self.queue);
         let client = client_name(prefix, &self.queue, &self.worker);
         Self {
+            parts: PartialResults::new(self.connection.clone(), &format!("{}bw:", keys.prefix)),
             waiter: BullmqWaiter::new(self.connection.clone(), &keys, client),
             keys,
             ..self
