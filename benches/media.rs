@@ -13,7 +13,7 @@ use jobs::{
     JobType, Jobs, MediaSettings, MemoryBudget,
     media::{
         Media, MediaSource,
-        decoder::{AudioDecoder, InProcessDecoder},
+        decoder::{InProcessDecoder, MediaDecoder},
     },
 };
 
@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let program = HelperProgram::at(env!("CARGO_BIN_EXE_backend-worker"));
-    let pool: Arc<dyn AudioDecoder> =
+    let pool: Arc<dyn MediaDecoder> =
         HelperPool::new(program, HelperLimits::for_recordings_of(20 * 1024 * 1024));
     println!(
         "| sample | in process, quartile | helper, quartile | difference | medians: difference | helper, p99 |"
@@ -107,7 +107,7 @@ async fn large_payload() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn time(
-    decoder: &dyn AudioDecoder,
+    decoder: &dyn MediaDecoder,
     recording: &Bytes,
 ) -> Result<Duration, jobs::media::decoder::DecodeError> {
     let started = Instant::now();

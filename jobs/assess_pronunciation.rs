@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     CallAttempt, CallUsage, Failure, Job, JobCost, JobResources, Provider, ProviderCall, ProviderGuard,
     context::{self, UnusableAnswer},
-    media::{Media, MediaSource, audio, decoder::AudioDecoder},
+    media::{Media, MediaSource, audio, decoder::MediaDecoder},
     payload,
     providers::AzureSpeech,
     raw,
@@ -239,7 +239,7 @@ pub struct WordIssue {
 pub struct AssessPronunciation {
     speech: Option<AzureSpeech>,
     media: Media,
-    decoder: Arc<dyn AudioDecoder>,
+    decoder: Arc<dyn MediaDecoder>,
 }
 
 impl Job for AssessPronunciation {

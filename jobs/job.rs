@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     Failure, Provider, ProviderGuard,
-    media::{Media, decoder::AudioDecoder},
+    media::{Media, decoder::MediaDecoder},
     payload::{payload_text, without_values},
     providers::Clients,
     text::beginning,
@@ -31,7 +31,7 @@ pub struct JobResources {
     /// Loads media from base64, https and the uploads folder.
     pub media: Media,
     /// Decodes recordings.
-    pub decoder: Arc<dyn AudioDecoder>,
+    pub decoder: Arc<dyn MediaDecoder>,
 }
 
 /// A type of job.

@@ -2,7 +2,7 @@
 //!
 //! - `recognise`: one image through the provider, in one request or by submit and poll.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Failure, FailureClass, Job, JobCost, JobResources, MemoryReservation, Provider, ProviderGuard, VisionApi,
-    media::{Media, MediaSource, image},
+    media::{Media, MediaSource, decoder::MediaDecoder, image},
     payload,
     providers::AzureVision,
 };
@@ -221,6 +221,7 @@ pub struct Page {
 pub struct ProcessImage {
     vision: Option<AzureVision>,
     media: Media,
+    decoder: Arc<dyn MediaDecoder>,
 }
 
 impl Job for ProcessImage {
@@ -236,6 +237,7 @@ impl Job for ProcessImage {
         Self {
             vision: resources.clients.vision.clone(),
             media: resources.media.clone(),
+            decoder: resources.decoder.clone(),
         }
     }
 
@@ -325,8 +327,12 @@ impl ProcessImage {
         api: VisionApi,
     ) -> Result<CheckedImage, Failure> {
         let bytes = self.media.load_into(room, field, source).await?;
-        let pages = image::check(field, &bytes, api)?.pages;
-        Ok(CheckedImage { bytes, pages })
+        let info = image::check(field, &bytes, api)?;
+        let bytes = image::prepare(&*self.decoder, field, bytes, (api, info.fit)).await?;
+        Ok(CheckedImage {
+            bytes,
+            pages: info.pages,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     assess_pronunciation::AssessPronunciation,
     generate_flashcards::GenerateFlashcards,
     job::{self, AnyJob, Job, JobResources, JobSchemas},
-    media::{Media, decoder::AudioDecoder},
+    media::{Media, decoder::MediaDecoder},
     process_image::ProcessImage,
     providers::{Clients, DialectStore},
     text::beginning,
@@ -172,7 +172,7 @@ impl Jobs {
     /// When an HTTP client cannot be built (no TLS roots, say).
     pub fn new(
         settings: &Settings,
-        decoder: Arc<dyn AudioDecoder>,
+        decoder: Arc<dyn MediaDecoder>,
         memory: MemoryBudget,
     ) -> Result<Self, ClientError> {
         Self::with_store(settings, decoder, memory, None)
@@ -184,7 +184,7 @@ impl Jobs {
     /// As [`new`](Self::new).
     pub fn with_store(
         settings: &Settings,
-        decoder: Arc<dyn AudioDecoder>,
+        decoder: Arc<dyn MediaDecoder>,
         memory: MemoryBudget,
         store: Option<Arc<dyn DialectStore>>,
     ) -> Result<Self, ClientError> {

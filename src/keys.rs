@@ -68,6 +68,17 @@ pub const FLEET_SEEN: &str = "fleet:seen";
 /// Hash: replica → what it said of itself then, JSON.
 pub const FLEET_REPLICAS: &str = "fleet:replicas";
 
+/// The keys of the hourly look for queues without a worker.
+#[derive(Debug)]
+pub struct UnservedKeys;
+
+impl UnservedKeys {
+    /// String: which replica has looked; it runs out when the next look is due.
+    pub const LOOK: &'static str = "fleet:unserved:look";
+    /// String: where the next walk over the keyspace goes on.
+    pub const CURSOR: &'static str = "fleet:unserved:cursor";
+}
+
 /// The keys of one queue in the apalis-redis layout.
 #[derive(Debug, Clone)]
 pub struct ApalisKeys {

@@ -17,6 +17,7 @@
 //! - [`migrate`]: what was changed in the keyspace since the first version.
 //! - [`model_shutdown`]: the day on which a provider shuts down the flashcards' model, or the service that reads images.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
+//! - [`unserved_queues`]: jobs that wait where no worker looks.
 //! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`], `deadline`, [`redis_error`] and [`keys`]: Redis, how long its answers may take, what its errors
 //!   mean, and the name of every key.
@@ -57,5 +58,6 @@ pub mod spending;
 pub mod suspects;
 pub mod telemetry;
 mod time_format;
+pub mod unserved_queues;
 pub mod watchdog;
 pub mod worker;

@@ -28,6 +28,7 @@ use crate::{
         accounts::SpendAccounts,
         webhook::{Forwarder, KEPT_EVENTS, MOST_EVENTS},
     },
+    unserved_queues::UnservedQueueWatch,
     watchdog::WEDGED_AFTER,
     worker::{
         Runtime, RuntimeOptions,
@@ -48,6 +49,7 @@ pub struct Replica {
     server: HttpServer,
     migrator: Migrator,
     handlers: jobs::Settings,
+    unserved: UnservedQueueWatch,
     name: String,
 }
 
@@ -98,6 +100,7 @@ impl Replica {
             forwarder,
             ops,
             server,
+            unserved: UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica),
             migrator: Migrator::new(connection, &config.replica),
             handlers: config.handlers.clone(),
             name: config.replica.clone(),
@@ -127,6 +130,7 @@ impl Replica {
             self.ledger.clone(),
             self.forwarder.clone(),
             self.handlers,
+            self.unserved,
             self.ops,
             self.server,
         );

@@ -15,7 +15,7 @@ use symphonia::core::{
 
 use super::{
     bounds::{self, DamagedPackets},
-    decoder::{AudioDecoder, DecodeError},
+    decoder::{DecodeError, MediaDecoder},
     opus, vorbis,
 };
 use crate::{Failure, FailureClass};
@@ -119,13 +119,13 @@ pub(super) enum AudioRejection {
 /// its decoder; [`FailureClass::Transient`] when the host cut the decoding short; [`FailureClass::Cancelled`] when
 /// the process is stopping.
 pub async fn prepare(
-    decoder: &dyn AudioDecoder,
+    decoder: &dyn MediaDecoder,
     field: &str,
     bytes: Bytes,
     limit: Duration,
 ) -> Result<PreparedAudio, Failure> {
     decoder.decode(bytes, limit).await.map_err(|why| match why {
-        DecodeError::Recording(why) => Failure::invalid_field(field, why),
+        DecodeError::Medium(why) => Failure::invalid_field(field, why),
         DecodeError::Interrupted(why) => Failure::transient(format!("payload field \"{field}\": {why}")),
         DecodeError::Stopped => Failure::new(FailureClass::Cancelled, why.to_string()),
     })

@@ -1,6 +1,6 @@
-//! The seam between the handlers and the place where recordings are decoded.
+//! The seam between the handlers and the place where recordings and images are decoded.
 //!
-//! A recording comes from a stranger, and its decoder may loop, overflow the stack or ask for any amount of memory.
+//! A medium comes from a stranger, and its decoder may loop, overflow the stack or ask for any amount of memory.
 //! The worker therefore decodes in processes of its own, which it can lose; tests decode in their process.
 
 use std::{fmt, panic::catch_unwind, time::Duration};
@@ -9,31 +9,40 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::audio::{PreparedAudio, convert};
+use super::{
+    audio::{PreparedAudio, convert},
+    image::reshape::{ImagePlan, reshape},
+};
 
-/// Makes recordings ready for the provider.
+/// Makes recordings and images ready for the provider.
 ///
-/// Dropping the future of [`decode`](Self::decode) ends the work on the recording.
+/// Dropping a future ends the work on its medium.
 #[async_trait]
-pub trait AudioDecoder: Send + Sync + fmt::Debug {
+pub trait MediaDecoder: Send + Sync + fmt::Debug {
     /// Decodes a recording that plays for at most `limit`, plus 1 s that encoders pad and recorders run over.
     ///
     /// # Errors
     /// [`DecodeError`]: the recording is at fault, or this attempt was cut short.
     async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError>;
+
+    /// Turns an image upright and scales it down. The result is a JPEG.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: the image is at fault, or this attempt was cut short.
+    async fn reshape(&self, image: Bytes, plan: ImagePlan) -> Result<Bytes, DecodeError>;
 }
 
-/// Why a recording was not decoded. The texts continue a sentence that begins with the payload's field.
+/// Why a medium was not decoded. The texts continue a sentence that begins with the payload's field.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// The recording is at fault; another attempt ends in the same way.
+    /// The recording, or the image, is at fault; another attempt ends in the same way.
     #[error("{0}")]
-    Recording(String),
+    Medium(String),
     /// The host is at fault, or may be; another attempt can succeed.
     #[error("{0}")]
     Interrupted(String),
     /// The process is stopping.
-    #[error("stopped while the audio was decoded")]
+    #[error("stopped while the medium was decoded")]
     Stopped,
 }
 
@@ -43,10 +52,17 @@ pub enum DecodeError {
 pub struct InProcessDecoder;
 
 #[async_trait]
-impl AudioDecoder for InProcessDecoder {
+impl MediaDecoder for InProcessDecoder {
     async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError> {
         match spawn_blocking(move || decode(recording, limit)).await {
-            Ok(decoded) => decoded.map_err(DecodeError::Recording),
+            Ok(decoded) => decoded.map_err(DecodeError::Medium),
+            Err(_) => Err(DecodeError::Stopped),
+        }
+    }
+
+    async fn reshape(&self, image: Bytes, plan: ImagePlan) -> Result<Bytes, DecodeError> {
+        match spawn_blocking(move || reshape(&image, plan)).await {
+            Ok(changed) => changed.map(Bytes::from).map_err(DecodeError::Medium),
             Err(_) => Err(DecodeError::Stopped),
         }
     }

@@ -3,12 +3,21 @@
 
 use std::{io::Cursor, ops::RangeInclusive};
 
+use bytes::Bytes;
 use imagesize::{Compression, ImageType, image_type};
+use tracing::debug;
 
-use super::formats::name_of;
-use crate::{Failure, VisionApi};
+use super::{
+    decoder::{DecodeError, MediaDecoder},
+    formats::name_of,
+};
+use crate::{Failure, FailureClass, VisionApi};
 
 mod complete;
+pub mod reshape;
+
+pub use reshape::ImagePlan;
+use reshape::MOST_PIXELS;
 
 /// Largest image that Azure accepts, bytes.
 pub const MAX_BYTES: usize = 20_971_520;
@@ -63,6 +72,19 @@ pub struct ImageInfo {
     pub height: u32,
     /// Pages that the service reads.
     pub pages: u64,
+    /// What has to be done before it is sent.
+    pub fit: ImageFit,
+}
+
+/// What has to be done before an image is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageFit {
+    /// Nothing.
+    Sent,
+    /// It should be turned upright. As it is, the service finds most of its text as well.
+    Turned(ImagePlan),
+    /// It has to be scaled down.
+    Scaled(ImagePlan),
 }
 
 /// Checks format and size of an image for `api`. `field` is the payload field's name for the error.
@@ -71,12 +93,6 @@ pub struct ImageInfo {
 /// [`FailureClass::Permanent`](crate::FailureClass::Permanent) when the service would refuse the image.
 pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Failure> {
     let refused = |why: String| Err(Failure::invalid_field(field, why));
-    if bytes.len() > MAX_BYTES {
-        return refused(format!(
-            "image has {} bytes, at most {MAX_BYTES} are allowed",
-            bytes.len()
-        ));
-    }
     // Twelve bytes tell the formats that count; with more, other formats' parsers would run as well.
     let kind = match name_of(bytes) {
         Some("HEIC" | "HEIF") => Ok(HEIF),
@@ -127,20 +143,102 @@ pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Fai
             "TIFF has {pages} pages, only one can be read: send each page as an image of its own"
         ));
     }
-    let side = side(api);
-    if !side.contains(&width) || !side.contains(&height) {
-        return refused(format!(
-            "image is {width} × {height} pixels, each side must have {} to {}",
-            side.start(),
-            side.end()
-        ));
-    }
+    let fit = fit(field, bytes, (kind, pages), (width, height), api)?;
     Ok(ImageInfo {
         format,
         width,
         height,
         pages: pages as u64,
+        fit,
     })
+}
+
+/// What has to be done before an image of one of the service's formats is sent.
+fn fit(
+    field: &str,
+    bytes: &[u8],
+    (kind, pages): (ImageType, usize),
+    (width, height): (u32, u32),
+    api: VisionApi,
+) -> Result<ImageFit, Failure> {
+    let side = side(api);
+    let (shorter, longer) = (width.min(height), width.max(height));
+    let fits = side.contains(&shorter) && side.contains(&longer) && bytes.len() <= MAX_BYTES;
+    let can_be_changed = u64::from(width) * u64::from(height) <= MOST_PIXELS && pages == 1;
+    let orientation = match kind {
+        ImageType::Jpeg => reshape::orientation(bytes),
+        _ => 1,
+    };
+    let plan = ImagePlan {
+        longest: *side.end(),
+        orientation,
+    };
+    if fits {
+        return Ok(match can_be_changed && orientation > 1 {
+            true => ImageFit::Turned(plan),
+            false => ImageFit::Sent,
+        });
+    }
+    // The shorter side shrinks with the longer one.
+    let scaled = u64::from(shorter) * u64::from(plan.longest) / u64::from(longer.max(plan.longest));
+    let is_known = matches!(
+        kind,
+        ImageType::Jpeg | ImageType::Png | ImageType::Bmp | ImageType::Webp
+    );
+    if is_known && can_be_changed && scaled >= u64::from(*side.start()) {
+        return Ok(ImageFit::Scaled(plan));
+    }
+    let why = match side.contains(&shorter) && side.contains(&longer) {
+        true => format!("image has {} bytes, at most {MAX_BYTES} are allowed", bytes.len()),
+        false => format!(
+            "image is {width} × {height} pixels, each side must have {} to {}",
+            side.start(),
+            side.end()
+        ),
+    };
+    Err(Failure::invalid_field(field, why))
+}
+
+/// Changes an image as `fit` says.
+///
+/// # Errors
+/// As [`audio::prepare`](super::audio::prepare) for one that has to be changed; only [`FailureClass::Cancelled`] for
+/// one that should be.
+pub async fn prepare(
+    decoder: &dyn MediaDecoder,
+    field: &str,
+    bytes: Bytes,
+    (api, fit): (VisionApi, ImageFit),
+) -> Result<Bytes, Failure> {
+    let plan = match fit {
+        ImageFit::Sent => return Ok(bytes),
+        ImageFit::Turned(plan) | ImageFit::Scaled(plan) => plan,
+    };
+    let changed = decoder.reshape(bytes.clone(), plan).await;
+    // A helper is not trusted: what it returns is looked at like any other image.
+    let changed = changed.map(|image| match check(field, &image, api) {
+        Ok(info) if info.fit == ImageFit::Sent => Some(image),
+        _ => None,
+    });
+    match (changed, fit) {
+        (Ok(Some(image)), _) => Ok(image),
+        (Err(DecodeError::Stopped), _) => Err(Failure::new(
+            FailureClass::Cancelled,
+            "stopped while the image was prepared",
+        )),
+        (unchanged, ImageFit::Turned(_)) => {
+            debug!(
+                ?unchanged,
+                "an image that lies on its side is sent as it is: it cannot be turned"
+            );
+            Ok(bytes)
+        }
+        (Err(DecodeError::Interrupted(why)), _) => {
+            Err(Failure::transient(format!("payload field \"{field}\": {why}")))
+        }
+        (Err(DecodeError::Medium(why)), _) => Err(Failure::invalid_field(field, why)),
+        (Ok(None), _) => Err(Failure::invalid_field(field, "image cannot be scaled down")),
+    }
 }
 
 #[cfg(test)]

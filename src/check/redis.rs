@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     error::Error,
+    fmt::Write as _,
     io,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -15,6 +16,7 @@ use crate::{
     config::Config,
     connection::Connection,
     migrate::{MigrationState, Migrator},
+    unserved_queues::UnservedQueueWatch,
 };
 
 /// The oldest Redis that knows every command.
@@ -68,6 +70,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
         )),
     }
     findings.push(rights::look(config, &connection).await);
+    findings.push(unserved(config, &connection).await);
     findings.push(keyspace(config, connection).await);
     findings
 }
@@ -232,6 +235,38 @@ fn persistence(info: &ServerInfo) -> Finding {
             CHECK,
             "no append-only file: a restart of Redis loses the last jobs",
             "CONFIG SET appendonly yes, and the same in its configuration",
+        ),
+    }
+}
+
+/// Jobs that wait where no worker looks.
+async fn unserved(config: &Config, connection: &Connection) -> Finding {
+    const CHECK: &str = "unserved queues";
+    let watch = UnservedQueueWatch::new(connection.clone(), &config.queues, &config.replica);
+    let found = match watch.look(0).await {
+        Ok(found) => found,
+        Err(error) => {
+            let cure = "grant the ACL user what docs/operations.md lists";
+            return Finding::warning(CHECK, error.to_string(), cure);
+        }
+    };
+    let mut notes = String::new();
+    if found.hidden > 0 {
+        let _ = write!(
+            notes,
+            "; {} may not be looked into by this ACL user",
+            found.hidden
+        );
+    }
+    if !found.is_whole {
+        notes.push_str("; the keyspace is large, and only a part of it was looked at");
+    }
+    match found.in_words() {
+        None => Finding::ok(CHECK, format!("no jobs wait where no worker looks{notes}")),
+        Some(words) => Finding::warning(
+            CHECK,
+            format!("{words}{notes}"),
+            "correct the producer or QUEUES, then move the jobs with the producer's own tools",
         ),
     }
 }

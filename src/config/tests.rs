@@ -177,6 +177,24 @@ fn values_are_read_as_they_are_really_set() {
     ] {
         assert_eq!(endpoint(value), url, "{value}");
     }
+    let vision = |value: &str| {
+        let config = read(&[("AZURE_VISION_KEY", "k"), ("AZURE_VISION_ENDPOINT", value)]).unwrap();
+        config.handlers.vision.unwrap().endpoint.to_string()
+    };
+    for path in [
+        "/",
+        "/computervision/imageanalysis:analyze?api-version=2024-02-01",
+        "/vision/v3.2/read/analyze",
+        "/documentintelligence/documentModels/prebuilt-read:analyze?api-version=2024-11-30",
+        "/formrecognizer/documentModels/prebuilt-read:analyze?api-version=2023-07-31",
+    ] {
+        let value = format!("https://x.cognitiveservices.azure.com{path}");
+        assert_eq!(
+            vision(&value),
+            "https://x.cognitiveservices.azure.com/",
+            "{value}"
+        );
+    }
     let openai = |value: &str| {
         let config = read(&[("OPENAI_API_KEY", "k"), ("OPENAI_BASE_URL", value)]).unwrap();
         config.handlers.openai.unwrap().base_url.to_string()

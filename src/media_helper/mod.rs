@@ -1,4 +1,5 @@
-//! Untrusted recordings are decoded in processes of their own: the media helpers.
+//! Untrusted media are decoded in processes of their own: the media helpers. Recordings are decoded; images are turned
+//! upright and scaled down.
 //!
 //! A helper is this binary with the hidden subcommand `decode-media`. It inherits no environment and no file but three
 //! pipes, confines itself before it reads its first byte, and decodes one recording after the other. A recording that
@@ -8,12 +9,13 @@
 //! - `pool`: [`HelperPool`], the worker's side: starts helpers, hands them recordings, ends and replaces them.
 //! - `serve`: the helper's side.
 //! - `sandbox`: what the helper gives up before it reads.
-//! - `protocol`: what both sides say to each other.
+//! - `protocol`: what both sides say to each other. `verdict`: why a helper died.
 
 mod pool;
 mod protocol;
 mod sandbox;
 mod serve;
+mod verdict;
 
 pub use pool::{HelperError, HelperLimits, HelperPool, HelperProgram};
 pub use sandbox::SandboxReport;

@@ -3,9 +3,9 @@
 use std::{
     fs::File,
     io::{self, Write},
-    os::{fd::AsFd, unix::process::ExitStatusExt},
+    os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jobs::media::{
     audio::PreparedAudio,
-    decoder::{AudioDecoder, DecodeError},
+    decoder::{DecodeError, MediaDecoder},
+    image::{ImagePlan, MAX_BYTES},
 };
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::{
@@ -28,7 +29,8 @@ use tracing::{debug, warn};
 
 use super::{
     SUBCOMMAND, SandboxReport,
-    protocol::{self, ReplyKind},
+    protocol::{self, HelperRequest, ReplyKind},
+    verdict::{judge, last_words, plain},
 };
 use crate::locks::locked;
 
@@ -39,7 +41,7 @@ const LONGEST_START: Duration = Duration::from_secs(20);
 /// Recordings after which a helper is replaced: what one of them may have damaged does not last.
 const RECORDINGS: u64 = 64;
 /// Bytes of a reason that are read.
-const LONGEST_REASON: u64 = 1024;
+pub(super) const LONGEST_REASON: u64 = 1024;
 /// Bytes of audio for a second: 32,000 of WAV, 63,750 of Opus at its highest rate.
 const BYTES_PER_SECOND: u64 = 64_000;
 /// Bytes of an audio file beyond its seconds: headers, and Opus packets before the rate evens out.
@@ -57,6 +59,13 @@ pub struct HelperLimits {
 }
 
 impl HelperLimits {
+    /// The limits for images of up to [`MOST_PIXELS`](jobs::media::image::reshape::MOST_PIXELS).
+    pub const FOR_IMAGES: Self = Self {
+        memory: 512 * 1024 * 1024,
+        cpu_seconds: 20,
+        wait: Duration::from_secs(60),
+    };
+
     /// The limits for recordings of up to `max_bytes`.
     pub const fn for_recordings_of(max_bytes: u64) -> Self {
         Self {
@@ -98,24 +107,48 @@ pub enum HelperError {
     NotReady(String),
 }
 
-/// Decodes recordings in helpers. Each takes one recording at a time; as many run as the host has cores, two at least.
+/// Helpers for one kind of medium, which have the same limits.
 #[derive(Debug)]
-pub struct HelperPool {
-    program: HelperProgram,
+struct HelperGroup {
+    /// The medium, in messages.
+    medium: &'static str,
     limits: HelperLimits,
     places: Semaphore,
     idle: Mutex<Vec<HelperProcess>>,
 }
 
+impl HelperGroup {
+    fn new(medium: &'static str, limits: HelperLimits, places: usize) -> Self {
+        Self {
+            medium,
+            limits,
+            places: Semaphore::new(places),
+            idle: Mutex::default(),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<HelperProcess>> {
+        locked(&self.idle)
+    }
+}
+
+/// Decodes media in helpers. Each takes one medium at a time. As many decode recordings as the host has cores, two at
+/// least; one changes images, because that takes more memory.
+#[derive(Debug)]
+pub struct HelperPool {
+    program: HelperProgram,
+    recordings: HelperGroup,
+    images: HelperGroup,
+}
+
 impl HelperPool {
-    /// A pool that starts no helper before the first recording.
+    /// A pool that starts no helper before the first medium. `limits` are those for recordings.
     pub fn new(program: HelperProgram, limits: HelperLimits) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             program,
-            limits,
-            places: Semaphore::new(cores.max(2)),
-            idle: Mutex::default(),
+            recordings: HelperGroup::new("audio", limits, cores.max(2)),
+            images: HelperGroup::new("image", HelperLimits::FOR_IMAGES, 1),
         })
     }
 
@@ -124,30 +157,31 @@ impl HelperPool {
     /// # Errors
     /// When none can be started.
     pub async fn probe(&self) -> Result<SandboxReport, HelperError> {
-        let helper = self.start().await?;
+        let helper = self.start(&self.recordings).await?;
         let confinement = helper.confinement;
-        self.idle().push(helper);
+        self.recordings.idle().push(helper);
         Ok(confinement)
     }
 
-    /// What a helper may take.
+    /// What a helper may take for a recording.
     pub const fn limits(&self) -> HelperLimits {
-        self.limits
+        self.recordings.limits
     }
 
-    /// Process ids of the helpers that wait for a recording.
+    /// Process ids of the helpers that wait for a medium.
     pub fn waiting(&self) -> Vec<u32> {
-        self.idle()
-            .iter()
-            .filter_map(|helper| helper.child.id())
-            .collect()
+        let ids = |group: &HelperGroup| -> Vec<u32> {
+            let idle = group.idle();
+            idle.iter().filter_map(|helper| helper.child.id()).collect()
+        };
+        [ids(&self.recordings), ids(&self.images)].concat()
     }
 
-    async fn start(&self) -> Result<HelperProcess, HelperError> {
+    async fn start(&self, group: &HelperGroup) -> Result<HelperProcess, HelperError> {
         let mut child = Command::new(&self.program.0)
             .arg(SUBCOMMAND)
-            .args(["--memory", &self.limits.memory.to_string()])
-            .args(["--cpu", &self.limits.cpu_seconds.to_string()])
+            .args(["--memory", &group.limits.memory.to_string()])
+            .args(["--cpu", &group.limits.cpu_seconds.to_string()])
             .args(["--recordings", &RECORDINGS.to_string()])
             .env_clear()
             // The allocator would reserve a gigabyte at once, within which no limit on memory holds.
@@ -180,9 +214,9 @@ impl HelperPool {
     }
 
     /// A helper that waits, or a new one.
-    async fn take(&self) -> Result<HelperProcess, DecodeError> {
+    async fn take(&self, group: &HelperGroup) -> Result<HelperProcess, DecodeError> {
         loop {
-            let waiting = self.idle().pop();
+            let waiting = group.idle().pop();
             match waiting {
                 Some(mut helper) => {
                     if matches!(helper.child.try_wait(), Ok(None)) {
@@ -191,8 +225,8 @@ impl HelperPool {
                     debug!("a media helper ended while it waited, and is replaced");
                 }
                 None => {
-                    return self.start().await.map_err(|error| {
-                        warn!(%error, "no recording can be decoded; check the limits on processes and memory of this host");
+                    return self.start(group).await.map_err(|error| {
+                        warn!(%error, "no medium can be decoded; check the limits on processes and memory of this host");
                         DecodeError::Interrupted(error.to_string())
                     });
                 }
@@ -200,50 +234,80 @@ impl HelperPool {
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<HelperProcess>> {
-        locked(&self.idle)
-    }
-
     /// Why a helper gave no answer. Ends it if it has not ended.
-    async fn verdict(&self, mut helper: HelperProcess, broke: ExchangeError) -> DecodeError {
+    async fn verdict(group: &HelperGroup, mut helper: HelperProcess, broke: ExchangeError) -> DecodeError {
+        let (medium, limits) = (group.medium, group.limits);
         if let ExchangeError::TooSlow = broke {
             return DecodeError::Interrupted(format!(
-                "audio was not decoded within {} s: its helper was ended",
-                self.limits.wait.as_secs()
+                "{medium} was not decoded within {} s: its helper was ended",
+                limits.wait.as_secs()
             ));
         }
         if let ExchangeError::Answer(why) = broke {
-            return DecodeError::Recording(format!("audio cannot be decoded: its helper {why}"));
+            return DecodeError::Medium(format!("{medium} cannot be decoded: its helper {why}"));
         }
         drop(helper.input);
         let words = last_words(&mut helper.child).await;
         let status = timeout(Duration::from_secs(5), helper.child.wait()).await;
-        let verdict = judge(status.ok().and_then(Result::ok), &words, self.limits);
+        let verdict = judge(status.ok().and_then(Result::ok), &words, (medium, limits));
         warn!("a media helper died and is replaced; its job alone is affected: {verdict}");
         verdict
     }
 }
 
-#[async_trait]
-impl AudioDecoder for HelperPool {
-    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError> {
-        let Ok(_place) = self.places.acquire().await else {
+impl HelperPool {
+    /// Hands a medium to a helper of this group.
+    async fn run(
+        &self,
+        group: &HelperGroup,
+        medium: &Bytes,
+        request: HelperRequest,
+    ) -> Result<HelperResult, DecodeError> {
+        let Ok(_place) = group.places.acquire().await else {
             return Err(DecodeError::Stopped); // The semaphore is never closed.
         };
         // Dropped on the way, with this future, the helper is killed.
-        let mut helper = self.take().await?;
-        let exchanged = timeout(self.limits.wait, helper.exchange(&recording, limit)).await;
+        let mut helper = self.take(group).await?;
+        let exchanged = timeout(group.limits.wait, helper.exchange(medium, request)).await;
         match exchanged.unwrap_or(Err(ExchangeError::TooSlow)) {
-            Ok(decoded) => {
+            Ok(done) => {
                 helper.recordings += 1;
                 if helper.recordings < RECORDINGS {
-                    self.idle().push(helper);
+                    group.idle().push(helper);
                 }
-                decoded.map_err(DecodeError::Recording)
+                done.map_err(DecodeError::Medium)
             }
-            Err(broke) => Err(self.verdict(helper, broke).await),
+            Err(broke) => Err(Self::verdict(group, helper, broke).await),
         }
     }
+}
+
+#[async_trait]
+impl MediaDecoder for HelperPool {
+    async fn decode(&self, recording: Bytes, limit: Duration) -> Result<PreparedAudio, DecodeError> {
+        let request = HelperRequest::Audio(limit);
+        match self.run(&self.recordings, &recording, request).await? {
+            HelperResult::Audio(audio) => Ok(audio),
+            HelperResult::Image(_) => Err(DecodeError::Interrupted(
+                "a helper answered with an image".to_owned(),
+            )),
+        }
+    }
+
+    async fn reshape(&self, image: Bytes, plan: ImagePlan) -> Result<Bytes, DecodeError> {
+        match self.run(&self.images, &image, HelperRequest::Image(plan)).await? {
+            HelperResult::Image(image) => Ok(image),
+            HelperResult::Audio(_) => Err(DecodeError::Interrupted(
+                "a helper answered with audio".to_owned(),
+            )),
+        }
+    }
+}
+
+/// What a helper has made of a medium.
+enum HelperResult {
+    Audio(PreparedAudio),
+    Image(Bytes),
 }
 
 /// How an exchange with a helper went wrong.
@@ -273,38 +337,44 @@ struct HelperProcess {
 }
 
 impl HelperProcess {
-    /// Has a recording decoded. A helper is not trusted: what it answers is held to the bounds of an honest answer.
+    /// Has a medium decoded. A helper is not trusted: what it answers is held to the bounds of an honest answer.
     async fn exchange(
         &mut self,
-        recording: &Bytes,
-        limit: Duration,
-    ) -> Result<Result<PreparedAudio, String>, ExchangeError> {
+        medium: &Bytes,
+        request: HelperRequest,
+    ) -> Result<Result<HelperResult, String>, ExchangeError> {
         self.input
-            .write_all(&protocol::request_head(limit, recording.len()))
+            .write_all(&protocol::request_head(request, medium.len()))
             .await?;
-        self.send(recording).await?;
+        self.send(medium).await?;
         let mut head = [0; protocol::ANSWER_HEAD];
         self.output.read_exact(&mut head).await?;
         let Some((kind, duration, length)) = protocol::read_answer_head(&head) else {
             return Err(ExchangeError::Answer("gave no valid answer"));
         };
-        let most = match kind {
-            ReplyKind::Audio(_) => limit.as_secs().saturating_add(1) * BYTES_PER_SECOND + EXTRA_BYTES,
-            ReplyKind::Refused => LONGEST_REASON,
+        let (most, longest) = match (kind, request) {
+            (ReplyKind::Audio(_), HelperRequest::Audio(limit)) => {
+                let seconds = limit.as_secs().saturating_add(1);
+                (seconds * BYTES_PER_SECOND + EXTRA_BYTES, limit)
+            }
+            (ReplyKind::Image, HelperRequest::Image(_)) => (MAX_BYTES as u64, Duration::ZERO),
+            (ReplyKind::Refused, _) => (LONGEST_REASON, Duration::MAX),
+            _ => return Err(ExchangeError::Answer("gave no valid answer")),
         };
-        if length > most || duration > limit {
+        if length > most || duration > longest {
             return Err(ExchangeError::Answer(
-                "answered with more than the recording may become",
+                "answered with more than the medium may become",
             ));
         }
         let mut body = vec![0; usize::try_from(length).unwrap_or_default()];
         self.output.read_exact(&mut body).await?;
         Ok(match kind {
-            ReplyKind::Audio(format) => Ok(PreparedAudio {
+            ReplyKind::Audio(format) => Ok(HelperResult::Audio(PreparedAudio {
                 bytes: body.into(),
                 format,
                 duration,
-            }),
+            })),
+            ReplyKind::Image => Ok(HelperResult::Image(body.into())),
             ReplyKind::Refused => Err(plain(&body)),
         })
     }
@@ -339,45 +409,5 @@ fn widen(pipe: &impl AsFd) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::pipe::fcntl_setpipe_size(pipe, PIPE) {
         debug!(%error, "a media helper's pipe keeps its size");
-    }
-}
-
-/// A helper's text without control characters.
-fn plain(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
-/// What a helper wrote to standard error before it ended.
-async fn last_words(child: &mut Child) -> String {
-    let mut words = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        let mut stderr = stderr.take(LONGEST_REASON);
-        let _ = timeout(Duration::from_secs(5), stderr.read_to_end(&mut words)).await;
-    }
-    plain(&words)
-}
-
-/// What a helper died of, from its exit status and its last words, which are those of Rust's runtime.
-fn judge(status: Option<ExitStatus>, words: &str, limits: HelperLimits) -> DecodeError {
-    const SIGKILL: i32 = 9;
-    const SIGTERM: i32 = 15;
-    const SIGXCPU: i32 = 24;
-    let megabytes = limits.memory / 1_000_000;
-    let recording = |why: String| DecodeError::Recording(format!("audio cannot be decoded: {why}"));
-    if words.contains("memory allocation of") || words.contains("memory allocation failed") {
-        return recording(format!("it takes more than {megabytes} MB of memory"));
-    }
-    if words.contains("overflowed its stack") {
-        return recording("it nests too deeply".to_owned());
-    }
-    match status.and_then(|status| status.signal()) {
-        Some(SIGXCPU) => recording(format!("it takes more than {} s of CPU time", limits.cpu_seconds)),
-        // Nothing in a helper does that: the host ran out of memory, or another process ended it.
-        Some(SIGKILL | SIGTERM) => DecodeError::Interrupted(
-            "the process that decoded the audio was killed; the host may be out of memory".to_owned(),
-        ),
-        Some(signal) => recording(format!("its decoder died of signal {signal}")),
-        None => recording("its decoder ended".to_owned()),
     }
 }

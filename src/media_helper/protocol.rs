@@ -1,26 +1,37 @@
 //! The protocol between the worker and a helper. All numbers are little-endian.
 //!
 //! - Helper, once: `HELLO`, then a byte of [`SandboxReport`](super::SandboxReport) flags.
-//! - Worker: limit in ms (u64), length (u64), the recording.
-//! - Helper: [`ReplyKind`] (u8), duration in ns (u64), length (u64), the audio or the reason for its refusal (UTF-8).
+//! - Worker: [`HelperRequest`] (u8 and two u64), length (u64), the medium.
+//! - Helper: [`ReplyKind`] (u8), duration in ns (u64), length (u64), the result or the reason for a refusal (UTF-8).
 
 use std::time::Duration;
 
-use jobs::media::audio::AudioFormat;
+use jobs::media::{audio::AudioFormat, image::ImagePlan};
 
 /// The helper is confined and ready.
-pub(super) const HELLO: &[u8; 4] = b"bwm1";
-/// Bytes of a request before its recording.
-pub(super) const REQUEST_HEAD: usize = 16;
+pub(super) const HELLO: &[u8; 4] = b"bwm2";
+/// Bytes of a request before its medium.
+pub(super) const REQUEST_HEAD: usize = 25;
 /// Bytes of an answer before its body.
 pub(super) const ANSWER_HEAD: usize = 17;
+
+/// What a helper is to do with a medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HelperRequest {
+    /// Decode a recording that plays for at most this.
+    Audio(Duration),
+    /// Change an image.
+    Image(ImagePlan),
+}
 
 /// What a helper's answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplyKind {
     /// Audio in this format.
     Audio(AudioFormat),
-    /// Why the recording cannot be used.
+    /// An image.
+    Image,
+    /// Why the medium cannot be used.
     Refused,
 }
 
@@ -30,6 +41,7 @@ impl ReplyKind {
             Self::Audio(AudioFormat::Wav16kMono) => 1,
             Self::Audio(AudioFormat::OggOpus) => 2,
             Self::Refused => 3,
+            Self::Image => 4,
         }
     }
 
@@ -38,23 +50,38 @@ impl ReplyKind {
             Self::Audio(AudioFormat::Wav16kMono),
             Self::Audio(AudioFormat::OggOpus),
             Self::Refused,
+            Self::Image,
         ]
         .into_iter()
         .find(|kind| kind.code() == code)
     }
 }
 
-pub(super) fn request_head(limit: Duration, length: usize) -> [u8; REQUEST_HEAD] {
-    let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+pub(super) fn request_head(request: HelperRequest, length: usize) -> [u8; REQUEST_HEAD] {
+    let (kind, first, second) = match request {
+        HelperRequest::Audio(limit) => (1, u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), 0),
+        HelperRequest::Image(plan) => (2, u64::from(plan.longest), u64::from(plan.orientation)),
+    };
     let mut head = [0; REQUEST_HEAD];
-    head[..8].copy_from_slice(&limit.to_le_bytes());
-    head[8..].copy_from_slice(&(length as u64).to_le_bytes());
+    head[0] = kind;
+    head[1..9].copy_from_slice(&first.to_le_bytes());
+    head[9..17].copy_from_slice(&second.to_le_bytes());
+    head[17..].copy_from_slice(&(length as u64).to_le_bytes());
     head
 }
 
-/// The longest duration and the recording's length.
-pub(super) fn read_request_head(head: &[u8; REQUEST_HEAD]) -> (Duration, u64) {
-    (Duration::from_millis(number(&head[..8])), number(&head[8..]))
+/// What is to be done, and the medium's length; `None` for a request that no worker makes.
+pub(super) fn read_request_head(head: &[u8; REQUEST_HEAD]) -> Option<(HelperRequest, u64)> {
+    let (first, second) = (number(&head[1..9]), number(&head[9..17]));
+    let request = match head[0] {
+        1 => HelperRequest::Audio(Duration::from_millis(first)),
+        2 => HelperRequest::Image(ImagePlan {
+            longest: u32::try_from(first).ok()?,
+            orientation: u8::try_from(second).ok()?,
+        }),
+        _ => return None,
+    };
+    Some((request, number(&head[17..])))
 }
 
 pub(super) fn answer_head(kind: ReplyKind, duration: Duration, length: usize) -> [u8; ANSWER_HEAD] {
@@ -85,12 +112,23 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let head = request_head(Duration::from_secs(30), 70_000);
-        assert_eq!(read_request_head(&head), (Duration::from_secs(30), 70_000));
+        let plan = ImagePlan {
+            longest: 16_000,
+            orientation: 6,
+        };
+        for request in [
+            HelperRequest::Audio(Duration::from_secs(30)),
+            HelperRequest::Image(plan),
+        ] {
+            let head = request_head(request, 70_000);
+            assert_eq!(read_request_head(&head), Some((request, 70_000)));
+        }
+        assert_eq!(read_request_head(&[0; REQUEST_HEAD]), None);
         for kind in [
             ReplyKind::Audio(AudioFormat::Wav16kMono),
             ReplyKind::Audio(AudioFormat::OggOpus),
             ReplyKind::Refused,
+            ReplyKind::Image,
         ] {
             let head = answer_head(kind, Duration::from_nanos(5), 300);
             assert_eq!(

@@ -1,4 +1,4 @@
-//! The helper's side: confine, then decode recordings from standard input until it closes.
+//! The helper's side: confine, then decode media from standard input until it closes.
 
 use std::{
     io::{self, Read, Write},
@@ -9,10 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use jobs::media::decoder;
+use jobs::media::{decoder, image::reshape};
 
 use super::{
-    protocol::{self, ReplyKind},
+    protocol::{self, HelperRequest, ReplyKind},
     sandbox,
 };
 
@@ -62,19 +62,25 @@ fn answer(args: &HelperArgs, input: &mut impl Read, output: &mut impl Write) -> 
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
         other => other?,
     }
-    let (limit, length) = protocol::read_request_head(&head);
+    let Some((request, length)) = protocol::read_request_head(&head) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
     sandbox::allow_cpu(args.cpu)?;
-    let mut recording = Vec::new();
+    let mut medium = Vec::new();
     let room = usize::try_from(length).map_err(io::Error::other)?;
-    recording.try_reserve_exact(room).map_err(io::Error::other)?;
+    medium.try_reserve_exact(room).map_err(io::Error::other)?;
     // Read into the reserve: megabytes of zeros that are overwritten at once cost half a millisecond.
-    if input.take(length).read_to_end(&mut recording)? != room {
+    if input.take(length).read_to_end(&mut medium)? != room {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let (kind, duration, body) = match decoder::decode(Bytes::from(recording), limit) {
-        Ok(audio) => (ReplyKind::Audio(audio.format), audio.duration, audio.bytes),
-        Err(why) => (ReplyKind::Refused, Duration::ZERO, why.into()),
+    let done = match request {
+        HelperRequest::Audio(limit) => decoder::decode(Bytes::from(medium), limit)
+            .map(|audio| (ReplyKind::Audio(audio.format), audio.duration, audio.bytes)),
+        HelperRequest::Image(plan) => {
+            reshape::reshape(&medium, plan).map(|image| (ReplyKind::Image, Duration::ZERO, image.into()))
+        }
     };
+    let (kind, duration, body) = done.unwrap_or_else(|why| (ReplyKind::Refused, Duration::ZERO, why.into()));
     output.write_all(&protocol::answer_head(kind, duration, body.len()))?;
     output.write_all(&body)?;
     output.flush()?;

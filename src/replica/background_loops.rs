@@ -12,6 +12,7 @@ use crate::{
     model_shutdown,
     spend_ledger::SpendLedger,
     spending::webhook::Forwarder,
+    unserved_queues::UnservedQueueWatch,
     worker::supervise,
 };
 
@@ -25,6 +26,7 @@ pub(super) struct BackgroundLoops {
     forwarding: Option<JoinHandle<()>>,
     monitoring: JoinHandle<()>,
     shutdown_watch: JoinHandle<()>,
+    unserved_watch: JoinHandle<()>,
     server: JoinHandle<std::io::Result<()>>,
 }
 
@@ -34,6 +36,7 @@ impl BackgroundLoops {
         ledger: Arc<SpendLedger>,
         forwarder: Option<Arc<Forwarder>>,
         handlers: jobs::Settings,
+        unserved: UnservedQueueWatch,
         ops: HttpState,
         server: HttpServer,
     ) -> Self {
@@ -51,6 +54,10 @@ impl BackgroundLoops {
             shutdown_watch: supervise("model shutdown", {
                 let done = done.clone();
                 move || model_shutdown::watch(handlers.clone(), done.clone())
+            }),
+            unserved_watch: supervise("unserved queues", {
+                let done = done.clone();
+                move || unserved.clone().run(done.clone())
             }),
             booking: supervise("ledger", {
                 let done = done.clone();
@@ -97,6 +104,9 @@ impl BackgroundLoops {
         self.shutdown_watch
             .await
             .context("the loop that watches the model's shutdown died")?;
+        self.unserved_watch
+            .await
+            .context("the loop that looks for queues without a worker died")?;
         self.server
             .await
             .context("the HTTP server died")?

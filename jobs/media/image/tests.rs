@@ -81,6 +81,7 @@ fn every_format_that_a_service_reads_is_told_with_its_size() {
             width,
             height,
             pages: 1,
+            fit: ImageFit::Sent,
         };
         assert_eq!(check("f", &bytes, ImageAnalysis40).unwrap(), info);
         match format {
@@ -166,8 +167,14 @@ fn what_is_no_such_image_is_refused() {
     large.resize(MAX_BYTES, 0);
     check("f", &large, ImageAnalysis40).unwrap();
     large.push(0);
+    assert!(matches!(
+        check("f", &large, ImageAnalysis40).unwrap().fit,
+        ImageFit::Scaled(_)
+    ));
+    let mut icon = [b"\0\0\x01\0\x01\0\x64\x64".as_slice(), &[0; 14]].concat();
+    icon.resize(MAX_BYTES + 1, 0);
     assert_eq!(
-        refusal(&large),
+        refusal(&icon),
         "image has 20971521 bytes, at most 20971520 are allowed"
     );
 }
@@ -211,6 +218,91 @@ fn a_tiff_of_several_pages_is_refused_where_one_is_read() {
     for api in [Read32, DocumentIntelligence] {
         assert_eq!(check("f", &file, api).unwrap().pages, 2);
     }
+}
+
+/// A JPEG with EXIF data that turn it.
+fn turned_jpeg(orientation: u8) -> Vec<u8> {
+    let exif = [
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(),
+        &[orientation, 0, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+    let file = sample("text.jpg");
+    [&file[..2], &[0xff, 0xe1], &length, &exif, &file[2..]].concat()
+}
+
+#[test]
+fn a_photo_that_lies_on_its_side_is_to_be_turned() {
+    for api in VisionApi::ALL {
+        for orientation in 2..=8 {
+            let ImageFit::Turned(plan) = check("f", &turned_jpeg(orientation), api).unwrap().fit else {
+                panic!("{orientation} is not turned");
+            };
+            assert_eq!(plan.orientation, orientation);
+        }
+        for orientation in [0, 1, 9] {
+            let info = check("f", &turned_jpeg(orientation), api).unwrap();
+            assert_eq!(info.fit, ImageFit::Sent, "{orientation}");
+        }
+    }
+}
+
+#[test]
+fn an_image_that_is_too_large_is_to_be_scaled_where_that_helps() {
+    let scaled = |file: &[u8], api| {
+        matches!(
+            check("f", file, api),
+            Ok(ImageInfo {
+                fit: ImageFit::Scaled(_),
+                ..
+            })
+        )
+    };
+    assert!(scaled(&png(1_080, 20_000), ImageAnalysis40));
+    assert!(scaled(&png(10_001, 3_000), Read32) && !scaled(&png(10_001, 3_000), ImageAnalysis40));
+    // More pixels than are decoded, and a side that would become too short.
+    for (width, height) in [(16_001, 2_600), (16_001, 50), (65_000, 150)] {
+        let failure = check("f", &png(width, height), ImageAnalysis40).unwrap_err();
+        assert!(
+            failure.message().contains("each side must have 50 to 16000"),
+            "{failure}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_changed_before_it_is_sent() {
+    let decoder = crate::media::decoder::InProcessDecoder;
+    let size_of = |file: &[u8]| {
+        let info = check("f", file, Read32).unwrap();
+        assert_eq!(info.fit, ImageFit::Sent);
+        (info.format, info.width, info.height)
+    };
+    let change = async |file: Vec<u8>| {
+        let info = check("f", &file, Read32).unwrap();
+        prepare(&decoder, "f", file.into(), (Read32, info.fit)).await
+    };
+    let whole = sample("text.jpg");
+    let upright = change(turned_jpeg(6)).await.unwrap();
+    assert_eq!(size_of(&upright), ("JPEG", 240, 800));
+    assert_eq!(
+        change(whole.clone()).await.unwrap(),
+        whole,
+        "nothing is to be done"
+    );
+    // Decoders may refuse what the provider reads: it is sent as it is.
+    let mut strange = turned_jpeg(6);
+    let tables = strange
+        .windows(2)
+        .position(|marker| marker == [0xff, 0xdb])
+        .unwrap();
+    strange[tables + 1] = 0xee;
+    assert_eq!(change(strange.clone()).await.unwrap(), strange);
+    // One that has to be scaled is refused then.
+    let failure = change(png(10_001, 3_000)).await.unwrap_err();
+    assert_eq!(failure.class(), FailureClass::Permanent, "{failure}");
+    assert!(failure.message().contains("image is damaged"), "{failure}");
 }
 
 /// A HEIC of this size, as a phone writes it: where the picture is, then the picture.
@@ -286,6 +378,12 @@ fn a_tiff_of_endless_directories_is_not_followed() {
     }
 }
 
+/// Whether the sides are within the service's bounds, or will be.
+fn is_fitting(info: &ImageInfo, api: VisionApi) -> bool {
+    let is_within = side(api).contains(&info.width) && side(api).contains(&info.height);
+    is_within || matches!(info.fit, ImageFit::Scaled(_))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
@@ -299,7 +397,7 @@ proptest! {
         api in prop::sample::select(VisionApi::ALL.to_vec()),
     ) {
         if let Ok(info) = check("f", &[start, &noise].concat(), api) {
-            prop_assert!(side(api).contains(&info.width) && side(api).contains(&info.height));
+            prop_assert!(is_fitting(&info, api));
         }
     }
 
@@ -316,7 +414,7 @@ proptest! {
             file[at] ^= value;
         }
         if let Ok(info) = check("f", &file, api) {
-            prop_assert!(side(api).contains(&info.width) && side(api).contains(&info.height));
+            prop_assert!(is_fitting(&info, api));
         }
     }
 }

@@ -57,6 +57,7 @@ async fn run(api: VisionApi, paths: &[&str]) -> (Result<Output, Failure>, Vec<St
     let handler = ProcessImage {
         vision: Clients::new(&settings, None).unwrap().vision,
         media,
+        decoder: std::sync::Arc::new(crate::media::decoder::InProcessDecoder),
     };
     let images: Vec<Value> = paths
         .iter()

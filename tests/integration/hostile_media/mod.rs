@@ -14,7 +14,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use jobs::{
     JobType,
-    media::decoder::{AudioDecoder, DecodeError},
+    media::decoder::{DecodeError, MediaDecoder},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -205,7 +205,7 @@ async fn a_recording_that_takes_too_much_cpu_time_costs_its_helper_alone() {
     let slow = Bytes::from(files::slow_times(2_000_000, 12_000));
     let why = pool.decode(slow, LIMIT).await.unwrap_err();
     assert!(
-        matches!(&why, DecodeError::Recording(why) if why.contains("more than 1 s of CPU time")),
+        matches!(&why, DecodeError::Medium(why) if why.contains("more than 1 s of CPU time")),
         "{why:?}"
     );
     pool.decode(sample("good_morning.mp3"), LIMIT).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_recording_that_takes_too_much_memory_costs_its_helper_alone() {
     let large = Bytes::from(vec![0x20; 40 * 1024 * 1024]);
     let why = pool.decode(large, LIMIT).await.unwrap_err();
     assert!(
-        matches!(&why, DecodeError::Recording(why) if why.contains("more than 12 MB of memory")),
+        matches!(&why, DecodeError::Medium(why) if why.contains("more than 12 MB of memory")),
         "{why:?}"
     );
     pool.decode(sample("good_morning_opus.mp4"), LIMIT).await.unwrap();
@@ -356,7 +356,7 @@ async fn feed(what: &str, inputs: impl Iterator<Item = Vec<u8>>, count: usize) {
                 assert!(decoded.duration <= LIMIT && decoded.bytes.len() < 2_100_000);
                 audio += 1;
             }
-            Err(DecodeError::Recording(_)) => refused += 1,
+            Err(DecodeError::Medium(_)) => refused += 1,
             Err(other) => panic!("{other:?}: {}", input.escape_ascii()),
         }
     }
@@ -381,4 +381,57 @@ async fn a_million_damaged_containers_do_not_get_past_the_helpers() {
 #[ignore = "takes minutes of a release build"]
 async fn a_million_damaged_packets_do_not_get_past_the_helpers() {
     feed("damaged packets", codecs(), 1_000_000).await;
+}
+
+/// A PNG header that announces this size, in front of pixels that are not there.
+fn announced_png(width: u32, height: u32) -> Vec<u8> {
+    let chunk = |kind: &[u8; 4], content: &[u8]| {
+        let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+        [&length, &kind[..], content, &[0; 4]].concat()
+    };
+    let size = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    [
+        b"\x89PNG\r\n\x1a\n".to_vec(),
+        chunk(b"IHDR", &size),
+        chunk(b"IDAT", b"x"),
+        chunk(b"IEND", b""),
+    ]
+    .concat()
+}
+
+/// Images that a helper turns or scales, and those that it refuses: it lives, and its answer is an image that fits.
+#[tokio::test]
+async fn images_are_changed_by_a_helper_of_their_own() {
+    use jobs::{VisionApi, media::image};
+
+    let pool = helpers(usual());
+    let plan = |longest, orientation| image::ImagePlan { longest, orientation };
+    let text = sample("text.png");
+    for (plan, size) in [
+        (plan(10_000, 6), (240, 800)),
+        (plan(400, 1), (400, 120)),
+        (plan(400, 8), (120, 400)),
+    ] {
+        let changed = pool.reshape(text.clone(), plan).await.unwrap();
+        let info = image::check("f", &changed, VisionApi::Read32).unwrap();
+        assert_eq!((info.format, (info.width, info.height)), ("JPEG", size));
+    }
+    let helper = pool.waiting();
+    assert_eq!(helper.len(), 1, "one helper has changed all of them");
+    let bombs: [(Vec<u8>, &str); 4] = [
+        (announced_png(60_000, 60_000), "image is damaged"),
+        (announced_png(4_000, 4_000), "image is damaged"),
+        (b"\x89PNG\r\n\x1a\n".to_vec(), "image is damaged"),
+        (b"RIFF\0\0\0\0WEBPVP8 ".to_vec(), "image is damaged"),
+    ];
+    for (file, why) in bombs {
+        match pool.reshape(file.into(), plan(10_000, 1)).await {
+            Err(DecodeError::Medium(reason)) => assert!(reason.starts_with(why), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(pool.waiting(), helper, "no image has ended it");
+    // A recording goes to a helper with less memory.
+    pool.decode(sample("good_morning.wav"), LIMIT).await.unwrap();
+    assert_eq!(pool.waiting().len(), 2);
 }
