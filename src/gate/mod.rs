@@ -59,7 +59,7 @@ use self::{
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
     permit::{CallOutcome, Permit, Settlement},
-    provider_gate::{Admission, LimitRoom, ProviderGate},
+    provider_gate::{Admission, LimitRoom, ProviderGate, SpreadRoom},
     settings::{
         BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace,
     },

@@ -12,10 +12,14 @@ use super::{
         AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
         SettlementReply,
     },
+    provider_gate::{LimitRoom, SpreadRoom},
     scripts::GateScripts,
     settings::{GateSettings, LimitSettings, millis},
 };
-use crate::{connection::Connection, keys::GateKeys};
+use crate::{
+    connection::Connection,
+    keys::{GateKeys, WaitingLine},
+};
 
 /// Beyond what any model takes; and what the scripts can count with.
 const MOST_TOKENS: u64 = 1_000_000_000;
@@ -59,6 +63,10 @@ type AdmitRow = (
 
 /// The answer of `settle.lua` about one permit.
 type SettledRow = (Effect, State, u32, u32, u32);
+
+/// The answer of `room.lua`: calls, ms until more may pass, the reason; the same where they are spread over the minute,
+/// ms between two of these, how many may start at once; jobs that wait.
+type RoomRow = (i64, u64, String, i64, u64, u64, usize, usize);
 
 /// The part of `control.lua`'s answer about the breaker.
 type BreakerRow = (
@@ -193,15 +201,33 @@ impl RedisGate {
         })
     }
 
-    /// How many calls of so many tokens the limits would let pass now.
+    /// How many calls of so many tokens the limits would let pass now, and how many jobs wait in these lines.
     pub(super) async fn room(
         &self,
         estimated_tokens: u64,
-    ) -> Result<(i64, u64, String, i64, u64), RedisError> {
+        lines: &[WaitingLine],
+    ) -> Result<LimitRoom, RedisError> {
         let mut call = self.limited_call(&self.scripts.room);
         call.arg(estimated_tokens.min(MOST_TOKENS))
             .arg(self.settings.breaker.failure_threshold);
-        self.connection.invoke(&call).await
+        for line in lines {
+            call.key(&line.key).arg(line.counted_by);
+        }
+        let (calls, wait, reason, spread, spread_wait, interval, burst, waiting): RoomRow =
+            self.connection.invoke(&call).await?;
+        let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
+        Ok(LimitRoom {
+            calls: any(calls),
+            wait: Duration::from_millis(wait),
+            reason: Reason::ALL.iter().copied().find(|known| known.as_str() == reason),
+            spread: SpreadRoom {
+                calls: any(spread),
+                wait: Duration::from_millis(spread_wait),
+                interval: Duration::from_millis(interval),
+                burst,
+            },
+            waiting,
+        })
     }
 
     /// A call of a script that looks at the limits.

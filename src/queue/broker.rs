@@ -13,7 +13,7 @@ use super::{
     JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, Postponement, QueueCounts,
     RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
 };
-use crate::redis_error::RedisErrorClass;
+use crate::{keys::WaitingLine, redis_error::RedisErrorClass};
 
 /// One queue in Redis, seen by one replica.
 ///
@@ -114,6 +114,9 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// Adds a job; `false` when its id is known already.
     async fn enqueue(&self, job: &NewJob<'_>) -> Result<bool, BrokerError>;
+
+    /// The keys that hold the jobs which a claim may take.
+    fn waiting_lines(&self) -> Vec<WaitingLine>;
 
     /// Counts the jobs in each state.
     async fn counts(&self) -> Result<QueueCounts, BrokerError>;

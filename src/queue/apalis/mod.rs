@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     connection::Connection,
-    keys::{ApalisKeys, ledger_key},
+    keys::{ApalisKeys, WaitingLine, ledger_key},
 };
 
 /// Attempts of a job whose producer named none, or nonsense.
@@ -365,6 +365,13 @@ impl Broker for ApalisBroker {
             .arg(millis(job.delay))
             .arg(job.kind.as_str());
         Ok(self.connection.invoke(&call).await?)
+    }
+
+    fn waiting_lines(&self) -> Vec<WaitingLine> {
+        vec![WaitingLine {
+            key: self.keys.active.clone(),
+            counted_by: "LLEN",
+        }]
     }
 
     async fn counts(&self) -> Result<QueueCounts, BrokerError> {

@@ -49,7 +49,7 @@ use super::{
 };
 use crate::{
     connection::Connection,
-    keys::{BullKeys, ledger_key},
+    keys::{BullKeys, WaitingLine, ledger_key},
 };
 
 /// Locks that one script renews at most. A script blocks Redis for all clients, so each chunk is sized to take at most
@@ -334,6 +334,16 @@ impl Broker for BullmqBroker {
         call.arg(job.id).arg(job.kind.as_str()).arg(payload);
         call.arg(options.to_string()).arg(apart);
         Ok(self.connection.invoke(&call).await?)
+    }
+
+    fn waiting_lines(&self) -> Vec<WaitingLine> {
+        let [wait, _paused, prioritized] = &self.keys.waiting;
+        [(wait, "LLEN"), (prioritized, "ZCARD")]
+            .map(|(key, counted_by)| WaitingLine {
+                key: key.clone(),
+                counted_by,
+            })
+            .to_vec()
     }
 
     async fn counts(&self) -> Result<QueueCounts, BrokerError> {
