@@ -18,8 +18,8 @@
 //! - [`model_shutdown`]: the day on which the provider shuts the flashcards' model down.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`watchdog`]: ends the process when a loop is wedged.
-//! - [`connection`], `deadline`, [`redis_error`] and [`keys`]: Redis, how long its answers may take, what its errors
-//!   mean, and the name of every key.
+//! - [`connection`], `deadline`, [`script`], [`redis_error`] and [`keys`]: Redis, how long its answers may take, how
+//!   scripts run there, what its errors mean, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
 pub mod check;
@@ -49,6 +49,7 @@ pub mod ratelimit;
 pub mod redis_error;
 pub mod replica;
 pub mod retry;
+pub mod script;
 pub mod simulator;
 pub mod spend_ledger;
 pub mod spending;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobs::AccountFault;
-use redis::{FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{FromRedisValue, RedisError};
 
 use super::{
     decision::{Effect, Reason, State},
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     connection::Connection,
     keys::{GateKeys, WaitingLine},
+    script::{Script, ScriptCall},
 };
 
 /// Beyond what any model takes; and what the scripts can count with.
@@ -231,7 +232,7 @@ impl RedisGate {
     }
 
     /// A call of a script that looks at the limits.
-    fn limited_call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+    fn limited_call<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
         let LimitSettings {
             requests_per_minute,
@@ -251,7 +252,7 @@ impl RedisGate {
         call
     }
 
-    fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+    fn call<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let mut call = script.prepare_invoke();
         for key in self.keys.all() {
             call.key(key);
@@ -261,7 +262,7 @@ impl RedisGate {
     }
 
     /// Sends a call again, once, when the connection breaks under it: it does nothing the second time.
-    async fn resent_once<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+    async fn resent_once<T: FromRedisValue + Send>(&self, call: &ScriptCall<'_>) -> Result<T, RedisError> {
         match self.connection.invoke(call).await {
             Err(error) if error.is_io_error() => self.connection.invoke(call).await,
             answer => answer,

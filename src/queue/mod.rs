@@ -34,6 +34,8 @@ pub use job::{
     Postponement, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
+#[cfg(test)]
+pub(crate) use scripts::library_codes;
 pub use scripts::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,

@@ -1,35 +1,55 @@
 //! The scripts of the layouts: how one is put together from its files, and how Redis's SLOWLOG names it.
 
 use super::{Layout, apalis, bullmq};
+use crate::script::{self, Script};
 
-/// Names scripts: `NAME = "operation.lua";`, `common.lua` of their folder in front of the files that are named.
+/// Names scripts: `NAME = "operation.lua";`, `common.lua` of their folder in front of the files that are named. Those of each
+/// job are marked `as function`: Redis loads them once, where it can.
 macro_rules! scripts {
-    ($($name:ident = $($file:literal),+;)*) => {
+    ($layout:literal; $($name:ident $(as $kind:ident)? = $($file:literal),+;)*) => {
         $(
-            pub(super) static $name: std::sync::LazyLock<redis::Script> = std::sync::LazyLock::new(|| {
-                redis::Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+))
+            pub(super) static $name: std::sync::LazyLock<crate::script::Script> = std::sync::LazyLock::new(|| {
+                const FILES: &[&str] = &[include_str!("common.lua"), $(include_str!($file)),+];
+                const KINDS: &[&str] = &[$(stringify!($kind))?];
+                let name = concat!($layout, "_", stringify!($name)).to_ascii_lowercase();
+                crate::queue::scripts::script(&name, FILES, !KINDS.is_empty())
             });
         )*
 
         /// All of them, by name.
-        pub(in crate::queue) fn named() -> Vec<(&'static str, &'static redis::Script)> {
+        pub(in crate::queue) fn named() -> Vec<(&'static str, &'static crate::script::Script)> {
             vec![$((stringify!($name), &*$name)),*]
         }
     };
 }
 pub(super) use scripts;
 
-/// The scripts of both layouts, as `<layout> <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
+/// A script out of its files: the last one is the operation.
+pub(super) fn script(name: &str, files: &[&str], is_function: bool) -> Script {
+    match files.split_last() {
+        Some((operation, preludes)) if is_function => Script::stored(name, &preludes.concat(), operation),
+        _ => Script::new(&files.concat()),
+    }
+}
+
+/// The scripts of both layouts, as `<layout> <operation>`, each with the names that identify it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
     let all = [
         (Layout::Bullmq, bullmq::scripts::named()),
         (Layout::Apalis, apalis::scripts::named()),
     ];
-    all.into_iter()
-        .flat_map(|(layout, scripts)| scripts.into_iter().map(move |script| (layout, script)))
-        .map(|(layout, (name, script))| {
-            let name = format!("{layout} {}", name.to_ascii_lowercase());
-            (name, script.get_hash().to_owned())
-        })
-        .collect()
+    let named = all.into_iter().flat_map(|(layout, scripts)| {
+        scripts
+            .into_iter()
+            .map(move |(name, script)| (format!("{layout} {}", name.to_ascii_lowercase()), script))
+    });
+    script::logged_names(named)
+}
+
+/// The libraries of the scripts that run as functions.
+#[cfg(test)]
+pub(crate) fn library_codes() -> Vec<String> {
+    let all = [bullmq::scripts::named(), apalis::scripts::named()];
+    let scripts = all.into_iter().flatten();
+    scripts.filter_map(|(_, script)| script.library_code()).collect()
 }

@@ -246,7 +246,11 @@ impl ClaimPauses {
                 room.wait = pause_of_spread(&room.spread, room.spread.wait);
             } else {
                 // Other replicas may claim as many: half of what may start at once is left to the owners who join.
-                let most = if is_shared { room.spread.calls / 2 } else { usize::MAX };
+                let most = if is_shared {
+                    room.spread.calls / 2
+                } else {
+                    usize::MAX
+                };
                 inner.unspread.insert(gate.provider(), (most, now + UNSPREAD));
             }
             let may_pass = !is_shared || inner.passes_unspread(gate.provider(), now);

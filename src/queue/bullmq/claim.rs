@@ -3,10 +3,12 @@
 use std::{num::NonZeroU32, string::FromUtf8Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use redis::ScriptInvocation;
 
 use super::{BullmqBroker, options::JobOptions, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, millis};
+use crate::{
+    queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, millis},
+    script::ScriptCall,
+};
 
 /// Jobs that one claim takes at most.
 const CLAIMS: usize = 32;
@@ -62,7 +64,7 @@ impl BullmqBroker {
     /// The leading arguments of every script that claims.
     pub(super) fn claim_args(
         &self,
-        call: &mut ScriptInvocation<'_>,
+        call: &mut ScriptCall<'_>,
         number: Option<ClaimNumber>,
         count: usize,
         anyway: bool,

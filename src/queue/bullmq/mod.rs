@@ -38,7 +38,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
@@ -50,6 +49,7 @@ use super::{
 use crate::{
     connection::Connection,
     keys::{BullKeys, WaitingLine, ledger_key},
+    script::{Script, ScriptCall},
 };
 
 /// Locks that one script renews at most. A script blocks Redis for all clients, so each chunk is sized to take at most
@@ -100,7 +100,7 @@ impl BullmqBroker {
         }
     }
 
-    fn prepare<'a>(&self, script: &'a redis::Script) -> ScriptInvocation<'a> {
+    fn prepare<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let mut call = script.prepare_invoke();
         call.key(&self.keys.prefix);
         call
@@ -132,7 +132,7 @@ impl BullmqBroker {
         self.settle(&call).await
     }
 
-    async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<WriteResult, BrokerError> {
+    async fn settle(&self, call: &ScriptCall<'_>) -> Result<WriteResult, BrokerError> {
         let applied: bool = self.connection.invoke(call).await?;
         Ok(if applied {
             WriteResult::Applied
