@@ -53,8 +53,8 @@ bench-peer:
     sh scripts/bench-peer.sh
 
 # Old and new replicas side by side.
-mixed-versions:
-    sh scripts/mixed-versions.sh
+mixed-versions commit scenario="everything":
+    sh scripts/mixed-versions.sh {{commit}} {{scenario}}
 
 # The parsers through libFuzzer.
 fuzz:

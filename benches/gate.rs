@@ -21,7 +21,6 @@ fn gates(redis: &PrivateRedis) -> Result<Gates> {
         requests_per_minute: 100_000_000.try_into().ok(),
         tokens_per_minute: 1_000_000_000.try_into().ok(),
         max_concurrent: 100_000.try_into().ok(),
-        pace: None,
     };
     Ok(Gates::new(
         Connection::open(&redis.url().into())?,

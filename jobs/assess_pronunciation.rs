@@ -23,6 +23,7 @@ use crate::{
 mod answer;
 mod feedback;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/speech.rs"]
 pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

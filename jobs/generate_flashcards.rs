@@ -25,6 +25,7 @@ mod card_scanner;
 pub mod contract;
 mod deck;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/flashcards.rs"]
 pub(crate) mod fuzz;
 mod language;
 mod prompt;

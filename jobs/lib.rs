@@ -20,6 +20,7 @@ pub mod context;
 mod failed_reason;
 pub mod failure;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/jobs.rs"]
 pub mod fuzzing;
 pub mod generate_flashcards;
 pub mod http_client;

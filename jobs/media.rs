@@ -37,6 +37,7 @@ mod fetch;
 mod files;
 mod formats;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/media.rs"]
 pub(crate) mod fuzz;
 pub mod image;
 mod opus;

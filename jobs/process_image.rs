@@ -22,12 +22,13 @@ use crate::{
 };
 
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/vision.rs"]
 pub(crate) mod fuzz;
 mod recognise;
 #[cfg(test)]
 mod tests;
 
-use recognise::{Recogniser, RecognitionRequest};
+use recognise::{CheckedImage, Recogniser, RecognitionRequest};
 
 /// More images than this are too many for one job.
 const MOST_IMAGES: usize = 5;
@@ -322,10 +323,10 @@ impl ProcessImage {
         field: &str,
         source: MediaSource<'_>,
         api: VisionApi,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<CheckedImage, Failure> {
         let bytes = self.media.load_into(room, field, source).await?;
-        image::check(field, &bytes, api)?;
-        Ok(bytes)
+        let pages = image::check(field, &bytes, api)?.pages;
+        Ok(CheckedImage { bytes, pages })
     }
 }
 

@@ -23,6 +23,7 @@ pub mod azure_vision;
 mod dialect;
 mod error_body;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/refusal.rs"]
 pub(crate) mod fuzz;
 mod http;
 pub mod models;

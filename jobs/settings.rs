@@ -82,11 +82,13 @@ pub struct VisionSettings {
     pub endpoint: Url,
     /// `Ocp-Apim-Subscription-Key`.
     pub key: SecretString,
-    /// Which of the two services reads the images.
+    /// The service that reads the images.
     pub api: VisionApi,
-    /// Longest wait for an answer of Image Analysis 4.0, and for the submit of Read 3.2.
+    /// The table with the day on which the service shuts down.
+    pub models: Arc<ModelTable>,
+    /// Longest wait for an answer of Image Analysis 4.0, and for the submit of an operation.
     pub timeout: Duration,
-    /// Pause between two polls of a Read 3.2 operation.
+    /// Shortest pause between two polls of an operation.
     pub poll_interval: Duration,
 }
 
@@ -101,13 +103,48 @@ impl fmt::Debug for VisionSettings {
     }
 }
 
-/// The two services that read text from images.
+/// The services that read text from images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VisionApi {
     /// Image Analysis 4.0: one request, one answer.
     ImageAnalysis40,
     /// Read 3.2: submit, then poll.
     Read32,
+    /// The model `prebuilt-read` of Document Intelligence: submit, then poll.
+    DocumentIntelligence,
+}
+
+impl VisionApi {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ImageAnalysis40, Self::Read32, Self::DocumentIntelligence];
+
+    /// The value of `AZURE_VISION_API`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ImageAnalysis40 => "4.0",
+            Self::Read32 => "3.2",
+            Self::DocumentIntelligence => "document-intelligence",
+        }
+    }
+
+    /// The service's name in the tables of prices and shutdowns.
+    pub const fn service(self) -> &'static str {
+        match self {
+            Self::ImageAnalysis40 => "image-analysis-4.0",
+            Self::Read32 => "read-3.2",
+            Self::DocumentIntelligence => "prebuilt-read",
+        }
+    }
+
+    /// The service that a value of `AZURE_VISION_API` names.
+    pub fn named(value: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|api| api.as_str() == value)
+    }
+
+    /// Returns true if the service bills and reads each page of a file; Image Analysis reads the first one alone.
+    pub(crate) const fn reads_pages(self) -> bool {
+        !matches!(self, Self::ImageAnalysis40)
+    }
 }
 
 /// Where media may come from, and how much of it.

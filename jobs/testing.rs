@@ -65,6 +65,12 @@ impl FakeGuard {
         unpaid.map(|call| call.step.to_string()).collect()
     }
 
+    /// The usage that each call announced, in order.
+    pub(crate) fn usages(&self) -> Vec<crate::CallUsage> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().map(|call| call.estimate.clone()).collect()
+    }
+
     /// The tokens that each call announced, in order.
     pub(crate) fn estimates(&self) -> Vec<u64> {
         self.calls

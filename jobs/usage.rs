@@ -73,10 +73,23 @@ impl CallUsage {
 
     /// One request about one image.
     pub fn image() -> Self {
+        Self::pages(1)
+    }
+
+    /// One request about a file of so many pages, each of which is billed as a transaction.
+    pub fn pages(count: u64) -> Self {
         Self {
-            images: 1,
-            transactions: 1,
+            images: count,
+            transactions: count,
             ..Self::default()
+        }
+    }
+
+    /// The same usage, at the price of `model`.
+    pub fn of_model(self, model: &str) -> Self {
+        Self {
+            model: model.into(),
+            ..self
         }
     }
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the fuzz targets that are named, or all of them, each until it has been fed FUZZ_RUNS inputs, and prints a line
-# for each. An input that breaks a promise ends it; libFuzzer says where it lies. With FUZZ_REPORT=on the lines become
+# for each. A target is named after its folder in fuzz/seeds. An input that breaks a promise ends it; libFuzzer says where it lies. With FUZZ_REPORT=on the lines become
 # the table of docs/reliability.md.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,13 +16,13 @@ RUSTFLAGS=$flags cargo build --manifest-path fuzz/Cargo.toml --target-dir fuzz/t
 [ "${1:-}" = --build ] && exit 0
 
 if [ $# -eq 0 ]; then
-  for file in fuzz/fuzz_targets/*.rs; do set -- "$@" "$(basename "$file" .rs)"; done
+  for folder in fuzz/seeds/*/; do set -- "$@" "$(basename "$folder")"; done
 fi
 mkdir -p "$out/rows"
 for target in "$@"; do
   mkdir -p "$out/$target"
   log="$out/$target.log"
-  if ! nice -n 19 "fuzz/target/$host/release/$target" "$out/$target" "fuzz/seeds/$target" -runs="$runs" -seed=1 \
+  if ! FUZZ_TARGET=$target nice -n 19 "fuzz/target/$host/release/targets" "$out/$target" "fuzz/seeds/$target" -runs="$runs" -seed=1 \
     -max_len=8192 -timeout=20 -rss_limit_mb=1024 -print_final_stats=1 -artifact_prefix="$out/$target-" >"$log" 2>&1; then
     tail -n 40 "$log"
     exit 1

@@ -23,14 +23,14 @@ use crate::{
     retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryDecision, RetryPolicy},
     spend_ledger::{LedgerPage, OpenedCall},
     spending::JobSpend,
+    suspects::Suspect,
     telemetry::{
         metrics::{
             PROCESS,
             labels::{Answer, CellIndex, JobClass},
         },
-        trace::{self, SpanKind, TraceSpan},
+        trace::{self, SpanEnd},
     },
-    worker::Suspect,
 };
 
 /// A job waits at the gate in its slot up to this long: to give the job back would take as long.
@@ -202,10 +202,9 @@ impl<'a> JobGuard<'a> {
     ) -> Result<ProviderReply, Failure> {
         let sent = Instant::now();
         let span = info_span!("call", provider = %call.provider);
-        let mut trace = TraceSpan::start("call", SpanKind::Client, trace::current());
-        trace.note("server.address", call.provider.as_str());
-        let sending = self.attempt(call, attempt, lost).instrument(span);
-        let result = match trace.context() {
+        let end = SpanEnd::of(&span);
+        let sending = self.attempt(call, attempt, lost).instrument(span.clone());
+        let result = match trace::context(&span) {
             Some(context) => TRACEPARENT.scope(context.to_string(), sending).await,
             None => sending.await,
         };
@@ -213,9 +212,9 @@ impl<'a> JobGuard<'a> {
             Ok(_) => (JobClass(None), Answer::Success),
             Err(failure) => (JobClass(Some(failure.class())), Answer::of(failure)),
         };
-        trace.note("http.response.status_class", answer.as_str());
-        trace.note("error.type", class.as_str());
-        trace.end(result.is_err());
+        trace::note(&span, "http.response.status_class", answer.as_str());
+        trace::note(&span, "error.type", class.as_str());
+        end.set(result.is_err());
         PROCESS.called(call.provider, class, answer, sent.elapsed());
         if let Ok(reply) = &result {
             PROCESS.tokens[call.provider.index()].add(reply.tokens.unwrap_or_default());
@@ -322,12 +321,10 @@ impl ProviderGuard for JobGuard<'_> {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
             self.tries.store(nth, Ordering::Relaxed);
             let span = info_span!("attempt", %provider, step = %call.step, nth);
-            let mut trace = TraceSpan::start("attempt", SpanKind::Internal, trace::current());
-            trace.note("backend_worker.step", &call.step);
-            let passed = trace::within(trace.context(), self.try_once(call, attempt))
-                .instrument(span)
-                .await;
-            trace.end(passed.is_err());
+            let end = SpanEnd::of(&span);
+            let passed = self.try_once(call, attempt).instrument(span.clone()).await;
+            end.set(passed.is_err());
+            drop(span);
             let failure = match passed {
                 Ok(reply) => {
                     self.paid_for(call, &reply);

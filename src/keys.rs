@@ -261,7 +261,7 @@ pub fn equal_jobs_result(digest: &str) -> String {
     format!("dedup:{digest}:result")
 }
 
-/// What the keys of [spending](crate::spending) begin with; `books.lua` puts the rest behind it:
+/// What the keys of `spending` begin with; `books.lua` puts the rest behind it:
 ///
 /// | key | type | content | stays |
 /// |---|---|---|---|
@@ -280,7 +280,7 @@ pub const SPEND_PREFIX: &str = "spend:";
 /// `call` (the same in each entry about a call), `kind` (`paid`, `unpriced`, `possible`, `nothing`), `provider`,
 /// `model`, `type`, `student`, `nanoUsd`, `promptTokens`, `cachedTokens`, `completionTokens`, `reasoningTokens`.
 pub const USAGE_EVENTS: &str = "usage";
-/// Hash: `holder`, `until` (ms), `cursor` and `kept` of the [forwarder](crate::spending::webhook) of usage events.
+/// Hash: `holder`, `until` (ms), `cursor` and `kept` of the forwarder of usage events.
 pub const WEBHOOK_STATE: &str = "usage:webhook";
 /// Stream, about 10,000 entries: events whose content the receiver has refused, with `event` and `why` before their
 /// fields.

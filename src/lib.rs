@@ -6,7 +6,7 @@
 //! - [`cli`]: the commands; `main` only dispatches to it.
 //! - [`config`]: the only reader of the environment.
 //! - [`replica`]: one replica, wired from the configuration: brokers, workers, HTTP.
-//! - [`queue`]: the trait `Broker` and the layouts behind it.
+//! - [`queue`]: the traits of a queue and the layouts behind them.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
 //! - [`media_helper`]: the processes in which untrusted recordings are decoded.
 //! - [`deduplication`]: jobs that ask for the same are paid for once.
@@ -15,7 +15,7 @@
 //! - [`check`]: finds the problems of a deployment.
 //! - [`operator`]: what an operator can ask and do; [`http_api`] offers it over HTTP, [`cli`] in a shell.
 //! - [`migrate`]: what was changed in the keyspace since the first version.
-//! - [`model_shutdown`]: the day on which the provider shuts the flashcards' model down.
+//! - [`model_shutdown`]: the day on which a provider shuts down the flashcards' model, or the service that reads images.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`], `deadline`, [`script`], [`redis_error`] and [`keys`]: Redis, how long its answers may take, how
@@ -33,6 +33,7 @@ pub mod dialects;
 #[cfg(test)]
 mod docs;
 #[cfg(any(test, fuzzing))]
+#[path = "../fuzz/targets/worker.rs"]
 pub mod fuzzing;
 pub mod gate;
 mod group_commit;
@@ -53,6 +54,8 @@ pub mod script;
 pub mod simulator;
 pub mod spend_ledger;
 pub mod spending;
+pub mod suspects;
 pub mod telemetry;
+mod time_format;
 pub mod watchdog;
 pub mod worker;

@@ -1,15 +1,20 @@
 //! The operator's queries and actions. The HTTP routes and the command line call the same methods.
 
 mod jobs_admin;
+pub(crate) mod view;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc};
 
 use jobs::{JobType, Provider};
 use serde::Serialize;
 
 use crate::{
     gate::{BreakerStatus, GateStatus, Gates, LimitRoom, Reason},
-    queue::{Broker, BrokerError, JobSnapshot, JobState, Layout, LineView, QueueCounts, WaitingFor},
+    queue::{
+        BrokerError, JobSnapshot, JobState, Layout, LineView, OperatorQueue, QueueCounts, QueueInspector,
+        WaitingFor,
+    },
+    time_format::millis,
 };
 
 pub use jobs_admin::{JobError, JobFilter, JobList, JobLocation, ListedIn, RetryRequest, RetrySummary};
@@ -17,7 +22,7 @@ pub use jobs_admin::{JobError, JobFilter, JobList, JobLocation, ListedIn, RetryR
 /// The queues and gates of a deployment, in an operator's hands.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    brokers: Vec<Arc<dyn Broker>>,
+    brokers: Vec<Arc<dyn OperatorQueue>>,
     gates: Option<Arc<Gates>>,
 }
 
@@ -39,7 +44,7 @@ pub struct QueueStats {
 #[derive(Debug)]
 pub struct FoundJob {
     /// The queue.
-    pub broker: Arc<dyn Broker>,
+    pub broker: Arc<dyn OperatorQueue>,
     /// The job.
     pub job: JobSnapshot,
 }
@@ -90,7 +95,6 @@ fn full_limit(status: &GateStatus, room: &LimitRoom) -> Option<String> {
             of(limits.max_concurrent)
         ),
         Reason::Throttled => "a pause that it has asked for".to_owned(),
-        Reason::Pace => "calls are spread in time".to_owned(),
         Reason::Open | Reason::HalfOpen | Reason::TooLarge => return None,
     };
     let next = millis(room.wait).div_ceil(1000);
@@ -100,31 +104,27 @@ fn full_limit(status: &GateStatus, room: &LimitRoom) -> Option<String> {
     })
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Operator {
     /// An operator of these queues and gates.
-    pub const fn new(brokers: Vec<Arc<dyn Broker>>, gates: Option<Arc<Gates>>) -> Self {
+    pub const fn new(brokers: Vec<Arc<dyn OperatorQueue>>, gates: Option<Arc<Gates>>) -> Self {
         Self { brokers, gates }
     }
 
     /// The queue of that name; with two of them in different layouts, the first that is served.
-    pub fn queue(&self, name: &str) -> Option<&Arc<dyn Broker>> {
+    pub fn queue(&self, name: &str) -> Option<&Arc<dyn OperatorQueue>> {
         self.brokers.iter().find(|broker| broker.queue() == name)
     }
 
     /// Every queue.
-    pub fn queues(&self) -> &[Arc<dyn Broker>] {
+    pub fn queues(&self) -> &[Arc<dyn OperatorQueue>] {
         &self.brokers
     }
 
     /// The queue that takes new jobs of a type: its own, otherwise the first that is served. Of two layouts the
     /// apalis one comes first.
-    pub fn queue_for(&self, kind: JobType) -> Option<&Arc<dyn Broker>> {
-        let is_own = |broker: &&Arc<dyn Broker>| broker.queue() == kind.default_queue();
-        let is_ours = |broker: &&Arc<dyn Broker>| broker.layout() == Layout::Apalis;
+    pub fn queue_for(&self, kind: JobType) -> Option<&Arc<dyn OperatorQueue>> {
+        let is_own = |broker: &&Arc<dyn OperatorQueue>| broker.queue() == kind.default_queue();
+        let is_ours = |broker: &&Arc<dyn OperatorQueue>| broker.layout() == Layout::Apalis;
         let all = || self.brokers.iter();
         all()
             .filter(is_ours)
@@ -158,7 +158,11 @@ impl Operator {
     }
 
     /// Adds a job's position in its line, the cause of the line's wait, and the expected start of the job.
-    async fn look_at_line(&self, broker: &dyn Broker, job: &mut JobSnapshot) -> Result<(), BrokerError> {
+    async fn look_at_line(
+        &self,
+        broker: &dyn QueueInspector,
+        job: &mut JobSnapshot,
+    ) -> Result<(), BrokerError> {
         let standing = broker.line_position(&job.id).await?;
         let mut line = LineView {
             position: standing.ahead.map(|ahead| ahead + 1),

@@ -20,7 +20,7 @@ use crate::{
     migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
-    queue::{Broker, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
+    queue::{Broker, Layout, OperatorQueue, WorkerQueue, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
     spend_ledger::SpendLedger,
     spending::{
@@ -33,7 +33,7 @@ use crate::{
         Runtime, RuntimeOptions,
         dispatcher::Dispatcher,
         outcome::{AccountWaits, OutcomeRules},
-        worker_health::DispositionCounts,
+        worker_health::OutcomeTotals,
     },
 };
 
@@ -72,8 +72,8 @@ impl Replica {
         let dispatcher = dispatcher(config, &connection, gates.clone(), ledger.clone(), rules.clone())?;
         let queues = brokers
             .iter()
-            .cloned()
-            .zip(config.queues.iter().map(|spec| spec.concurrency));
+            .zip(&config.queues)
+            .map(|(broker, spec)| (broker.clone() as Arc<dyn WorkerQueue>, spec.concurrency));
         let options = RuntimeOptions {
             rules,
             deadline: config.deadline,
@@ -86,7 +86,7 @@ impl Replica {
                 .collect(),
         };
         let runtime = Runtime::new(queues, Arc::new(dispatcher), &options);
-        let operator = Operator::new(brokers, gates.clone());
+        let operator = Operator::new(operator_side(brokers), gates.clone());
         let ops = http_state(config, &connection, &runtime, operator, ledger.clone());
         let server = HttpServer::bind(config.port)
             .await
@@ -120,7 +120,7 @@ impl Replica {
         self,
         stop: impl Future<Output = ()> + Send,
         hasten: impl Future<Output = ()> + Send,
-    ) -> anyhow::Result<DispositionCounts> {
+    ) -> anyhow::Result<OutcomeTotals> {
         let port = self.port()?;
         let loops = BackgroundLoops::start(
             self.gates.clone(),
@@ -150,7 +150,7 @@ impl Replica {
             }
         };
         let tally = if told_to_stop {
-            Ok(DispositionCounts::default())
+            Ok(OutcomeTotals::default())
         } else {
             info!(
                 port,
@@ -277,7 +277,7 @@ fn http_state(
 pub fn operator(config: &Config) -> anyhow::Result<Operator> {
     let connection = Connection::open(&config.redis).context("REDIS_URL")?;
     Ok(Operator::new(
-        brokers(config, &connection),
+        operator_side(brokers(config, &connection)),
         gates(config, &connection)?,
     ))
 }
@@ -296,6 +296,13 @@ fn brokers(config: &Config, connection: &Connection) -> Vec<Arc<dyn Broker>> {
         .queues
         .iter()
         .map(|spec| broker(spec, connection, config))
+        .collect()
+}
+
+fn operator_side(brokers: Vec<Arc<dyn Broker>>) -> Vec<Arc<dyn OperatorQueue>> {
+    brokers
+        .into_iter()
+        .map(|broker| broker as Arc<dyn OperatorQueue>)
         .collect()
 }
 

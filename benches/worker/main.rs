@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
-    queue::{Broker, BrokerOptions, Layout, NewJob, apalis::ApalisBroker, bullmq::BullmqBroker},
+    queue::{Broker, BrokerOptions, Layout, NewJob, WorkerQueue, apalis::ApalisBroker, bullmq::BullmqBroker},
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
     worker::{
@@ -129,7 +129,7 @@ impl Bench {
         self.prefill(layout, &queue, jobs).await?;
         let handler = Arc::new(NoOp::default());
         let runtime = Runtime::new(
-            [(self.broker(layout, &queue)?, concurrency)],
+            [(self.broker(layout, &queue)? as Arc<dyn WorkerQueue>, concurrency)],
             handler.clone(),
             &options()?,
         );
@@ -138,7 +138,7 @@ impl Bench {
         let (before, own_before) = (self.spent().await?, own_cpu()?);
         let started = Instant::now();
         let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
-        while workers[0].health().disposition_counts().succeeded < jobs {
+        while workers[0].health().outcome_totals().succeeded < jobs {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let took = started.elapsed().as_secs_f64();
@@ -160,7 +160,11 @@ impl Bench {
     async fn pickup(&self, layout: Layout, samples: usize) -> Result {
         let handler = Arc::new(NoOp::default());
         let broker = self.broker(layout, "pickup")?;
-        let runtime = Runtime::new([(broker.clone(), 20)], handler.clone(), &options()?);
+        let runtime = Runtime::new(
+            [(broker.clone() as Arc<dyn WorkerQueue>, 20)],
+            handler.clone(),
+            &options()?,
+        );
         let stop = CancellationToken::new();
         let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
         let payload = serde_json::value::to_raw_value(&serde_json::json!({}))?;

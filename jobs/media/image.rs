@@ -3,7 +3,7 @@
 
 use std::{io::Cursor, ops::RangeInclusive};
 
-use imagesize::{ImageType, image_type};
+use imagesize::{Compression, ImageType, image_type};
 
 use super::formats::name_of;
 use crate::{Failure, VisionApi};
@@ -17,7 +17,7 @@ pub const MAX_BYTES: usize = 20_971_520;
 const fn side(api: VisionApi) -> RangeInclusive<u32> {
     match api {
         VisionApi::ImageAnalysis40 => 50..=16_000,
-        VisionApi::Read32 => 50..=10_000,
+        VisionApi::Read32 | VisionApi::DocumentIntelligence => 50..=10_000,
     }
 }
 
@@ -39,18 +39,30 @@ const fn formats(api: VisionApi) -> &'static [(ImageType, &'static str)] {
             (ImageType::Bmp, "BMP"),
             (ImageType::Tiff, "TIFF"),
         ],
+        VisionApi::DocumentIntelligence => &[
+            (ImageType::Jpeg, "JPEG"),
+            (ImageType::Png, "PNG"),
+            (ImageType::Bmp, "BMP"),
+            (ImageType::Tiff, "TIFF"),
+            (HEIF, "HEIF"),
+        ],
     }
 }
+
+/// HEIF with pictures of any codec but AV1, HEIC among them.
+const HEIF: ImageType = ImageType::Heif(Compression::Hevc);
 
 /// What the header of an image says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageInfo {
-    /// Name of the format: `JPEG`, `PNG`, `GIF`, `BMP`, `WEBP`, `ICO` or `TIFF`.
+    /// Name of the format: `JPEG`, `PNG`, `GIF`, `BMP`, `WEBP`, `ICO`, `TIFF` or `HEIF`.
     pub format: &'static str,
     /// Pixels.
     pub width: u32,
     /// Pixels.
     pub height: u32,
+    /// Pages that the service reads.
+    pub pages: u64,
 }
 
 /// Checks format and size of an image for `api`. `field` is the payload field's name for the error.
@@ -66,7 +78,10 @@ pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Fai
         ));
     }
     // Twelve bytes tell the formats that count; with more, other formats' parsers would run as well.
-    let kind = image_type(bytes.get(..12).unwrap_or_default());
+    let kind = match name_of(bytes) {
+        Some("HEIC" | "HEIF") => Ok(HEIF),
+        _ => image_type(bytes.get(..12).unwrap_or_default()),
+    };
     let formats = formats(api);
     let Some(&(kind, format)) = formats
         .iter()
@@ -103,12 +118,11 @@ pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Fai
             "{format} image is incomplete: its end is missing; send the whole file"
         ));
     }
-    // The Read service reads all pages, Image Analysis the first alone.
     let pages = match kind {
-        ImageType::Tiff if api == VisionApi::ImageAnalysis40 => complete::tiff_pages(bytes),
+        ImageType::Tiff => complete::tiff_pages(bytes),
         _ => 1,
     };
-    if pages > 1 {
+    if pages > 1 && !api.reads_pages() {
         return refused(format!(
             "TIFF has {pages} pages, only one can be read: send each page as an image of its own"
         ));
@@ -125,6 +139,7 @@ pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Fai
         format,
         width,
         height,
+        pages: pages as u64,
     })
 }
 

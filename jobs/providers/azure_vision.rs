@@ -1,4 +1,5 @@
-//! Azure Vision: text in images, by Image Analysis 4.0 (one request) or Read 3.2 (submit, then poll).
+//! Azure Vision: text in images, by Image Analysis 4.0 (one request), by Read 3.2 or by Document Intelligence, its
+//! successor (submit, then poll).
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,7 +18,7 @@ use super::{
     AZURE_KEY,
     error_body::{ErrorBody, excerpt},
     http::{ProviderAnswer, ProviderPeer, Transport, join, key_header},
-    refusal_rules,
+    refusal_rules, retry_after,
 };
 use crate::{
     Failure, FailureClass, Provider, ProviderReply, VisionApi, VisionSettings,
@@ -25,18 +26,46 @@ use crate::{
     raw::{PickedValue, pick},
 };
 
-/// Image Analysis 4.0, and what it is asked for.
-pub(super) const ANALYZE: &str = "/computervision/imageanalysis:analyze";
-pub(super) const READ_TEXT: [(&str, &str); 2] = [("api-version", "2024-02-01"), ("features", "read")];
+/// A path below the endpoint, and the query that follows it.
+pub(super) type ServiceTarget<'a> = (&'a str, &'static [(&'static str, &'static str)]);
 
-/// Read 3.2.
-pub(super) const SUBMIT: &str = "/vision/v3.2/read/analyze";
+/// The version of Document Intelligence.
+const DOCUMENT_VERSION: (&str, &str) = ("api-version", "2024-11-30");
+
+/// The request that sends an image to the service.
+pub(super) const fn image_target(api: VisionApi) -> ServiceTarget<'static> {
+    match api {
+        VisionApi::ImageAnalysis40 => (
+            "/computervision/imageanalysis:analyze",
+            &[("api-version", "2024-02-01"), ("features", "read")],
+        ),
+        VisionApi::Read32 => ("/vision/v3.2/read/analyze", &[]),
+        VisionApi::DocumentIntelligence => (
+            "/documentintelligence/documentModels/prebuilt-read:analyze",
+            &[("_overload", "analyzeDocument"), DOCUMENT_VERSION],
+        ),
+    }
+}
+
+/// Below which path the operations of the service are polled, and the query of a poll.
+const fn poll_target(api: VisionApi) -> ServiceTarget<'static> {
+    match api {
+        VisionApi::DocumentIntelligence => (
+            "/documentintelligence/documentModels/prebuilt-read/analyzeResults",
+            &[DOCUMENT_VERSION],
+        ),
+        _ => ("/vision/v3.2/read/analyzeResults", &[]),
+    }
+}
 
 /// Longest wait for the answer to one poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Status that a poll returns for an operation that the service does not know yet, or has forgotten.
 pub(crate) const EXPIRED: &str = "expired";
+
+/// Field of a reply with the wait that the service asks for, ms.
+pub(crate) const RETRY_AFTER_MS: &str = "retryAfterMs";
 
 /// Longest operation id that is believed. They are GUIDs.
 const MAX_OPERATION_ID: usize = 128;
@@ -86,12 +115,12 @@ impl AzureVision {
         })
     }
 
-    /// Which of the two services to use.
+    /// The service that reads the images.
     pub fn api(&self) -> VisionApi {
         self.api
     }
 
-    /// Pause between two polls.
+    /// Shortest pause between two polls.
     pub fn poll_interval(&self) -> Duration {
         self.poll_interval
     }
@@ -101,15 +130,7 @@ impl AzureVision {
     /// # Errors
     /// Fails by the status; transient when no whole answer came back, or one that is not JSON.
     pub async fn analyze(&self, image: Bytes) -> Result<ProviderReply, Failure> {
-        let url = join(&self.endpoint, ANALYZE);
-        let request = self
-            .peer
-            .http
-            .requests
-            .post(url)
-            .query(&READ_TEXT)
-            .timeout(self.timeout);
-        let answer = self.send(octets(request, image)).await?;
+        let answer = self.send_image(VisionApi::ImageAnalysis40, image).await?;
         self.peer.refuse_error_inside(&answer)?;
         Ok(ProviderReply {
             body: self.peer.json(&answer.body)?,
@@ -117,19 +138,14 @@ impl AzureVision {
         })
     }
 
-    /// Makes one attempt at submitting an image to Read 3.2. The reply is `{"operationId": "…"}`, for
-    /// [`poll`](Self::poll). It is paid from here on: another submit pays again.
+    /// Makes one attempt at submitting an image to Read 3.2 or Document Intelligence. The reply is
+    /// `{"operationId": "…"}`, for [`poll`](Self::poll), and `retryAfterMs` where the service asks to wait. It is
+    /// paid from here on: another submit pays again.
     ///
     /// # Errors
     /// Fails by the status; transient when no whole answer came back, or one that names no operation.
     pub async fn submit(&self, image: Bytes) -> Result<ProviderReply, Failure> {
-        let url = join(&self.endpoint, SUBMIT);
-        let answer = self
-            .send(octets(
-                self.peer.http.requests.post(url).timeout(self.timeout),
-                image,
-            ))
-            .await?;
+        let answer = self.send_image(self.api, image).await?;
         self.peer.refuse_error_inside(&answer)?;
         let id = answer
             .headers
@@ -140,14 +156,15 @@ impl AzureVision {
                     .by(Provider::AzureVision)
             })?;
         Ok(ProviderReply {
-            body: answer_of(&json!({ "operationId": id })),
+            body: answer_of(with_wait(json!({ "operationId": id }), &answer.headers)),
             tokens: None,
         })
     }
 
-    /// Asks once for the state of a Read 3.2 operation. The reply is the answer as received, its `status` one of
-    /// `notStarted`, `running`, `succeeded` and `failed`; or `{"status": "expired"}` for an operation that the
-    /// service does not know. The last three are final: asking again changes nothing, so none is an error to retry.
+    /// Asks once for the state of an operation. The reply is the answer as received where its `status` is
+    /// `succeeded`, `failed` or `canceled`; `status` alone where it is `notStarted` or `running`, with `retryAfterMs`
+    /// where the service asks to wait; and `{"status": "expired"}` for an operation that the service does not know.
+    /// An end is final: asking again changes nothing, so none is an error to retry.
     ///
     /// # Errors
     /// Fails by the status of the answer; transient if the answer names no known status; permanent for a malformed
@@ -157,18 +174,14 @@ impl AzureVision {
             return Err(Failure::permanent("azure-vision: this is no operation id").by(Provider::AzureVision));
         }
         // Built from the endpoint: the key goes to no host that an answer named.
-        let url = join(
-            &self.endpoint,
-            format_args!("/vision/v3.2/read/analyzeResults/{operation_id}"),
-        );
-        let answer = match self
-            .send(self.peer.http.requests.get(url).timeout(POLL_TIMEOUT))
-            .await
-        {
+        let (path, query) = poll_target(self.api);
+        let url = join(&self.endpoint, format_args!("{path}/{operation_id}"));
+        let request = self.peer.http.requests.get(url).query(query);
+        let answer = match self.send(request.timeout(POLL_TIMEOUT)).await {
             // This endpoint took the image: what it does not know is the operation.
             Err(failure) if failure.status() == Some(404) => {
                 return Ok(ProviderReply {
-                    body: answer_of(&json!({ "status": EXPIRED })),
+                    body: answer_of(json!({ "status": EXPIRED })),
                     tokens: None,
                 });
             }
@@ -177,9 +190,11 @@ impl AzureVision {
         let body: Box<RawValue> = self.peer.json(&answer.body)?;
         let [status] = pick(body.get(), ["/status"]);
         match status.as_ref().and_then(PickedValue::text) {
-            Some("notStarted" | "running" | "succeeded" | "failed") => {
-                Ok(ProviderReply { body, tokens: None })
-            }
+            Some(status @ ("notStarted" | "running")) => Ok(ProviderReply {
+                body: answer_of(with_wait(json!({ "status": status }), &answer.headers)),
+                tokens: None,
+            }),
+            Some("succeeded" | "failed" | "canceled") => Ok(ProviderReply { body, tokens: None }),
             status => {
                 self.peer.refuse_error_inside(&answer)?;
                 let status = excerpt(status.unwrap_or("missing"));
@@ -192,6 +207,19 @@ impl AzureVision {
         }
     }
 
+    async fn send_image(&self, api: VisionApi, image: Bytes) -> Result<ProviderAnswer, Failure> {
+        let (path, query) = image_target(api);
+        let url = join(&self.endpoint, path);
+        let request = self.peer.http.requests.post(url).query(query);
+        let request = request.timeout(self.timeout);
+        self.send(
+            request
+                .header(CONTENT_TYPE, "application/octet-stream")
+                .body(image),
+        )
+        .await
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<ProviderAnswer, Failure> {
         let request = request
             .headers(self.key.clone())
@@ -201,19 +229,21 @@ impl AzureVision {
     }
 }
 
-fn octets(request: RequestBuilder, image: Bytes) -> RequestBuilder {
-    request
-        .header(CONTENT_TYPE, "application/octet-stream")
-        .body(image)
+/// Adds the wait that the service asks for.
+fn with_wait(mut answer: Value, headers: &HeaderMap) -> Value {
+    if let Some(wait) = retry_after::asked(headers, &ErrorBody::default(), false) {
+        answer[RETRY_AFTER_MS] = json!(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    }
+    answer
 }
 
 /// An answer of our own, in place of one that says the same without JSON.
 #[expect(clippy::expect_used, reason = "a tree's names are text, so it can be written")]
-fn answer_of(tree: &Value) -> Box<RawValue> {
-    to_raw_value(tree).expect("JSON")
+fn answer_of(tree: Value) -> Box<RawValue> {
+    to_raw_value(&tree).expect("JSON")
 }
 
-/// The last segment of the URL in `ReadOperation-Location`; the rest of it is not believed.
+/// The last segment of the URL in `Operation-Location`; the rest of it is not believed.
 pub(super) fn operation_id(location: &HeaderValue) -> Option<String> {
     let path = location.to_str().ok()?.split(['?', '#']).next()?;
     let id = path.rsplit('/').next()?;

@@ -14,9 +14,10 @@ use super::{
     AZURE_KEY, azure_speech, azure_vision,
     error_body::excerpt,
     http::{ProviderAnswer, ProviderPeer, Transport, join, key_header},
+    models::Retirement,
     openai,
 };
-use crate::{AccountFault, Failure, FailureClass, OpenAiSettings, Provider, Settings, VisionApi};
+use crate::{AccountFault, Failure, FailureClass, OpenAiSettings, Provider, Settings};
 
 /// Longest wait for the whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ pub enum Reachability {
     Well,
     /// It lists no models, or the key may not list them: whether it takes the key for calls is not known.
     NoModelList(Failure),
-    /// It shuts the model down on this day, as it writes it.
+    /// It shuts the model, or the service, down on this day, as it writes it.
     ModelEnds(String),
 }
 
@@ -67,10 +68,7 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
         }
         Provider::AzureVision => {
             let s = settings.vision.as_ref()?;
-            let (path, query): (_, &[(&str, &str)]) = match s.api {
-                VisionApi::ImageAnalysis40 => (azure_vision::ANALYZE, &azure_vision::READ_TEXT),
-                VisionApi::Read32 => (azure_vision::SUBMIT, &[]),
-            };
+            let (path, query) = azure_vision::image_target(s.api);
             let request = key_header(&http.requests, AZURE_KEY, &s.key).map(|key| {
                 http.requests
                     .post(join(&s.endpoint, path))
@@ -94,10 +92,15 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
         Err(error) => return Some(Err(peer.unbuildable(error))),
     };
     let sent = send(&peer, request).await;
-    Some(match &settings.openai {
-        Some(openai) if provider == Provider::OpenAi => model_list(&peer, openai, sent)
-            .await
-            .map(|reached| with_known_day(reached, openai)),
+    Some(match (provider, &settings.openai, &settings.vision) {
+        (Provider::OpenAi, Some(openai), _) => model_list(&peer, openai, sent).await.map(|reached| {
+            let known = openai.models.retirement(&openai.base_url, &openai.model);
+            with_known_day(reached, known)
+        }),
+        (Provider::AzureVision, _, Some(vision)) => sent.map(|_| {
+            let known = vision.models.retirement(&vision.endpoint, vision.api.service());
+            with_known_day(Reachability::Well, known)
+        }),
         _ => sent.map(|_| Reachability::Well),
     })
 }
@@ -184,8 +187,7 @@ async fn model_list(
 }
 
 /// Adds the shutdown day from the table of models where the provider names none.
-fn with_known_day(reached: Reachability, settings: &OpenAiSettings) -> Reachability {
-    let known = settings.models.retirement(&settings.base_url, &settings.model);
+fn with_known_day(reached: Reachability, known: Option<Retirement>) -> Reachability {
     match (reached, known) {
         (Reachability::Well, Some(known)) => Reachability::ModelEnds(known.day),
         (reached, _) => reached,

@@ -58,6 +58,7 @@ fn settings(base: &Url, timeout: Duration) -> Settings {
             endpoint: base.clone(),
             key: VISION_KEY.into(),
             api: VisionApi::Read32,
+            models: ModelTable::built_in(),
             timeout,
             poll_interval: Duration::from_millis(1_500),
         }),

@@ -290,21 +290,34 @@ async fn one(config: &Config, provider: Provider) -> Finding {
             return Finding::warning(check, found, cure);
         }
         Ok(Reachability::ModelEnds(day)) => {
-            let found = format!("reached, and it takes the key; it shuts the model down on {day}");
+            let (what, variable, successor) = match provider {
+                Provider::OpenAi => {
+                    let successor = config.handlers.openai.as_ref();
+                    let successor = successor.and_then(model_shutdown::successor);
+                    (
+                        "the model",
+                        "OPENAI_MODEL",
+                        successor.unwrap_or_else(|| "another model".to_owned()),
+                    )
+                }
+                _ => {
+                    let known = config.handlers.vision.as_ref();
+                    let successor = known
+                        .and_then(model_shutdown::vision_retirement)
+                        .and_then(|known| known.successor);
+                    let successor = successor.unwrap_or_else(|| "another service".to_owned());
+                    ("the service that reads images", "AZURE_VISION_API", successor)
+                }
+            };
+            let found = format!("reached, and it takes the key; it shuts {what} down on {day}");
             let left = days_until(&day, SystemTime::now());
             if left.is_some_and(|left| left > model_shutdown::WARNED_DAYS) {
                 return Finding::ok(check, found);
             }
-            let successor = config
-                .handlers
-                .openai
-                .as_ref()
-                .and_then(model_shutdown::successor);
-            let successor = successor.unwrap_or_else(|| "another model".to_owned());
             return Finding::warning(
                 check,
                 found,
-                format!("set OPENAI_MODEL to {successor} before that day"),
+                format!("set {variable} to {successor} before that day"),
             );
         }
         Err(failure) => failure,

@@ -19,7 +19,7 @@ use crate::{
     config::{self, Config, QueueSpec},
     connection::Connection,
     monitor::heartbeats::Heartbeats,
-    queue::{Broker, BrokerError, JobSnapshot, JobState, Layout, NewJob},
+    queue::{BrokerError, JobSnapshot, JobState, Layout, NewJob, QueueInspector},
     replica,
 };
 
@@ -193,7 +193,7 @@ async fn retried<T>(ask: impl AsyncFn() -> Result<T, BrokerError>) -> Result<T, 
 }
 
 /// Whether a worker may take the job: a replica that says so, or another program that runs one of the queue's jobs.
-async fn is_served(connection: &Connection, broker: &dyn Broker) -> anyhow::Result<bool> {
+async fn is_served(connection: &Connection, broker: &dyn QueueInspector) -> anyhow::Result<bool> {
     let replicas = Heartbeats::new(connection.clone(), "enqueue").read().await?;
     let mut queues = replicas.iter().flat_map(|replica| &replica.work.queues);
     let is_ours = queues.any(|work| work.queue == broker.queue() && work.layout == broker.layout().as_str());
@@ -201,7 +201,7 @@ async fn is_served(connection: &Connection, broker: &dyn Broker) -> anyhow::Resu
 }
 
 /// Follows a job to its end, or until it is certain that no worker serves its queue.
-async fn wait(connection: &Connection, broker: &dyn Broker, id: &str) -> anyhow::Result<JobSnapshot> {
+async fn wait(connection: &Connection, broker: &dyn QueueInspector, id: &str) -> anyhow::Result<JobSnapshot> {
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new(100)
     } else {

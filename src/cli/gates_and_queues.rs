@@ -11,9 +11,9 @@ use super::output::{self, table};
 use crate::{
     config::Config,
     gate::BreakerStatus,
-    http_api,
-    operator::{BreakerError, Operator},
+    operator::{BreakerError, Operator, view},
     replica,
+    time_format::iso,
 };
 
 #[derive(Debug, Args)]
@@ -52,11 +52,11 @@ pub(super) async fn breaker(args: BreakerArgs) -> anyhow::Result<ExitCode> {
     };
     let answer: Map<String, Value> = breakers
         .iter()
-        .map(|b| (b.name.clone(), http_api::breaker(b)))
+        .map(|b| (b.name.clone(), view::breaker(b)))
         .collect();
     output::either(json, &answer, || {
         let rows = breakers.iter().map(|b: &BreakerStatus| {
-            let next = b.next_retry_at.map(http_api::iso).unwrap_or_default();
+            let next = b.next_retry_at.map(iso).unwrap_or_default();
             vec![
                 b.name.clone(),
                 b.state.to_string(),
@@ -81,7 +81,7 @@ pub(super) async fn limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
     let limits = operator()?.limits().await.context("Redis")?;
     let answer: Map<String, Value> = limits
         .iter()
-        .map(|s| (s.provider.to_string(), http_api::limit(s)))
+        .map(|s| (s.provider.to_string(), view::limit(s)))
         .collect();
     output::either(args.json, &answer, || {
         let of = |used: u64, limit: Option<NonZeroU32>| match limit {
@@ -94,7 +94,7 @@ pub(super) async fn limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
                 of(s.in_flight, s.limits.max_concurrent),
                 of(s.requests, s.limits.requests_per_minute),
                 of(s.tokens, s.limits.tokens_per_minute),
-                s.throttled_until.map(http_api::iso).unwrap_or_default(),
+                s.throttled_until.map(iso).unwrap_or_default(),
             ]
         });
         let header = [

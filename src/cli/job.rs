@@ -151,7 +151,7 @@ fn print_list(list: &JobList) {
             format!("{}:{}", listed.layout, listed.queue),
             plain(job.kind.as_deref().unwrap_or_default()),
             job.attempts_made.to_string(),
-            job.at.map(crate::http_api::iso).unwrap_or_default(),
+            job.at.map(crate::time_format::iso).unwrap_or_default(),
             plain(job.class.as_deref().unwrap_or_default()),
             excerpt(&plain(job.error.as_deref().unwrap_or_default())),
         ]

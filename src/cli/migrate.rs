@@ -57,7 +57,7 @@ fn status(rows: &[MigrationRow]) -> String {
             MigrationState::Newer => "of a later version: this one must not run".to_owned(),
         };
         let number = |n: Option<u64>| n.map(|n| n.to_string()).unwrap_or_default();
-        let at = row.at.map(crate::http_api::iso).unwrap_or_default();
+        let at = row.at.map(crate::time_format::iso).unwrap_or_default();
         let by = row.by.clone().unwrap_or_default();
         vec![row.name.clone(), standing, at, by, number(row.changed)]
     });

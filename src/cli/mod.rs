@@ -25,7 +25,7 @@ use crate::{
     media_helper::{self, HelperArgs},
     migrate::MigrateError,
     replica::Replica,
-    telemetry,
+    telemetry::{self, trace::TraceExporter},
 };
 
 /// Exit code of wrong arguments, as clap has it.
@@ -149,14 +149,20 @@ async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
     let secrets = config.secrets();
     jobs::redaction::hide(secrets.iter().map(ExposeSecret::expose_secret));
-    telemetry::init(config.log_format, &config.log_filter);
+    let exporter = config
+        .traces
+        .as_ref()
+        .map(|traces| TraceExporter::start(traces, &config.replica));
+    let exporter = exporter.transpose()?;
+    telemetry::init(config.log_format, &config.log_filter, exporter.as_ref());
     if let Err(error) = forbid_core_dumps() {
         warn!(%error, "core dumps cannot be forbidden: one would hold the keys of this process");
     }
-    let traces = telemetry::trace::start(config.traces.as_ref(), &config.replica)?;
     let (stop, hasten) = stop_signals()?;
     let ran = Replica::new(&config).await?.run(stop, hasten).await;
-    traces.finish().await;
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
     ran?;
     Ok(ExitCode::SUCCESS)
 }

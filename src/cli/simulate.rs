@@ -28,7 +28,7 @@ pub(super) struct SimulateArgs {
 }
 
 pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
-    telemetry::init(LogFormat::Auto, "info");
+    telemetry::init(LogFormat::Auto, "info", None);
     let options = SimulatorOptions {
         latency: args.latency,
         random_faults: args.faults,

@@ -92,9 +92,15 @@ pub(super) fn speech(mut url: Url) -> MappedEndpoint {
 /// Base URL of Azure Vision, from the address of a resource or of one of its operations.
 pub(super) fn vision(mut url: Url) -> MappedEndpoint {
     let path = url.path().trim_end_matches('/').to_owned();
-    let base = ["/computervision", "/vision/v", "/sts/"]
-        .iter()
-        .find_map(|known| path.find(known));
+    let base = [
+        "/computervision",
+        "/vision/v",
+        "/documentintelligence",
+        "/formrecognizer",
+        "/sts/",
+    ]
+    .iter()
+    .find_map(|known| path.find(known));
     match base {
         Some(at) => {
             url.set_query(None);

@@ -143,6 +143,5 @@ fn limits(env: &mut EnvReader<'_>, rpm: &EnvVar, tpm: Option<&EnvVar>, concurren
         requests_per_minute: limit(rpm),
         tokens_per_minute: tpm.and_then(&mut limit),
         max_concurrent: limit(concurrent),
-        pace: None,
     }
 }

@@ -3,41 +3,42 @@
 //! Every variable is declared once, in [`vars`]; everything is read and checked before a socket opens, and all that
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
+mod broker;
 mod endpoints;
 mod exposure;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/environment.rs"]
 pub(crate) mod fuzz;
 mod gates;
 mod handlers;
+mod process;
+mod queue_list;
 mod reader;
 mod redis_address;
 mod redis_url;
+mod retries;
 mod spending;
 mod traces;
 pub mod vars;
 mod webhook;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    num::{NonZeroU8, NonZeroU32},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, num::NonZeroU8, time::Duration};
 
 use jobs::{JobType, Settings};
 use secrecy::{ExposeSecret, SecretString};
 
-use self::reader::EnvReader;
-pub use self::spending::SpendingSettings;
+pub(crate) use self::queue_list::check_queue_name;
+pub use self::{queue_list::QueueSpec, spending::SpendingSettings};
+use self::{queue_list::parse_queues, reader::EnvReader};
 use crate::{
     connection::RedisAddress,
     deduplication::{Deduplicate, DeduplicationSettings},
     gate::GatesSettings,
     http_api::AccessControl,
     media_helper::HelperProgram,
-    queue::{BrokerOptions, Layout, PayloadField},
+    queue::BrokerOptions,
     ratelimit::RateWindow,
-    retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
+    retry::RetryPolicy,
     spend_ledger::UnknownCalls,
     spending::webhook::WebhookSettings,
     telemetry::{LogFormat, trace::TraceSettings},
@@ -46,17 +47,6 @@ use crate::{
 
 /// Exit code for a wrong configuration (`EX_USAGE`).
 pub const EXIT_CODE: u8 = 64;
-
-/// A queue to serve.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueSpec {
-    /// How it is laid out.
-    pub layout: Layout,
-    /// Its name.
-    pub name: String,
-    /// Jobs at a time.
-    pub concurrency: usize,
-}
 
 /// Everything that can be configured, checked.
 #[derive(Debug, Clone)]
@@ -183,18 +173,12 @@ impl Config {
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
             handlers: handlers::read(&mut env),
-            retry: retry(&mut env),
+            retry: retries::policy(&mut env),
             tries_by_type: env
-                .optional(&vars::RETRY_MAX_ATTEMPTS_BY_TYPE, tries_by_type)
+                .optional(&vars::RETRY_MAX_ATTEMPTS_BY_TYPE, retries::tries_by_type)
                 .unwrap_or_default(),
             gates: gates::read(&mut env, lease_ttl),
-            access: AccessControl {
-                admin: env.token(&vars::ADMIN_TOKEN),
-                enqueue: env.token(&vars::ENQUEUE_TOKEN),
-                read: env.token(&vars::READ_TOKEN),
-                admin_from_loopback: env.switch(&vars::ADMIN_FROM_LOOPBACK),
-                trust_proxy: env.switch(&vars::TRUST_PROXY),
-            },
+            access: access(&mut env),
             user_window: RateWindow {
                 limit: env.number(&vars::USER_RATE_LIMIT, 0..=1_000_000),
                 length: window,
@@ -206,20 +190,12 @@ impl Config {
             max_wait: env.duration(&vars::CIRCUIT_MAX_WAIT, Duration::ZERO, 24 * HOUR),
             deadline: env.duration(&vars::JOB_DEADLINE, Duration::from_secs(1), HOUR),
             drain: env.duration(&vars::DRAIN_TIMEOUT, Duration::ZERO, HOUR),
-            platform_drain: platform_drain(&mut env),
+            platform_drain: process::platform_drain(&mut env),
             ledger_ttl: Some(env.duration(&vars::LEDGER_TTL, Duration::ZERO, 30 * 24 * HOUR))
                 .filter(|ttl| !ttl.is_zero()),
             spending: spending::read(&mut env),
             webhook: webhook::read(&mut env),
-            deduplication: DeduplicationSettings {
-                mode: env.parse(&vars::DEDUPLICATE, |text| match text {
-                    "off" => Ok(Deduplicate::Off),
-                    "user" => Ok(Deduplicate::User),
-                    "shared" => Ok(Deduplicate::Shared),
-                    _ => Err("off, user or shared".to_owned()),
-                }),
-                keep_for: env.duration(&vars::DEDUPLICATE_TTL, Duration::from_secs(1), 30 * 24 * HOUR),
-            },
+            deduplication: deduplication(&mut env),
             unknown_calls: env.parse(&vars::UNKNOWN_CALL, |text| match text {
                 "retry" => Ok(UnknownCalls::Retry),
                 "fail" => Ok(UnknownCalls::Fail),
@@ -235,27 +211,13 @@ impl Config {
                 "give-back" => Ok(UnknownTypes::GiveBack),
                 _ => Err("fail or give-back".to_owned()),
             }),
-            broker: BrokerOptions {
-                lease_ttl,
-                keep_completed_for: env.duration(&vars::KEEP_COMPLETED_FOR, Duration::ZERO, 366 * 24 * HOUR),
-                keep_completed_count: env.number(&vars::KEEP_COMPLETED_COUNT, 0..=10_000_000),
-                leave_out_large: true,
-                ..shares(&mut env)
-            },
+            broker: broker::read(&mut env, lease_ttl),
             log_format: env.parse(&vars::LOG_FORMAT, |text| text.parse()),
-            log_filter: env.parse(&vars::RUST_LOG, |text| {
-                // Its parser panics at some others, and names of modules hold none.
-                if !text.is_ascii() {
-                    return Err("only ASCII".to_owned());
-                }
-                tracing_subscriber::EnvFilter::try_new(text)
-                    .map(|_| text.to_owned())
-                    .map_err(|e| e.to_string())
-            }),
+            log_filter: process::log_filter(&mut env),
             traces: traces::read(&mut env),
-            media_memory: env.parse(&vars::MEDIA_MEMORY, media_memory),
+            media_memory: env.parse(&vars::MEDIA_MEMORY, process::media_memory),
             media_helper: HelperProgram::of_this_process(),
-            replica: replica(&mut env),
+            replica: process::replica(&mut env),
             effective: Vec::new(),
             warnings: Vec::new(),
         };
@@ -329,31 +291,28 @@ impl Config {
     }
 }
 
-/// Bytes, or what this host's limit allows.
-fn media_memory(text: &str) -> Result<u64, String> {
-    /// Where nothing limits the process.
-    const UNLIMITED: u64 = 1 << 30;
-    /// Below this, media of the largest size would run one at a time.
-    const LEAST: u64 = 64 << 20;
-    if text == "auto" {
-        // Of cgroups of version 2, and 1.
-        let limits = [
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        ];
-        let limit = limits
-            .iter()
-            .find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
-        // Version 1 writes a number near the end of the range where there is none.
-        return Ok(limit
-            .filter(|limit| *limit < 1 << 50)
-            .map_or(UNLIMITED, |limit| (limit / 2).max(LEAST)));
+/// Reads who may call which HTTP routes.
+fn access(env: &mut EnvReader<'_>) -> AccessControl {
+    AccessControl {
+        admin: env.token(&vars::ADMIN_TOKEN),
+        enqueue: env.token(&vars::ENQUEUE_TOKEN),
+        read: env.token(&vars::READ_TOKEN),
+        admin_from_loopback: env.switch(&vars::ADMIN_FROM_LOOPBACK),
+        trust_proxy: env.switch(&vars::TRUST_PROXY),
     }
-    let bytes = text
-        .parse()
-        .ok()
-        .filter(|bytes| (LEAST..=1 << 40).contains(bytes));
-    bytes.ok_or_else(|| format!("auto, or bytes from {LEAST} to {}", 1u64 << 40))
+}
+
+/// Reads which jobs are equal.
+fn deduplication(env: &mut EnvReader<'_>) -> DeduplicationSettings {
+    DeduplicationSettings {
+        mode: env.parse(&vars::DEDUPLICATE, |text| match text {
+            "off" => Ok(Deduplicate::Off),
+            "user" => Ok(Deduplicate::User),
+            "shared" => Ok(Deduplicate::Shared),
+            _ => Err("off, user or shared".to_owned()),
+        }),
+        keep_for: env.duration(&vars::DEDUPLICATE_TTL, Duration::from_secs(1), 30 * 24 * HOUR),
+    }
 }
 
 /// The place of an error in the file, without its text, which may be a secret.
@@ -366,167 +325,6 @@ fn dotenv_fault(error: &dotenvy::Error) -> String {
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Drain time of the platform. Railway kills at once unless configured to wait; on other platforms it is unknown.
-fn platform_drain(env: &mut EnvReader<'_>) -> Option<Duration> {
-    let seconds = env.optional(&vars::RAILWAY_DEPLOYMENT_DRAINING_SECONDS, |text| {
-        text.parse()
-            .map(Duration::from_secs)
-            .map_err(|_| "a number of seconds".to_owned())
-    });
-    seconds.or_else(|| env.is_set(&vars::RAILWAY_REPLICA_ID).then_some(Duration::ZERO))
-}
-
-/// `[layout:]name[=concurrency]`, separated by commas.
-fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSpec>, String> {
-    let mut queues: Vec<QueueSpec> = Vec::new();
-    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let (name, concurrency) = match entry.split_once('=') {
-            Some((name, number)) => {
-                let number = number.trim().parse().ok().filter(|n| (1..=10_000).contains(n));
-                (
-                    name,
-                    number.ok_or_else(|| format!("{entry:?}: the concurrency must be from 1 to 10000"))?,
-                )
-            }
-            None => (entry, concurrency),
-        };
-        let (layout, name) = match name.split_once(':') {
-            Some((layout, name)) => (
-                layout.parse().map_err(|e| format!("{entry:?}: {e}"))?,
-                name.trim(),
-            ),
-            None => (Layout::Apalis, name.trim()),
-        };
-        let name = check_queue_name(name).map_err(|fault| format!("{entry:?}: {fault}"))?;
-        if queues.iter().any(|q| q.layout == layout && q.name == name) {
-            return Err(format!("{entry:?} is there twice"));
-        }
-        queues.push(QueueSpec {
-            layout,
-            name,
-            concurrency,
-        });
-    }
-    if queues.is_empty() {
-        Err("at least one queue".to_owned())
-    } else {
-        Ok(queues)
-    }
-}
-
-/// Checks the name of a queue.
-pub(crate) fn check_queue_name(name: &str) -> Result<String, String> {
-    match name.is_empty() || name.contains(':') {
-        true => Err("a queue's name is not empty and holds no colon".to_owned()),
-        false => Ok(name.to_owned()),
-    }
-}
-
-/// The value of `QUEUES` where it is not set: the queue of each job type, in every layout.
-pub(crate) fn default_queues() -> String {
-    let mut queues = Vec::new();
-    for layout in Layout::ALL {
-        for kind in JobType::ALL {
-            let queue = format!("{layout}:{}", kind.default_queue());
-            // Job types can share a queue.
-            if !queues.contains(&queue) {
-                queues.push(queue);
-            }
-        }
-    }
-    queues.join(",")
-}
-
-/// The payload field that names a job's owner.
-fn fairness(text: &str) -> Result<Option<PayloadField>, String> {
-    if text == "off" {
-        return Ok(None);
-    }
-    let name = PayloadField::new(text);
-    let fault = || "off, or the name of a field: up to 64 letters, digits, `_`, `-` and `.`".to_owned();
-    name.map(Some).ok_or_else(fault)
-}
-
-/// `process-image:5,generate-flashcards:2`.
-fn tries_by_type(text: &str) -> Result<HashMap<JobType, NonZeroU8>, String> {
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    entries
-        .map(|entry| {
-            let (kind, tries) = entry
-                .split_once(':')
-                .ok_or("a list of type:tries, such as process-image:5,generate-flashcards:2")?;
-            let kind = kind.trim().parse().map_err(|_| {
-                let known = JobType::ALL.map(JobType::as_str).join(", ");
-                format!("the types of job are {known}")
-            })?;
-            let tries = tries.trim().parse().ok().filter(|tries| (1..=10).contains(tries));
-            let tries = tries.and_then(NonZeroU8::new).ok_or("tries from 1 to 10")?;
-            Ok((kind, tries))
-        })
-        .collect()
-}
-
-/// How a queue is shared between owners. The cap on an owner's jobs needs owners.
-fn shares(env: &mut EnvReader<'_>) -> BrokerOptions {
-    let fairness = env.parse(&vars::FAIRNESS_KEY, fairness);
-    let most_per_owner = NonZeroU32::new(env.number(&vars::USER_MAX_CONCURRENT, 0..=1_000));
-    if most_per_owner.is_some() && fairness.is_none() {
-        let fault =
-            "is set, and FAIRNESS_KEY=off names no field that tells owners apart: unset one of the two";
-        env.complain::<()>(&vars::USER_MAX_CONCURRENT, fault);
-    }
-    BrokerOptions {
-        fairness,
-        most_per_owner,
-        ..BrokerOptions::default()
-    }
-}
-
-fn retry(env: &mut EnvReader<'_>) -> RetryPolicy {
-    let tries = env.number::<u8>(&vars::RETRY_MAX_ATTEMPTS, 1..=10);
-    let base = env.duration(&vars::RETRY_BASE_DELAY, Duration::from_millis(1), HOUR);
-    // A longer wait would not be sat out in the slot.
-    let max = env.duration(
-        &vars::RETRY_MAX_DELAY,
-        Duration::from_millis(1),
-        LONGEST_WAIT_IN_SLOT,
-    );
-    let jitter = env.parse(&vars::RETRY_JITTER, |text| {
-        text.parse().map_err(|_| "a share from 0 to 1".to_owned())
-    });
-    let backoff = Backoff::new(base, 2.0, max, jitter).unwrap_or_else(|error| {
-        env.complain::<()>(
-            &vars::RETRY_BASE_DELAY,
-            &format!("with RETRY_MAX_DELAY and RETRY_JITTER: {error}"),
-        );
-        Backoff::default()
-    });
-    RetryPolicy {
-        tries: NonZeroU8::new(tries).unwrap_or(NonZeroU8::MIN),
-        backoff,
-    }
-}
-
-/// `<replica id or host name>-<nonce>`: two replicas never share a name, whatever the platform calls them.
-fn replica(env: &mut EnvReader<'_>) -> String {
-    let host = env.optional(&vars::RAILWAY_REPLICA_ID, |text| Ok(text.to_owned()));
-    let host = host.unwrap_or_else(|| gethostname::gethostname().to_string_lossy().into_owned());
-    let short = fit_for_a_name(&host);
-    format!(
-        "{}-{:08x}",
-        if short.is_empty() { "replica" } else { &short },
-        rand::random::<u32>()
-    )
-}
-
-/// Reduces a text to the characters that a name may contain.
-fn fit_for_a_name(text: &str) -> String {
-    text.chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c))
-        .take(40)
-        .collect()
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::queue::Layout;
 
 fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let map: HashMap<_, _> = pairs
@@ -78,7 +79,7 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("AZURE_SPEECH_REGION", "https://x", "a region"),
         ("AZURE_SPEECH_REGION", "west/europe", "westeurope"),
         ("OPENAI_BASE_URL", "api.openai.com/v1", "scheme is missing"),
-        ("AZURE_VISION_API", "5", "4.0 or 3.2"),
+        ("AZURE_VISION_API", "5", "4.0, 3.2 or document-intelligence"),
         ("RETRY_MAX_ATTEMPTS", "11", "from 1 to 10"),
         ("RETRY_MAX_ATTEMPTS_BY_TYPE", "process-image", "type:tries"),
         (
@@ -94,6 +95,19 @@ fn every_fault_names_its_variable_and_all_are_told_at_once() {
         ("LOG_FORMAT", "xml", "json"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http or https"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "key", "name=value"),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "collector:4318",
+            "http or https",
+        ),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "milliseconds"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", "gzip or none"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "production", "name=value"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "10", "from 0 to 1"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "from 1"),
         ("RUST_LOG", "info,=", "RUST_LOG"),
         ("RUST_LOG", "info,o,\t\t\tve\u{fffd}bTTT\"\"h", "RUST_LOG"),
     ] {
@@ -320,6 +334,56 @@ fn refusals_name_the_right_form() {
         );
         assert!(!message.contains("hunter2"), "{message}");
     }
+}
+
+#[test]
+fn the_variables_of_opentelemetry_are_read() {
+    let traces = |pairs: &[(&str, &str)]| {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/base/");
+        read(&[&[endpoint], pairs].concat()).unwrap().traces
+    };
+    let plain = traces(&[]).unwrap();
+    assert_eq!(plain.endpoint.as_str(), "http://c:4318/base/v1/traces");
+    assert_eq!(
+        (plain.service.as_str(), plain.timeout, plain.is_compressed),
+        ("backend-worker", Duration::from_secs(10), false)
+    );
+    assert_eq!(format!("{:?}", plain.sampler), "ParentBased(AlwaysOn)");
+
+    let full = traces(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://t:4318/here"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=all"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=traces%2Conly"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1000"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "2000"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.name=cards, team=a%2Cb"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ])
+    .unwrap();
+    assert_eq!(full.endpoint.as_str(), "https://t:4318/here");
+    assert_eq!(full.headers[0].1, "traces,only");
+    assert_eq!((full.timeout, full.is_compressed), (Duration::from_secs(2), true));
+    assert_eq!(full.service, "cards");
+    assert_eq!(full.resource[1], ("team".to_owned(), "a,b".to_owned()));
+    assert_eq!(
+        format!("{:?}", full.sampler),
+        "ParentBased(TraceIdRatioBased(0.25))"
+    );
+    assert_eq!((full.queue.max_size, full.queue.batch_size), (100, 100));
+    assert_eq!(full.queue.delay, Duration::from_millis(50));
+
+    let named = traces(&[
+        ("OTEL_SERVICE_NAME", "first"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.name=second"),
+    ]);
+    assert_eq!(named.unwrap().service, "first");
+    assert!(traces(&[("OTEL_SDK_DISABLED", "true")]).is_none());
+    assert!(traces(&[("OTEL_TRACES_EXPORTER", "none")]).is_none());
+    assert!(read(&[("OTEL_SERVICE_NAME", "x")]).unwrap().traces.is_none());
 }
 
 #[test]

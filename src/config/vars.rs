@@ -68,7 +68,7 @@ vars! {
     REDIS_PUBLIC_URL: secret = None, "used only when `REDIS_URL` is not set";
     REDIS_CA_FILE = None, "certificates (PEM) of the authority that Redis's own is checked against, instead of the system's; for `rediss://`";
     PORT = Value("3002"), "port of the HTTP server, on every address (`[::]`)";
-    QUEUES = Computed(super::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
+    QUEUES = Computed(super::queue_list::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
     CONCURRENCY = Value("20"), "jobs at a time in each queue that names no concurrency";
     OPENAI_API_KEY: secret = None, "without it flashcard jobs fail";
     OPENAI_BASE_URL = Value("https://api.openai.com/v1"), "OpenAI, or a proxy that speaks like it";
@@ -83,9 +83,9 @@ vars! {
     AZURE_SPEECH_TIMEOUT = Value("60s"), "longest wait for an assessment";
     AZURE_VISION_KEY: secret = None, "without it image jobs fail";
     AZURE_VISION_ENDPOINT = None, "such as `https://name.cognitiveservices.azure.com`";
-    AZURE_VISION_API = Value("4.0"), "`4.0` (Image Analysis) or `3.2` (Read)";
+    AZURE_VISION_API = Value("4.0"), "`4.0` (Image Analysis), `3.2` (Read) or `document-intelligence` (its model `prebuilt-read`)";
     AZURE_VISION_TIMEOUT = Value("30s"), "longest wait for an answer";
-    AZURE_VISION_POLL = Value("1s"), "pause between two polls of a Read operation";
+    AZURE_VISION_POLL = Value("1s"), "shortest pause between two polls of an operation of `3.2` and `document-intelligence`";
     RETRY_MAX_ATTEMPTS = Value("3"), "tries of each provider call, 1 to 10";
     RETRY_MAX_ATTEMPTS_BY_TYPE = None, "job types with other tries, `type:tries`: `process-image:5,generate-flashcards:2`";
     RETRY_BASE_DELAY = Value("2s"), "wait before the second try; it doubles from there, and starts doubled for a rate limit";
@@ -156,9 +156,25 @@ vars! {
     RATE_LIMIT_WINDOW = Value("1h"), "length of both windows";
     LOG_FORMAT = Value("auto"), "`json`, `pretty`, or `auto`: pretty on a terminal";
     RUST_LOG = Value("info"), "which logs are written, such as `info,backend_worker=debug`";
-    OTEL_EXPORTER_OTLP_ENDPOINT = None, "collector that traces are sent to (OTLP over HTTP, JSON), such as `http://collector:4318`; without it nothing is traced";
+    OTEL_EXPORTER_OTLP_ENDPOINT = None, "collector that traces are sent to (OTLP over HTTP, protobuf), such as `http://collector:4318`; without it nothing is traced";
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT = None, "the whole URL for traces, instead: `/v1/traces` is not added";
     OTEL_EXPORTER_OTLP_HEADERS: secret = None, "headers for it: `name=value`, separated by commas";
+    OTEL_EXPORTER_OTLP_TRACES_HEADERS: secret = None, "headers for traces, instead";
+    OTEL_EXPORTER_OTLP_TIMEOUT = None, "how long the collector may take, milliseconds (10000)";
+    OTEL_EXPORTER_OTLP_TRACES_TIMEOUT = None, "the same for traces, instead";
+    OTEL_EXPORTER_OTLP_COMPRESSION = None, "`gzip` or `none`";
+    OTEL_EXPORTER_OTLP_TRACES_COMPRESSION = None, "the same for traces, instead";
+    OTEL_EXPORTER_OTLP_PROTOCOL = None, "`http/protobuf`; others are refused";
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL = None, "the same for traces";
     OTEL_SERVICE_NAME = Value("backend-worker"), "what traces call this service";
+    OTEL_RESOURCE_ATTRIBUTES = None, "more attributes of this service, such as `deployment.environment.name=production`: `name=value`, separated by commas";
+    OTEL_TRACES_SAMPLER = Value("parentbased_always_on"), "which traces are kept: `always_on`, `always_off`, `traceidratio`, or `parentbased_` and one of these, which follows the producer's trace where there is one";
+    OTEL_TRACES_SAMPLER_ARG = Value("1.0"), "the share of traces that `traceidratio` keeps";
+    OTEL_TRACES_EXPORTER = Value("otlp"), "`otlp`, or `none`: nothing is traced";
+    OTEL_SDK_DISABLED = Value("false"), "`true`: nothing is traced";
+    OTEL_BSP_MAX_QUEUE_SIZE = Value("8192"), "spans that wait for the collector at most; more are dropped";
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE = Value("512"), "spans in one request at most";
+    OTEL_BSP_SCHEDULE_DELAY = Value("2000"), "how long a span waits for others, milliseconds";
     RAILWAY_REPLICA_ID = None, "names the replica; the host name where it is not set";
     RAILWAY_DEPLOYMENT_DRAINING_SECONDS = None, "set it to more than `DRAIN_TIMEOUT`: Railway kills when it is over (0 s where it is not set)";
 }

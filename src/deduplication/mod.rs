@@ -33,7 +33,7 @@ use crate::{
     connection::Connection,
     deadline::answered_within,
     keys::{IDEMPOTENCY_PREFIX, equal_jobs_prefix, equal_jobs_result},
-    queue::{Broker, Delivery, EqualJobs, Layout},
+    queue::{Delivery, EqualJobs, Layout, OutcomeWriter},
     redis_error::RedisErrorClass,
     spending::Usd,
     telemetry::metrics::{PROCESS, labels::CellIndex},
@@ -162,7 +162,7 @@ impl Deduplication {
     /// The equals of a job; `None` where it has none. It asks Redis nothing.
     pub async fn equals_of(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn OutcomeWriter,
         delivery: &Delivery,
         kind: JobType,
         payload: &Bytes,
@@ -197,7 +197,7 @@ impl Deduplication {
     /// Decides what becomes of a job: one round trip.
     pub async fn join(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn OutcomeWriter,
         delivery: &Delivery,
         kind: JobType,
         equal: &EqualJobs,
@@ -225,7 +225,7 @@ impl Deduplication {
     /// Asks Redis, a few times where it does not answer: the job would be paid for twice.
     async fn ask(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn OutcomeWriter,
         delivery: &Delivery,
         equal: &EqualJobs,
         passes_over: bool,
@@ -271,7 +271,7 @@ impl Deduplication {
     /// Marks a result as reused, and counts it.
     async fn reuse(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn OutcomeWriter,
         delivery: &Delivery,
         kind: JobType,
         mut result: Value,
@@ -288,7 +288,7 @@ impl Deduplication {
 
     async fn count(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn OutcomeWriter,
         delivery: &Delivery,
         kind: JobType,
         saved: Usd,
@@ -314,7 +314,7 @@ impl Deduplication {
 
 /// The equals of a job by its producer's key. A key of the web API is where the web API looks for the result; any
 /// other is unique in its queue only.
-fn by_key(broker: &dyn Broker, key: &Arc<str>) -> EqualJobs {
+fn by_key(broker: &dyn OutcomeWriter, key: &Arc<str>) -> EqualJobs {
     if key.starts_with(IDEMPOTENCY_PREFIX) {
         let digest = digest::of_texts(&["key", key]);
         return EqualJobs {

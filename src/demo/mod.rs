@@ -55,7 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// When there is no redis-server, or it does not start.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     if args.logs {
-        telemetry::init(LogFormat::Auto, "info");
+        telemetry::init(LogFormat::Auto, "info", None);
     }
     // Before anything is started that would have to be stopped.
     let (interrupted, hasten) = cli::stop_signals()?;

@@ -16,7 +16,7 @@ use jobs::{
 };
 use serde_json::{Value, value::RawValue};
 
-use crate::queue::{Broker, JobSnapshot, JobState};
+use crate::queue::{JobSnapshot, JobState, QueueInspector};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -26,7 +26,7 @@ pub(super) struct FollowedJob {
     kind: JobType,
     id: String,
     payload: Box<RawValue>,
-    broker: Arc<dyn Broker>,
+    broker: Arc<dyn QueueInspector>,
 }
 
 impl FollowedJob {
@@ -34,7 +34,7 @@ impl FollowedJob {
         kind: JobType,
         id: String,
         payload: Box<RawValue>,
-        broker: Arc<dyn Broker>,
+        broker: Arc<dyn QueueInspector>,
     ) -> Self {
         Self {
             kind,

@@ -66,7 +66,7 @@ local function admit_all(first, last)
     -- The limits.
     read_usage()
     if estimate > 0 and tpm > 0 and estimate > tpm then return refused('too_large', -1) end
-    need_limits(estimate, needs, tonumber(ARGV[10]))
+    need_limits(estimate, needs, tonumber(ARGV[8]))
     if why then return refused(why, longest) end
 
     -- The commit.

@@ -5,9 +5,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    permit::Settlement,
     protocol::{AdmissionReply, AdmissionRequest, CallEnd, GateError, SettlementReply},
     redis_gate::{RedisGate, SettleAndAdmitReply},
+    settlement::Settlement,
 };
 use crate::{
     deadline::answered_within,

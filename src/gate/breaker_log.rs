@@ -6,9 +6,9 @@ use tracing::{info, warn};
 
 use super::{
     decision::{Effect, State},
-    permit::CallOutcome,
     protocol::SettlementReply,
     settings::BreakerSettings,
+    settlement::CallOutcome,
 };
 use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
 

@@ -70,8 +70,6 @@ words! {
         Rpm = "rpm",
         /// As many tokens as allowed were used in the last minute.
         Tpm = "tpm",
-        /// The last call was too short a time ago.
-        Pace = "pace",
         /// The call needs more tokens than a minute may ever use.
         TooLarge = "too_large",
     }
@@ -140,7 +138,6 @@ impl fmt::Display for Rejection {
             Reason::Concurrency => write!(f, "Limit of concurrent calls reached for {provider}"),
             Reason::Rpm => write!(f, "Limit of requests a minute reached for {provider}"),
             Reason::Tpm => write!(f, "Limit of tokens a minute reached for {provider}"),
-            Reason::Pace => write!(f, "Calls to {provider} are spread in time"),
             Reason::TooLarge => write!(
                 f,
                 "The call needs more tokens than the limit of a minute for {provider}"

@@ -18,7 +18,7 @@ pub(super) use self::{
     breaker::{BreakerTicket, LocalBreaker, RecoveryRamp},
     limits::{LimitCharge, LocalLimits},
 };
-use super::{decision::Reason, permit::Settlement, protocol::SettlementReply};
+use super::{decision::Reason, protocol::SettlementReply, settlement::Settlement};
 
 /// Not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,21 +80,21 @@ impl LocalFallback {
         Ok(LocalGrant {
             account: LocalCallRecord {
                 ticket,
-                charge: limits.charge(now, tokens, replicas),
+                charge: limits.charge(now, tokens),
             },
             half_opened,
         })
     }
 
     /// Redis has granted a call. One that is no probe says that the breaker is closed.
-    pub(super) fn granted(&self, now: Instant, tokens: u64, replicas: u32, probe: bool) -> LocalCallRecord {
+    pub(super) fn granted(&self, now: Instant, tokens: u64, probe: bool) -> LocalCallRecord {
         let mut breaker = lock(&self.breaker);
         if !probe {
             breaker.is_closed(now);
         }
         LocalCallRecord {
             ticket: breaker.ticket(),
-            charge: lock(&self.limits).charge(now, tokens, replicas),
+            charge: lock(&self.limits).charge(now, tokens),
         }
     }
 

@@ -1,8 +1,6 @@
 -- Second prelude, of the scripts that look at the provider's limits.
--- ARGV of these scripts  5 requests a minute  6 tokens a minute  7 calls in flight (0 no limit)  8 pace ms (0 none)
---      9 burst
+-- ARGV of these scripts  5 requests a minute  6 tokens a minute  7 calls in flight (0 no limit)
 local rpm, tpm, max_concurrent = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local pace, burst = tonumber(ARGV[8]), tonumber(ARGV[9])
 -- Slots come free whenever a call ends: a rejection asks to look again soon.
 local SLOT_HINT = 250
 local bucket, slice = floor(now / BUCKET), floor(now / SLICE)
@@ -24,14 +22,14 @@ end
 
 local function read_usage()
   if used then return end
-  local win = call('HMGET', WIN, 'oldest', 'requests', 'tokens', 'tat', 'throttled', 'r' .. bucket, 't' .. bucket,
-    'q' .. slice, 'u' .. slice, 'spread')
+  local win = call('HMGET', WIN, 'oldest', 'requests', 'tokens', 'throttled', 'r' .. bucket, 't' .. bucket, 'q' .. slice,
+    'u' .. slice, 'spread')
   used = {
     oldest = whole(win[1]), requests = counted(win[2]), tokens = counted(win[3]),
-    due = whole(win[4]) or 0, throttled = whole(win[5]) or 0,
-    r = counted(win[6]), t = counted(win[7]),
-    q = counted(win[8]), u = counted(win[9]),
-    spread = whole(win[10]) or 0,
+    throttled = whole(win[4]) or 0,
+    r = counted(win[5]), t = counted(win[6]),
+    q = counted(win[7]), u = counted(win[8]),
+    spread = whole(win[9]) or 0,
   }
 
   local dead = call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 100)
@@ -130,23 +128,18 @@ local function need_limits(estimate, needs, failure_threshold)
   end
   if rpm > 0 then needs('rpm', until_it_fits('r', 'q', used.requests, 1, rpm)) end
   if tpm > 0 and estimate > 0 then needs('tpm', until_it_fits('t', 'u', used.tokens, estimate, tpm)) end
-  -- The pace (GCRA): the time at which the next call would be due, were all of them evenly spread.
-  if pace > 0 then
-    used.due = min(used.due, now + burst * pace) -- a slower pace may have been configured before
-    needs('pace', used.due - (burst - 1) * pace - now)
-  end
 end
 
 -- Counts a call that is admitted.
 local function charge(estimate)
-  used.due, used.spread = max(used.due, now) + pace, max(used.spread, now) + SPREAD
+  used.spread = max(used.spread, now) + SPREAD
   used.requests, used.r, used.q = used.requests + 1, used.r + 1, used.q + 1
   used.tokens, used.t, used.u = used.tokens + estimate, used.t + estimate, used.u + estimate
   used.in_flight = used.in_flight and used.in_flight + 1
 end
 
 local function write_usage()
-  call('HSET', WIN, 'hw', now, 'oldest', used.oldest, 'requests', used.requests, 'tokens', used.tokens, 'tat', used.due,
+  call('HSET', WIN, 'hw', now, 'oldest', used.oldest, 'requests', used.requests, 'tokens', used.tokens,
     'r' .. bucket, used.r, 't' .. bucket, used.t, 'q' .. slice, used.q, 'u' .. slice, used.u,
     'spread', used.spread)
 end

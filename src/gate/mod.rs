@@ -36,6 +36,7 @@ mod provider_gate;
 mod redis_gate;
 mod scripts;
 mod settings;
+mod settlement;
 mod status;
 
 use std::{
@@ -54,18 +55,16 @@ use self::{
     provider_gate::GateContext,
     redis_gate::RedisGate,
     scripts::GateScripts,
-    settings::millis,
 };
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
-    permit::{CallOutcome, Permit, Settlement},
+    permit::Permit,
     provider_gate::{Admission, LimitRoom, ProviderGate, SpreadRoom},
-    settings::{
-        BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings, Pace,
-    },
+    settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
+    settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},
 };
-use crate::{connection::Connection, keys::GateKeys, script, watchdog::LoopProgress};
+use crate::{connection::Connection, keys::GateKeys, script, time_format::millis, watchdog::LoopProgress};
 
 /// How long a call waits for its gate, at most: then Redis counts as away.
 const DEADLINE: Duration = Duration::from_millis(250);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::permit::Settlement;
+use super::settlement::Settlement;
 
 /// Bounds the memory of an outage with thousands of short calls a second.
 const MOST: usize = 10_000;
@@ -79,7 +79,7 @@ impl PendingSettlements {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::permit::CallOutcome;
+    use crate::gate::settlement::CallOutcome;
 
     const TTL: Duration = Duration::from_secs(15);
 

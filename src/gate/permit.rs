@@ -1,100 +1,103 @@
 //! A permit allows one call to a provider, and reports to the gate how the call ended.
 //!
-//! [`Permit`] holds a place within the limits until it is settled; [`Settlement`] is the report. A permit that is
-//! dropped early reports itself, so that it cannot leak its place.
+//! A `PendingPermit` waits for the gate's answer, and becomes a [`Permit`] when it is granted. The permit holds a place
+//! within the limits until it is settled with a [`Settlement`]. Both report themselves when they are dropped
+//! early, so that neither leaks its place.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use jobs::{AccountFault, Culprit, Failure, FailureClass, ProviderReply};
 use tokio_util::sync::CancellationToken;
 
-use super::{decision::Effect, fallback::LocalCallRecord, provider_gate::ProviderGate};
+use super::{
+    decision::Effect,
+    fallback::LocalCallRecord,
+    provider_gate::ProviderGate,
+    settlement::{CallOutcome, Settlement},
+};
 
-/// Pause after a provider asks to slow down without a duration.
-const DEFAULT_THROTTLE: Duration = Duration::from_secs(5);
-/// Upper bound of a pause that a provider asks for.
-const LONGEST_THROTTLE: Duration = Duration::from_hours(24);
-
-/// How a call ended, as the breaker sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallOutcome {
-    /// A usable answer.
-    Success,
-    /// The provider failed.
-    Failure,
-    /// The request was sent; how it ended says nothing about the provider.
-    Ignored,
-    /// The request was never sent: all it was charged is refunded.
-    Cancelled,
+/// A request for a permit. Redis may grant it although the answer is lost, so one that is dropped without an answer is
+/// settled as cancelled.
+#[derive(Debug)]
+pub(super) struct PendingPermit {
+    gate: Arc<ProviderGate>,
+    id: Arc<str>,
+    is_answered: bool,
 }
 
-/// The report about a call's end to its gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settlement {
-    /// How it ended.
-    pub outcome: CallOutcome,
-    /// Tokens that the call used; `None` keeps the estimate.
-    pub tokens: Option<u64>,
-    /// How long the whole fleet pauses calls to the provider.
-    pub throttle: Option<Duration>,
-    /// The fault of the account that a failure is due to.
-    pub fault: Option<AccountFault>,
-}
-
-impl Settlement {
-    /// Only an outcome: no tokens, no throttle.
-    pub const fn new(outcome: CallOutcome) -> Self {
+impl PendingPermit {
+    pub(super) fn new(gate: Arc<ProviderGate>, id: Arc<str>) -> Self {
         Self {
-            outcome,
-            tokens: None,
-            throttle: None,
-            fault: None,
+            gate,
+            id,
+            is_answered: false,
         }
     }
 
-    /// Derives the report from a call's result. The culprit decides whether the breaker counts it.
-    pub fn of(result: &Result<ProviderReply, Failure>) -> Self {
-        let failure = match result {
-            Ok(reply) => {
-                return Self {
-                    tokens: reply.tokens,
-                    ..Self::new(CallOutcome::Success)
-                };
-            }
-            Err(failure) => failure,
-        };
-        match (failure.class(), failure.culprit()) {
-            (FailureClass::Blocked, _) => Self::new(CallOutcome::Cancelled),
-            (FailureClass::RateLimited, _) => {
-                let throttle = failure
-                    .retry_after()
-                    .unwrap_or(DEFAULT_THROTTLE)
-                    .min(LONGEST_THROTTLE);
-                Self {
-                    throttle: Some(throttle),
-                    ..Self::new(CallOutcome::Ignored)
-                }
-            }
-            (_, Culprit::Provider | Culprit::Account) => Self {
-                fault: failure.account_fault(),
-                ..Self::new(CallOutcome::Failure)
-            },
-            (_, Culprit::Job | Culprit::NoFault) => Self::new(CallOutcome::Ignored),
+    /// Redis has granted it.
+    pub(super) fn granted(self, account: LocalCallRecord) -> Permit {
+        let permit = self.permit(PermitGrantor::Redis, account);
+        permit.gate.keep_alive(&permit.id, &permit.lost);
+        permit
+    }
+
+    /// Redis does not answer, and this replica grants it by itself.
+    pub(super) fn granted_locally(self, account: LocalCallRecord) -> Permit {
+        self.permit(PermitGrantor::Replica, account)
+    }
+
+    /// Redis has refused it: nothing is left to tell Redis.
+    pub(super) fn refused(mut self) {
+        self.is_answered = true;
+    }
+
+    fn permit(mut self, grantor: PermitGrantor, account: LocalCallRecord) -> Permit {
+        self.is_answered = true;
+        Permit {
+            gate: self.gate.clone(),
+            id: self.id.clone(),
+            lost: CancellationToken::new(),
+            grantor,
+            call: CallState::NotSent,
+            account: Some(account),
         }
     }
 }
 
-impl CallOutcome {
-    /// Its word in the scripts.
-    pub(super) const fn as_str(self) -> &'static str {
+impl Drop for PendingPermit {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let cancelled = Settlement::new(CallOutcome::Cancelled);
+            self.gate.settle_later(self.id.clone(), cancelled);
+        }
+    }
+}
+
+/// Which side has granted a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PermitGrantor {
+    Redis,
+    /// Redis did not answer. Its own breaker has to hear how the call ends.
+    Replica,
+}
+
+/// How far the call of a permit is.
+#[derive(Debug, Clone, Copy)]
+enum CallState {
+    NotSent,
+    Sent(Instant),
+    /// The call has ended. Redis has not taken the report yet.
+    Ended(Settlement),
+    /// Redis has taken the report.
+    Settled(Settlement),
+}
+
+impl CallState {
+    /// The report about a call that is left in this state.
+    const fn settlement(self) -> Settlement {
         match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Ignored => "ignored",
-            Self::Cancelled => "cancelled",
+            Self::NotSent => Settlement::new(CallOutcome::Cancelled),
+            Self::Sent(_) => Settlement::new(CallOutcome::Failure),
+            Self::Ended(settlement) | Self::Settled(settlement) => settlement,
         }
     }
 }
@@ -109,49 +112,13 @@ pub struct Permit {
     gate: Arc<ProviderGate>,
     id: Arc<str>,
     lost: CancellationToken,
-    sent: Option<Instant>,
-    settlement: Option<Settlement>,
-    /// This replica's local records of the call; `None` before it is granted.
+    grantor: PermitGrantor,
+    call: CallState,
+    /// This replica's local records of the call; `None` once they are given back.
     account: Option<LocalCallRecord>,
-    /// Granted by this replica itself: its own breaker has to hear of the end.
-    local: bool,
-    /// Nothing is left to tell Redis: it has refused the call, or settled it.
-    over: bool,
 }
 
 impl Permit {
-    /// Creates a permit before the request to Redis. Redis may grant it although the answer is lost, so every drop from
-    /// here on settles it.
-    pub(super) fn asked(gate: Arc<ProviderGate>, id: Arc<str>) -> Self {
-        let lost = CancellationToken::new();
-        Self {
-            gate,
-            id,
-            lost,
-            sent: None,
-            settlement: None,
-            account: None,
-            local: false,
-            over: false,
-        }
-    }
-
-    pub(super) fn granted(mut self, account: LocalCallRecord) -> Self {
-        self.gate.keep_alive(&self.id, &self.lost);
-        self.account = Some(account);
-        self
-    }
-
-    pub(super) fn granted_locally(mut self, account: LocalCallRecord) -> Self {
-        self.local = true;
-        self.account = Some(account);
-        self
-    }
-
-    pub(super) fn refused(mut self) {
-        self.over = true;
-    }
-
     /// Its id, unique over all replicas.
     pub fn id(&self) -> &str {
         &self.id
@@ -159,7 +126,7 @@ impl Permit {
 
     /// Notes that the request leaves now: from here on it costs, and its end says something about the provider.
     pub fn sent(&mut self) {
-        self.sent = Some(Instant::now());
+        self.call = CallState::Sent(Instant::now());
     }
 
     /// Resolves when the lease is lost: the slot may be another call's by now, and this one has to stop.
@@ -169,9 +136,11 @@ impl Permit {
 
     /// Reports how the call ended. Never fails: with Redis away, the report is kept and delivered later.
     pub async fn settle(mut self, settlement: Settlement) -> Effect {
-        let outcome = match (self.sent, settlement.outcome) {
-            (None, CallOutcome::Ignored) => CallOutcome::Cancelled,
-            (Some(sent), CallOutcome::Success) if self.gate.is_slow(sent.elapsed()) => CallOutcome::Failure,
+        let outcome = match (self.call, settlement.outcome) {
+            (CallState::NotSent, CallOutcome::Ignored) => CallOutcome::Cancelled,
+            (CallState::Sent(sent), CallOutcome::Success) if self.gate.is_slow(sent.elapsed()) => {
+                CallOutcome::Failure
+            }
             (_, outcome) => outcome,
         };
         let settlement = Settlement {
@@ -180,27 +149,27 @@ impl Permit {
         };
         // Stored before the first await: if the caller drops this future midway, `Drop` still reports the right
         // outcome.
-        self.settlement = Some(settlement);
-        let effect = self.gate.settle_in_redis(&self.id, settlement).await.ok();
-        self.over = effect.is_some();
-        effect.unwrap_or(Effect::Queued)
+        self.call = CallState::Ended(settlement);
+        match self.gate.settle_in_redis(&self.id, settlement).await {
+            Ok(effect) => {
+                self.call = CallState::Settled(settlement);
+                effect
+            }
+            Err(_) => Effect::Queued, // By `Drop`.
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let otherwise = Settlement::new(if self.sent.is_some() {
-            CallOutcome::Failure
-        } else {
-            CallOutcome::Cancelled
-        });
-        let settlement = self.settlement.unwrap_or(otherwise);
-        if !self.over {
+        let settlement = self.call.settlement();
+        let is_settled = matches!(self.call, CallState::Settled(_));
+        if !is_settled {
             self.gate.settle_later(self.id.clone(), settlement);
         }
         if let Some(account) = self.account.take() {
-            self.gate
-                .end(&self.id, account, settlement, self.local || !self.over);
+            let tell_breaker = self.grantor == PermitGrantor::Replica || !is_settled;
+            self.gate.end(&self.id, account, settlement, tell_breaker);
         }
     }
 }

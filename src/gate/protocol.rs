@@ -7,7 +7,7 @@ use redis::RedisError;
 
 use super::{
     decision::{Effect, Reason, State},
-    permit::Settlement,
+    settlement::Settlement,
 };
 
 /// Why a gate has no reply from Redis. The replica then decides by itself.

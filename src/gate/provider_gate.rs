@@ -21,8 +21,9 @@ use super::{
     decision::{Effect, Reason, Rejection, State},
     fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
     pending_settlements::PendingSettlements,
-    permit::{Permit, Settlement},
+    permit::{PendingPermit, Permit},
     protocol::{AdmissionVerdict, BreakerControl, GateError},
+    settlement::Settlement,
     status::GateStatus,
 };
 use crate::{
@@ -190,7 +191,7 @@ impl ProviderGate {
     pub async fn admit(self: &Arc<Self>, estimated_tokens: u64) -> Admission {
         let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
         let id: Arc<str> = format!("{}:{number}", self.shared.replica).into();
-        let permit = Permit::asked(self.clone(), id.clone());
+        let permit = PendingPermit::new(self.clone(), id.clone());
         let answer = self.batched.admit(id, estimated_tokens).await;
         let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
         let refusal = match answer {
@@ -207,7 +208,7 @@ impl ProviderGate {
                 match answer.verdict {
                     AdmissionVerdict::Granted { probe, .. } => {
                         PROCESS.admissions[self.provider.index()][BreakerScope::Fleet as usize].add(1);
-                        let account = self.fallback.granted(now, estimated_tokens, replicas, probe);
+                        let account = self.fallback.granted(now, estimated_tokens, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
                     AdmissionVerdict::Refused { reason, wait, fault } => {

@@ -7,19 +7,20 @@ use redis::{FromRedisValue, RedisError};
 
 use super::{
     decision::{Effect, Reason, State},
-    permit::CallOutcome,
     protocol::{
         AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
         SettlementReply,
     },
     provider_gate::{LimitRoom, SpreadRoom},
     scripts::GateScripts,
-    settings::{GateSettings, LimitSettings, millis},
+    settings::{GateSettings, LimitSettings},
+    settlement::CallOutcome,
 };
 use crate::{
     connection::Connection,
     keys::{GateKeys, WaitingLine},
     script::{Script, ScriptCall},
+    time_format::millis,
 };
 
 /// Beyond what any model takes; and what the scripts can count with.
@@ -238,7 +239,6 @@ impl RedisGate {
             requests_per_minute,
             tokens_per_minute,
             max_concurrent,
-            pace,
         } = limits;
         let mut call = self.call(script);
         call.arg(millis(breaker.open_for))
@@ -247,8 +247,6 @@ impl RedisGate {
         for limit in [requests_per_minute, tokens_per_minute, max_concurrent] {
             call.arg(limit.map_or(0, |n| n.get()));
         }
-        call.arg(pace.map_or(0, |p| millis(p.interval)))
-            .arg(pace.map_or(1, |p| p.burst.get()));
         call
     }
 

@@ -43,13 +43,6 @@ impl Default for FailureShare {
     }
 }
 
-/// Calls evenly spread in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
-    pub(super) interval: Duration,
-    pub(super) burst: NonZeroU32,
-}
-
 /// The limits of one provider, over all replicas. `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LimitSettings {
@@ -59,8 +52,6 @@ pub struct LimitSettings {
     pub tokens_per_minute: Option<NonZeroU32>,
     /// Calls in flight.
     pub max_concurrent: Option<NonZeroU32>,
-    /// Time between calls.
-    pub pace: Option<Pace>,
 }
 
 /// One provider's gate: its own limits, and the breaker that it may share.
@@ -231,17 +222,6 @@ impl BreakerSettings {
     }
 }
 
-impl Pace {
-    /// One call in each `interval`, of which `burst` may come at once.
-    ///
-    /// # Errors
-    /// When the interval is shorter than 1 ms, or longer than a day.
-    pub fn new(interval: Duration, burst: NonZeroU32) -> Result<Self, InvalidGate> {
-        check_time("pace".to_owned(), "interval", interval, Duration::from_millis(1))?;
-        Ok(Self { interval, burst })
-    }
-}
-
 impl Default for GatesSettings {
     /// openai 50 requests a minute, 5 concurrent; azure-speech 20 concurrent; azure-vision 20 a minute, 5 concurrent;
     /// the Azure services share a breaker.
@@ -251,7 +231,7 @@ impl Default for GatesSettings {
             limits: LimitSettings {
                 requests_per_minute: NonZeroU32::new(requests),
                 max_concurrent: NonZeroU32::new(concurrent),
-                ..LimitSettings::default()
+                tokens_per_minute: None,
             },
         };
         Self {
@@ -304,9 +284,4 @@ fn check_time(of: String, what: &'static str, time: Duration, least: Duration) -
             least,
         })
     }
-}
-
-/// Whole milliseconds. What is configured is at most a day, so nothing is cut.
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

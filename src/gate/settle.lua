@@ -10,8 +10,8 @@
 --            expired  the lease has run out: the breaker does not move
 --            unknown  settled before, or swept: nothing was done
 local function settle_all(first, last)
-  local open_for, success_threshold, failure_threshold = tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[10])
-  local window, share = tonumber(ARGV[11]), tonumber(ARGV[12])
+  local open_for, success_threshold, failure_threshold = tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[8])
+  local window, share = tonumber(ARGV[9]), tonumber(ARGV[10])
   -- How many of the last calls the share is taken of.
   local LAST_CALLS = 10
 

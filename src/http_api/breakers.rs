@@ -5,25 +5,21 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Json,
     extract::{ConnectInfo, Path, Query, State},
-    http::HeaderMap,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use super::{
-    HttpState,
-    responses::{HttpError, iso, timestamp},
-};
+use super::{HttpState, responses::HttpError};
 use crate::{
-    gate::{BreakerStatus, GateStatus},
+    operator::view::{breaker, limit},
     ratelimit::{RateSubject, WindowUsage},
+    time_format::timestamp,
 };
 
 type JsonAnswer = Result<Json<Value>, HttpError>;
 
-pub(super) async fn status(State(ops): State<Arc<HttpState>>, headers: HeaderMap) -> JsonAnswer {
-    ops.access.to_read(&headers)?;
+pub(super) async fn status(State(ops): State<Arc<HttpState>>) -> JsonAnswer {
     let breakers = ops.operator.breakers().await?;
     let breakers: Map<String, Value> = breakers.iter().map(|b| (b.name.clone(), breaker(b))).collect();
     Ok(Json(
@@ -34,10 +30,8 @@ pub(super) async fn status(State(ops): State<Arc<HttpState>>, headers: HeaderMap
 pub(super) async fn reset(
     State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
     Path(name): Path<String>,
 ) -> JsonAnswer {
-    ops.access.to_change(&headers, peer)?;
     let breaker = ops.operator.reset_breaker(&name).await?;
     warn!(breaker = breaker.name, %peer, "circuit breaker reset by hand");
     let message = format!("Circuit breaker {} has been reset", breaker.name);
@@ -53,12 +47,7 @@ pub(super) struct UserQuery {
     user_id: Option<String>,
 }
 
-pub(super) async fn limits(
-    State(ops): State<Arc<HttpState>>,
-    headers: HeaderMap,
-    Query(whose): Query<UserQuery>,
-) -> JsonAnswer {
-    ops.access.to_read(&headers)?;
+pub(super) async fn limits(State(ops): State<Arc<HttpState>>, Query(whose): Query<UserQuery>) -> JsonAnswer {
     let limits = ops.operator.limits().await?;
     let limits: Map<String, Value> = limits
         .iter()
@@ -73,36 +62,6 @@ pub(super) async fn limits(
         answer["user"] = window.map_or(Value::Null, |window| allowance(&user, window));
     }
     Ok(Json(answer))
-}
-
-/// A breaker, as the web API has always shown it.
-pub(crate) fn breaker(breaker: &BreakerStatus) -> Value {
-    let mut shown = json!({
-        "name": breaker.name,
-        "state": breaker.state.as_str(),
-        "failures": breaker.failures,
-        "successes": breaker.successes,
-        "failureThreshold": breaker.failure_threshold,
-        "successThreshold": breaker.success_threshold,
-        "openedAt": breaker.opened_at.map(iso),
-        "nextRetryAt": breaker.next_retry_at.map(iso),
-    });
-    if let Some(fault) = breaker.account_fault {
-        shown["accountFault"] = json!(fault.in_words());
-    }
-    shown
-}
-
-/// A provider's limits.
-pub(crate) fn limit(status: &GateStatus) -> Value {
-    let limits = &status.limits;
-    json!({
-        "breaker": status.breaker.name,
-        "concurrent": { "used": status.in_flight, "limit": limits.max_concurrent },
-        "requestsPerMinute": { "used": status.requests, "limit": limits.requests_per_minute },
-        "tokensPerMinute": { "used": status.tokens, "limit": limits.tokens_per_minute },
-        "throttledUntil": status.throttled_until.map(iso),
-    })
 }
 
 fn allowance(user: &str, window: WindowUsage) -> Value {

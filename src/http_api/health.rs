@@ -7,7 +7,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 
 use super::HttpState;
-use crate::worker::worker_health::DispositionCounts;
+use crate::worker::worker_health::OutcomeTotals;
 
 /// The body of a health answer.
 #[derive(Debug, Serialize)]
@@ -62,8 +62,8 @@ pub(super) async fn get(State(ops): State<Arc<HttpState>>) -> (StatusCode, Json<
     let tally = ops
         .workers
         .iter()
-        .map(|w| w.health().disposition_counts())
-        .fold(DispositionCounts::default(), DispositionCounts::plus);
+        .map(|w| w.health().outcome_totals())
+        .fold(OutcomeTotals::default(), OutcomeTotals::plus);
     let uptime = ops.started.elapsed();
     let health = HealthBody {
         status,
@@ -79,13 +79,13 @@ pub(super) async fn get(State(ops): State<Arc<HttpState>>) -> (StatusCode, Json<
             peak_concurrency: ops.workers.iter().map(|w| w.slots().peak()).sum(),
             success_rate: success_rate(tally),
         },
-        timestamp: super::responses::timestamp(),
+        timestamp: crate::time_format::timestamp(),
         pid: std::process::id(),
     };
     (code, Json(health))
 }
 
-fn success_rate(tally: DispositionCounts) -> String {
+fn success_rate(tally: OutcomeTotals) -> String {
     match tally.processed() {
         0 => "0%".to_owned(),
         processed => format!("{:.1}%", tally.succeeded as f64 * 100.0 / processed as f64),
@@ -98,12 +98,12 @@ mod tests {
 
     #[test]
     fn the_success_rate_reads_as_before() {
-        assert_eq!(success_rate(DispositionCounts::default()), "0%");
+        assert_eq!(success_rate(OutcomeTotals::default()), "0%");
         assert_eq!(
-            success_rate(DispositionCounts {
+            success_rate(OutcomeTotals {
                 succeeded: 2,
                 failed: 1,
-                ..DispositionCounts::default()
+                ..OutcomeTotals::default()
             }),
             "66.7%"
         );

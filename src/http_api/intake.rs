@@ -14,13 +14,11 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tracing::info;
 
-use super::{
-    HttpState,
-    responses::{HttpError, timestamp},
-};
+use super::{HttpState, responses::HttpError};
 use crate::{
     queue::NewJob,
     ratelimit::{RateSubject, WindowUsage},
+    time_format::timestamp,
 };
 
 /// Name of the action that the intake's windows count, as in the web API.
@@ -72,8 +70,7 @@ async fn take(
     kind: JobType,
     request: Request,
 ) -> Result<Response, HttpError> {
-    ops.access.to_enqueue(request.headers(), peer)?;
-    // Read only now: a caller that may not add jobs makes this replica hold nothing.
+    // Read only here, behind the access layer: a caller that may not add jobs makes this replica hold nothing.
     let headers = &request.headers().clone();
     let body = &Bytes::from_request(request, &()).await.map_err(HttpError::Body)?;
     let text = jobs::payload_text(body).map_err(|failure| HttpError::Bad(failure.to_string()))?;

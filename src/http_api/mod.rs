@@ -22,13 +22,15 @@
 //! | `GET /api/metrics/alerts` | `{success, firing, alerts: [{name, severity, firing, value, threshold, since, …}], timestamp}` |
 //! | `POST /api/ai/generate-flashcards`, `/api/jobs/{type}` | 202 `{success, jobId, status, statusUrl}`; 400 names the fields; 429 |
 //!
-//! Health is open to all; who may call the rest is the business of [`AccessControl`].
+//! Health and the page of the dashboard are open to all. Every other route stands behind a layer that checks its callers
+//! by the rules of [`AccessControl`].
 
 mod auth;
 mod breakers;
 mod dashboard;
 mod events;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/http_request.rs"]
 pub(crate) mod fuzz;
 mod health;
 mod intake;
@@ -44,17 +46,17 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    routing::{get, post},
+    middleware::from_fn_with_state,
+    routing::{delete, get, post},
 };
 
+use auth::layers;
 pub use auth::{AccessControl, AccessDenied};
-pub(crate) use breakers::{breaker, limit};
 pub use dashboard::Dashboard;
 pub use events::EventStreams;
 #[cfg(any(test, fuzzing))]
 pub(crate) use events::fuzz::expect_tellable;
 pub use health::HealthBody;
-pub(crate) use responses::iso;
 pub use server::HttpServer;
 
 use crate::{
@@ -62,7 +64,7 @@ use crate::{
     operator::Operator,
     ratelimit::{RateLimits, RateWindow},
     spending::accounts::SpendAccounts,
-    worker::runtime::QueueWorker,
+    worker::QueueWorker,
 };
 
 /// Largest body of a request: five images of the largest size that a provider takes are more than anyone sends.
@@ -96,33 +98,60 @@ pub struct HttpState {
 }
 
 impl HttpState {
+    /// All routes. Each group stands behind the layer that checks its callers.
     fn router(self) -> Router {
-        let health = get(health::get);
+        let state = Arc::new(self);
         Router::new()
-            .route("/", health.clone())
-            .route("/health", health.clone())
-            .route("/api/health", health)
-            .route("/api/circuit-breakers/status", get(breakers::status))
-            .route("/api/circuit-breakers/reset/{name}", post(breakers::reset))
-            .route("/api/rate-limits/status", get(breakers::limits))
-            .route("/api/spend", get(spend::report))
-            .route("/api/budget/kill-switch", post(spend::switch))
-            .route("/api/budget/month", post(spend::set_month))
-            .route("/api/budget/students/{id}", post(spend::set_student))
-            .route("/dashboard", get(dashboard::page))
-            .route("/api/dashboard/events", get(dashboard::events))
-            .route("/metrics", get(metrics::metrics))
-            .route("/api/metrics/alerts", get(metrics::alerts))
-            .route("/api/queue/stats", get(queues::stats))
-            .route("/api/job-status/{id}", get(queues::job_status))
-            .route("/api/job-events", get(events::get))
-            .route("/api/ai/generate-flashcards", post(intake::flashcards))
-            .route("/api/jobs", get(jobs_admin::list))
-            .route("/api/jobs/retry", post(jobs_admin::retry_all))
-            // Adding names a type in this place, the others an id.
-            .route("/api/jobs/{name}", post(intake::job).delete(jobs_admin::remove))
-            .route("/api/jobs/{name}/retry", post(jobs_admin::retry))
+            .merge(open_routes())
+            .merge(read_routes().route_layer(from_fn_with_state(state.clone(), layers::readers)))
+            .merge(intake_routes().route_layer(from_fn_with_state(state.clone(), layers::producers)))
+            .merge(admin_routes().route_layer(from_fn_with_state(state.clone(), layers::admins)))
             .layer(DefaultBodyLimit::max(MAX_BODY))
-            .with_state(Arc::new(self))
+            .with_state(state)
     }
+}
+
+/// Routes for everyone: probes, and the page of the dashboard, which holds no data.
+fn open_routes() -> Router<Arc<HttpState>> {
+    let health = get(health::get);
+    Router::new()
+        .route("/", health.clone())
+        .route("/health", health.clone())
+        .route("/api/health", health)
+        .route("/dashboard", get(dashboard::page))
+}
+
+/// Routes that show data.
+fn read_routes() -> Router<Arc<HttpState>> {
+    Router::new()
+        .route("/api/circuit-breakers/status", get(breakers::status))
+        .route("/api/rate-limits/status", get(breakers::limits))
+        .route("/api/spend", get(spend::report))
+        .route("/api/dashboard/events", get(dashboard::events))
+        .route("/metrics", get(metrics::metrics))
+        .route("/api/metrics/alerts", get(metrics::alerts))
+        .route("/api/queue/stats", get(queues::stats))
+        .route("/api/job-status/{id}", get(queues::job_status))
+        .route("/api/job-events", get(events::get))
+        .route("/api/jobs", get(jobs_admin::list))
+}
+
+/// Routes that add jobs.
+fn intake_routes() -> Router<Arc<HttpState>> {
+    Router::new()
+        .route("/api/ai/generate-flashcards", post(intake::flashcards))
+        // Adding names a type in this place, the others an id.
+        .route("/api/jobs/{name}", post(intake::job))
+}
+
+/// Routes that change something.
+fn admin_routes() -> Router<Arc<HttpState>> {
+    Router::new()
+        .route("/api/circuit-breakers/reset/{name}", post(breakers::reset))
+        .route("/api/budget/kill-switch", post(spend::switch))
+        .route("/api/budget/month", post(spend::set_month))
+        .route("/api/budget/students/{id}", post(spend::set_student))
+        .route("/api/jobs/retry", post(jobs_admin::retry_all))
+        .route("/api/jobs/{name}", delete(jobs_admin::remove))
+        .route("/api/jobs/{name}/retry", post(jobs_admin::retry))
 }

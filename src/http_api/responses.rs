@@ -1,6 +1,4 @@
-//! The answers of the routes: times in the web API's format, and errors as JSON.
-
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+//! The errors of the routes, as JSON.
 
 use axum::{
     Json,
@@ -10,29 +8,14 @@ use axum::{
 };
 use serde_json::json;
 
-use super::auth::AccessDenied;
 use crate::{
     operator::{BreakerError, JobError},
     queue::BrokerError,
 };
 
-/// Now, ISO 8601, by this replica's clock.
-pub(super) fn timestamp() -> String {
-    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
-}
-
-/// A time of Redis's clock, ms since 1970, in ISO 8601.
-pub(crate) fn iso(ms: u64) -> String {
-    // Cuts times beyond the calendar's end, because a key can hold any number.
-    let ms = ms.min(253_402_300_799_000);
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
-}
-
 /// Why a route cannot answer.
 #[derive(Debug)]
 pub(super) enum HttpError {
-    /// The caller lacks the right.
-    Denied(AccessDenied),
     /// The request is wrong.
     Bad(String),
     /// The body is too large, or does not arrive.
@@ -52,7 +35,6 @@ pub(super) enum HttpError {
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let (code, body) = match self {
-            Self::Denied(denied) => return denied.into_response(),
             Self::Bad(error) => (
                 StatusCode::BAD_REQUEST,
                 json!({ "success": false, "error": error }),
@@ -77,12 +59,6 @@ impl IntoResponse for HttpError {
             ),
         };
         (code, Json(body)).into_response()
-    }
-}
-
-impl From<AccessDenied> for HttpError {
-    fn from(denied: AccessDenied) -> Self {
-        Self::Denied(denied)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         families,
         labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
     },
-    worker::runtime::QueueWorker,
+    worker::QueueWorker,
 };
 
 /// As the fleet's breaker, or the replica's own while Redis is away, are called.

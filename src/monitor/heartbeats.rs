@@ -16,11 +16,11 @@ use std::{
 use redis::{RedisError, Script};
 use serde::{Deserialize, Serialize};
 
-use super::millis;
 use crate::{
     connection::Connection,
     keys::{FLEET_REPLICAS, FLEET_SEEN},
-    worker::runtime::QueueWorker,
+    time_format::millis,
+    worker::QueueWorker,
 };
 
 static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("heartbeat.lua")));
@@ -93,7 +93,7 @@ pub struct JobInFlight {
 impl ReplicaWork {
     fn here(started: Instant, workers: &[Arc<QueueWorker>]) -> Self {
         let queues = workers.iter().map(|worker| {
-            let tally = worker.health().disposition_counts();
+            let tally = worker.health().outcome_totals();
             let jobs = worker.slots().longest(MOST_JOBS).into_iter();
             QueueWork {
                 queue: worker.broker().queue().to_owned(),

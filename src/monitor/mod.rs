@@ -40,7 +40,7 @@ use crate::{
         webhook::Standing,
     },
     telemetry::metrics::PROCESS,
-    worker::runtime::QueueWorker,
+    worker::QueueWorker,
 };
 
 /// How long a reading serves metrics and alerts.
@@ -267,9 +267,4 @@ impl Monitor {
             now,
         })
     }
-}
-
-/// Whole milliseconds.
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

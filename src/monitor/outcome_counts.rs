@@ -17,7 +17,7 @@ use crate::{
         PROCESS,
         labels::{JobClass, JobOutcome},
     },
-    worker::runtime::QueueWorker,
+    worker::QueueWorker,
 };
 
 static ADD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("add.lua")));

@@ -7,7 +7,7 @@ mod retry;
 use std::{sync::Arc, time::Duration};
 
 use super::Operator;
-use crate::queue::{Broker, BrokerError, JobState, ListCursor, ListQuery, RemovalResult};
+use crate::queue::{BrokerError, JobState, ListCursor, ListQuery, OperatorQueue, RemovalResult};
 
 pub use list::{JobList, ListedIn};
 pub use retry::{RetryRequest, RetrySummary};
@@ -47,7 +47,7 @@ pub struct JobLocation {
 }
 
 impl JobLocation {
-    fn at(broker: &Arc<dyn Broker>) -> Self {
+    fn at(broker: &Arc<dyn OperatorQueue>) -> Self {
         Self {
             queue: broker.queue().to_owned(),
             layout: broker.layout().as_str(),
@@ -113,7 +113,7 @@ impl Operator {
     ///
     /// # Errors
     /// When there is none.
-    pub fn select(&self, name: Option<&str>) -> Result<Vec<&Arc<dyn Broker>>, JobError> {
+    pub fn select(&self, name: Option<&str>) -> Result<Vec<&Arc<dyn OperatorQueue>>, JobError> {
         let Some(name) = name else {
             return Ok(self.brokers.iter().collect());
         };
@@ -163,11 +163,11 @@ impl Operator {
     }
 }
 
-fn spec(broker: &Arc<dyn Broker>) -> String {
+fn spec(broker: &Arc<dyn OperatorQueue>) -> String {
     format!("{}:{}", broker.layout(), broker.queue())
 }
 
-fn ambiguous(id: String, brokers: &[&Arc<dyn Broker>]) -> JobError {
+fn ambiguous(id: String, brokers: &[&Arc<dyn OperatorQueue>]) -> JobError {
     let queues = brokers.iter().map(|broker| spec(broker)).collect();
     JobError::Ambiguous { id, queues }
 }

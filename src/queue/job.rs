@@ -41,7 +41,7 @@ pub struct Delivery {
     /// The job's type, where the layout keeps it beside the payload.
     pub kind: Option<String>,
     /// The payload; `None` when it is so large that the claim has left it out, or the queue knows an id without one.
-    /// [`Broker::payload`](super::Broker::payload) distinguishes the two.
+    /// [`JobClaimer::payload`](super::JobClaimer::payload) distinguishes the two.
     pub payload: Option<Bytes>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
@@ -168,6 +168,13 @@ pub enum WriteResult {
     Applied,
     /// The claim no longer holds the job: nothing was written.
     Lost,
+}
+
+impl WriteResult {
+    /// Reads the answer of a script that writes an outcome.
+    pub(super) const fn of(is_applied: bool) -> Self {
+        if is_applied { Self::Applied } else { Self::Lost }
+    }
 }
 
 /// Puts a job off.

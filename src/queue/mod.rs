@@ -1,6 +1,7 @@
-//! Queues: the trait [`Broker`], which stores one queue in Redis, and the types that it takes and returns.
+//! Queues in Redis: the [traits](Broker) that both layouts implement, one for each concern, and the types that they
+//! take and return.
 //!
-//! The worker's claim, renew and ack loops call a broker. It holds no job state of its own: every operation is one
+//! The worker's claim, renew and ack loops call a [`WorkerQueue`], operators an [`OperatorQueue`]. A broker holds no job state of its own: every operation is one
 //! atomic script, safe to send again after a lost answer. The claim's token fences each operation, so that a replica
 //! that lost a job can no longer write to it.
 
@@ -8,24 +9,27 @@ mod admin;
 pub mod apalis;
 mod backoff;
 mod batch_replies;
-mod broker;
+mod broker_error;
+mod broker_options;
 pub mod bullmq;
 mod claim_number;
 mod fair;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/job_list.rs"]
 pub(crate) mod fuzz;
 mod job;
 mod layout;
 mod list_removal;
+mod script_names;
 mod scripts;
 mod snapshot;
+mod traits;
 pub mod watch;
-
-use std::time::Duration;
 
 pub use admin::{JobPage, ListCursor, ListQuery, ListedJob, RemovalResult, RetryOrder, RetryResult};
 pub use backoff::QueueBackoff;
-pub use broker::{Broker, BrokerError, BrokerOptions, PayloadField};
+pub use broker_error::BrokerError;
+pub use broker_options::{BrokerOptions, PayloadField};
 pub use claim_number::ClaimNumber;
 pub(crate) use fair::owner_of;
 use job::told_equal;
@@ -35,23 +39,22 @@ pub use job::{
 };
 pub use layout::{Layout, UnknownLayout};
 #[cfg(test)]
-pub(crate) use scripts::library_codes;
-pub use scripts::script_names;
+pub(crate) use script_names::library_codes;
+pub use script_names::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,
 };
+pub use traits::{
+    Broker, JobClaimer, JobEventSource, JobProducer, LeaseHolder, OperatorQueue, OutcomeWriter, QueueAdmin,
+    QueueIdentity, QueueInspector, WorkerQueue,
+};
 pub use watch::JobWatchers;
+
+use crate::time_format::millis;
 
 /// Bytes of payloads that a script hands out at most. A script copies each payload several times, about 2 ms for a
 /// megabyte, and blocks all clients of Redis during that time. So the worker reads other payloads by separate commands.
 const INLINE_BYTES: usize = 256 * 1024;
-
-/// Whole milliseconds, never cut to a time-out of zero by an absurd duration.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX / 4)
-        .min(u64::MAX / 4)
-}
 
 /// A note as it is written into a history, after the time that Redis puts in front; empty for none.
 fn line(note: Option<&HistoryNote>) -> Result<String, BrokerError> {

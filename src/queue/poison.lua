@@ -1,7 +1,7 @@
 -- Prelude of the scripts that count lost deliveries.
 --
 -- A job is poison when `most` of its deliveries were lost while it may have killed its replica. The first lost delivery
--- counts, whatever ran beside it. A later one counts when the job ran alone (worker/suspects.rs), which it notes before it
+-- counts, whatever ran beside it. A later one counts when the job ran alone (src/suspects.rs), which it notes before it
 -- does; one that was claimed, or ran beside others, was a bystander. The bound on all lost deliveries is for jobs that kill
 -- a replica before they begin: by a payload that cannot be received.
 local BYSTANDING = 4

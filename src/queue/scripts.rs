@@ -1,7 +1,6 @@
-//! The scripts of the layouts: how one is put together from its files, and how Redis's SLOWLOG names it.
+//! The scripts of the layouts: how one is put together from its files.
 
-use super::{Layout, apalis, bullmq};
-use crate::script::{self, Script};
+use crate::script::Script;
 
 /// Names scripts: `NAME = "operation.lua";`, `common.lua` of their folder in front of the files that are named. Those of each
 /// job are marked `as function`: Redis loads them once, where it can.
@@ -30,26 +29,4 @@ pub(super) fn script(name: &str, files: &[&str], is_function: bool) -> Script {
         Some((operation, preludes)) if is_function => Script::stored(name, &preludes.concat(), operation),
         _ => Script::new(&files.concat()),
     }
-}
-
-/// The scripts of both layouts, as `<layout> <operation>`, each with the names that identify it in Redis's SLOWLOG.
-pub fn script_names() -> Vec<(String, String)> {
-    let all = [
-        (Layout::Bullmq, bullmq::scripts::named()),
-        (Layout::Apalis, apalis::scripts::named()),
-    ];
-    let named = all.into_iter().flat_map(|(layout, scripts)| {
-        scripts
-            .into_iter()
-            .map(move |(name, script)| (format!("{layout} {}", name.to_ascii_lowercase()), script))
-    });
-    script::logged_names(named)
-}
-
-/// The libraries of the scripts that run as functions.
-#[cfg(test)]
-pub(crate) fn library_codes() -> Vec<String> {
-    let all = [bullmq::scripts::named(), apalis::scripts::named()];
-    let scripts = all.into_iter().flatten();
-    scripts.filter_map(|(_, script)| script.library_code()).collect()
 }

@@ -100,7 +100,7 @@ impl FromStr for JobState {
 pub struct JobSnapshot {
     /// The job's id.
     pub id: String,
-    /// Its type, where a field beside the payload holds it; [`Broker::kind`](super::Broker::kind) reads the payload,
+    /// Its type, where a field beside the payload holds it; [`QueueInspector::kind`](super::QueueInspector::kind) reads the payload,
     /// too.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

@@ -428,14 +428,17 @@ local function open_line(line, most, known, busy)
       -- They are next, place or none; whose they are is not known yet.
       taken, wanted = busy and {} or line.pop(min(wanted, left)), 0
     end
-    while #taken < wanted and looks < 50 and some and not s.clear do
+    local missing = wanted - #taken
+    while missing > 0 and looks < 50 and some and not s.clear do
       looks = looks + 1
       local ids, entries, due, whose
-      ids, entries, due, some, whose = next_entries(line, wanted - #taken, busy, arranged)
+      ids, entries, due, some, whose = next_entries(line, missing, busy, #taken < wanted and arranged or nil)
       local out = take_out(ids, entries, due)
       refund_gone(line, ids, out, whose)
       for _, id in ipairs(busy and out or {}) do busy.add(whose[id], id) end
       if #taken == 0 then taken = out else for _, id in ipairs(out) do taken[#taken + 1] = id end end
+      -- An owner whose job has gone is due at once: those who are arranged behind the claim must not pass him.
+      missing = max(wanted - #taken, #ids - #out)
     end
     if not some and placed >= length and call('LLEN', list) > 0 and not s.clear and not (busy and busy.passed) then
       start_over(line, s) -- The rest has places, and is in no line.

@@ -1,6 +1,6 @@
 //! Watches single jobs: the watchers of a queue's jobs, and one task a queue that sends them updates.
 //!
-//! The task ([`Broker::follow`]) starts with the first watcher and is stopped with the last. A watcher that does not
+//! The task ([`JobEventSource::follow`]) starts with the first watcher and is stopped with the last. A watcher that does not
 //! keep up is dropped rather than waited for: no watcher holds up the others, and what waits for it is bounded.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{Broker, BrokerError, JobSnapshot};
+use super::{BrokerError, JobEventSource, JobSnapshot, QueueInspector};
 
 /// Updates that a watcher may be behind.
 const BEHIND: usize = 64;
@@ -66,21 +66,20 @@ pub struct JobWatch {
     watchers: JobWatchers,
 }
 
-/// Follows the job `id` from now on. The caller then reads the current state with [`Broker::find`], in this order, so
+/// Follows the job `id` from now on. The caller then reads the current state with [`QueueInspector::find`], in this order, so
 /// that no change is missed.
-pub fn watch(broker: &Arc<dyn Broker>, id: &str) -> JobWatch {
-    let watch = broker.watchers().add(id);
+pub fn watch(queue: Arc<dyn JobEventSource>, id: &str) -> JobWatch {
+    let watch = queue.watchers().add(id);
     let mut registry = watch.watchers.lock();
     if registry.follower.as_ref().is_none_or(AbortHandle::is_finished) {
-        let broker = broker.clone();
-        registry.follower = Some(tokio::spawn(async move { follow(&*broker).await }).abort_handle());
+        registry.follower = Some(tokio::spawn(async move { follow(&*queue).await }).abort_handle());
     }
     drop(registry);
     watch
 }
 
 /// Follows a queue's events until the task is aborted. After any error the follower restarts with back-off.
-async fn follow(broker: &dyn Broker) {
+async fn follow(broker: &dyn JobEventSource) {
     let mut position = None;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -177,7 +176,7 @@ impl JobWatchers {
     /// of a job that cannot be read are dropped.
     pub(super) async fn look(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn QueueInspector,
         id: &str,
         if_gone: Option<&JobUpdate>,
     ) -> Result<(), BrokerError> {
@@ -196,7 +195,7 @@ impl JobWatchers {
     /// Looks at many jobs.
     pub(super) async fn look_at(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn QueueInspector,
         ids: &[Arc<str>],
         if_gone: Option<&JobUpdate>,
     ) -> Result<(), BrokerError> {

@@ -12,7 +12,7 @@ use std::{
 use redis::{RedisError, Script};
 use serde::Serialize;
 
-use crate::connection::Connection;
+use crate::{connection::Connection, time_format::millis};
 
 static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take.lua")));
 static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("peek.lua")));
@@ -131,10 +131,6 @@ impl RateLimits {
             reset_after,
         }))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

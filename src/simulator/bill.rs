@@ -36,6 +36,9 @@ pub struct Bill {
     pub seconds: u64,
     /// Transactions.
     pub transactions: u64,
+    /// Images or pages.
+    #[serde(default)]
+    pub images: u64,
 }
 
 impl Bill {
@@ -52,6 +55,7 @@ impl Bill {
             tokens / 1e6
                 + self.seconds as f64 * price("audio_hour").unwrap_or(0.0) / 3600.0
                 + self.transactions as f64 * price("thousand_transactions").unwrap_or(0.0) / 1000.0
+                + self.images as f64 * price("thousand_images").unwrap_or(0.0) / 1000.0
         });
         Self { usd, ..self }
     }

@@ -1,5 +1,5 @@
 //! A stand-in for the providers: OpenAI chat completions, Azure Speech pronunciation assessment, Azure Vision
-//! (Image Analysis 4.0 and Read 3.2). It checks requests as they do, answers in their shapes, goes wrong on demand
+//! (Image Analysis 4.0, Read 3.2 and Document Intelligence). It checks requests as they do, answers in their shapes, goes wrong on demand
 //! and remembers what it was asked. Used by the demo, by `backend-worker simulate` and by the tests.
 //!
 //! It derives its answers from their requests, so that each job's answer is recognisable and the same in each run. It
@@ -7,7 +7,8 @@
 //!
 //! # Layout
 //! - `server`: connections and the route table. `exchange`: the course of one request, the same for all providers.
-//! - `openai` with `schema`, `speech`, `vision`, and `azure` for what the latter two share: checks and answers.
+//! - `openai` with `schema`, `speech`, `vision` with `documents`, and `azure` for what the Azure services share: checks
+//!   and answers.
 //! - [`Bill`]: what an answer costs.
 //! - [`Fault`]: what can go wrong; [`FaultPlan`]: what will. [`RequestJournal`]: what was asked. `control`: both over
 //!   HTTP, under `/_sim/`.
@@ -17,6 +18,7 @@ mod azure;
 mod bill;
 mod control;
 mod digest;
+mod documents;
 mod exchange;
 mod fault;
 mod faults;

@@ -24,7 +24,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Provider, SimulatorState, azure, control,
+    Provider, SimulatorState, azure, control, documents,
     exchange::{self, AnswerFn, ConnectionReset},
     openai, speech, vision,
 };
@@ -77,6 +77,14 @@ pub(super) fn routes(shared: Arc<SimulatorState>) -> Router {
         .route(
             "/vision/v3.2/read/analyzeResults/{id}",
             get_from(Provider::AzureVision, vision::poll),
+        )
+        .route(
+            "/documentintelligence/documentModels/prebuilt-read:analyze",
+            post_to(Provider::AzureVision, documents::submit),
+        )
+        .route(
+            &format!("{}{{id}}", documents::RESULTS),
+            get_from(Provider::AzureVision, documents::poll),
         )
         .merge(control::routes())
         .fallback(unknown)

@@ -1,4 +1,5 @@
-//! Azure Vision: Image Analysis 4.0 in one answer, Read 3.2 in an operation to be polled.
+//! Azure Vision: Image Analysis 4.0 in one answer, Read 3.2 in an operation to be polled. The operations are those of
+//! Document Intelligence as well.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,7 +19,7 @@ use super::{
 const VERSIONS: [&str; 3] = ["2023-10-01", "2024-02-01", "2024-02-01-preview"];
 
 /// Polls that find a Read operation unfinished: `notStarted` at the first, `running` at the second.
-const UNFINISHED: [&str; 2] = ["notStarted", "running"];
+const UNFINISHED: &[&str] = &["notStarted", "running"];
 
 /// Operations that are remembered.
 const MAX_OPERATIONS: usize = 10_000;
@@ -26,14 +27,17 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Where operations are polled.
 const RESULTS: &str = "/vision/v3.2/read/analyzeResults/";
 
-/// The Read operations.
+/// The operations of Read and Document Intelligence.
 #[derive(Default)]
 pub(super) struct ReadOperations(Mutex<VecDeque<ReadOperation>>);
 
 struct ReadOperation {
     id: String,
+    /// The path below which its service polls it.
+    results: &'static str,
     marker: String,
-    lines: [String; 2],
+    /// The lines of each page.
+    pages: Vec<Vec<String>>,
     size: ImageSize,
     polls: usize,
     fate: OperationFate,
@@ -59,14 +63,28 @@ impl OperationFate {
     }
 }
 
+impl ReadOperation {
+    fn is_at(&self, path: &str) -> bool {
+        path.strip_prefix(self.results) == Some(&*self.id)
+    }
+}
+
+/// State of an operation at a poll.
+pub(super) enum OperationState {
+    /// Its status.
+    Unfinished(&'static str),
+    /// With this code, if any.
+    Failed(Option<String>),
+    /// The lines of each page, and the size of the first one.
+    Read(Vec<Vec<String>>, ImageSize),
+}
+
 impl ReadOperations {
     /// The journal's name for the image whose operation this path polls.
     pub(super) fn marker(&self, path: &str) -> Option<String> {
-        let id = path.strip_prefix(RESULTS)?;
-        self.all()
-            .iter()
-            .find(|operation| operation.id == id)
-            .map(|operation| operation.marker.clone())
+        let all = self.all();
+        let operation = all.iter().find(|operation| operation.is_at(path));
+        operation.map(|operation| operation.marker.clone())
     }
 
     fn all(&self) -> MutexGuard<'_, VecDeque<ReadOperation>> {
@@ -133,14 +151,10 @@ fn try_analyze(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedA
             "readResult": {"blocks": [{"lines": lines}]},
         }),
     )
-    .billed(one_transaction()))
-}
-
-fn one_transaction() -> Bill {
-    Bill {
+    .billed(Bill {
         transactions: 1,
         ..Bill::default()
-    }
+    }))
 }
 
 fn line(i: usize, text: &str, size: ImageSize) -> Value {
@@ -166,17 +180,34 @@ pub(super) fn submit(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
 fn try_submit(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAnswer> {
     azure::authorize(ask, &ask.shared.keys.vision)?;
     let size = check_image(ask, &READ)?;
+    Ok(accept(ask, RESULTS, size, ""))
+}
+
+/// Starts an operation, which bills each page of the image to `model`.
+pub(super) fn accept(
+    ask: &SimulatedRequest<'_>,
+    results: &'static str,
+    size: ImageSize,
+    model: &str,
+) -> SimulatedAnswer {
     let id = request_id(ask);
-    let place = format!("http://{}{RESULTS}{id}", ask.shared.addr);
+    let place = format!("http://{}{results}{id}", ask.shared.addr);
+    let pages: Vec<Vec<String>> = (1..=page_count(ask.body))
+        .map(|number| match number {
+            1 => lines(ask, size).into(),
+            number => vec![format!("page {number}")],
+        })
+        .collect();
+    let count = pages.len() as u64;
     let mut operations = ask.shared.operations.all();
     if operations.len() == MAX_OPERATIONS {
         operations.pop_front();
     }
-    let (marker, lines) = (ask.marker.to_owned(), lines(ask, size));
     operations.push_back(ReadOperation {
         id,
-        marker,
-        lines,
+        results,
+        marker: ask.marker.to_owned(),
+        pages,
         size,
         polls: 0,
         fate: OperationFate::of(ask.fault).unwrap_or(OperationFate::Succeeds),
@@ -185,9 +216,14 @@ fn try_submit(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAn
         status: 202,
         headers: Vec::new(),
         body: Default::default(),
-        bill: Some(Box::new(one_transaction())),
+        bill: Some(Box::new(Bill {
+            model: model.to_owned(),
+            transactions: count,
+            images: count,
+            ..Bill::default()
+        })),
     };
-    Ok(accepted.with("operation-location", place))
+    accepted.with("operation-location", place)
 }
 
 /// GET /vision/v3.2/read/analyzeResults/{id}.
@@ -199,55 +235,74 @@ pub(super) fn poll(ask: &SimulatedRequest<'_>) -> SimulatedAnswer {
 
 fn try_poll(ask: &SimulatedRequest<'_>) -> Result<SimulatedAnswer, SimulatedAnswer> {
     azure::authorize(ask, &ask.shared.keys.vision)?;
-    let id = ask.parts.uri.path().strip_prefix(RESULTS).unwrap_or_default();
-    let mut operations = ask.shared.operations.all();
-    let operation = operations
-        .iter_mut()
-        .find(|operation| operation.id == id)
-        .ok_or_else(unknown_operation)?;
-    if let Some(fate) = OperationFate::of(ask.fault) {
-        operation.fate = fate;
-    }
-    let times =
+    let mut answer =
         json!({"createdDateTime": "2026-01-01T00:00:00Z", "lastUpdatedDateTime": "2026-01-01T00:00:01Z"});
-    let mut answer = times;
-    match &operation.fate {
-        OperationFate::Unknown => return Err(unknown_operation()),
-        OperationFate::Fails(code) => {
+    let (pages, size) = match state(ask, UNFINISHED)? {
+        OperationState::Unfinished(status) => {
+            answer["status"] = json!(status);
+            return Ok(SimulatedAnswer::json(200, &answer));
+        }
+        OperationState::Failed(code) => {
             answer["status"] = json!("failed");
             if let Some(code) = code {
                 answer["error"] = json!({"code": code, "message": "The operation failed."});
             }
             return Ok(SimulatedAnswer::json(200, &answer));
         }
-        OperationFate::Succeeds => {}
-    }
-    if let Some(status) = UNFINISHED.get(operation.polls) {
-        operation.polls += 1;
-        answer["status"] = json!(status);
-        return Ok(SimulatedAnswer::json(200, &answer));
-    }
-    let lines: Vec<Value> = operation
-        .lines
+        OperationState::Read(pages, size) => (pages, size),
+    };
+    let read: Vec<Value> = pages
         .iter()
-        .map(|text| {
-            let words: Vec<Value> = text
-                .split_whitespace()
-                .map(|word| json!({"text": word, "confidence": 0.99}))
+        .enumerate()
+        .map(|(at, lines)| {
+            let lines: Vec<Value> = lines
+                .iter()
+                .map(|text| {
+                    let words: Vec<Value> = text
+                        .split_whitespace()
+                        .map(|word| json!({"text": word, "confidence": 0.99}))
+                        .collect();
+                    json!({"text": text, "words": words})
+                })
                 .collect();
-            json!({"text": text, "words": words})
+            json!({
+                "page": at + 1, "angle": 0, "unit": "pixel", "lines": lines,
+                "width": size.width, "height": size.height,
+            })
         })
         .collect();
     answer["status"] = json!("succeeded");
-    answer["analyzeResult"] = json!({
-        "version": "3.2.0",
-        "modelVersion": "2022-04-30",
-        "readResults": [{
-            "page": 1, "angle": 0, "unit": "pixel", "lines": lines,
-            "width": operation.size.width, "height": operation.size.height,
-        }],
-    });
+    answer["analyzeResult"] = json!({"version": "3.2.0", "modelVersion": "2022-04-30", "readResults": read});
     Ok(SimulatedAnswer::json(200, &answer))
+}
+
+/// Counts a poll. The first ones find the operation in the states of `unfinished`.
+///
+/// # Errors
+/// The refusal of an operation that is not known.
+pub(super) fn state(
+    ask: &SimulatedRequest<'_>,
+    unfinished: &'static [&'static str],
+) -> Result<OperationState, SimulatedAnswer> {
+    let mut operations = ask.shared.operations.all();
+    let operation = operations
+        .iter_mut()
+        .find(|operation| operation.is_at(ask.parts.uri.path()))
+        .ok_or_else(unknown_operation)?;
+    if let Some(fate) = OperationFate::of(ask.fault) {
+        operation.fate = fate;
+    }
+    Ok(match &operation.fate {
+        OperationFate::Unknown => return Err(unknown_operation()),
+        OperationFate::Fails(code) => OperationState::Failed(code.clone()),
+        OperationFate::Succeeds => match unfinished.get(operation.polls) {
+            Some(status) => {
+                operation.polls += 1;
+                OperationState::Unfinished(status)
+            }
+            None => OperationState::Read(operation.pages.clone(), operation.size),
+        },
+    })
 }
 
 fn unknown_operation() -> SimulatedAnswer {
@@ -255,7 +310,7 @@ fn unknown_operation() -> SimulatedAnswer {
     azure::error(404, "OperationNotFound", message)
 }
 
-fn request_id(ask: &SimulatedRequest<'_>) -> String {
+pub(super) fn request_id(ask: &SimulatedRequest<'_>) -> String {
     azure::guid(ask.shared.seed, ask.seq)
 }
 
@@ -268,11 +323,36 @@ fn lines(ask: &SimulatedRequest<'_>, size: ImageSize) -> [String; 2] {
     ]
 }
 
+/// Pages of a TIFF by its directories; one of any other file.
+fn page_count(file: &[u8]) -> usize {
+    const MOST_PAGES: usize = 100;
+    let number = |at: usize, size: usize| {
+        let bytes = file.get(at..at.checked_add(size)?)?;
+        let fold = |sum: usize, byte: &u8| sum << 8 | usize::from(*byte);
+        match file.first()? {
+            b'I' => Some(bytes.iter().rev().fold(0, fold)),
+            _ => Some(bytes.iter().fold(0, fold)),
+        }
+    };
+    if !matches!(file.get(..4), Some(b"II*\0" | b"MM\0*")) {
+        return 1;
+    }
+    let next = |at: usize| number(at + 2 + number(at, 2)? * 12, 4);
+    let mut directory = number(4, 4);
+    let mut pages = 0;
+    while let Some(at) = directory.filter(|at| *at > 0 && pages < MOST_PAGES) {
+        pages += 1;
+        directory = next(at);
+    }
+    pages.max(1)
+}
+
 /// The images that a service takes.
-struct ImageBounds {
-    formats: &'static [ImageType],
+pub(super) struct ImageBounds {
+    pub(super) formats: &'static [ImageType],
+    pub(super) takes_heif: bool,
     /// Longest side, pixels.
-    longest: usize,
+    pub(super) longest: usize,
 }
 
 const ANALYSIS: ImageBounds = ImageBounds {
@@ -285,16 +365,21 @@ const ANALYSIS: ImageBounds = ImageBounds {
         ImageType::Ico,
         ImageType::Tiff,
     ],
+    takes_heif: false,
     longest: 16_000,
 };
 
 const READ: ImageBounds = ImageBounds {
     formats: &[ImageType::Jpeg, ImageType::Png, ImageType::Bmp, ImageType::Tiff],
+    takes_heif: false,
     longest: 10_000,
 };
 
 /// Checks type, format and size of the image.
-fn check_image(ask: &SimulatedRequest<'_>, takes: &ImageBounds) -> Result<ImageSize, SimulatedAnswer> {
+pub(super) fn check_image(
+    ask: &SimulatedRequest<'_>,
+    takes: &ImageBounds,
+) -> Result<ImageSize, SimulatedAnswer> {
     if ask.is_type("application/json") {
         let message = "The simulator fetches no image URL: send the bytes.";
         return Err(inner_error("InvalidImageUrl", message));
@@ -303,7 +388,9 @@ fn check_image(ask: &SimulatedRequest<'_>, takes: &ImageBounds) -> Result<ImageS
         return Err(azure::refuse(415));
     }
     let longest = takes.longest;
-    let readable = imagesize::image_type(ask.body).is_ok_and(|kind| takes.formats.contains(&kind));
+    let readable = imagesize::image_type(ask.body).is_ok_and(|kind| {
+        takes.formats.contains(&kind) || (takes.takes_heif && matches!(kind, ImageType::Heif(_)))
+    });
     if !readable {
         return Err(inner_error(
             "InvalidImageFormat",

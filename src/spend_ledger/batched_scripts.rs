@@ -18,6 +18,7 @@ use crate::{
         accounts::day_of,
         books::{Booking, SpendBooks},
     },
+    time_format::millis,
 };
 
 const BOOKS: &str = include_str!("../spending/books.lua");
@@ -128,10 +129,6 @@ impl LedgerBatchers {
         let answer = answered_within(DEADLINE, self.closings.ask(closing)).await;
         answer.ok().flatten().flatten().unwrap_or(false)
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
 impl LedgerContext {

@@ -196,6 +196,7 @@ impl SpendLedger {
 }
 
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/ledger_entry.rs"]
 pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

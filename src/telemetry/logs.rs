@@ -3,18 +3,22 @@
 use std::{io::IsTerminal, str::FromStr};
 
 use jobs::redaction::conceal_bytes;
-use tracing::field::{Field, Visit};
+use tracing::{
+    Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
-    EnvFilter,
+    EnvFilter, Layer,
     field::RecordFields,
     fmt::{
         self,
         format::{FormatFields, Writer},
     },
     prelude::*,
+    registry::LookupSpan,
 };
 
-use super::panics;
+use super::{panics, trace::TraceExporter};
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,41 +118,49 @@ impl Visit for EscapedVisitor<'_> {
     }
 }
 
-/// Starts logging to stdout, panics included. A second call does nothing.
-pub fn init(format: LogFormat, filter: &str) {
+/// Starts logging to stdout, panics included, and tracing where there is an exporter. A second call does nothing.
+pub fn init(format: LogFormat, filter: &str, traces: Option<&TraceExporter>) {
     panics::init();
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
-    let json = match format {
+    let is_json = match format {
         LogFormat::Auto => !std::io::stdout().is_terminal(),
         LogFormat::Json => true,
         LogFormat::Pretty => false,
     };
+    let registry = tracing_subscriber::registry();
     // An error means that the process already has a logger, as in tests.
-    let _ = if json {
-        registry
-            .with(
-                fmt::layer()
-                    .json()
-                    .with_writer(RedactedStdout::default)
-                    .flatten_event(true)
-                    // Each line lists all its spans: worker, job, attempt, call.
-                    .with_current_span(false)
-                    .with_span_list(true)
-                    .with_target(false),
-            )
-            .try_init()
-    } else {
-        registry
-            .with(
-                fmt::layer()
-                    .compact()
-                    .with_writer(RedactedStdout::default)
-                    .with_target(false)
-                    .fmt_fields(EscapedFields::default()),
-            )
-            .try_init()
+    let _ = match traces {
+        None => registry.with(filter).with(lines(is_json)).try_init(),
+        // Traces are whole, whatever the log leaves out. A filter for each layer costs more than one for all.
+        Some(traces) => registry
+            .with(lines(is_json).with_filter(filter))
+            .with(traces.layer())
+            .try_init(),
     };
+}
+
+/// The layer that writes the log.
+fn lines<S>(is_json: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    if is_json {
+        return fmt::layer()
+            .json()
+            .with_writer(RedactedStdout::default)
+            .flatten_event(true)
+            // Each line lists all its spans: worker, job, attempt, call.
+            .with_current_span(false)
+            .with_span_list(true)
+            .with_target(false)
+            .boxed();
+    }
+    fmt::layer()
+        .compact()
+        .with_writer(RedactedStdout::default)
+        .with_target(false)
+        .fmt_fields(EscapedFields::default())
+        .boxed()
 }
 
 #[cfg(test)]

@@ -1,24 +1,20 @@
-//! Gives claimed jobs their slots, and hands them to apalis.
+//! Gives claimed jobs their slots, and hands them on to be started.
 
 use std::sync::{Arc, PoisonError};
 
-use apalis::prelude::{Task, TaskBuilder, TaskId};
 use futures_util::future::join_all;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Assignment, DeliveryStats, runtime::QueueWorker, slots::FreeSlots, suspects::Suspect};
+use super::{Assignment, DeliveryStats, QueueWorker, slots::FreeSlots};
 use crate::{
     guard::StopSignals,
     queue::{Delivery, Lease},
+    suspects::Suspect,
 };
 
-/// Where claimed jobs go, ready for apalis.
-pub(super) type AssignmentSender = mpsc::UnboundedSender<Task<Assignment>>;
-
 impl QueueWorker {
-    /// Gives claimed jobs their slots, and to apalis. Where the backend is gone, they go back when the worker leaves.
+    /// Gives claimed jobs their slots, and hands them on. Where the backend is gone, they go back when the worker leaves.
     /// A job whose earlier delivery was lost waits until the other jobs in the replica have ended.
     pub(super) fn hand_out(self: &Arc<Self>, slots: &mut FreeSlots, deliveries: Vec<Delivery>) {
         let open = self
@@ -46,7 +42,7 @@ impl QueueWorker {
                     tokio::spawn(self.clone().run_suspect(suspect, delivery, stop, stats));
                 }
                 None => {
-                    self.start(self.task(delivery, stop, stats, None));
+                    self.start(self.assignment(delivery, stop, stats, None));
                 }
             }
         }
@@ -71,7 +67,7 @@ impl QueueWorker {
             () = self.shutdown.drain.cancelled() => self.put_back(vec![lease]).await,
             () = stop.cancelled() => self.slots.vacate(&lease), // It is another replica's by now.
             () = suspect.may_run() => {
-                if !self.start(self.task(delivery, stop, stats, Some(suspect.clone()))) {
+                if !self.start(self.assignment(delivery, stop, stats, Some(suspect.clone()))) {
                     self.put_back(vec![lease]).await;
                 }
             }
@@ -90,38 +86,33 @@ impl QueueWorker {
         }
     }
 
-    /// Hands a job to apalis; `false` where the backend is gone.
-    fn start(&self, task: Task<Assignment>) -> bool {
+    /// Hands a job on; `false` where the backend is gone.
+    fn start(&self, assignment: Assignment) -> bool {
         let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        claimed.as_ref().is_some_and(|claimed| claimed.send(task).is_ok())
+        claimed
+            .as_ref()
+            .is_some_and(|claimed| claimed.send(assignment).is_ok())
     }
 
-    fn task(
+    fn assignment(
         &self,
         delivery: Delivery,
         stop: CancellationToken,
         stats: Arc<DeliveryStats>,
         suspect: Option<Suspect>,
-    ) -> Task<Assignment> {
+    ) -> Assignment {
         let stops = StopSignals {
             drain: self.shutdown.drain.clone(),
             abort: stop,
             deadline: tokio::time::Instant::now() + self.deadline,
         };
-        let (id, attempt) = (delivery.lease.id.to_string(), delivery.attempt);
-        let max_attempts = delivery.max_attempts;
-        let task = TaskBuilder::new(Assignment {
+        Assignment {
             delivery,
             broker: self.broker.clone(),
             stops,
             claim_pauses: self.claim_pauses.clone(),
             stats,
             suspect,
-        })
-        // As a string, whatever it looks like: read as a number, `007` would come back as `7`.
-        .task_id(TaskId::from_string(id))
-        .attempt(usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1))
-        .max_attempts(usize::try_from(max_attempts).unwrap_or(usize::MAX));
-        task.build()
+        }
     }
 }

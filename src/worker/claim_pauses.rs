@@ -27,7 +27,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     gate::{ProviderGate, Reason, SpreadRoom},
-    queue::Broker,
+    queue::QueueInspector,
 };
 
 /// A queue has "jobs of" a provider for so long after the last one was seen.
@@ -168,7 +168,7 @@ impl ClaimPauses {
         &self,
         wanted: usize,
         most_parked: usize,
-        queue: Option<&dyn Broker>,
+        queue: Option<&dyn QueueInspector>,
     ) -> ClaimAllowance {
         let now = Instant::now();
         let gates: Vec<Arc<ProviderGate>> = {
@@ -224,13 +224,13 @@ impl ClaimPauses {
         &self,
         gates: &[Arc<ProviderGate>],
         wanted: usize,
-        queue: Option<&dyn Broker>,
+        queue: Option<&dyn QueueInspector>,
     ) -> ClaimAllowance {
         let (mut calls, mut next) = (0usize, None);
         let is_shared = self.inner().is_shared(Instant::now());
         let lines = queue
             .filter(|_| is_shared)
-            .map(Broker::waiting_lines)
+            .map(QueueInspector::waiting_lines)
             .unwrap_or_default();
         for gate in gates {
             // With Redis away nothing can be claimed either.

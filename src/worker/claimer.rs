@@ -8,8 +8,8 @@ use std::{
 use tracing::{debug, warn};
 
 use super::{
+    QueueWorker,
     claim_pauses::ClaimAllowance,
-    runtime::QueueWorker,
     slots::FreeSlots,
     supervisor::{IDLE, LoopBackoff},
 };

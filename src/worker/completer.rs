@@ -6,7 +6,7 @@ use std::sync::Arc;
 use redis::ErrorKind;
 use tracing::debug;
 
-use super::{claim_sequence::NumberedClaim, runtime::QueueWorker};
+use super::{QueueWorker, claim_sequence::NumberedClaim};
 use crate::{
     group_commit::{BatchLimits, Batcher},
     queue::{Answered, BrokerError, Completion, CompletionResults, EqualJobs, Lease, WriteResult},

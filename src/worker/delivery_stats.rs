@@ -10,7 +10,7 @@ use std::{
 
 use jobs::JobType;
 
-use super::{DeliveryOutcome, claim_pauses::PendingStart, worker_health::Disposition};
+use super::{DeliveryOutcome, claim_pauses::PendingStart};
 use crate::{
     deduplication::Part,
     queue::EqualJobs,
@@ -88,24 +88,18 @@ impl DeliveryStats {
         self.retried.store(true, Ordering::Relaxed);
     }
 
-    /// It has ended so; `outcome` is what was, or should have been, written.
-    pub(super) fn count(&self, cells: &QueueCells, ending: Disposition, outcome: Option<&DeliveryOutcome>) {
-        let label = JobLabel(self.kind.get().copied()).index();
-        let used_attempt = matches!(outcome, Some(DeliveryOutcome::Later { counts: true, .. }));
-        let word = match ending {
-            Disposition::Succeeded => JobOutcome::Succeeded,
-            Disposition::Failed => JobOutcome::Failed,
-            Disposition::PutOff if used_attempt => JobOutcome::Retried,
-            Disposition::PutOff => JobOutcome::Waiting,
-            Disposition::Released => JobOutcome::Released,
-            Disposition::Lost => JobOutcome::Lost,
-        };
-        let class = JobClass(outcome.and_then(DeliveryOutcome::class));
-        cells.jobs[label][word.index()][class.index()].add(1);
+    /// Counts the end of the delivery; `written` is what was, or should have been, written.
+    pub(super) fn count(&self, cells: &QueueCells, outcome: JobOutcome, written: Option<&DeliveryOutcome>) {
+        let label = JobLabel(self.kind()).index();
+        let class = JobClass(written.and_then(DeliveryOutcome::class));
+        cells.jobs[label][outcome.index()][class.index()].add(1);
         cells.seconds[label].observe(self.claimed.elapsed());
-        let tried = matches!(ending, Disposition::Succeeded | Disposition::Failed)
-            && self.retried.load(Ordering::Relaxed);
-        if tried || used_attempt && ending == Disposition::PutOff {
+        let needed_retries = match outcome {
+            JobOutcome::Succeeded | JobOutcome::Failed => self.retried.load(Ordering::Relaxed),
+            JobOutcome::Retried => true,
+            JobOutcome::Waiting | JobOutcome::Released | JobOutcome::Lost => false,
+        };
+        if needed_retries {
             cells.retried[label].add(1);
         }
     }

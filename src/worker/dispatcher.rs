@@ -1,25 +1,26 @@
 //! Decodes a job's payload, runs its handler, and turns the handler's result into an outcome for the queue.
 
-use std::{
-    collections::HashMap,
-    num::NonZeroU8,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod opening;
+mod progress;
+
+use std::{collections::HashMap, num::NonZeroU8, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jobs::{Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
+pub(super) use self::opening::PayloadRefusal;
+#[cfg(any(test, fuzzing))]
+pub(super) use self::opening::open;
+use self::{opening::opened, progress::ProgressReporter};
 use super::{Assignment, DeliveryHandler, DeliveryOutcome, outcome::OutcomeRules, supervisor::LoopBackoff};
 use crate::{
     deduplication::{Deduplication, Joined, Part},
-    gate::{Gates, ProviderGate},
-    guard::{CallObserver, JobGuard},
-    queue::{BrokerError, Delivery, EqualJobs, HistoryNote, WriteResult, apalis::TaskEnvelope, owner_of},
-    retry::{BackoffDelay, RetryPolicy},
+    gate::Gates,
+    guard::JobGuard,
+    queue::{BrokerError, Delivery, EqualJobs, owner_of},
+    retry::RetryPolicy,
     spend_ledger::SpendLedger,
     spending::Payer,
 };
@@ -94,11 +95,7 @@ impl DeliveryHandler for Dispatcher {
             }
             Err(PayloadRefusal::Unknown(failure)) => return give_back(&failure, &delivery),
         };
-        let reporter = ProgressReporter {
-            assignment,
-            replica: &self.rules.replica,
-            shown: Mutex::default(),
-        };
+        let reporter = ProgressReporter::new(assignment, &self.rules.replica);
         assignment.claim_pauses.record_provider(kind.provider());
         assignment.stats.set_kind(kind);
         let equal = match self.join(assignment, &delivery, kind, &payload, &student).await {
@@ -255,213 +252,5 @@ fn give_back(failure: &Failure, delivery: &Delivery) -> DeliveryOutcome {
         waits_for: None,
         adds_up: false,
         note: None,
-    }
-}
-
-pub(super) enum PayloadRefusal {
-    /// Another worker may know what to do with it.
-    Unknown(Failure),
-    /// No worker can open it.
-    Failure(Failure),
-}
-
-/// The job's type and data, which lies within its payload.
-fn opened(delivery: &Delivery) -> Result<(JobType, Bytes), PayloadRefusal> {
-    let (kind, data) = open(delivery)?;
-    let whole = delivery.payload.as_ref();
-    Ok((kind, whole.map_or_else(Bytes::new, |whole| whole.slice_ref(data))))
-}
-
-/// The job's type and data.
-pub(super) fn open(delivery: &Delivery) -> Result<(JobType, &[u8]), PayloadRefusal> {
-    let Some(payload) = &delivery.payload else {
-        return Err(PayloadRefusal::Failure(Failure::permanent(
-            "the queue holds no payload for this job",
-        )));
-    };
-    let known = |kind: &str| {
-        kind.parse::<JobType>()
-            .map_err(|unknown| PayloadRefusal::Unknown(Failure::permanent(unknown.to_string())))
-    };
-    if let Some(kind) = &delivery.kind {
-        return Ok((known(kind)?, payload));
-    }
-    let envelope: TaskEnvelope<'_> = serde_json::from_slice(payload).map_err(|error| {
-        // Where, and not what: the parser's own words would repeat the payload.
-        let place = format!("line {}, column {}", error.line(), error.column());
-        let fault = Failure::permanent(format!("payload is no {{\"type\": …, \"data\": …}} ({place})"));
-        if error.is_data() {
-            PayloadRefusal::Unknown(fault)
-        } else {
-            PayloadRefusal::Failure(fault)
-        }
-    })?;
-    Ok((known(&envelope.kind)?, envelope.data.get().as_bytes()))
-}
-
-/// Progress is written to Redis this often at most. A retry always writes, because it adds to the job's history.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-
-/// Reports retries and progress to the job's queue.
-struct ProgressReporter<'a> {
-    assignment: &'a Assignment,
-    replica: &'a str,
-    shown: Mutex<ShownProgress>,
-}
-
-/// The progress that the queue shows.
-#[derive(Default)]
-struct ShownProgress {
-    percent: u8,
-    written: Option<Instant>,
-}
-
-impl ShownProgress {
-    /// The percentage to write for a report of `percent`: progress never falls.
-    fn raise(&mut self, percent: u8) -> u8 {
-        self.percent = self.percent.max(percent.min(95));
-        self.written = Some(Instant::now());
-        self.percent
-    }
-
-    /// The same for a report that is only worth a write when it shows more, and not too often.
-    fn raise_if_due(&mut self, percent: u8) -> Option<u8> {
-        let is_due = percent.min(95) > self.percent.max(10)
-            && self
-                .written
-                .is_none_or(|written| written.elapsed() >= PROGRESS_EVERY);
-        is_due.then(|| self.raise(percent))
-    }
-}
-
-impl ProgressReporter<'_> {
-    fn shown(&self) -> MutexGuard<'_, ShownProgress> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn write(&self, percent: u8, note: Option<&HistoryNote>) {
-        let Assignment {
-            delivery,
-            broker,
-            stops,
-            ..
-        } = self.assignment;
-        match broker.progress(&delivery.lease, percent, note).await {
-            Ok(WriteResult::Applied) => {}
-            Ok(WriteResult::Lost) => {
-                warn!("the job's lease is lost: it is stopped");
-                stops.abort.cancel();
-            }
-            // The job goes on: progress is a courtesy, the result is not.
-            Err(error) => warn!(%error, "progress is not reported"),
-        }
-    }
-}
-
-#[async_trait]
-impl CallObserver for ProgressReporter<'_> {
-    async fn retrying(&self, nth: u8, failure: &Failure, delay: BackoffDelay) {
-        let Assignment { delivery, stats, .. } = self.assignment;
-        stats.mark_retried();
-        let note = HistoryNote {
-            attempt: delivery.attempt,
-            r#try: u32::from(nth),
-            class: failure.class().as_str().to_owned(),
-            cause: conceal(&failure.to_string()).into_owned(),
-            delay_ms: Some(u64::try_from(delay.total().as_millis()).unwrap_or(u64::MAX)),
-            replica: self.replica.to_owned(),
-        };
-        let percent = self.shown().raise(10u8.saturating_add(nth.saturating_mul(5)));
-        self.write(percent, Some(&note)).await;
-    }
-
-    async fn progressed(&self, percent: u8) {
-        let due = self.shown().raise_if_due(percent);
-        if let Some(percent) = due {
-            self.write(percent, None).await;
-        }
-    }
-
-    fn asked(&self, gate: &Arc<ProviderGate>, refused: Option<Duration>) {
-        self.assignment.stats.mark_started();
-        // The owner of a job counts only where a limit makes jobs wait.
-        if gate.limits_requests()
-            && let Some(owner) = self.assignment.broker.owner(&self.assignment.delivery)
-        {
-            self.assignment.claim_pauses.record_owner(owner, gate);
-        }
-        if let Some(wait) = refused {
-            self.assignment.claim_pauses.pause_for_limit(gate, wait);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn progress_never_falls_and_is_written_once_a_second_at_most() {
-        let mut shown = ShownProgress::default();
-        assert_eq!(shown.raise(20), 20);
-        assert_eq!(shown.raise(15), 20, "the first retry of a second call");
-        assert_eq!(shown.raise_if_due(50), None, "too early");
-        tokio::time::advance(PROGRESS_EVERY).await;
-        assert_eq!(shown.raise_if_due(20), None);
-        assert_eq!(shown.raise_if_due(255), Some(95));
-        assert_eq!(
-            ShownProgress::default().raise_if_due(10),
-            None,
-            "shown since the start"
-        );
-    }
-
-    fn delivery(payload: Option<&str>) -> Delivery {
-        Delivery::first_of(None, payload.map(|text| text.to_owned().into()))
-    }
-
-    #[test]
-    fn a_type_beside_the_payload_leaves_the_payload_as_it_is() {
-        let beside = |kind: &str| Delivery {
-            kind: Some(kind.to_owned()),
-            ..delivery(Some("{\"type\":1}"))
-        };
-        assert!(matches!(
-            open(&beside("process-image")),
-            Ok((JobType::ProcessImage, b"{\"type\":1}"))
-        ));
-        assert!(matches!(open(&beside("x")), Err(PayloadRefusal::Unknown(_))));
-    }
-
-    #[test]
-    fn a_payload_is_opened_or_says_what_is_wrong_with_it() {
-        let good = delivery(Some(r#"{"type":"process-image","data":{"imageUrl":"x"}}"#));
-        assert!(matches!(
-            open(&good),
-            Ok((JobType::ProcessImage, br#"{"imageUrl":"x"}"#))
-        ));
-        for payload in [None, Some(""), Some("{"), Some("\u{1}")] {
-            let Err(PayloadRefusal::Failure(failure)) = open(&delivery(payload)) else {
-                panic!("{payload:?} opened")
-            };
-            assert_eq!(failure.class(), FailureClass::Permanent);
-        }
-        // Well-formed payloads of unknown types, perhaps for another worker. The message must not quote their content.
-        for payload in [
-            r#"{"type":"process-image"}"#,
-            r#"{"type":7,"data":{}}"#,
-            r#""hunter2""#,
-            "[]",
-        ] {
-            let Err(PayloadRefusal::Unknown(failure)) = open(&delivery(Some(payload))) else {
-                panic!("{payload:?} opened")
-            };
-            assert!(failure.to_string().contains("line 1, column"), "{failure}");
-            assert!(!failure.to_string().contains("hunter2"));
-        }
-        let Err(PayloadRefusal::Unknown(failure)) = open(&delivery(Some(r#"{"type":"x","data":{}}"#))) else {
-            panic!("an unknown type opened")
-        };
-        assert_eq!(failure.to_string(), "Unknown job type: x");
     }
 }

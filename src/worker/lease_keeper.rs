@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use super::{runtime::QueueWorker, supervisor::IDLE};
+use super::{QueueWorker, supervisor::IDLE};
 
 /// Sweeps in a row for the jobs of dead replicas, before the lease is renewed again.
 const MAX_SWEEPS: usize = 500;

@@ -1,41 +1,44 @@
-//! Runs jobs: one apalis worker for each queue, on top of a [`Broker`].
+//! Runs jobs: one apalis worker for each queue, on top of a [`WorkerQueue`].
 //!
 //! # Layout
-//! - [`runtime`]: builds a worker for each queue, runs them under the apalis Monitor, drains them.
-//! - [`backend`]: the apalis `Backend` over a [`Broker`].
-//! - `claimer`: claims jobs into free slots. `assigner`: gives them their slots, and hands them to apalis.
-//! - `lease_keeper`: renews leases, and recovers the jobs of dead replicas.
-//! - `supervisor`: restarts a loop that panics.
-//! - [`ack`]: the layer that runs a job in a task of its own and writes its outcome, until Redis answers.
-//! - [`outcome`]: the outcome of a delivery, and the rules that choose it.
-//! - `completer`: batches completions, and claims in the same call.
-//! - `delivery_stats`: facts about a running delivery, for metrics.
-//! - `release_batcher`: batches jobs that go back to the queue.
+//! - [`runtime`]: runs the workers of all queues, and drains them at shutdown. `runtime_options`: their settings.
+//! - [`queue_worker`]: the state of one queue's worker, which the parts below share.
+//! - `queue_loops`: starts the claim loop and the renew loop, and leaves the queue.
+//! - `claimer`: claims jobs into free slots. `claim_sequence`: the unanswered claims, and their numbers.
+//!   [`claim_pauses`]: pauses the claims of a queue while a gate refuses its calls.
+//! - `assigner`: gives claimed jobs their slots. [`slots`]: the jobs in flight, and the slots that bound them.
+//! - `lease_keeper`: renews leases, notices lost ones, and recovers the jobs of dead replicas.
+//! - [`apalis_adapter`]: everything that knows apalis, which adds the deadline and the catch of panics.
 //! - [`dispatcher`]: decodes a payload, runs its handler, and returns an outcome.
-//! - [`claim_pauses`]: pauses the claims of a queue while a gate refuses its calls.
-//! - [`slots`]: the jobs in flight, and the slots that bound them.
-//! - `suspects`: runs jobs that may have killed a replica apart from the others.
-//! - `claim_sequence`: the unanswered claims, and their numbers.
-//! - [`worker_health`]: progress of the loops and counts of endings, for health checks and the last log line.
+//! - `delivery_run`: runs one delivery beside the signals that stop it. `delivery_stats`: facts about it, for metrics.
+//! - [`outcome`]: the outcome of a delivery, and the rules that choose it.
+//! - `outcome_writer`: writes an outcome until Redis answers. `completer` batches completions, and claims in the same
+//!   call; `release_batcher` batches jobs that go back to the queue.
+//! - `supervisor`: restarts a loop that panics.
+//! - [`worker_health`]: progress of the loops and totals of outcomes, for health checks and the last log line.
 
-pub mod ack;
+pub mod apalis_adapter;
 mod assigner;
-pub mod backend;
 pub mod claim_pauses;
 mod claim_sequence;
 mod claimer;
 mod completer;
+mod delivery_run;
 mod delivery_stats;
 pub mod dispatcher;
 #[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/delivery.rs"]
 pub(crate) mod fuzz;
 mod lease_keeper;
 pub mod outcome;
+mod outcome_writer;
+mod queue_loops;
+pub mod queue_worker;
 mod release_batcher;
 pub mod runtime;
+mod runtime_options;
 pub mod slots;
 mod supervisor;
-mod suspects;
 pub mod worker_health;
 
 use std::sync::Arc;
@@ -45,13 +48,15 @@ use async_trait::async_trait;
 pub use claim_pauses::ClaimPauses;
 pub use delivery_stats::DeliveryStats;
 pub use outcome::DeliveryOutcome;
-pub use runtime::{Runtime, RuntimeOptions};
+pub use queue_worker::{QueueWorker, Shutdown};
+pub use runtime::Runtime;
+pub use runtime_options::RuntimeOptions;
 pub(crate) use supervisor::supervise;
-pub use suspects::Suspect;
 
 use crate::{
     guard::StopSignals,
-    queue::{Broker, Delivery},
+    queue::{Delivery, WorkerQueue},
+    suspects::Suspect,
 };
 
 /// A delivery on its way to a handler.
@@ -60,7 +65,7 @@ pub struct Assignment {
     /// The job.
     pub delivery: Delivery,
     /// Where it came from, and where progress goes.
-    pub broker: Arc<dyn Broker>,
+    pub broker: Arc<dyn WorkerQueue>,
     /// When to let go of it.
     pub stops: StopSignals,
     /// Told which provider the job uses.

@@ -8,6 +8,7 @@ use crate::{
     gate::GatesSettings,
     queue::{Delivery, HistoryNote, QueueBackoff},
     retry::{LONGEST_WAIT_IN_SLOT, RetryPolicy},
+    telemetry::metrics::labels::JobOutcome,
 };
 
 /// Upper bound of the delay before a job's next attempt, also where a provider asks for a longer wait.
@@ -59,6 +60,17 @@ pub enum DeliveryOutcome {
 }
 
 impl DeliveryOutcome {
+    /// Its name in metrics and traces.
+    pub const fn job_outcome(&self) -> JobOutcome {
+        match self {
+            Self::Completed(_) => JobOutcome::Succeeded,
+            Self::Later { counts: true, .. } => JobOutcome::Retried,
+            Self::Later { counts: false, .. } => JobOutcome::Waiting,
+            Self::Failed { .. } => JobOutcome::Failed,
+            Self::Limited { .. } | Self::Released => JobOutcome::Released,
+        }
+    }
+
     /// The class of the failure behind it, if there was one.
     pub fn class(&self) -> Option<FailureClass> {
         match self {

@@ -7,7 +7,7 @@ use redis::ErrorKind;
 
 use crate::{
     group_commit::{BatchLimits, Batcher},
-    queue::{Broker, BrokerError, Lease, WriteResult},
+    queue::{BrokerError, Lease, LeaseHolder, WorkerQueue, WriteResult},
 };
 
 /// One call to Redis at a time. Thousands of concurrent calls would wait for each other until they time out, and the
@@ -24,7 +24,7 @@ const MOST: BatchLimits = BatchLimits {
 pub(super) struct ReleaseBatcher(Batcher<Lease, Result<WriteResult, BrokerError>>);
 
 impl ReleaseBatcher {
-    pub(super) fn new(broker: Arc<dyn Broker>) -> Self {
+    pub(super) fn new(broker: Arc<dyn WorkerQueue>) -> Self {
         Self(Batcher::new(
             MOST,
             |_| 0,
@@ -42,7 +42,7 @@ impl ReleaseBatcher {
     }
 }
 
-async fn write(broker: &dyn Broker, leases: &[Lease]) -> Vec<Result<WriteResult, BrokerError>> {
+async fn write(broker: &dyn LeaseHolder, leases: &[Lease]) -> Vec<Result<WriteResult, BrokerError>> {
     if leases.len() > 1
         && let Ok(ours) = broker.release(leases).await
         && ours == leases.len()

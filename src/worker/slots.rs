@@ -14,8 +14,9 @@ use jobs::JobType;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{DeliveryStats, suspects::InFlightPresence};
+use super::DeliveryStats;
 use crate::queue::Lease;
+use crate::suspects::InFlightPresence;
 
 /// Free slots, taken for a claim. Those that the claim does not fill are free again when this is dropped.
 #[derive(Debug, Default)]

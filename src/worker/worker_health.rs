@@ -1,50 +1,19 @@
-//! Records the progress of the loops and the endings of jobs, for health checks and the last log line of a replica.
-//!
-//! The loops and the ack layer write them.
+//! Records the progress of the loops and the outcomes of jobs, for health checks and the last log line of a replica.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::telemetry::metrics::QueueCells;
-use crate::watchdog::LoopProgress;
+use crate::{
+    telemetry::metrics::{QueueCells, labels::JobOutcome},
+    watchdog::LoopProgress,
+};
 
 /// A loop without progress for this long counts as dead. An idle loop makes progress every fifteen seconds.
 const SILENCE: Duration = Duration::from_secs(45);
 /// An outage of Redis of this length makes the replica unhealthy. A restart of Redis is shorter and raises no alarm.
 pub(crate) const REDIS_ABSENCE: Duration = Duration::from_secs(5);
-
-/// How a delivery ended, for the counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposition {
-    /// Completed.
-    Succeeded,
-    /// Dead letter.
-    Failed,
-    /// Put off, to be tried again.
-    PutOff,
-    /// Given back untouched.
-    Released,
-    /// Lost to another replica.
-    Lost,
-}
-
-impl Disposition {
-    /// Its word in traces.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::PutOff => "put off",
-            Self::Released => "released",
-            Self::Lost => "lost",
-        }
-    }
-}
 
 /// Signs of life of one queue's worker.
 #[derive(Debug)]
@@ -52,13 +21,12 @@ pub struct WorkerHealth {
     claims: Arc<LoopProgress>,
     renewals: Arc<LoopProgress>,
     away_since: Mutex<Option<Instant>>,
-    endings: [AtomicU64; 5],
     cells: QueueCells,
 }
 
-/// Counts of one or more workers.
+/// How the deliveries of one or more workers ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DispositionCounts {
+pub struct OutcomeTotals {
     /// Completed.
     pub succeeded: u64,
     /// Dead letters.
@@ -71,7 +39,7 @@ pub struct DispositionCounts {
     pub lost: u64,
 }
 
-impl DispositionCounts {
+impl OutcomeTotals {
     /// Jobs that came to an end here, well or not.
     pub const fn processed(&self) -> u64 {
         self.succeeded + self.failed
@@ -96,7 +64,6 @@ impl Default for WorkerHealth {
             claims: Arc::default(),
             renewals: Arc::default(),
             away_since: Mutex::new(None),
-            endings: Default::default(),
             cells: QueueCells::default(),
         }
     }
@@ -123,11 +90,6 @@ impl WorkerHealth {
         }
     }
 
-    /// A delivery ended.
-    pub fn record(&self, ending: Disposition) {
-        self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
     /// The counters for metrics.
     pub const fn cells(&self) -> &QueueCells {
         &self.cells
@@ -139,16 +101,15 @@ impl WorkerHealth {
         since.map(|since| since.elapsed())
     }
 
-    /// The counts so far.
-    pub fn disposition_counts(&self) -> DispositionCounts {
-        let [succeeded, failed, put_off, released, lost] =
-            self.endings.each_ref().map(|count| count.load(Ordering::Relaxed));
-        DispositionCounts {
-            succeeded,
-            failed,
-            put_off,
-            released,
-            lost,
+    /// The outcomes so far, out of the counters for metrics.
+    pub fn outcome_totals(&self) -> OutcomeTotals {
+        let ended = |outcome| self.cells.ended(outcome, |_| true);
+        OutcomeTotals {
+            succeeded: ended(JobOutcome::Succeeded),
+            failed: ended(JobOutcome::Failed),
+            put_off: ended(JobOutcome::Retried) + ended(JobOutcome::Waiting),
+            released: ended(JobOutcome::Released),
+            lost: ended(JobOutcome::Lost),
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) calls: u64,
     /// Calls to OpenAI a minute; 0 is no limit.
     pub(crate) rpm: u64,
+    /// Whether every tenth job asks the same as an earlier one (`DEDUPLICATE=user` or a key).
+    pub(crate) repeats: bool,
     /// Further variables of the replicas.
     pub(crate) env: Vec<(&'static str, String)>,
 }

@@ -107,6 +107,7 @@ fn settings(jobs: u64, seconds: u64, replicas: u64, lease: u64) -> (Settings, St
         slots: 10,
         calls: 20,
         rpm: 0,
+        repeats: false,
         env: Vec::new(),
     };
     (settings, variables)
@@ -266,6 +267,7 @@ fn with_money(settings: Settings, receiver: &Receiver, budget: &str) -> Settings
         ("USAGE_WEBHOOK_URL", receiver.url()),
         ("USAGE_WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
         ("BUDGET_MONTHLY_USD", budget.to_owned()),
+        ("DEDUPLICATE", "user".to_owned()),
         ("OPENAI_REASONING_EFFORT", "low".to_owned()),
         ("OPENAI_BREAKER_FAILURES", "100".to_owned()),
         ("AZURE_BREAKER_FAILURES", "100".to_owned()),
@@ -274,6 +276,7 @@ fn with_money(settings: Settings, receiver: &Receiver, budget: &str) -> Settings
         latency: Duration::from_millis(60),
         slots: 6,
         calls: 40,
+        repeats: true,
         env: variables.into(),
         ..settings
     }
@@ -314,7 +317,8 @@ async fn money() {
         name: "money",
         heading: "The books and the provider's bill",
         about: "The simulator keeps a bill by the same prices and its own arithmetic, with cached, written and reasoning \
-                tokens and other tiers. Replicas are killed, Redis restarts, and 8 % of the answers fail or are cut.",
+                tokens and other tiers. Replicas are killed, Redis restarts, 8 % of the answers fail or are cut, and every tenth \
+                job asks what an earlier one has asked.",
         command: command(&format!("CHAOS_KILLS={kills} {variables}"), "money"),
     };
     let (field, started) = (

@@ -214,6 +214,13 @@ async fn books(field: &Field, paid: u64, possible: u64, verdict: &mut Verdict) {
         .report(None, SpendGrouping::Provider)
         .await
         .unwrap();
+    verdict.figure("jobs that got the result of an equal one", report.reused_jobs);
+    verdict.figure("of these, waited while it ran", report.awaited_jobs);
+    if field.settings.repeats && report.reused_jobs == 0 {
+        verdict
+            .findings
+            .push("no job got the result of an equal one".to_owned());
+    }
     let of_rows: Usd = report.lines.iter().map(|line| line.usd).sum();
     let key = format!("spend:students:{}", report.month);
     let students: HashMap<String, u64> = field.order(&["HGETALL", &key]).await;
@@ -240,10 +247,31 @@ async fn books(field: &Field, paid: u64, possible: u64, verdict: &mut Verdict) {
         .filter(|(name, _)| name.starts_with("p:"))
         .map(|(_, n)| n)
         .sum();
-    if of_students > paid || rows.len() > 2 {
+    let spent = ["total", "possible", "reused", "awaited", "saved"];
+    if of_students > paid || rows.keys().any(|name| !spent.contains(&name.as_str())) {
         wrong.push(format!("students {of_students}, month {rows:?}"));
     }
     verdict.zero("sums that differ from their events", &wrong);
+}
+
+/// An answer by its marker and time, and the times of the faults within ten seconds of it, all ms.
+fn whereabouts(entry: &JournalEntry, kills: &[(f64, f64)], restarts: &[(f64, f64)]) -> String {
+    let answered = entry.at_ms + entry.took_ms.unwrap_or_default();
+    let near = |spans: &[(f64, f64)]| -> Vec<String> {
+        let close = spans
+            .iter()
+            .filter(|(begun, over)| begun - answered < 10_000.0 && answered - over < 10_000.0);
+        close
+            .map(|(begun, over)| format!("{:+.0} to {:+.0}", begun - answered, over - answered))
+            .collect()
+    };
+    format!(
+        "{}: asked at {:.0}, answered at {answered:.0}; interruptions of replicas: {:?}, of Redis: {:?}",
+        entry.marker,
+        entry.at_ms,
+        near(kills),
+        near(restarts)
+    )
 }
 
 /// The provider's bill: each answer of it is booked as paid, or as possibly paid where it was lost.
@@ -303,7 +331,7 @@ fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdi
             lost += 1;
             of_lost += usd(entry);
             if !is_lost(entry) {
-                unbooked.push(format!("{} at {:.0} ms", entry.marker, entry.at_ms));
+                unbooked.push(whereabouts(entry, &kills, &restarts));
             }
         }
     }

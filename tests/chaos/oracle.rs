@@ -83,14 +83,16 @@ pub(crate) async fn audit(field: &Field, strict: bool) -> Verdict {
     let (mut completed, mut poisoned) = (0, Vec::new());
     let ids = Layout::ALL
         .into_iter()
-        .flat_map(|layout| (0..field.settings.jobs).map(move |n| jobs::id(layout, n)));
+        .flat_map(|layout| (0..field.settings.jobs).map(move |n| (layout, n)));
     let none = Calls::default();
-    for id in ids {
+    for (layout, n) in ids {
+        let id = jobs::id(layout, n);
         let Some(job) = seen.get(&id) else {
             lost.push(id);
             continue;
         };
-        let calls = calls.get(&id).unwrap_or(&none);
+        let marker = jobs::asked_by(layout, n, field.settings.repeats);
+        let calls = calls.get(&marker).unwrap_or(&none);
         match job.state.as_str() {
             "completed" if job.success => completed += 1,
             "completed" => wrong.push(id.clone()),

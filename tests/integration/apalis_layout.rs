@@ -165,11 +165,11 @@ async fn completed_jobs_are_forgotten_beyond_the_retention() {
         keep_completed_count: 3,
         ..BrokerOptions::default()
     };
-    let broker = ApalisBroker::new(redis.connection(), "q", "w", options);
+    let broker: &dyn Broker = &ApalisBroker::new(redis.connection(), "q", "w", options);
     broker.renew(&[]).await.unwrap();
     let mut number = ClaimNumber::FIRST;
     for n in 0..10 {
-        enqueue(&broker, &n.to_string()).await;
+        enqueue(broker, &n.to_string()).await;
         let claimed = broker.claim(number, 1).await.unwrap();
         number = number.next();
         broker.complete(&claimed[0].lease, "1").await.unwrap();

@@ -8,6 +8,7 @@ use backend_worker::{
     worker::DeliveryOutcome,
 };
 use jobs::Failure;
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::support::{Node, RunningReplica, Script, TestRedis, eventually, options, replica};
@@ -47,34 +48,12 @@ fn with(more: &Value) -> Value {
     opts
 }
 
-macro_rules! versions {
-    ($($module:ident = $version:literal)*) => {$(
-        mod $module {
-            #[tokio::test]
-            async fn jobs_are_read_back_as_they_ended() {
-                super::jobs_are_read_back_as_they_ended($version).await;
-            }
-
-            #[tokio::test]
-            async fn producers_wake_a_waiting_worker() {
-                super::producers_wake_a_waiting_worker($version).await;
-            }
-
-            #[tokio::test]
-            async fn a_failed_child_fails_its_parent() {
-                super::a_failed_child_fails_its_parent($version).await;
-            }
-        }
-    )*};
-}
-
-versions! {
-    v5_1 = "5.1"
-    v5 = "5"
-    v6 = "6"
-}
-
-async fn jobs_are_read_back_as_they_ended(version: &str) {
+#[rstest]
+#[case::v5_1("5.1")]
+#[case::v5("5")]
+#[case::v6("6")]
+#[tokio::test]
+async fn jobs_are_read_back_as_they_ended(#[case] version: &str) {
     let (redis, node, broker) = set(version).await;
     let running = worker(&broker);
     for (id, more, attempts, events) in [
@@ -170,7 +149,12 @@ async fn jobs_are_read_back_as_they_ended(version: &str) {
 }
 
 /// Each way of adding a job is heard by a worker that waits, whatever the version puts into the marker.
-async fn producers_wake_a_waiting_worker(version: &str) {
+#[rstest]
+#[case::v5_1("5.1")]
+#[case::v5("5")]
+#[case::v6("6")]
+#[tokio::test]
+async fn producers_wake_a_waiting_worker(#[case] version: &str) {
     let (_redis, node, broker) = set(version).await;
     let mut number = ClaimNumber::FIRST;
     let ways = [
@@ -201,7 +185,12 @@ async fn producers_wake_a_waiting_worker(version: &str) {
 }
 
 /// BullMQ 5.1 writes into the child what later versions write beside the parent's name.
-async fn a_failed_child_fails_its_parent(version: &str) {
+#[rstest]
+#[case::v5_1("5.1")]
+#[case::v5("5")]
+#[case::v6("6")]
+#[tokio::test]
+async fn a_failed_child_fails_its_parent(#[case] version: &str) {
     let (_redis, node, broker) = set(version).await;
     let job = |id: &str, more: Value| {
         let mut opts = more;

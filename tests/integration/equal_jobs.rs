@@ -13,9 +13,10 @@ use backend_worker::{
 };
 use jobs::JobType;
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Scene, TestRedis, WebApi, Worker, both_layouts, enqueue, eventually, raw, view};
+use crate::support::{Scene, TestRedis, WebApi, Worker, enqueue, eventually, raw, view};
 
 const USER: (&str, &str) = ("DEDUPLICATE", "user");
 const SHARED: (&str, &str) = ("DEDUPLICATE", "shared");
@@ -102,7 +103,11 @@ async fn metric(workers: &[&Worker], name: &str) -> f64 {
     sum
 }
 
-async fn a_hundred_equal_jobs_are_paid_for_once(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_hundred_equal_jobs_are_paid_for_once(#[case] layout: Layout) {
     const JOBS: u64 = 100;
     let scene = Scene::set(Duration::from_millis(800)).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
@@ -160,7 +165,11 @@ async fn a_hundred_equal_jobs_are_paid_for_once(layout: Layout) {
     assert!((of("saved_usd_total", &format!("{{{kind}}}")).await - saved).abs() < 1e-9);
 }
 
-async fn students_share_a_result_only_where_that_is_wanted(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn students_share_a_result_only_where_that_is_wanted(#[case] layout: Layout) {
     for (env, expected) in [(vec![USER], 2), (vec![SHARED], 1), (vec![], 4)] {
         let scene = Scene::set(Duration::ZERO).await;
         let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
@@ -176,7 +185,11 @@ async fn students_share_a_result_only_where_that_is_wanted(layout: Layout) {
 }
 
 /// Neither a job that names no student nor a medium that lies elsewhere has an equal; one whose content is in it has.
-async fn jobs_that_only_look_equal_are_paid_for_each(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn jobs_that_only_look_equal_are_paid_for_each(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let broker = scene.redis.broker(layout, "vision-jobs", "onlooker");
     let image = include_bytes!("../../samples/text.png");
@@ -208,7 +221,11 @@ async fn jobs_that_only_look_equal_are_paid_for_each(layout: Layout) {
     assert_eq!(sent, 5);
 }
 
-async fn a_killed_leader_is_followed_by_the_next(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_killed_leader_is_followed_by_the_next(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
     let at_once = Fault::Delay { ms: 0 };
@@ -235,7 +252,11 @@ async fn a_killed_leader_is_followed_by_the_next(layout: Layout) {
     drop(second);
 }
 
-async fn a_failed_leader_fails_no_other(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_failed_leader_fails_no_other(#[case] layout: Layout) {
     let scene = Scene::set(Duration::from_millis(300)).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
     let faults = scene.simulator.faults();
@@ -254,7 +275,11 @@ async fn a_failed_leader_fails_no_other(layout: Layout) {
 
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
-async fn a_restart_of_redis_is_no_reason_to_pay_again(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_restart_of_redis_is_no_reason_to_pay_again(#[case] layout: Layout) {
     let mut scene = Scene::over(TestRedis::start_with(AOF).await, Duration::ZERO, 0).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
     let late = Fault::Delay { ms: 4000 };
@@ -272,7 +297,11 @@ async fn a_restart_of_redis_is_no_reason_to_pay_again(layout: Layout) {
 
 /// What stands under the keys is foreign, or was made by another version: the job runs, and its result takes that
 /// place.
-async fn foreign_keys_are_in_no_jobs_way(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn foreign_keys_are_in_no_jobs_way(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
     let worker = scene.worker(&[USER]).await;
@@ -323,18 +352,6 @@ async fn foreign_keys_are_in_no_jobs_way(layout: Layout) {
         .await;
     }
 }
-
-both_layouts!(
-    a_hundred_equal_jobs_are_paid_for_once
-    students_share_a_result_only_where_that_is_wanted
-    jobs_that_only_look_equal_are_paid_for_each
-    a_killed_leader_is_followed_by_the_next
-    a_failed_leader_fails_no_other
-    a_restart_of_redis_is_no_reason_to_pay_again
-    foreign_keys_are_in_no_jobs_way
-    a_leader_wakes_those_that_wait
-    a_leader_that_ends_before_a_job_waits_leaves_it_in_the_line
-);
 
 /// The web API asks its cache before it enqueues; requests that come before the first answer become jobs.
 #[tokio::test]
@@ -491,7 +508,11 @@ impl Two {
     }
 }
 
-async fn a_leader_wakes_those_that_wait(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_leader_wakes_those_that_wait(#[case] layout: Layout) {
     let two = Two::claimed(layout).await;
     assert!(matches!(two.join(0).await, Joined::Leads));
     assert!(
@@ -512,7 +533,11 @@ async fn a_leader_wakes_those_that_wait(layout: Layout) {
     two.expect_second_gets_the_result().await;
 }
 
-async fn a_leader_that_ends_before_a_job_waits_leaves_it_in_the_line(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_leader_that_ends_before_a_job_waits_leaves_it_in_the_line(#[case] layout: Layout) {
     let two = Two::claimed(layout).await;
     assert!(matches!(two.join(0).await, Joined::Leads));
     assert!(matches!(two.join(1).await, Joined::Waits(_)));

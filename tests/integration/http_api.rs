@@ -1,4 +1,4 @@
-//! `docs/http-api.md` lists the routes of the running worker, each with its methods.
+//! `docs/http-api.md` lists the routes of the running worker, each with its methods and callers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,8 @@ use crate::support::Scene;
 /// The folder with the router.
 const ROUTER: &str = "src/http_api";
 
-type Routes = BTreeMap<String, BTreeSet<String>>;
+/// Each path, with its methods and the callers of each.
+type Routes = BTreeMap<String, BTreeMap<String, String>>;
 
 /// A path without the names of its parameters.
 fn shape(path: &str) -> String {
@@ -30,10 +31,16 @@ fn documented() -> Routes {
     let text = fs::read_to_string(path).unwrap();
     let mut routes = Routes::new();
     for row in text.lines().filter_map(|line| line.strip_prefix("| `")) {
-        let Some((method, path)) = row.split_once('`').and_then(|(route, _)| route.split_once(' ')) else {
+        let Some((route, cells)) = row.split_once("` | ") else {
             continue;
         };
-        routes.entry(shape(path)).or_default().insert(method.to_owned());
+        let (Some((method, path)), Some((callers, _))) = (route.split_once(' '), cells.split_once(" | "))
+        else {
+            continue;
+        };
+        let methods = routes.entry(shape(path)).or_default();
+        let other = methods.insert(method.to_owned(), callers.to_owned());
+        assert!(other.is_none_or(|other| other == callers), "{method} {path}");
     }
     routes
 }
@@ -80,9 +87,53 @@ async fn docs_list_the_routes_with_their_methods() {
             .map(|method| method.trim().to_owned())
             .collect();
         let allowed: BTreeSet<String> = allowed.into_iter().filter(|method| method != "HEAD").collect();
+        let methods: BTreeSet<String> = methods.into_keys().collect();
         assert_eq!(
             methods, allowed,
             "{path}: docs/http-api.md (left) and the router (right)"
         );
     }
+}
+
+#[tokio::test]
+async fn each_route_lets_only_the_documented_callers_pass() {
+    let tokens = [
+        ("READ_TOKEN", "read-t0ken-of-tests"),
+        ("ENQUEUE_TOKEN", "enqueue-t0ken-of-tests"),
+        ("ADMIN_TOKEN", "adm1n-t0ken-of-tests"),
+    ];
+    let scene = Scene::set(Duration::ZERO).await;
+    let worker = scene.worker(&tokens).await;
+    let senders = tokens
+        .map(|(name, token)| (name, Some(token)))
+        .into_iter()
+        .chain([("no token", None)]);
+    let mut denials = 0;
+    for (path, methods) in documented() {
+        for (method, callers) in methods {
+            let admitted: &[&str] = match callers.as_str() {
+                "everyone" => &["READ_TOKEN", "ENQUEUE_TOKEN", "ADMIN_TOKEN", "no token"],
+                "readers" => &["READ_TOKEN", "ADMIN_TOKEN"],
+                "producers" => &["ENQUEUE_TOKEN", "ADMIN_TOKEN"],
+                "admins" => &["ADMIN_TOKEN"],
+                other => panic!("{method} {path}: unknown callers {other:?}"),
+            };
+            for (name, token) in senders.clone() {
+                let url = format!("http://127.0.0.1:{}{}", worker.port, path.replace("{}", "x"));
+                let mut request = Client::new().request(method.parse().unwrap(), url);
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                let status = request.send().await.unwrap().status().as_u16();
+                let is_denied = [401, 403].contains(&status);
+                assert_eq!(
+                    !is_denied,
+                    admitted.contains(&name),
+                    "{method} {path} with {name}: {status}"
+                );
+                denials += usize::from(is_denied);
+            }
+        }
+    }
+    assert!(denials > 30, "the tables are not read: {denials} denials");
 }

@@ -17,17 +17,13 @@ use backend_worker::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jobs::JobType;
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{
     hostile_media,
-    support::{Scene, SilentServer, Worker, both_layouts, view},
+    support::{Scene, SilentServer, Worker, view},
 };
-
-both_layouts! {
-    killers_take_no_job_along_but_at_their_first_death
-    recordings_made_to_kill_take_no_job_along
-}
 
 const REPLICAS: usize = 4;
 
@@ -118,7 +114,11 @@ impl Fleet<'_> {
     }
 }
 
-async fn killers_take_no_job_along_but_at_their_first_death(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn killers_take_no_job_along_but_at_their_first_death(#[case] layout: Layout) {
     let killers = usize::try_from(number("KILLERS", 2)).unwrap();
     let jobs = usize::try_from(number("KILLERS_JOBS", 60)).unwrap();
     let over = Duration::from_secs(number("KILLERS_SECONDS", 4));
@@ -219,7 +219,11 @@ async fn killers_take_no_job_along_but_at_their_first_death(layout: Layout) {
 }
 
 /// The recordings of issue 16 among jobs whose calls are under way: no replica dies, so no call is made again.
-async fn recordings_made_to_kill_take_no_job_along(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn recordings_made_to_kill_take_no_job_along(#[case] layout: Layout) {
     let killers = usize::try_from(number("KILLERS", 4)).unwrap();
     let jobs = usize::try_from(number("KILLERS_JOBS", 40)).unwrap();
     let over = Duration::from_secs(number("KILLERS_SECONDS", 2));

@@ -14,13 +14,12 @@ use backend_worker::{
 use futures_util::FutureExt;
 use jobs::{CallUsage, Failure, FailureClass, JobType, ProviderCall, ProviderGuard, ProviderReply};
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    Node, Scene, Script, TestRedis, Worker, both_layouts, eventually, options, raw, replica,
-};
+use crate::support::{Node, Scene, Script, TestRedis, Worker, eventually, options, raw, replica};
 
 const KEY: &str = "ledger:bull:q:1";
 
@@ -301,7 +300,11 @@ async fn closing_line(worker: Worker) -> Value {
     serde_json::from_str(log.last().unwrap()).unwrap()
 }
 
-async fn a_killed_replica_has_paid_once_for_each_answer_that_arrived(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_killed_replica_has_paid_once_for_each_answer_that_arrived(#[case] layout: Layout) {
     let interrupted = Interrupted::job(layout).await;
     let scene = &interrupted.scene;
     // What was paid for needs no gate; what is left of the job does.
@@ -338,7 +341,11 @@ async fn a_killed_replica_has_paid_once_for_each_answer_that_arrived(layout: Lay
 }
 
 /// Of several images it fails the one: the others are paid for.
-async fn a_lost_answer_fails_its_image_where_that_is_wanted(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_lost_answer_fails_its_image_where_that_is_wanted(#[case] layout: Layout) {
     let interrupted = Interrupted::job(layout).await;
     let mut env = ENV.to_vec();
     env.push(("UNKNOWN_CALL", "fail"));
@@ -351,11 +358,6 @@ async fn a_lost_answer_fails_its_image_where_that_is_wanted(layout: Layout) {
     assert_eq!(interrupted.calls(), 2, "nothing was sent again");
     closing_line(second).await;
 }
-
-both_layouts!(
-    a_killed_replica_has_paid_once_for_each_answer_that_arrived
-    a_lost_answer_fails_its_image_where_that_is_wanted
-);
 
 /// The web API names the key itself, in the job's options, and reads it before it enqueues.
 #[tokio::test]

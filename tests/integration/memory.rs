@@ -7,17 +7,13 @@ use std::time::Duration;
 use backend_worker::queue::{Broker, JobState, Layout, NewJob};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jobs::JobType;
+use rstest::rstest;
 use serde_json::{
     json,
     value::{RawValue, to_raw_value},
 };
 
-use crate::support::{Proxy, Scene, both_layouts, eventually, view};
-
-both_layouts! {
-    many_large_payloads_stay_within_the_budget
-    large_payloads_hold_up_no_small_call
-}
+use crate::support::{Proxy, Scene, eventually, view};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -70,7 +66,11 @@ async fn completed(broker: &dyn Broker, name: &str, jobs: usize) {
 
 /// Megabytes travel on connections of their own: those of claims, gate and ledger carry none, so nothing of these waits
 /// behind a payload.
-async fn large_payloads_hold_up_no_small_call(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn large_payloads_hold_up_no_small_call(#[case] layout: Layout) {
     let scene = Scene::set(Duration::from_millis(20)).await;
     let proxy = Proxy::before(scene.redis.server.port()).await;
     let pictures = scene.redis.broker(layout, "vision-jobs", "onlooker");
@@ -109,7 +109,11 @@ async fn large_payloads_hold_up_no_small_call(layout: Layout) {
 }
 
 /// All of them at once would take a gigabyte.
-async fn many_large_payloads_stay_within_the_budget(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn many_large_payloads_stay_within_the_budget(#[case] layout: Layout) {
     let jobs = jobs();
     let scene = Scene::set(Duration::from_millis(500)).await;
     let broker = scene.redis.broker(layout, "vision-jobs", "onlooker");

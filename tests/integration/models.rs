@@ -96,3 +96,50 @@ async fn jobs_go_on_with_the_successor_of_a_model_that_is_gone() {
     assert!(report.contains("to the model gpt-6-luna"), "{report}");
     assert!(report.contains("shuts the model down on 2027-01-14"), "{report}");
 }
+
+/// The service that reads images ends as a model does: `check` and the gauge tell of the day.
+#[tokio::test]
+async fn the_end_of_the_service_that_reads_images_is_told() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let in_twenty_days = std::time::SystemTime::now() + Duration::from_hours(20 * 24);
+    let day = humantime::format_rfc3339_seconds(in_twenty_days).to_string()[..10].to_owned();
+    let table = std::env::temp_dir().join(format!("models-{}.toml", std::process::id()));
+    let row = format!(
+        "[[shutdown]]\nhost = \"127.0.0.1\"\nmodels = [\"read-3.2\"]\ndate = \"{day}\"\n\
+         successor = \"document-intelligence\"\nsource = \"this test\"\n"
+    );
+    std::fs::write(&table, row).unwrap();
+    let table = table.to_str().unwrap();
+
+    let report = async |api: &str| {
+        let env = [("MODELS_FILE", table), ("AZURE_VISION_API", api)];
+        let output = scene.command(&["check"]).envs(env).output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = report("3.2").await;
+    assert!(
+        told.contains(&format!("it shuts the service that reads images down on {day}")),
+        "{told}"
+    );
+    assert!(
+        told.contains("set AZURE_VISION_API to document-intelligence"),
+        "{told}"
+    );
+    for api in ["4.0", "document-intelligence"] {
+        let told = report(api).await;
+        assert!(!told.contains("that reads images"), "{told}");
+    }
+
+    let worker = scene
+        .worker(&[("MODELS_FILE", table), ("AZURE_VISION_API", "3.2")])
+        .await;
+    let metrics = reqwest::get(format!("http://127.0.0.1:{}/metrics", worker.port))
+        .await
+        .unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let begins = humantime::parse_rfc3339(&format!("{day}T00:00:00Z")).unwrap();
+    let begins = begins.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let gauge = format!("backend_worker_model_shutdown_timestamp_seconds {begins}\n");
+    assert!(metrics.contains(&gauge), "{metrics}");
+    std::fs::remove_file(table).unwrap();
+}

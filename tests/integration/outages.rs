@@ -6,25 +6,12 @@ use backend_worker::{
     queue::{Broker, JobState, Layout},
     worker::RuntimeOptions,
 };
+use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    RunningReplica, Script, TestRedis, both_layouts, enqueue, eventually, options, replica, view,
-};
+use crate::support::{RunningReplica, Script, TestRedis, enqueue, eventually, options, replica, view};
 
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
-
-both_layouts! {
-    a_restart_of_redis
-    an_outage_while_outcomes_are_written
-    a_redis_that_refuses_writes_while_outcomes_are_written
-    a_storm_of_killed_connections
-    a_pause_of_five_seconds
-    scripts_that_are_forgotten
-    a_redis_that_is_not_there_at_first
-    a_stop_while_redis_is_away_does_not_hang
-    an_outage_longer_than_the_leases_makes_no_replica_rob_another
-}
 
 /// Forty jobs: ten in flight behind a gate, thirty queued.
 struct Scene {
@@ -78,13 +65,21 @@ impl Scene {
     }
 }
 
-async fn a_restart_of_redis(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_restart_of_redis(#[case] layout: Layout) {
     let mut scene = Scene::set(layout, AOF).await;
     scene.redis.server.restart(AOF).await.unwrap();
     scene.ends_well().await;
 }
 
-async fn an_outage_while_outcomes_are_written(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn an_outage_while_outcomes_are_written(#[case] layout: Layout) {
     let mut scene = Scene::set(layout, AOF).await;
     let pid = nix::unistd::Pid::from_raw(scene.redis.server.pid().unwrap().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -115,7 +110,11 @@ const REFUSALS: [(&[&str], &[&str], &str); 3] = [
 ];
 
 /// An outcome is kept until Redis takes it. Redis 6.2 words what it refuses inside of a script in its own way.
-async fn a_redis_that_refuses_writes_while_outcomes_are_written(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_redis_that_refuses_writes_while_outcomes_are_written(#[case] layout: Layout) {
     for (begin, end, code) in REFUSALS {
         let is_usual = code == "READONLY";
         let usual = if is_usual {
@@ -160,7 +159,11 @@ async fn script_calls(redis: &TestRedis) -> u64 {
         .map_or(0, |calls| calls.parse().unwrap())
 }
 
-async fn a_storm_of_killed_connections(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_storm_of_killed_connections(#[case] layout: Layout) {
     let scene = Scene::set(layout, &[]).await;
     scene.gate.cancel();
     for _ in 0..50 {
@@ -177,19 +180,31 @@ async fn a_storm_of_killed_connections(layout: Layout) {
     scene.ends_well().await;
 }
 
-async fn a_pause_of_five_seconds(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_pause_of_five_seconds(#[case] layout: Layout) {
     let scene = Scene::set(layout, &[]).await;
     scene.redis.ask::<()>(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
     scene.ends_well().await;
 }
 
-async fn scripts_that_are_forgotten(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn scripts_that_are_forgotten(#[case] layout: Layout) {
     let scene = Scene::set(layout, &[]).await;
     scene.redis.ask::<()>(&["SCRIPT", "FLUSH"]).await;
     scene.ends_well().await;
 }
 
-async fn a_redis_that_is_not_there_at_first(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_redis_that_is_not_there_at_first(#[case] layout: Layout) {
     let mut redis = TestRedis::start_with(AOF).await;
     let pid = nix::unistd::Pid::from_raw(redis.server.pid().unwrap().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -212,7 +227,11 @@ async fn a_redis_that_is_not_there_at_first(layout: Layout) {
     running.stop().await;
 }
 
-async fn a_stop_while_redis_is_away_does_not_hang(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_stop_while_redis_is_away_does_not_hang(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let running = replica(broker.clone(), 2, Script::echo(), &options());
@@ -228,7 +247,11 @@ async fn a_stop_while_redis_is_away_does_not_hang(layout: Layout) {
     assert_eq!(tally.succeeded, 1);
 }
 
-async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn an_outage_longer_than_the_leases_makes_no_replica_rob_another(#[case] layout: Layout) {
     let mut redis = TestRedis::start_with(AOF).await;
     let ttl = Duration::from_millis(1500);
     let (a, b) = (

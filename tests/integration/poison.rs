@@ -8,15 +8,10 @@ use backend_worker::{
     simulator::Provider,
 };
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::json;
 
-use crate::support::{Scene, both_layouts, eventually, view};
-
-both_layouts! {
-    a_killer_by_its_answer_takes_bystanders_along_twice_at_most
-    what_ran_when_its_replica_was_killed_is_poison_in_the_end
-    what_was_lost_before_does_not_wait_in_its_slot
-}
+use crate::support::{Scene, eventually, view};
 
 /// The hash of the job, and the prefix of our fields in it.
 fn hash(layout: Layout, id: &str) -> (String, &'static str) {
@@ -40,7 +35,11 @@ async fn add(scene: &Scene, layout: Layout, id: &str) {
     assert!(broker.enqueue(&job).await.unwrap());
 }
 
-async fn what_ran_when_its_replica_was_killed_is_poison_in_the_end(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn what_ran_when_its_replica_was_killed_is_poison_in_the_end(#[case] layout: Layout) {
     let scene = Scene::set(Duration::from_secs(3600)).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
     add(&scene, layout, "1").await;
@@ -67,7 +66,11 @@ async fn what_ran_when_its_replica_was_killed_is_poison_in_the_end(layout: Layou
 /// A killer and five bystanders are in flight when their replica dies, and run together once more. It kills by the
 /// answer to its call, so it takes their calls along for a second time; from then on each runs alone. The killer
 /// fails as poison under its own name, and no bystander fails.
-async fn a_killer_by_its_answer_takes_bystanders_along_twice_at_most(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_killer_by_its_answer_takes_bystanders_along_twice_at_most(#[case] layout: Layout) {
     let scene = Scene::set(Duration::from_millis(300)).await;
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
     let bystanders = ["job-b1", "job-b2", "job-b3", "job-b4", "job-b5"];
@@ -113,7 +116,11 @@ async fn a_killer_by_its_answer_takes_bystanders_along_twice_at_most(layout: Lay
 
 /// A first delivery waits for a busy provider in its slot. One of a job that was lost goes back to the queue instead,
 /// where no replica can take it along into death.
-async fn what_was_lost_before_does_not_wait_in_its_slot(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn what_was_lost_before_does_not_wait_in_its_slot(#[case] layout: Layout) {
     let scene = Scene::set(Duration::from_secs(3600)).await;
     for id in ["runs", "waits"] {
         add(&scene, layout, id).await;

@@ -13,24 +13,10 @@ use backend_worker::{
     worker::{DeliveryOutcome, RuntimeOptions},
 };
 use jobs::{Failure, FailureClass};
+use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    Script, TestRedis, both_layouts, enqueue, enqueue_with, eventually, options, replica, view,
-};
-
-both_layouts! {
-    max_attempts_are_respected
-    what_cannot_succeed_is_not_tried_again
-    a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever
-    a_panic_fails_the_attempt_and_nothing_else
-    a_deadline_ends_a_job_that_hangs
-    a_hundred_jobs_in_flight_are_drained
-    what_outlasts_the_drain_goes_back_unharmed
-    jobs_in_flight_go_back_together
-    two_replicas_share_a_queue_and_run_each_job_once
-    no_more_jobs_run_at_a_time_than_there_are_slots
-}
+use crate::support::{Script, TestRedis, enqueue, enqueue_with, eventually, options, replica, view};
 
 async fn until(broker: &dyn backend_worker::queue::Broker, id: &str, state: JobState) {
     eventually(&format!("{id} is {state:?}"), async || {
@@ -50,7 +36,11 @@ fn failing(class: FailureClass) -> Arc<Script> {
     })
 }
 
-async fn max_attempts_are_respected(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn max_attempts_are_respected(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let script = failing(FailureClass::Transient);
@@ -71,7 +61,11 @@ async fn max_attempts_are_respected(layout: Layout) {
     running.stop().await;
 }
 
-async fn what_cannot_succeed_is_not_tried_again(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn what_cannot_succeed_is_not_tried_again(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     for class in [FailureClass::Permanent, FailureClass::Deployment] {
         let broker = redis.broker(layout, class.as_str(), "w");
@@ -84,7 +78,11 @@ async fn what_cannot_succeed_is_not_tried_again(layout: Layout) {
     }
 }
 
-async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let mut options = options();
@@ -109,7 +107,11 @@ async fn a_blocked_job_waits_without_losing_an_attempt_but_not_for_ever(layout: 
     running.stop().await;
 }
 
-async fn a_panic_fails_the_attempt_and_nothing_else(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_panic_fails_the_attempt_and_nothing_else(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let script = Script::new(|assignment| async move {
@@ -136,7 +138,11 @@ async fn a_panic_fails_the_attempt_and_nothing_else(layout: Layout) {
     running.stop().await;
 }
 
-async fn a_deadline_ends_a_job_that_hangs(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_deadline_ends_a_job_that_hangs(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let script = Script::new(|_| std::future::pending());
@@ -151,7 +157,11 @@ async fn a_deadline_ends_a_job_that_hangs(layout: Layout) {
     running.stop().await;
 }
 
-async fn a_hundred_jobs_in_flight_are_drained(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_hundred_jobs_in_flight_are_drained(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     for n in 0..150 {
@@ -173,7 +183,11 @@ async fn a_hundred_jobs_in_flight_are_drained(layout: Layout) {
     assert_eq!((counts.completed, counts.active, counts.waiting), (100, 0, 50));
 }
 
-async fn what_outlasts_the_drain_goes_back_unharmed(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn what_outlasts_the_drain_goes_back_unharmed(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     for n in 0..10 {
@@ -198,7 +212,11 @@ async fn what_outlasts_the_drain_goes_back_unharmed(layout: Layout) {
 }
 
 /// Thousands of calls side by side would keep Redis from answering any of them in time.
-async fn jobs_in_flight_go_back_together(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn jobs_in_flight_go_back_together(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     for n in 0..300 {
@@ -225,7 +243,11 @@ async fn jobs_in_flight_go_back_together(layout: Layout) {
     assert!(broker.counts().await.unwrap().waiting >= 299);
 }
 
-async fn two_replicas_share_a_queue_and_run_each_job_once(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn two_replicas_share_a_queue_and_run_each_job_once(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
     let script = Script::echo();
@@ -248,7 +270,11 @@ async fn two_replicas_share_a_queue_and_run_each_job_once(layout: Layout) {
     assert_eq!((started.len(), script.calls.count()), (400, 400));
 }
 
-async fn no_more_jobs_run_at_a_time_than_there_are_slots(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn no_more_jobs_run_at_a_time_than_there_are_slots(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let (now, peak) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
@@ -294,6 +320,6 @@ async fn a_job_that_was_lost_is_stopped_and_writes_nothing() {
     .await;
     let token: String = redis.ask(&["HGET", "q:meta:1", "claim"]).await;
     assert_eq!(token, "other:1");
-    assert_eq!(running.workers[0].health().disposition_counts().lost, 1);
+    assert_eq!(running.workers[0].health().outcome_totals().lost, 1);
     running.stop().await;
 }

@@ -13,10 +13,11 @@ use backend_worker::{
 use futures_util::FutureExt;
 use jobs::{CallUsage, Failure, FailureClass, JobType, ProviderCall, ProviderReply};
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::{Value, json, value::to_raw_value};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Scene, TestRedis, both_layouts, eventually, raw};
+use crate::support::{Scene, TestRedis, eventually, raw};
 
 /// What a call of these tests is reserved with, and what its answer costs.
 const ESTIMATE: &str = "0.00075";
@@ -403,7 +404,11 @@ async fn enqueue(scene: &Scene, layout: Layout, id: &str) -> Arc<dyn backend_wor
     broker
 }
 
-async fn a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let worker = scene.worker(&[]).await;
     let broker = enqueue(&scene, layout, "first").await;
@@ -465,7 +470,11 @@ async fn a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait(layout: L
     assert_eq!(spend().await["usd"].as_f64().map(|usd| usd > cost), Some(true));
 }
 
-async fn a_student_without_an_allowance_is_told_so(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_student_without_an_allowance_is_told_so(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let _worker = scene.worker(&[("USER_BUDGET_MONTHLY_USD", "0.0001")]).await;
     let broker = enqueue(&scene, layout, "over").await;
@@ -488,7 +497,11 @@ async fn a_student_without_an_allowance_is_told_so(layout: Layout) {
 
 /// Each answer that was booked is the answer of a job, and each call that was sent is booked: as paid, or as possibly
 /// paid where its replica was killed.
-async fn the_books_are_the_bill_over_replicas_that_are_killed(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn the_books_are_the_bill_over_replicas_that_are_killed(#[case] layout: Layout) {
     const JOBS: usize = 120;
     let scene = Scene::set(Duration::from_millis(60)).await;
     let env = [
@@ -557,9 +570,3 @@ async fn the_books_are_the_bill_over_replicas_that_are_killed(layout: Layout) {
     let events: u64 = scene.redis.ask(&["XLEN", "usage"]).await;
     assert_eq!(events, line.calls + line.lost_calls);
 }
-
-both_layouts!(
-    the_books_are_the_bill_over_replicas_that_are_killed
-    a_result_says_what_it_has_cost_and_the_switch_makes_jobs_wait
-    a_student_without_an_allowance_is_told_so
-);

@@ -11,9 +11,10 @@ use backend_worker::{
 };
 use jobs::JobType;
 use reqwest::StatusCode;
+use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Scene, both_layouts, eventually, raw};
+use crate::support::{Scene, eventually, raw};
 
 const CARDS: &str = r#"{"content":"The cell divides. Mitosis has four phases.","subject":"Biology","topic":"Cells","userId":"ann"}"#;
 
@@ -47,7 +48,11 @@ fn asked(scene: &Scene) -> usize {
     scene.simulator.journal().entries(0, 100).len()
 }
 
-async fn without_a_ledger_calls_are_booked_and_budgets_hold(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn without_a_ledger_calls_are_booked_and_budgets_hold(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let _worker = scene.worker(&[("LEDGER_TTL", "0s")]).await;
     let broker = enqueue(&scene, layout, "first").await;
@@ -77,7 +82,11 @@ async fn without_a_ledger_calls_are_booked_and_budgets_hold(layout: Layout) {
     assert_eq!(scene.redis.ask::<u64>(&["EXISTS", "spend:reserved"]).await, 0);
 }
 
-async fn a_budget_that_is_used_up_fails_jobs_where_it_is_to(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_budget_that_is_used_up_fails_jobs_where_it_is_to(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let env = [("BUDGET_DAILY_USD", "0.000001"), ("BUDGET_EXHAUSTED", "fail")];
     let _worker = scene.worker(&env).await;
@@ -89,7 +98,11 @@ async fn a_budget_that_is_used_up_fails_jobs_where_it_is_to(layout: Layout) {
     assert_eq!(asked(&scene), 0, "nothing was sent");
 }
 
-async fn a_budget_holds_no_calls_without_a_price(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_budget_holds_no_calls_without_a_price(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     // The simulator knows any model of this family, the prices do not.
     let unpriced = ("OPENAI_MODEL", "gpt-4o-unpriced");
@@ -116,12 +129,6 @@ async fn a_budget_holds_no_calls_without_a_price(layout: Layout) {
         .remove(0);
     assert_eq!((line.unpriced_calls, line.usd), (1, Usd::ZERO));
 }
-
-both_layouts!(
-    without_a_ledger_calls_are_booked_and_budgets_hold
-    a_budget_that_is_used_up_fails_jobs_where_it_is_to
-    a_budget_holds_no_calls_without_a_price
-);
 
 #[tokio::test]
 async fn budgets_are_set_over_http() {

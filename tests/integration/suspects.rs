@@ -11,14 +11,10 @@ use backend_worker::{
 };
 use jobs::JobType;
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::{Value, json, value::to_raw_value};
 
-use crate::support::{Scene, SilentServer, both_layouts, eventually, view};
-
-both_layouts! {
-    jobs_of_a_dead_replica_run_together
-    no_call_goes_out_while_another_suspect_prepares
-}
+use crate::support::{Scene, SilentServer, eventually, view};
 
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -44,7 +40,11 @@ fn number(name: &str, usual: u64) -> u64 {
 }
 
 /// Without a killer among them, all lost jobs call at the same time.
-async fn jobs_of_a_dead_replica_run_together(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn jobs_of_a_dead_replica_run_together(#[case] layout: Layout) {
     let jobs = usize::try_from(number("SUSPECTS", 8)).unwrap();
     let call = number("SUSPECTS_CALL_MS", 0);
     let latency = if call == 0 {
@@ -86,7 +86,11 @@ async fn jobs_of_a_dead_replica_run_together(layout: Layout) {
 
 /// Three jobs are ready for their calls, and a fourth loads its picture, by which it could kill. The three wait for
 /// it, until it takes too long and has gone back to the queue.
-async fn no_call_goes_out_while_another_suspect_prepares(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn no_call_goes_out_while_another_suspect_prepares(#[case] layout: Layout) {
     let (scene, silence) = (Scene::set(NEVER).await, SilentServer::open());
     let broker = scene.redis.broker(layout, "ai-jobs", "onlooker");
     for id in ["job-1", "job-2", "job-3"] {

@@ -19,7 +19,7 @@ pub(crate) const QUICK: &[(&str, &str)] = &[
 ];
 
 /// An answer in Prometheus's text format, read with suspicion.
-struct Scrape(HashMap<String, f64>);
+pub(crate) struct Scrape(HashMap<String, f64>);
 
 impl Scrape {
     fn read(text: &str) -> Self {
@@ -57,7 +57,7 @@ impl Scrape {
         Self(samples)
     }
 
-    fn get(&self, series: &str) -> f64 {
+    pub(crate) fn get(&self, series: &str) -> f64 {
         self.0.get(series).copied().unwrap_or_default()
     }
 
@@ -71,7 +71,7 @@ impl Scrape {
     }
 }
 
-async fn scrape(worker: &Worker) -> Scrape {
+pub(crate) async fn scrape(worker: &Worker) -> Scrape {
     let answer = reqwest::get(format!("http://127.0.0.1:{}/metrics", worker.port))
         .await
         .unwrap();

@@ -21,7 +21,7 @@ const URL: &str = "WEDGED_REDIS_URL";
 #[ignore = "never ends: the test below starts it in a process of its own"]
 async fn a_handler_that_never_lets_go() {
     let Ok(url) = std::env::var(URL) else { return };
-    telemetry::init(LogFormat::Json, "info");
+    telemetry::init(LogFormat::Json, "info", None);
     let connection = Connection::open(&url.into()).unwrap();
     let broker = std::sync::Arc::new(ApalisBroker::new(connection, "q", "w", BrokerOptions::default()));
     // The runtime's only thread is its own: no loop, no timer and no signal handler runs any more.

@@ -1,9 +1,12 @@
 //! Every sample in every format, forged headers, and noise.
 
+mod incomplete;
+mod noise;
+mod opus;
+
 use std::f64::consts::TAU;
 
-use proptest::prelude::*;
-
+use self::opus::opus_packets;
 use super::*;
 use crate::media::decoder::InProcessDecoder;
 
@@ -141,68 +144,6 @@ async fn resampling_keeps_pitch_and_length() {
         let peak = samples[8_000..24_000].iter().max().unwrap();
         assert!((9_500..10_500).contains(peak), "{rate}: {peak}");
     }
-}
-
-#[tokio::test]
-async fn opus_is_repacked_into_ogg_from_every_container() {
-    let mut packets = Vec::new();
-    for name in ["good_morning.ogg", "good_morning.webm", "good_morning_opus.mp4"] {
-        let audio = prepared(name).await;
-        assert_eq!(audio.format, AudioFormat::OggOpus);
-        let seconds = audio.duration.as_secs_f64();
-        assert!(
-            (SENTENCE * 0.99..SENTENCE + 0.03).contains(&seconds),
-            "{name} {seconds}"
-        );
-        packets.push(opus_packets(&audio));
-        // Our own file is read again to the same bytes.
-        let again = prepare(&InProcessDecoder, "f", audio.bytes.clone(), LIMIT)
-            .await
-            .unwrap();
-        assert_eq!(
-            (again.bytes, again.duration),
-            (audio.bytes, audio.duration),
-            "{name}"
-        );
-    }
-    // One encoder made WebM and MP4 with the same settings.
-    assert_eq!(packets[1], packets[2]);
-    assert_eq!(
-        packets[0],
-        ogg_packets(sample("good_morning.ogg")),
-        "the coded audio is not touched"
-    );
-}
-
-/// The audio packets of a file that `prepare` made, after a look at its headers and its end.
-fn opus_packets(audio: &PreparedAudio) -> Vec<Vec<u8>> {
-    let mut reader = ogg::PacketReader::new(Cursor::new(audio.bytes.clone()));
-    let head = reader.read_packet_expected().unwrap();
-    assert!(head.first_in_stream() && head.last_in_page());
-    assert_eq!(&head.data[..10], b"OpusHead\x01\x01", "version and one channel");
-    let pre_skip = u64::from(u16::from_le_bytes([head.data[10], head.data[11]]));
-    assert!((1..1_000).contains(&pre_skip), "{pre_skip}");
-    let tags = reader.read_packet_expected().unwrap();
-    assert!(tags.last_in_page() && tags.data.starts_with(b"OpusTags"));
-    let mut packets = Vec::new();
-    while let Some(packet) = reader.read_packet().unwrap() {
-        if packet.last_in_stream() {
-            assert_eq!(
-                duration_of(packet.absgp_page() - pre_skip, 48_000),
-                audio.duration
-            );
-        }
-        packets.push(packet.data);
-    }
-    packets
-}
-
-fn ogg_packets(bytes: Bytes) -> Vec<Vec<u8>> {
-    let mut reader = ogg::PacketReader::new(Cursor::new(bytes));
-    std::iter::from_fn(|| reader.read_packet().unwrap())
-        .map(|p| p.data)
-        .skip(2)
-        .collect()
 }
 
 #[tokio::test]
@@ -352,86 +293,6 @@ async fn recordings_of_phones_and_browsers_are_decoded() {
     }
 }
 
-/// A recording that was cut is refused: its missing words would count as omissions.
-#[tokio::test]
-async fn a_recording_without_its_end_is_refused() {
-    for name in [
-        "good_morning.wav",
-        "good_morning.mp3",
-        "good_morning.flac",
-        "good_morning.m4a",
-        "good_morning_vorbis.ogg",
-        "good_morning.ogg",
-        "good_morning.webm",
-        "good_morning_opus.mp4",
-        "good_morning_mulaw.wav",
-        "good_morning.aiff",
-        "good_morning.caf",
-        "good_morning_alac.m4a",
-    ] {
-        let file = sample(name);
-        let cuts = (1..20)
-            .map(|part| file.len() * part / 20)
-            .chain(file.len() - 12..file.len());
-        for length in cuts {
-            let cut = prepare(&InProcessDecoder, "audioUrl", file.slice(..length), LIMIT).await;
-            assert!(
-                cut.is_err(),
-                "{name}: {length} of {} bytes are {cut:?}",
-                file.len()
-            );
-        }
-    }
-    // These state no length: a cut within a frame is found.
-    for name in [
-        "good_morning.aac",
-        "good_morning_plain.mp3",
-        "good_morning_live.webm",
-    ] {
-        let file = sample(name);
-        let why = refusal(file.slice(..file.len() - 9)).await;
-        assert!(
-            why.ends_with("recording is incomplete: its end is missing; send the whole file"),
-            "{name}: {why}"
-        );
-    }
-    let mp3 = sample("good_morning.mp3");
-    let why = refusal(mp3.slice(..mp3.len() * 6 / 10)).await;
-    assert_eq!(
-        why,
-        "MP3 recording is incomplete: its end is missing; send the whole file"
-    );
-}
-
-#[tokio::test]
-async fn a_wav_of_unknown_size_goes_on_to_its_end() {
-    let original = pcm(&prepared("good_morning.wav").await);
-    let file = sample("good_morning.wav").to_vec();
-    let data = file.windows(4).position(|w| w == b"data").unwrap();
-    for (whole, size) in [
-        (0_u32, 0_u32),
-        (u32::MAX, u32::MAX),
-        (36, 0),
-        (0, u32::MAX),
-        (0x7fff_f024, 0x7fff_f000),
-        (u32::MAX, 0),
-        (0x8000_0024, 0x8000_0000),
-    ] {
-        let mut file = file.clone();
-        file[4..8].copy_from_slice(&whole.to_le_bytes());
-        file[data + 4..data + 8].copy_from_slice(&size.to_le_bytes());
-        let audio = prepare(&InProcessDecoder, "f", file.into(), LIMIT).await.unwrap();
-        assert_eq!(pcm(&audio), original, "{whole:x} {size:x}");
-    }
-    let mut rf64 = file.clone();
-    rf64[..4].copy_from_slice(b"RF64");
-    rf64[data + 4..data + 8].copy_from_slice(&[0xff; 4]);
-    assert_eq!(
-        pcm(&prepare(&InProcessDecoder, "f", rf64.into(), LIMIT).await.unwrap()),
-        original
-    );
-}
-
 /// An M4A whose decoder configuration is this one, of five bytes as the sample's is.
 fn m4a_with(config: [u8; 5]) -> Vec<u8> {
     let mut file = sample("good_morning.m4a").to_vec();
@@ -527,67 +388,5 @@ async fn a_recorder_that_stops_a_little_late_is_cut_to_the_limit() {
             Ok(audio) => assert!(is_taken && audio.duration == LIMIT, "{seconds}: {audio:?}"),
             Err(failure) => assert!(!is_taken, "{seconds}: {failure}"),
         }
-    }
-}
-
-/// Runs `prepare` on hostile bytes: whatever it says, it says in time and within the limit.
-fn survives(bytes: Vec<u8>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    match runtime.block_on(prepare(&InProcessDecoder, "f", bytes.into(), LIMIT)) {
-        Ok(audio) => assert!(audio.duration <= LIMIT && !audio.duration.is_zero()),
-        Err(failure) => {
-            assert_eq!(failure.class(), FailureClass::Permanent, "{failure}");
-        }
-    }
-}
-
-fn any_sample() -> impl Strategy<Value = Vec<u8>> {
-    prop::sample::select(vec![
-        "good_morning.wav",
-        "good_morning.mp3",
-        "good_morning.flac",
-        "good_morning.m4a",
-        "good_morning_vorbis.ogg",
-        "good_morning.ogg",
-        "good_morning.webm",
-        "good_morning_opus.mp4",
-    ])
-    .prop_map(|name| sample(name).to_vec())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
-
-    #[test]
-    fn noise_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..4_096)) {
-        survives(bytes);
-    }
-
-    #[test]
-    fn noise_behind_a_signature_is_survived(
-        start in prop::sample::select(vec![
-            b"OggS\0\x02".as_slice(), b"\x1a\x45\xdf\xa3", b"RIFF\0\x10\0\0WAVEfmt ", b"fLaC", b"\0\0\0\x20ftypM4A ",
-            b"ID3\x04\0", b"\xff\xfb\x90", b"\xff\xf1\x50",
-        ]),
-        noise in prop::collection::vec(any::<u8>(), 0..2_048),
-    ) {
-        survives([start, &noise].concat());
-    }
-
-    #[test]
-    fn cut_and_flipped_samples_are_survived(
-        file in any_sample(),
-        cut in any::<prop::sample::Index>(),
-        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..16),
-        near_start in any::<bool>(),
-    ) {
-        let mut file = file;
-        file.truncate(cut.index(file.len()) + 1);
-        // Headers hold the lengths and tables that do harm.
-        let reach = if near_start { file.len().min(256) } else { file.len() };
-        for (at, value) in flips {
-            file[at.index(reach)] ^= value;
-        }
-        survives(file);
     }
 }

@@ -1,16 +1,13 @@
 //! Whether an image is all there: a file that was cut on its way would be read in part, and paid for.
 //!
 //! Only lengths and markers are followed. Each step goes on from where the last one ended, so a walk takes no longer
-//! than the file; the directories of a TIFF can lead back, and are bounded in number and size.
+//! than the file.
+
+mod tiff;
 
 use imagesize::ImageType;
 
-/// Directories of a TIFF that are followed.
-const MOST_PAGES: usize = 100;
-/// Entries of all directories of a TIFF that are looked at. Real ones have some twenty each.
-const MOST_ENTRIES: usize = 1 << 14;
-/// Strips or tiles of all pages of a TIFF that are looked at.
-const MOST_STRIPS: usize = 1 << 14;
+pub(super) use self::tiff::tiff_pages;
 
 /// Whether the file ends where its format says that it ends, or later.
 pub(super) fn is_complete(kind: ImageType, file: &[u8]) -> bool {
@@ -21,15 +18,11 @@ pub(super) fn is_complete(kind: ImageType, file: &[u8]) -> bool {
         ImageType::Webp => little(file, 4).map(|size| size as usize + 8 <= file.len()),
         ImageType::Bmp => bmp(file),
         ImageType::Ico => ico(file),
-        ImageType::Tiff => tiff(file).map(|tiff| tiff.is_complete),
+        ImageType::Tiff => Some(tiff::is_complete(file)),
+        ImageType::Heif(_) => heif(file),
         _ => Some(true),
     };
     complete.unwrap_or(false)
-}
-
-/// Pages of a TIFF; reduced versions of a page do not count.
-pub(super) fn tiff_pages(file: &[u8]) -> usize {
-    tiff(file).map_or(1, |tiff| tiff.pages)
 }
 
 /// Chunks up to `IEND`.
@@ -46,6 +39,28 @@ fn png(file: &[u8]) -> Option<bool> {
             return Some(true);
         }
     }
+}
+
+/// Boxes up to the end of the file; the pictures are in `mdat`, and `meta` says where.
+fn heif(file: &[u8]) -> Option<bool> {
+    let (mut at, mut has_meta, mut has_pictures) = (0_usize, false, false);
+    while at < file.len() {
+        let kind = file.get(at + 4..at + 8)?;
+        (has_meta, has_pictures) = (has_meta || kind == b"meta", has_pictures || kind == b"mdat");
+        let length = match big(file, at)? {
+            0 => file.len() - at,
+            1 => {
+                let high = usize::try_from(big(file, at + 8)?).ok()?;
+                let low = usize::try_from(big(file, at + 12)?).ok()?;
+                high.checked_shl(32)?
+                    .checked_add(low)
+                    .filter(|length| *length >= 16)?
+            }
+            length => usize::try_from(length).ok().filter(|length| *length >= 8)?,
+        };
+        at = at.checked_add(length)?;
+    }
+    Some(at == file.len() && has_meta && has_pictures)
 }
 
 /// Segments up to the end of the image. A thumbnail within a segment has an end of its own.
@@ -118,112 +133,6 @@ fn ico(file: &[u8]) -> Option<bool> {
         }
     }
     Some(file.len() >= 6 + 16 * count)
-}
-
-struct TiffReader {
-    pages: usize,
-    is_complete: bool,
-}
-
-/// The directories and the strips or tiles that they name. BigTIFF is not read by the provider's clients, nor here.
-fn tiff(file: &[u8]) -> Option<TiffReader> {
-    let is_little = file.starts_with(b"II");
-    if file.get(if is_little { 2 } else { 3 }) != Some(&42) {
-        return Some(TiffReader {
-            pages: 1,
-            is_complete: true,
-        });
-    }
-    let short = |at: usize| {
-        let bytes = [*file.get(at)?, *file.get(at + 1)?];
-        Some(if is_little {
-            u16::from_le_bytes(bytes)
-        } else {
-            u16::from_be_bytes(bytes)
-        })
-    };
-    let long = |at: usize| {
-        if is_little {
-            little(file, at)
-        } else {
-            big(file, at)
-        }
-    };
-    let mut strips = MOST_STRIPS;
-    let mut found = TiffReader {
-        pages: 0,
-        is_complete: true,
-    };
-    let (mut at, mut left) = (long(4)? as usize, MOST_ENTRIES);
-    for _ in 0..MOST_PAGES {
-        let entries = short(at).map(usize::from);
-        let Some((entries, rest)) = entries.and_then(|entries| Some((entries, left.checked_sub(entries)?)))
-        else {
-            found.is_complete = false;
-            break;
-        };
-        left = rest;
-        let (mut offsets, mut counts, mut is_reduced) = (None, None, false);
-        for entry in 0..entries {
-            let at = at + 2 + entry * 12;
-            let values = DirectoryValues {
-                is_short: short(at + 2) == Some(3),
-                count: long(at + 4).unwrap_or_default() as usize,
-                at: at + 8,
-            };
-            match short(at) {
-                Some(254) => is_reduced = long(at + 8).is_some_and(|kind| kind & 1 == 1),
-                Some(273 | 324) => offsets = Some(values),
-                Some(279 | 325) => counts = Some(values),
-                Some(_) => {}
-                None => found.is_complete = false,
-            }
-        }
-        found.pages += usize::from(!is_reduced);
-        if let (Some(offsets), Some(counts)) = (offsets, counts) {
-            let value = |values: &DirectoryValues, index: usize| {
-                let size = if values.is_short { 2 } else { 4 };
-                let fits = values.count * size <= 4;
-                let start = if fits {
-                    values.at
-                } else {
-                    long(values.at)? as usize
-                };
-                let at = start.checked_add(index * size)?;
-                if values.is_short {
-                    short(at).map(u32::from)
-                } else {
-                    long(at)
-                }
-            };
-            for index in 0..offsets.count.min(strips) {
-                let end = value(&offsets, index).zip(value(&counts, index));
-                let fits =
-                    end.is_some_and(|(start, size)| u64::from(start) + u64::from(size) <= file.len() as u64);
-                if !fits {
-                    found.is_complete = false;
-                    break;
-                }
-            }
-            strips = strips.saturating_sub(offsets.count);
-        }
-        match long(at + 2 + entries * 12) {
-            Some(0) => break,
-            Some(next) => at = next as usize,
-            None => {
-                found.is_complete = false;
-                break;
-            }
-        }
-    }
-    Some(found)
-}
-
-/// An entry of a directory that lists numbers.
-struct DirectoryValues {
-    is_short: bool,
-    count: usize,
-    at: usize,
 }
 
 fn big(file: &[u8], at: usize) -> Option<u32> {

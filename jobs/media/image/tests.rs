@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use VisionApi::{ImageAnalysis40, Read32};
+use VisionApi::{DocumentIntelligence, ImageAnalysis40, Read32};
 
 fn sample(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/../samples/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -80,6 +80,7 @@ fn every_format_that_a_service_reads_is_told_with_its_size() {
             format,
             width,
             height,
+            pages: 1,
         };
         assert_eq!(check("f", &bytes, ImageAnalysis40).unwrap(), info);
         match format {
@@ -207,7 +208,59 @@ fn a_tiff_of_several_pages_is_refused_where_one_is_read() {
         refusal(&file),
         "TIFF has 2 pages, only one can be read: send each page as an image of its own"
     );
-    check("f", &file, Read32).unwrap();
+    for api in [Read32, DocumentIntelligence] {
+        assert_eq!(check("f", &file, api).unwrap().pages, 2);
+    }
+}
+
+/// A HEIC of this size, as a phone writes it: where the picture is, then the picture.
+fn heic(brands: &[u8], width: u32, height: u32) -> Vec<u8> {
+    fn of(kind: &[u8], content: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(content.len() + 8).unwrap();
+        [&length.to_be_bytes(), kind, content].concat()
+    }
+    let size = [&[0; 4][..], &width.to_be_bytes(), &height.to_be_bytes()].concat();
+    let properties = of(b"iprp", &of(b"ipco", &of(b"ispe", &size)));
+    [
+        of(b"ftyp", brands),
+        of(
+            b"meta",
+            &[&[0; 4], &of(b"hdlr", &[0; 24])[..], &properties].concat(),
+        ),
+        of(b"mdat", &[7; 300]),
+    ]
+    .concat()
+}
+
+#[test]
+fn heic_is_sent_where_the_service_reads_it() {
+    for brands in [
+        b"heic\0\0\0\0mif1heic",
+        b"mif1\0\0\0\0mif1heic",
+        b"mif1\0\0\0\0mif1miaf",
+    ] {
+        let file = heic(brands, 4_032, 3_024);
+        let info = check("f", &file, DocumentIntelligence).unwrap();
+        assert_eq!(
+            (info.format, info.width, info.height, info.pages),
+            ("HEIF", 4_032, 3_024, 1)
+        );
+        for length in 16..file.len() {
+            check("f", &file[..length], DocumentIntelligence).unwrap_err();
+        }
+        for api in [ImageAnalysis40, Read32] {
+            let failure = check("f", &file, api).unwrap_err();
+            assert!(failure.message().contains("which is not supported"), "{failure}");
+        }
+    }
+    for (file, why) in [
+        (heic(b"avif\0\0\0\0mif1avif", 400, 300), "AVIF"),
+        (heic(b"heic\0\0\0\0mif1heic", 10_001, 300), "50 to 10000"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".to_vec(), "damaged"),
+    ] {
+        let failure = check("f", &file, DocumentIntelligence).unwrap_err();
+        assert!(failure.message().contains(why), "{failure}");
+    }
 }
 
 /// Directories that lead back to themselves, and as many entries as their counts can say.
@@ -240,10 +293,10 @@ proptest! {
     fn noise_is_survived(
         start in prop::sample::select(vec![
             b"".as_slice(), b"\xff\xd8\xff\xe0", b"\x89PNG", b"GIF8", b"BM", b"RIFF\0\0\0\0WEBPVP8 ",
-            b"RIFF\0\0\0\0WEBPVP8X", b"\0\0\x01\0", b"II*\0\x08\0\0\0", b"MM\0+\0\x08\0\0",
+            b"\0\0\0\x14ftypheic\0\0\0\0heic", b"RIFF\0\0\0\0WEBPVP8X", b"\0\0\x01\0", b"II*\0\x08\0\0\0", b"MM\0+\0\x08\0\0",
         ]),
         noise in prop::collection::vec(any::<u8>(), 0..512),
-        api in prop::sample::select(vec![ImageAnalysis40, Read32]),
+        api in prop::sample::select(VisionApi::ALL.to_vec()),
     ) {
         if let Ok(info) = check("f", &[start, &noise].concat(), api) {
             prop_assert!(side(api).contains(&info.width) && side(api).contains(&info.height));
@@ -255,7 +308,7 @@ proptest! {
         name in prop::sample::select(vec!["text.png", "text.jpg"]),
         cut in any::<prop::sample::Index>(),
         flips in prop::collection::vec((0_usize..64, any::<u8>()), 0..8),
-        api in prop::sample::select(vec![ImageAnalysis40, Read32]),
+        api in prop::sample::select(VisionApi::ALL.to_vec()),
     ) {
         let mut file = sample(name);
         file.truncate(cut.index(file.len()).max(64));

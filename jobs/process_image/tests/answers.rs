@@ -10,7 +10,7 @@ fn ended(body: &Value) -> recognise::RecognitionEnd {
 }
 
 #[test]
-fn reads_both_services() {
+fn reads_each_service() {
     let analysis = json!({ "readResult": { "blocks": [part(&["one", "two"])] }, "metadata": {} });
     assert_eq!(analyzed(&analysis).unwrap(), ["one", "two"]);
     assert!(
@@ -23,6 +23,14 @@ fn reads_both_services() {
         "status": "succeeded", "analyzeResult": { "readResults": [part(&["one"]), part(&["two"]), {}] },
     });
     assert_eq!(ended(&read).unwrap(), ["one", "two"]);
+    let line = |text: &str| json!({ "content": text, "polygon": [] });
+    let documents = json!({
+        "status": "succeeded",
+        "analyzeResult": { "content": "one two", "pages": [
+            { "pageNumber": 1, "lines": [line("one")] }, { "pageNumber": 2, "lines": [line("two")] }, {},
+        ] },
+    });
+    assert_eq!(ended(&documents).unwrap(), ["one", "two"]);
     for status in ["notStarted", "running"] {
         assert!(matches!(
             polled(&json!({ "status": status })).unwrap(),
@@ -72,6 +80,17 @@ fn a_failed_operation_is_read_by_its_code() {
             json!({ "status": "failed", "analyzeResult": { "errors": [{ "code": "InvalidImage" }] } }),
             FailureClass::Permanent,
             "InvalidImage",
+        ),
+        (
+            json!({ "status": "canceled" }),
+            FailureClass::Transient,
+            "no code",
+        ),
+        (
+            json!({ "status": "failed", "error": { "code": "InvalidRequest",
+                "innererror": { "code": "InvalidContent" } } }),
+            FailureClass::Permanent,
+            "InvalidContent",
         ),
         (
             json!({ "status": "failed", "errors": [{ "code": "Timeout" }] }),

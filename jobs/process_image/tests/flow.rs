@@ -2,6 +2,11 @@ use super::*;
 
 const IMAGE: Bytes = Bytes::from_static(b"image");
 
+const CHECKED: CheckedImage = CheckedImage {
+    bytes: IMAGE,
+    pages: 1,
+};
+
 fn recogniser<'a>(
     guard: &'a FakeGuard,
     ask: &'a (
@@ -38,7 +43,7 @@ async fn image_analysis_is_one_call() {
     let (guard, script) = (FakeGuard::default(), Script::new([Ok(json!({})), Ok(analysis)]));
     let ask = |ask| script.answer(ask);
     let lines = recogniser(&guard, &ask, VisionApi::ImageAnalysis40)
-        .lines(2, IMAGE)
+        .lines(2, CHECKED)
         .await
         .unwrap();
     assert_eq!(lines, ["text"]);
@@ -65,7 +70,7 @@ async fn read_submits_once_and_polls_until_done() {
     let ask = |ask| script.answer(ask);
     assert_eq!(
         recogniser(&guard, &ask, VisionApi::Read32)
-            .lines(1, IMAGE)
+            .lines(1, CHECKED)
             .await
             .unwrap(),
         ["text"]
@@ -85,7 +90,9 @@ async fn where_replies_are_kept_a_later_delivery_goes_on_polling() {
     let guard = FakeGuard::keeping([("image:1:submit", submitted())]);
     let script = Script::new([Ok(running()), Ok(succeeded())]);
     let ask = |ask| script.answer(ask);
-    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    let lines = recogniser(&guard, &ask, VisionApi::Read32)
+        .lines(1, CHECKED)
+        .await;
     assert_eq!(lines.unwrap(), ["text"]);
     assert_eq!(script.asked(), vec![RecognitionRequest::Poll("op-1".into()); 2]);
 }
@@ -108,7 +115,9 @@ async fn an_operation_that_ended_in_vain_is_submitted_once_more() {
             ]),
         );
         let ask = |ask| script.answer(ask);
-        let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+        let lines = recogniser(&guard, &ask, VisionApi::Read32)
+            .lines(1, CHECKED)
+            .await;
         assert_eq!(lines.unwrap(), ["text"], "{end}");
         assert_eq!(
             guard.steps(),
@@ -135,7 +144,9 @@ async fn an_operation_that_ended_in_vain_is_submitted_once_more() {
         let script = Script::new([Ok(submitted()), Ok(end.clone()), Ok(again), Ok(end.clone())]);
         let ask = |ask| script.answer(ask);
         let guard = FakeGuard::default();
-        let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+        let lines = recogniser(&guard, &ask, VisionApi::Read32)
+            .lines(1, CHECKED)
+            .await;
         let failure = lines.unwrap_err();
         assert_eq!(
             (failure.class(), failure.provider()),
@@ -152,7 +163,9 @@ async fn an_image_that_cannot_be_read_is_submitted_once() {
     let end = json!({ "status": "failed", "error": { "code": "InvalidImage" } });
     let (guard, script) = (FakeGuard::default(), Script::new([Ok(submitted()), Ok(end)]));
     let ask = |ask| script.answer(ask);
-    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    let lines = recogniser(&guard, &ask, VisionApi::Read32)
+        .lines(1, CHECKED)
+        .await;
     assert_eq!(lines.unwrap_err().class(), FailureClass::Permanent);
     assert_eq!(script.asked().len(), 2);
 }
@@ -165,7 +178,7 @@ async fn an_operation_that_is_not_done_in_time_is_transient() {
     );
     let ask = |ask| script.answer(ask);
     let failure = recogniser(&guard, &ask, VisionApi::Read32)
-        .operation(1, "", &IMAGE, Duration::ZERO)
+        .operation(1, "", &CHECKED, Duration::ZERO)
         .await
         .unwrap_err();
     assert_eq!(
@@ -187,13 +200,60 @@ async fn verdicts_pass_unchanged() {
             let ask = |ask| script.answer(ask);
             assert_eq!(
                 recogniser(&guard, &ask, api)
-                    .lines(1, IMAGE)
+                    .lines(1, CHECKED)
                     .await
                     .unwrap_err()
                     .class(),
                 class
             );
         }
+    }
+}
+
+/// The wait that the service asks for is kept before each poll, however short the usual pause is, and ends.
+#[tokio::test(start_paused = true)]
+async fn polls_come_when_the_service_asks_for_them() {
+    let script = Script::new([
+        Ok(json!({ "operationId": "op-1", "retryAfterMs": 2_000 })),
+        Ok(json!({ "status": "running", "retryAfterMs": 3_000 })),
+        Ok(running()),
+        Ok(json!({ "status": "running", "retryAfterMs": 86_400_000 })),
+        Ok(json!({ "status": "succeeded", "analyzeResult": { "pages": [] } })),
+    ]);
+    let (guard, started) = (FakeGuard::default(), tokio::time::Instant::now());
+    let ask = |ask| script.answer(ask);
+    let reader = recogniser(&guard, &ask, VisionApi::DocumentIntelligence);
+    assert!(reader.lines(1, CHECKED).await.unwrap().is_empty());
+    let waited = started.elapsed();
+    // 2 s, 3 s, the usual pause, and the longest that is waited.
+    let expected = Duration::from_secs(35);
+    assert!(
+        waited >= expected && waited < expected + Duration::from_secs(1),
+        "{waited:?}"
+    );
+}
+
+#[tokio::test]
+async fn each_page_is_paid_for_at_the_price_of_the_service() {
+    let pages = CheckedImage {
+        bytes: IMAGE,
+        pages: 3,
+    };
+    for (api, model) in [
+        (VisionApi::Read32, ""),
+        (VisionApi::DocumentIntelligence, "prebuilt-read"),
+    ] {
+        let (guard, script) = (
+            FakeGuard::default(),
+            Script::new([Ok(submitted()), Ok(succeeded())]),
+        );
+        let ask = |ask| script.answer(ask);
+        recogniser(&guard, &ask, api)
+            .lines(1, pages.clone())
+            .await
+            .unwrap();
+        let usage = guard.usages().remove(0);
+        assert_eq!((&*usage.model, usage.images, usage.transactions), (model, 3, 3));
     }
 }
 
@@ -211,7 +271,9 @@ async fn an_operation_that_is_not_known_yet_is_polled_again() {
         Ok(succeeded()),
     ]);
     let ask = |ask| script.answer(ask);
-    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    let lines = recogniser(&guard, &ask, VisionApi::Read32)
+        .lines(1, CHECKED)
+        .await;
     assert_eq!(lines.unwrap(), ["text"]);
     let submits = guard
         .steps()
@@ -231,6 +293,8 @@ async fn an_operation_that_stays_unknown_is_submitted_once_more() {
     answers.extend([Ok(again), Ok(succeeded())]);
     let (guard, script) = (FakeGuard::default(), Script::new(answers));
     let ask = |ask| script.answer(ask);
-    let lines = recogniser(&guard, &ask, VisionApi::Read32).lines(1, IMAGE).await;
+    let lines = recogniser(&guard, &ask, VisionApi::Read32)
+        .lines(1, CHECKED)
+        .await;
     assert_eq!(lines.unwrap(), ["text"]);
 }

@@ -39,6 +39,7 @@ async fn run(api: VisionApi, paths: &[&str]) -> (Result<Output, Failure>, Vec<St
             endpoint: server.url.clone(),
             key: "key".into(),
             api,
+            models: crate::providers::models::ModelTable::built_in(),
             timeout: Duration::from_secs(20),
             poll_interval: Duration::from_millis(1),
         }),

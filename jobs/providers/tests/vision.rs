@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
+use url::Url;
 
-use super::{PATIENT, VISION_KEY, check_table, clients};
+use super::{Clients, PATIENT, VISION_KEY, check_table, clients, settings};
 use crate::{
     FailureClass::{self, *},
     VisionApi,
-    providers::azure_vision::classify,
+    providers::{AzureVision, azure_vision::classify},
     testing::server::{Play, Server},
 };
 
@@ -97,6 +98,95 @@ async fn a_submit_believes_the_id_and_not_the_host() {
         assert_eq!(seen.body, IMAGE);
     }
     assert!(elsewhere.requests().is_empty());
+}
+
+/// A client of Document Intelligence.
+fn documents(base: &Url) -> AzureVision {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut settings = settings(base, PATIENT);
+    let vision = settings.vision.as_mut().unwrap();
+    vision.api = VisionApi::DocumentIntelligence;
+    Clients::new(&settings, None).unwrap().vision.unwrap()
+}
+
+#[tokio::test]
+async fn a_document_is_submitted_and_polled_at_the_endpoint_alone() {
+    let elsewhere = Server::start(Play::answer(200, "", r#"{"status":"running"}"#)).await;
+    let model = "documentintelligence/documentModels/prebuilt-read";
+    let location = format!(
+        "Operation-Location: {}{model}/analyzeResults/{ID}?api-version=2024-11-30\r\nRetry-After: 2\r\n",
+        elsewhere.url
+    );
+    let server = Server::answering(move |request| match request.line.starts_with("POST") {
+        true => Play::answer(202, &location, ""),
+        false => Play::answer(
+            200,
+            "Retry-After: 1\r\n",
+            r#"{"status":"running","createdDateTime":""}"#,
+        ),
+    })
+    .await;
+    let vision = documents(&server.url.join("/proxy").unwrap());
+    let reply = vision.submit(Bytes::from_static(IMAGE)).await.unwrap();
+    let answer = json!({ "operationId": ID, "retryAfterMs": 2_000 }).to_string();
+    assert_eq!((reply.body.get(), reply.tokens), (answer.as_str(), None));
+    let reply = vision.poll(ID).await.unwrap();
+    assert_eq!(reply.body.get(), r#"{"status":"running","retryAfterMs":1000}"#);
+
+    let seen = server.requests();
+    assert_eq!(
+        seen[0].line,
+        format!("POST /proxy/{model}:analyze?_overload=analyzeDocument&api-version=2024-11-30")
+    );
+    assert_eq!(seen[0].header("content-type"), Some("application/octet-stream"));
+    assert_eq!(seen[0].body, IMAGE);
+    assert_eq!(
+        seen[1].line,
+        format!("GET /proxy/{model}/analyzeResults/{ID}?api-version=2024-11-30")
+    );
+    for request in &seen {
+        assert_eq!(request.header("ocp-apim-subscription-key"), Some(VISION_KEY));
+    }
+    assert!(
+        elsewhere.requests().is_empty(),
+        "the key goes to no host that a header names"
+    );
+}
+
+#[tokio::test]
+async fn a_document_is_not_followed_to_where_a_redirect_leads() {
+    let elsewhere = Server::start(Play::answer(200, "", r#"{"status":"running"}"#)).await;
+    let away = format!("Location: {}\r\n", elsewhere.url);
+    for status in [301, 307, 308] {
+        let server = Server::start(Play::answer(status, &away, "")).await;
+        let vision = documents(&server.url);
+        let failure = vision.submit(Bytes::from_static(IMAGE)).await.unwrap_err();
+        assert_eq!(failure.class(), Deployment, "{failure}");
+        let failure = vision.poll(ID).await.unwrap_err();
+        assert_eq!(failure.class(), Deployment, "{failure}");
+    }
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_document_ends_as_the_service_says() {
+    let succeeded = r#"{"status":"succeeded","analyzeResult":{"pages":[]}}"#;
+    let failed =
+        r#"{"status":"failed","error":{"code":"InvalidRequest","innererror":{"code":"InvalidContent"}}}"#;
+    for (status, body, reply) in [
+        (200, succeeded, succeeded),
+        (200, failed, failed),
+        (200, r#"{"status":"canceled"}"#, r#"{"status":"canceled"}"#),
+        (
+            404,
+            r#"{"error":{"code":"NotFound","message":"Resource not found."}}"#,
+            r#"{"status":"expired"}"#,
+        ),
+    ] {
+        let server = Server::start(Play::answer(status, "", body)).await;
+        let found = documents(&server.url).poll(ID).await.unwrap();
+        assert_eq!(found.body.get(), reply);
+    }
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use jobs::AccountFault;
 use super::LocalRefusal;
 use crate::gate::{
     decision::{Effect, Reason, State},
-    permit::{CallOutcome, Settlement},
     protocol::SettlementReply,
     settings::BreakerSettings,
+    settlement::{CallOutcome, Settlement},
 };
 
 /// A probe's slot comes free whenever its call ends.

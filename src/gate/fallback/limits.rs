@@ -9,8 +9,8 @@ use std::{
 use super::{LocalRefusal, RecoveryRamp};
 use crate::gate::{
     decision::Reason,
-    permit::{CallOutcome, Settlement},
-    settings::{LimitSettings, Pace},
+    settings::LimitSettings,
+    settlement::{CallOutcome, Settlement},
 };
 
 const BUCKET: Duration = Duration::from_secs(5);
@@ -27,8 +27,6 @@ pub(in crate::gate) struct LocalLimits {
     /// At most 13: one more than the window is long, so that no window ever holds more than the limit.
     buckets: VecDeque<UsageBucket>,
     in_flight: u64,
-    /// When the next call would be due, were all of them evenly spread (GCRA).
-    due: Option<Instant>,
     throttled_until: Option<Instant>,
 }
 
@@ -53,7 +51,6 @@ impl LocalLimits {
             started,
             buckets: VecDeque::new(),
             in_flight: 0,
-            due: None,
             throttled_until: None,
         }
     }
@@ -73,7 +70,6 @@ impl LocalLimits {
             requests_per_minute,
             tokens_per_minute,
             max_concurrent,
-            pace,
         } = self.settings;
         let mut longest: Option<(Duration, Reason)> = None;
         let mut needs = |reason, wait: Duration| {
@@ -104,13 +100,6 @@ impl LocalLimits {
             let limit = share(limit, replicas).max(tokens);
             needs(Reason::Tpm, self.until_free(now, |b| b.tokens, tokens, limit));
         }
-        if let (Some(pace), Some(due)) = (pace, self.due) {
-            let may_run_ahead = spread(pace, replicas).saturating_mul(pace.burst.get() - 1);
-            needs(
-                Reason::Pace,
-                due.saturating_duration_since(now).saturating_sub(may_run_ahead),
-            );
-        }
         match longest {
             Some((wait, reason)) => Err(LocalRefusal::new(reason, Some(wait))),
             None => Ok(()),
@@ -118,15 +107,9 @@ impl LocalLimits {
     }
 
     /// Puts a call down that passes.
-    pub(super) fn charge(&mut self, now: Instant, tokens: u64, replicas: u32) -> LimitCharge {
+    pub(super) fn charge(&mut self, now: Instant, tokens: u64) -> LimitCharge {
         self.forget_old(now);
         self.in_flight += 1;
-        if let Some(pace) = self.settings.pace {
-            let interval = spread(pace, replicas);
-            let due = self.due.map_or(now, |due| due.max(now)) + interval;
-            // Redis may have let more calls pass than this replica's share.
-            self.due = Some(due.min(now + interval.saturating_mul(pace.burst.get())));
-        }
         let number = self.bucket(now);
         match self.buckets.back_mut() {
             Some(last) if last.number == number => {
@@ -194,11 +177,6 @@ impl LocalLimits {
         }
         wait
     }
-}
-
-/// The interval that one replica has to keep, with a fifth to spare.
-fn spread(pace: Pace, replicas: u32) -> Duration {
-    pace.interval * replicas.max(1) * 5 / 4
 }
 
 /// One replica's part of a limit, at least 1. All shares add up to four fifths of the limit: the rest covers replicas

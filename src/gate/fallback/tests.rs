@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::gate::{
     decision::{Effect, State},
-    permit::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
-    settings::{BreakerSettings, LimitSettings, Pace},
+    settings::{BreakerSettings, LimitSettings},
+    settlement::CallOutcome::{self, Cancelled, Failure, Ignored, Success},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -125,7 +125,7 @@ fn a_failed_probe_opens_it_again_and_old_failures_do_not_count() {
         Some((Reason::Open, Some(60 * SECOND)))
     );
     // Redis lets an ordinary call pass: it knows that the breaker is closed.
-    let told = local.granted(now + SECOND, 0, 1, false);
+    let told = local.granted(now + SECOND, 0, false);
     assert_eq!(refusal(&local, now + SECOND, 0, 1), None);
     assert!(
         local
@@ -253,7 +253,7 @@ fn a_limit_is_divided_by_the_replicas_with_a_fifth_to_spare() {
 #[test]
 fn what_redis_granted_before_it_went_away_counts() {
     let (local, start) = local(per_minute(5));
-    let granted: Vec<LocalCallRecord> = (0..4).map(|_| local.granted(start, 0, 1, false)).collect();
+    let granted: Vec<LocalCallRecord> = (0..4).map(|_| local.granted(start, 0, false)).collect();
     assert_eq!(
         refusal(&local, start, 0, 1),
         Some((Reason::Rpm, Some(65 * SECOND)))
@@ -305,30 +305,6 @@ fn a_pause_is_kept_and_never_shortened() {
         Some((Reason::Throttled, Some(7 * SECOND)))
     );
     assert_eq!(refusal(&local, start + 9 * SECOND, 0, 1), None);
-}
-
-#[test]
-fn calls_are_spread_by_the_replicas_part_of_the_pace() {
-    let pace = Some(Pace::new(SECOND, NonZeroU32::new(2).unwrap()).unwrap());
-    let (local, start) = local(LimitSettings {
-        pace,
-        ..LimitSettings::default()
-    });
-    // Two replicas, a fifth to spare: one call in 2.5 s, two at once.
-    assert!(local.admit(start, 0, 2).is_ok() && local.admit(start, 0, 2).is_ok());
-    assert_eq!(
-        refusal(&local, start, 0, 2),
-        Some((Reason::Pace, Some(Duration::from_millis(2500))))
-    );
-    // Redis may grant more than that: the debt stays within the burst.
-    for _ in 0..100 {
-        local.granted(start, 0, 2, false);
-    }
-    assert_eq!(
-        refusal(&local, start, 0, 2),
-        Some((Reason::Pace, Some(Duration::from_millis(2500))))
-    );
-    assert_eq!(refusal(&local, start + 5 * SECOND, 0, 2), None);
 }
 
 proptest! {

@@ -1,10 +1,9 @@
 //! I9 and I10: no window holds more than its limit, and every wait is bounded.
 
-use super::rig::{Rig, breaker, limit, ms, requests, tokens, unlimited};
+use super::rig::{Rig, breaker, limit, ms, requests, tokens};
 use crate::gate::{
-    BreakerSettings, LimitSettings, Pace, Settlement,
-    decision::Reason,
-    permit::CallOutcome::{Failure, Success},
+    BreakerSettings, LimitSettings, Settlement,
+    settlement::CallOutcome::{Failure, Success},
 };
 
 #[tokio::test]
@@ -76,12 +75,10 @@ async fn i9_at_least_nine_tenths_of_a_limit_can_be_used() {
 #[tokio::test]
 async fn i10_every_wait_is_told_and_bounded() {
     let rig = Rig::start().await;
-    let pace = Some(Pace::new(ms(700), limit(2).unwrap()).unwrap());
     let limits = LimitSettings {
         requests_per_minute: limit(5),
         tokens_per_minute: limit(100),
         max_concurrent: limit(3),
-        pace,
     };
     let gate = rig.gate(
         BreakerSettings {
@@ -108,15 +105,4 @@ async fn i10_every_wait_is_told_and_bounded() {
         }
         rig.pass(n * 37 % 900).await;
     }
-    // A pace that was much slower before does not make the next call wait for it.
-    let slow = rig.gate(
-        breaker(),
-        LimitSettings {
-            pace: Some(Pace::new(ms(3_600_000), limit(1).unwrap()).unwrap()),
-            ..unlimited()
-        },
-    );
-    assert!(slow.passes("1").await);
-    let fast = slow.limited_to(LimitSettings { pace, ..unlimited() });
-    assert_eq!(fast.refusal("2").await, Some((Reason::Pace, Some(700))));
 }

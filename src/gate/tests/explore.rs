@@ -15,8 +15,8 @@ use crate::{
         BreakerSettings,
         batched_gate::BatchedGate,
         decision::{Effect, State},
-        permit::CallOutcome,
         protocol::{AdmissionVerdict, BreakerControl},
+        settlement::CallOutcome,
     },
     keys::GateKeys,
 };

@@ -3,11 +3,11 @@
 
 use super::rig::{Rig, breaker, concurrent, limit, ms, requests, tokens, unlimited};
 use crate::gate::{
-    BreakerSettings, LimitSettings, Pace, Settlement,
+    BreakerSettings, LimitSettings, Settlement,
     batched_gate::BatchedGate,
     decision::{Effect, Reason, State},
-    permit::CallOutcome::{Cancelled, Failure, Ignored, Success},
     protocol::BreakerControl,
+    settlement::CallOutcome::{Cancelled, Failure, Ignored, Success},
 };
 
 /// Everything that the gate stores, except what is merely garbage by now.
@@ -143,7 +143,6 @@ async fn i3_live_leases_never_exceed_the_limit() {
 #[tokio::test]
 async fn i4_a_rejection_consumes_nothing() {
     let rig = Rig::start().await;
-    let pace = Some(Pace::new(ms(1000), limit(1).unwrap()).unwrap());
     let pause = Settlement {
         throttle: Some(ms(5000)),
         ..Settlement::new(Ignored)
@@ -153,7 +152,6 @@ async fn i4_a_rejection_consumes_nothing() {
         (Reason::Tpm, tokens(10)),
         (Reason::TooLarge, tokens(9)),
         (Reason::Concurrency, concurrent(1)),
-        (Reason::Pace, LimitSettings { pace, ..unlimited() }),
         (Reason::Throttled, unlimited()),
     ];
     for (reason, limits) in closed {

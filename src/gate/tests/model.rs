@@ -9,10 +9,10 @@ use super::rig::ms;
 use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
     decision::{Effect, Reason, State},
-    permit::CallOutcome,
     protocol::{AdmissionReply, AdmissionVerdict, SettlementReply},
-    settings::millis,
+    settlement::CallOutcome,
 };
+use crate::time_format::millis;
 
 const LEASE: u64 = 15_000;
 const BUCKET: u64 = 5000;
@@ -48,7 +48,6 @@ struct Provider {
     charges: Vec<Charge>,
     /// The oldest bucket that has not been thrown away.
     oldest: u64,
-    due: u64,
     throttled: u64,
 }
 
@@ -79,7 +78,6 @@ impl Model {
             limits,
             charges: Vec::new(),
             oldest: 0,
-            due: 0,
             throttled: 0,
         };
         Self {
@@ -263,12 +261,6 @@ impl Model {
                 Reason::Tpm,
             ));
         }
-        let mut interval = 0;
-        if let Some(pace) = limits.pace {
-            interval = millis(pace.interval);
-            let may_run_ahead = u64::from(pace.burst.get() - 1) * interval;
-            waits.push((provider.due.saturating_sub(now + may_run_ahead), Reason::Pace));
-        }
         let longest = waits.iter().map(|(wait, _)| *wait).max().unwrap();
         if let Some((wait, reason)) = waits.iter().find(|(wait, _)| *wait == longest && *wait > 0) {
             return refused(*reason, Some(*wait));
@@ -294,7 +286,6 @@ impl Model {
             requests: 1,
             tokens,
         });
-        provider.due = provider.due.max(now) + interval;
         granted(self.state, self.epoch, probe, expires, moved_to)
     }
 

@@ -148,8 +148,6 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
         "(number + 1) * SLICE + WINDOW + GRACE - now",
         "number * SLICE + WINDOW + GRACE - now",
     ),
-    ("limits", "max(used.due, now) + pace", "now + pace"),
-    ("limits", "(burst - 1) * pace", "burst * pace"),
     (
         "admit",
         "if estimate > 0 and tpm > 0 and estimate > tpm then",

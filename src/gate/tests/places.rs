@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::gate::permit::CallOutcome;
+use crate::gate::settlement::CallOutcome;
 
 pub(super) const MOST_IN_FLIGHT: usize = 2;
 pub(super) const MOST_PROBES: u32 = 2;

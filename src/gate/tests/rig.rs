@@ -16,10 +16,10 @@ use crate::{
         BreakerSettings, GateSettings, LimitSettings, Settlement,
         batched_gate::BatchedGate,
         decision::{Effect, Reason},
-        permit::CallOutcome,
         protocol::{AdmissionReply, AdmissionVerdict},
         redis_gate::RedisGate,
         scripts::GateScripts,
+        settlement::CallOutcome,
     },
     keys::GateKeys,
 };
@@ -183,7 +183,6 @@ pub(super) const fn unlimited() -> LimitSettings {
         requests_per_minute: None,
         tokens_per_minute: None,
         max_concurrent: None,
-        pace: None,
     }
 }
 
@@ -248,26 +247,3 @@ macro_rules! same {
     };
 }
 pub(super) use same;
-
-/// Scenarios: each a test with a Redis of its own, and all of them in a row for the mutations.
-macro_rules! scenarios {
-    ($($(#[$doc:meta])* async fn $name:ident($rig:ident) $body:block)*) => {
-        pub(super) async fn all(rig: &Rig) -> anyhow::Result<()> {
-            $(anyhow::Context::context($name(rig).await, stringify!($name))?;)*
-            Ok(())
-        }
-
-        $($(#[$doc])* async fn $name($rig: &Rig) -> anyhow::Result<()> {
-            $body
-            Ok(())
-        })*
-
-        mod each {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(&super::Rig::start().await).await.unwrap();
-            })*
-        }
-    };
-}
-pub(super) use scenarios;

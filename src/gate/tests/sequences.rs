@@ -13,10 +13,10 @@ use super::{
     rig::{Rig, breaker, limit, ms, same},
 };
 use crate::gate::{
-    BreakerSettings, FailureShare, LimitSettings, Pace, Settlement,
+    BreakerSettings, FailureShare, LimitSettings, Settlement,
     decision::{Reason, State},
-    permit::CallOutcome,
     protocol::BreakerControl,
+    settlement::CallOutcome,
 };
 
 #[derive(Debug, Clone)]
@@ -91,18 +91,15 @@ fn breakers() -> impl Strategy<Value = BreakerSettings> {
 }
 
 fn limits() -> impl Strategy<Value = LimitSettings> {
-    let pace = prop::option::weighted(0.3, (Just(50), 1..=3u32));
     (
         select(vec![0, 3, 20]),
         select(vec![0, 100, 1000]),
         select(vec![0, 2, 6]),
-        pace,
     )
-        .prop_map(|(requests, tokens, concurrent, pace)| LimitSettings {
+        .prop_map(|(requests, tokens, concurrent)| LimitSettings {
             requests_per_minute: limit(requests),
             tokens_per_minute: limit(tokens),
             max_concurrent: limit(concurrent),
-            pace: pace.map(|(every, burst)| Pace::new(ms(every), limit(burst).unwrap()).unwrap()),
         })
 }
 

@@ -7,7 +7,7 @@ use jobs::{Culprit, Failure, FailureClass, ProviderReply};
 use super::rig::{limit, ms};
 use crate::{
     connection::Connection,
-    gate::{BreakerSettings, CallOutcome, Gates, GatesSettings, InvalidGate, Pace, Settlement},
+    gate::{BreakerSettings, CallOutcome, Gates, GatesSettings, InvalidGate, Settlement},
 };
 
 fn breaker(
@@ -35,7 +35,7 @@ fn the_defaults_are_those_of_the_documentation() {
         [limit(50), None, limit(20)]
     );
     assert_eq!(limits.map(|l| l.max_concurrent), [limit(5), limit(20), limit(5)]);
-    assert_eq!(limits.map(|l| (l.tokens_per_minute, l.pace)), [(None, None); 3]);
+    assert_eq!(limits.map(|l| l.tokens_per_minute), [None; 3]);
     assert_eq!(settings.azure_speech.breaker, settings.azure_vision.breaker);
 }
 
@@ -60,10 +60,6 @@ fn a_breaker_that_makes_no_sense_is_refused() {
     for time in [0, 86_400_001] {
         assert!(matches!(
             breaker("b", 5, 2, time, 3),
-            Err(InvalidGate::Time { .. })
-        ));
-        assert!(matches!(
-            Pace::new(ms(time), limit(1).unwrap()),
             Err(InvalidGate::Time { .. })
         ));
     }

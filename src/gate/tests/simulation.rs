@@ -20,8 +20,8 @@ use crate::gate::{
     BreakerSettings, LimitSettings, Settlement,
     decision::{Effect, Reason, State},
     fallback::{LocalBreaker, LocalFallback, LocalLimits},
-    permit::CallOutcome::{self, Failure, Success},
     protocol::BreakerControl,
+    settlement::CallOutcome::{self, Failure, Success},
 };
 
 /// Calls of a provider that come at random (Poisson), so many a minute.

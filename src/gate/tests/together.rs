@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::rig::{Rig, T0, breaker, concurrent, limit, ms, same};
 use crate::gate::{
-    BreakerSettings, CallOutcome, Effect, LimitSettings, Pace, Settlement, State,
+    BreakerSettings, CallOutcome, Effect, LimitSettings, Settlement, State,
     batched_gate::BatchedGate,
     protocol::{AdmissionReply, AdmissionVerdict},
 };
@@ -76,7 +76,6 @@ pub(super) async fn check(rig: &Rig, rounds: u64) -> anyhow::Result<()> {
             requests_per_minute: maybe(12),
             tokens_per_minute: maybe(300),
             max_concurrent: maybe(8),
-            pace: maybe(3).map(|burst| Pace::new(ms(700), burst).unwrap()),
         };
         let (together, one_by_one) = (rig.gate(breaker.clone(), limits), rig.gate(breaker, limits));
         for step in 0..6 {

@@ -13,10 +13,12 @@ use serde_json::{Value, json, value::RawValue};
 use tokio::time::timeout;
 
 use crate::{
-    http_api::{breaker, iso, jobs_admin, limit},
-    monitor::{FleetReading, Monitor, alerts::Alert, heartbeats::ReplicaHeartbeat, millis},
+    http_api::jobs_admin,
+    monitor::{FleetReading, Monitor, alerts::Alert, heartbeats::ReplicaHeartbeat},
+    operator::view::{breaker, limit},
     operator::{JobFilter, ListedIn, Operator},
     queue::JobState,
+    time_format::{iso, millis},
 };
 
 /// A reading that a scrape made a moment ago will do.

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::{
-    http_api::responses::{iso, timestamp},
     queue::{
         HistoryLine, JobSnapshot, JobState, WaitingFor,
         watch::{JobUpdate, UnkeptOutcome},
     },
+    time_format::{iso, timestamp},
 };
 
 /// The name of an event, and its body.

@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     gate::{BreakerStatus, GateStatus, LimitSettings, State},
-    monitor::QueueReading,
+    monitor::{QueueReading, outcome_counts::OutcomeCounts},
     queue::{Layout, QueueCounts},
     telemetry::metrics::families,
 };

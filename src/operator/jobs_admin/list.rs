@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{JobError, JobFilter};
 use crate::{
     operator::Operator,
-    queue::{Broker, BrokerError, ListCursor, ListedJob},
+    queue::{BrokerError, ListCursor, ListedJob, QueueInspector},
 };
 
 /// Pages that one listing looks at in each queue, so that a rare type does not read a whole queue at once.
@@ -74,7 +74,7 @@ impl Operator {
 
 /// Reads pages of one queue until there are enough jobs.
 async fn list_one(
-    broker: &dyn Broker,
+    broker: &dyn QueueInspector,
     wanted: &JobFilter<'_>,
     after: Option<&ListCursor>,
     limit: usize,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{JobError, JobFilter, JobLocation, ambiguous};
 use crate::{
     operator::Operator,
-    queue::{Broker, BrokerError, JobPage, JobState, ListCursor, RetryOrder, RetryResult},
+    queue::{BrokerError, JobPage, JobState, ListCursor, OperatorQueue, RetryOrder, RetryResult},
 };
 
 /// Dead letters that one step of a mass retry puts back, at most.
@@ -99,7 +99,7 @@ impl Operator {
     /// Fails if Redis does. Earlier steps keep their effect, and the operator may repeat the order.
     pub async fn retry_step(
         &self,
-        broker: &dyn Broker,
+        broker: &dyn OperatorQueue,
         wanted: &JobFilter<'_>,
         after: Option<&ListCursor>,
         order: &RetryRequest,
@@ -127,7 +127,7 @@ impl Operator {
 
 /// Sends a retry, again when its answer does not come: the order sees to it that nothing is retried twice.
 async fn send(
-    broker: &dyn Broker,
+    broker: &dyn OperatorQueue,
     ids: &[&str],
     order: &RetryRequest,
 ) -> Result<Vec<RetryResult>, BrokerError> {

@@ -2,11 +2,22 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
 
-use super::{ApalisBroker, DEFAULT_MAX_ATTEMPTS, MOST_BYTES, err_result, scripts};
-use crate::queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, job::producer_key, millis};
+use super::{ApalisBroker, TaskEnvelope, err_result, scripts};
+use crate::queue::{
+    BrokerError, ClaimNumber, Delivery, INLINE_BYTES, JobClaimer, Lease,
+    fair::{hash, owner_of},
+    job::producer_key,
+    millis,
+};
+
+/// Attempts of a job whose producer named none, or nonsense.
+const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+/// Bytes of payloads after which a claim takes no further job: its answer has to arrive in time.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Jobs that one claim takes at most.
 const CLAIMS: usize = 32;
@@ -39,12 +50,13 @@ impl FromRedisValue for ClaimReply {
     }
 }
 
-impl ApalisBroker {
-    pub(super) async fn claim_jobs(
-        &self,
-        number: ClaimNumber,
-        count: usize,
-    ) -> Result<Vec<Delivery>, BrokerError> {
+#[async_trait]
+impl JobClaimer for ApalisBroker {
+    async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
+        self.waiter.wait(limit).await
+    }
+
+    async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError> {
         let token: Arc<str> = format!("{}:{}", self.worker, number.number()).into();
         let mut answer = self.ask_for_jobs(number, count, false).await?;
         if let ClaimReply::Unplaced(unplaced) = answer {
@@ -66,6 +78,29 @@ impl ApalisBroker {
         Ok(deliveries)
     }
 
+    async fn payload_size(&self, id: &str) -> Result<u64, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HSTRLEN").arg(&self.keys.data).arg(id);
+        let (size,) = self.connection.query(&pipeline).await?;
+        Ok(size)
+    }
+
+    async fn payload(&self, id: &str) -> Result<Option<Vec<u8>>, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget(&self.keys.data, id);
+        let (payload,) = self.connection.for_large()?.query(&pipeline).await?;
+        Ok(payload)
+    }
+
+    fn owner(&self, delivery: &Delivery) -> Option<u64> {
+        let field = self.options.fairness?;
+        let task = serde_json::from_slice::<TaskEnvelope<'_>>(delivery.payload.as_deref()?);
+        let data = task.map(|task| task.data.get()).unwrap_or_default();
+        Some(hash(&owner_of(data.as_bytes(), field.as_str())))
+    }
+}
+
+impl ApalisBroker {
     async fn ask_for_jobs(
         &self,
         number: ClaimNumber,

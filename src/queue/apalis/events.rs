@@ -3,20 +3,24 @@
 
 use std::{convert::Infallible, time::Duration};
 
+use async_trait::async_trait;
+
 use super::ApalisBroker;
-use crate::queue::{BrokerError, watch::JobUpdate};
+use crate::queue::{BrokerError, JobEventSource, JobWatchers, watch::JobUpdate};
 
 /// How often.
 const EVERY: Duration = Duration::from_millis(250);
 /// How many each time. With more watched jobs than that, each has its turn less often.
 const AT_A_TIME: usize = 64;
 
-impl ApalisBroker {
+#[async_trait]
+impl JobEventSource for ApalisBroker {
+    fn watchers(&self) -> &JobWatchers {
+        &self.watchers
+    }
+
     /// `position` is the job that was looked at last.
-    pub(super) async fn poll_watched(
-        &self,
-        position: &mut Option<String>,
-    ) -> Result<Infallible, BrokerError> {
+    async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError> {
         loop {
             let mut ids = self.watchers.ids();
             ids.sort_unstable();

@@ -1,4 +1,4 @@
-//! Read-only views of a queue in this layout: counts, and one job.
+//! Read-only views of a queue in this layout: counts, lists, one job, and its place in the line.
 
 use std::{
     borrow::Cow,
@@ -6,11 +6,19 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
+use async_trait::async_trait;
 use redis::RedisResult;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{ApalisBroker, scripts};
-use crate::queue::{BrokerError, JobSnapshot, JobState, QueueCounts, WaitingFor, snapshot::read_history};
+use crate::{
+    keys::WaitingLine,
+    queue::{
+        BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, ListedJob,
+        QueueCounts, QueueInspector, WaitingFor, admin::read_page, fair::standing, snapshot::read_history,
+    },
+};
 
 /// TIME, the first of active, the first of scheduled.
 type LineHeads = ((u64, u32), Option<Vec<u8>>, Vec<(redis::Value, f64)>);
@@ -20,8 +28,26 @@ pub(super) type MetaFields = HashMap<Vec<u8>, Vec<u8>>;
 
 const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
-impl ApalisBroker {
-    pub(super) async fn count_jobs(&self) -> Result<QueueCounts, BrokerError> {
+/// Bytes of payloads after which a list reads no further job.
+const LIST_BYTES: usize = 1024 * 1024;
+
+/// The fields of a payload that a list reads.
+#[derive(Deserialize)]
+struct TypeAndSource {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[async_trait]
+impl QueueInspector for ApalisBroker {
+    fn waiting_lines(&self) -> Vec<WaitingLine> {
+        vec![WaitingLine {
+            key: self.keys.active.clone(),
+            counted_by: "LLEN",
+        }]
+    }
+
+    async fn counts(&self) -> Result<QueueCounts, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::COUNTS.prepare_invoke();
         call.key(&keys.workers).key(&keys.active).key(&keys.done);
@@ -43,7 +69,7 @@ impl ApalisBroker {
 
     /// In this layout only an id that is a ULID, as apalis creates them, shows when a job was added. A due job that is
     /// not yet promoted shows it by its due time.
-    pub(super) async fn age_of_next(&self) -> Result<Duration, BrokerError> {
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").lindex(&self.keys.active, 0);
         pipeline.zrange_withscores(&self.keys.scheduled, 0, 0);
@@ -63,7 +89,18 @@ impl ApalisBroker {
         Ok(ages.filter(|age| *age < A_YEAR).max().unwrap_or_default())
     }
 
-    pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
+    async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::STANDING.prepare_invoke();
+        call.key(&keys.active)
+            .key(&keys.data)
+            .key(&keys.scheduled)
+            .key(&keys.fair);
+        call.arg(id).arg(self.fairness()).arg(&keys.meta_prefix);
+        Ok(standing(self.connection.invoke(&call).await?))
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
         let keys = &self.keys;
         let mut pipeline = redis::pipe();
         pipeline
@@ -93,6 +130,54 @@ impl ApalisBroker {
             dead: dead.ok().flatten(),
         };
         Ok(Some(view(id, scheduled, &ended, &meta, &history)))
+    }
+
+    async fn kind(&self, id: &str) -> Result<Option<String>, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget(&self.keys.data, id);
+        let (payload,): (Option<Vec<u8>>,) = self.connection.query(&pipeline).await?;
+        Ok(payload.and_then(|payload| Some(serde_json::from_slice::<TypeAndSource>(&payload).ok()?.kind)))
+    }
+
+    async fn list(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError> {
+        let keys = &self.keys;
+        let mut call = scripts::LIST.prepare_invoke();
+        call.key(&keys.active).key(&keys.scheduled).key(&keys.done);
+        call.key(&keys.dead).key(&keys.ended_done).key(&keys.ended_dead);
+        call.key(&keys.data).key(&keys.leases).key(&keys.workers);
+        query.write(&mut call);
+        call.arg(&keys.meta_prefix)
+            .arg(&keys.history_prefix)
+            .arg(&keys.inflight_prefix)
+            .arg(LIST_BYTES)
+            .arg(INLINE_BYTES);
+        let mut page = read_page(self.connection.invoke(&call).await?)?;
+        self.read_large(&mut page).await?;
+        if let Some(kind) = query.kind {
+            page.jobs.retain(|job| job.kind.as_deref() == Some(kind));
+        }
+        Ok(page)
+    }
+}
+
+impl ApalisBroker {
+    /// Tells the type of those jobs whose payloads are too large for a script.
+    async fn read_large(&self, page: &mut JobPage) -> Result<(), BrokerError> {
+        let unknown: Vec<&mut ListedJob> = page.jobs.iter_mut().filter(|job| job.kind.is_none()).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = redis::pipe();
+        for job in &unknown {
+            pipeline.cmd("HSTRLEN").arg(&self.keys.data).arg(&job.id);
+        }
+        let sizes: Vec<usize> = self.connection.query(&pipeline).await?;
+        for (job, size) in unknown.into_iter().zip(sizes) {
+            if size > INLINE_BYTES {
+                job.kind = self.kind(&job.id).await?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,8 +7,8 @@ use crate::{
     connection::Connection,
     keys::ApalisKeys,
     queue::{
-        BrokerError, LinePosition, PayloadField,
-        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, PlaceAssigner, hash, owner_of, standing},
+        BrokerError, PayloadField,
+        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, PlaceAssigner, owner_of},
     },
 };
 
@@ -16,25 +16,6 @@ impl ApalisBroker {
     /// The payload field that names a job's owner, as the scripts take it.
     pub(super) fn fairness(&self) -> &str {
         self.options.fairness.as_ref().map_or("", PayloadField::as_str)
-    }
-
-    /// Position of a job in the line.
-    pub(super) async fn standing_of(&self, id: &str) -> Result<LinePosition, BrokerError> {
-        let keys = &self.keys;
-        let mut call = scripts::STANDING.prepare_invoke();
-        call.key(&keys.active)
-            .key(&keys.data)
-            .key(&keys.scheduled)
-            .key(&keys.fair);
-        call.arg(id).arg(self.fairness()).arg(&keys.meta_prefix);
-        Ok(standing(self.connection.invoke(&call).await?))
-    }
-
-    /// The hashed owner of the job with this payload.
-    pub(super) fn owner_of(&self, task: &[u8]) -> Option<u64> {
-        let key = self.options.fairness?;
-        let data = serde_json::from_slice::<TaskEnvelope<'_>>(task).map(|envelope| envelope.data.get());
-        Some(hash(&owner_of(data.unwrap_or_default().as_bytes(), key.as_str())))
     }
 
     /// What gives jobs their places.

@@ -1,24 +1,20 @@
-//! The operator's actions on jobs in this layout: list, retry, remove.
+//! The operator's actions on jobs in this layout: retry, remove, pause, resume.
+
+use async_trait::async_trait;
 
 use super::{BullmqBroker, scripts};
 use crate::queue::{
-    BrokerError, JobPage, ListQuery, RemovalResult, RetryOrder, RetryResult,
-    admin::{RETRIES, read_page},
+    BrokerError, QueueAdmin, RemovalResult, RetryOrder, RetryResult,
+    admin::RETRIES,
     list_removal::{NewestEnd, look_for},
 };
 
-impl BullmqBroker {
-    pub(super) async fn list_jobs(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError> {
-        let mut call = self.prepare(&scripts::LIST);
-        query.write(&mut call);
-        read_page(self.connection.invoke(&call).await?)
-    }
+/// Ids that a resume or a pause moves with one script, where it has to.
+const LINE_CHUNK: usize = 1000;
 
-    pub(super) async fn retry_jobs(
-        &self,
-        ids: &[&str],
-        order: &RetryOrder<'_>,
-    ) -> Result<Vec<RetryResult>, BrokerError> {
+#[async_trait]
+impl QueueAdmin for BullmqBroker {
+    async fn retry(&self, ids: &[&str], order: &RetryOrder<'_>) -> Result<Vec<RetryResult>, BrokerError> {
         let mut fates = Vec::new();
         for chunk in ids.chunks(RETRIES) {
             let mut call = self.prepare(&scripts::RETRY);
@@ -29,7 +25,7 @@ impl BullmqBroker {
         Ok(fates)
     }
 
-    pub(super) async fn remove_job(&self, id: &str) -> Result<RemovalResult, BrokerError> {
+    async fn remove(&self, id: &str) -> Result<RemovalResult, BrokerError> {
         let [wait, paused, _] = &self.keys.waiting;
         let (mut places, mut looks) = ([String::new(), String::new()], 0);
         loop {
@@ -44,5 +40,13 @@ impl BullmqBroker {
             }
             looks += 1;
         }
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), BrokerError> {
+        let mut call = self.prepare(&scripts::PAUSE);
+        call.arg(if paused { "paused" } else { "resumed" })
+            .arg(LINE_CHUNK);
+        while !self.connection.invoke::<bool>(&call).await? {}
+        Ok(())
     }
 }

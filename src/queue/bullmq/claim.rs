@@ -2,11 +2,16 @@
 
 use std::{num::NonZeroU32, string::FromUtf8Error, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{BullmqBroker, options::JobOptions, scripts};
 use crate::{
-    queue::{BrokerError, ClaimNumber, Delivery, INLINE_BYTES, Lease, millis},
+    queue::{
+        BrokerError, ClaimNumber, Delivery, INLINE_BYTES, JobClaimer, Lease,
+        fair::{hash, owner_of},
+        millis,
+    },
     script::ScriptCall,
 };
 
@@ -36,12 +41,13 @@ type RefusedJob = (Vec<u8>, Vec<u8>);
 /// fair line before a claim.
 pub(super) type ClaimReply = (Vec<ClaimedRow>, Vec<Vec<u8>>, Vec<RefusedJob>, u64);
 
-impl BullmqBroker {
-    pub(super) async fn claim_jobs(
-        &self,
-        number: ClaimNumber,
-        count: usize,
-    ) -> Result<Vec<Delivery>, BrokerError> {
+#[async_trait]
+impl JobClaimer for BullmqBroker {
+    async fn wait(&self, limit: Duration) -> Result<bool, BrokerError> {
+        self.waiter.wait(limit).await
+    }
+
+    async fn claim(&self, number: ClaimNumber, count: usize) -> Result<Vec<Delivery>, BrokerError> {
         if !self.renewal().holds() {
             return Err(BrokerError::Unleased);
         }
@@ -61,6 +67,28 @@ impl BullmqBroker {
         }
     }
 
+    async fn payload_size(&self, id: &str) -> Result<u64, BrokerError> {
+        let mut pipeline = redis::pipe();
+        let key = [self.keys.prefix.as_bytes(), id.as_bytes()].concat();
+        pipeline.cmd("HSTRLEN").arg(key).arg("data");
+        let (size,) = self.connection.query(&pipeline).await?;
+        Ok(size)
+    }
+
+    async fn payload(&self, id: &str) -> Result<Option<Vec<u8>>, BrokerError> {
+        let mut pipeline = redis::pipe();
+        pipeline.hget([self.keys.prefix.as_bytes(), id.as_bytes()].concat(), "data");
+        let (payload,) = self.connection.for_large()?.query(&pipeline).await?;
+        Ok(payload)
+    }
+
+    fn owner(&self, delivery: &Delivery) -> Option<u64> {
+        let field = self.options.fairness?;
+        Some(hash(&owner_of(delivery.payload.as_deref()?, field.as_str())))
+    }
+}
+
+impl BullmqBroker {
     /// The leading arguments of every script that claims.
     pub(super) fn claim_args(
         &self,

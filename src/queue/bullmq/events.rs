@@ -6,11 +6,12 @@
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
 
 use super::{BullmqBroker, inspect::percent};
 use crate::queue::{
-    BrokerError,
+    BrokerError, JobEventSource, JobWatchers, millis,
     watch::{JobUpdate, UnkeptOutcome},
 };
 
@@ -26,12 +27,14 @@ pub(super) type EventFields = HashMap<Vec<u8>, Vec<u8>>;
 /// The stream, and its entries.
 type StreamReply = Vec<(String, Vec<(String, EventFields)>)>;
 
-impl BullmqBroker {
+#[async_trait]
+impl JobEventSource for BullmqBroker {
+    fn watchers(&self) -> &JobWatchers {
+        &self.watchers
+    }
+
     /// Reads on from `position`, or from now where there is none.
-    pub(super) async fn follow_events(
-        &self,
-        position: &mut Option<String>,
-    ) -> Result<Infallible, BrokerError> {
+    async fn follow(&self, position: &mut Option<String>) -> Result<Infallible, BrokerError> {
         let mut socket = self.connection.blocking().await?;
         if position.is_none() {
             let (seconds, micros): (u64, u64) =
@@ -53,17 +56,16 @@ impl BullmqBroker {
             }
         }
     }
+}
 
+impl BullmqBroker {
     async fn read(
         &self,
         socket: &mut MultiplexedConnection,
         from: &str,
     ) -> Result<Vec<(String, EventFields)>, BrokerError> {
         let mut call = redis::cmd("XREAD");
-        call.arg("COUNT")
-            .arg(ENTRIES)
-            .arg("BLOCK")
-            .arg(super::millis(LONGEST));
+        call.arg("COUNT").arg(ENTRIES).arg("BLOCK").arg(millis(LONGEST));
         call.arg("STREAMS").arg(&self.keys.events).arg(from);
         let streams: Option<StreamReply> = answer(LONGEST, call.query_async(socket)).await?;
         Ok(streams

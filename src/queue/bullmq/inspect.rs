@@ -1,13 +1,20 @@
-//! Read-only views of a queue in this layout: counts, and one job.
+//! Read-only views of a queue in this layout: counts, lists, one job, and its place in the line.
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
-use crate::queue::{
-    BrokerError, INLINE_BYTES, JobSnapshot, JobState, QueueCounts, WaitingFor,
-    snapshot::{age, read_history},
+use crate::{
+    keys::WaitingLine,
+    queue::{
+        BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, QueueCounts,
+        QueueInspector, WaitingFor,
+        admin::read_page,
+        fair::standing,
+        snapshot::{age, read_history},
+    },
 };
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
@@ -29,8 +36,19 @@ pub(super) type JobRow = (
 /// A field of a job. Any Redis client can write to it, so it is untrusted bytes.
 type RawText = Option<Vec<u8>>;
 
-impl BullmqBroker {
-    pub(super) async fn count_jobs(&self) -> Result<QueueCounts, BrokerError> {
+#[async_trait]
+impl QueueInspector for BullmqBroker {
+    fn waiting_lines(&self) -> Vec<WaitingLine> {
+        let [wait, _paused, prioritized] = &self.keys.waiting;
+        [(wait, "LLEN"), (prioritized, "ZCARD")]
+            .map(|(key, counted_by)| WaitingLine {
+                key: key.clone(),
+                counted_by,
+            })
+            .to_vec()
+    }
+
+    async fn counts(&self) -> Result<QueueCounts, BrokerError> {
         let keys = &self.keys;
         let [wait, held, prioritized] = &keys.waiting;
         let [delayed, parents] = &keys.delayed;
@@ -71,13 +89,19 @@ impl BullmqBroker {
         })
     }
 
-    pub(super) async fn age_of_next(&self) -> Result<Duration, BrokerError> {
+    async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
         let mut call = scripts::OLDEST.prepare_invoke();
         call.key(&self.keys.prefix);
         Ok(Duration::from_millis(self.connection.invoke(&call).await?))
     }
 
-    pub(super) async fn find_job(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
+    async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
+        let mut call = self.prepare(&scripts::STANDING);
+        call.arg(id).arg(self.fairness());
+        Ok(standing(self.connection.invoke(&call).await?))
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<JobSnapshot>, BrokerError> {
         let mut call = scripts::FIND.prepare_invoke();
         call.key(&self.keys.prefix).arg(id).arg(INLINE_BYTES);
         let Some((mut row, apart)) = self.connection.invoke::<Option<(JobRow, bool)>>(&call).await? else {
@@ -87,6 +111,12 @@ impl BullmqBroker {
             row.3 = self.field(id.as_bytes(), "returnvalue").await?;
         }
         Ok(Some(view(id, row)))
+    }
+
+    async fn list(&self, query: &ListQuery<'_>) -> Result<JobPage, BrokerError> {
+        let mut call = self.prepare(&scripts::LIST);
+        query.write(&mut call);
+        read_page(self.connection.invoke(&call).await?)
     }
 }
 

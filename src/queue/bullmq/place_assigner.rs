@@ -6,8 +6,8 @@ use super::{BullmqBroker, scripts};
 use crate::{
     connection::Connection,
     queue::{
-        BrokerError, LinePosition, PayloadField,
-        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, PlaceAssigner, hash, owner_of, standing},
+        BrokerError, PayloadField,
+        fair::{LARGEST_PAYLOAD, PLACES_CHUNK, PlaceAssigner, owner_of},
     },
 };
 
@@ -15,19 +15,6 @@ impl BullmqBroker {
     /// The payload field that names a job's owner, as the scripts take it.
     pub(super) fn fairness(&self) -> &str {
         self.options.fairness.as_ref().map_or("", PayloadField::as_str)
-    }
-
-    /// Position of a job in the line.
-    pub(super) async fn standing_of(&self, id: &str) -> Result<LinePosition, BrokerError> {
-        let mut call = self.prepare(&scripts::STANDING);
-        call.arg(id).arg(self.fairness());
-        Ok(standing(self.connection.invoke(&call).await?))
-    }
-
-    /// The hashed owner of the job with this payload.
-    pub(super) fn owner_of(&self, payload: &[u8]) -> Option<u64> {
-        let key = self.options.fairness?;
-        Some(hash(&owner_of(payload, key.as_str())))
     }
 
     /// What gives jobs their places.

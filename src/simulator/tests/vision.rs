@@ -69,6 +69,92 @@ async fn images_are_really_looked_at() {
     send(bench.analyze(gif), 200).await;
 }
 
+const DOCUMENTS: &str = "/documentintelligence/documentModels/prebuilt-read:analyze?_overload=analyzeDocument&api-version=2024-11-30";
+
+#[tokio::test]
+async fn a_document_is_polled_until_its_pages_are_read() {
+    let bench = Bench::new().await;
+    let tiff = include_bytes!("../../../samples/two_pages.tiff");
+    let accepted = bench.vision(DOCUMENTS, tiff.to_vec()).send().await.unwrap();
+    assert_eq!(
+        (accepted.status().as_u16(), &accepted.headers()["retry-after"]),
+        (202, &"1".parse().unwrap())
+    );
+    let place = accepted.headers()["operation-location"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let query = "?api-version=2024-11-30";
+    let poll = |place: &str| {
+        bench
+            .http
+            .get(place)
+            .header("Ocp-Apim-Subscription-Key", "sim-vision-key")
+    };
+    // The version is that of the request; an operation of one service is not known to the other.
+    send(poll(&place), 400).await;
+    let of_read = place.replace(
+        "documentintelligence/documentModels/prebuilt-read",
+        "vision/v3.2/read",
+    );
+    send(poll(&of_read), 404).await;
+    assert_eq!(
+        send(poll(&format!("{place}{query}")), 200).await["status"],
+        "running"
+    );
+    let answer = send(poll(&format!("{place}{query}")), 200).await;
+    assert_eq!(answer["status"], "succeeded");
+    let pages = answer["analyzeResult"]["pages"].as_array().unwrap();
+    assert_eq!(pages.len(), 2);
+    assert!(
+        pages[0]["lines"][0]["content"]
+            .as_str()
+            .unwrap()
+            .starts_with("image ")
+    );
+    assert_eq!(pages[1]["lines"][0]["content"], "page 2");
+    let bills: Vec<_> = bench
+        .sim
+        .journal()
+        .of(Provider::AzureVision)
+        .into_iter()
+        .filter_map(|e| e.bill)
+        .collect();
+    assert_eq!((bills.len(), bills[0].images, bills[0].usd), (1, 2, Some(0.003)));
+}
+
+#[tokio::test]
+async fn requests_for_documents_are_checked() {
+    let bench = Bench::new().await;
+    let path = "/documentintelligence/documentModels";
+    for (query, status) in [
+        ("/prebuilt-read:analyze", 400),
+        ("/prebuilt-read:analyze?api-version=2023-07-31", 400),
+        (
+            "/prebuilt-read:analyze?api-version=2024-11-30&_overload=other",
+            400,
+        ),
+        (
+            "/prebuilt-read:analyze?api-version=2024-11-30&features=languages",
+            400,
+        ),
+        ("/prebuilt-invoice:analyze?api-version=2024-11-30", 404),
+        ("/prebuilt-read:analyze?api-version=2024-11-30", 202),
+    ] {
+        let answer = bench
+            .vision(&format!("{path}{query}"), png(99, 99, ""))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), status, "{query}");
+    }
+    let webp = include_bytes!("../../../samples/text.webp");
+    send(bench.vision(DOCUMENTS, webp.to_vec()), 400).await;
+    send(bench.vision(DOCUMENTS, png(10_001, 99, "")), 400).await;
+    let unkeyed = bench.http.post(bench.url(DOCUMENTS)).body(png(99, 99, ""));
+    send(unkeyed, 401).await;
+}
+
 #[tokio::test]
 async fn wrong_queries_are_refused() {
     let bench = Bench::new().await;
@@ -214,7 +300,11 @@ impl jobs::ProviderGuard for OneAttempt {
 
 #[tokio::test]
 async fn the_worker_submits_an_operation_that_was_lost_once_more() {
-    for fault in [Fault::OperationFailed { code: None }, Fault::OperationUnknown] {
+    let faults = [Fault::OperationFailed { code: None }, Fault::OperationUnknown];
+    for (fault, api) in faults.iter().flat_map(|fault| {
+        use jobs::VisionApi::{DocumentIntelligence, Read32};
+        [(fault.clone(), Read32), (fault.clone(), DocumentIntelligence)]
+    }) {
         let bench = Bench::new().await;
         let settings = jobs::Settings {
             openai: None,
@@ -222,7 +312,8 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
             vision: Some(jobs::VisionSettings {
                 endpoint: bench.sim.vision_endpoint().parse().unwrap(),
                 key: "sim-vision-key".into(),
-                api: jobs::VisionApi::Read32,
+                api,
+                models: jobs::providers::models::ModelTable::built_in(),
                 timeout: Duration::from_secs(20),
                 poll_interval: Duration::from_millis(1),
             }),
@@ -252,9 +343,10 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
         let result = run().await.unwrap();
         assert_eq!(result["result"]["imagesProcessed"], 1, "{result}");
         // An operation that is not known is polled ten times, since it may not be known yet; one poll finds a failed
-        // one. Three more follow the second operation to its end.
+        // one. More follow the second operation to its end.
         let polls = if fault == Fault::OperationUnknown { 10 } else { 1 };
-        assert_eq!(requests(), (2, polls + 3), "{fault:?}");
+        let to_end = if api == jobs::VisionApi::Read32 { 3 } else { 2 };
+        assert_eq!(requests(), (2, polls + to_end), "{fault:?} {api:?}");
 
         // The fault falls on both submits, so nothing is left to a third.
         let between = vec![Fault::Delay { ms: 0 }; polls];
@@ -262,7 +354,7 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
         bench.sim.faults().script(Provider::AzureVision, faults).unwrap();
         let failure = run().await.unwrap_err();
         assert_eq!(failure.class(), jobs::FailureClass::Permanent, "{failure}");
-        assert_eq!(requests(), (4, 3 * polls + 3), "{fault:?}");
+        assert_eq!(requests(), (4, 3 * polls + to_end), "{fault:?} {api:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! One event of the stream `usage`.
 
-use crate::{http_api::iso, spending::Usd};
+use crate::{spending::Usd, time_format::iso};
 
 /// An entry of the stream: a call that costs, may cost, or turned out to cost nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

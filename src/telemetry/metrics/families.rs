@@ -79,7 +79,7 @@ families! {
     REDIS_ERRORS = Counter "backend_worker_redis_errors_total" ["kind"] "calls to Redis that failed";
     REDIS_RECONNECTS = Counter "backend_worker_redis_reconnects_total" [] "times that Redis was reached again";
     HTTP_DENIED = Counter "backend_worker_http_denied_total" [] "HTTP requests that were refused for want of a valid token, or because of where they came from";
-    MODEL_SHUTDOWN = Gauge "backend_worker_model_shutdown_timestamp_seconds" [] "when the provider shuts the flashcards' model down, seconds since 1970; absent where no day is known";
+    MODEL_SHUTDOWN = Gauge "backend_worker_model_shutdown_timestamp_seconds" [] "when a provider shuts down the flashcards' model or the service that reads images, the earlier of the two, seconds since 1970; absent where no day is known";
     TRACE_SPANS = Counter "backend_worker_trace_spans_total" ["fate"] "spans for OpenTelemetry";
     REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";

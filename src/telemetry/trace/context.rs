@@ -1,33 +1,19 @@
 //! A position within a trace, in the format of the W3C header `traceparent`.
+//!
+//! The SDK's own propagator also takes headers that the standard calls invalid, such as ids that are too short.
 
 use std::fmt;
 
+use opentelemetry::{
+    Context,
+    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
+};
+
 /// A place in a trace. Its text is the header's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceContext {
-    trace: u128,
-    span: u64,
-    flags: u8,
-}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext(SpanContext);
 
 impl TraceContext {
-    /// A trace of its own.
-    pub(super) fn root() -> Self {
-        Self {
-            trace: rand::random::<u128>().max(1),
-            span: rand::random::<u64>().max(1),
-            flags: 1,
-        }
-    }
-
-    /// A new span within this one.
-    pub(super) fn child(self) -> Self {
-        Self {
-            span: rand::random::<u64>().max(1),
-            ..self
-        }
-    }
-
     /// Reads the header; `None` for what the standard calls invalid.
     pub fn parse(header: &str) -> Option<Self> {
         let mut parts = header.trim().split('-');
@@ -41,30 +27,33 @@ impl TraceContext {
         if version == "ff" || version == "00" && parts.next().is_some() {
             return None;
         }
-        let context = Self {
-            trace: u128::from_str_radix(trace, 16).ok()?,
-            span: u64::from_str_radix(span, 16).ok()?,
-            flags: u8::from_str_radix(flags, 16).ok()? & 1,
-        };
-        (context.trace != 0 && context.span != 0).then_some(context)
+        let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?) & TraceFlags::SAMPLED;
+        let context = SpanContext::new(
+            TraceId::from_hex(trace).ok()?,
+            SpanId::from_hex(span).ok()?,
+            flags,
+            true,
+            TraceState::NONE,
+        );
+        context.is_valid().then_some(Self(context))
     }
 
-    pub(super) const fn is_sampled(self) -> bool {
-        self.flags & 1 == 1
+    /// The span of a context; `None` where there is none.
+    pub(super) fn of(context: &Context) -> Option<Self> {
+        let span = context.span().span_context().clone();
+        span.is_valid().then_some(Self(span))
     }
 
-    pub(super) const fn trace(self) -> u128 {
-        self.trace
-    }
-
-    pub(super) const fn span(self) -> u64 {
-        self.span
+    /// A context whose new spans are children of this place.
+    pub(super) fn as_parent(&self) -> Context {
+        Context::new().with_remote_span_context(self.0.clone())
     }
 }
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
+        let (trace, span) = (self.0.trace_id(), self.0.span_id());
+        write!(f, "00-{trace}-{span}-{:02x}", self.0.trace_flags())
     }
 }
 
@@ -78,15 +67,10 @@ mod tests {
     fn a_header_comes_back_as_it_was() {
         let context = TraceContext::parse(GOOD).unwrap();
         assert_eq!(context.to_string(), GOOD);
-        assert!(context.is_sampled());
-        let child = context.child();
-        assert_eq!(child.trace(), context.trace());
-        assert_ne!(child.span(), context.span());
-        assert!(
-            !TraceContext::parse(&GOOD.replace("-01", "-00"))
-                .unwrap()
-                .is_sampled()
-        );
+        assert!(context.0.is_sampled() && context.0.is_remote());
+        assert_eq!(TraceContext::of(&context.as_parent()), Some(context));
+        let unsampled = TraceContext::parse(&GOOD.replace("-01", "-00")).unwrap();
+        assert!(!unsampled.0.is_sampled());
         assert!(TraceContext::parse(&format!("01{}-more", &GOOD[2..])).is_some());
     }
 

@@ -1,191 +1,287 @@
-//! Spans on their way to the collector: OTLP over HTTP, as JSON, in batches. Nothing waits for it; what it cannot
-//! take is dropped, and counted.
+//! Spans on their way to the collector: OTLP over HTTP, as protobuf, in batches. No job waits for it; spans that it
+//! cannot take are dropped, and counted.
+//!
+//! The SDK batches and encodes, on a thread of its own. Two things are ours: the requests go through the worker's own
+//! HTTP client, which bounds what a server may send, and the spans that are dropped are counted, which the SDK keeps
+//! to itself.
 
-use std::{fmt, time::Duration};
-
-use jobs::http_client::{ClientError, ConnectOptions, HttpClient};
-use reqwest::{
-    Method, Request,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
-use serde_json::{Value, json};
-use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use url::Url;
 
-use super::SpanRecord;
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use jobs::{
+    ClientError,
+    http_client::{ConnectOptions, HttpClient},
+};
+use opentelemetry::{Context, KeyValue, trace::TracerProvider};
+use opentelemetry_http::{HttpError, ResponseBodyTooLarge};
+use opentelemetry_otlp::{
+    Compression, ExporterBuildError, Protocol, SpanExporter as OtlpExporter, WithExportConfig, WithHttpConfig,
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    resource::TelemetryResourceDetector,
+    trace::{
+        BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter,
+        SpanProcessor,
+    },
+};
+use reqwest::header::HeaderMap;
+use tokio::runtime::Handle;
+use tracing::{Subscriber, info, warn};
+use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
+
+use super::{IS_ON, TraceSettings, names};
 use crate::telemetry::metrics::PROCESS;
 
-/// Spans in one request at most.
-const BATCH: usize = 512;
-/// How long a span waits for others.
-const GATHER: Duration = Duration::from_secs(2);
-/// How long the collector may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last batches may take when the replica stops.
 const LAST: Duration = Duration::from_secs(3);
 
-/// Where traces are sent.
-#[derive(Clone)]
-pub struct TraceSettings {
-    /// The collector's base URL.
-    pub endpoint: Url,
-    /// Headers that it wants; they may hold a key.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Name of this service.
-    pub service: String,
+/// The longest answer of a collector, bytes. It says how many spans it refused, and why.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Traces cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no HTTP client.
+    #[error("traces cannot be sent")]
+    Client(#[from] ClientError),
+    /// The SDK refuses a setting.
+    #[error("traces cannot be sent: OpenTelemetry's SDK refuses a setting")]
+    Exporter(#[from] ExporterBuildError),
 }
 
-impl fmt::Debug for TraceSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TraceSettings")
-            .field("service", &self.service)
-            .finish_non_exhaustive()
-    }
-}
+/// Hands spans to the collector. The SDK's thread ends with it.
+#[derive(Debug)]
+pub struct TraceExporter(SdkTracerProvider);
 
-/// The exporter's task; none where nothing is traced.
-#[derive(Debug, Default)]
-pub struct ExporterTask {
-    stop: CancellationToken,
-    task: Option<JoinHandle<()>>,
-}
-
-impl ExporterTask {
-    pub(super) fn start(
-        settings: &TraceSettings,
-        replica: &str,
-        spans: mpsc::Receiver<SpanRecord>,
-    ) -> Result<Self, ClientError> {
-        let mut url = settings.endpoint.clone();
-        url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
-        let mut headers: HeaderMap = settings.headers.iter().cloned().collect();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let exporter = SpanExporter {
+impl TraceExporter {
+    /// Starts the SDK's thread; its requests run on this runtime.
+    ///
+    /// # Errors
+    /// When there is no HTTP client, or a setting that the SDK refuses.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(settings: &TraceSettings, replica: &str) -> Result<Self, StartError> {
+        let outage = Arc::new(Mutex::new(String::new()));
+        let client = CollectorClient {
             http: HttpClient::new("backend-worker", ConnectOptions::default())?,
-            url,
-            headers,
-            resource: json!({ "attributes": [
-                attribute("service.name", &settings.service),
-                attribute("service.version", env!("CARGO_PKG_VERSION")),
-                attribute("service.instance.id", replica),
-            ]}),
-            failing: false,
+            headers: settings.headers.iter().cloned().collect(),
+            timeout: settings.timeout,
+            runtime: Handle::current(),
+            outage: outage.clone(),
         };
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(exporter.run(spans, stop.clone()));
-        Ok(Self {
-            stop,
-            task: Some(task),
-        })
+        let mut exporter = OtlpExporter::builder()
+            .with_http()
+            .with_http_client(client)
+            .with_endpoint(settings.endpoint.as_str())
+            .with_protocol(Protocol::HttpBinary)
+            .with_timeout(settings.timeout);
+        if settings.is_compressed {
+            exporter = exporter.with_compression(Compression::Gzip);
+        }
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let exporter = CountedExporter {
+            inner: exporter.build()?,
+            waiting: waiting.clone(),
+            is_failing: AtomicBool::new(false),
+            outage,
+        };
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(settings.queue.max_size)
+            .with_max_export_batch_size(settings.queue.batch_size)
+            .with_scheduled_delay(settings.queue.delay)
+            .build();
+        let processor = BoundedProcessor {
+            inner: BatchSpanProcessor::builder(exporter)
+                .with_batch_config(batches)
+                .build(),
+            waiting,
+            max_size: settings.queue.max_size,
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_sampler(settings.sampler.clone())
+            .with_resource(resource(settings, replica))
+            .with_span_processor(processor)
+            .build();
+        Ok(Self(provider))
+    }
+
+    /// The layer that takes spans from the log.
+    pub(in crate::telemetry) fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        IS_ON.store(true, Ordering::Relaxed);
+        let tracer = names::ConventionTracer(self.0.tracer("backend-worker"));
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            // A job's span is entered at each poll of its task: nothing here reads the context of the thread.
+            .with_context_activation(false)
+            .with_tracked_inactivity(false)
+            .with_location(false)
+            .with_threads(false)
+            .with_level(false)
+            .with_target(false)
+            .with_filter(filter_fn(names::is_traced))
     }
 
     /// Sends what is left, and ends.
     pub async fn finish(self) {
-        self.stop.cancel();
-        if let Some(mut task) = self.task
-            && tokio::time::timeout(LAST, &mut task).await.is_err()
-        {
-            task.abort();
+        // It blocks, and the requests that it waits for run on this runtime.
+        let stopping = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(LAST));
+        if let Ok(Err(error)) = stopping.await {
+            warn!(%error, "the last traces may not have reached the collector");
         }
     }
 }
 
-struct SpanExporter {
+/// The attributes that name this replica. Those of `OTEL_RESOURCE_ATTRIBUTES` come last and win.
+fn resource(settings: &TraceSettings, replica: &str) -> Resource {
+    let given = settings.resource.iter();
+    Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_attributes([
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", replica.to_owned()),
+        ])
+        .with_attributes(given.map(|(name, value)| KeyValue::new(name.clone(), value.clone())))
+        .with_attribute(KeyValue::new("service.name", settings.service.clone()))
+        .build()
+}
+
+/// Bounds the spans that wait, because the SDK does not tell what its own bound drops.
+#[derive(Debug)]
+struct BoundedProcessor {
+    inner: BatchSpanProcessor,
+    waiting: Arc<AtomicUsize>,
+    max_size: usize,
+}
+
+impl SpanProcessor for BoundedProcessor {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.inner.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.max_size {
+            self.inner.on_end(span);
+        } else {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            PROCESS.trace_spans[1].add(1);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+/// Counts the spans that arrive and that are dropped, and logs an outage once.
+#[derive(Debug)]
+struct CountedExporter {
+    inner: OtlpExporter,
+    waiting: Arc<AtomicUsize>,
+    is_failing: AtomicBool,
+    outage: Arc<Mutex<String>>,
+}
+
+impl SpanExporter for CountedExporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = batch.len();
+        let sent = self.inner.export(batch).await;
+        self.waiting.fetch_sub(count, Ordering::Relaxed);
+        PROCESS.trace_spans[usize::from(sent.is_err())].add(count as u64);
+        let was_failing = self.is_failing.swap(sent.is_err(), Ordering::Relaxed);
+        if sent.is_err() && !was_failing {
+            let error = self.outage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            warn!(error, "the collector does not take traces: they are dropped");
+        } else if sent.is_ok() && was_failing {
+            info!("the collector takes traces again");
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+/// Sends the SDK's requests through the worker's HTTP client.
+#[derive(Debug)]
+struct CollectorClient {
     http: HttpClient,
-    url: Url,
     headers: HeaderMap,
-    resource: Value,
-    /// The last batch was not taken: said once an outage.
-    failing: bool,
+    timeout: Duration,
+    runtime: Handle,
+    /// Why the last request failed: the SDK keeps the status only.
+    outage: Arc<Mutex<String>>,
 }
 
-impl SpanExporter {
-    async fn run(mut self, mut spans: mpsc::Receiver<SpanRecord>, stop: CancellationToken) {
-        let mut batch = Vec::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                // The sender is a static: the channel is never closed.
-                _ = spans.recv_many(&mut batch, BATCH) => {}
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = async {
-                    while batch.len() < BATCH && spans.recv_many(&mut batch, BATCH).await > 0 {}
-                } => {}
-                () = tokio::time::sleep(GATHER) => {}
-            }
-            self.send(&mut batch).await;
-        }
-        while let Ok(span) = spans.try_recv() {
-            batch.push(span);
-            if batch.len() >= BATCH {
-                self.send(&mut batch).await;
-            }
-        }
-        self.send(&mut batch).await;
-    }
-
-    async fn send(&mut self, batch: &mut Vec<SpanRecord>) {
-        if batch.is_empty() {
-            return;
-        }
-        let count = batch.len() as u64;
-        let spans: Vec<Value> = batch.drain(..).map(|record| span(&record)).collect();
-        let body = json!({ "resourceSpans": [{
-            "resource": self.resource,
-            "scopeSpans": [{ "scope": { "name": "backend-worker" }, "spans": spans }],
-        }]});
-        let mut request = Request::new(Method::POST, self.url.clone());
-        *request.headers_mut() = self.headers.clone();
-        *request.body_mut() = Some(body.to_string().into());
-        let sent = tokio::time::timeout(TIMEOUT, self.http.execute(request)).await;
-        let refused = match sent {
-            Ok(Ok(answer)) if answer.status().is_success() => None,
-            Ok(Ok(answer)) => Some(format!("it answered {}", answer.status())),
-            Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
-            Err(_) => Some(format!("no answer within {TIMEOUT:?}")),
+#[async_trait]
+impl opentelemetry_http::HttpClient for CollectorClient {
+    async fn send_bytes(
+        &self,
+        mut request: opentelemetry_http::Request<Bytes>,
+    ) -> Result<opentelemetry_http::Response<Bytes>, HttpError> {
+        request.headers_mut().extend(self.headers.clone());
+        let request = reqwest::Request::try_from(request)?;
+        let (http, timeout) = (self.http.clone(), self.timeout);
+        // The SDK's thread has no runtime, which hyper and the timer need.
+        let sending = async move { tokio::time::timeout(timeout, exchange(http, request)).await };
+        let answer = match self.runtime.spawn(sending).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(format!("no answer within {:?}", self.timeout).into()),
+            Err(error) => Err(error.into()),
         };
-        match refused {
-            None => {
-                PROCESS.trace_spans[0].add(count);
-                if std::mem::take(&mut self.failing) {
-                    info!("the collector takes traces again");
-                }
-            }
-            Some(error) => {
-                PROCESS.trace_spans[1].add(count);
-                if !std::mem::replace(&mut self.failing, true) {
-                    warn!(error, "the collector does not take traces: they are dropped");
-                }
-            }
+        let refusal = match &answer {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("it answered {}", answer.status())),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(refusal) = refusal {
+            *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
         }
+        answer
     }
 }
 
-fn attribute(key: &str, value: &str) -> Value {
-    json!({ "key": key, "value": { "stringValue": value } })
-}
-
-fn span(record: &SpanRecord) -> Value {
-    let notes: Vec<Value> = record
-        .notes
-        .iter()
-        .map(|(key, value)| attribute(key, value))
-        .collect();
-    json!({
-        "traceId": format!("{:032x}", record.context.trace()),
-        "spanId": format!("{:016x}", record.context.span()),
-        "parentSpanId": record.parent.map(|parent| format!("{parent:016x}")).unwrap_or_default(),
-        "name": record.name,
-        "kind": record.kind as u8,
-        "startTimeUnixNano": record.began.to_string(),
-        "endTimeUnixNano": record.ended.to_string(),
-        "attributes": notes,
-        "status": if record.failed { json!({ "code": 2 }) } else { json!({}) },
-    })
+async fn exchange(
+    http: HttpClient,
+    request: reqwest::Request,
+) -> Result<opentelemetry_http::Response<Bytes>, HttpError> {
+    let answer = http.execute(request).await;
+    let mut answer = answer.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+    let mut response = opentelemetry_http::Response::new(Bytes::new());
+    *response.status_mut() = answer.status();
+    *response.headers_mut() = std::mem::take(answer.headers_mut());
+    let mut body = BytesMut::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(ResponseBodyTooLarge::new().into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    *response.body_mut() = body.freeze();
+    Ok(response)
 }

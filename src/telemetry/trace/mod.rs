@@ -1,150 +1,81 @@
 //! Traces for OpenTelemetry: job → attempt → call, continued from the producer's trace, and handed on to the provider
 //! as `traceparent`. Off unless a collector is configured.
 //!
-//! Made here and not by the opentelemetry crates: three kinds of span and one JSON request do not need them, and their
-//! weight would be in every build.
+//! There is one kind of span, that of `tracing`: the log shows it, and where traces are on, a layer hands it to
+//! OpenTelemetry's SDK as well.
 //!
 //! # Layout
 //! - [`TraceContext`]: the W3C header.
-//! - [`TraceSpan`]: one span; free of cost while nothing is traced.
-//! - `export`: batches of them on their way to the collector.
+//! - `names`: the spans that are traced, and their attributes by OpenTelemetry's conventions.
+//! - [`TraceSettings`]: what the `OTEL_*` variables say.
+//! - [`TraceExporter`]: batches of spans on their way to the collector.
 
 mod context;
 mod export;
 #[cfg(any(test, fuzzing))]
+#[path = "../../../fuzz/targets/traceparent.rs"]
 pub(crate) mod fuzz;
+mod names;
+mod settings;
 
-use std::{
-    sync::OnceLock,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::mpsc;
+use opentelemetry::trace::Status;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 pub use context::TraceContext;
-pub use export::{ExporterTask, TraceSettings};
+pub use export::{StartError, TraceExporter};
+pub use settings::{ExportQueue, TraceSettings};
 
-use super::metrics::PROCESS;
+/// Set once spans are handed to OpenTelemetry: without it the functions here cost one load.
+static IS_ON: AtomicBool = AtomicBool::new(false);
 
-/// Spans that wait for the exporter at most: what is more is dropped, and counted.
-const MOST_WAITING: usize = 8192;
-
-static EXPORTER: OnceLock<mpsc::Sender<SpanRecord>> = OnceLock::new();
-
-tokio::task_local! {
-    static CURRENT: TraceContext;
+fn is_on() -> bool {
+    IS_ON.load(Ordering::Relaxed)
 }
 
-/// Starts sending traces, where a collector is configured.
-///
-/// # Errors
-/// When the HTTP client cannot be built.
-pub fn start(settings: Option<&TraceSettings>, replica: &str) -> Result<ExporterTask, jobs::ClientError> {
-    let Some(settings) = settings else {
-        return Ok(ExporterTask::default());
-    };
-    let (sender, receiver) = mpsc::channel(MOST_WAITING);
-    let exporting = ExporterTask::start(settings, replica, receiver)?;
-    let _ = EXPORTER.set(sender); // A process starts once.
-    Ok(exporting)
-}
-
-/// The kind of a span, with OTLP's number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpanKind {
-    /// Work inside of the service.
-    Internal = 1,
-    /// A request to another service.
-    Client = 3,
-    /// A message taken from a queue.
-    Consumer = 5,
-}
-
-/// A span that has ended.
-#[derive(Debug)]
-struct SpanRecord {
-    context: TraceContext,
-    parent: Option<u64>,
-    name: &'static str,
-    kind: SpanKind,
-    /// Nanoseconds since 1970.
-    began: u128,
-    ended: u128,
-    notes: Vec<(&'static str, String)>,
-    failed: bool,
-}
-
-/// A span. It is sent when it [ends](Self::end), or is dropped, which counts as a failure.
-#[derive(Debug)]
-#[must_use = "a span that is dropped at once measures nothing"]
-pub struct TraceSpan(Option<SpanRecord>, Option<TraceContext>);
-
-impl TraceSpan {
-    /// Begins now, within `parent`'s trace or one of its own; nothing where nothing is traced.
-    pub fn start(name: &'static str, kind: SpanKind, parent: Option<TraceContext>) -> Self {
-        if EXPORTER.get().is_none() {
-            return Self(None, None);
-        }
-        let context = parent.map_or_else(TraceContext::root, TraceContext::child);
-        let record = context.is_sampled().then(|| SpanRecord {
-            context,
-            parent: parent.map(|parent| parent.span()),
-            name,
-            kind,
-            began: now(),
-            ended: 0,
-            notes: Vec::new(),
-            failed: true,
-        });
-        Self(record, Some(context))
+/// Puts a span into the trace that `parent` names. Before the span has children.
+pub fn continue_from(span: &Span, parent: Option<&TraceContext>) {
+    if let Some(parent) = parent.filter(|_| is_on()) {
+        // An error means that the log's filter leaves the span out, and the layer with it: nothing is traced then.
+        let _ = span.set_parent(parent.as_parent());
     }
+}
 
-    /// The context for child spans and other services; `None` where tracing is off.
-    pub const fn context(&self) -> Option<TraceContext> {
-        self.1
+/// Adds an attribute to the span of a trace, and not to that of the log. Never a payload.
+pub fn note(span: &Span, name: &'static str, value: &str) {
+    if is_on() {
+        span.set_attribute(name, value.to_owned());
     }
+}
 
-    /// Adds an attribute. Never a payload.
-    pub fn note(&mut self, name: &'static str, value: &str) {
-        if let Some(record) = &mut self.0 {
-            record.notes.push((name, value.to_owned()));
-        }
+/// The context for requests to other services; `None` where tracing is off.
+pub fn context(span: &Span) -> Option<TraceContext> {
+    is_on().then(|| TraceContext::of(&span.context())).flatten()
+}
+
+/// The end of a span: dropped, it marks the span as failed, because work that was cut off has failed.
+#[derive(Debug)]
+#[must_use = "a span that is not ended has failed"]
+pub struct SpanEnd<'a>(&'a Span, bool);
+
+impl<'a> SpanEnd<'a> {
+    /// The end of this span.
+    pub fn of(span: &'a Span) -> Self {
+        Self(span, true)
     }
 
     /// Ends it.
-    pub fn end(mut self, failed: bool) {
-        if let Some(record) = &mut self.0 {
-            record.failed = failed;
-        }
+    pub fn set(mut self, failed: bool) {
+        self.1 = failed;
     }
 }
 
-impl Drop for TraceSpan {
+impl Drop for SpanEnd<'_> {
     fn drop(&mut self) {
-        if let (Some(mut record), Some(exporter)) = (self.0.take(), EXPORTER.get()) {
-            record.ended = now();
-            if exporter.try_send(record).is_err() {
-                PROCESS.trace_spans[1].add(1);
-            }
+        if self.1 && is_on() {
+            self.0.set_status(Status::error(""));
         }
     }
-}
-
-/// Runs a future within a trace: what it starts belongs to it.
-pub async fn within<F: Future>(context: Option<TraceContext>, future: F) -> F::Output {
-    match context {
-        Some(context) => CURRENT.scope(context, future).await,
-        None => future.await,
-    }
-}
-
-/// The trace that this task is in.
-pub fn current() -> Option<TraceContext> {
-    CURRENT.try_with(|context| *context).ok()
-}
-
-fn now() -> u128 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_nanos())
 }

@@ -1,22 +1,17 @@
 //! What a claim hands out, and how what it handed out goes back: released, lost sight of, left behind.
 
-use backend_worker::queue::{Broker, BrokerError, Delivery, Lease, WriteResult};
+use backend_worker::queue::{Broker, BrokerError, Delivery, Layout, Lease, WriteResult};
+use rstest::rstest;
 
 use super::{FIRST, Fixture, leases, one};
-use crate::support::{both_layouts, enqueue, eventually, view};
+use crate::support::{enqueue, eventually, view};
 
-both_layouts! {
-    [Fixture]
-    claims_in_order_and_no_more_than_asked
-    a_claim_without_a_lease_is_refused
-    a_resent_claim_returns_the_same_jobs
-    a_released_job_is_next_in_line
-    renewing_tells_what_is_lost
-    a_stray_of_this_replica_goes_back
-    leaving_puts_everything_back
-}
-
-async fn claims_in_order_and_no_more_than_asked(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn claims_in_order_and_no_more_than_asked(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for id in ["1", "2", "3", "4"] {
         enqueue(&*f.a, id).await;
     }
@@ -30,7 +25,12 @@ async fn claims_in_order_and_no_more_than_asked(f: Fixture) {
     assert!(ids(&*f.b, FIRST.next(), 5).await.is_empty());
 }
 
-async fn a_claim_without_a_lease_is_refused(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_claim_without_a_lease_is_refused(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     assert!(matches!(
         f.brief.claim(FIRST, 1).await,
@@ -39,7 +39,12 @@ async fn a_claim_without_a_lease_is_refused(f: Fixture) {
     assert_eq!(one(&*f.a, FIRST).await.id.as_ref(), "1");
 }
 
-async fn a_resent_claim_returns_the_same_jobs(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_resent_claim_returns_the_same_jobs(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for id in ["1", "2", "3"] {
         enqueue(&*f.a, id).await;
     }
@@ -67,7 +72,12 @@ async fn a_resent_claim_returns_the_same_jobs(f: Fixture) {
     assert_eq!(f.b.claim(FIRST, 2).await.unwrap().len(), 1);
 }
 
-async fn a_released_job_is_next_in_line(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_released_job_is_next_in_line(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for id in ["1", "2", "3"] {
         enqueue(&*f.a, id).await;
     }
@@ -81,7 +91,12 @@ async fn a_released_job_is_next_in_line(f: Fixture) {
     assert_eq!(order, [("1", 1), ("2", 1), ("3", 1)]);
 }
 
-async fn renewing_tells_what_is_lost(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn renewing_tells_what_is_lost(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for n in 0..5 {
         enqueue(&*f.a, &n.to_string()).await;
     }
@@ -97,7 +112,12 @@ async fn renewing_tells_what_is_lost(f: Fixture) {
     assert_eq!(f.a.renew(&held).await.unwrap(), [held[2400].clone()]);
 }
 
-async fn a_stray_of_this_replica_goes_back(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_stray_of_this_replica_goes_back(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.sweeper, "1").await;
     enqueue(&*f.sweeper, "2").await;
     let claim = eventually("claimed", async || {
@@ -119,7 +139,12 @@ async fn a_stray_of_this_replica_goes_back(f: Fixture) {
     );
 }
 
-async fn leaving_puts_everything_back(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn leaving_puts_everything_back(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for n in 0..450 {
         enqueue(&*f.a, &n.to_string()).await;
     }

@@ -2,21 +2,18 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{JobState, WriteResult};
+use backend_worker::queue::{JobState, Layout, WriteResult};
+use rstest::rstest;
 
 use super::{FIRST, Fixture, later, note, one};
-use crate::support::{both_layouts, claim_one, enqueue, view};
+use crate::support::{claim_one, enqueue, view};
 
-both_layouts! {
-    [Fixture]
-    completing_is_idempotent
-    a_late_outcome_is_refused
-    a_retry_counts_or_not
-    a_failed_job_is_a_dead_letter
-    progress_and_history_are_kept
-}
-
-async fn completing_is_idempotent(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn completing_is_idempotent(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
     for _ in 0..3 {
@@ -37,7 +34,12 @@ async fn completing_is_idempotent(f: Fixture) {
     assert_eq!(view(&*f.a, "1").await.state, JobState::Completed);
 }
 
-async fn a_late_outcome_is_refused(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_late_outcome_is_refused(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let late = f.orphan(FIRST).await;
     f.recovered().await;
@@ -57,7 +59,12 @@ async fn a_late_outcome_is_refused(f: Fixture) {
     assert_eq!(f.a.complete(&lease, "2").await.unwrap(), WriteResult::Applied);
 }
 
-async fn a_retry_counts_or_not(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_retry_counts_or_not(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
     assert_eq!(
@@ -80,7 +87,12 @@ async fn a_retry_counts_or_not(f: Fixture) {
     );
 }
 
-async fn a_failed_job_is_a_dead_letter(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_failed_job_is_a_dead_letter(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
     for _ in 0..2 {
@@ -98,7 +110,12 @@ async fn a_failed_job_is_a_dead_letter(f: Fixture) {
     assert!(f.a.claim(FIRST.next(), 1).await.unwrap().is_empty());
 }
 
-async fn progress_and_history_are_kept(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn progress_and_history_are_kept(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
     assert_eq!(view(&*f.a, "1").await.progress, 10, "a claimed job has begun");

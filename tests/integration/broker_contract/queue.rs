@@ -4,22 +4,17 @@ use std::time::Duration;
 
 use backend_worker::queue::{Layout, NewJob, RetryOrder, WriteResult};
 use jobs::JobType;
+use rstest::rstest;
 
 use super::{FIRST, Fixture, later, leases, note, one};
-use crate::support::{PATIENCE, both_layouts, enqueue, enqueue_with, eventually, raw};
+use crate::support::{PATIENCE, enqueue, enqueue_with, eventually, raw};
 
-both_layouts! {
-    [Fixture]
-    a_paused_queue_hands_out_nothing
-    waiting_ends_when_work_arrives
-    waiting_ends_when_a_delayed_job_is_due
-    a_known_id_is_not_enqueued_again
-    counts_follow_the_jobs
-    an_unknown_job_is_not_found
-    what_a_later_version_has_written_is_left_as_it_is
-}
-
-async fn a_paused_queue_hands_out_nothing(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_paused_queue_hands_out_nothing(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     f.b.set_paused(true).await.unwrap();
     assert!(f.a.claim(FIRST, 1).await.unwrap().is_empty());
@@ -27,7 +22,12 @@ async fn a_paused_queue_hands_out_nothing(f: Fixture) {
     one(&*f.a, FIRST.next()).await;
 }
 
-async fn waiting_ends_when_work_arrives(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn waiting_ends_when_work_arrives(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     // Longer than any patience: only the job can end the wait.
     let waiting = tokio::spawn({
         let a = f.a.clone();
@@ -51,7 +51,12 @@ async fn waiting_ends_when_work_arrives(f: Fixture) {
     assert!(!f.a.wait(Duration::from_millis(20)).await.unwrap());
 }
 
-async fn waiting_ends_when_a_delayed_job_is_due(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn waiting_ends_when_a_delayed_job_is_due(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
     f.a.retry_at(&lease, later(200, true)).await.unwrap();
@@ -70,7 +75,12 @@ async fn waiting_ends_when_a_delayed_job_is_due(f: Fixture) {
         .expect("the job comes due");
 }
 
-async fn a_known_id_is_not_enqueued_again(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_known_id_is_not_enqueued_again(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue_with(&*f.a, "1", 5).await;
     let payload = raw("{}");
     let job = NewJob {
@@ -85,7 +95,12 @@ async fn a_known_id_is_not_enqueued_again(f: Fixture) {
     assert_eq!((claimed.len(), claimed[0].max_attempts), (1, 5));
 }
 
-async fn counts_follow_the_jobs(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn counts_follow_the_jobs(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for id in ["1", "2", "3", "4", "5"] {
         enqueue(&*f.a, id).await;
     }
@@ -104,12 +119,22 @@ async fn counts_follow_the_jobs(f: Fixture) {
     assert_eq!(numbers, (1, 1, 1, 1, 1));
 }
 
-async fn an_unknown_job_is_not_found(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn an_unknown_job_is_not_found(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     assert!(f.a.find("nobody").await.unwrap().is_none());
 }
 
 /// Replicas of neighbouring versions run side by side: fields that one does not know are the other's.
-async fn what_a_later_version_has_written_is_left_as_it_is(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn what_a_later_version_has_written_is_left_as_it_is(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let (job, queue) = match f.a.layout() {
         Layout::Apalis => ("q:meta:1", "q:"),

@@ -1,20 +1,17 @@
 //! Recovery of dead replicas' jobs: not before the lease is over, and not without a bound.
 
-use backend_worker::queue::JobState;
+use backend_worker::queue::{JobState, Layout};
+use rstest::rstest;
 
 use super::{FIRST, Fixture, TTL, one};
-use crate::support::{both_layouts, enqueue, eventually, view};
+use crate::support::{enqueue, eventually, view};
 
-both_layouts! {
-    [Fixture]
-    an_orphan_is_recovered_without_losing_an_attempt
-    three_lost_deliveries_are_poison
-    what_was_lost_before_it_had_begun_is_none
-    after_an_outage_nobody_is_judged_at_once
-    the_dead_are_judged_by_whoever_comes
-}
-
-async fn an_orphan_is_recovered_without_losing_an_attempt(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn an_orphan_is_recovered_without_losing_an_attempt(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     f.orphan(FIRST).await;
     let found = f.recovered().await;
@@ -24,7 +21,12 @@ async fn an_orphan_is_recovered_without_losing_an_attempt(f: Fixture) {
     f.swept().await;
 }
 
-async fn three_lost_deliveries_are_poison(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn three_lost_deliveries_are_poison(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let mut number = FIRST;
     for lost in 1..=3 {
@@ -52,7 +54,12 @@ async fn three_lost_deliveries_are_poison(f: Fixture) {
 
 /// A claimed job that only waits when its replica dies is not blamed. Its lost deliveries still have a bound, because a
 /// payload may kill a replica before the job runs.
-async fn what_was_lost_before_it_had_begun_is_none(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn what_was_lost_before_it_had_begun_is_none(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let mut number = FIRST;
     for lost in 1..=12 {
@@ -77,7 +84,12 @@ async fn what_was_lost_before_it_had_begun_is_none(f: Fixture) {
     assert!(error.contains("poison: 12 deliveries ended without"), "{error}");
 }
 
-async fn after_an_outage_nobody_is_judged_at_once(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn after_an_outage_nobody_is_judged_at_once(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     f.orphan(FIRST).await;
     tokio::time::sleep(TTL).await; // The length of the outage: no replica can renew.
@@ -88,7 +100,12 @@ async fn after_an_outage_nobody_is_judged_at_once(f: Fixture) {
 }
 
 /// Jobs of dead replicas come back even if every replica dies before its lease runs out.
-async fn the_dead_are_judged_by_whoever_comes(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn the_dead_are_judged_by_whoever_comes(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     f.orphan(FIRST).await;
     let born = std::cell::Cell::new(0);

@@ -60,10 +60,10 @@ async fn a_set_at_its_retention_is_a_tree_of_the_newest() {
         keep_completed_count: 2,
         ..BrokerOptions::default()
     };
-    let broker = BullmqBroker::new(redis.connection(), "q", "w", options);
+    let broker: &dyn Broker = &BullmqBroker::new(redis.connection(), "q", "w", options);
     broker.renew(&[]).await.unwrap();
     for id in ["1", "2", "3", "4"] {
-        enqueue(&broker, id).await;
+        enqueue(broker, id).await;
     }
     let leases = broker.claim(FIRST, 4).await.unwrap();
     for delivery in leases {

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use backend_worker::queue::{JobState, Layout, ListQuery, NewJob, RetryOrder};
 use jobs::JobType;
+use rstest::rstest;
 
 use super::{FIRST, bounded, claim};
-use crate::support::{TestRedis, both_layouts, enqueue, raw};
+use crate::support::{TestRedis, enqueue, raw};
 
-both_layouts!(no_script_runs_many_commands);
-
-async fn no_script_runs_many_commands(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn no_script_runs_many_commands(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let lease = Duration::from_secs(2);
     let (a, b) = (

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use backend_worker::queue::{Completion, CompletionResults, Layout, RemovalResult, WriteResult};
+use rstest::rstest;
 
 use super::{FIRST, claim};
-use crate::support::{TestRedis, both_layouts, enqueue};
-
-both_layouts!(a_job_is_taken_out_of_a_long_line_without_a_walk);
+use crate::support::{TestRedis, enqueue};
 
 fn line(layout: Layout) -> (&'static str, &'static str) {
     match layout {
@@ -32,7 +31,11 @@ async fn lengthen(redis: &TestRedis, layout: Layout, ids: std::ops::Range<u32>) 
     }
 }
 
-async fn a_job_is_taken_out_of_a_long_line_without_a_walk(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_job_is_taken_out_of_a_long_line_without_a_walk(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "a");
     lengthen(&redis, layout, 0..50_000).await;

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use backend_worker::queue::{JobState, Layout, ListQuery, NewJob};
 use jobs::JobType;
+use rstest::rstest;
 
 use super::FIRST;
-use crate::support::{TestRedis, both_layouts, raw};
+use crate::support::{TestRedis, raw};
 
-both_layouts!(a_large_payload_passes_no_script a_claim_with_large_payloads_may_be_sent_again);
-
-async fn a_large_payload_passes_no_script(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_large_payload_passes_no_script(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "a");
     broker.renew(&[]).await.unwrap();
@@ -66,7 +69,11 @@ async fn a_large_payload_passes_no_script(layout: Layout) {
     assert_eq!(ttl, -1, "the job does not run out");
 }
 
-async fn a_claim_with_large_payloads_may_be_sent_again(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_claim_with_large_payloads_may_be_sent_again(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "a");
     broker.renew(&[]).await.unwrap();

@@ -7,14 +7,10 @@ use backend_worker::{
     simulator::Provider,
 };
 use nix::sys::signal::Signal;
+use rstest::rstest;
 
 use super::{Claims, add, scenario};
-use crate::support::{Scene, TestRedis, both_layouts, eventually};
-
-both_layouts! {
-    a_student_at_the_cap_is_passed_over
-    a_killed_replica_leaves_no_student_at_the_cap
-}
+use crate::support::{Scene, TestRedis, eventually};
 
 fn capped(redis: &TestRedis, layout: Layout, worker: &str, most: u32) -> Arc<dyn Broker> {
     let options = BrokerOptions {
@@ -27,7 +23,11 @@ fn capped(redis: &TestRedis, layout: Layout, worker: &str, most: u32) -> Arc<dyn
     }
 }
 
-async fn a_student_at_the_cap_is_passed_over(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_student_at_the_cap_is_passed_over(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let (a, b) = (capped(&redis, layout, "a", 2), capped(&redis, layout, "b", 2));
     add(&*a, "heavy", 40).await;
@@ -64,7 +64,11 @@ async fn a_student_at_the_cap_is_passed_over(layout: Layout) {
     assert_eq!(rest.len(), 44 - 7);
 }
 
-async fn a_killed_replica_leaves_no_student_at_the_cap(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_killed_replica_leaves_no_student_at_the_cap(#[case] layout: Layout) {
     let scene = Scene::set(Duration::from_millis(150)).await;
     let queue = format!("{layout}:ai-jobs=6");
     let env = [

@@ -1,6 +1,7 @@
 //! The fair line: the order in which waiting jobs are handed out to their owners, and the state that readers see.
 
 mod cap;
+mod everything;
 mod priorities;
 mod scenario;
 mod told;
@@ -10,23 +11,9 @@ use std::{collections::HashSet, time::Duration};
 
 use backend_worker::queue::{Broker, ClaimNumber, Delivery, JobState, Layout, NewJob};
 use jobs::JobType;
+use rstest::rstest;
 
-use crate::support::{TestRedis, both_layouts, raw, view};
-
-both_layouts! {
-    a_burst_of_one_student_does_not_delay_the_others
-    a_job_that_could_not_start_keeps_its_place
-    any_owner_name_is_safe
-    nothing_is_left_behind_when_the_line_is_empty
-    a_job_that_was_removed_is_passed_over
-    removed_jobs_cost_their_owner_no_turn
-    one_in_a_hundred_thousand_starts_among_the_first
-    a_very_long_line_starts_at_once
-    no_script_reads_many_large_payloads
-    two_replicas_share_the_turns
-    an_id_that_stands_twice_loses_no_job
-    claims_of_a_few_find_the_next_jobs_of_the_round_at_the_front
-}
+use crate::support::{TestRedis, raw, view};
 
 /// Adds a job with this payload.
 async fn add_raw(broker: &dyn Broker, id: &str, payload: &str) {
@@ -92,7 +79,11 @@ async fn fair_keys(redis: &TestRedis) -> Vec<String> {
     keys.into_iter().filter(|key| key.contains("fair")).collect()
 }
 
-async fn a_burst_of_one_student_does_not_delay_the_others(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_burst_of_one_student_does_not_delay_the_others(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 60).await;
@@ -115,7 +106,11 @@ async fn a_burst_of_one_student_does_not_delay_the_others(layout: Layout) {
     assert_eq!(rest, expected);
 }
 
-async fn a_job_that_could_not_start_keeps_its_place(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_job_that_could_not_start_keeps_its_place(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 40).await;
@@ -133,7 +128,11 @@ async fn a_job_that_could_not_start_keeps_its_place(layout: Layout) {
 }
 
 /// What a producer writes is not checked: absent, a number, a list, and one of 3 MB.
-async fn any_owner_name_is_safe(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn any_owner_name_is_safe(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 40).await;
@@ -171,7 +170,11 @@ async fn any_owner_name_is_safe(layout: Layout) {
     assert_eq!(fair_keys(&redis).await, Vec::<String>::new());
 }
 
-async fn nothing_is_left_behind_when_the_line_is_empty(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn nothing_is_left_behind_when_the_line_is_empty(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     for n in 0..700 {
@@ -184,7 +187,11 @@ async fn nothing_is_left_behind_when_the_line_is_empty(layout: Layout) {
     assert_eq!(fair_keys(&redis).await, Vec::<String>::new());
 }
 
-async fn a_job_that_was_removed_is_passed_over(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_job_that_was_removed_is_passed_over(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 100).await;
@@ -201,7 +208,11 @@ async fn a_job_that_was_removed_is_passed_over(layout: Layout) {
     assert_eq!(rest[1], "ann-2");
 }
 
-async fn removed_jobs_cost_their_owner_no_turn(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn removed_jobs_cost_their_owner_no_turn(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 100).await;
@@ -241,7 +252,11 @@ async fn add_many(redis: &TestRedis, layout: Layout, tens_of_thousands: usize) {
     }
 }
 
-async fn one_in_a_hundred_thousand_starts_among_the_first(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn one_in_a_hundred_thousand_starts_among_the_first(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add_many(&redis, layout, 10).await;
@@ -255,7 +270,11 @@ async fn one_in_a_hundred_thousand_starts_among_the_first(layout: Layout) {
 }
 
 /// Half of the slots are filled before the jobs have their places, which takes seconds.
-async fn a_very_long_line_starts_at_once(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_very_long_line_starts_at_once(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add_many(&redis, layout, 25).await;
@@ -279,7 +298,11 @@ async fn calls(redis: &TestRedis, command: &str) -> u64 {
 }
 
 /// Jobs with payloads of 200 KB, at the back of the line and at its front: a script reads six of them, and no more.
-async fn no_script_reads_many_large_payloads(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn no_script_reads_many_large_payloads(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let (list, front) = match layout {
@@ -315,7 +338,11 @@ async fn no_script_reads_many_large_payloads(layout: Layout) {
     assert_eq!(claims.rest().await.len(), 157);
 }
 
-async fn two_replicas_share_the_turns(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn two_replicas_share_the_turns(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let (a, b) = (redis.broker(layout, "q", "a"), redis.broker(layout, "q", "b"));
     add(&*a, "heavy", 50).await;
@@ -335,7 +362,11 @@ async fn two_replicas_share_the_turns(layout: Layout) {
 }
 
 /// A producer that pushes an id twice puts a second copy into the list. The line starts over, and hands out every job.
-async fn an_id_that_stands_twice_loses_no_job(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn an_id_that_stands_twice_loses_no_job(#[case] layout: Layout) {
     let list = match layout {
         Layout::Apalis => "q:active",
         Layout::Bullmq => "bull:q:wait",
@@ -371,7 +402,11 @@ async fn an_id_that_stands_twice_loses_no_job(layout: Layout) {
 
 /// A claim of a few arranges the next jobs of the round. What happens to these until they are claimed changes no
 /// turn, and loses no job: one is removed, others claim and release, a job comes in front, another student joins.
-async fn claims_of_a_few_find_the_next_jobs_of_the_round_at_the_front(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn claims_of_a_few_find_the_next_jobs_of_the_round_at_the_front(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     let students: Vec<String> = (b'a'..=b'j').map(|c| format!("s{}", char::from(c))).collect();

@@ -4,17 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
-    queue::{Broker, NewJob},
+    queue::{Broker, Layout, NewJob},
     simulator::Provider,
 };
 use jobs::JobType;
 use nix::sys::signal::Signal;
+use rstest::rstest;
 
-use crate::support::{Scene, both_layouts, eventually, raw};
-
-both_layouts! {
-    a_burst_at_a_limit_fails_no_job_and_holds_up_no_other_student
-}
+use crate::support::{Scene, eventually, raw};
 
 /// Adds a job of a student; the provider sees its name.
 pub(super) async fn add(broker: &dyn Broker, student: &str, id: &str) {
@@ -30,9 +27,11 @@ pub(super) async fn add(broker: &dyn Broker, student: &str, id: &str) {
     assert!(broker.enqueue(&job).await.unwrap());
 }
 
-async fn a_burst_at_a_limit_fails_no_job_and_holds_up_no_other_student(
-    layout: backend_worker::queue::Layout,
-) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_burst_at_a_limit_fails_no_job_and_holds_up_no_other_student(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let queue = format!("{layout}:ai-jobs=20");
     let env = [

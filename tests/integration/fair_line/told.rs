@@ -4,18 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use backend_worker::queue::{Broker, HistoryNote, Layout, Postponement};
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::{Claims, add, add_raw, scenario};
-use crate::support::{Scene, Sse, TestRedis, both_layouts, eventually, view};
+use crate::support::{Scene, Sse, TestRedis, eventually, view};
 
-both_layouts! {
-    a_job_stands_where_it_is_taken
-    a_full_limit_is_told_with_the_place
-    a_wait_that_repeats_is_one_line_of_history
-}
-
-async fn a_job_stands_where_it_is_taken(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_job_stands_where_it_is_taken(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "heavy", 30).await;
@@ -46,7 +45,11 @@ async fn a_job_stands_where_it_is_taken(layout: Layout) {
     }
 }
 
-async fn a_full_limit_is_told_with_the_place(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_full_limit_is_told_with_the_place(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let queue = format!("{layout}:ai-jobs=4");
     let worker = scene
@@ -122,7 +125,11 @@ async fn a_full_limit_is_told_with_the_place(layout: Layout) {
     worker.ended().await;
 }
 
-async fn a_wait_that_repeats_is_one_line_of_history(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_wait_that_repeats_is_one_line_of_history(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     add(&*broker, "ann", 1).await;

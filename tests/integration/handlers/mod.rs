@@ -34,7 +34,7 @@ struct Scene {
     simulator: RunningSimulator,
     broker: Arc<dyn Broker>,
     stop: CancellationToken,
-    replica: JoinHandle<anyhow::Result<backend_worker::worker::worker_health::DispositionCounts>>,
+    replica: JoinHandle<anyhow::Result<backend_worker::worker::worker_health::OutcomeTotals>>,
 }
 
 impl Scene {

@@ -98,7 +98,7 @@ async fn silence_is_a_result() {
 
 #[tokio::test]
 async fn one_bad_image_does_not_lose_the_others() {
-    for api in ["4.0", "3.2"] {
+    for api in ["4.0", "3.2", "document-intelligence"] {
         let scene = Scene::set_with(&[("AZURE_VISION_API", api)]).await;
         let view = scene
             .run("1", JobType::ProcessImage, images(&[PNG, BAD_PNG, JPG]))
@@ -117,6 +117,24 @@ async fn one_bad_image_does_not_lose_the_others() {
         assert!(failed(&view).contains("images[0]"), "{}", failed(&view));
         scene.end().await;
     }
+}
+
+/// Each page of a file that Document Intelligence reads is booked at its price, and its text is in the result.
+#[tokio::test]
+async fn pages_of_a_document_are_booked_each() {
+    let scene = Scene::set_with(&[("AZURE_VISION_API", "document-intelligence")]).await;
+    let tiff = include_bytes!("../../../samples/two_pages.tiff");
+    let view = scene.run("1", JobType::ProcessImage, images(&[tiff, PNG])).await;
+    let output = done(&view);
+    let lines = &output["result"]["pages"][0]["lines"];
+    assert!(lines.as_array().unwrap().contains(&json!("page 2")), "{lines}");
+    assert_eq!(output["usage"], json!({ "calls": 2, "costUsd": 0.0045 }));
+    let journal = scene.simulator.journal().of(Provider::AzureVision);
+    let billed: f64 = journal.iter().filter_map(|entry| entry.bill.as_ref()?.usd).sum();
+    assert!((billed - 0.0045).abs() < 1e-9, "{billed}");
+    let lasting = journal.iter().filter(|entry| entry.method == "POST").count();
+    assert_eq!(lasting, 2, "no image is submitted twice");
+    scene.end().await;
 }
 
 #[tokio::test]

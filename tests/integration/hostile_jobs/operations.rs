@@ -6,14 +6,17 @@ use backend_worker::queue::{
     Broker, BrokerError, ClaimNumber, Delivery, HistoryNote, JobState, Layout, ListQuery, Postponement,
     RetryOrder, WriteResult,
 };
+use rstest::rstest;
 
 use super::bad::{BAD, Events, Raw, bad_jobs, ended, put};
-use crate::support::{TestRedis, both_layouts, enqueue};
-
-both_layouts!(every_operation_takes_any_job numbers_that_are_none_stop_no_queue);
+use crate::support::{TestRedis, enqueue};
 
 /// No script trips over a job, whatever stands in it: it can be claimed, put off, ended, shown, retried and removed.
-async fn every_operation_takes_any_job(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn every_operation_takes_any_job(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     broker.renew(&[]).await.unwrap();
@@ -107,7 +110,11 @@ async fn look_and_remove(broker: &dyn Broker, job: &Raw, nth: usize) {
 }
 
 /// Numbers of the queue that a foreign program has overwritten with text count as missing.
-async fn numbers_that_are_none_stop_no_queue(layout: Layout) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn numbers_that_are_none_stop_no_queue(#[case] layout: Layout) {
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     broker.renew(&[]).await.unwrap();

@@ -2,19 +2,12 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{ClaimNumber, HistoryNote, Postponement};
+use backend_worker::queue::{ClaimNumber, HistoryNote, Layout, Postponement};
+use rstest::rstest;
 use serde_json::json;
 
 use super::{Scene, names};
-use crate::support::{both_layouts, enqueue, enqueue_with};
-
-both_layouts! { [Scene]
-    each_step_is_told
-    a_failed_job_says_why
-    a_job_that_has_ended_is_answered_at_once
-    a_wait_at_a_gate_is_told
-    who_asks_wrongly_is_told_so
-}
+use crate::support::{enqueue, enqueue_with};
 
 fn note(attempt: u32, r#try: u32, cause: &str) -> HistoryNote {
     HistoryNote {
@@ -27,7 +20,12 @@ fn note(attempt: u32, r#try: u32, cause: &str) -> HistoryNote {
     }
 }
 
-async fn each_step_is_told(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn each_step_is_told(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     enqueue(&*scene.broker, "ai-1").await;
     let mut stream = scene.open("ai-1").await;
     let (name, connected) = stream.next().await.unwrap();
@@ -84,7 +82,12 @@ async fn each_step_is_told(scene: Scene) {
     scene.until_unwatched().await;
 }
 
-async fn a_failed_job_says_why(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_failed_job_says_why(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     enqueue_with(&*scene.broker, "1", 1).await;
     let mut stream = scene.open("1").await;
     let (delivery, _) = scene.claim(ClaimNumber::FIRST).await;
@@ -103,7 +106,12 @@ async fn a_failed_job_says_why(scene: Scene) {
     assert!(!names(&events).contains(&"retrying"), "{events:?}");
 }
 
-async fn a_job_that_has_ended_is_answered_at_once(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_job_that_has_ended_is_answered_at_once(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     enqueue(&*scene.broker, "1").await;
     let (delivery, _) = scene.claim(ClaimNumber::FIRST).await;
     scene.complete(&delivery).await;
@@ -112,7 +120,12 @@ async fn a_job_that_has_ended_is_answered_at_once(scene: Scene) {
     assert_eq!(events[2].1["result"], json!({"cards": 2}));
 }
 
-async fn a_wait_at_a_gate_is_told(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_wait_at_a_gate_is_told(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     enqueue(&*scene.broker, "1").await;
     let mut stream = scene.open("1").await;
     let (delivery, _) = scene.claim(ClaimNumber::FIRST).await;
@@ -135,7 +148,12 @@ async fn a_wait_at_a_gate_is_told(scene: Scene) {
     );
 }
 
-async fn who_asks_wrongly_is_told_so(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn who_asks_wrongly_is_told_so(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     for (query, code, word) in [
         ("?jobId=nobody", 404, "not_found"),
         ("", 400, "jobId"),

@@ -7,18 +7,18 @@ use backend_worker::{
     queue::{ClaimNumber, Layout},
 };
 use nix::sys::signal::Signal;
+use rstest::rstest;
 use serde_json::json;
 
 use super::{Scene, names};
-use crate::support::{self, Sse, both_layouts, enqueue, eventually};
+use crate::support::{self, Sse, enqueue, eventually};
 
-both_layouts! { [Scene]
-    a_client_that_goes_away_leaves_nothing_behind
-    streams_outlive_broken_connections_to_redis
-    streams_end_with_the_server
-}
-
-async fn a_client_that_goes_away_leaves_nothing_behind(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_nothing_behind(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     enqueue(&*scene.broker, "1").await;
     let mut streams = Vec::new();
     for _ in 0..20 {
@@ -46,7 +46,12 @@ async fn a_client_that_goes_away_leaves_nothing_behind(scene: Scene) {
     scene.complete(&delivery).await;
 }
 
-async fn streams_outlive_broken_connections_to_redis(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn streams_outlive_broken_connections_to_redis(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     enqueue(&*scene.broker, "1").await;
     let mut stream = scene.open("1").await;
     let (delivery, _) = scene.claim(ClaimNumber::FIRST).await;
@@ -64,7 +69,12 @@ async fn streams_outlive_broken_connections_to_redis(scene: Scene) {
     assert_eq!(stream.until("completed").await["result"], 1);
 }
 
-async fn streams_end_with_the_server(scene: Scene) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn streams_end_with_the_server(#[case] layout: Layout) {
+    let scene = Scene::of(layout).await;
     enqueue(&*scene.broker, "1").await;
     let mut stream = scene.open("1").await;
     stream.until("connected").await;

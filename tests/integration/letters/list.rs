@@ -2,22 +2,19 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{JobState, ListCursor, ListQuery, ListedJob, NewJob};
+use backend_worker::queue::{JobState, Layout, ListCursor, ListQuery, ListedJob, NewJob};
 use jobs::JobType;
+use rstest::rstest;
 
 use super::{FIRST, Fixture, bury, dead_key, failed, ids, numbers, one, order, put_off};
-use crate::support::{both_layouts, enqueue, raw};
+use crate::support::{enqueue, raw};
 
-both_layouts! {
-    [Fixture]
-    dead_letters_are_listed_newest_first_with_their_class
-    a_list_is_read_in_pages_while_jobs_leave_it
-    jobs_of_every_state_are_listed
-    a_type_and_an_age_choose
-    the_oldest_dead_letter_is_told
-}
-
-async fn dead_letters_are_listed_newest_first_with_their_class(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn dead_letters_are_listed_newest_first_with_their_class(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     let mut number = numbers();
     for id in ["1", "2", "3"] {
         bury(&f, id, number()).await;
@@ -43,7 +40,12 @@ async fn dead_letters_are_listed_newest_first_with_their_class(f: Fixture) {
     );
 }
 
-async fn a_list_is_read_in_pages_while_jobs_leave_it(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_list_is_read_in_pages_while_jobs_leave_it(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     let mut number = numbers();
     for id in ["1", "2", "3", "4", "5", "6"] {
         bury(&f, id, number()).await;
@@ -66,7 +68,12 @@ async fn a_list_is_read_in_pages_while_jobs_leave_it(f: Fixture) {
     assert!(last.next.is_none());
 }
 
-async fn jobs_of_every_state_are_listed(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn jobs_of_every_state_are_listed(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for id in ["1", "2", "3", "4", "5", "6"] {
         enqueue(&*f.a, id).await;
     }
@@ -99,7 +106,12 @@ async fn jobs_of_every_state_are_listed(f: Fixture) {
     }
 }
 
-async fn a_type_and_an_age_choose(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_type_and_an_age_choose(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     let mut number = numbers();
     for id in ["1", "2"] {
         bury(&f, id, number()).await;
@@ -136,7 +148,12 @@ async fn a_type_and_an_age_choose(f: Fixture) {
     assert!(page.next.is_none());
 }
 
-async fn the_oldest_dead_letter_is_told(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn the_oldest_dead_letter_is_told(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     assert_eq!(f.a.counts().await.unwrap().oldest_failed_ms, None);
     let mut number = numbers();
     for id in ["1", "2"] {

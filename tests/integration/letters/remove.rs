@@ -1,17 +1,17 @@
 //! Removing: a job goes with all that is kept of it, unless a replica has it.
 
-use backend_worker::queue::{JobState, QueueCounts, RemovalResult};
+use backend_worker::queue::{JobState, Layout, QueueCounts, RemovalResult};
+use rstest::rstest;
 
 use super::{FIRST, Fixture, bury, keys, numbers, one, put_off};
-use crate::support::{both_layouts, enqueue, view};
+use crate::support::{enqueue, view};
 
-both_layouts! {
-    [Fixture]
-    a_removed_job_leaves_nothing
-    an_active_job_is_not_removed
-}
-
-async fn a_removed_job_leaves_nothing(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_removed_job_leaves_nothing(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     let mut number = numbers();
     bury(&f, "other", number()).await;
     let before = keys(&f).await;
@@ -47,7 +47,12 @@ async fn a_removed_job_leaves_nothing(f: Fixture) {
     assert_eq!(counts, QueueCounts::default());
 }
 
-async fn an_active_job_is_not_removed(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn an_active_job_is_not_removed(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
     assert_eq!(f.a.remove("1").await.unwrap(), RemovalResult::Active);

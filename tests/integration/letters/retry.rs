@@ -2,22 +2,18 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{ClaimNumber, JobState, Postponement, RetryOrder, RetryResult};
+use backend_worker::queue::{ClaimNumber, JobState, Layout, Postponement, RetryOrder, RetryResult};
+use rstest::rstest;
 
 use super::{FIRST, Fixture, bury, failed, numbers, one, order, transient};
-use crate::support::{both_layouts, claim_one, enqueue, enqueue_with, view};
+use crate::support::{claim_one, enqueue, enqueue_with, view};
 
-both_layouts! {
-    [Fixture]
-    a_retried_job_runs_once_more_and_keeps_its_history
-    all_attempts_are_given_anew_where_asked_for
-    the_same_order_retries_nothing_twice
-    only_dead_letters_are_retried
-    a_poisoned_job_starts_with_a_fresh_count
-    gates_may_hold_up_a_retried_job_anew
-}
-
-async fn a_retried_job_runs_once_more_and_keeps_its_history(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_retried_job_runs_once_more_and_keeps_its_history(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     let mut number = numbers();
     enqueue_with(&*f.a, "1", 1).await;
     let lease = one(&*f.a, number()).await;
@@ -49,7 +45,12 @@ async fn a_retried_job_runs_once_more_and_keeps_its_history(f: Fixture) {
     assert_eq!(f.a.counts().await.unwrap().failed, 0);
 }
 
-async fn all_attempts_are_given_anew_where_asked_for(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn all_attempts_are_given_anew_where_asked_for(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     bury(&f, "1", FIRST).await;
     let anew = RetryOrder {
         reset_attempts: true,
@@ -60,7 +61,12 @@ async fn all_attempts_are_given_anew_where_asked_for(f: Fixture) {
     assert_eq!(f.a.claim(FIRST.next(), 1).await.unwrap()[0].attempt, 1);
 }
 
-async fn the_same_order_retries_nothing_twice(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn the_same_order_retries_nothing_twice(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     let mut number = numbers();
     bury(&f, "1", number()).await;
     bury(&f, "2", number()).await;
@@ -86,7 +92,12 @@ async fn the_same_order_retries_nothing_twice(f: Fixture) {
     );
 }
 
-async fn only_dead_letters_are_retried(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn only_dead_letters_are_retried(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     for id in ["1", "2", "3"] {
         enqueue(&*f.a, id).await;
     }
@@ -105,7 +116,12 @@ async fn only_dead_letters_are_retried(f: Fixture) {
     assert_eq!(f.a.counts().await.unwrap(), before);
 }
 
-async fn a_poisoned_job_starts_with_a_fresh_count(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_poisoned_job_starts_with_a_fresh_count(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let mut number = FIRST;
     let lose = async |number: &mut ClaimNumber| {
@@ -135,7 +151,12 @@ async fn a_poisoned_job_starts_with_a_fresh_count(f: Fixture) {
     assert_eq!(classes, ["poison", "retried", "poison"]);
 }
 
-async fn gates_may_hold_up_a_retried_job_anew(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn gates_may_hold_up_a_retried_job_anew(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let lease = one(&*f.a, FIRST).await;
     let later = Postponement {

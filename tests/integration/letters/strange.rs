@@ -1,17 +1,17 @@
 //! Queues that are not as this worker leaves them: ids without jobs, foreign keys, a stock worker's dead letters.
 
 use backend_worker::queue::{JobState, Layout, RemovalResult, RetryResult};
+use rstest::rstest;
 
 use super::{FIRST, Fixture, bury, dead_key, failed, ids, keys, numbers, order};
-use crate::support::{both_layouts, view};
+use crate::support::view;
 
-both_layouts! {
-    [Fixture]
-    ids_without_jobs_are_listed_and_removed
-    keys_of_a_wrong_type_are_refused_and_nothing_is_written
-}
-
-async fn ids_without_jobs_are_listed_and_removed(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn ids_without_jobs_are_listed_and_removed(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     bury(&f, "1", FIRST).await;
     // With colons, and named like keys of the queue or of another job.
     let strange = ["gone", "a:b:c", "1:logs", "meta", "events", "", "\u{1b}[2J"];
@@ -32,7 +32,12 @@ async fn ids_without_jobs_are_listed_and_removed(f: Fixture) {
     assert_eq!(ids(&f.a.list(&failed(None, 50)).await.unwrap()), ["1"]);
 }
 
-async fn keys_of_a_wrong_type_are_refused_and_nothing_is_written(f: Fixture) {
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn keys_of_a_wrong_type_are_refused_and_nothing_is_written(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
     let mut number = numbers();
     for id in ["1", "2"] {
         bury(&f, id, number()).await;

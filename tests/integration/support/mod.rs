@@ -50,27 +50,6 @@ pub(crate) use silent::SilentServer;
 pub(crate) use sse::Sse;
 pub(crate) use web_api::WebApi;
 
-/// Makes a test of each named function for each layout of queues; it is given the layout, or what `Setup::of` makes
-/// of it.
-macro_rules! both_layouts {
-    (@given $layout:ident []) => { $layout };
-    (@given $layout:ident [$setup:ident]) => { super::$setup::of($layout).await };
-    ($([$setup:ident])? $($name:ident)*) => {
-        both_layouts!(@ apalis Apalis [$($setup)?] $($name)*);
-        both_layouts!(@ bullmq Bullmq [$($setup)?] $($name)*);
-    };
-    (@ $module:ident $layout:ident $setup:tt $($name:ident)*) => {
-        mod $module {$(
-            #[tokio::test]
-            async fn $name() {
-                let layout = backend_worker::queue::Layout::$layout;
-                super::$name(crate::support::both_layouts!(@given layout $setup)).await;
-            }
-        )*}
-    };
-}
-pub(crate) use both_layouts;
-
 /// How long a test waits for what must happen. Long, because the machines are slow and shared: a test that fails
 /// takes this long, one that passes never does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

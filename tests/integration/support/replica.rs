@@ -11,14 +11,13 @@ use std::{
 
 use async_trait::async_trait;
 use backend_worker::{
-    queue::Broker,
+    queue::{Broker, WorkerQueue},
     retry::{Backoff, RetryPolicy},
     watchdog::WEDGED_AFTER,
     worker::{
-        Assignment, DeliveryHandler, DeliveryOutcome, Runtime, RuntimeOptions,
+        Assignment, DeliveryHandler, DeliveryOutcome, QueueWorker, Runtime, RuntimeOptions,
         outcome::{AccountWaits, OutcomeRules},
-        runtime::QueueWorker,
-        worker_health::DispositionCounts,
+        worker_health::OutcomeTotals,
     },
 };
 use tokio::task::JoinHandle;
@@ -145,7 +144,7 @@ pub(crate) fn options() -> RuntimeOptions {
 pub(crate) struct RunningReplica {
     pub(crate) workers: Vec<Arc<QueueWorker>>,
     stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<DispositionCounts>>,
+    task: JoinHandle<anyhow::Result<OutcomeTotals>>,
 }
 
 impl RunningReplica {
@@ -155,7 +154,7 @@ impl RunningReplica {
     }
 
     /// Stops it, and returns its closing counts.
-    pub(crate) async fn stop(self) -> DispositionCounts {
+    pub(crate) async fn stop(self) -> OutcomeTotals {
         self.stop.cancel();
         tokio::time::timeout(super::PATIENCE, self.task)
             .await
@@ -177,7 +176,7 @@ pub(crate) fn replica(
     handler: Arc<dyn DeliveryHandler>,
     options: &RuntimeOptions,
 ) -> RunningReplica {
-    let runtime = Runtime::new([(broker, concurrency)], handler, options);
+    let runtime = Runtime::new([(broker as Arc<dyn WorkerQueue>, concurrency)], handler, options);
     let (stop, workers) = (CancellationToken::new(), runtime.workers().to_vec());
     let task = tokio::spawn(runtime.run(stop.clone().cancelled_owned(), std::future::pending()));
     RunningReplica { workers, stop, task }

@@ -1,2 +1,0 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|input: &[u8]| backend_worker::fuzzing::LEDGER_ENTRY.check(input));
