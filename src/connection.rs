@@ -10,8 +10,7 @@ use std::{
 };
 
 use redis::{
-    Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation,
-    TlsCertificates,
+    Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     io::tcp::TcpSettings,
 };
@@ -20,6 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::{
     locks::locked,
     redis_error::RedisErrorClass,
+    script::{FunctionSupport, Invocation},
     telemetry::metrics::{
         PROCESS,
         labels::{CellIndex, RedisFault},
@@ -119,6 +119,8 @@ struct ConnectionState {
     cut_off: AtomicBool,
     /// How long an answer may take.
     response_timeout: Duration,
+    /// Whether Redis runs scripts as functions.
+    functions: FunctionSupport,
     /// The connection of large payloads, once there was one.
     large: OnceLock<Connection>,
 }
@@ -148,6 +150,7 @@ impl Connection {
             left: Mutex::new(None),
             cut_off: AtomicBool::new(false),
             response_timeout,
+            functions: FunctionSupport::default(),
             large: OnceLock::new(),
         })))
     }
@@ -166,13 +169,13 @@ impl Connection {
         self.0.large.get().ok_or_else(missing)
     }
 
-    /// Runs a script: one round trip, two when Redis has forgotten the script.
+    /// Runs a script: one round trip, some more when Redis has forgotten the script.
     ///
     /// # Errors
     /// Redis's own, or a time-out after two seconds: the script may have run then.
-    pub async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+    pub async fn invoke<T: FromRedisValue + Send>(&self, script: &impl Invocation) -> Result<T, RedisError> {
         let (mut manager, asked) = (self.manager(), Instant::now());
-        self.record_answer(asked, script.invoke_async(&mut manager).await)
+        self.record_answer(asked, script.run(&mut manager, &self.0.functions).await)
     }
 
     /// Sends a pipeline in one round trip.

@@ -164,6 +164,15 @@ impl ApalisKeys {
     }
 }
 
+/// A key that holds waiting jobs of a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingLine {
+    /// The key.
+    pub key: String,
+    /// The command that counts its jobs.
+    pub counted_by: &'static str,
+}
+
 /// The keys of one queue in the BullMQ layout.
 #[derive(Debug, Clone)]
 pub struct BullKeys {

@@ -19,8 +19,8 @@
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`unserved_queues`]: jobs that wait where no worker looks.
 //! - [`watchdog`]: ends the process when a loop is wedged.
-//! - [`connection`], `deadline`, [`redis_error`] and [`keys`]: Redis, how long its answers may take, what its errors
-//!   mean, and the name of every key.
+//! - [`connection`], `deadline`, [`script`], [`redis_error`] and [`keys`]: Redis, how long its answers may take, how
+//!   scripts run there, what its errors mean, and the name of every key.
 //! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
 
 pub mod check;
@@ -52,6 +52,7 @@ pub mod ratelimit;
 pub mod redis_error;
 pub mod replica;
 pub mod retry;
+pub mod script;
 pub mod simulator;
 pub mod spend_ledger;
 pub mod spending;

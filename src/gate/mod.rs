@@ -60,24 +60,34 @@ use self::{
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
     permit::Permit,
-    provider_gate::{Admission, LimitRoom, ProviderGate},
+    provider_gate::{Admission, LimitRoom, ProviderGate, SpreadRoom},
     settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
     settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},
 };
-use crate::{connection::Connection, keys::GateKeys, time_format::millis, watchdog::LoopProgress};
+use crate::{connection::Connection, keys::GateKeys, script, time_format::millis, watchdog::LoopProgress};
 
 /// How long a call waits for its gate, at most: then Redis counts as away.
 const DEADLINE: Duration = Duration::from_millis(250);
 /// How soon a delivery that failed is tried again.
 const DELIVER_AGAIN: Duration = Duration::from_millis(500);
 
-/// The gate's scripts, as `gate <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
+/// The gate's scripts, as `gate <operation>`, each with the names that identify it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
-    GateScripts::new()
-        .named()
-        .map(|(name, script)| (format!("gate {name}"), script.get_hash().to_owned()))
-        .into()
+    let scripts = GateScripts::new();
+    script::logged_names(
+        scripts
+            .named()
+            .map(|(name, script)| (format!("gate {name}"), script)),
+    )
+}
+
+/// The libraries of the scripts that run as functions.
+#[cfg(test)]
+pub(crate) fn library_codes() -> Vec<String> {
+    let scripts = GateScripts::new();
+    let named = scripts.named().into_iter();
+    named.filter_map(|(_, script)| script.library_code()).collect()
 }
 
 /// The gates of all providers, as one replica holds them.

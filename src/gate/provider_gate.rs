@@ -27,7 +27,7 @@ use super::{
     settlement::Settlement,
     status::GateStatus,
 };
-use crate::locks::locked;
+use crate::{keys::WaitingLine, locks::locked};
 
 /// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
@@ -102,8 +102,23 @@ pub struct LimitRoom {
     pub wait: Duration,
     /// Why no call may pass; `None` if calls may pass.
     pub reason: Option<Reason>,
-    /// As `calls` and `wait`, where the requests of a minute are spread over it.
-    pub spread: (usize, Duration),
+    /// The same where the requests of a minute are spread over it.
+    pub spread: SpreadRoom,
+    /// Jobs in the lines that were asked about.
+    pub waiting: usize,
+}
+
+/// How many calls may start now, where the requests of a minute are spread over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpreadRoom {
+    /// So many by the limit of requests alone; `usize::MAX` without one.
+    pub calls: usize,
+    /// When the next may start: from now.
+    pub wait: Duration,
+    /// Time between two calls.
+    pub interval: Duration,
+    /// Calls that may start at once after a pause.
+    pub burst: usize,
 }
 
 /// The gate's verdict on a call.
@@ -240,20 +255,13 @@ impl ProviderGate {
     }
 
     /// How many calls the limits would let pass now, each as large as the one that a limit has refused last. The
-    /// breaker is not asked, and nothing is consumed.
+    /// breaker is not asked, and nothing is consumed. Counts the jobs of `lines` in the same round trip.
     ///
     /// # Errors
     /// Redis's.
-    pub async fn room(&self) -> Result<LimitRoom, RedisError> {
+    pub async fn room(&self, lines: &[WaitingLine]) -> Result<LimitRoom, RedisError> {
         let tokens = self.refused_tokens.load(Ordering::Relaxed);
-        let (calls, wait, reason, spread, spread_wait) = self.batched.redis.room(tokens).await?;
-        let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
-        Ok(LimitRoom {
-            calls: any(calls),
-            spread: (any(spread), Duration::from_millis(spread_wait)),
-            wait: Duration::from_millis(wait),
-            reason: Reason::ALL.iter().copied().find(|known| known.as_str() == reason),
-        })
+        self.batched.redis.room(tokens, lines).await
     }
 
     /// Resolves when a call of this replica has ended after this was called.

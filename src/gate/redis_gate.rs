@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobs::AccountFault;
-use redis::{FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{FromRedisValue, RedisError};
 
 use super::{
     decision::{Effect, Reason, State},
@@ -11,11 +11,17 @@ use super::{
         AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
         SettlementReply,
     },
+    provider_gate::{LimitRoom, SpreadRoom},
     scripts::GateScripts,
     settings::{GateSettings, LimitSettings},
     settlement::CallOutcome,
 };
-use crate::{connection::Connection, keys::GateKeys, time_format::millis};
+use crate::{
+    connection::Connection,
+    keys::{GateKeys, WaitingLine},
+    script::{Script, ScriptCall},
+    time_format::millis,
+};
 
 /// Beyond what any model takes; and what the scripts can count with.
 const MOST_TOKENS: u64 = 1_000_000_000;
@@ -59,6 +65,10 @@ type AdmitRow = (
 
 /// The answer of `settle.lua` about one permit.
 type SettledRow = (Effect, State, u32, u32, u32);
+
+/// The answer of `room.lua`: calls, ms until more may pass, the reason; the same where they are spread over the minute,
+/// ms between two of these, how many may start at once; jobs that wait.
+type RoomRow = (i64, u64, String, i64, u64, u64, usize, usize);
 
 /// The part of `control.lua`'s answer about the breaker.
 type BreakerRow = (
@@ -193,19 +203,37 @@ impl RedisGate {
         })
     }
 
-    /// How many calls of so many tokens the limits would let pass now.
+    /// How many calls of so many tokens the limits would let pass now, and how many jobs wait in these lines.
     pub(super) async fn room(
         &self,
         estimated_tokens: u64,
-    ) -> Result<(i64, u64, String, i64, u64), RedisError> {
+        lines: &[WaitingLine],
+    ) -> Result<LimitRoom, RedisError> {
         let mut call = self.limited_call(&self.scripts.room);
         call.arg(estimated_tokens.min(MOST_TOKENS))
             .arg(self.settings.breaker.failure_threshold);
-        self.connection.invoke(&call).await
+        for line in lines {
+            call.key(&line.key).arg(line.counted_by);
+        }
+        let (calls, wait, reason, spread, spread_wait, interval, burst, waiting): RoomRow =
+            self.connection.invoke(&call).await?;
+        let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
+        Ok(LimitRoom {
+            calls: any(calls),
+            wait: Duration::from_millis(wait),
+            reason: Reason::ALL.iter().copied().find(|known| known.as_str() == reason),
+            spread: SpreadRoom {
+                calls: any(spread),
+                wait: Duration::from_millis(spread_wait),
+                interval: Duration::from_millis(interval),
+                burst,
+            },
+            waiting,
+        })
     }
 
     /// A call of a script that looks at the limits.
-    fn limited_call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+    fn limited_call<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
         let LimitSettings {
             requests_per_minute,
@@ -222,7 +250,7 @@ impl RedisGate {
         call
     }
 
-    fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+    fn call<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let mut call = script.prepare_invoke();
         for key in self.keys.all() {
             call.key(key);
@@ -232,7 +260,7 @@ impl RedisGate {
     }
 
     /// Sends a call again, once, when the connection breaks under it: it does nothing the second time.
-    async fn resent_once<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+    async fn resent_once<T: FromRedisValue + Send>(&self, call: &ScriptCall<'_>) -> Result<T, RedisError> {
         match self.connection.invoke(call).await {
             Err(error) if error.is_io_error() => self.connection.invoke(call).await,
             answer => answer,

@@ -1,7 +1,7 @@
 //! Assembles the gate's scripts from their files. `common.lua` precedes each operation that reads a breaker,
 //! `limits.lua` each one that reads limits; `turn.lua` also needs its parts `settle.lua` and `admit.lua`.
 
-use redis::Script;
+use crate::script::Script;
 
 /// One script an operation.
 #[derive(Debug)]
@@ -24,13 +24,18 @@ impl GateScripts {
         let operation = |name, source: &str| Script::new(&format!("{common}{}", edit(name, source)));
         let limits = edit("limits", include_str!("limits.lua"));
         let parts = [
+            common.clone(),
             limits.clone(),
             edit("settle", include_str!("settle.lua")),
             edit("admit", include_str!("admit.lua")),
         ];
+        // These two run for each job.
+        let function = |name: &str, preludes: &[String], source: &str| {
+            Script::stored(&format!("gate_{name}"), &preludes.concat(), &edit(name, source))
+        };
         Self {
-            turn: operation("turn", &format!("{}{}", parts.concat(), include_str!("turn.lua"))),
-            room: operation("room", &format!("{limits}{}", include_str!("room.lua"))),
+            turn: function("turn", &parts, include_str!("turn.lua")),
+            room: function("room", &[common.clone(), limits], include_str!("room.lua")),
             renew: operation("renew", include_str!("renew.lua")),
             control: operation("control", include_str!("control.lua")),
             presence: Script::new(&edit("presence", include_str!("presence.lua"))),

@@ -8,7 +8,6 @@
 -- Returns for each the previous entry: '' none (or this very mark: a resend), '?…' the mark of a call without a stored
 -- answer, '=…' a stored answer, which stays; nil where the page has another type; or a refusal, after which nothing is
 -- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student | unpriced
-local month = string.sub(today, 1, 7)
 local switch, limit, allows = unpack(call('MGET', 'system:budget_kill_switch', 'system:monthly_budget_limit',
   'spend:allows'))
 local is_off = switch and string.lower(switch) == 'true'
@@ -18,7 +17,11 @@ local set = tonumber(limit or nil)
 if set and set >= 0 and set < 1e6 then of_month = set * 1e9 end
 
 -- The sums that were spent, and the reservations of calls in flight.
-local spent_today, spent_month, reserved
+local month, spent_today, spent_month, reserved
+if is_off or of_day or of_month or of_student or allows then
+  read_clock()
+  month = string.sub(today, 1, 7)
+end
 if of_day or of_month then
   local sums = call('HMGET', 'spend:day:' .. today, 'total', 'possible')
   spent_today = whole(sums[1]) + whole(sums[2])
@@ -77,7 +80,7 @@ for i, page in ipairs(KEYS) do
     else
       price = price or 0
       local for_student = own and price > 0
-      if for_student then call('HINCRBY', RESERVED, 's:' .. student, price) end
+      if for_student then call('HINCRBY', RESERVED, 's:' .. student, amount) end
       opened[#opened + 1] = id
       opened[#opened + 1] = (price == 0 and '0' or amount) .. (for_student and ' s' or ' ') .. #student .. ' ' .. student .. row
       total = total + price
@@ -96,7 +99,7 @@ for i, page in ipairs(KEYS) do
 end
 if opened[1] then
   call('HSET', OPEN, unpack(opened))
-  if total > 0 then call('HINCRBY', RESERVED, 'total', total) end
+  if total > 0 then call('HINCRBY', RESERVED, 'total', string.format('%d', total)) end
   if ARGV[6] == '1' then announce() end
 end
 return answers

@@ -4,21 +4,22 @@
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "row.lua", "claim.lua";
-    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "places.lua";
+    "apalis";
+    CLAIM as function = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "row.lua", "claim.lua";
+    PLACES as function = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "places.lua";
     CLAIMED = "row.lua", "claimed.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
     STRAYS = "../poison.lua", "orphan.lua", "strays.lua";
-    COMPLETE = "../equal.lua", "equal.lua", "complete.lua";
-    RETRY_AT = "retry_at.lua";
+    COMPLETE as function = "../equal.lua", "equal.lua", "complete.lua";
+    RETRY_AT as function = "retry_at.lua";
     AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
     WAKE = "../equal.lua", "equal.lua", "wake.lua";
-    FAIL = "fail.lua";
-    RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
+    FAIL as function = "fail.lua";
+    RELEASE as function = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";
-    PROGRESS = "progress.lua";
+    PROGRESS as function = "progress.lua";
     LEAVE = "../owner.lua", "../fair.lua", "line.lua", "leave.lua";
     ENQUEUE = "enqueue.lua";
     COUNTS = "counts.lua";

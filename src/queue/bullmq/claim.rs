@@ -4,13 +4,15 @@ use std::{num::NonZeroU32, string::FromUtf8Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redis::ScriptInvocation;
 
 use super::{BullmqBroker, options::JobOptions, scripts};
-use crate::queue::{
-    BrokerError, ClaimNumber, Delivery, INLINE_BYTES, JobClaimer, Lease,
-    fair::{hash, owner_of},
-    millis,
+use crate::{
+    queue::{
+        BrokerError, ClaimNumber, Delivery, INLINE_BYTES, JobClaimer, Lease,
+        fair::{hash, owner_of},
+        millis,
+    },
+    script::ScriptCall,
 };
 
 /// Jobs that one claim takes at most.
@@ -90,7 +92,7 @@ impl BullmqBroker {
     /// The leading arguments of every script that claims.
     pub(super) fn claim_args(
         &self,
-        call: &mut ScriptInvocation<'_>,
+        call: &mut ScriptCall<'_>,
         number: Option<ClaimNumber>,
         count: usize,
         anyway: bool,

@@ -6,12 +6,15 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
-use crate::queue::{
-    BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, QueueCounts,
-    QueueInspector, WaitingFor,
-    admin::read_page,
-    fair::standing,
-    snapshot::{age, read_history},
+use crate::{
+    keys::WaitingLine,
+    queue::{
+        BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, QueueCounts,
+        QueueInspector, WaitingFor,
+        admin::read_page,
+        fair::standing,
+        snapshot::{age, read_history},
+    },
 };
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
@@ -35,6 +38,16 @@ type RawText = Option<Vec<u8>>;
 
 #[async_trait]
 impl QueueInspector for BullmqBroker {
+    fn waiting_lines(&self) -> Vec<WaitingLine> {
+        let [wait, _paused, prioritized] = &self.keys.waiting;
+        [(wait, "LLEN"), (prioritized, "ZCARD")]
+            .map(|(key, counted_by)| WaitingLine {
+                key: key.clone(),
+                counted_by,
+            })
+            .to_vec()
+    }
+
     async fn counts(&self) -> Result<QueueCounts, BrokerError> {
         let keys = &self.keys;
         let [wait, held, prioritized] = &keys.waiting;

@@ -38,8 +38,6 @@ use std::{
     time::Duration,
 };
 
-use redis::ScriptInvocation;
-
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
     BrokerError, BrokerOptions, JobWatchers, Layout, PartialResultStore, PartialResults, QueueIdentity,
@@ -49,6 +47,7 @@ use crate::{
     connection::Connection,
     keys::{BullKeys, ledger_key},
     locks::locked,
+    script::{Script, ScriptCall},
 };
 
 /// Longest delay: its time still fits the score of a delayed job.
@@ -92,7 +91,7 @@ impl BullmqBroker {
         }
     }
 
-    fn prepare<'a>(&self, script: &'a redis::Script) -> ScriptInvocation<'a> {
+    fn prepare<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let mut call = script.prepare_invoke();
         call.key(&self.keys.prefix);
         call
@@ -106,7 +105,7 @@ impl BullmqBroker {
         Ok(value)
     }
 
-    async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<WriteResult, BrokerError> {
+    async fn settle(&self, call: &ScriptCall<'_>) -> Result<WriteResult, BrokerError> {
         Ok(WriteResult::of(self.connection.invoke(call).await?))
     }
 

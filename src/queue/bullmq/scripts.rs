@@ -6,21 +6,22 @@
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "claim.lua";
+    "bullmq";
+    CLAIM as function = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "claim.lua";
     LOOK = "look.lua";
     RENEW = "../witness.lua", "renew.lua";
     RECOVER = "../witness.lua", "ending.lua", "../poison.lua", "orphan.lua", "recover.lua";
     MINE = "mine.lua";
     STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
-    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "levels.lua", "places.lua";
-    COMPLETE = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "../equal.lua", "equal.lua", "complete.lua";
-    RETRY_AT = "retry_at.lua";
+    PLACES as function = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "levels.lua", "places.lua";
+    COMPLETE as function = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "../equal.lua", "equal.lua", "complete.lua";
+    RETRY_AT as function = "retry_at.lua";
     AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
     WAKE = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "equal.lua", "wake.lua";
-    FAIL = "ending.lua", "fail.lua";
-    RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
+    FAIL as function = "ending.lua", "fail.lua";
+    RELEASE as function = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
     BEGIN = "begin.lua";
-    PROGRESS = "progress.lua";
+    PROGRESS as function = "progress.lua";
     LEAVE = "../owner.lua", "../fair.lua", "line.lua", "leave.lua";
     ENQUEUE = "enqueue.lua";
     PAUSE = "pause.lua";
