@@ -5,8 +5,8 @@
 //! to a provider, a breaker to its name: providers that name the same breaker share it.
 //!
 //! # Layout
-//! - One operation a file: `turn.lua` with its parts `settle.lua` and `admit.lua`, `room.lua`, `renew.lua`,
-//!   `control.lua`; `presence.lua` counts the replicas. Preludes: `common.lua` (keys, clock, breaker), `limits.lua`
+//! - One operation a file: `settle_and_admit.lua` with its parts `settle.lua` and `admit.lua`, `limit_room.lua`, `renew.lua`,
+//!   `breaker_control.lua`; `replica_presence.lua` counts the replicas. Preludes: `common.lua` (keys, clock, breaker), `limits.lua`
 //!   (counts of the limits). The keys are [`crate::keys::GateKeys`].
 //! - `scripts`, `redis_gate`: assemble and call the scripts. `batched_gate`: batches the calls and bounds them by
 //!   deadlines. `protocol`: what they exchange.
@@ -30,6 +30,7 @@ mod breaker_log;
 pub(crate) mod counters;
 mod decision;
 mod fallback;
+mod limit_room;
 mod pending_settlements;
 mod permit;
 mod protocol;
@@ -59,8 +60,9 @@ use self::{
 };
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
+    limit_room::{LimitRoom, SpreadRoom},
     permit::Permit,
-    provider_gate::{Admission, LimitRoom, ProviderGate, SpreadRoom},
+    provider_gate::{Admission, ProviderGate},
     settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
     settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},

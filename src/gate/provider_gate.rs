@@ -21,6 +21,7 @@ use super::{
     counters::{BreakerScope, COUNTERS},
     decision::{Effect, Reason, Rejection, State},
     fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
+    limit_room::LimitRoom,
     pending_settlements::PendingSettlements,
     permit::{PendingPermit, Permit},
     protocol::{AdmissionVerdict, BreakerControl, GateError},
@@ -91,34 +92,6 @@ pub struct ProviderGate {
     refused_tokens: AtomicU64,
     /// Told when a call has ended: a limit on calls in flight may have room now.
     freed: Notify,
-}
-
-/// How many calls the limits would let pass now, as far as Redis can tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitRoom {
-    /// So many; `usize::MAX` without limits.
-    pub calls: usize,
-    /// When more may pass: from now. Zero where some may pass now.
-    pub wait: Duration,
-    /// Why no call may pass; `None` if calls may pass.
-    pub reason: Option<Reason>,
-    /// The same where the requests of a minute are spread over it.
-    pub spread: SpreadRoom,
-    /// Jobs in the lines that were asked about.
-    pub waiting: usize,
-}
-
-/// How many calls may start now, where the requests of a minute are spread over it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpreadRoom {
-    /// So many by the limit of requests alone; `usize::MAX` without one.
-    pub calls: usize,
-    /// When the next may start: from now.
-    pub wait: Duration,
-    /// Time between two calls.
-    pub interval: Duration,
-    /// Calls that may start at once after a pause.
-    pub burst: usize,
 }
 
 /// The gate's verdict on a call.

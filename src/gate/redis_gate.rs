@@ -7,11 +7,11 @@ use redis::{FromRedisValue, RedisError};
 
 use super::{
     decision::{Effect, Reason, State},
+    limit_room::{LimitRoom, SpreadRoom},
     protocol::{
         AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
         SettlementReply,
     },
-    provider_gate::{LimitRoom, SpreadRoom},
     scripts::GateScripts,
     settings::{GateSettings, LimitSettings},
     settlement::CallOutcome,
@@ -45,7 +45,7 @@ impl std::fmt::Debug for RedisGate {
     }
 }
 
-/// The answer of `turn.lua`.
+/// The answer of `settle_and_admit.lua`.
 pub(super) struct SettleAndAdmitReply {
     /// Of each permit that was to be settled.
     pub(super) settled: Vec<SettlementReply>,
@@ -66,11 +66,11 @@ type AdmitRow = (
 /// The answer of `settle.lua` about one permit.
 type SettledRow = (Effect, State, u32, u32, u32);
 
-/// The answer of `room.lua`: calls, ms until more may pass, the reason; the same where they are spread over the minute,
+/// The answer of `limit_room.lua`: calls, ms until more may pass, the reason; the same where they are spread over the minute,
 /// ms between two of these, how many may start at once; jobs that wait.
 type RoomRow = (i64, u64, String, i64, u64, u64, usize, usize);
 
-/// The part of `control.lua`'s answer about the breaker.
+/// The part of `breaker_control.lua`'s answer about the breaker.
 type BreakerRow = (
     State,
     State,
@@ -84,7 +84,7 @@ type BreakerRow = (
     Option<u64>,
 );
 
-/// The part of `control.lua`'s answer about the limits.
+/// The part of `breaker_control.lua`'s answer about the limits.
 type LimitsRow = (u64, u64, u64, u64, u64);
 
 fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<AdmissionReply, GateError> {

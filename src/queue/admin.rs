@@ -48,7 +48,7 @@ impl ListQuery<'_> {
     }
 }
 
-/// A place between two jobs of a list, which holds while others come and go: see `pages.lua`.
+/// A place between two jobs of a list, which holds while others come and go: see `job_pages.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListCursor {
     source: u8,

@@ -125,7 +125,7 @@ pub enum Answered {
     Unusable,
 }
 
-/// What completion scripts are told of equal jobs (`equal.lua`).
+/// What completion scripts are told of equal jobs (`equal_jobs.lua`).
 pub(super) fn told_equal(equal: Option<&(EqualJobs, Answered)>) -> String {
     let Some((equal, answered)) = equal else {
         return String::new();

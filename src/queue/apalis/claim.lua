@@ -5,7 +5,7 @@
 --      8 inflight prefix  9 field of the payload that names a job's owner, or '' where the line is not shared fairly
 --      10 are jobs claimed while some have no place in that line yet 0|1
 --      11 jobs that an owner may have in flight, 0: any number  12 lease ttl ms
--- Returns false without a lease (renew first), 0 when the number was carried out before (`claimed.lua` returns the jobs
+-- Returns false without a lease (renew first), 0 when the number was carried out before (`claim_resend.lua` returns the jobs
 -- that are left of it), how many jobs need their places first (the number is not used up), else a list of rows.
 local active, scheduled, inflight, data, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, number, want, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

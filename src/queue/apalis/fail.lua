@@ -19,5 +19,5 @@ call('ZADD', ended, now, id)
 call('HSET', meta, 'status', 'Failed', 'claim', '', 'settled', token, 'done_at', floor(now / 1000),
   'result', ARGV[5], 'error', ARGV[6])
 remember(history, now, ARGV[7])
-call('DEL', KEYS[4] .. ':full') -- Its owner may start another job (../busy.lua).
+call('DEL', KEYS[4] .. ':full') -- Its owner may start another job (../owner_in_flight.lua).
 return 1

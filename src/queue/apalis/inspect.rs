@@ -91,7 +91,7 @@ impl QueueInspector for ApalisBroker {
 
     async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
         let keys = &self.keys;
-        let mut call = scripts::STANDING.prepare_invoke();
+        let mut call = scripts::LINE_POSITION.prepare_invoke();
         call.key(&keys.active)
             .key(&keys.data)
             .key(&keys.scheduled)

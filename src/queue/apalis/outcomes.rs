@@ -98,7 +98,7 @@ impl OutcomeWriter for ApalisBroker {
         equal: &EqualJobs,
     ) -> Result<WriteResult, BrokerError> {
         let keys = &self.keys;
-        let mut call = scripts::AWAIT.prepare_invoke();
+        let mut call = scripts::AWAIT_EQUAL.prepare_invoke();
         call.key(&self.inflight)
             .key(&keys.active)
             .key(&keys.scheduled)
@@ -114,7 +114,7 @@ impl OutcomeWriter for ApalisBroker {
     }
 
     async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
-        let mut call = scripts::WAKE.prepare_invoke();
+        let mut call = scripts::WAKE_EQUAL.prepare_invoke();
         call.key(&self.keys.active).key(&self.keys.scheduled);
         call.arg(&*equal.prefix);
         Ok(self.connection.invoke(&call).await?)

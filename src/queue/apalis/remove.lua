@@ -1,7 +1,7 @@
 -- Removes a job that is not active.
 -- KEYS 1 active  2 scheduled  3 done  4 dead  5 ended:done  6 ended:dead  7 data
 -- ARGV 1 job id  2 meta prefix  3 history prefix  4 inflight prefix  5 idempotency prefix
---      6 its place in the line of those that wait: see `lines.lua`
+--      6 its place in the line of those that wait: see `list_removal.lua`
 -- Returns 'removed', 'unknown', 'active', or false where the caller has to look for its place.
 local active, scheduled, done, dead, data = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]
 local id, meta = ARGV[1], ARGV[2] .. ARGV[1]

@@ -90,13 +90,13 @@ impl QueueInspector for BullmqBroker {
     }
 
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
-        let mut call = scripts::OLDEST.prepare_invoke();
+        let mut call = scripts::OLDEST_WAITING.prepare_invoke();
         call.key(&self.keys.prefix);
         Ok(Duration::from_millis(self.connection.invoke(&call).await?))
     }
 
     async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
-        let mut call = self.prepare(&scripts::STANDING);
+        let mut call = self.prepare(&scripts::LINE_POSITION);
         call.arg(id).arg(self.fairness());
         Ok(standing(self.connection.invoke(&call).await?))
     }

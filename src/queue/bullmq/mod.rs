@@ -7,7 +7,7 @@
 //! ends in `completed` or `failed`, or is removed. A producer that adds a job sets the marker, which `wait` blocks on.
 //!
 //! Each claimed job has a lock that holds the claim's token, `<worker>:<number>`, and runs out unless it is renewed;
-//! then any other replica puts the job back, unless the cause was an outage of Redis (`../witness.lua`). The claim
+//! then any other replica puts the job back, unless the cause was an outage of Redis (`../lease_continuity.lua`). The claim
 //! also leaves a mark in the job's hash, made of the token and of the count of all workers' claims. The mark
 //! distinguishes a resend from a late outcome, and finds the jobs of a claim whose answer was lost. It also shows
 //! whether another worker has claimed the job since: if not, a lock that ran out during an outage can be set again.

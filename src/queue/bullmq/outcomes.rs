@@ -117,7 +117,7 @@ impl OutcomeWriter for BullmqBroker {
         reason: &str,
         equal: &EqualJobs,
     ) -> Result<WriteResult, BrokerError> {
-        let mut call = self.prepare(&scripts::AWAIT);
+        let mut call = self.prepare(&scripts::AWAIT_EQUAL);
         call.arg(&*lease.id)
             .arg(&*lease.token)
             .arg(millis(delay))
@@ -127,7 +127,7 @@ impl OutcomeWriter for BullmqBroker {
     }
 
     async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
-        let mut call = self.prepare(&scripts::WAKE);
+        let mut call = self.prepare(&scripts::WAKE_EQUAL);
         call.arg(&*equal.prefix);
         Ok(self.connection.invoke(&call).await?)
     }

@@ -1,4 +1,4 @@
--- Second prelude of the scripts that give jobs their places in the fair line, or take them from it (fair.lua).
+-- Second prelude of the scripts that give jobs their places in the fair line, or take them from it (fair_line.lua).
 
 -- Owners that one claim passes over at most.
 local MOST_PASSED = 1000
@@ -142,7 +142,7 @@ local function place_at_the_back(line, s, front, placed, most, known)
 end
 
 -- The owners who are due, the first one first, as many as jobs are wanted: owners, the turn of each, and how many jobs each
--- may start; without these all of them. Those who have as many in flight as they may are passed over (busy.lua).
+-- may start; without these all of them. Those who have as many in flight as they may are passed over (owner_in_flight.lua).
 local function owners_due(turns, wanted, busy)
   local owners, scores, limits, from = {}, {}, busy and {}, 0
   repeat
@@ -273,7 +273,7 @@ end
 
 -- Opens the line: what is in the list and has no place gets one, at most `most` jobs at its back.
 -- `known` holds owners of jobs whose payload is too large to be read here, by id; `busy` says how many jobs owners may start
--- (busy.lua), or is nil.
+-- (owner_in_flight.lua), or is nil.
 -- Returns nil where the list is to be taken from as it is, and then whether there is more to clear; else {take(wanted) →
 -- ids, save(), how many jobs have no place, id whose owner the caller has to find}. The caller takes, or saves.
 local function open_line(line, most, known, busy)

@@ -1,9 +1,9 @@
--- Third prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair.lua).
+-- Third prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair_line.lua).
 
 -- A larger payload does not pass through a script: the caller finds the owner of its job.
 local LARGEST = 262144
 
--- A priority is the upper part of a job's score, and what is kept of its fair line stands behind this (levels.lua).
+-- A priority is the upper part of a job's score, and what is kept of its fair line stands behind this (priority_levels.lua).
 local LEVEL, PRIORITIZED = 4294967296, P .. 'prioritized'
 local function level_state(level) return P .. 'bw:fair:p' .. text(level) end
 
@@ -45,7 +45,7 @@ local function wait_line(key)
 end
 
 -- Gives the owner of a job that goes back to the front its turn back. One with a priority is the next of its priority
--- (levels.lua), and needs none.
+-- (priority_levels.lua), and needs none.
 function returned(id)
   if count(call('HGET', P .. id, 'priority'), 0) > 0 then return end
   local key = protected('HGET', P .. 'bw:fair', 'key')

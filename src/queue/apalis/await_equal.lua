@@ -26,5 +26,5 @@ else
   call('LPUSH', active, id)
   returned(KEYS[4], KEYS[5], id)
 end
-call('DEL', KEYS[5] .. ':full') -- Its owner may start another job (../busy.lua).
+call('DEL', KEYS[5] .. ':full') -- Its owner may start another job (../owner_in_flight.lua).
 return 1

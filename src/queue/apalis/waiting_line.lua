@@ -1,4 +1,4 @@
--- Second prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair.lua).
+-- Second prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair_line.lua).
 
 -- A larger payload does not pass through a script: the caller finds the owner of its job.
 local LARGEST = 262144
