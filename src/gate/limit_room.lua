@@ -8,14 +8,18 @@
 read_usage()
 local most, reason, wait = math.huge, '', 0
 local function allows(room, why)
-  if room < most then most, reason = max(0, room), why end
+  if room < most then
+    most, reason = max(0, room), why
+  end
 end
 local estimate, failure_threshold = tonumber(ARGV[8]), tonumber(ARGV[9])
 if used.in_flight then allows(most_in_flight(failure_threshold) - used.in_flight, 'concurrency') end
 if rpm > 0 then allows(rpm - used.requests + left('q'), 'rpm') end
 if tpm > 0 and estimate > 0 then allows(floor((tpm - used.tokens + left('u')) / estimate), 'tpm') end
 need_limits(estimate, function(why, ms)
-  if ms > wait then most, reason, wait = 0, why, ms end
+  if ms > wait then
+    most, reason, wait = 0, why, ms
+  end
 end, failure_threshold)
 most = most == math.huge and -1 or floor(most)
 local spread, next_spread = most, wait

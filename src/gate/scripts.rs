@@ -35,7 +35,11 @@ impl GateScripts {
         };
         Self {
             turn: function("settle_and_admit", &parts, include_str!("settle_and_admit.lua")),
-            room: function("limit_room", &[common.clone(), limits], include_str!("limit_room.lua")),
+            room: function(
+                "limit_room",
+                &[common.clone(), limits],
+                include_str!("limit_room.lua"),
+            ),
             renew: operation("renew", include_str!("renew.lua")),
             control: operation("breaker_control", include_str!("breaker_control.lua")),
             presence: Script::new(&edit("replica_presence", include_str!("replica_presence.lua"))),

@@ -36,7 +36,9 @@ for i, page in ipairs(KEYS) do
     kept[i] = type(written) == 'number' and call('PEXPIRE', page, ARGV[5])
     -- Jobs that have paid for their first answer are counted by type.
     if kept[i] and note ~= '' and call('HSETNX', page, 'paid', '1') == 1 then
-      if not jobs[job_type] then job_types[#job_types + 1], jobs[job_type] = job_type, 0 end
+      if not jobs[job_type] then
+        job_types[#job_types + 1], jobs[job_type] = job_type, 0
+      end
       jobs[job_type] = jobs[job_type] + 1
     end
   else
@@ -92,9 +94,36 @@ end
 -- paid can turn out to be paid, or not billed.
 local function tell(id, kind, amount, row, student, prompt, cached, completion, reasoning)
   local provider, model, job_type = parts(row)
-  call('XADD', 'usage', 'MAXLEN', '~', ARGV[6], '*', 'call', id, 'kind', kind, 'provider', provider, 'model', model,
-    'type', job_type, 'student', student, 'nanoUsd', amount, 'promptTokens', prompt or '0', 'cachedTokens', cached or '0',
-    'completionTokens', completion or '0', 'reasoningTokens', reasoning or '0')
+  call(
+    'XADD',
+    'usage',
+    'MAXLEN',
+    '~',
+    ARGV[6],
+    '*',
+    'call',
+    id,
+    'kind',
+    kind,
+    'provider',
+    provider,
+    'model',
+    model,
+    'type',
+    job_type,
+    'student',
+    student,
+    'nanoUsd',
+    amount,
+    'promptTokens',
+    prompt or '0',
+    'cachedTokens',
+    cached or '0',
+    'completionTokens',
+    completion or '0',
+    'reasoningTokens',
+    reasoning or '0'
+  )
 end
 
 -- Subtracts from a field, and deletes it when nothing is left; says whether it did.
@@ -173,7 +202,9 @@ local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
 local before, paid, rows, ids, numbers = booked, 0, {}, {}, {}
 for at = first, #ARGV, 10 do
   local number = tonumber(ARGV[at])
-  if number > booked then ids[#ids + 1], numbers[at] = ARGV[at + 1], number end
+  if number > booked then
+    ids[#ids + 1], numbers[at] = ARGV[at + 1], number
+  end
 end
 local records, released = release(OPEN, ids)
 local nth = 0
@@ -184,7 +215,9 @@ for at = first, #ARGV, 10 do
     booked = number
     nth = nth + 1
     local lost_student, lost_row
-    if not records[nth] then lost_student, lost_row = take_back(id) end
+    if not records[nth] then
+      lost_student, lost_row = take_back(id)
+    end
     local name = replica .. ':' .. id
     if kind == 'nothing' then
       -- An event told of a possible cost: this one takes it back.
@@ -216,7 +249,9 @@ for row, sums in pairs(rows) do
   if sums[6] then call('HINCRBY', day_key, stem .. 'cached', in_digits(sums[6])) end
   if sums[7] then call('HINCRBY', day_key, stem .. 'reasoning', in_digits(sums[7])) end
 end
-for _, job_type in ipairs(job_types) do add(day_key, job_type .. '|jobs', jobs[job_type], DAYS) end
+for _, job_type in ipairs(job_types) do
+  add(day_key, job_type .. '|jobs', jobs[job_type], DAYS)
+end
 if paid > 0 then
   local text = digits(paid)
   add(day_key, 'total', paid, DAYS, text)
@@ -249,7 +284,9 @@ if ARGV[7] ~= '' then
   for _, name in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', now, 'LIMIT', 0, 2)) do
     local open, lost = 'spend:open:' .. name, 'spend:lost:' .. name
     local open_ids, some = call('HKEYS', open), {}
-    for i = 1, math.min(#open_ids, left) do some[i] = open_ids[i] end
+    for i = 1, math.min(#open_ids, left) do
+      some[i] = open_ids[i]
+    end
     local found, total = release(open, some)
     released = released + total
     for i, record in ipairs(found) do

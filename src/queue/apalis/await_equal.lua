@@ -16,8 +16,24 @@ call('HLEN', KEYS[4])
 local now = now_ms()
 local is_led = leader_left(equal, now)
 call('SREM', inflight, id)
-call('HSET', meta, 'status', 'Pending', 'claim', '', 'settled', token, 'progress', 0, 'gate', '', 'awaited', 1,
-  'attempts', max(0, count(call('HGET', meta, 'attempts'), 1) - 1))
+call(
+  'HSET',
+  meta,
+  'status',
+  'Pending',
+  'claim',
+  '',
+  'settled',
+  token,
+  'progress',
+  0,
+  'gate',
+  '',
+  'awaited',
+  1,
+  'attempts',
+  max(0, count(call('HGET', meta, 'attempts'), 1) - 1)
+)
 if is_led then
   note_waiting(equal, active, id, now)
   call('ZADD', scheduled, string.format('%.3f', (now + delay) / 1000), id)

@@ -25,8 +25,22 @@ local function complete(id, token, result, equal)
   call('SREM', inflight, id)
   add_ended(done, done_is_zset, id, now)
   call('ZADD', ended, now, id)
-  call('HSET', meta, 'status', 'Done', 'claim', '', 'settled', token, 'progress', '100', 'done_at', floor(now / 1000),
-    'result', result)
+  call(
+    'HSET',
+    meta,
+    'status',
+    'Done',
+    'claim',
+    '',
+    'settled',
+    token,
+    'progress',
+    '100',
+    'done_at',
+    floor(now / 1000),
+    'result',
+    result
+  )
   if large then call('HDEL', data, id) end
   call('DEL', 'ledger:' .. meta)
   just_ended[id] = true

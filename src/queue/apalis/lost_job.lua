@@ -17,8 +17,24 @@ local function orphan(id, holder, inflight, active, dead, ended, meta, history, 
   if reason then
     add_ended(dead, dead_is_zset, id, now)
     call('ZADD', ended, now, id)
-    call('HSET', meta, 'status', 'Killed', 'lost', lost, 'cut', cut, 'claim', '', 'done_at', floor(now / 1000),
-      'error', reason, 'result', cjson.encode({ Err = reason }))
+    call(
+      'HSET',
+      meta,
+      'status',
+      'Killed',
+      'lost',
+      lost,
+      'cut',
+      cut,
+      'claim',
+      '',
+      'done_at',
+      floor(now / 1000),
+      'error',
+      reason,
+      'result',
+      cjson.encode({ Err = reason })
+    )
     -- A history that is none must not keep the job from ending.
     if type(protected('LLEN', history)) == 'number' then
       remember(history, now, note_of(max(1, count(m[1], 1)), 'poison', reason, holder))

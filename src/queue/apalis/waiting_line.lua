@@ -46,4 +46,3 @@ local function returned(data, state, id)
   local size = call('HSTRLEN', data, id)
   if size > 0 and size <= LARGEST then refund_turn(line, line.owner_of(id, {}), id) end
 end
-

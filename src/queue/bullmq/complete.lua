@@ -17,7 +17,9 @@ if orders(P)[2] then expect_lines(P) end
 local function worded(problem) return type(problem) == 'table' and problem.err or problem end
 
 local locks = {}
-for i = 13, #ARGV, 4 do locks[#locks + 1] = P .. ARGV[i] .. ':lock' end
+for i = 13, #ARGV, 4 do
+  locks[#locks + 1] = P .. ARGV[i] .. ':lock'
+end
 local holders = call('MGET', unpack(locks))
 
 local function complete(id, token, result, equal, holder)

@@ -5,8 +5,11 @@
 -- Returns 'requeued' or 'poisoned'.
 local function has_scheduler(id)
   local scheduler = call('HGET', P .. id, 'rjk')
-  return scheduler and (call('EXISTS', P .. 'repeat:' .. scheduler) == 1
-    or type(protected('ZSCORE', P .. 'repeat', scheduler)) == 'string')
+  return scheduler
+    and (
+      call('EXISTS', P .. 'repeat:' .. scheduler) == 1
+      or type(protected('ZSCORE', P .. 'repeat', scheduler)) == 'string'
+    )
 end
 
 local function orphan(id, max_lost, now)

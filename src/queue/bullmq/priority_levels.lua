@@ -136,7 +136,9 @@ local function take_prioritized(level, line, wanted, busy, others)
       some = level.take(left)
       -- Owners of the first priority may have as many jobs in flight as they may: those behind are not held up.
       if busy and #some < left then after = level.level end
-      for _, id in ipairs(some) do taken[#taken + 1], scores[id] = id, text(level.lowest) end
+      for _, id in ipairs(some) do
+        taken[#taken + 1], scores[id] = id, text(level.lowest)
+      end
     else
       local first = first_level()
       if not first or busy then break end

@@ -16,4 +16,9 @@ for i = 2, #ARGV, 2 do
   if held == 'lost' or held == 'gone' then lost[#lost + 1] = (i - 2) / 2 end
 end
 local schedulers = protected('ZCARD', P .. 'repeat')
-return { call('LLEN', P .. 'active'), lost, call('HGET', P .. 'meta', 'version') or '', type(schedulers) == 'number' and schedulers or 0 }
+return {
+  call('LLEN', P .. 'active'),
+  lost,
+  call('HGET', P .. 'meta', 'version') or '',
+  type(schedulers) == 'number' and schedulers or 0,
+}

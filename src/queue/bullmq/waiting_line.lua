@@ -14,7 +14,9 @@ local function wait_line(key)
   function line.at(distance) return digits(-1 - distance) end
   function line.range(first, last) return digits(-1 - last), digits(-1 - first) end
   function line.from_front(ids)
-    for i = 1, floor(#ids / 2) do ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i] end
+    for i = 1, floor(#ids / 2) do
+      ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i]
+    end
   end
   function line.pop(n) return n > 0 and call('RPOP', line.list, n) or {} end
   function line.push(...) call('RPUSH', line.list, ...) end
@@ -37,8 +39,12 @@ local function wait_line(key)
   -- Whether a job that is not found in the list has left it: removed, claimed, ended or put off.
   function line.is_elsewhere(id)
     local job = P .. id
-    return call('EXISTS', job) == 0 or call('EXISTS', job .. ':lock') == 1 or call('ZSCORE', P .. 'delayed', id)
-      or call('ZSCORE', P .. 'completed', id) or call('ZSCORE', P .. 'failed', id) or call('ZSCORE', P .. 'prioritized', id)
+    return call('EXISTS', job) == 0
+      or call('EXISTS', job .. ':lock') == 1
+      or call('ZSCORE', P .. 'delayed', id)
+      or call('ZSCORE', P .. 'completed', id)
+      or call('ZSCORE', P .. 'failed', id)
+      or call('ZSCORE', P .. 'prioritized', id)
   end
 
   return line
