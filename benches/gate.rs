@@ -138,14 +138,15 @@ async fn main() -> Result {
 /// Commands and microseconds that Redis itself has spent on scripts.
 async fn scripts(raw: &mut redis::aio::MultiplexedConnection) -> Result<(f64, f64)> {
     let info: String = redis::cmd("INFO").arg("commandstats").query_async(raw).await?;
-    let stats = info
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_evalsha:"));
     let number = |name: &str| {
-        let text = stats?.split(',').find_map(|field| field.strip_prefix(name))?;
-        text.parse().ok()
+        let stats = info.lines().filter_map(|line| {
+            line.strip_prefix("cmdstat_evalsha:")
+                .or_else(|| line.strip_prefix("cmdstat_fcall:"))
+        });
+        let text = stats.filter_map(|stats| stats.split(',').find_map(|field| field.strip_prefix(name)));
+        text.filter_map(|text| text.parse::<f64>().ok()).sum()
     };
-    Ok((number("calls=").unwrap_or(0.0), number("usec=").unwrap_or(0.0)))
+    Ok((number("calls="), number("usec=")))
 }
 
 async fn measure() -> Result {

@@ -6,7 +6,7 @@
 
 use crate::{FailureClass, JobType};
 
-/// The sentence for a job whose replicas died while they ran it. `src/queue/poison.lua` repeats it: a test compares
+/// The sentence for a job whose replicas died while they ran it. `src/queue/poison_count.lua` repeats it: a test compares
 /// them.
 pub const LOST: &str = "The job could not be finished.";
 

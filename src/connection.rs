@@ -13,13 +13,14 @@ use std::{
 
 pub use address::{AuthorityFile, RedisAddress, Sentinels};
 use redis::{
-    Client, ErrorKind, FromRedisValue, RedisError, ScriptInvocation,
+    Client, ErrorKind, FromRedisValue, RedisError,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
 };
 
 use crate::{
     locks::locked,
     redis_error::RedisErrorClass,
+    script::{FunctionSupport, Invocation},
     telemetry::metrics::{
         PROCESS,
         labels::{CellIndex, RedisFault},
@@ -62,6 +63,8 @@ struct ConnectionState {
     cut_off: AtomicBool,
     /// How long an answer may take.
     response_timeout: Duration,
+    /// Whether Redis runs scripts as functions.
+    functions: FunctionSupport,
     /// The connection of large payloads, once there was one.
     large: OnceLock<Connection>,
 }
@@ -102,6 +105,7 @@ impl Connection {
             left: Mutex::new(None),
             cut_off: AtomicBool::new(false),
             response_timeout,
+            functions: FunctionSupport::default(),
             large: OnceLock::new(),
         })))
     }
@@ -120,14 +124,14 @@ impl Connection {
         self.0.large.get().ok_or_else(missing)
     }
 
-    /// Runs a script: one round trip, two when Redis has forgotten the script.
+    /// Runs a script: one round trip, some more when Redis has forgotten the script.
     ///
     /// # Errors
     /// Redis's own, or a time-out after two seconds: the script may have run then.
-    pub async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+    pub async fn invoke<T: FromRedisValue + Send>(&self, script: &impl Invocation) -> Result<T, RedisError> {
         let asked = Instant::now();
         let answer = match self.server().await {
-            Ok(mut server) => script.invoke_async(&mut server.manager).await,
+            Ok(mut server) => script.run(&mut server.manager, &self.0.functions).await,
             Err(error) => Err(error),
         };
         self.record_answer(asked, answer)

@@ -21,8 +21,8 @@
 //! | `<q>:witness` (ours) | string | since when the fleet's renewals follow each other, ms; runs out where they do not |
 //! | `<q>:paused` (ours) | string | present while the queue is paused |
 //! | `<q>:parts:<id>`, `<q>:parts:<id>:followed` (ours) | string | the parts of a job's result so far; present while a client follows the job (`queue/partial_results.rs`) |
-//! | `<q>:fair`, `:fair:turns`, `:fair:moved`, `:fair:line:<owner>` (ours) | hash, zset, hash, list | while jobs wait: whose turn it is (`queue/fair.lua`) |
-//! | `<q>:fair:busy`, `:fair:full` (ours) | hash, string | with `USER_MAX_CONCURRENT`: owner → jobs in flight; and whether jobs wait for the end of one of these (`queue/busy.lua`) |
+//! | `<q>:fair`, `:fair:turns`, `:fair:moved`, `:fair:line:<owner>` (ours) | hash, zset, hash, list | while jobs wait: whose turn it is (`queue/fair_line.lua`) |
+//! | `<q>:fair:busy`, `:fair:full` (ours) | hash, string | with `USER_MAX_CONCURRENT`: owner → jobs in flight; and whether jobs wait for the end of one of these (`queue/owner_in_flight.lua`) |
 //!
 //! # The BullMQ layout
 //! All names begin with `bull:<queue>:` (`BULLMQ_PREFIX` in the place of `bull`), and so does a job's hash; its scripts put the rest behind it themselves,
@@ -162,6 +162,15 @@ impl ApalisKeys {
     pub fn history(&self, id: &str) -> String {
         format!("{}{id}", self.history_prefix)
     }
+}
+
+/// A key that holds waiting jobs of a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingLine {
+    /// The key.
+    pub key: String,
+    /// The command that counts its jobs.
+    pub counted_by: &'static str,
 }
 
 /// The keys of one queue in the BullMQ layout.

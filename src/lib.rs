@@ -20,8 +20,8 @@
 //! - [`unserved_queues`]: jobs that wait where no worker looks.
 //! - [`outcome_spool`]: outcomes that Redis does not take while a replica stops wait in local files for its next start.
 //! - [`watchdog`]: ends the process when a loop is wedged.
-//! - [`connection`], `deadline`, [`redis_error`] and [`keys`]: Redis, how long its answers may take, what its errors
-//!   mean, and the name of every key.
+//! - [`connection`], `deadline`, [`script`], [`redis_error`] and [`keys`]: Redis, how long its answers may take, how
+//!   scripts run there, what its errors mean, and the name of every key.
 //! - [`demo`]: a show of it all, with the providers' protocols of the crate [`simulator`].
 
 pub mod check;
@@ -54,6 +54,7 @@ pub mod ratelimit;
 pub mod redis_error;
 pub mod replica;
 pub mod retry;
+pub mod script;
 pub mod spend_ledger;
 pub mod spending;
 pub mod suspects;

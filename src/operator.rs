@@ -172,7 +172,7 @@ impl Operator {
         let kind = job.kind.as_deref().and_then(|kind| kind.parse::<JobType>().ok());
         if let (Some(kind), Some(gates)) = (kind, &self.gates) {
             let gate = gates.gate(kind.provider());
-            let (status, room) = (gate.status().await?, gate.room().await?);
+            let (status, room) = (gate.status().await?, gate.room(&[]).await?);
             line.limit = full_limit(&status, &room);
             let rpm = status.limits.requests_per_minute.map(|n| u64::from(n.get()));
             line.expected_start = rpm.zip(standing.ahead).map(|(rpm, ahead)| {
@@ -202,7 +202,7 @@ impl Operator {
         for status in known.iter().filter(|status| is_full(status)) {
             let provider = status.provider;
             let Some(gates) = &self.gates else { continue };
-            let Some(limit) = full_limit(status, &gates.gate(provider).room().await?) else {
+            let Some(limit) = full_limit(status, &gates.gate(provider).room(&[]).await?) else {
                 continue;
             };
             let (mut waiting, mut owners) = (0, 0);

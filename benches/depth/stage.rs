@@ -168,15 +168,13 @@ impl Stage {
     /// Scripts that ran so far, and their time, µs.
     async fn scripts(&self) -> Result<(u64, u64)> {
         let info: String = self.ask(&["INFO", "commandstats"]).await?;
-        let Some(stats) = info
-            .lines()
-            .find_map(|line| line.strip_prefix("cmdstat_evalsha:"))
-        else {
-            return Ok((0, 0));
-        };
         let number = |name: &str| {
-            let text = stats.split(',').find_map(|field| field.strip_prefix(name));
-            text.and_then(|text| text.parse().ok()).unwrap_or(0)
+            let stats = info.lines().filter_map(|line| {
+                line.strip_prefix("cmdstat_evalsha:")
+                    .or_else(|| line.strip_prefix("cmdstat_fcall:"))
+            });
+            let text = stats.filter_map(|stats| stats.split(',').find_map(|field| field.strip_prefix(name)));
+            text.filter_map(|text| text.parse::<u64>().ok()).sum()
         };
         Ok((number("calls="), number("usec=")))
     }
@@ -225,7 +223,7 @@ impl Stage {
         let [command, sha, ..] = arguments else {
             return None;
         };
-        if !command.eq_ignore_ascii_case(b"evalsha") {
+        if !command.eq_ignore_ascii_case(b"evalsha") && !command.eq_ignore_ascii_case(b"fcall") {
             return None;
         }
         let sha = String::from_utf8_lossy(sha);

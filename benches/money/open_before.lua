@@ -12,7 +12,7 @@ for i, page in ipairs(KEYS) do
   elseif found:sub(1, 1) == '=' then
     answers[i] = found
   else
-    -- Who has got so far is the job's delivery with the mark's token: it counts when it is lost (queue/poison.lua).
+    -- Who has got so far is the job's delivery with the mark's token: it counts when it is lost (queue/poison_count.lua).
     redis.call('HSET', page, entry, mark, 'by', mark:match('^%?(.*):%d+$') or '')
     redis.call('PEXPIRE', page, ARGV[1])
     answers[i] = found == mark and '' or found

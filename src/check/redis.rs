@@ -77,6 +77,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
         )),
     }
     findings.push(rights::look(config, &connection).await);
+    findings.push(rights::functions(&connection).await);
     findings.push(unserved(config, &connection).await);
     findings.push(keyspace(config, connection).await);
     findings

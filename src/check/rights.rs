@@ -96,6 +96,9 @@ const COMMANDS: &[&str] = &[
 /// Commands without which the worker does with less: a name for BullMQ's list of workers, large results beside the scripts.
 const OPTIONAL: &[&str] = &["client|setname n", "watch @", "multi", "exec"];
 
+/// Commands that the worker does without where it has to: it evaluates the scripts of each job then.
+const FUNCTION_COMMANDS: &[&str] = &["fcall", "function|load", "function|list", "function|delete"];
+
 /// The keys that a worker of these queues touches. The last two are Bottleneck's, for their retirement.
 fn patterns(config: &Config) -> Vec<String> {
     let mut patterns: Vec<String> = Vec::new();
@@ -136,6 +139,9 @@ pub fn acl_rule(config: &Config) -> String {
     for command in COMMANDS {
         let _ = write!(rule, " +{}", command.split(' ').next().unwrap_or_default());
     }
+    for command in FUNCTION_COMMANDS {
+        let _ = write!(rule, " +{command}");
+    }
     rule
 }
 
@@ -173,6 +179,20 @@ pub(super) async fn look(config: &Config, connection: &Connection) -> Finding {
     }
     let cure = format!("ACL SETUSER {user} {}", lacks.join(" "));
     Finding::failure(CHECK, format!("user {user} lacks {} rights", lacks.len()), cure)
+}
+
+/// Says how the scripts of each job are run.
+pub(super) async fn functions(connection: &Connection) -> Finding {
+    const CHECK: &str = "redis functions";
+    let mut list = redis::pipe();
+    list.cmd("FUNCTION").arg("LIST").arg("LIBRARYNAME").arg("bw_*");
+    match connection.query::<(redis::Value,)>(&list).await {
+        Ok(_) => Finding::ok(CHECK, "the scripts of each job run as functions"),
+        Err(error) => Finding::ok(
+            CHECK,
+            format!("the scripts of each job are evaluated, which takes Redis more time: {error}"),
+        ),
+    }
 }
 
 async fn may(connection: &Connection, user: &str, command: &str) -> Result<bool, redis::RedisError> {

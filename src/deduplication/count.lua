@@ -5,6 +5,7 @@
 -- Returns 1, or 0 where the job was counted before, or is gone.
 if call('EXISTS', KEYS[1]) == 0 or call('HSETNX', KEYS[1], ARGV[5] .. 'reused', '1') == 0 then return 0 end
 local has_waited = call('HEXISTS', KEYS[1], ARGV[5] .. 'awaited') == 1
+read_clock()
 local day_key, month_key = 'spend:day:' .. today, 'spend:month:' .. string.sub(today, 1, 7)
 local function add_up(name, amount)
   add(day_key, ARGV[6] .. '|' .. name, amount, DAYS)

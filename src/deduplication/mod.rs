@@ -7,12 +7,12 @@
 //!
 //! A job leads as long as its claim holds it, which Redis sees from the claim's lock or lease. So a leader that
 //! fails, goes back or dies hands over without a word. The script that completes a leader keeps its result and wakes
-//! those that wait (`queue/equal.lua`). A job that was not woken comes by itself, soon after the leader's claim would
+//! those that wait (`queue/equal_jobs.lua`). A job that was not woken comes by itself, soon after the leader's claim would
 //! have run out.
 //!
 //! # Layout
 //! - `digest`: the digest of a payload.
-//! - `join.lua`, `count.lua`, and `queue/equal.lua` in front of all scripts about equal jobs.
+//! - `join.lua`, `count.lua`, and `queue/equal_jobs.lua` in front of all scripts about equal jobs.
 
 mod digest;
 
@@ -43,7 +43,7 @@ static JOIN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&format!(
         "{}{}{}",
         include_str!("common.lua"),
-        include_str!("../queue/equal.lua"),
+        include_str!("../queue/equal_jobs.lua"),
         include_str!("join.lua")
     ))
 });

@@ -24,7 +24,9 @@ local function admit_all(first, last)
   -- Where several limits stand in the way, the longest wait is told.
   local why, longest
   local function needs(reason, wait)
-    if wait > longest then why, longest = reason, wait end
+    if wait > longest then
+      why, longest = reason, wait
+    end
   end
 
   local function admit(id, estimate, earlier)
@@ -83,14 +85,19 @@ local function admit_all(first, last)
     end
     charge(estimate)
     new_leases[#new_leases + 1], new_leases[#new_leases + 2] = expires, id
-    new_data[#new_data + 1], new_data[#new_data + 2] = id, epoch .. ':' .. probe .. ':' .. bucket .. ':' .. estimate .. ':' .. slice
+    new_data[#new_data + 1], new_data[#new_data + 2] =
+      id, epoch .. ':' .. probe .. ':' .. bucket .. ':' .. estimate .. ':' .. slice
     return granted(epoch, probe, expires)
   end
 
   local ids, answers = {}, {}
-  for i = first, last, 2 do ids[#ids + 1] = ARGV[i] end
+  for i = first, last, 2 do
+    ids[#ids + 1] = ARGV[i]
+  end
   local earlier = call('HMGET', LEASE_DATA, unpack(ids))
-  for i, id in ipairs(ids) do answers[i] = admit(id, tonumber(ARGV[first + 2 * i - 1]), earlier[i]) end
+  for i, id in ipairs(ids) do
+    answers[i] = admit(id, tonumber(ARGV[first + 2 * i - 1]), earlier[i])
+  end
   if #new_leases > 0 then
     write_usage()
     call('ZADD', LEASES, unpack(new_leases))
@@ -98,4 +105,3 @@ local function admit_all(first, last)
   end
   return answers
 end
-

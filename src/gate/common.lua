@@ -82,9 +82,7 @@ local calls_changed = false
 local function last_open_time(open_for)
   return max(open_for, min(LONGEST_OPEN, open_for * 2 ^ min(max(opens - 1, 0), 20)))
 end
-local function open_time(open_for)
-  return opens_epoch == epoch and last_open_time(open_for) or open_for
-end
+local function open_time(open_for) return opens_epoch == epoch and last_open_time(open_for) or open_for end
 
 local function note_fault(word)
   if not word and not fault then return end

@@ -22,13 +22,28 @@ end
 
 local function read_usage()
   if used then return end
-  local win = call('HMGET', WIN, 'oldest', 'requests', 'tokens', 'throttled', 'r' .. bucket, 't' .. bucket, 'q' .. slice,
-    'u' .. slice, 'spread')
+  local win = call(
+    'HMGET',
+    WIN,
+    'oldest',
+    'requests',
+    'tokens',
+    'throttled',
+    'r' .. bucket,
+    't' .. bucket,
+    'q' .. slice,
+    'u' .. slice,
+    'spread'
+  )
   used = {
-    oldest = whole(win[1]), requests = counted(win[2]), tokens = counted(win[3]),
+    oldest = whole(win[1]),
+    requests = counted(win[2]),
+    tokens = counted(win[3]),
     throttled = whole(win[4]) or 0,
-    r = counted(win[5]), t = counted(win[6]),
-    q = counted(win[7]), u = counted(win[8]),
+    r = counted(win[5]),
+    t = counted(win[6]),
+    q = counted(win[7]),
+    u = counted(win[8]),
     spread = whole(win[9]) or 0,
   }
 
@@ -67,9 +82,13 @@ end
 -- The counts of fields `kind`first … `kind`last, as numbers.
 local function counts_of(kind, first, last)
   local names = {}
-  for i = first, last do names[#names + 1] = kind .. i end
+  for i = first, last do
+    names[#names + 1] = kind .. i
+  end
   local counts = #names > 0 and call('HMGET', WIN, unpack(names)) or {}
-  for i, n in ipairs(counts) do counts[i] = counted(n) end
+  for i, n in ipairs(counts) do
+    counts[i] = counted(n)
+  end
   return counts
 end
 
@@ -78,7 +97,9 @@ local left_window = {}
 local function left(kind)
   if not left_window[kind] then
     local sum = 0
-    for _, n in ipairs(counts_of(kind, used.oldest * SLICES, floor((now - WINDOW - GRACE) / SLICE) - 1)) do sum = sum + n end
+    for _, n in ipairs(counts_of(kind, used.oldest * SLICES, floor((now - WINDOW - GRACE) / SLICE) - 1)) do
+      sum = sum + n
+    end
     left_window[kind] = sum
   end
   return left_window[kind]
@@ -139,8 +160,26 @@ local function charge(estimate)
 end
 
 local function write_usage()
-  call('HSET', WIN, 'hw', now, 'oldest', used.oldest, 'requests', used.requests, 'tokens', used.tokens,
-    'r' .. bucket, used.r, 't' .. bucket, used.t, 'q' .. slice, used.q, 'u' .. slice, used.u,
-    'spread', used.spread)
+  call(
+    'HSET',
+    WIN,
+    'hw',
+    now,
+    'oldest',
+    used.oldest,
+    'requests',
+    used.requests,
+    'tokens',
+    used.tokens,
+    'r' .. bucket,
+    used.r,
+    't' .. bucket,
+    used.t,
+    'q' .. slice,
+    used.q,
+    'u' .. slice,
+    used.u,
+    'spread',
+    used.spread
+  )
 end
-

@@ -5,8 +5,8 @@
 //! to a provider, a breaker to its name: providers that name the same breaker share it.
 //!
 //! # Layout
-//! - One operation a file: `turn.lua` with its parts `settle.lua` and `admit.lua`, `room.lua`, `renew.lua`,
-//!   `control.lua`; `presence.lua` counts the replicas. Preludes: `common.lua` (keys, clock, breaker), `limits.lua`
+//! - One operation a file: `settle_and_admit.lua` with its parts `settle.lua` and `admit.lua`, `limit_room.lua`, `renew.lua`,
+//!   `breaker_control.lua`; `replica_presence.lua` counts the replicas. Preludes: `common.lua` (keys, clock, breaker), `limits.lua`
 //!   (counts of the limits). The keys are [`crate::keys::GateKeys`].
 //! - `scripts`, `redis_gate`: assemble and call the scripts. `batched_gate`: batches the calls and bounds them by
 //!   deadlines. `protocol`: what they exchange.
@@ -30,6 +30,7 @@ mod breaker_log;
 pub(crate) mod counters;
 mod decision;
 mod fallback;
+mod limit_room;
 mod pending_settlements;
 mod permit;
 mod protocol;
@@ -59,25 +60,36 @@ use self::{
 };
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
+    limit_room::{LimitRoom, SpreadRoom},
     permit::Permit,
-    provider_gate::{Admission, LimitRoom, ProviderGate},
+    provider_gate::{Admission, ProviderGate},
     settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
     settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},
 };
-use crate::{connection::Connection, keys::GateKeys, time_format::millis, watchdog::LoopProgress};
+use crate::{connection::Connection, keys::GateKeys, script, time_format::millis, watchdog::LoopProgress};
 
 /// How long a call waits for its gate, at most: then Redis counts as away.
 const DEADLINE: Duration = Duration::from_millis(250);
 /// How soon a delivery that failed is tried again.
 const DELIVER_AGAIN: Duration = Duration::from_millis(500);
 
-/// The gate's scripts, as `gate <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
+/// The gate's scripts, as `gate <operation>`, each with the names that identify it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
-    GateScripts::new()
-        .named()
-        .map(|(name, script)| (format!("gate {name}"), script.get_hash().to_owned()))
-        .into()
+    let scripts = GateScripts::new();
+    script::logged_names(
+        scripts
+            .named()
+            .map(|(name, script)| (format!("gate {name}"), script)),
+    )
+}
+
+/// The libraries of the scripts that run as functions.
+#[cfg(test)]
+pub(crate) fn library_codes() -> Vec<String> {
+    let scripts = GateScripts::new();
+    let named = scripts.named().into_iter();
+    named.filter_map(|(_, script)| script.library_code()).collect()
 }
 
 /// The gates of all providers, as one replica holds them.

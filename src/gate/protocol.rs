@@ -86,7 +86,7 @@ pub(super) struct SettlementReply {
     pub(super) of_calls: u32,
 }
 
-/// The answer of `control.lua`.
+/// The answer of `breaker_control.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GateReading {
     pub(super) before: State,

@@ -21,13 +21,14 @@ use super::{
     counters::{BreakerScope, COUNTERS},
     decision::{Effect, Reason, Rejection, State},
     fallback::{LocalCallRecord, LocalFallback, LocalRefusal},
+    limit_room::LimitRoom,
     pending_settlements::PendingSettlements,
     permit::{PendingPermit, Permit},
     protocol::{AdmissionVerdict, BreakerControl, GateError},
     settlement::Settlement,
     status::GateStatus,
 };
-use crate::locks::locked;
+use crate::{keys::WaitingLine, locks::locked};
 
 /// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
@@ -91,19 +92,6 @@ pub struct ProviderGate {
     refused_tokens: AtomicU64,
     /// Told when a call has ended: a limit on calls in flight may have room now.
     freed: Notify,
-}
-
-/// How many calls the limits would let pass now, as far as Redis can tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitRoom {
-    /// So many; `usize::MAX` without limits.
-    pub calls: usize,
-    /// When more may pass: from now. Zero where some may pass now.
-    pub wait: Duration,
-    /// Why no call may pass; `None` if calls may pass.
-    pub reason: Option<Reason>,
-    /// As `calls` and `wait`, where the requests of a minute are spread over it.
-    pub spread: (usize, Duration),
 }
 
 /// The gate's verdict on a call.
@@ -240,20 +228,13 @@ impl ProviderGate {
     }
 
     /// How many calls the limits would let pass now, each as large as the one that a limit has refused last. The
-    /// breaker is not asked, and nothing is consumed.
+    /// breaker is not asked, and nothing is consumed. Counts the jobs of `lines` in the same round trip.
     ///
     /// # Errors
     /// Redis's.
-    pub async fn room(&self) -> Result<LimitRoom, RedisError> {
+    pub async fn room(&self, lines: &[WaitingLine]) -> Result<LimitRoom, RedisError> {
         let tokens = self.refused_tokens.load(Ordering::Relaxed);
-        let (calls, wait, reason, spread, spread_wait) = self.batched.redis.room(tokens).await?;
-        let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
-        Ok(LimitRoom {
-            calls: any(calls),
-            spread: (any(spread), Duration::from_millis(spread_wait)),
-            wait: Duration::from_millis(wait),
-            reason: reason.parse().ok(),
-        })
+        self.batched.redis.room(tokens, lines).await
     }
 
     /// Resolves when a call of this replica has ended after this was called.

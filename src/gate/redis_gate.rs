@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use jobs::AccountFault;
-use redis::{FromRedisValue, RedisError, Script, ScriptInvocation};
+use redis::{FromRedisValue, RedisError};
 
 use super::{
     decision::{Effect, Reason, State},
+    limit_room::{LimitRoom, SpreadRoom},
     protocol::{
         AdmissionReply, AdmissionRequest, AdmissionVerdict, BreakerControl, CallEnd, GateError, GateReading,
         SettlementReply,
@@ -15,7 +16,12 @@ use super::{
     settings::{GateSettings, LimitSettings},
     settlement::CallOutcome,
 };
-use crate::{connection::Connection, keys::GateKeys, time_format::millis};
+use crate::{
+    connection::Connection,
+    keys::{GateKeys, WaitingLine},
+    script::{Script, ScriptCall},
+    time_format::millis,
+};
 
 /// Beyond what any model takes; and what the scripts can count with.
 const MOST_TOKENS: u64 = 1_000_000_000;
@@ -39,7 +45,7 @@ impl std::fmt::Debug for RedisGate {
     }
 }
 
-/// The answer of `turn.lua`.
+/// The answer of `settle_and_admit.lua`.
 pub(super) struct SettleAndAdmitReply {
     /// Of each permit that was to be settled.
     pub(super) settled: Vec<SettlementReply>,
@@ -60,7 +66,11 @@ type AdmitRow = (
 /// The answer of `settle.lua` about one permit.
 type SettledRow = (Effect, State, u32, u32, u32);
 
-/// The part of `control.lua`'s answer about the breaker.
+/// The answer of `limit_room.lua`: calls, ms until more may pass, the reason; the same where they are spread over the minute,
+/// ms between two of these, how many may start at once; jobs that wait.
+type RoomRow = (i64, u64, String, i64, u64, u64, usize, usize);
+
+/// The part of `breaker_control.lua`'s answer about the breaker.
 type BreakerRow = (
     State,
     State,
@@ -74,7 +84,7 @@ type BreakerRow = (
     Option<u64>,
 );
 
-/// The part of `control.lua`'s answer about the limits.
+/// The part of `breaker_control.lua`'s answer about the limits.
 type LimitsRow = (u64, u64, u64, u64, u64);
 
 fn answer((state, epoch, now, moved_to, refused, granted): AdmitRow) -> Result<AdmissionReply, GateError> {
@@ -193,19 +203,37 @@ impl RedisGate {
         })
     }
 
-    /// How many calls of so many tokens the limits would let pass now.
+    /// How many calls of so many tokens the limits would let pass now, and how many jobs wait in these lines.
     pub(super) async fn room(
         &self,
         estimated_tokens: u64,
-    ) -> Result<(i64, u64, String, i64, u64), RedisError> {
+        lines: &[WaitingLine],
+    ) -> Result<LimitRoom, RedisError> {
         let mut call = self.limited_call(&self.scripts.room);
         call.arg(estimated_tokens.min(MOST_TOKENS))
             .arg(self.settings.breaker.failure_threshold);
-        self.connection.invoke(&call).await
+        for line in lines {
+            call.key(&line.key).arg(line.counted_by);
+        }
+        let (calls, wait, reason, spread, spread_wait, interval, burst, waiting): RoomRow =
+            self.connection.invoke(&call).await?;
+        let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
+        Ok(LimitRoom {
+            calls: any(calls),
+            wait: Duration::from_millis(wait),
+            reason: reason.parse().ok(),
+            spread: SpreadRoom {
+                calls: any(spread),
+                wait: Duration::from_millis(spread_wait),
+                interval: Duration::from_millis(interval),
+                burst,
+            },
+            waiting,
+        })
     }
 
     /// A call of a script that looks at the limits.
-    fn limited_call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+    fn limited_call<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let (breaker, limits) = (&self.settings.breaker, &self.settings.limits);
         let LimitSettings {
             requests_per_minute,
@@ -222,7 +250,7 @@ impl RedisGate {
         call
     }
 
-    fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
+    fn call<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let mut call = script.prepare_invoke();
         for key in self.keys.all() {
             call.key(key);
@@ -232,7 +260,7 @@ impl RedisGate {
     }
 
     /// Sends a call again, once, when the connection breaks under it: it does nothing the second time.
-    async fn resent_once<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+    async fn resent_once<T: FromRedisValue + Send>(&self, call: &ScriptCall<'_>) -> Result<T, RedisError> {
         match self.connection.invoke(call).await {
             Err(error) if error.is_io_error() => self.connection.invoke(call).await,
             answer => answer,

@@ -1,7 +1,7 @@
 //! Assembles the gate's scripts from their files. `common.lua` precedes each operation that reads a breaker,
-//! `limits.lua` each one that reads limits; `turn.lua` also needs its parts `settle.lua` and `admit.lua`.
+//! `limits.lua` each one that reads limits; `settle_and_admit.lua` also needs its parts `settle.lua` and `admit.lua`.
 
-use redis::Script;
+use crate::script::Script;
 
 /// One script an operation.
 #[derive(Debug)]
@@ -24,27 +24,36 @@ impl GateScripts {
         let operation = |name, source: &str| Script::new(&format!("{common}{}", edit(name, source)));
         let limits = edit("limits", include_str!("limits.lua"));
         let parts = [
+            common.clone(),
             limits.clone(),
             edit("settle", include_str!("settle.lua")),
             edit("admit", include_str!("admit.lua")),
         ];
+        // These two run for each job.
+        let function = |name: &str, preludes: &[String], source: &str| {
+            Script::stored(&format!("gate_{name}"), &preludes.concat(), &edit(name, source))
+        };
         Self {
-            turn: operation("turn", &format!("{}{}", parts.concat(), include_str!("turn.lua"))),
-            room: operation("room", &format!("{limits}{}", include_str!("room.lua"))),
+            turn: function("settle_and_admit", &parts, include_str!("settle_and_admit.lua")),
+            room: function(
+                "limit_room",
+                &[common.clone(), limits],
+                include_str!("limit_room.lua"),
+            ),
             renew: operation("renew", include_str!("renew.lua")),
-            control: operation("control", include_str!("control.lua")),
-            presence: Script::new(&edit("presence", include_str!("presence.lua"))),
+            control: operation("breaker_control", include_str!("breaker_control.lua")),
+            presence: Script::new(&edit("replica_presence", include_str!("replica_presence.lua"))),
         }
     }
 
     /// All of them, by name.
     pub(super) fn named(&self) -> [(&'static str, &Script); 5] {
         [
-            ("turn", &self.turn),
-            ("room", &self.room),
+            ("settle_and_admit", &self.turn),
+            ("limit_room", &self.room),
             ("renew", &self.renew),
-            ("control", &self.control),
-            ("presence", &self.presence),
+            ("breaker_control", &self.control),
+            ("replica_presence", &self.presence),
         ]
     }
 }

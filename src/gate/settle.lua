@@ -26,14 +26,18 @@ local function settle_all(first, last)
     end
     ring[#ring + 1] = string.format('%.0f', now)
     -- The count alone does not open the breaker: no more failures than it asks for are worth keeping.
-    while #ring > failure_threshold do table.remove(ring, 1) end
+    while #ring > failure_threshold do
+      table.remove(ring, 1)
+    end
     return ring
   end
 
   -- Notes how a call of a closed breaker has ended. Ten successes after ten successes change nothing, and cost nothing.
   local function note_call(ended)
     local noted = string.sub(calls .. ended, -LAST_CALLS)
-    if noted ~= calls then calls, calls_changed = noted, true end
+    if noted ~= calls then
+      calls, calls_changed = noted, true
+    end
   end
 
   -- Opens the breaker, for longer than the last time unless it was closed for long enough in between.
@@ -50,7 +54,9 @@ local function settle_all(first, last)
   local function owe(bucket, kind, slice, total, by)
     if counted[bucket] == nil then counted[bucket] = call('HEXISTS', WIN, 'r' .. bucket) == 1 end
     if not counted[bucket] then return end
-    for _, field in ipairs({ kind .. bucket, slice, total }) do owed[field] = (owed[field] or 0) + by end
+    for _, field in ipairs({ kind .. bucket, slice, total }) do
+      owed[field] = (owed[field] or 0) + by
+    end
   end
 
   local function settle(id, outcome, used, throttle, lease)
@@ -118,8 +124,12 @@ local function settle_all(first, last)
   end
 
   local ids, leases, answers = {}, {}, {}
-  for i = first, last, 4 do ids[#ids + 1] = ARGV[i] end
-  for i, lease in ipairs(call('HMGET', LEASE_DATA, unpack(ids))) do leases[ids[i]] = lease end
+  for i = first, last, 4 do
+    ids[#ids + 1] = ARGV[i]
+  end
+  for i, lease in ipairs(call('HMGET', LEASE_DATA, unpack(ids))) do
+    leases[ids[i]] = lease
+  end
   for i, id in ipairs(ids) do
     local at = first + 4 * (i - 1)
     answers[i] = settle(id, ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), leases[id])
@@ -128,7 +138,8 @@ local function settle_all(first, last)
   call('ZREM', LEASES, unpack(ids))
   call('HDEL', LEASE_DATA, unpack(ids))
   if calls_changed then call('HSET', META, 'calls', string.format('%.0f', epoch) .. ':' .. calls) end
-  for field, by in pairs(owed) do call('HINCRBY', WIN, field, by) end
+  for field, by in pairs(owed) do
+    call('HINCRBY', WIN, field, by)
+  end
   return answers
 end
-

@@ -5,7 +5,17 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')
 local at = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-redis.call('HSET', KEYS[2], ARGV[2], cjson.encode({
-  name = ARGV[3], sha = ARGV[4], at = at, by = ARGV[5], older = ARGV[6], changed = tonumber(ARGV[7]),
-}))
+redis.call(
+  'HSET',
+  KEYS[2],
+  ARGV[2],
+  cjson.encode({
+    name = ARGV[3],
+    sha = ARGV[4],
+    at = at,
+    by = ARGV[5],
+    older = ARGV[6],
+    changed = tonumber(ARGV[7]),
+  })
+)
 return 1

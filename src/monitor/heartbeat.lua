@@ -15,7 +15,9 @@ else
   redis.call('ZADD', KEYS[1], now, ARGV[1])
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 end
-for _, silent in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - keep, 'LIMIT', 0, 100)) do forget(silent) end
+for _, silent in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - keep, 'LIMIT', 0, 100)) do
+  forget(silent)
+end
 redis.call('PEXPIRE', KEYS[1], keep)
 redis.call('PEXPIRE', KEYS[2], keep)
 return redis.call('ZCARD', KEYS[1])

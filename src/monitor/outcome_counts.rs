@@ -18,7 +18,7 @@ use crate::{
     worker::QueueWorker,
 };
 
-static ADD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("add.lua")));
+static ADD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("add_outcomes.lua")));
 
 /// Minutes that are kept: the longest window, and as much again to tell since when it has been so.
 const KEEP: u64 = 120;

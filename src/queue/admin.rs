@@ -2,10 +2,11 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use redis::{FromRedisValue, ParsingError, ScriptInvocation, Value, from_redis_value};
+use redis::{FromRedisValue, ParsingError, Value, from_redis_value};
 use serde::Serialize;
 
 use super::{BrokerError, JobState, millis, snapshot::read_history};
+use crate::script::ScriptCall;
 
 /// Jobs on one page at most.
 const LONGEST_PAGE: usize = 200;
@@ -32,7 +33,7 @@ pub struct ListQuery<'a> {
 }
 
 impl ListQuery<'_> {
-    pub(super) fn write(&self, call: &mut ScriptInvocation<'_>) {
+    pub(super) fn write(&self, call: &mut ScriptCall<'_>) {
         call.arg(self.state.as_str());
         match self.after {
             Some(place) => call.arg(place.source).arg(&place.at).arg(place.seen),
@@ -47,7 +48,7 @@ impl ListQuery<'_> {
     }
 }
 
-/// A place between two jobs of a list, which holds while others come and go: see `pages.lua`.
+/// A place between two jobs of a list, which holds while others come and go: see `job_pages.lua`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListCursor {
     source: u8,
@@ -185,7 +186,7 @@ pub struct RetryOrder<'a> {
 }
 
 impl RetryOrder<'_> {
-    pub(super) fn write(&self, call: &mut ScriptInvocation<'_>) {
+    pub(super) fn write(&self, call: &mut ScriptCall<'_>) {
         call.arg(self.id).arg(self.by).arg(u8::from(self.reset_attempts));
     }
 }

@@ -1,5 +1,5 @@
 //! The fair line, outside of its scripts: jobs are given their places, and owners are read from payloads that are too
-//! large for `fair.lua`.
+//! large for `fair_line.lua`.
 
 use std::{
     fmt,
@@ -103,7 +103,7 @@ impl PlacingProgress {
     }
 }
 
-/// What `standing.lua` says.
+/// What `line_position.lua` says.
 pub(super) fn standing((ahead, waiting, owners): (i64, u64, u64)) -> LinePosition {
     LinePosition {
         ahead: u64::try_from(ahead).ok(), // -1: not known
@@ -119,10 +119,10 @@ pub(super) fn hash(owner: &str) -> u64 {
     hasher.finish()
 }
 
-/// Longest name of an owner, bytes: as in `fair.lua`.
+/// Longest name of an owner, bytes: as in `fair_line.lua`.
 const LONGEST_OWNER: usize = 128;
 
-/// The value of the field `key` of a JSON object, as `fair.lua` reads it; empty where there is none.
+/// The value of the field `key` of a JSON object, as `fair_line.lua` reads it; empty where there is none.
 pub(crate) fn owner_of(payload: &[u8], key: &str) -> String {
     let mut parser = serde_json::Deserializer::from_slice(payload);
     let raw = parser.deserialize_map(OwnerField(key)).ok().flatten();

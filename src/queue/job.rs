@@ -143,7 +143,7 @@ impl Answered {
     }
 }
 
-/// What completion scripts are told of equal jobs (`equal.lua`).
+/// What completion scripts are told of equal jobs (`equal_jobs.lua`).
 pub(super) fn told_equal(equal: Option<&(EqualJobs, Answered)>) -> String {
     let Some((equal, answered)) = equal else {
         return String::new();

@@ -41,6 +41,8 @@ pub use job::{
 };
 pub use layout::{Layout, UnknownLayout};
 pub use partial_results::PartialResults;
+#[cfg(test)]
+pub(crate) use script_names::library_codes;
 pub use script_names::script_names;
 pub use snapshot::{
     HistoryLine, JobSnapshot, JobState, LinePosition, LineView, QueueCounts, UnknownState, WaitingFor,

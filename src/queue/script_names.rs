@@ -1,18 +1,26 @@
 //! The names of all scripts, as operators see them beside Redis's SLOWLOG.
 
 use super::{Layout, apalis, bullmq};
+use crate::script;
 
-/// The scripts of both layouts, as `<layout> <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
+/// The scripts of both layouts, as `<layout> <operation>`, each with the names that identify it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
     let all = [
         (Layout::Bullmq, bullmq::scripts::named()),
         (Layout::Apalis, apalis::scripts::named()),
     ];
-    all.into_iter()
-        .flat_map(|(layout, scripts)| scripts.into_iter().map(move |script| (layout, script)))
-        .map(|(layout, (name, script))| {
-            let name = format!("{layout} {}", name.to_ascii_lowercase());
-            (name, script.get_hash().to_owned())
-        })
-        .collect()
+    let named = all.into_iter().flat_map(|(layout, scripts)| {
+        scripts
+            .into_iter()
+            .map(move |(name, script)| (format!("{layout} {}", name.to_ascii_lowercase()), script))
+    });
+    script::logged_names(named)
+}
+
+/// The libraries of the scripts that run as functions.
+#[cfg(test)]
+pub(crate) fn library_codes() -> Vec<String> {
+    let all = [bullmq::scripts::named(), apalis::scripts::named()];
+    let scripts = all.into_iter().flatten();
+    scripts.filter_map(|(_, script)| script.library_code()).collect()
 }

@@ -1,18 +1,32 @@
 //! The scripts of the layouts: how one is put together from its files.
 
-/// Names scripts: `NAME = "operation.lua";`, `common.lua` of their folder in front of the files that are named.
+use crate::script::Script;
+
+/// Names scripts: `NAME = "operation.lua";`, `common.lua` of their folder in front of the files that are named. Those of each
+/// job are marked `as function`: Redis loads them once, where it can.
 macro_rules! scripts {
-    ($($name:ident = $($file:literal),+;)*) => {
+    ($layout:literal; $($name:ident $(as $kind:ident)? = $($file:literal),+;)*) => {
         $(
-            pub(super) static $name: std::sync::LazyLock<redis::Script> = std::sync::LazyLock::new(|| {
-                redis::Script::new(concat!(include_str!("common.lua"), $(include_str!($file)),+))
+            pub(super) static $name: std::sync::LazyLock<crate::script::Script> = std::sync::LazyLock::new(|| {
+                const FILES: &[&str] = &[include_str!("common.lua"), $(include_str!($file)),+];
+                const KINDS: &[&str] = &[$(stringify!($kind))?];
+                let name = concat!($layout, "_", stringify!($name)).to_ascii_lowercase();
+                crate::queue::scripts::script(&name, FILES, !KINDS.is_empty())
             });
         )*
 
         /// All of them, by name.
-        pub(in crate::queue) fn named() -> Vec<(&'static str, &'static redis::Script)> {
+        pub(in crate::queue) fn named() -> Vec<(&'static str, &'static crate::script::Script)> {
             vec![$((stringify!($name), &*$name)),*]
         }
     };
 }
 pub(super) use scripts;
+
+/// A script out of its files: the last one is the operation.
+pub(super) fn script(name: &str, files: &[&str], is_function: bool) -> Script {
+    match files.split_last() {
+        Some((operation, preludes)) if is_function => Script::stored(name, &preludes.concat(), operation),
+        _ => Script::new(&files.concat()),
+    }
+}

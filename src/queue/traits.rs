@@ -20,6 +20,7 @@ use super::{
     JobPage, JobSnapshot, JobWatchers, Layout, Lease, LinePosition, ListQuery, NewJob, PartialResults,
     Postponement, QueueCounts, RemovalResult, RetryOrder, RetryResult, SweepResult, WriteResult,
 };
+use crate::keys::WaitingLine;
 
 /// A queue in Redis, and its names.
 pub trait QueueIdentity: Send + Sync + fmt::Debug {
@@ -144,6 +145,9 @@ pub trait JobProducer: QueueIdentity {
 /// Reads a queue and its jobs, and changes nothing.
 #[async_trait]
 pub trait QueueInspector: QueueIdentity {
+    /// The keys that hold the jobs which a claim may take.
+    fn waiting_lines(&self) -> Vec<WaitingLine>;
+
     /// Counts the jobs in each state.
     async fn counts(&self) -> Result<QueueCounts, BrokerError>;
 

@@ -18,7 +18,8 @@
 --          possible  the answer was lost: the provider may have billed it, at most the amount that was reserved
 --          nothing   it was not billed
 -- Returns {for each page 1, or nil where the page has another type; the last number that is booked}
-local kept, first_paid = {}, {}
+read_clock()
+local kept, job_types, jobs = {}, {}, {}
 for i, page in ipairs(KEYS) do
   local entry, mark, answer, note, job_type = unpack(ARGV, 3 + 5 * i, 7 + 5 * i)
   local note_field = '$' .. string.sub(mark, 2)
@@ -33,7 +34,13 @@ for i, page in ipairs(KEYS) do
       written = redis.pcall('HSET', page, entry, answer, note_field, note)
     end
     kept[i] = type(written) == 'number' and call('PEXPIRE', page, ARGV[5])
-    if kept[i] and note ~= '' and call('HSETNX', page, 'paid', '1') == 1 then first_paid[#first_paid + 1] = job_type end
+    -- Jobs that have paid for their first answer are counted by type.
+    if kept[i] and note ~= '' and call('HSETNX', page, 'paid', '1') == 1 then
+      if not jobs[job_type] then
+        job_types[#job_types + 1], jobs[job_type] = job_type, 0
+      end
+      jobs[job_type] = jobs[job_type] + 1
+    end
   else
     kept[i] = 1
     if redis.pcall('HGET', page, entry) == mark then
@@ -59,35 +66,69 @@ local function count(row, name, calls)
   return row
 end
 
--- Jobs that have paid for their first answer.
-for _, job_type in ipairs(first_paid) do add(day_key, job_type .. '|jobs', 1, DAYS) end
+-- The sums of students: of the day, of the month.
+local STUDENTS_DAY, STUDENTS_MONTH = 'spend:students:' .. today, 'spend:students:' .. month
 
-local function add_student(kind, student, amount)
+-- Adds to a student's sums. `kind` is `p:` or `l:`, `text` the amount as text.
+local function add_student(kind, student, amount, text)
   if student == '' or amount == 0 then return end
   local field = kind .. student
-  local day, whole_month = 'spend:students:' .. today, 'spend:students:' .. month
-  if add(day, field, amount, DAYS) and call('HLEN', day) > MOST_STUDENTS then
-    call('HDEL', day, field)
-    add(day, kind .. OTHERS, amount, DAYS)
+  if add(STUDENTS_DAY, field, amount, DAYS, text) and call('HLEN', STUDENTS_DAY) > MOST_STUDENTS then
+    call('HDEL', STUDENTS_DAY, field)
+    add(STUDENTS_DAY, kind .. OTHERS, amount, DAYS)
   end
-  if add(whole_month, field, amount, MONTHS) and call('HLEN', whole_month) > MOST_STUDENTS then
-    call('HDEL', whole_month, field)
-    add(whole_month, kind .. OTHERS, amount, MONTHS)
+  if add(STUDENTS_MONTH, field, amount, MONTHS, text) and call('HLEN', STUDENTS_MONTH) > MOST_STUDENTS then
+    call('HDEL', STUDENTS_MONTH, field)
+    add(STUDENTS_MONTH, kind .. OTHERS, amount, MONTHS)
   end
+end
+
+-- Provider, model and type of a row.
+local function parts(row)
+  local first = string.find(row, '|', 1, true) or 0
+  local second = string.find(row, '|', first + 1, true) or 0
+  return string.sub(row, 1, first - 1), string.sub(row, first + 1, second - 1), string.sub(row, second + 1)
 end
 
 -- Tells who follows the stream `usage` of a call. Its id is the same in each entry about the call: a call that was possibly
 -- paid can turn out to be paid, or not billed.
 local function tell(id, kind, amount, row, student, prompt, cached, completion, reasoning)
-  local provider, model, job_type = string.match(row, '^(.-)|(.-)|(.*)$')
-  call('XADD', 'usage', 'MAXLEN', '~', ARGV[6], '*', 'call', id, 'kind', kind, 'provider', provider, 'model', model,
-    'type', job_type, 'student', student, 'nanoUsd', amount, 'promptTokens', prompt or '0', 'cachedTokens', cached or '0',
-    'completionTokens', completion or '0', 'reasoningTokens', reasoning or '0')
+  local provider, model, job_type = parts(row)
+  call(
+    'XADD',
+    'usage',
+    'MAXLEN',
+    '~',
+    ARGV[6],
+    '*',
+    'call',
+    id,
+    'kind',
+    kind,
+    'provider',
+    provider,
+    'model',
+    model,
+    'type',
+    job_type,
+    'student',
+    student,
+    'nanoUsd',
+    amount,
+    'promptTokens',
+    prompt or '0',
+    'cachedTokens',
+    cached or '0',
+    'completionTokens',
+    completion or '0',
+    'reasoningTokens',
+    reasoning or '0'
+  )
 end
 
 -- Subtracts from a field, and deletes it when nothing is left; says whether it did.
 local function take(key, field, amount)
-  return amount > 0 and call('HINCRBY', key, field, -amount) <= 0 and call('HDEL', key, field) == 1
+  return amount > 0 and call('HINCRBY', key, field, digits(-amount)) <= 0 and call('HDEL', key, field) == 1
 end
 
 -- Amount, student and rest of a reservation.
@@ -124,7 +165,7 @@ local function book_possible(id, amount, row, student)
     add(month_key, 'possible', amount, MONTHS)
     add_student('l:', student, amount)
   end
-  tell(id, 'possible', amount, row, student)
+  tell(id, 'possible', digits(amount), row, student)
   return counted
 end
 
@@ -148,23 +189,35 @@ local function take_back(id)
   return student, row
 end
 
--- Calls of one script often share their row: it is added to once.
-local BOOKED = 'spend:booked:' .. replica
+-- Calls of one script often share their row: each sum is added to once. A sum of one call stays the text that it came as.
+local function plus(sum, amount)
+  if amount == '0' then return sum end
+  return sum and sum + amount or amount
+end
+local function in_digits(sum) return type(sum) == 'number' and digits(sum) or sum end
+
+local BOOKED, BOOKED_FOR = 'spend:booked:' .. replica, '172800'
 local first = 8 + 5 * #KEYS
 local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
-local before, paid, rows, ids = booked, 0, {}, {}
+local before, paid, rows, ids, numbers = booked, 0, {}, {}, {}
 for at = first, #ARGV, 10 do
-  if tonumber(ARGV[at]) > booked then ids[#ids + 1] = ARGV[at + 1] end
+  local number = tonumber(ARGV[at])
+  if number > booked then
+    ids[#ids + 1], numbers[at] = ARGV[at + 1], number
+  end
 end
 local records, released = release(OPEN, ids)
 local nth = 0
 for at = first, #ARGV, 10 do
-  local number, id, kind, amount, student, row, prompt, cached, completion, reasoning = unpack(ARGV, at, at + 9)
-  if tonumber(number) > booked then
-    booked = tonumber(number)
+  local number = numbers[at]
+  if number and number > booked then
+    local _, id, kind, amount, student, row, prompt, cached, completion, reasoning = unpack(ARGV, at, at + 9)
+    booked = number
     nth = nth + 1
     local lost_student, lost_row
-    if not records[nth] then lost_student, lost_row = take_back(id) end
+    if not records[nth] then
+      lost_student, lost_row = take_back(id)
+    end
     local name = replica .. ':' .. id
     if kind == 'nothing' then
       -- An event told of a possible cost: this one takes it back.
@@ -174,34 +227,47 @@ for at = first, #ARGV, 10 do
     else
       local cost, sums = tonumber(amount), rows[row]
       if not sums then
-        sums = { 0, 0, 0, 0, 0, 0, 0 }
+        sums = { 0 }
         rows[row] = sums
       end
-      sums[1], sums[2] = sums[1] + 1, sums[2] + cost
-      sums[3], sums[4] = sums[3] + tonumber(prompt), sums[4] + tonumber(completion)
-      if kind == 'unpriced' then sums[5] = sums[5] + 1 end
-      if cached ~= '0' then sums[6] = sums[6] + tonumber(cached) end
-      if reasoning ~= '0' then sums[7] = sums[7] + tonumber(reasoning) end
+      sums[1], sums[2] = sums[1] + 1, plus(sums[2], amount)
+      sums[3], sums[4] = plus(sums[3], prompt), plus(sums[4], completion)
+      sums[5] = plus(sums[5], kind == 'unpriced' and '1' or '0')
+      sums[6], sums[7] = plus(sums[6], cached), plus(sums[7], reasoning)
       paid = paid + cost
-      add_student('p:', student, cost)
+      add_student('p:', student, cost, amount)
       tell(name, kind, amount, row, student, prompt, cached, completion, reasoning)
     end
   end
 end
 for row, sums in pairs(rows) do
-  row = count(row, 'calls', sums[1])
-  if sums[2] > 0 then add(day_key, row .. '|usd', sums[2], DAYS) end
-  if sums[3] > 0 then call('HINCRBY', day_key, row .. '|in', sums[3]) end
-  if sums[4] > 0 then call('HINCRBY', day_key, row .. '|out', sums[4]) end
-  if sums[5] > 0 then call('HINCRBY', day_key, row .. '|unpriced', sums[5]) end
-  if sums[6] > 0 then call('HINCRBY', day_key, row .. '|cached', sums[6]) end
-  if sums[7] > 0 then call('HINCRBY', day_key, row .. '|reasoning', sums[7]) end
+  local stem = count(row, 'calls', sums[1]) .. '|'
+  if sums[2] then call('HINCRBY', day_key, stem .. 'usd', in_digits(sums[2])) end
+  if sums[3] then call('HINCRBY', day_key, stem .. 'in', in_digits(sums[3])) end
+  if sums[4] then call('HINCRBY', day_key, stem .. 'out', in_digits(sums[4])) end
+  if sums[5] then call('HINCRBY', day_key, stem .. 'unpriced', in_digits(sums[5])) end
+  if sums[6] then call('HINCRBY', day_key, stem .. 'cached', in_digits(sums[6])) end
+  if sums[7] then call('HINCRBY', day_key, stem .. 'reasoning', in_digits(sums[7])) end
+end
+for _, job_type in ipairs(job_types) do
+  add(day_key, job_type .. '|jobs', jobs[job_type], DAYS)
 end
 if paid > 0 then
-  add(day_key, 'total', paid, DAYS)
-  add(month_key, 'total', paid, MONTHS)
+  local text = digits(paid)
+  add(day_key, 'total', paid, DAYS, text)
+  add(month_key, 'total', paid, MONTHS, text)
 end
-if booked > before then call('SET', BOOKED, booked, 'EX', 172800) end
+-- Setting the time to live costs as much as writing the number: it is set when the replica tells that it
+-- is alive, several times a minute.
+if booked > before then
+  if before == 0 or ARGV[7] ~= '' then
+    call('SET', BOOKED, digits(booked), 'EX', BOOKED_FOR)
+  else
+    call('SET', BOOKED, digits(booked), 'KEEPTTL')
+  end
+elseif ARGV[7] == 'alive' then
+  call('EXPIRE', BOOKED, BOOKED_FOR)
+end
 
 if ARGV[7] == 'idle' then
   -- All calls of this replica are booked. A reservation that is still open came from a script that Redis ran late.
@@ -215,11 +281,12 @@ if ARGV[7] ~= '' then
   -- Books the calls that silent replicas have left open as possibly paid. Such a replica may come back and say what became
   -- of them: they are remembered for a day. A script books so many at most: it blocks Redis for everyone.
   local left = 200
-  local now = seconds * 1000 + floor(tonumber(time[2]) / 1000)
   for _, name in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', now, 'LIMIT', 0, 2)) do
     local open, lost = 'spend:open:' .. name, 'spend:lost:' .. name
     local open_ids, some = call('HKEYS', open), {}
-    for i = 1, math.min(#open_ids, left) do some[i] = open_ids[i] end
+    for i = 1, math.min(#open_ids, left) do
+      some[i] = open_ids[i]
+    end
     local found, total = release(open, some)
     released = released + total
     for i, record in ipairs(found) do

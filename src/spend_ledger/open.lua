@@ -8,9 +8,8 @@
 -- Returns for each the previous entry: '' none (or this very mark: a resend), '?…' the mark of a call without a stored
 -- answer, '=…' a stored answer, which stays; nil where the page has another type; or a refusal, after which nothing is
 -- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student | unpriced
-local month = string.sub(today, 1, 7)
-local switch, limit, allows = unpack(call('MGET', 'system:budget_kill_switch', 'system:monthly_budget_limit',
-  'spend:allows'))
+local switch, limit, allows =
+  unpack(call('MGET', 'system:budget_kill_switch', 'system:monthly_budget_limit', 'spend:allows'))
 local is_off = switch and string.lower(switch) == 'true'
 local of_day, of_month, of_student = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 -- The limit that an operator has set overrides the configuration of the replicas.
@@ -18,7 +17,11 @@ local set = tonumber(limit or nil)
 if set and set >= 0 and set < 1e6 then of_month = set * 1e9 end
 
 -- The sums that were spent, and the reservations of calls in flight.
-local spent_today, spent_month, reserved
+local month, spent_today, spent_month, reserved
+if is_off or of_day or of_month or of_student or allows then
+  read_clock()
+  month = string.sub(today, 1, 7)
+end
 if of_day or of_month then
   local sums = call('HMGET', 'spend:day:' .. today, 'total', 'possible')
   spent_today = whole(sums[1]) + whole(sums[2])
@@ -30,13 +33,13 @@ end
 -- Made only where something can refuse a call.
 local refusal_of
 if is_off or of_day or of_month or of_student or allows then
-  local function refusal(why, ends, spent, budget)
-    return string.format('!%s %.0f %.0f %.0f', why, ends, spent, budget)
-  end
+  local function refusal(why, ends, spent, budget) return string.format('!%s %.0f %.0f %.0f', why, ends, spent, budget) end
 
   local function to_next_month()
     local at = seconds
-    repeat at = at + 86400 until string.sub(date(at), 1, 7) ~= month
+    repeat
+      at = at + 86400
+    until string.sub(date(at), 1, 7) ~= month
     return (at - at % 86400 - seconds) * 1000
   end
 
@@ -77,9 +80,14 @@ for i, page in ipairs(KEYS) do
     else
       price = price or 0
       local for_student = own and price > 0
-      if for_student then call('HINCRBY', RESERVED, 's:' .. student, price) end
+      if for_student then call('HINCRBY', RESERVED, 's:' .. student, amount) end
       opened[#opened + 1] = id
-      opened[#opened + 1] = (price == 0 and '0' or amount) .. (for_student and ' s' or ' ') .. #student .. ' ' .. student .. row
+      opened[#opened + 1] = (price == 0 and '0' or amount)
+        .. (for_student and ' s' or ' ')
+        .. #student
+        .. ' '
+        .. student
+        .. row
       total = total + price
       if reserved then reserved = reserved + price end
       if type(found) == 'table' then
@@ -96,7 +104,7 @@ for i, page in ipairs(KEYS) do
 end
 if opened[1] then
   call('HSET', OPEN, unpack(opened))
-  if total > 0 then call('HINCRBY', RESERVED, 'total', total) end
+  if total > 0 then call('HINCRBY', RESERVED, 'total', string.format('%d', total)) end
   if ARGV[6] == '1' then announce() end
 end
 return answers

@@ -10,9 +10,6 @@ local replica, lease = ARGV[1], tonumber(ARGV[2])
 local RESERVED, REPLICAS = 'spend:reserved', 'spend:replicas'
 local OPEN = 'spend:open:' .. replica
 
-local time = call('TIME')
-local seconds = tonumber(time[1])
-
 -- The day of a time in s, as 2026-11-30: days from civil, in eras of 400 years.
 local function date(at)
   local days = floor(at / 86400) + 719468
@@ -25,8 +22,15 @@ local function date(at)
   local day = of_year - floor((153 * shifted + 2) / 5) + 1
   return string.format('%04d-%02d-%02d', year + era * 400 + (month <= 2 and 1 or 0), month, day)
 end
--- Redis's clock decides; a replica whose clock agrees saves the calculation.
-local today = tonumber(ARGV[4]) == floor(seconds / 86400) and ARGV[3] or date(seconds)
+-- Redis's clock: `now` in ms, and the day. It is read where it decides: a call without a budget is opened at any time.
+local seconds, now, today
+local function read_clock()
+  local time = call('TIME')
+  seconds = tonumber(time[1])
+  now = seconds * 1000 + floor(tonumber(time[2]) / 1000)
+  -- A replica whose clock agrees saves the calculation.
+  today = tonumber(ARGV[4]) == floor(seconds / 86400) and ARGV[3] or date(seconds)
+end
 
 local function whole(text)
   local n = tonumber(text or nil)
@@ -35,5 +39,6 @@ end
 
 -- Marks the replica as alive: its reservations hold.
 local function announce()
-  call('ZADD', REPLICAS, seconds * 1000 + floor(tonumber(time[2]) / 1000) + lease, replica)
+  if not now then read_clock() end
+  call('ZADD', REPLICAS, now + lease, replica)
 end

@@ -9,7 +9,8 @@
 //!
 //! Where jobs of several owners were seen in the last minute, and more of them wait than the limit of requests has room
 //! for, claims are spread over the minute: a burst of one owner would leave nothing for the others until the minute is
-//! over.
+//! over. A replica claims several of these jobs at a time, because each claim, and each question to the gate, costs Redis
+//! as much for one job as for several. While the spread leaves room for more jobs than wait, the gate is not asked.
 
 use std::{
     collections::HashMap,
@@ -25,7 +26,7 @@ use rand::RngExt;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    gate::{ProviderGate, Reason},
+    gate::{ProviderGate, Reason, SpreadRoom},
     locks::locked,
     queue::QueueInspector,
 };
@@ -40,8 +41,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(10);
 /// Owners that are remembered at most: to know of two would do.
 const MOST_OWNERS: usize = 64;
 
-/// Longest wait by a share of which replicas keep apart from each other.
-const LONGEST_SPREAD: Duration = Duration::from_secs(1);
+/// How long the gate's answer holds that nothing has to be spread.
+const UNSPREAD: Duration = Duration::from_secs(1);
 
 /// Longest wait for a limit on calls in flight: those of other replicas end without a word.
 const LONGEST_SLOT_WAIT: Duration = Duration::from_secs(1);
@@ -72,6 +73,8 @@ struct PauseState {
     limited: HashMap<Provider, LimitedQueue>,
     /// Owners of jobs, hashed, by when one was last seen.
     owners: HashMap<u64, Instant>,
+    /// Jobs that may pass gates before these are asked whether requests have to be spread, and until when.
+    unspread: HashMap<Provider, (usize, Instant)>,
     /// Jobs of a queue with jobs of several providers that were put off for a limit, by when they come back.
     parked: Vec<Instant>,
 }
@@ -115,7 +118,7 @@ impl ClaimPauses {
         if inner.owners.len() < MOST_OWNERS || inner.owners.contains_key(&owner) {
             inner.owners.insert(owner, now);
         }
-        if gate.limits_requests() && inner.is_shared(now) {
+        if gate.limits_requests() && inner.is_shared(now) && !inner.passes_unspread(gate.provider(), now) {
             let entry = inner.limited.entry(gate.provider());
             entry.or_insert_with(|| LimitedQueue {
                 gate: gate.clone(),
@@ -225,28 +228,47 @@ impl ClaimPauses {
         queue: Option<&dyn QueueInspector>,
     ) -> ClaimAllowance {
         let (mut calls, mut next) = (0usize, None);
+        let is_shared = self.inner().is_shared(Instant::now());
+        let lines = queue
+            .filter(|_| is_shared)
+            .map(QueueInspector::waiting_lines)
+            .unwrap_or_default();
         for gate in gates {
             // With Redis away nothing can be claimed either.
-            let Ok(mut room) = gate.room().await else {
+            let Ok(mut room) = gate.room(&lines).await else {
                 return ClaimAllowance::UpTo(1);
             };
-            let is_shared = self.inner().is_shared(Instant::now());
-            if is_shared && room.spread.0 < room.calls && waiting(queue).await > room.calls {
-                // Replicas that woke together would all take what there is for one of them.
-                let spread = rand::rng().random_range(0.0..0.3);
-                room.wait = room.spread.1 + room.spread.1.min(LONGEST_SPREAD).mul_f64(spread);
-                room.calls = room.spread.0;
+            let now = Instant::now();
+            let is_spread = is_shared && room.spread.calls < room.calls && room.waiting > room.calls;
+            let mut inner = self.inner();
+            if is_spread {
+                room.calls = room.spread.calls;
                 room.reason = Some(Reason::Rpm);
+                room.wait = pause_of_spread(&room.spread, room.spread.wait);
+            } else {
+                // Other replicas may claim as many: half of what may start at once is left to the owners who join.
+                let most = if is_shared {
+                    room.spread.calls / 2
+                } else {
+                    usize::MAX
+                };
+                inner.unspread.insert(gate.provider(), (most, now + UNSPREAD));
             }
-            if room.calls >= wanted && !is_shared {
-                self.inner().limited.remove(&gate.provider());
+            let may_pass = !is_shared || inner.passes_unspread(gate.provider(), now);
+            if room.calls >= wanted && may_pass {
+                inner.limited.remove(&gate.provider());
+            } else if is_spread && room.calls > 0 && room.calls <= wanted {
+                // This claim takes all of them. Those after it come at a known time.
+                if let Some(limited) = inner.limited.get_mut(&gate.provider()) {
+                    limited.until = now + pause_of_spread(&room.spread, room.spread.interval);
+                }
             } else if room.calls == 0 {
                 let slots = room.reason == Some(Reason::Concurrency);
                 let wait = room.wait.max(Duration::from_millis(1));
                 let wait = if slots { wait.min(LONGEST_SLOT_WAIT) } else { wait };
-                let until = Instant::now() + wait;
-                if let Some(limited) = self.inner().limited.get_mut(&gate.provider()) {
-                    limited.until = if slots { Instant::now() } else { until };
+                let until = now + wait;
+                if let Some(limited) = inner.limited.get_mut(&gate.provider()) {
+                    limited.until = if slots { now } else { until };
                 }
                 if next.as_ref().is_none_or(|(first, _)| until < *first) {
                     next = Some((until, slots.then(|| gate.clone())));
@@ -284,11 +306,13 @@ impl ClaimPauses {
     }
 }
 
-/// How many jobs wait in a queue.
-async fn waiting(queue: Option<&dyn QueueInspector>) -> usize {
-    let Some(queue) = queue else { return 0 };
-    let counts = queue.counts().await.unwrap_or_default();
-    usize::try_from(counts.waiting).unwrap_or(usize::MAX)
+/// How long a replica waits until several calls may start, where the first of them may after `first`. It is less than it
+/// takes until as many may start as may at once, so that nothing of the limit stays unused.
+fn pause_of_spread(spread: &SpreadRoom, first: Duration) -> Duration {
+    let several = (spread.burst * 3 / 4).max(1);
+    // Replicas that woke together would all take what there is for one of them.
+    let apart = rand::rng().random_range(0.0..0.25) * spread.burst.saturating_sub(several) as f64;
+    first + spread.interval.mul_f64((several - 1) as f64 + apart)
 }
 
 impl PauseState {
@@ -299,6 +323,16 @@ impl PauseState {
             .filter(|at| now - **at < MEMORY)
             .nth(1)
             .is_some()
+    }
+
+    /// Whether a job may pass a gate that has not to be asked yet whether requests have to be spread.
+    fn passes_unspread(&mut self, provider: Provider, now: Instant) -> bool {
+        let Some((left, until)) = self.unspread.get_mut(&provider) else {
+            return false;
+        };
+        let passes = *left > 0 && *until > now;
+        *left = left.saturating_sub(1);
+        passes
     }
 
     /// Whether the queue's jobs use this provider and no other.

@@ -250,7 +250,7 @@ async fn a_large_keyspace_is_migrated_in_small_steps() {
     redis.ask::<String>(&["CONFIG", "RESETSTAT"]).await;
     let done = migrator(&redis).migrate(MigrationPlan::default()).await.unwrap();
     assert_eq!(of(&done, 2).changed, 2500);
-    let (scans, scripts) = (redis.calls("scan").await, redis.calls("evalsha").await);
+    let (scans, scripts) = (redis.calls("scan").await, redis.scripts().await);
     assert!(scans >= 102_500 / 1000, "{scans} looks at the whole keyspace");
     assert!(scripts >= 2500 / 50, "{scripts} scripts for all breakers");
 }

@@ -9,7 +9,7 @@ use crate::{support::TestRedis, telemetry::now};
 #[tokio::test]
 async fn a_report_that_is_sent_again_counts_once() {
     let redis = TestRedis::start().await;
-    let script = redis::Script::new(include_str!("../../src/monitor/add.lua"));
+    let script = redis::Script::new(include_str!("../../src/monitor/add_outcomes.lua"));
     let add = async |replica: &str, number: u32, counts: [u32; 2]| -> u8 {
         let mut call = script.prepare_invoke();
         call.key("m").arg(replica).arg(number).arg(120).arg(&counts);

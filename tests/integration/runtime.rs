@@ -235,10 +235,10 @@ async fn jobs_in_flight_go_back_together(#[case] layout: Layout) {
         Layout::Bullmq => ("bull:q:7", "bw:claim"),
     };
     redis.ask::<()>(&["HSET", key, field, "other:1"]).await;
-    let before = redis.calls("evalsha").await;
+    let before = redis.scripts().await;
     let tally = running.stop().await;
     assert_eq!((tally.released, tally.lost), (299, 1));
-    let took = redis.calls("evalsha").await - before;
+    let took = redis.scripts().await - before;
     assert!(took < 150, "{took} scripts");
     assert!(broker.counts().await.unwrap().waiting >= 299);
 }

@@ -160,6 +160,14 @@ const cpu = await (await queue.client).info('cpu');
 const seconds = ['used_cpu_user', 'used_cpu_sys'].map((name) => Number(cpu.match(`${name}:([0-9.]+)`)[1]));
 const ended = counts.completed + counts.failed;
 console.log(`Redis: ${(((seconds[0] + seconds[1]) / ended) * 1e6).toFixed(0)} µs of CPU for each of ${ended} jobs that ended`);
+// What the commands were: each script is one EVALSHA or FCALL, and the commands inside of scripts count too.
+const calls = [...(await (await queue.client).info('commandstats')).matchAll(/cmdstat_([^:]+):calls=(\d+),usec=(\d+)/g)];
+const of = (names) => calls.filter(([, name]) => names.includes(name)).reduce((sum, [, , n]) => sum + Number(n), 0) / ended;
+const all = calls.reduce((sum, [, , n]) => sum + Number(n), 0) / ended;
+console.log(`Redis: ${of(['evalsha', 'fcall']).toFixed(2)} scripts and ${all.toFixed(1)} commands a job, those inside of scripts included`);
+if (process.env.COMMANDS) {
+  for (const [, name, n, usec] of calls.sort((a, b) => b[2] - a[2])) console.log(`  ${name}: ${(n / ended).toFixed(2)} a job, ${(usec / n).toFixed(1)} µs each`);
+}
 await queue.close();
 stop();
 process.exit(0);

@@ -104,12 +104,15 @@ async fn the_room_is_what_is_admitted(#[case] rig: Rig) -> anyhow::Result<()> {
         for n in 0..before {
             same!(gate.admit(format!("before-{n}"), estimate).await?.passes(), true);
         }
-        same!(gate.redis.room(estimate).await?.0, left);
+        same!(gate.redis.room(estimate, &[]).await?.calls, left);
         for n in 0..left {
             same!(gate.admit(format!("after-{n}"), estimate).await?.passes(), true);
         }
-        let (calls, wait, reason, ..) = gate.redis.room(estimate).await?;
-        same!((calls, wait > 0, &*reason), (0, true, why.into_str()));
+        let room = gate.redis.room(estimate, &[]).await?;
+        same!(
+            (room.calls, room.wait.is_zero(), room.reason),
+            (0, false, Some(why))
+        );
         same!(
             gate.admit("more", estimate).await?.refusal().map(|(why, _)| why),
             Some(why)
@@ -119,12 +122,12 @@ async fn the_room_is_what_is_admitted(#[case] rig: Rig) -> anyhow::Result<()> {
     let gate = rig.gate(breaker(), unlimited());
     same!(gate.admit("f", 0).await?.passes(), true);
     gate.settle("f", account).await?;
-    let left = gate.redis.room(0).await?.0;
+    let left = gate.redis.room(0, &[]).await?.calls;
     for n in 0..left {
         same!(gate.admit(format!("after-{n}"), 0).await?.passes(), true);
     }
     same!(gate.admit("more", 0).await?.passes(), false);
-    same!(gate.redis.room(0).await?.0, 0);
+    same!(gate.redis.room(0, &[]).await?.calls, 0);
     Ok(())
 }
 

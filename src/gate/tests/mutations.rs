@@ -94,11 +94,7 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
         "calls .. ended",
     ),
     ("settle", "if state == 'CLOSED' then note_call('S') end", ""),
-    (
-        "settle",
-        "while #ring > failure_threshold do table.remove(ring, 1) end",
-        "",
-    ),
+    ("settle", "table.remove(ring, 1)", "break"),
     ("settle", "local stable = state == 'CLOSED' and", "local stable ="),
     ("settle", "max(window, last_open_time(open_for))", "window"),
     ("settle", "local n = stable and 1 or opens + 1", "local n = 1"),

@@ -36,9 +36,11 @@ async fn stored(rig: &Rig, gate: &BatchedGate) -> Vec<Vec<String>> {
 
 async fn scripts_run(rig: &Rig) -> u64 {
     let stats: String = rig.query(&["INFO", "commandstats"]).await;
-    let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
-    let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
-    calls.map_or(0, |calls| calls.parse().unwrap())
+    let scripts = stats
+        .lines()
+        .filter(|line| line.starts_with("cmdstat_evalsha:") || line.starts_with("cmdstat_fcall:"));
+    let calls = scripts.filter_map(|line| line.split(['=', ',']).nth(1));
+    calls.map(|calls| calls.parse::<u64>().unwrap()).sum()
 }
 
 #[tokio::test]

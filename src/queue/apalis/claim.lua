@@ -5,7 +5,7 @@
 --      8 inflight prefix  9 field of the payload that names a job's owner, or '' where the line is not shared fairly
 --      10 are jobs claimed while some have no place in that line yet 0|1
 --      11 jobs that an owner may have in flight, 0: any number  12 lease ttl ms
--- Returns false without a lease (renew first), 0 when the number was carried out before (`claimed.lua` returns the jobs
+-- Returns false without a lease (renew first), 0 when the number was carried out before (`claim_resend.lua` returns the jobs
 -- that are left of it), how many jobs need their places first (the number is not used up), else a list of rows.
 local active, scheduled, inflight, data, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local worker, number, want, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -55,7 +55,10 @@ if is_paused then return rows end
 local function is_double(id, m)
   if m[6] == 'Done' then return true end
   local holder = m[5]
-  return m[4] and m[4] ~= '' and holder and tonumber(call('ZSCORE', leases, holder) or 0) > now
+  return m[4]
+    and m[4] ~= ''
+    and holder
+    and tonumber(call('ZSCORE', leases, holder) or 0) > now
     and protected('SISMEMBER', inflight_prefix .. holder, id) == 1
 end
 
@@ -63,7 +66,11 @@ local bytes, doubles, full = 0, 0, false
 while #rows < want and not full and doubles < 100 do
   local wanted = want - #rows
   local ids
-  if fair then ids = fair.take(wanted) else ids = not busy and call('LPOP', active, wanted) or {} end
+  if fair then
+    ids = fair.take(wanted)
+  else
+    ids = not busy and call('LPOP', active, wanted) or {}
+  end
   if #ids == 0 then break end
   for i, id in ipairs(ids) do
     full = bytes >= most_bytes
@@ -81,8 +88,22 @@ while #rows < want and not full and doubles < 100 do
     else
       local attempt = count(m[1], 0) + 1
       call('SADD', inflight, id)
-      call('HSET', meta, 'status', 'Running', 'attempts', attempt, 'claim', token, 'progress', 10,
-        'locked_by', worker, 'locked_at', floor(now / 1000))
+      call(
+        'HSET',
+        meta,
+        'status',
+        'Running',
+        'attempts',
+        attempt,
+        'claim',
+        token,
+        'progress',
+        10,
+        'locked_by',
+        worker,
+        'locked_at',
+        floor(now / 1000)
+      )
       bytes = bytes + add_row(id, attempt, m)
     end
   end

@@ -134,7 +134,7 @@ impl ApalisBroker {
     async fn left_of(&self, token: &str) -> Result<Vec<ClaimedRow>, BrokerError> {
         let (mut rows, mut cursor) = (Vec::new(), 0u64);
         loop {
-            let mut call = scripts::CLAIMED.prepare_invoke();
+            let mut call = scripts::CLAIM_RESEND.prepare_invoke();
             call.key(&self.inflight).key(&self.keys.data);
             call.arg(token).arg(cursor).arg(STRETCH).arg(INLINE_BYTES);
             call.arg(&self.keys.meta_prefix).arg(DEFAULT_MAX_ATTEMPTS);

@@ -53,7 +53,11 @@ local function is_zset(key)
   return false
 end
 local function add_ended(key, zset, id, now)
-  if zset then call('ZADD', key, floor(now / 1000), id) else call('SADD', key, id) end
+  if zset then
+    call('ZADD', key, floor(now / 1000), id)
+  else
+    call('SADD', key, id)
+  end
 end
 
 -- Merges a repeated line of history into one line with a count. Lines that differ only in numbers count as equal.

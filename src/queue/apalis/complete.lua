@@ -2,7 +2,7 @@
 -- KEYS 1 inflight of this worker  2 done  3 ended:done  4 data  5 fair  6 active  7 scheduled
 -- ARGV 1 meta prefix  2 history prefix  3 keep ms  4 keep count
 --      5 bytes of payload that are worth keeping once the job is done
---      6… of each job: id, claim token, result as JSON {"Ok":result} (empty: in its place), what it says of equal jobs (../equal.lua)
+--      6… of each job: id, claim token, result as JSON {"Ok":result} (empty: in its place), what it says of equal jobs (../equal_jobs.lua)
 -- Returns for each job 1 applied (now or before), 0 lost, or the error that kept it from being written.
 local inflight, done, ended, data = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local meta_prefix, history_prefix, keep_ms, keep_count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -47,7 +47,7 @@ for i = 6, #ARGV, 4 do
   answers[#answers + 1] = answer
 end
 
-call('DEL', KEYS[5] .. ':full') -- An owner may start another job (../busy.lua).
+call('DEL', KEYS[5] .. ':full') -- An owner may start another job (../owner_in_flight.lua).
 local most = 2 * #answers
 local old = call('ZRANGEBYSCORE', ended, '-inf', now - keep_ms, 'LIMIT', 0, most)
 local excess = #old == 0 and min(call('ZCARD', ended) - keep_count, most) or 0

@@ -6,8 +6,7 @@ local id, meta, delay = ARGV[1], ARGV[3] .. ARGV[1], tonumber(ARGV[5])
 call('LLEN', KEYS[2])
 call('ZCARD', KEYS[3])
 if read_meta(meta, 'status')[1] or (ARGV[2] ~= '' and call('HSETNX', KEYS[1], id, ARGV[2]) == 0) then return 0 end
-call('HSET', meta, 'attempts', 0, 'max_attempts', ARGV[4], 'status', 'Pending', 'idempotency_key', '',
-  'type', ARGV[6])
+call('HSET', meta, 'attempts', 0, 'max_attempts', ARGV[4], 'status', 'Pending', 'idempotency_key', '', 'type', ARGV[6])
 if delay > 0 then
   call('ZADD', KEYS[3], string.format('%.3f', (now_ms() + delay) / 1000), id)
 else

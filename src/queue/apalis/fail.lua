@@ -16,8 +16,22 @@ local now = now_ms()
 call('SREM', inflight, id)
 add_ended(dead, dead_is_zset, id, now)
 call('ZADD', ended, now, id)
-call('HSET', meta, 'status', 'Failed', 'claim', '', 'settled', token, 'done_at', floor(now / 1000),
-  'result', ARGV[5], 'error', ARGV[6])
+call(
+  'HSET',
+  meta,
+  'status',
+  'Failed',
+  'claim',
+  '',
+  'settled',
+  token,
+  'done_at',
+  floor(now / 1000),
+  'result',
+  ARGV[5],
+  'error',
+  ARGV[6]
+)
 remember(history, now, ARGV[7])
-call('DEL', KEYS[4] .. ':full') -- Its owner may start another job (../busy.lua).
+call('DEL', KEYS[4] .. ':full') -- Its owner may start another job (../owner_in_flight.lua).
 return 1

@@ -12,9 +12,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{ApalisBroker, scripts};
-use crate::queue::{
-    BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, ListedJob,
-    QueueCounts, QueueInspector, WaitingFor, admin::read_page, fair::standing, snapshot::read_history,
+use crate::{
+    keys::WaitingLine,
+    queue::{
+        BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, ListedJob,
+        QueueCounts, QueueInspector, WaitingFor, admin::read_page, fair::standing, snapshot::read_history,
+    },
 };
 
 /// TIME, the first of active, the first of scheduled.
@@ -37,6 +40,13 @@ struct TypeAndSource {
 
 #[async_trait]
 impl QueueInspector for ApalisBroker {
+    fn waiting_lines(&self) -> Vec<WaitingLine> {
+        vec![WaitingLine {
+            key: self.keys.active.clone(),
+            counted_by: "LLEN",
+        }]
+    }
+
     async fn counts(&self) -> Result<QueueCounts, BrokerError> {
         let keys = &self.keys;
         let mut call = scripts::COUNTS.prepare_invoke();
@@ -81,7 +91,7 @@ impl QueueInspector for ApalisBroker {
 
     async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
         let keys = &self.keys;
-        let mut call = scripts::STANDING.prepare_invoke();
+        let mut call = scripts::LINE_POSITION.prepare_invoke();
         call.key(&keys.active)
             .key(&keys.data)
             .key(&keys.scheduled)

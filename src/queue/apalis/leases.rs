@@ -92,7 +92,7 @@ impl LeaseHolder for ApalisBroker {
     }
 
     async fn mark_started(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
-        let mut call = scripts::BEGIN.prepare_invoke();
+        let mut call = scripts::MARK_STARTED.prepare_invoke();
         call.key(&self.inflight)
             .arg(&*lease.id)
             .arg(&*lease.token)
@@ -101,7 +101,7 @@ impl LeaseHolder for ApalisBroker {
     }
 
     async fn remove_replica(&self) -> Result<(), BrokerError> {
-        let mut call = scripts::LEAVE.prepare_invoke();
+        let mut call = scripts::REMOVE_REPLICA.prepare_invoke();
         call.key(&self.inflight)
             .key(&self.keys.active)
             .key(&self.keys.leases)
@@ -122,7 +122,7 @@ impl ApalisBroker {
         let (keys, ttl) = (&self.keys, millis(self.options.lease_ttl));
         let (mut requeued, mut poisoned, mut cursor) = (0, 0, 0u64);
         loop {
-            let mut call = scripts::MINE.prepare_invoke();
+            let mut call = scripts::OWN_CLAIMS.prepare_invoke();
             call.key(&self.inflight);
             call.arg(cursor).arg(STRETCH).arg(&keys.meta_prefix).arg(ttl);
             let (mine, next): (Vec<Vec<u8>>, u64) = self.connection.invoke(&call).await?;
@@ -131,7 +131,7 @@ impl ApalisBroker {
                 .filter(|id| !known.contains(id.as_slice()))
                 .collect();
             for some in strays.chunks(MOVE_CHUNK) {
-                let mut call = scripts::STRAYS.prepare_invoke();
+                let mut call = scripts::REQUEUE_LOST_CLAIMS.prepare_invoke();
                 call.key(&self.inflight)
                     .key(&keys.active)
                     .key(&keys.dead)

@@ -31,11 +31,17 @@ local function held_ids()
 end
 
 local sources, ours
-if state == 'waiting' then sources = { { 'tail', KEYS[1] } }
-elseif state == 'delayed' then sources = { { 'zset', KEYS[2] } }
-elseif state == 'active' then sources = held_ids()
-elseif state == 'completed' then sources, ours = ended_ids(KEYS[5], KEYS[3])
-else sources, ours = ended_ids(KEYS[6], KEYS[4]) end
+if state == 'waiting' then
+  sources = { { 'tail', KEYS[1] } }
+elseif state == 'delayed' then
+  sources = { { 'zset', KEYS[2] } }
+elseif state == 'active' then
+  sources = held_ids()
+elseif state == 'completed' then
+  sources, ours = ended_ids(KEYS[5], KEYS[3])
+else
+  sources, ours = ended_ids(KEYS[6], KEYS[4])
+end
 
 -- Reads the type from a foreign producer's payload without decoding it: the type is its first or last member. Also
 -- returns whether the type is still unknown.
@@ -77,11 +83,21 @@ local place, seen = walk(sources, start, tonumber(ARGV[6]), function(id, score, 
   if m.err then m = {} end
   local time = time_of(score, source, m[4])
   local kind, unread = m[5] or false, false
-  if not kind then kind, unread = type_of(id) end
+  if not kind then
+    kind, unread = type_of(id)
+  end
   if (wanted == '' or kind == wanted or unread) and not (ours and oldest and (time or 0) < oldest) then
     local history = protected('LRANGE', history_prefix .. id, -3, -1)
-    rows[#rows + 1] = { id, kind, m[1] or false, state == 'failed' and reason_of(m),
-      time and string.format('%.0f', time) or false, source, score, history.err and {} or history }
+    rows[#rows + 1] = {
+      id,
+      kind,
+      m[1] or false,
+      state == 'failed' and reason_of(m),
+      time and string.format('%.0f', time) or false,
+      source,
+      score,
+      history.err and {} or history,
+    }
   end
   return #rows >= want or bytes >= most_bytes
 end)

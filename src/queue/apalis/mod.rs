@@ -7,7 +7,7 @@
 //! `wait` lets Redis tell us of the change (client tracking) instead of polling for it.
 //!
 //! A replica holds one lease a queue (`leases`, 15 s, renewed every 5 s). When it runs out and Redis was there all
-//! the time (`../witness.lua`), any other replica puts back what the dead one held. Each claim carries a token,
+//! the time (`../lease_continuity.lua`), any other replica puts back what the dead one held. Each claim carries a token,
 //! `<worker>:<number>`; a job's meta names the token that may write to it, so a replica that wakes up late writes
 //! nothing.
 

@@ -109,7 +109,7 @@ impl OutcomeWriter for ApalisBroker {
         equal: &EqualJobs,
     ) -> Result<WriteResult, BrokerError> {
         let keys = &self.keys;
-        let mut call = scripts::AWAIT.prepare_invoke();
+        let mut call = scripts::AWAIT_EQUAL.prepare_invoke();
         call.key(&self.inflight)
             .key(&keys.active)
             .key(&keys.scheduled)
@@ -125,7 +125,7 @@ impl OutcomeWriter for ApalisBroker {
     }
 
     async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
-        let mut call = scripts::WAKE.prepare_invoke();
+        let mut call = scripts::WAKE_EQUAL.prepare_invoke();
         call.key(&self.keys.active).key(&self.keys.scheduled);
         call.arg(&*equal.prefix);
         Ok(self.connection.invoke(&call).await?)
@@ -211,7 +211,7 @@ impl ApalisBroker {
     async fn complete_large(&self, completion: &Completion) -> Result<WriteResult, BrokerError> {
         let Completion { lease, result, equal } = completion;
         let job = self.keys.meta(&lease.id);
-        let mut look = scripts::LARGE_RESULT.prepare_invoke();
+        let mut look = scripts::LARGE_RESULT.evaluated().prepare_invoke();
         look.key(&self.inflight)
             .arg(&*lease.id)
             .arg(&*lease.token)
@@ -226,7 +226,7 @@ impl ApalisBroker {
             job,
             look,
             place,
-            script: &scripts::COMPLETE,
+            script: scripts::COMPLETE.evaluated(),
             finish: &|state| {
                 let mut finish = redis::pipe();
                 finish.atomic();

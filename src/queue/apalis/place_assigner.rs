@@ -1,4 +1,4 @@
-//! Jobs that wait get their places in the fair line (`../fair.lua`): a claim gives a few, this gives the others.
+//! Jobs that wait get their places in the fair line (`../fair_line.lua`): a claim gives a few, this gives the others.
 
 use async_trait::async_trait;
 
@@ -46,7 +46,7 @@ impl ApalisPlaces {
 impl PlaceAssigner for ApalisPlaces {
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
         let keys = &self.keys;
-        let mut call = scripts::PLACES.prepare_invoke();
+        let mut call = scripts::ASSIGN_PLACES.prepare_invoke();
         call.key(&keys.active)
             .key(&keys.data)
             .key(&keys.scheduled)

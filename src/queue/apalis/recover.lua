@@ -12,7 +12,10 @@ local gone = call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1)[1]
 -- Stock workers are looked for now and then: they get five minutes anyway.
 if not gone and floor(now / 1000) % 60 < 15 then
   for _, worker in ipairs(call('ZRANGEBYSCORE', workers, '-inf', floor(now / 1000) - 300, 'LIMIT', 0, 10)) do
-    if not call('ZSCORE', leases, worker) then gone = worker break end
+    if not call('ZSCORE', leases, worker) then
+      gone = worker
+      break
+    end
   end
 end
 if not gone or not may_judge(KEYS[6], now, tonumber(ARGV[5])) then return { 0, 0, 0 } end

@@ -13,8 +13,20 @@ for i = #ARGV - 1, 2, -2 do
     call('SREM', inflight, id)
     call('LPUSH', active, id)
     returned(KEYS[3], KEYS[4], id)
-    call('HSET', meta, 'status', 'Pending', 'claim', '', 'settled', token, 'progress', 0,
-      'attempts', max(0, count(call('HGET', meta, 'attempts'), 1) - 1))
+    call(
+      'HSET',
+      meta,
+      'status',
+      'Pending',
+      'claim',
+      '',
+      'settled',
+      token,
+      'progress',
+      0,
+      'attempts',
+      max(0, count(call('HGET', meta, 'attempts'), 1) - 1)
+    )
   end
   if held ~= 'lost' then released = released + 1 end
 end

@@ -10,7 +10,7 @@ call('ZADD', KEYS[1], now + ttl, ARGV[1])
 -- Writes the key that apalis's own tools read, twice a minute: these tools count in minutes, and an idle queue should
 -- cost few commands.
 if floor(now / 30000) ~= floor((lease - ttl) / 30000) then call('ZADD', KEYS[2], floor(now / 1000), ARGV[1]) end
--- How many jobs of each owner are in flight (../busy.lua).
+-- How many jobs of each owner are in flight (../owner_in_flight.lua).
 if #ARGV > 3 then call('PEXPIRE', KEYS[5] .. ':busy', 2 * ttl) end
 local lost = {}
 for i = 4, #ARGV, 2 do

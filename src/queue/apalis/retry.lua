@@ -28,7 +28,20 @@ local function retry(id)
 
   local attempts = count(m[1], 0)
   remember(history, now, note_of(attempts, 'retried', 'retried by hand', who))
-  call('HSET', meta, 'status', 'Pending', 'claim', '', 'progress', 0, 'retried', order, 'attempts', anew and 0 or attempts)
+  call(
+    'HSET',
+    meta,
+    'status',
+    'Pending',
+    'claim',
+    '',
+    'progress',
+    0,
+    'retried',
+    order,
+    'attempts',
+    anew and 0 or attempts
+  )
   call('HDEL', meta, 'lost', 'cut', 'waited', 'error', 'result', 'gate', 'done_at')
   call(dead_is_zset and 'ZREM' or 'SREM', dead, id)
   call('ZREM', ended, id)
@@ -36,5 +49,7 @@ local function retry(id)
   return 'retried'
 end
 
-for i = #ARGV, 7, -1 do fates[i - 6] = retry(ARGV[i]) end
+for i = #ARGV, 7, -1 do
+  fates[i - 6] = retry(ARGV[i])
+end
 return fates

@@ -20,5 +20,5 @@ call('HSET', meta, 'status', 'Pending', 'claim', '', 'settled', token, 'error', 
 if ARGV[6] == '0' then call('HSET', meta, 'attempts', max(0, count(m[1], 1) - 1)) end
 if gate ~= '' and ARGV[10] == '1' then call('HSET', meta, 'waited', string.format('%.0f', count(m[2], 0) + delay)) end
 remember(history, now, ARGV[8], ARGV[6] == '0')
-call('DEL', KEYS[3] .. ':full') -- Its owner may start another job (../busy.lua).
+call('DEL', KEYS[3] .. ':full') -- Its owner may start another job (../owner_in_flight.lua).
 return 1

@@ -1,30 +1,31 @@
-//! The scripts of the apalis layout: `common.lua` in front of each operation's file, `../fair.lua` and `line.lua`
-//! where a job is taken from the line or put back, `../equal.lua` where jobs wait for the result of an equal one.
+//! The scripts of the apalis layout: `common.lua` in front of each operation's file, `../fair_line.lua` and `waiting_line.lua`
+//! where a job is taken from the line or put back, `../equal_jobs.lua` where jobs wait for the result of an equal one.
 
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "row.lua", "claim.lua";
-    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "places.lua";
-    CLAIMED = "row.lua", "claimed.lua";
-    RENEW = "../witness.lua", "renew.lua";
-    RECOVER = "../witness.lua", "../poison.lua", "orphan.lua", "recover.lua";
-    MINE = "mine.lua";
-    STRAYS = "../poison.lua", "orphan.lua", "strays.lua";
-    COMPLETE = "../equal.lua", "equal.lua", "complete.lua";
+    "apalis";
+    CLAIM as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_taking.lua", "waiting_line.lua", "claimed_row.lua", "claim.lua";
+    ASSIGN_PLACES as function = "../payload_owner.lua", "../fair_line.lua", "../fair_line_taking.lua", "waiting_line.lua", "assign_places.lua";
+    CLAIM_RESEND = "claimed_row.lua", "claim_resend.lua";
+    RENEW = "../lease_continuity.lua", "renew.lua";
+    RECOVER = "../lease_continuity.lua", "../poison_count.lua", "lost_job.lua", "recover.lua";
+    OWN_CLAIMS = "own_claims.lua";
+    REQUEUE_LOST_CLAIMS = "../poison_count.lua", "lost_job.lua", "requeue_lost_claims.lua";
+    COMPLETE as function = "../equal_jobs.lua", "equal_wake.lua", "complete.lua";
     LARGE_RESULT = "large_result.lua";
-    RETRY_AT = "retry_at.lua";
-    AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
-    WAKE = "../equal.lua", "equal.lua", "wake.lua";
-    FAIL = "fail.lua";
-    RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
-    BEGIN = "begin.lua";
-    PROGRESS = "progress.lua";
-    LEAVE = "../owner.lua", "../fair.lua", "line.lua", "leave.lua";
+    RETRY_AT as function = "retry_at.lua";
+    AWAIT_EQUAL = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "../equal_jobs.lua", "await_equal.lua";
+    WAKE_EQUAL = "../equal_jobs.lua", "equal_wake.lua", "wake_equal.lua";
+    FAIL as function = "fail.lua";
+    RELEASE as function = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "release.lua";
+    MARK_STARTED = "mark_started.lua";
+    PROGRESS as function = "progress.lua";
+    REMOVE_REPLICA = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "remove_replica.lua";
     ENQUEUE = "enqueue.lua";
     COUNTS = "counts.lua";
-    LIST = "../pages.lua", "list.lua";
+    LIST = "../job_pages.lua", "list.lua";
     RETRY = "retry.lua";
-    STANDING = "../owner.lua", "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
-    REMOVE = "../lines.lua", "remove.lua";
+    LINE_POSITION = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "../line_position.lua", "line_position.lua";
+    REMOVE = "../list_removal.lua", "remove.lua";
 }

@@ -22,17 +22,28 @@ end
 -- How to read a key of the queue so that one of a wrong type raises an error.
 local READ
 local function expect(p, ...)
-  READ = READ or {
-    wait = 'LLEN', paused = 'LLEN', active = 'LLEN', prioritized = 'ZCARD', delayed = 'ZCARD', completed = 'ZCARD',
-    failed = 'ZCARD', ['waiting-children'] = 'ZCARD', marker = 'ZCARD', meta = 'HLEN', events = 'XLEN', pc = 'STRLEN',
-  }
-  for _, name in ipairs({ ... }) do call(READ[name], p .. name) end
+  READ = READ
+    or {
+      wait = 'LLEN',
+      paused = 'LLEN',
+      active = 'LLEN',
+      prioritized = 'ZCARD',
+      delayed = 'ZCARD',
+      completed = 'ZCARD',
+      failed = 'ZCARD',
+      ['waiting-children'] = 'ZCARD',
+      marker = 'ZCARD',
+      meta = 'HLEN',
+      events = 'XLEN',
+      pc = 'STRLEN',
+    }
+  for _, name in ipairs({ ... }) do
+    call(READ[name], p .. name)
+  end
 end
 
 -- Checks the types of the keys that a script writes when it puts a job into a line, and when a claim ends.
-local function expect_lines(p)
-  expect(p, 'meta', 'wait', 'paused', 'prioritized', 'pc', 'delayed', 'marker', 'events')
-end
+local function expect_lines(p) expect(p, 'meta', 'wait', 'paused', 'prioritized', 'pc', 'delayed', 'marker', 'events') end
 local suspects, in_flight
 local function expect_active()
   in_flight = call('LLEN', P .. 'active')
@@ -130,9 +141,7 @@ local function target(p)
   return p .. 'wait', not limit or call('LLEN', p .. 'active') < limit
 end
 
-local function has_work(p)
-  return call('LLEN', p .. 'wait') > 0 or call('ZCARD', p .. 'prioritized') > 0
-end
+local function has_work(p) return call('LLEN', p .. 'wait') > 0 or call('ZCARD', p .. 'prioritized') > 0 end
 
 -- Markers: "0" says look now, "1" says when the next delayed job is due.
 local function wake(p) call('ZADD', p .. 'marker', '0', '0') end
@@ -162,7 +171,11 @@ end
 local function announce(p, id, from)
   local _, free = target(p)
   if free then wake(p) end
-  if from then emit(p, 'waiting', 'jobId', id, 'prev', from) else emit(p, 'waiting', 'jobId', id) end
+  if from then
+    emit(p, 'waiting', 'jobId', id, 'prev', from)
+  else
+    emit(p, 'waiting', 'jobId', id)
+  end
 end
 
 -- Makes a job ready to run.
@@ -185,8 +198,21 @@ end
 local function add_job(id, name, data, opts_json, now)
   local opts = decode(opts_json)
   local delay, priority = count(opts.delay, 0), count(opts.priority, 0)
-  call('HSET', P .. id, 'name', name, 'opts', opts_json, 'timestamp', now, 'delay', delay, 'priority', priority,
-    unpack(data and { 'data', data } or {}))
+  call(
+    'HSET',
+    P .. id,
+    'name',
+    name,
+    'opts',
+    opts_json,
+    'timestamp',
+    now,
+    'delay',
+    delay,
+    'priority',
+    priority,
+    unpack(data and { 'data', data } or {})
+  )
   emit(P, 'added', 'jobId', id, 'name', name)
   if delay > 0 then
     put_off(P, id, now + delay)
@@ -213,9 +239,7 @@ end
 
 -- The mark by which a claim recognises its job. `ats` counts the claims of all workers. So this worker never takes a
 -- job for its own once another worker has claimed it, even when that worker's lock has run out.
-local function mark(token, ats)
-  return token .. ' ' .. (type(ats) == 'number' and text(ats) or ats or '0')
-end
+local function mark(token, ats) return token .. ' ' .. (type(ats) == 'number' and text(ats) or ats or '0') end
 
 -- The token of a worker's claim of a job, if no worker has claimed the job since and the claim precedes `latest`.
 -- `tokens` is the prefix of the worker's tokens.
@@ -237,8 +261,12 @@ local CLAIM = { 'bw:claim', 'ats' }
 local function standing(id, token, m, holder)
   local key = P .. id
   m = m or call('HMGET', key, unpack(CLAIM))
-  if m[1] == mark(token, m[2])
-    and ((holder or call('GET', key .. ':lock')) == token or call('LPOS', P .. 'active', id)) then return 'held' end
+  if
+    m[1] == mark(token, m[2])
+    and ((holder or call('GET', key .. ':lock')) == token or call('LPOS', P .. 'active', id))
+  then
+    return 'held'
+  end
   if call('HGET', key, 'bw:settled') == token then return 'settled' end
   return call('EXISTS', key) == 1 and 'lost' or 'gone'
 end
@@ -272,13 +300,13 @@ local function let_go(id, token, ...)
     local _, free = target(P)
     if free then wake(P) end
   end
-  -- Nor does an owner's, who had as many jobs in flight as he may (../busy.lua).
+  -- Nor does an owner's, who had as many jobs in flight as he may (../owner_in_flight.lua).
   if call('DEL', P .. 'bw:fair:full') == 1 and not claims_next and has_work(P) then wake(P) end
 end
 
 local function unlock(id) call('DEL', P .. id .. ':lock') end
 
--- What else is to be done for a job that is put back at the front of those that wait (line.lua).
+-- What else is to be done for a job that is put back at the front of those that wait (waiting_line.lua).
 local returned = function() end
 
 -- Puts a job back as if it had not been claimed.
@@ -302,8 +330,12 @@ local function repeated(row, note)
     if first[field] ~= second[field] then return end
   end
   if not second.delay_ms or bare(first.cause) ~= bare(second.cause) then return end
-  return string.format('%s,"times":%.0f,"since":%.0f}', string.sub(note, 1, -2), count(first.times, 1) + 1,
-    count(first.since, tonumber(since)))
+  return string.format(
+    '%s,"times":%.0f,"since":%.0f}',
+    string.sub(note, 1, -2),
+    count(first.times, 1) + 1,
+    count(first.since, tonumber(since))
+  )
 end
 
 -- Appends to a job's log, which keeps the last 100 rows where the producer names no other number. A wait that costs no
@@ -335,4 +367,3 @@ local function blame(id, reason)
   end
   call('HSET', P .. id, 'failedReason', reason, 'stacktrace', #kept > 0 and cjson.encode(kept) or '[]')
 end
-

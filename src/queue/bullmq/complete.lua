@@ -1,7 +1,7 @@
 -- Ends jobs well, and claims as many others into their slots.
 -- KEYS 1 prefix
--- ARGV 1-10 as in claiming.lua; 3 how many at most, 0 claims nothing and leaves the number alone
---      11 keep ms  12 keep count  13… of each job: id, claim token, result as JSON (empty: in its place), what it says of equal jobs (../equal.lua)
+-- ARGV 1-10 as in claim_jobs.lua; 3 how many at most, 0 claims nothing and leaves the number alone
+--      11 keep ms  12 keep count  13… of each job: id, claim token, result as JSON (empty: in its place), what it says of equal jobs (../equal_jobs.lua)
 -- Returns {of each job 1 applied (now or before), 0 lost, or the error that kept it from being written; what `claim`
 -- returns, the error that it ended with, or false where it was not to}. Where many jobs are in flight it does the first
 -- ones only.
@@ -17,7 +17,9 @@ if orders(P)[2] then expect_lines(P) end
 local function worded(problem) return type(problem) == 'table' and problem.err or problem end
 
 local locks = {}
-for i = 13, #ARGV, 4 do locks[#locks + 1] = P .. ARGV[i] .. ':lock' end
+for i = 13, #ARGV, 4 do
+  locks[#locks + 1] = P .. ARGV[i] .. ':lock'
+end
 local holders = call('MGET', unpack(locks))
 
 local function complete(id, token, result, equal, holder)

@@ -7,8 +7,19 @@ local id = ARGV[1]
 local size = protected('HSTRLEN', P .. id, 'returnvalue')
 if type(size) ~= 'number' then return false end
 local apart = size > tonumber(ARGV[2])
-local m = call('HMGET', P .. id, 'name', 'progress', 'atm', apart and '' or 'returnvalue', 'failedReason', 'bw:why', 'bw:gate',
-  'timestamp', 'finishedOn')
+local m = call(
+  'HMGET',
+  P .. id,
+  'name',
+  'progress',
+  'atm',
+  apart and '' or 'returnvalue',
+  'failedReason',
+  'bw:why',
+  'bw:gate',
+  'timestamp',
+  'finishedOn'
+)
 if not (m[1] or call('HEXISTS', P .. id, 'data') == 1 or call('HEXISTS', P .. id, 'opts') == 1) then return false end
 local state, due = 'waiting', call('ZSCORE', P .. 'delayed', id)
 if call('ZSCORE', P .. 'completed', id) then

@@ -6,12 +6,15 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{BullmqBroker, scripts};
-use crate::queue::{
-    BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, QueueCounts,
-    QueueInspector, WaitingFor,
-    admin::read_page,
-    fair::standing,
-    snapshot::{age, read_history},
+use crate::{
+    keys::WaitingLine,
+    queue::{
+        BrokerError, INLINE_BYTES, JobPage, JobSnapshot, JobState, LinePosition, ListQuery, QueueCounts,
+        QueueInspector, WaitingFor,
+        admin::read_page,
+        fair::standing,
+        snapshot::{age, read_history},
+    },
 };
 
 /// A job as `find.lua` returns it: state, progress, attempts made, result, failed reason, why it waits, for which gate,
@@ -35,6 +38,16 @@ type RawText = Option<Vec<u8>>;
 
 #[async_trait]
 impl QueueInspector for BullmqBroker {
+    fn waiting_lines(&self) -> Vec<WaitingLine> {
+        let [wait, _paused, prioritized] = &self.keys.waiting;
+        [(wait, "LLEN"), (prioritized, "ZCARD")]
+            .map(|(key, counted_by)| WaitingLine {
+                key: key.clone(),
+                counted_by,
+            })
+            .to_vec()
+    }
+
     async fn counts(&self) -> Result<QueueCounts, BrokerError> {
         let keys = &self.keys;
         let [wait, held, prioritized] = &keys.waiting;
@@ -77,13 +90,13 @@ impl QueueInspector for BullmqBroker {
     }
 
     async fn oldest_waiting(&self) -> Result<Duration, BrokerError> {
-        let mut call = scripts::OLDEST.prepare_invoke();
+        let mut call = scripts::OLDEST_WAITING.prepare_invoke();
         call.key(&self.keys.prefix);
         Ok(Duration::from_millis(self.connection.invoke(&call).await?))
     }
 
     async fn line_position(&self, id: &str) -> Result<LinePosition, BrokerError> {
-        let mut call = self.prepare(&scripts::STANDING);
+        let mut call = self.prepare(&scripts::LINE_POSITION);
         call.arg(id).arg(self.fairness());
         Ok(standing(self.connection.invoke(&call).await?))
     }

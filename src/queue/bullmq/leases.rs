@@ -91,7 +91,7 @@ impl LeaseHolder for BullmqBroker {
     }
 
     async fn mark_started(&self, lease: &Lease) -> Result<WriteResult, BrokerError> {
-        let mut call = self.prepare(&scripts::BEGIN);
+        let mut call = self.prepare(&scripts::MARK_STARTED);
         call.arg(&*lease.id).arg(&*lease.token);
         self.settle(&call).await
     }
@@ -100,7 +100,7 @@ impl LeaseHolder for BullmqBroker {
         *self.renewal() = LocalLease::default();
         let mut next = 0;
         while next >= 0 {
-            let mut call = self.prepare(&scripts::LEAVE);
+            let mut call = self.prepare(&scripts::REMOVE_REPLICA);
             call.arg(&self.worker).arg(next).arg(MOVE_STRETCH);
             next = self.connection.invoke::<i64>(&call).await?;
         }
@@ -114,7 +114,7 @@ impl BullmqBroker {
         let known: HashSet<&[u8]> = held.iter().map(|lease| lease.id.as_bytes()).collect();
         let (mut requeued, mut poisoned, mut offset) = (0, 0, 0);
         loop {
-            let mut call = self.prepare(&scripts::MINE);
+            let mut call = self.prepare(&scripts::OWN_CLAIMS);
             call.arg(&self.worker).arg(offset).arg(STRETCH);
             call.arg(millis(self.options.lease_ttl));
             let (mine, looked_at): (Vec<Vec<u8>>, usize) = self.connection.invoke(&call).await?;
@@ -124,7 +124,7 @@ impl BullmqBroker {
                 .collect();
             let mut left = strays.as_slice();
             while !left.is_empty() {
-                let mut call = self.prepare(&scripts::STRAYS);
+                let mut call = self.prepare(&scripts::REQUEUE_LOST_CLAIMS);
                 call.arg(&self.worker).arg(self.options.max_lost);
                 call.arg(millis(self.options.lease_ttl))
                     .arg(&left[..left.len().min(MOVE_STRETCH)]);

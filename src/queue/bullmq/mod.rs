@@ -7,7 +7,7 @@
 //! ends in `completed` or `failed`, or is removed. A producer that adds a job sets the marker, which `wait` blocks on.
 //!
 //! Each claimed job has a lock that holds the claim's token, `<worker>:<number>`, and runs out unless it is renewed;
-//! then any other replica puts the job back, unless the cause was an outage of Redis (`../witness.lua`). The claim
+//! then any other replica puts the job back, unless the cause was an outage of Redis (`../lease_continuity.lua`). The claim
 //! also leaves a mark in the job's hash, made of the token and of the count of all workers' claims. The mark
 //! distinguishes a resend from a late outcome, and finds the jobs of a claim whose answer was lost. It also shows
 //! whether another worker has claimed the job since: if not, a lock that ran out during an outage can be set again.
@@ -42,7 +42,6 @@ use std::{
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use redis::ScriptInvocation;
 
 use self::{local_lease::LocalLease, producer_versions::ProducerVersions, wait::BullmqWaiter};
 use super::{
@@ -53,6 +52,7 @@ use crate::{
     connection::Connection,
     keys::{BullKeys, ledger_key},
     locks::locked,
+    script::{Script, ScriptCall},
 };
 
 /// Longest delay: its time still fits the score of a delayed job.
@@ -112,7 +112,7 @@ impl BullmqBroker {
         }
     }
 
-    fn prepare<'a>(&self, script: &'a redis::Script) -> ScriptInvocation<'a> {
+    fn prepare<'a>(&self, script: &'a Script) -> ScriptCall<'a> {
         let mut call = script.prepare_invoke();
         call.key(&self.keys.prefix);
         call
@@ -126,7 +126,7 @@ impl BullmqBroker {
         Ok(value)
     }
 
-    async fn settle(&self, call: &ScriptInvocation<'_>) -> Result<WriteResult, BrokerError> {
+    async fn settle(&self, call: &ScriptCall<'_>) -> Result<WriteResult, BrokerError> {
         Ok(WriteResult::of(self.connection.invoke(call).await?))
     }
 

@@ -109,7 +109,7 @@ impl OutcomeWriter for BullmqBroker {
         reason: &str,
         equal: &EqualJobs,
     ) -> Result<WriteResult, BrokerError> {
-        let mut call = self.prepare(&scripts::AWAIT);
+        let mut call = self.prepare(&scripts::AWAIT_EQUAL);
         call.arg(&*lease.id)
             .arg(&*lease.token)
             .arg(millis(delay))
@@ -119,7 +119,7 @@ impl OutcomeWriter for BullmqBroker {
     }
 
     async fn wake_equal(&self, equal: &EqualJobs) -> Result<(), BrokerError> {
-        let mut call = self.prepare(&scripts::WAKE);
+        let mut call = self.prepare(&scripts::WAKE_EQUAL);
         call.arg(&*equal.prefix);
         Ok(self.connection.invoke(&call).await?)
     }
@@ -164,7 +164,8 @@ impl BullmqBroker {
 
     async fn complete_large(&self, completion: &Completion) -> Result<WriteResult, BrokerError> {
         let job = format!("{}{}", self.keys.prefix, completion.lease.id);
-        let mut look = self.prepare(&scripts::LARGE_RESULT);
+        let mut look = scripts::LARGE_RESULT.evaluated().prepare_invoke();
+        look.key(&self.keys.prefix);
         look.arg(&*completion.lease.id).arg(&*completion.lease.token);
         let mut place = redis::pipe();
         place
@@ -181,7 +182,7 @@ impl BullmqBroker {
             job: job.clone(),
             look,
             place,
-            script: &scripts::COMPLETE,
+            script: scripts::COMPLETE.evaluated(),
             finish: &|state| self.finish_large(completion, &job, state),
             settled: |answer| {
                 let answers: Result<(Vec<Value>, Value), _> = from_redis_value(answer);

@@ -6,7 +6,9 @@
 -- Returns 1 done, 0 there is more to move.
 local pausing = ARGV[1] == 'paused'
 local from, to = P .. 'wait', P .. 'paused'
-if not pausing then from, to = to, from end
+if not pausing then
+  from, to = to, from
+end
 
 expect_lines(P)
 
@@ -31,7 +33,11 @@ if pausing then
   call('DEL', P .. 'marker')
 else
   call('HDEL', P .. 'meta', 'paused')
-  if has_work(P) then wake(P) else wake_when_due(P) end
+  if has_work(P) then
+    wake(P)
+  else
+    wake_when_due(P)
+  end
 end
 emit(P, ARGV[1])
 return 1

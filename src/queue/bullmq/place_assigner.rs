@@ -1,4 +1,4 @@
-//! Jobs that wait get their places in the fair line (`../fair.lua`): a claim gives a few, this gives the others.
+//! Jobs that wait get their places in the fair line (`../fair_line.lua`): a claim gives a few, this gives the others.
 
 use async_trait::async_trait;
 
@@ -44,7 +44,7 @@ impl BullmqPlaces {
 #[async_trait]
 impl PlaceAssigner for BullmqPlaces {
     async fn give_some(&self, known: Option<(Vec<u8>, String)>) -> Result<(bool, Vec<u8>), BrokerError> {
-        let mut call = scripts::PLACES.prepare_invoke();
+        let mut call = scripts::ASSIGN_PLACES.prepare_invoke();
         call.key(&self.prefix).arg(self.key()).arg(PLACES_CHUNK);
         if let Some((id, owner)) = known {
             call.arg(id).arg(owner);

@@ -6,7 +6,7 @@
 -- BullMQ, number of schedulers}.
 if #ARGV > 1 then expect_active() end
 note_renewal(P .. 'bw:witness', now_ms, tonumber(ARGV[1]))
--- How many jobs of each owner are in flight (../busy.lua).
+-- How many jobs of each owner are in flight (../owner_in_flight.lua).
 if #ARGV > 1 then call('PEXPIRE', P .. 'bw:fair:busy', 2 * tonumber(ARGV[1])) end
 local lost = {}
 for i = 2, #ARGV, 2 do
@@ -16,4 +16,9 @@ for i = 2, #ARGV, 2 do
   if held == 'lost' or held == 'gone' then lost[#lost + 1] = (i - 2) / 2 end
 end
 local schedulers = protected('ZCARD', P .. 'repeat')
-return { call('LLEN', P .. 'active'), lost, call('HGET', P .. 'meta', 'version') or '', type(schedulers) == 'number' and schedulers or 0 }
+return {
+  call('LLEN', P .. 'active'),
+  lost,
+  call('HGET', P .. 'meta', 'version') or '',
+  type(schedulers) == 'number' and schedulers or 0,
+}

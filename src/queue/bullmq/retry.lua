@@ -40,5 +40,7 @@ local function retry(id)
   return 'retried'
 end
 
-for i = #ARGV, 4, -1 do fates[i - 3] = retry(ARGV[i]) end
+for i = #ARGV, 4, -1 do
+  fates[i - 3] = retry(ARGV[i])
+end
 return fates

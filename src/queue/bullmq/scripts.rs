@@ -1,34 +1,35 @@
-//! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `ending.lua` too where a job
-//! can end, `../fair.lua` and `line.lua` where one is taken from the line or put back, `claiming.lua` where jobs are
-//! claimed, `orphan.lua` where one is put back because no replica runs it, and `equal.lua` where jobs wait for the
+//! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `end_job.lua` too where a job
+//! can end, `../fair_line.lua` and `waiting_line.lua` where one is taken from the line or put back, `claim_jobs.lua` where jobs are
+//! claimed, `lost_job.lua` where one is put back because no replica runs it, and `equal_wake.lua` where jobs wait for the
 //! result of an equal one.
 
 use crate::queue::scripts::scripts;
 
 scripts! {
-    CLAIM = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "claim.lua";
-    LOOK = "look.lua";
-    RENEW = "../witness.lua", "renew.lua";
-    RECOVER = "../witness.lua", "ending.lua", "../poison.lua", "orphan.lua", "recover.lua";
-    MINE = "mine.lua";
-    STRAYS = "ending.lua", "../poison.lua", "orphan.lua", "strays.lua";
-    PLACES = "../owner.lua", "../fair.lua", "../taking.lua", "line.lua", "levels.lua", "places.lua";
-    COMPLETE = "../owner.lua", "../fair.lua", "../busy.lua", "../taking.lua", "line.lua", "levels.lua", "ending.lua", "claiming.lua", "../equal.lua", "equal.lua", "complete.lua";
-    LARGE_RESULT = "ending.lua", "large_result.lua";
-    RETRY_AT = "retry_at.lua";
-    AWAIT = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "await.lua";
-    WAKE = "../owner.lua", "../fair.lua", "line.lua", "../equal.lua", "equal.lua", "wake.lua";
-    FAIL = "ending.lua", "fail.lua";
-    RELEASE = "../owner.lua", "../fair.lua", "line.lua", "release.lua";
-    BEGIN = "begin.lua";
-    PROGRESS = "progress.lua";
-    LEAVE = "../owner.lua", "../fair.lua", "line.lua", "leave.lua";
+    "bullmq";
+    CLAIM as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "end_job.lua", "claim_jobs.lua", "claim.lua";
+    LOOK_FOR_WORK = "look_for_work.lua";
+    RENEW = "../lease_continuity.lua", "renew.lua";
+    RECOVER = "../lease_continuity.lua", "end_job.lua", "../poison_count.lua", "lost_job.lua", "recover.lua";
+    OWN_CLAIMS = "own_claims.lua";
+    REQUEUE_LOST_CLAIMS = "end_job.lua", "../poison_count.lua", "lost_job.lua", "requeue_lost_claims.lua";
+    ASSIGN_PLACES as function = "../payload_owner.lua", "../fair_line.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "assign_places.lua";
+    COMPLETE as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "end_job.lua", "claim_jobs.lua", "../equal_jobs.lua", "equal_wake.lua", "complete.lua";
+    LARGE_RESULT = "end_job.lua", "large_result.lua";
+    RETRY_AT as function = "retry_at.lua";
+    AWAIT_EQUAL = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "../equal_jobs.lua", "await_equal.lua";
+    WAKE_EQUAL = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "../equal_jobs.lua", "equal_wake.lua", "wake_equal.lua";
+    FAIL as function = "end_job.lua", "fail.lua";
+    RELEASE as function = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "release.lua";
+    MARK_STARTED = "mark_started.lua";
+    PROGRESS as function = "progress.lua";
+    REMOVE_REPLICA = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "remove_replica.lua";
     ENQUEUE = "enqueue.lua";
     PAUSE = "pause.lua";
     FIND = "find.lua";
-    LIST = "../pages.lua", "list.lua";
-    RETRY = "ending.lua", "retry.lua";
-    REMOVE = "ending.lua", "../lines.lua", "remove.lua";
-    OLDEST = "oldest.lua";
-    STANDING = "../owner.lua", "../fair.lua", "line.lua", "../standing.lua", "standing.lua";
+    LIST = "../job_pages.lua", "list.lua";
+    RETRY = "end_job.lua", "retry.lua";
+    REMOVE = "end_job.lua", "../list_removal.lua", "remove.lua";
+    OLDEST_WAITING = "oldest_waiting.lua";
+    LINE_POSITION = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "../line_position.lua", "line_position.lua";
 }

@@ -50,7 +50,7 @@ impl BullmqWaiter {
             if left.is_zero() {
                 return Ok(false);
             }
-            let mut look = scripts::LOOK.prepare_invoke();
+            let mut look = scripts::LOOK_FOR_WORK.prepare_invoke();
             look.key(&self.prefix);
             let nap = match self.connection.invoke::<i64>(&look).await? {
                 0 => return Ok(true),

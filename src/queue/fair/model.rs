@@ -1,4 +1,4 @@
-//! The fair line in a few lines of Rust, without Redis: what `fair.lua` promises is proved here first.
+//! The fair line in a few lines of Rust, without Redis: what `fair_line.lua` promises is proved here first.
 //!
 //! A list of jobs, of which others take the first, put jobs in front, add at the back and remove in between; and beside
 //! it the turns of the owners and the places of the jobs, which find a job in the list without a walk.

@@ -7,7 +7,7 @@
 //! replicas believe that they forward.
 //!
 //! # Layout
-//! - `turn`: the steps in Redis (`turn.lua`), and how far the forwarder is.
+//! - `turn`: the steps in Redis (`forward_step.lua`), and how far the forwarder is.
 //! - `delivery`: one event on its way. `event`, [`template`]: its content.
 
 mod delivery;

@@ -7,7 +7,9 @@ local moved = call('XRANGE', KEYS[2], '-', '+', 'COUNT', tonumber(ARGV[1]))
 for _, event in ipairs(moved) do
   local copy = { 'XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*' }
   -- The first two pairs tell of the refusal.
-  for i = 5, #event[2] do copy[#copy + 1] = event[2][i] end
+  for i = 5, #event[2] do
+    copy[#copy + 1] = event[2][i]
+  end
   if #copy > 6 then call((table.unpack or unpack)(copy)) end
   call('XDEL', KEYS[2], event[1])
 end

@@ -11,8 +11,8 @@ use crate::{
     keys::{REFUSED_EVENTS, USAGE_EVENTS, WEBHOOK_STATE},
 };
 
-static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("turn.lua")));
-static STANDING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("standing.lua")));
+static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("forward_step.lua")));
+static STANDING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("forward_state.lua")));
 static RESEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("resend.lua")));
 
 /// Events of the stream without a webhook, about: readers of their own may follow it.

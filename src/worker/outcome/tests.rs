@@ -262,6 +262,6 @@ fn the_reason_of_a_failed_job_starts_with_a_sentence_for_the_student() {
 
 #[test]
 fn the_script_for_poison_has_the_sentence_of_the_table() {
-    let script = include_str!("../../queue/poison.lua");
+    let script = include_str!("../../queue/poison_count.lua");
     assert!(script.contains(&format!("local SENTENCE = '{}'", jobs::LOST)));
 }

@@ -41,7 +41,7 @@ fn claimed(completed: CompletionResults) -> Option<Vec<String>> {
 async fn as_many_are_claimed_as_have_ended() {
     let (redis, broker, leases) = queue(&["1", "2", "3", "4", "5", "6"], 3).await;
 
-    let calls = redis.calls("evalsha").await;
+    let calls = redis.scripts().await;
     let ended = [completion(&leases[0]), completion(&leases[1])];
     let next = FIRST.next();
     // The first use of a script may have to bring it along.
@@ -49,7 +49,7 @@ async fn as_many_are_claimed_as_have_ended() {
         claimed(broker.complete_all(&ended, Some(next)).await).unwrap(),
         ["4", "5"]
     );
-    assert!(redis.calls("evalsha").await <= calls + 2);
+    assert!(redis.scripts().await <= calls + 2);
 
     // Its answer was lost: the number tells what it had claimed, and claims nothing more.
     let again = broker.claim(next, 9).await.unwrap();
@@ -152,10 +152,10 @@ async fn a_full_queue_costs_one_call_a_job() {
     for id in 0..JOBS {
         enqueue(&*broker, &id.to_string()).await;
     }
-    let before = redis.calls("evalsha").await;
+    let before = redis.scripts().await;
     let running = replica(broker.clone(), 1, Script::echo(), &options());
     until_completed(&*broker, JOBS).await;
-    let calls = redis.calls("evalsha").await - before;
+    let calls = redis.scripts().await - before;
     running.stop().await;
     assert!(calls < JOBS + JOBS / 4, "{calls} calls for {JOBS} jobs");
 }

@@ -90,7 +90,7 @@ async fn walks_along_the_claimed_jobs_are_short() {
         .invoke_async::<()>(&mut redis.raw.clone())
         .await
         .unwrap();
-    let scripts = async || redis.calls("evalsha").await;
+    let scripts = async || redis.scripts().await;
 
     let (done, held) = held.split_at(30);
     let before = scripts().await;

@@ -168,7 +168,7 @@ async fn ten_thousand_dead_letters_are_retried_in_chunks() {
             "8999 retried, 1 cannot be retried: their data is gone, or their keys are not what they should be",
             "{layout}"
         );
-        let calls = scene.redis.calls("evalsha").await;
+        let calls = scene.redis.scripts().await;
         assert!(calls >= 2 * 8999 / 200, "{calls} scripts");
         let broker = scene.redis.broker(layout, "ai-jobs", "w");
         let counts = broker.counts().await.unwrap();

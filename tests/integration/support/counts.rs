@@ -20,6 +20,11 @@ impl TestRedis {
         self.calls_by_command().await.remove(command).unwrap_or_default()
     }
 
+    /// How many scripts have run, evaluated or as functions.
+    pub(crate) async fn scripts(&self) -> u64 {
+        self.calls("evalsha").await + self.calls("fcall").await
+    }
+
     /// Watches Redis while a replica has nothing to do, and holds that it is asked next to nothing.
     pub(crate) async fn is_left_in_peace(&self) {
         let commands = async || {

@@ -1,4 +1,4 @@
--- Prelude after ../equal.lua: how jobs that wait for an equal one are woken in this layout.
+-- Prelude after ../equal_jobs.lua: how jobs that wait for an equal one are woken in this layout.
 
 -- Puts waiting jobs to the front of the line: they have been there before, and cost nothing any more.
 local function wake_waiting(equal, most)

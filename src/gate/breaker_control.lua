@@ -28,10 +28,23 @@ end
 local requests, tokens = totals.r - totals.q, totals.t - totals.u
 local counts = call('MGET', FAILURES, ATTEMPTS)
 return {
-  { before, state, whole(counts[1]) or 0, successes, opened_at or false, whole(counts[2]) or 0,
+  {
+    before,
+    state,
+    whole(counts[1]) or 0,
+    successes,
+    opened_at or false,
+    whole(counts[2]) or 0,
     state ~= 'CLOSED' and (whole(call('HGET', META, 'left')) or opened_at) or false,
     state == 'OPEN' and opened_at and opened_at + open_time(tonumber(ARGV[3])) or false,
-    fault or '', fault and tonumber(string.match(meta[6] or '', '^(%d+)')) or false },
-  { call('ZCOUNT', LEASES, '(' .. now, '+inf'), max(0, requests), max(0, tokens),
-    whole(call('HGET', WIN, 'throttled')) or 0, now },
+    fault or '',
+    fault and tonumber(string.match(meta[6] or '', '^(%d+)')) or false,
+  },
+  {
+    call('ZCOUNT', LEASES, '(' .. now, '+inf'),
+    max(0, requests),
+    max(0, tokens),
+    whole(call('HGET', WIN, 'throttled')) or 0,
+    now,
+  },
 }

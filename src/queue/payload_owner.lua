@@ -71,7 +71,9 @@ local function owner_in(json, quoted, depth)
     local value = is_field and match(json, '^%s*:%s*()', last + 1)
     if value then
       local is_plain = first > behind and first < plain
-      if not is_plain then open, known = open + opened_in(sub(json, known + 1, first - 1)), first - 1 end
+      if not is_plain then
+        open, known = open + opened_in(sub(json, known + 1, first - 1)), first - 1
+      end
       if is_plain or open == depth then
         if byte(json, value) == 34 then return name_at(json, value + 1) end -- "
         return match(sub(json, value, value + LONGEST_OWNER - 1), '^-?%d[%d.eE+-]*') or ''

@@ -18,7 +18,11 @@ local function open_busy(line, most)
   local function keep(owner, packed)
     local ids, readable, all = {}, pcall(cmsgpack.unpack, packed or '')
     for _, id in ipairs(packed and readable and type(all) == 'table' and all or {}) do
-      if type(id) == 'string' and line.is_in_flight(id) then ids[#ids + 1] = id else changed[owner] = true end
+      if type(id) == 'string' and line.is_in_flight(id) then
+        ids[#ids + 1] = id
+      else
+        changed[owner] = true
+      end
     end
     known[owner] = ids
   end
@@ -30,7 +34,9 @@ local function open_busy(line, most)
       if not known[owner] then unknown[#unknown + 1] = owner end
     end
     if #unknown == 0 then return end
-    for i, packed in ipairs(call('HMGET', key, unpack(unknown))) do keep(unknown[i], packed) end
+    for i, packed in ipairs(call('HMGET', key, unpack(unknown))) do
+      keep(unknown[i], packed)
+    end
   end
 
   -- How many more jobs of an owner may start.
@@ -50,7 +56,11 @@ local function open_busy(line, most)
       if not known[some[i]] then keep(some[i], some[i + 1]) end
     end
     for owner in pairs(changed) do
-      if #known[owner] == 0 then call('HDEL', key, owner) else call('HSET', key, owner, cmsgpack.pack(known[owner])) end
+      if #known[owner] == 0 then
+        call('HDEL', key, owner)
+      else
+        call('HSET', key, owner, cmsgpack.pack(known[owner]))
+      end
     end
     call('PEXPIRE', key, 2 * ms)
     -- Other jobs could not fill the slots: the end of a job is worth a look then.

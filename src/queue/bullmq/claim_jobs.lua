@@ -45,8 +45,17 @@ local function claim(want, now)
   local function row(id, m, claims)
     bytes = bytes + m.size
     local attempt = min(count(m[4], 0) + 1, MOST_ATTEMPTS)
-    return { id, m[1] or '', m[2], m[3] or '', attempt, count(m[5], 0), claims == 1 and 1 or 0, count(m[9], 0),
-      m.apart and 1 or 0 }
+    return {
+      id,
+      m[1] or '',
+      m[2],
+      m[3] or '',
+      attempt,
+      count(m[5], 0),
+      claims == 1 and 1 or 0,
+      count(m[9], 0),
+      m.apart and 1 or 0,
+    }
   end
 
   if number <= count(call('GET', session), 0) then
@@ -61,7 +70,9 @@ local function claim(want, now)
     return { rows, ghosts, refused, 0 }
   end
   -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
-  for _, list in ipairs({ 'wait', 'paused' }) do call('LLEN', P .. list) end
+  for _, list in ipairs({ 'wait', 'paused' }) do
+    call('LLEN', P .. list)
+  end
   call('ZCARD', P .. 'marker')
   promote(now)
   local order = orders(P)
@@ -81,7 +92,11 @@ local function claim(want, now)
   local busy = open_busy(line, tonumber(ARGV[10]))
   local waiting = call('LLEN', line.list)
   if not order[3] and not busy then fair = ready_line(line, room, waiting) end
-  if not fair and not order[3] and ((waiting > max(room, 0) or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1) then
+  if
+    not fair
+    and not order[3]
+    and ((waiting > max(room, 0) or busy and waiting > 0) and line.key ~= '' or call('EXISTS', line.state) == 1)
+  then
     -- Most of a short line is claimed in the script that looks for its owners.
     if waiting <= 4 * room then line.payloads = payloads end
     fair, clears = open_line(line, AT_A_CLAIM, {}, busy)
@@ -113,7 +128,9 @@ local function claim(want, now)
       if prioritized > 0 then
         local urgent, lowest = take_prioritized(level, line, most - #ids, busy, #ids + #rows)
         level = nil
-        for _, id in ipairs(urgent) do ids[#ids + 1], scores[id] = id, lowest[id] end
+        for _, id in ipairs(urgent) do
+          ids[#ids + 1], scores[id] = id, lowest[id]
+        end
         prioritized = call('ZCARD', P .. 'prioritized')
       else
         clear_levels()
@@ -148,8 +165,19 @@ local function claim(want, now)
     local ats, reason = count(m[6], 0) + 1, unsupported(m)
     if reason then expect_ends('failed') end
     lock(id, token, lock_ms)
-    call('HSET', P .. id, 'ats', text(ats), 'processedOn', started, 'pb', worker, 'bw:claim', mark(token, ats),
-      unpack(reason and {} or { 'progress', '10' }))
+    call(
+      'HSET',
+      P .. id,
+      'ats',
+      text(ats),
+      'processedOn',
+      started,
+      'pb',
+      worker,
+      'bw:claim',
+      mark(token, ats),
+      unpack(reason and {} or { 'progress', '10' })
+    )
     emit(P, 'active', 'jobId', id, 'prev', 'waiting')
     if rate and count_up(P .. 'limiter') == 1 then call('PEXPIRE', P .. 'limiter', max(1, count(order[5], 1000))) end
     if reason then
@@ -169,7 +197,9 @@ local function claim(want, now)
     for i, id in ipairs(ids) do
       full = bytes >= most_bytes
       if full then
-        for last = #ids, i, -1 do put_back(ids[last]) end
+        for last = #ids, i, -1 do
+          put_back(ids[last])
+        end
         break
       end
       local m = read(id)
@@ -195,4 +225,3 @@ local function claim(want, now)
   end
   return { rows, ghosts, refused, 0 }
 end
-

@@ -11,13 +11,10 @@ local BYSTANDING = 4
 local SENTENCE = 'The job could not be finished.'
 
 -- True if the job ran alone under this token. `begun` is the token in the job's hash.
-local function ran_alone(token, begun)
-  return token and token ~= '' and begun == token
-end
+local function ran_alone(token, begun) return token and token ~= '' and begun == token end
 
 -- Returns the reason if a job is poison: `lost` of its deliveries ended without an outcome, `cut` of them while it ran.
 local function poison(lost, cut, most)
   if cut < most and lost < most * BYSTANDING then return end
   return SENTENCE .. ' poison: ' .. (cut < most and lost or cut) .. ' deliveries ended without an outcome'
 end
-

@@ -14,16 +14,24 @@ local function read_ids(source, at, seen, limit)
     local first = seen
     if at ~= '' then first = first + call('ZCOUNT', key, '(' .. at, '+inf') end
     local flat = call('ZREVRANGE', key, first, first + limit - 1, 'WITHSCORES')
-    for i = 1, #flat, 2 do ids[#ids + 1] = { flat[i], flat[i + 1] } end
+    for i = 1, #flat, 2 do
+      ids[#ids + 1] = { flat[i], flat[i + 1] }
+    end
   elseif kind == 'set' then
     local scan = call('SSCAN', key, at:match('^%d+$') and at or '0', 'COUNT', limit)
-    for _, id in ipairs(scan[2]) do ids[#ids + 1] = { id } end
+    for _, id in ipairs(scan[2]) do
+      ids[#ids + 1] = { id }
+    end
     return ids, scan[1]
   elseif kind == 'head' then
-    for _, id in ipairs(call('LRANGE', key, seen, seen + limit - 1)) do ids[#ids + 1] = { id } end
+    for _, id in ipairs(call('LRANGE', key, seen, seen + limit - 1)) do
+      ids[#ids + 1] = { id }
+    end
   else
     local tail = call('LRANGE', key, -seen - limit, -seen - 1)
-    for i = #tail, 1, -1 do ids[#ids + 1] = { tail[i] } end
+    for i = #tail, 1, -1 do
+      ids[#ids + 1] = { tail[i] }
+    end
   end
   return ids
 end
@@ -39,9 +47,16 @@ local function walk(sources, place, budget, visit)
     local over, full = false, false
     for _, entry in ipairs(ids) do
       local id, score = entry[1], entry[2]
-      if lowest and score and tonumber(score) < lowest then over = true break end
+      if lowest and score and tonumber(score) < lowest then
+        over = true
+        break
+      end
       left = left - 1
-      if score and score ~= at then at, seen = score, 1 else seen = seen + 1 end
+      if score and score ~= at then
+        at, seen = score, 1
+      else
+        seen = seen + 1
+      end
       full = visit(id, score or '', i, kind) or full
       if full and kind ~= 'set' then return { i, at, seen }, budget - left end
     end
@@ -50,9 +65,10 @@ local function walk(sources, place, budget, visit)
     else
       over = over or #ids < asked
     end
-    if over then i, at, seen = i + 1, '', 0 end
+    if over then
+      i, at, seen = i + 1, '', 0
+    end
     if full then return sources[i] and { i, at, seen } or false, budget - left end
   end
   return false, budget - left
 end
-

@@ -10,7 +10,8 @@
 -- Sent again, it moves nothing twice: a cursor that is behind its place already stays.
 local call, floor = redis.call, math.floor
 local events, state, refused = KEYS[1], KEYS[2], KEYS[3]
-local replica, lease, delivered, count, wanted = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local replica, lease, delivered, count, wanted =
+  ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local stay = tonumber(ARGV[6])
 -- Delivered events that one script removes at most: more than it can add to them.
 local MOST_REMOVED = 200
@@ -40,7 +41,9 @@ if delivered ~= '' and holder == replica and later(delivered, cursor) then
     local event = call('XRANGE', events, ARGV[i], ARGV[i])[1]
     if event then
       local copy = { 'XADD', refused, 'MAXLEN', '~', ARGV[7], '*', 'event', event[1], 'why', ARGV[i + 1] }
-      for _, text in ipairs(event[2]) do copy[#copy + 1] = text end
+      for _, text in ipairs(event[2]) do
+        copy[#copy + 1] = text
+      end
       call((table.unpack or unpack)(copy))
     end
   end
@@ -64,7 +67,19 @@ if wanted > 0 then
   answer = call('XRANGE', events, '(' .. cursor, '+', 'COUNT', wanted)
   if not answer[1] then kept = call('XLEN', events) end
 end
-if wanted < 0 then replica, lease = '', 0 end
-call('HSET', state, 'holder', replica, 'until', string.format('%.0f', now + lease), 'cursor', cursor, 'kept',
-  string.format('%.0f', math.max(kept, 0)))
+if wanted < 0 then
+  replica, lease = '', 0
+end
+call(
+  'HSET',
+  state,
+  'holder',
+  replica,
+  'until',
+  string.format('%.0f', now + lease),
+  'cursor',
+  cursor,
+  'kept',
+  string.format('%.0f', math.max(kept, 0))
+)
 return { 1, answer, overflow }

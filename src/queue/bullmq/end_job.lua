@@ -46,11 +46,15 @@ local function tell_parent(id, opts, parent_key, done, value, now, is_placed)
   local child = P .. id
   local parent = decode(call('HGET', child, 'parent'))
   local queue, parent_id = parent.queueKey, parent.id
-  if not queue or not parent_id then queue, parent_id = parent_key:match('^(.*):([^:]*)$') end
+  if not queue or not parent_id then
+    queue, parent_id = parent_key:match('^(.*):([^:]*)$')
+  end
   if not queue then return end
   local key = queue .. ':' .. parent_id
   -- BullMQ 5.1 writes them into the child's options.
-  for _, flag in ipairs({ 'fpof', 'rdof' }) do parent[flag] = parent[flag] or opts[flag] end
+  for _, flag in ipairs({ 'fpof', 'rdof' }) do
+    parent[flag] = parent[flag] or opts[flag]
+  end
   if not done and not (parent.fpof or parent.cpof or parent.idof or parent.rdof) then return end
   expect_parent(queue .. ':')
   call('HLEN', key)
@@ -111,7 +115,9 @@ local function forget(id, now, completed)
     if not untied then complain(key .. ' is removed, its parent was not told', problem) end
     doom('ledger:' .. key)
   end
-  for _, part in ipairs({ '', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful' }) do doom(key .. part) end
+  for _, part in ipairs({ '', ':logs', ':dependencies', ':processed', ':failed', ':unsuccessful' }) do
+    doom(key .. part)
+  end
 end
 
 -- Frees the deduplication id that a job holds (one with a time to live stays until then), and adds the job that was
@@ -164,7 +170,9 @@ local function retain(now)
   local set, keep_count, keep_ms = P .. ended.set, ended.keep_count, ended.keep_ms
   local function drop(ids)
     if #ids > 0 then call('ZREM', set, unpack(ids)) end
-    for _, id in ipairs(ids) do forget(id, now, ended.set == 'completed') end
+    for _, id in ipairs(ids) do
+      forget(id, now, ended.set == 'completed')
+    end
   end
 
   if #ended.entries > 0 then call('ZADD', set, unpack(ended.entries)) end
@@ -185,7 +193,9 @@ local function file(id, set, now, kept, keep_count, keep_ms)
   end
   ended = ended or { set = set, keep_count = keep_count, keep_ms = keep_ms, entries = {} }
   local entries = ended.entries
-  if kept then entries[#entries + 1], entries[#entries + 2] = text(now), id end
+  if kept then
+    entries[#entries + 1], entries[#entries + 2] = text(now), id
+  end
 end
 
 -- Finishes the work on ended jobs. A script that ends jobs calls it last, or before it claims.
@@ -195,8 +205,15 @@ local function tidy(now)
   ended = nil
   bury()
   -- The jobs have ended: a foreign key among these costs the event and no more.
-  if call('LLEN', P .. 'active') == 0 and protected('ZCARD', P .. 'delayed') == 0 and protected('LLEN', P .. 'wait') == 0
-    and protected('ZCARD', P .. 'prioritized') == 0 and not orders(P)[3] then emit(P, 'drained') end
+  if
+    call('LLEN', P .. 'active') == 0
+    and protected('ZCARD', P .. 'delayed') == 0
+    and protected('LLEN', P .. 'wait') == 0
+    and protected('ZCARD', P .. 'prioritized') == 0
+    and not orders(P)[3]
+  then
+    emit(P, 'drained')
+  end
 end
 
 -- The fields that a script reads of an ending job: the mark of its claim, and the fields that decide how it ends.

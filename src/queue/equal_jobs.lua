@@ -54,5 +54,11 @@ end
 
 -- What `GET` of the result's key returns, for equal jobs and for the web API.
 local function result_entry(id, result, now)
-  return '{"jobId":' .. cjson.encode(id) .. ',"result":' .. result .. ',"cachedAt":' .. string.format('%.0f', now) .. '}'
+  return '{"jobId":'
+    .. cjson.encode(id)
+    .. ',"result":'
+    .. result
+    .. ',"cachedAt":'
+    .. string.format('%.0f', now)
+    .. '}'
 end

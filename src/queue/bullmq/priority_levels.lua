@@ -2,7 +2,7 @@
 -- line of those without one.
 --
 -- The jobs stay in `prioritized`. Beside it stand, for a priority of which more jobs wait than one claim takes, the turns
--- and the lines of its owners (../fair.lua) behind `bw:fair:p<priority>`, whose hash also holds `last`, the score of the last
+-- and the lines of its owners (../fair_line.lua) behind `bw:fair:p<priority>`, whose hash also holds `last`, the score of the last
 -- job that has an entry; and `bw:fair:levels`, a zset of these priorities. A member of a sorted set is found by its id, so
 -- an entry needs no place: it is `<score>:<id>`. Jobs that were put back have the lowest score of their priority and no
 -- entry, and are next.
@@ -136,7 +136,9 @@ local function take_prioritized(level, line, wanted, busy, others)
       some = level.take(left)
       -- Owners of the first priority may have as many jobs in flight as they may: those behind are not held up.
       if busy and #some < left then after = level.level end
-      for _, id in ipairs(some) do taken[#taken + 1], scores[id] = id, text(level.lowest) end
+      for _, id in ipairs(some) do
+        taken[#taken + 1], scores[id] = id, text(level.lowest)
+      end
     else
       local first = first_level()
       if not first or busy then break end

@@ -1,7 +1,7 @@
 -- Second prelude, of the scripts that recover jobs of dead or leaving replicas.
 --
 -- The job goes back to the head of the queue. It gets its attempt back, and its lost deliveries go up by one; too many
--- of them make it poison (../poison.lua). `holder` owns the in-flight set that lists the job. If another replica holds
+-- of them make it poison (../poison_count.lua). `holder` owns the in-flight set that lists the job. If another replica holds
 -- the job by now, the script only removes it from that set.
 -- Returns 'requeued', 'poisoned' or 'left'.
 local function orphan(id, holder, inflight, active, dead, ended, meta, history, max_lost, now)
@@ -17,8 +17,24 @@ local function orphan(id, holder, inflight, active, dead, ended, meta, history, 
   if reason then
     add_ended(dead, dead_is_zset, id, now)
     call('ZADD', ended, now, id)
-    call('HSET', meta, 'status', 'Killed', 'lost', lost, 'cut', cut, 'claim', '', 'done_at', floor(now / 1000),
-      'error', reason, 'result', cjson.encode({ Err = reason }))
+    call(
+      'HSET',
+      meta,
+      'status',
+      'Killed',
+      'lost',
+      lost,
+      'cut',
+      cut,
+      'claim',
+      '',
+      'done_at',
+      floor(now / 1000),
+      'error',
+      reason,
+      'result',
+      cjson.encode({ Err = reason })
+    )
     -- A history that is none must not keep the job from ending.
     if type(protected('LLEN', history)) == 'number' then
       remember(history, now, note_of(max(1, count(m[1], 1)), 'poison', reason, holder))

@@ -1,12 +1,15 @@
 -- Third prelude, of the scripts that recover jobs of dead or leaving replicas.
 --
 -- The job goes back to the head of the queue, and the lost delivery is counted; too many of them make it poison
--- (../poison.lua).
+-- (../poison_count.lua).
 -- Returns 'requeued' or 'poisoned'.
 local function has_scheduler(id)
   local scheduler = call('HGET', P .. id, 'rjk')
-  return scheduler and (call('EXISTS', P .. 'repeat:' .. scheduler) == 1
-    or type(protected('ZSCORE', P .. 'repeat', scheduler)) == 'string')
+  return scheduler
+    and (
+      call('EXISTS', P .. 'repeat:' .. scheduler) == 1
+      or type(protected('ZSCORE', P .. 'repeat', scheduler)) == 'string'
+    )
 end
 
 local function orphan(id, max_lost, now)

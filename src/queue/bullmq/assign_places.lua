@@ -4,7 +4,9 @@
 --      whose payload is too large to be read here
 -- Returns {1 there is more to do | 0, id of a job whose owner has to be found, or ''}.
 local known = {}
-for i = 3, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
+for i = 3, #ARGV, 2 do
+  known[ARGV[i]] = ARGV[i + 1]
+end
 expect_lines(P)
 if orders(P)[3] then return { 0, '' } end
 local line, most = wait_line(ARGV[1]), tonumber(ARGV[2])

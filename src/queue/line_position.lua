@@ -47,8 +47,12 @@ local function others_before(state, owner, rank)
   local due = call('ZRANGE', turns, 0, MOST_OWNERS - 1, 'WITHSCORES')
   for i = 1, #due, 2 do
     local waiting, score = call('LLEN', lines .. due[i]), tonumber(due[i + 1])
-    if waiting > 0 then owners, seen[due[i]] = owners + 1, true end
-    if mine and due[i] ~= owner and score <= mine then before = before + min(waiting, floor((mine - score) / ROUND) + 1) end
+    if waiting > 0 then
+      owners, seen[due[i]] = owners + 1, true
+    end
+    if mine and due[i] ~= owner and score <= mine then
+      before = before + min(waiting, floor((mine - score) / ROUND) + 1)
+    end
   end
   return mine and before, seen, owners
 end

@@ -16,4 +16,3 @@ local function may_judge(witness, now, ttl)
   local since = tonumber(redis.call('GET', witness) or nil)
   return since and now - since >= ttl
 end
-

@@ -13,8 +13,18 @@ local function row_maker(data, most_bytes, default_max, payloads)
     local size = known and #known or call('HSTRLEN', data, id)
     local apart = bytes + size > most_bytes
     if not apart then bytes = bytes + size end
-    rows[#rows + 1] = { id, not apart and (known or call('HGET', data, id)), attempt, max(1, count(m[2], default_max)),
-      count(m[3], 0), m[4] and 0 or 1, count(m[7], 0), apart and 1 or 0, m[8] or '' }
+    rows[#rows + 1] = {
+      id,
+      not apart and (known or call('HGET', data, id)),
+      attempt,
+      max(1, count(m[2], default_max)),
+      count(m[3], 0),
+      m[4] and 0 or 1,
+      count(m[7], 0),
+      apart and 1 or 0,
+      m[8] or '',
+    }
     return size
-  end, rows
+  end,
+    rows
 end

@@ -1,4 +1,4 @@
--- Second prelude of the scripts that give jobs their places in the fair line, or take them from it (fair.lua).
+-- Second prelude of the scripts that give jobs their places in the fair line, or take them from it (fair_line.lua).
 
 -- Owners that one claim passes over at most.
 local MOST_PASSED = 1000
@@ -66,7 +66,9 @@ local TOO_LONG_A_NAME = string.rep('-', 65)
 local function queue_up(line, s, gathered, push)
   local turns, lines = line.state .. ':turns', line.state .. ':line:'
   if #gathered == 0 then return end
-  for _, owner in ipairs(gathered) do call(push, lines .. owner, unpack(gathered[owner])) end
+  for _, owner in ipairs(gathered) do
+    call(push, lines .. owner, unpack(gathered[owner]))
+  end
   local joins, round = {}, floor(s.turn / ROUND) * ROUND
   for i, turn in ipairs(call('ZMSCORE', turns, unpack(gathered))) do
     if not turn then
@@ -117,7 +119,9 @@ local function place_in_front(line, s, front, unplaced, known)
     end
   end
   queue_up(line, s, gathered, 'LPUSH')
-  for _, owner in ipairs(refunds) do call('ZINCRBY', line.state .. ':turns', -ROUND, owner) end
+  for _, owner in ipairs(refunds) do
+    call('ZINCRBY', line.state .. ':turns', -ROUND, owner)
+  end
   return left, ids[left + 1]
 end
 
@@ -142,13 +146,15 @@ local function place_at_the_back(line, s, front, placed, most, known)
 end
 
 -- The owners who are due, the first one first, as many as jobs are wanted: owners, the turn of each, and how many jobs each
--- may start; without these all of them. Those who have as many in flight as they may are passed over (busy.lua).
+-- may start; without these all of them. Those who have as many in flight as they may are passed over (owner_in_flight.lua).
 local function owners_due(turns, wanted, busy)
   local owners, scores, limits, from = {}, {}, busy and {}, 0
   repeat
     local due = call('ZRANGE', turns, digits(from), digits(from + wanted - 1), 'WITHSCORES')
     local page = {}
-    for i = 1, #due, 2 do page[#page + 1] = due[i] end
+    for i = 1, #due, 2 do
+      page[#page + 1] = due[i]
+    end
     if busy then busy.load(page) end
     for i, owner in ipairs(page) do
       local room = busy and busy.room(owner)
@@ -170,7 +176,9 @@ end
 local function choose(owners, scores, limits, wanted, busy)
   if #owners == 1 and not busy then return { wanted } end
   local counts, order = {}, {}
-  for i = 1, #owners do counts[i] = 0 end
+  for i = 1, #owners do
+    counts[i] = 0
+  end
   -- Those that were chosen come again a round later, in the order in which they were chosen: the next is the first of
   -- these, or of those that were not chosen yet.
   local fresh, again, nth = 1, 1, 1
@@ -264,22 +272,26 @@ end
 local function refund_gone(line, ids, taken, whose)
   if #taken == #ids then return end
   local is_taken, gone = {}, {}
-  for _, id in ipairs(taken) do is_taken[id] = true end
+  for _, id in ipairs(taken) do
+    is_taken[id] = true
+  end
   for _, id in ipairs(ids) do
     if not is_taken[id] then gone[whose[id]] = (gone[whose[id]] or 0) + 1 end
   end
-  for owner, times in pairs(gone) do call('ZINCRBY', line.state .. ':turns', -times * ROUND, owner) end
+  for owner, times in pairs(gone) do
+    call('ZINCRBY', line.state .. ':turns', -times * ROUND, owner)
+  end
 end
 
 -- Opens the line: what is in the list and has no place gets one, at most `most` jobs at its back.
 -- `known` holds owners of jobs whose payload is too large to be read here, by id; `busy` says how many jobs owners may start
--- (busy.lua), or is nil.
+-- (owner_in_flight.lua), or is nil.
 -- Returns nil where the list is to be taken from as it is, and then whether there is more to clear; else {take(wanted) →
 -- ids, save(), how many jobs have no place, id whose owner the caller has to find}. The caller takes, or saves.
 local function open_line(line, most, known, busy)
   local list, state = line.list, line.state
-  local m = protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear',
-    'ready')
+  local m =
+    protected('HMGET', state, 'key', 'front', 'front_id', 'last', 'last_id', 'shift', 'seq', 'turn', 'clear', 'ready')
   local owners = protected('ZCARD', state .. ':turns')
   if m.err or type(owners) ~= 'number' then return end
   local has_moved = protected('HLEN', state .. ':moved')
@@ -288,8 +300,15 @@ local function open_line(line, most, known, busy)
   if m[1] and (length == 0 or m[1] ~= line.key or m[9]) then return nil, not clear_line(line) end
   if line.key == '' or length == 0 then return end
   local s = {
-    front = number_of(m[2]), front_id = m[3], last = tonumber(m[4] or nil), last_id = m[5], shift = number_of(m[6]),
-    seq = number_of(m[7]), turn = number_of(m[8]), owners = owners, ready = m[10],
+    front = number_of(m[2]),
+    front_id = m[3],
+    last = tonumber(m[4] or nil),
+    last_id = m[5],
+    shift = number_of(m[6]),
+    seq = number_of(m[7]),
+    turn = number_of(m[8]),
+    owners = owners,
+    ready = m[10],
   }
   if not m[1] then call('HSET', state, 'key', line.key) end
 
@@ -307,7 +326,9 @@ local function open_line(line, most, known, busy)
   if ready then
     left, first_placed = unplaced, s.front_id
   else
-    if unplaced > 0 then left, first_placed = place_in_front(line, s, front, unplaced, known) end
+    if unplaced > 0 then
+      left, first_placed = place_in_front(line, s, front, unplaced, known)
+    end
     if s.ready then call('HDEL', state, 'ready') end
   end
   if placed < length and most > 0 and (ready or left == 0) then
@@ -321,8 +342,24 @@ local function open_line(line, most, known, busy)
     elseif s.last and not s.last_id then
       start_over(line, s) -- The last job was taken by its other copy.
     elseif s.last then
-      call('HSET', state, 'front', digits(front + left), 'front_id', first_id, 'last', digits(s.last), 'last_id', s.last_id,
-        'shift', digits(s.shift), 'seq', digits(s.seq), 'turn', digits(s.turn))
+      call(
+        'HSET',
+        state,
+        'front',
+        digits(front + left),
+        'front_id',
+        first_id,
+        'last',
+        digits(s.last),
+        'last_id',
+        s.last_id,
+        'shift',
+        digits(s.shift),
+        'seq',
+        digits(s.seq),
+        'turn',
+        digits(s.turn)
+      )
     end
   end
 
@@ -343,7 +380,9 @@ local function open_line(line, most, known, busy)
   local function moved_places(ids)
     local places, moved = {}, {}
     for i, place in ipairs(call('HMGET', state .. ':moved', unpack(ids))) do
-      if place then places[ids[i]], moved[#moved + 1] = place, ids[i] end
+      if place then
+        places[ids[i]], moved[#moved + 1] = place, ids[i]
+      end
     end
     if #moved > 0 then has_moved = has_moved - call('HDEL', state .. ':moved', unpack(moved)) end
     return places
@@ -362,13 +401,17 @@ local function open_line(line, most, known, busy)
       is_taken[id] = true
     end
     if in_order then
-      for i = 1, #due do s.turn = max(s.turn, due[i]) end
+      for i = 1, #due do
+        s.turn = max(s.turn, due[i])
+      end
       front = front + #ids
       return popped
     end
     is_taken = {}
     -- A list can hold an id twice: its first copy is the one that is taken.
-    for i, id in ipairs(popped) do near[id] = near[id] or i end
+    for i, id in ipairs(popped) do
+      near[id] = near[id] or i
+    end
     for i, id in ipairs(ids) do
       local nth, distance, place = near[id], nil, nil
       if not nth and not is_taken[id] then
@@ -378,7 +421,11 @@ local function open_line(line, most, known, busy)
       if not is_taken[id] and (nth or distance) then
         taken[#taken + 1], is_taken[id] = id, true
         s.turn = max(s.turn, due[i])
-        if nth then popped[nth] = false else far[#far + 1] = { distance, id, place } end
+        if nth then
+          popped[nth] = false
+        else
+          far[#far + 1] = { distance, id, place }
+        end
       end
     end
     local fillers, moved = {}, {}
@@ -412,7 +459,9 @@ local function open_line(line, most, known, busy)
     line.push(unpack(rest))
     left, front, first_placed = #rest, front - #rest, call('LINDEX', list, line.at(#rest))
     local ids = {}
-    for i = #rest, 1, -1 do ids[#ids + 1] = rest[i] end
+    for i = #rest, 1, -1 do
+      ids[#ids + 1] = rest[i]
+    end
     call('HSET', state, 'ready', BETWEEN .. table.concat(ids, BETWEEN) .. BETWEEN)
   end
 
@@ -435,8 +484,16 @@ local function open_line(line, most, known, busy)
       ids, entries, due, some, whose = next_entries(line, missing, busy, #taken < wanted and arranged or nil)
       local out = take_out(ids, entries, due)
       refund_gone(line, ids, out, whose)
-      for _, id in ipairs(busy and out or {}) do busy.add(whose[id], id) end
-      if #taken == 0 then taken = out else for _, id in ipairs(out) do taken[#taken + 1] = id end end
+      for _, id in ipairs(busy and out or {}) do
+        busy.add(whose[id], id)
+      end
+      if #taken == 0 then
+        taken = out
+      else
+        for _, id in ipairs(out) do
+          taken[#taken + 1] = id
+        end
+      end
       -- An owner whose job has gone is due at once: those who are arranged behind the claim must not pass him.
       missing = max(wanted - #taken, #ids - #out)
     end

@@ -16,8 +16,24 @@ call('HLEN', KEYS[4])
 local now = now_ms()
 local is_led = leader_left(equal, now)
 call('SREM', inflight, id)
-call('HSET', meta, 'status', 'Pending', 'claim', '', 'settled', token, 'progress', 0, 'gate', '', 'awaited', 1,
-  'attempts', max(0, count(call('HGET', meta, 'attempts'), 1) - 1))
+call(
+  'HSET',
+  meta,
+  'status',
+  'Pending',
+  'claim',
+  '',
+  'settled',
+  token,
+  'progress',
+  0,
+  'gate',
+  '',
+  'awaited',
+  1,
+  'attempts',
+  max(0, count(call('HGET', meta, 'attempts'), 1) - 1)
+)
 if is_led then
   note_waiting(equal, active, id, now)
   call('ZADD', scheduled, string.format('%.3f', (now + delay) / 1000), id)
@@ -26,5 +42,5 @@ else
   call('LPUSH', active, id)
   returned(KEYS[4], KEYS[5], id)
 end
-call('DEL', KEYS[5] .. ':full') -- Its owner may start another job (../busy.lua).
+call('DEL', KEYS[5] .. ':full') -- Its owner may start another job (../owner_in_flight.lua).
 return 1

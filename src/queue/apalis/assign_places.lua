@@ -4,7 +4,9 @@
 --      4… pairs of job id, owner: of jobs whose payload is too large to be read here
 -- Returns {1 there is more to do | 0, id of a job whose owner has to be found, or ''}.
 local known = {}
-for i = 4, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
+for i = 4, #ARGV, 2 do
+  known[ARGV[i]] = ARGV[i + 1]
+end
 call('HLEN', KEYS[2])
 local line = wait_line(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[3], ARGV[1])
 local fair, clears = open_line(line, tonumber(ARGV[2]), known)

@@ -1,9 +1,9 @@
--- Third prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair.lua).
+-- Third prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair_line.lua).
 
 -- A larger payload does not pass through a script: the caller finds the owner of its job.
 local LARGEST = 262144
 
--- A priority is the upper part of a job's score, and what is kept of its fair line stands behind this (levels.lua).
+-- A priority is the upper part of a job's score, and what is kept of its fair line stands behind this (priority_levels.lua).
 local LEVEL, PRIORITIZED = 4294967296, P .. 'prioritized'
 local function level_state(level) return P .. 'bw:fair:p' .. text(level) end
 
@@ -14,7 +14,9 @@ local function wait_line(key)
   function line.at(distance) return digits(-1 - distance) end
   function line.range(first, last) return digits(-1 - last), digits(-1 - first) end
   function line.from_front(ids)
-    for i = 1, floor(#ids / 2) do ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i] end
+    for i = 1, floor(#ids / 2) do
+      ids[i], ids[#ids + 1 - i] = ids[#ids + 1 - i], ids[i]
+    end
   end
   function line.pop(n) return n > 0 and call('RPOP', line.list, n) or {} end
   function line.push(...) call('RPUSH', line.list, ...) end
@@ -37,15 +39,19 @@ local function wait_line(key)
   -- Whether a job that is not found in the list has left it: removed, claimed, ended or put off.
   function line.is_elsewhere(id)
     local job = P .. id
-    return call('EXISTS', job) == 0 or call('EXISTS', job .. ':lock') == 1 or call('ZSCORE', P .. 'delayed', id)
-      or call('ZSCORE', P .. 'completed', id) or call('ZSCORE', P .. 'failed', id) or call('ZSCORE', P .. 'prioritized', id)
+    return call('EXISTS', job) == 0
+      or call('EXISTS', job .. ':lock') == 1
+      or call('ZSCORE', P .. 'delayed', id)
+      or call('ZSCORE', P .. 'completed', id)
+      or call('ZSCORE', P .. 'failed', id)
+      or call('ZSCORE', P .. 'prioritized', id)
   end
 
   return line
 end
 
 -- Gives the owner of a job that goes back to the front its turn back. One with a priority is the next of its priority
--- (levels.lua), and needs none.
+-- (priority_levels.lua), and needs none.
 function returned(id)
   if count(call('HGET', P .. id, 'priority'), 0) > 0 then return end
   local key = protected('HGET', P .. 'bw:fair', 'key')

@@ -1,4 +1,4 @@
--- Second prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair.lua).
+-- Second prelude, of the scripts that take from, or put into, the fair line of those that wait (../fair_line.lua).
 
 -- A larger payload does not pass through a script: the caller finds the owner of its job.
 local LARGEST = 262144
@@ -46,4 +46,3 @@ local function returned(data, state, id)
   local size = call('HSTRLEN', data, id)
   if size > 0 and size <= LARGEST then refund_turn(line, line.owner_of(id, {}), id) end
 end
-

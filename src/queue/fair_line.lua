@@ -26,9 +26,7 @@ local MOST_READ = 1000000
 local BETWEEN = '\0'
 
 -- Whether an id is among those that are ready.
-local function is_ready(ready, id)
-  return ready and string.find(ready, BETWEEN .. id .. BETWEEN, 1, true) ~= nil
-end
+local function is_ready(ready, id) return ready and string.find(ready, BETWEEN .. id .. BETWEEN, 1, true) ~= nil end
 
 -- A whole number as text. Redis before 7.2 takes several times as long to write a number that a script gives it.
 local function digits(n) return string.format('%d', n) end
@@ -43,7 +41,9 @@ end
 local function clear_line(line)
   local turns = call('ZPOPMIN', line.state .. ':turns', 200)
   local keys = {}
-  for i = 1, #turns, 2 do keys[#keys + 1] = line.state .. ':line:' .. turns[i] end
+  for i = 1, #turns, 2 do
+    keys[#keys + 1] = line.state .. ':line:' .. turns[i]
+  end
   if #keys > 0 then call('UNLINK', unpack(keys)) end
   if #turns == 400 then return false end
   call('UNLINK', line.state, line.state .. ':moved', line.state .. ':turns')

@@ -1,0 +1,33 @@
+//! The calls that the limits leave room for.
+
+use std::time::Duration;
+
+use super::decision::Reason;
+
+/// How many calls the limits would let pass now, as far as Redis can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitRoom {
+    /// So many; `usize::MAX` without limits.
+    pub calls: usize,
+    /// When more may pass: from now. Zero where some may pass now.
+    pub wait: Duration,
+    /// Why no call may pass; `None` if calls may pass.
+    pub reason: Option<Reason>,
+    /// The same where the requests of a minute are spread over it.
+    pub spread: SpreadRoom,
+    /// Jobs in the lines that were asked about.
+    pub waiting: usize,
+}
+
+/// How many calls may start now, where the requests of a minute are spread over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpreadRoom {
+    /// So many by the limit of requests alone; `usize::MAX` without one.
+    pub calls: usize,
+    /// When the next may start: from now.
+    pub wait: Duration,
+    /// Time between two calls.
+    pub interval: Duration,
+    /// Calls that may start at once after a pause.
+    pub burst: usize,
+}

@@ -1,0 +1,316 @@
+//! Makes a library of Redis Functions out of a script's source.
+//!
+//! The source is the one that is evaluated, with one statement a block: a line that begins in the first column begins a
+//! statement, unless it closes one. Functions (`local function …`) and constants are made once, when the library is loaded or
+//! first called. All other statements of the script's own run at each call, in their order: so no state of one call is
+//! left for the next. Variables that functions see are declared once, in front of them, and set at each call.
+//!
+//! Lua allows a function 60 variables of those around it (upvalues) and 200 of its own: the statements are divided among
+//! several functions.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+/// Variables around it that one of the functions uses at most.
+const MOST_UPVALUES: usize = 50;
+
+/// A source declares a name twice. Its variables would become one.
+struct DuplicateName;
+
+/// The library's code; `None` for a source that declares a name twice.
+pub(super) fn library(name: &str, preludes: &str, operation: &str) -> Option<String> {
+    let changed = [preludes, operation]
+        .into_iter()
+        .flat_map(changed_names)
+        .collect();
+    let operation = statements(operation);
+    let in_functions: HashSet<&str> = operation
+        .iter()
+        .filter(|statement| statement.starts_with(FUNCTION))
+        .flat_map(|statement| identifiers(statement))
+        .collect();
+    let mut parts = LibraryParts {
+        changed,
+        ..LibraryParts::default()
+    };
+    let mut main = String::new();
+    for statement in statements(preludes) {
+        if let Some(set) = parts.declare(&statement, None).ok()? {
+            parts.each_call.push(set);
+        }
+    }
+    for statement in &operation {
+        if let Some(set) = parts.declare(statement, Some(&in_functions)).ok()? {
+            main.push_str(&set);
+            main.push('\n');
+        }
+    }
+    Some(parts.write(name, &main))
+}
+
+const FUNCTION: &str = "local function ";
+
+#[derive(Default)]
+struct LibraryParts {
+    names: HashSet<String>,
+    /// Names that the source sets elsewhere than where it declares them.
+    changed: HashSet<String>,
+    constants: HashSet<String>,
+    /// Declarations, functions, and constants that can be made while the library is loaded.
+    definitions: String,
+    /// Constants that need Lua's own libraries, which are not there before a call.
+    first_call: Vec<String>,
+    each_call: Vec<String>,
+}
+
+impl LibraryParts {
+    /// Declares what a statement declares; the part of it that runs at each call, if any. Of the operation's variables only
+    /// those are declared that `shared` names, because functions use them.
+    fn declare(
+        &mut self,
+        statement: &str,
+        shared: Option<&HashSet<&str>>,
+    ) -> Result<Option<String>, DuplicateName> {
+        if let Some(function) = statement.strip_prefix(FUNCTION) {
+            self.add(identifiers(function).take(1))?;
+            self.definitions.push_str(statement);
+            self.definitions.push('\n');
+            return Ok(None);
+        }
+        let Some(declaration) = statement.strip_prefix("local ") else {
+            return Ok(Some(statement.to_owned()));
+        };
+        let (variables, value) = match declaration.split_once('=') {
+            Some((variables, value)) if !variables.contains("--") => (variables, Some(value)),
+            _ => (declaration, None),
+        };
+        let variables: Vec<&str> = identifiers(variables).collect();
+        let listed = variables.join(", ");
+        let changes = variables.iter().any(|name| self.changed.contains(*name));
+        let kind = match value.filter(|_| !changes) {
+            Some(value) => self.kind_of(value),
+            None => ValueKind::Variable,
+        };
+        if kind == ValueKind::Variable
+            && shared.is_some_and(|shared| !variables.iter().any(|v| shared.contains(v)))
+        {
+            return Ok(Some(statement.to_owned()));
+        }
+        self.add(variables.iter().copied())?;
+        if kind == ValueKind::Literal {
+            let _ = writeln!(self.definitions, "{statement}"); // A String takes everything.
+        } else {
+            let _ = writeln!(self.definitions, "local {listed}");
+        }
+        let value = value.unwrap_or(" nil");
+        match kind {
+            ValueKind::Variable => return Ok(Some(format!("{listed} ={value}"))),
+            ValueKind::Constant => {
+                // A variable that is called like what it is set to hides that.
+                let value = value.replace("or unpack", "or _G.unpack");
+                self.first_call.push(format!("{listed} ={value}"));
+                self.constants.extend(variables.into_iter().map(str::to_owned));
+            }
+            ValueKind::Literal => self.constants.extend(variables.into_iter().map(str::to_owned)),
+        }
+        Ok(None)
+    }
+
+    fn add<'a>(&mut self, mut names: impl Iterator<Item = &'a str>) -> Result<(), DuplicateName> {
+        let all_are_new = names.all(|name| self.names.insert(name.to_owned()));
+        all_are_new.then_some(()).ok_or(DuplicateName)
+    }
+
+    /// Whether a value is the same at each call, as far as that can be told from its words.
+    fn kind_of(&self, value: &str) -> ValueKind {
+        let mut kind = ValueKind::Literal;
+        for token in tokens(value) {
+            match token {
+                Token::Text | Token::Space => {}
+                Token::Word(word) => {
+                    if word.starts_with("math.")
+                        || word.starts_with("string.")
+                        || word.starts_with("table.")
+                        || matches!(word, "or" | "unpack")
+                    {
+                        kind = ValueKind::Constant;
+                    } else if !self.constants.contains(word) {
+                        return ValueKind::Variable;
+                    }
+                }
+                Token::Sign(sign) if sign.is_ascii_digit() || ".,+-*/()".contains(sign) => {}
+                Token::Sign(_) => return ValueKind::Variable,
+            }
+        }
+        kind
+    }
+
+    fn write(&self, name: &str, main: &str) -> String {
+        let mut code = format!("#!lua name={name}\nlocal KEYS, ARGV\n{}", self.definitions);
+        let first = self.write_functions(&mut code, "first_call", &self.first_call);
+        let each = self.write_functions(&mut code, "each_call", &self.each_call);
+        // What a call has received may be large: it does not stay until the next one.
+        let _ = write!(
+            code,
+            "local function main()\n{main}end\nlocal is_ready\n\
+             redis.register_function{{ function_name = '{name}', callback = function(keys, args)\n\
+             if not is_ready then\n{first}is_ready = true\nend\n\
+             KEYS, ARGV = keys, args\n{each}local answer = main()\nKEYS, ARGV = nil, nil\nreturn answer\nend }}\n"
+        );
+        code
+    }
+
+    /// Divides statements among functions; returns the calls of these.
+    fn write_functions(&self, code: &mut String, name: &str, statements: &[String]) -> String {
+        let (mut calls, mut used, mut open) = (String::new(), HashSet::new(), 0);
+        for statement in statements {
+            let names = identifiers(statement).filter(|name| self.names.contains(*name));
+            let names: HashSet<&str> = names.collect();
+            if open == 0 || used.union(&names).count() > MOST_UPVALUES {
+                if open > 0 {
+                    code.push_str("end\n");
+                }
+                open += 1;
+                used.clear();
+                let _ = writeln!(code, "local function {name}_{open}()");
+                let _ = writeln!(calls, "{name}_{open}()");
+            }
+            used.extend(names);
+            code.push_str(statement);
+            code.push('\n');
+        }
+        if open > 0 {
+            code.push_str("end\n");
+        }
+        calls
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ValueKind {
+    /// Numbers and texts.
+    Literal,
+    /// Made of these by Lua's own libraries.
+    Constant,
+    Variable,
+}
+
+/// The statements of a source, without the comments between them.
+fn statements(source: &str) -> Vec<String> {
+    let mut statements: Vec<String> = Vec::new();
+    for line in source.lines() {
+        if line.trim().is_empty() || line.starts_with("--") {
+            continue;
+        }
+        let closes = ["end", "else", "elseif", "until", "}", ")", "]"]
+            .iter()
+            .any(|closer| line.starts_with(closer));
+        match statements.last_mut() {
+            Some(last) if closes || line.starts_with([' ', '\t']) => {
+                last.push('\n');
+                last.push_str(line);
+            }
+            _ => statements.push(line.to_owned()),
+        }
+    }
+    statements
+}
+
+enum Token<'a> {
+    /// Blanks and comments.
+    Space,
+    Text,
+    /// A name, with the fields that are named behind it: `math.floor`.
+    Word(&'a str),
+    Sign(char),
+}
+
+/// The words of a piece of Lua.
+fn tokens(source: &str) -> impl Iterator<Item = Token<'_>> {
+    let mut rest = source;
+    std::iter::from_fn(move || {
+        let first = rest.chars().next()?;
+        let end = match first {
+            '\'' | '"' => text_end(rest, first),
+            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+            '.' if rest.starts_with("..") => 2,
+            _ if first.is_whitespace() => first.len_utf8(),
+            _ if first.is_ascii_digit() => rest.find(|c: char| !is_part(c)).unwrap_or(rest.len()),
+            _ if is_part(first) => rest.find(|c: char| !is_part(c) && c != '.').unwrap_or(rest.len()),
+            _ => first.len_utf8(),
+        };
+        // `a..b` is no field of `a`.
+        let end = match rest.get(..end).and_then(|word| word.find("..")) {
+            Some(at) if is_part(first) && at > 0 => at,
+            _ => end,
+        };
+        let (token, left) = rest.split_at_checked(end)?;
+        rest = left;
+        Some(match first {
+            '\'' | '"' => Token::Text,
+            '-' if token.len() > 1 => Token::Space,
+            '.' if token.len() > 1 => Token::Sign('+'),
+            _ if first.is_whitespace() => Token::Space,
+            _ if first.is_ascii_digit() => Token::Sign('0'),
+            _ if is_part(first) => Token::Word(token),
+            sign => Token::Sign(sign),
+        })
+    })
+}
+
+fn is_part(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+fn text_end(source: &str, quote: char) -> usize {
+    let mut is_escaped = false;
+    for (at, c) in source.char_indices().skip(1) {
+        if c == quote && !is_escaped {
+            return at + 1;
+        }
+        is_escaped = c == '\\' && !is_escaped;
+    }
+    source.len()
+}
+
+/// The names in a piece of Lua, without those of fields.
+fn identifiers(source: &str) -> impl Iterator<Item = &str> {
+    let mut is_field = false;
+    tokens(source).filter_map(move |token| {
+        let was_field = std::mem::replace(&mut is_field, matches!(token, Token::Sign('.' | ':')));
+        match token {
+            Token::Word(word) if !was_field => word.split('.').next(),
+            _ => None,
+        }
+    })
+}
+
+/// The names that a source sets elsewhere than where it declares them. A field of a table constructor counts as well: its
+/// name may be that of a variable.
+fn changed_names(source: &str) -> Vec<String> {
+    let tokens: Vec<Token<'_>> = tokens(source)
+        .filter(|token| !matches!(token, Token::Space))
+        .collect();
+    let sign_at = |at: usize, sign| matches!(tokens.get(at), Some(Token::Sign(other)) if *other == sign);
+    let (mut changed, mut at) = (Vec::new(), 0);
+    while let Some(token) = tokens.get(at) {
+        let is_declaration = matches!(token, Token::Word("local"));
+        at += usize::from(is_declaration);
+        // A list of names.
+        let mut names = Vec::new();
+        while let Some(Token::Word(name)) = tokens.get(at) {
+            names.push(*name);
+            at += 1;
+            if !sign_at(at, ',') {
+                break;
+            }
+            at += 1;
+        }
+        if names.is_empty() {
+            at += 1;
+        } else if !is_declaration && sign_at(at, '=') && !sign_at(at + 1, '=') {
+            changed.extend(names.into_iter().map(str::to_owned));
+        }
+    }
+    changed
+}

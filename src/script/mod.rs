@@ -1,0 +1,196 @@
+//! Scripts that run in Redis, as functions where Redis has them.
+//!
+//! A script begins with preludes: the functions that it shares with others. Evaluated by its SHA (`EVALSHA`), it makes these
+//! functions again at every call, which costs Redis more than most scripts do afterwards. Redis 7 can load them once:
+//! [`library`] makes a library with one function out of the same source. Redis before 7, Dragonfly, and users without the
+//! rights go on with `EVALSHA` ([`FunctionSupport`]).
+//!
+//! A library is named after its source, so that replicas of two versions do not meet in one. Whichever replica finds its
+//! function missing loads it, and deletes what is left of earlier versions.
+
+mod library;
+mod support;
+#[cfg(test)]
+mod tests;
+
+use redis::{FromRedisValue, RedisError, ToRedisArgs, aio::ConnectionManager};
+
+pub use support::FunctionSupport;
+
+/// Libraries of one script that stay: replicas of the version before may still call theirs, and would load it again.
+const KEPT_VERSIONS: usize = 3;
+
+/// A script.
+#[derive(Debug)]
+pub struct Script {
+    evaluated: redis::Script,
+    function: Option<StoredFunction>,
+}
+
+/// A script as a function of Redis.
+#[derive(Debug)]
+struct StoredFunction {
+    /// The name of the function and of its library: `bw_<script>_<digest of its source>`.
+    name: String,
+    /// What the names of its versions begin with.
+    stem: String,
+    code: String,
+}
+
+impl Script {
+    /// A script that Redis always evaluates.
+    pub fn new(source: &str) -> Self {
+        Self {
+            evaluated: redis::Script::new(source),
+            function: None,
+        }
+    }
+
+    /// A script that runs as a function where that is possible. `name` is made of small letters, digits and `_`;
+    /// `operation` is the part behind the preludes.
+    pub(crate) fn stored(name: &str, preludes: &str, operation: &str) -> Self {
+        let evaluated = redis::Script::new(&format!("{preludes}{operation}"));
+        let stem = format!("bw_{name}_");
+        let digest = evaluated.get_hash().get(..12).unwrap_or_default();
+        let name = format!("{stem}{digest}");
+        let code = library::library(&name, preludes, operation);
+        Self {
+            function: code.map(|code| StoredFunction { name, stem, code }),
+            evaluated,
+        }
+    }
+
+    /// The names by which Redis's SLOWLOG knows the script: its SHA, and its function.
+    pub fn logged_names(&self) -> impl Iterator<Item = &str> {
+        let function = self.function.as_ref().map(|function| function.name.as_str());
+        std::iter::once(self.evaluated.get_hash()).chain(function)
+    }
+
+    /// The script without its function: for a transaction, which fences what it does by WATCH on its own socket.
+    pub(crate) fn evaluated(&self) -> &redis::Script {
+        &self.evaluated
+    }
+
+    /// The SHA by which Redis knows the evaluated script.
+    pub fn get_hash(&self) -> &str {
+        self.evaluated.get_hash()
+    }
+
+    /// The code of the library with its function, if it has one.
+    #[cfg(test)]
+    pub(crate) fn library_code(&self) -> Option<String> {
+        self.function.as_ref().map(|function| function.code.clone())
+    }
+
+    /// A call without keys and arguments so far.
+    pub fn prepare_invoke(&self) -> ScriptCall<'_> {
+        ScriptCall {
+            script: self,
+            keys: Vec::new(),
+            args: Vec::new(),
+        }
+    }
+}
+
+/// Scripts by name, each once for each name by which Redis's SLOWLOG knows it.
+pub(crate) fn logged_names<'a>(
+    scripts: impl IntoIterator<Item = (String, &'a Script)>,
+) -> Vec<(String, String)> {
+    scripts
+        .into_iter()
+        .flat_map(|(name, script)| {
+            script
+                .logged_names()
+                .map(move |logged| (name.clone(), logged.to_owned()))
+        })
+        .collect()
+}
+
+/// A call of a script, with its keys and arguments.
+#[derive(Debug)]
+pub struct ScriptCall<'a> {
+    script: &'a Script,
+    keys: Vec<Vec<u8>>,
+    args: Vec<Vec<u8>>,
+}
+
+impl ScriptCall<'_> {
+    /// Adds a key.
+    pub fn key<T: ToRedisArgs>(&mut self, key: T) -> &mut Self {
+        key.write_redis_args(&mut self.keys);
+        self
+    }
+
+    /// Adds an argument.
+    pub fn arg<T: ToRedisArgs>(&mut self, arg: T) -> &mut Self {
+        arg.write_redis_args(&mut self.args);
+        self
+    }
+
+    async fn call<T: FromRedisValue>(
+        &self,
+        function: &StoredFunction,
+        connection: &mut ConnectionManager,
+    ) -> Result<T, RedisError> {
+        let mut command = redis::cmd("FCALL");
+        command
+            .arg(&function.name)
+            .arg(self.keys.len())
+            .arg(&self.keys)
+            .arg(&self.args);
+        command.query_async(connection).await
+    }
+}
+
+/// Something that Redis runs as a script.
+pub trait Invocation: Sync {
+    /// Runs it: one round trip, some more when Redis has forgotten it.
+    fn run<T: FromRedisValue + Send>(
+        &self,
+        connection: &mut ConnectionManager,
+        functions: &FunctionSupport,
+    ) -> impl Future<Output = Result<T, RedisError>> + Send;
+}
+
+impl Invocation for redis::ScriptInvocation<'_> {
+    async fn run<T: FromRedisValue + Send>(
+        &self,
+        connection: &mut ConnectionManager,
+        _functions: &FunctionSupport,
+    ) -> Result<T, RedisError> {
+        self.invoke_async(connection).await
+    }
+}
+
+impl Invocation for ScriptCall<'_> {
+    async fn run<T: FromRedisValue + Send>(
+        &self,
+        connection: &mut ConnectionManager,
+        functions: &FunctionSupport,
+    ) -> Result<T, RedisError> {
+        if let Some(function) = self.script.function.as_ref().filter(|_| functions.are_usable()) {
+            let mut answer = self.call(function, connection).await;
+            if answer.as_ref().is_err_and(support::is_missing) {
+                match support::load(function, KEPT_VERSIONS, connection).await {
+                    Ok(()) => answer = self.call(function, connection).await,
+                    Err(error) => functions.refused(&error),
+                }
+            }
+            match answer {
+                // None of these has run. Without memory, a function is refused before it begins; an evaluated script may go
+                // on until it needs some, and free some.
+                Err(error) if support::is_missing(&error) || error.code() == Some("OOM") => {}
+                Err(error) if support::is_refused(&error) => functions.refused(&error),
+                answer => return answer,
+            }
+        }
+        let mut invocation = self.script.evaluated.prepare_invoke();
+        for key in &self.keys {
+            invocation.key(key);
+        }
+        for arg in &self.args {
+            invocation.arg(arg);
+        }
+        invocation.invoke_async(connection).await
+    }
+}
