@@ -215,6 +215,21 @@ mod tests {
                 "ERR wrong number of arguments for 'hset' command".to_owned(),
                 RedisErrorClass::Impossible,
             ),
+            (
+                "WRONGTYPE Operation against a key holding the wrong kind of value script: bw_bullmq_claim_0a9f, on @user_function:12."
+                    .to_owned(),
+                RedisErrorClass::Impossible,
+            ),
+            (
+                "ERR user_function:3: Script attempted to access nonexistent global variable 'x' script: bw_gate_turn_0a9f, on @user_function:3."
+                    .to_owned(),
+                RedisErrorClass::Impossible,
+            ),
+            (
+                "READONLY You can't write against a read only replica. script: bw_gate_turn_0a9f, on @user_function:3."
+                    .to_owned(),
+                RedisErrorClass::Replica,
+            ),
         ];
         for (line, meaning) in cases {
             assert_eq!(RedisErrorClass::of(&error(&line)), meaning, "{line}");
