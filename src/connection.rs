@@ -5,7 +5,7 @@ mod address;
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use redis::{
 };
 
 use crate::{
+    locks::locked,
     redis_error::RedisErrorClass,
     telemetry::metrics::{
         PROCESS,
@@ -218,12 +219,12 @@ impl Connection {
     }
 
     fn address(&self) -> RedisAddress {
-        let address = self.0.address.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = locked(&self.0.address);
         address.clone()
     }
 
     fn known_server(&self) -> Option<RedisServer> {
-        let server = self.0.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = locked(&self.0.server);
         server.clone()
     }
 
@@ -248,7 +249,7 @@ impl Connection {
             None => address.client()?,
         };
         let server = RedisServer::of(client, self.0.response_timeout)?;
-        *self.0.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.clone());
+        *locked(&self.0.server) = Some(server.clone());
         Ok(server)
     }
 
@@ -290,7 +291,7 @@ impl Connection {
             return;
         }
         if let Some(changed) = address.with_changed_authorities() {
-            *self.0.address.lock().unwrap_or_else(PoisonError::into_inner) = changed;
+            *locked(&self.0.address) = changed;
             self.reopen(
                 "REDIS_CA_FILE has changed: opening another connection that trusts what it holds now",
             );
@@ -301,7 +302,7 @@ impl Connection {
     }
 
     fn may_leave(&self) -> bool {
-        let mut left = self.0.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = locked(&self.0.left);
         let may = left.is_none_or(|at| at.elapsed() >= LEAVE_EVERY);
         if may {
             *left = Some(Instant::now());
@@ -315,7 +316,7 @@ impl Connection {
     }
 
     fn forget_server(&self) {
-        *self.0.server.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *locked(&self.0.server) = None;
         self.0.generation.fetch_add(1, Ordering::Relaxed);
     }
 }

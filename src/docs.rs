@@ -14,6 +14,7 @@ const FOLDERS: &[&str] = &[
     "tests/",
     "docs/",
     "scripts/",
+    "simulator/",
     "migrations/",
     "benches/",
     "fuzz/",

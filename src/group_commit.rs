@@ -7,11 +7,13 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
+
+use crate::locks::locked;
 
 /// Sends requests, and returns their answers in the same order.
 type SendBatch<Q, A> = dyn Fn(Vec<Q>) -> BoxFuture<'static, Vec<A>> + Send + Sync;
@@ -91,7 +93,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
 
 impl<Q, A> BatcherState<Q, A> {
     fn queue(&self) -> MutexGuard<'_, PendingRequests<Q, A>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.queue)
     }
 
     /// Queues a request. Returns true if the caller must start a call for it.

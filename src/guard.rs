@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
@@ -20,6 +20,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::{
     gate::{Admission, Gates, Permit, ProviderGate, Settlement},
+    locks::locked,
     retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryDecision, RetryPolicy},
     spend_ledger::{LedgerPage, OpenedCall},
     spending::JobSpend,
@@ -129,7 +130,7 @@ impl<'a> JobGuard<'a> {
 
     /// What the answers cost that the job was given, also those that earlier deliveries have paid for.
     pub fn cost(&self) -> JobSpend {
-        *self.cost.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.cost)
     }
 
     /// Notes an answer that costs money.
@@ -140,7 +141,7 @@ impl<'a> JobGuard<'a> {
         self.paid.store(true, Ordering::Relaxed);
         if let Some(page) = &self.page {
             let cost = page.cost_of(call, reply);
-            self.cost.lock().unwrap_or_else(PoisonError::into_inner).add(cost);
+            locked(&self.cost).add(cost);
         }
     }
 
@@ -215,7 +216,7 @@ impl<'a> JobGuard<'a> {
             Ok(_) => (JobClass(None), Answer::Success),
             Err(failure) => (JobClass(Some(failure.class())), Answer::of(failure)),
         };
-        trace::note(&span, "http.response.status_class", answer.as_str());
+        trace::note(&span, "http.response.status_class", answer.into_str());
         trace::note(&span, "error.type", class.as_str());
         end.set(result.is_err());
         PROCESS.called(call.provider, class, answer, sent.elapsed());

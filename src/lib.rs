@@ -17,12 +17,12 @@
 //! - [`migrate`]: what was changed in the keyspace since the first version.
 //! - [`model_shutdown`]: the day on which a provider shuts down the flashcards' model, or the service that reads images.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
-//! - [`outcome_spool`]: outcomes that Redis does not take while a replica stops wait in local files for its next start.
 //! - [`unserved_queues`]: jobs that wait where no worker looks.
+//! - [`outcome_spool`]: outcomes that Redis does not take while a replica stops wait in local files for its next start.
 //! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`], `deadline`, [`redis_error`] and [`keys`]: Redis, how long its answers may take, what its errors
 //!   mean, and the name of every key.
-//! - [`simulator`] and [`demo`]: the providers' protocols without the providers, and a show of it all.
+//! - [`demo`]: a show of it all, with the providers' protocols of the crate [`simulator`].
 
 pub mod check;
 pub mod cli;
@@ -42,6 +42,7 @@ mod group_commit;
 pub mod guard;
 pub mod http_api;
 pub mod keys;
+mod locks;
 pub mod media_helper;
 pub mod migrate;
 pub mod model_shutdown;
@@ -53,7 +54,6 @@ pub mod ratelimit;
 pub mod redis_error;
 pub mod replica;
 pub mod retry;
-pub mod simulator;
 pub mod spend_ledger;
 pub mod spending;
 pub mod suspects;
@@ -62,3 +62,6 @@ mod time_format;
 pub mod unserved_queues;
 pub mod watchdog;
 pub mod worker;
+
+/// The crate `simulator`, for the tests, the benchmarks and the examples.
+pub use ::simulator;

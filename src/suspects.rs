@@ -15,11 +15,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
+
+use crate::locks::locked;
 
 #[cfg(test)]
 mod tests;
@@ -139,7 +141,7 @@ impl SuspectIsolation {
     }
 
     fn state(&self) -> MutexGuard<'_, IsolationState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }
 

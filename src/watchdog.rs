@@ -8,7 +8,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -16,6 +16,8 @@ use std::{
 };
 
 use tracing::error;
+
+use crate::locks::locked;
 
 /// How long a loop may make no progress. Loops stir every fifteen seconds when there is nothing to do, and no call to
 /// Redis takes more than two.
@@ -54,11 +56,11 @@ impl LoopProgress {
     }
 
     fn set(&self, at: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        *locked(&self.0) = at;
     }
 
     fn last(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.0)
     }
 }
 

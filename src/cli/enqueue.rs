@@ -21,6 +21,7 @@ use crate::{
     monitor::heartbeats::Heartbeats,
     queue::{BrokerError, JobSnapshot, JobState, Layout, NewJob, QueueInspector},
     replica,
+    retry::LoopBackoff,
 };
 
 /// How often a waiting `enqueue` looks.
@@ -181,11 +182,12 @@ fn read_payload(data: &str) -> anyhow::Result<Box<RawValue>> {
 /// Asks Redis again for half a minute before it gives up. What is asked here may be asked twice.
 async fn retried<T>(ask: impl AsyncFn() -> Result<T, BrokerError>) -> Result<T, BrokerError> {
     let patience = Instant::now() + Duration::from_secs(30);
+    let mut backoff = LoopBackoff::new(Duration::from_millis(250), Duration::from_secs(2));
     loop {
         match ask().await {
             Err(BrokerError::Redis(error)) if Instant::now() < patience => {
                 eprintln!("Redis: {error}; trying again");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                backoff.wait().await;
             }
             answer => return answer,
         }

@@ -4,7 +4,6 @@
 //! them at the end. It runs the real code; only the providers are simulated.
 
 mod outage;
-mod private_redis;
 mod samples;
 mod show;
 
@@ -15,7 +14,7 @@ use clap::Args;
 use jobs::JobType;
 use tokio_util::sync::CancellationToken;
 
-pub use private_redis::PrivateRedis;
+pub use simulator::PrivateRedis;
 
 use crate::{
     cli,

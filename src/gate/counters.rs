@@ -1,6 +1,7 @@
 //! The counters of the gates of this process: `monitor` writes them out with the other metrics.
 
 use jobs::Provider;
+use strum::EnumCount;
 
 use super::decision::{Reason, State};
 use crate::telemetry::metrics::{cells::Counter, labels::CellIndex};
@@ -33,16 +34,16 @@ impl BreakerScope {
 #[derive(Debug)]
 pub(crate) struct GateCounters {
     admissions: [[Counter; 2]; PROVIDERS],
-    rejections: [[Counter; Reason::ALL.len()]; PROVIDERS],
-    transitions: [[[Counter; 2]; State::ALL.len()]; PROVIDERS],
+    rejections: [[Counter; Reason::COUNT]; PROVIDERS],
+    transitions: [[[Counter; 2]; State::COUNT]; PROVIDERS],
 }
 
 impl GateCounters {
     const fn new() -> Self {
         Self {
             admissions: [const { [const { Counter::new() }; 2] }; PROVIDERS],
-            rejections: [const { [const { Counter::new() }; Reason::ALL.len()] }; PROVIDERS],
-            transitions: [const { [const { [const { Counter::new() }; 2] }; State::ALL.len()] }; PROVIDERS],
+            rejections: [const { [const { Counter::new() }; Reason::COUNT] }; PROVIDERS],
+            transitions: [const { [const { [const { Counter::new() }; 2] }; State::COUNT] }; PROVIDERS],
         }
     }
 
@@ -72,14 +73,16 @@ impl GateCounters {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray;
+
     use super::*;
 
     #[test]
     fn every_value_has_a_place_of_its_own() {
-        for (at, reason) in Reason::ALL.iter().enumerate() {
+        for (at, reason) in Reason::VARIANTS.iter().enumerate() {
             assert_eq!(*reason as usize, at);
         }
-        for (at, state) in State::ALL.iter().enumerate() {
+        for (at, state) in State::VARIANTS.iter().enumerate() {
             assert_eq!(*state as usize, at);
         }
     }

@@ -1,102 +1,120 @@
 //! The gate's vocabulary: states of a breaker, reasons for a refusal, effects of a reported outcome.
 
-use std::{fmt, time::Duration};
+#![allow(
+    missing_docs,
+    reason = "the method into_str that strum derives has no documentation"
+)]
+
+use std::{fmt, str::FromStr, time::Duration};
 
 use jobs::{AccountFault, Failure, FailureClass, Provider};
 use redis::{FromRedisValue, ParsingError, Value};
+use strum::{Display, EnumCount, EnumString, IntoStaticStr, VariantArray};
 
-/// Words that the scripts say and the logs repeat: an enum, its words, and the way back from Redis.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name {
-            $($(#[$about])* $variant,)*
-        }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// Its word, in the scripts, in logs and metrics.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)*
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl FromRedisValue for $name {
-            fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-                match String::from_redis_value(value)?.as_str() {
-                    $($word => Ok(Self::$variant),)*
-                    other => Err(format!("{other:?} is no {}", stringify!($name)).into()),
-                }
-            }
-        }
-    };
+/// The state of a breaker.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumCount, EnumString, IntoStaticStr, VariantArray,
+)]
+#[strum(const_into_str)]
+pub enum State {
+    /// Calls pass.
+    #[strum(to_string = "CLOSED")]
+    Closed,
+    /// No call passes.
+    #[strum(to_string = "OPEN")]
+    Open,
+    /// A few probes pass: they decide.
+    #[strum(to_string = "HALF_OPEN")]
+    HalfOpen,
 }
 
-words! {
-    /// The state of a breaker.
-    State {
-        /// Calls pass.
-        Closed = "CLOSED",
-        /// No call passes.
-        Open = "OPEN",
-        /// A few probes pass: they decide.
-        HalfOpen = "HALF_OPEN",
+impl FromRedisValue for State {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        parse_word(value)
     }
 }
 
-words! {
-    /// Why a call may not pass.
-    Reason {
-        /// The breaker is open.
-        Open = "open",
-        /// The breaker is half open, and enough probes are out.
-        HalfOpen = "half_open",
-        /// The provider has asked the fleet to slow down (429).
-        Throttled = "throttled",
-        /// As many calls as allowed are in flight.
-        Concurrency = "concurrency",
-        /// As many requests as allowed were made in the last minute.
-        Rpm = "rpm",
-        /// As many tokens as allowed were used in the last minute.
-        Tpm = "tpm",
-        /// The call needs more tokens than a minute may ever use.
-        TooLarge = "too_large",
+/// Why a call may not pass.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumCount, EnumString, IntoStaticStr, VariantArray,
+)]
+#[strum(const_into_str)]
+pub enum Reason {
+    /// The breaker is open.
+    #[strum(to_string = "open")]
+    Open,
+    /// The breaker is half open, and enough probes are out.
+    #[strum(to_string = "half_open")]
+    HalfOpen,
+    /// The provider has asked the fleet to slow down (429).
+    #[strum(to_string = "throttled")]
+    Throttled,
+    /// As many calls as allowed are in flight.
+    #[strum(to_string = "concurrency")]
+    Concurrency,
+    /// As many requests as allowed were made in the last minute.
+    #[strum(to_string = "rpm")]
+    Rpm,
+    /// As many tokens as allowed were used in the last minute.
+    #[strum(to_string = "tpm")]
+    Tpm,
+    /// The call needs more tokens than a minute may ever use.
+    #[strum(to_string = "too_large")]
+    TooLarge,
+}
+
+impl FromRedisValue for Reason {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        parse_word(value)
     }
 }
 
-words! {
-    /// The effect of a settlement.
-    Effect {
-        /// The breaker has counted it, and stays as it is.
-        Recorded = "recorded",
-        /// It opened the breaker: CLOSED → OPEN.
-        Opened = "opened",
-        /// It opened the breaker again: HALF_OPEN → OPEN.
-        Reopened = "reopened",
-        /// It closed the breaker: HALF_OPEN → CLOSED.
-        Closed = "closed",
-        /// It says nothing about the provider.
-        Ignored = "ignored",
-        /// The breaker has moved on since the call was admitted.
-        Stale = "stale",
-        /// The permit's lease had run out.
-        Expired = "expired",
-        /// It was settled before, or given up: nothing was done.
-        Unknown = "unknown",
-        /// Redis is away: it is delivered later.
-        Queued = "queued",
+/// The effect of a settlement.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumCount, EnumString, IntoStaticStr, VariantArray,
+)]
+#[strum(const_into_str)]
+pub enum Effect {
+    /// The breaker has counted it, and stays as it is.
+    #[strum(to_string = "recorded")]
+    Recorded,
+    /// It opened the breaker: CLOSED → OPEN.
+    #[strum(to_string = "opened")]
+    Opened,
+    /// It opened the breaker again: HALF_OPEN → OPEN.
+    #[strum(to_string = "reopened")]
+    Reopened,
+    /// It closed the breaker: HALF_OPEN → CLOSED.
+    #[strum(to_string = "closed")]
+    Closed,
+    /// It says nothing about the provider.
+    #[strum(to_string = "ignored")]
+    Ignored,
+    /// The breaker has moved on since the call was admitted.
+    #[strum(to_string = "stale")]
+    Stale,
+    /// The permit's lease had run out.
+    #[strum(to_string = "expired")]
+    Expired,
+    /// It was settled before, or given up: nothing was done.
+    #[strum(to_string = "unknown")]
+    Unknown,
+    /// Redis is away: it is delivered later.
+    #[strum(to_string = "queued")]
+    Queued,
+}
+
+impl FromRedisValue for Effect {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        parse_word(value)
     }
+}
+
+/// Reads a word of the scripts.
+fn parse_word<T: FromStr<Err = strum::ParseError>>(value: Value) -> Result<T, ParsingError> {
+    let word = String::from_redis_value(value)?;
+    word.parse()
+        .map_err(|_| format!("the gate's scripts answered {word:?}, which is not a known word").into())
 }
 
 impl Reason {

@@ -8,7 +8,7 @@ mod breaker;
 mod limits;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ pub(super) use self::{
     limits::{LimitCharge, LocalLimits},
 };
 use super::{decision::Reason, protocol::SettlementReply, settlement::Settlement};
+use crate::locks::locked;
 
 /// Not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,7 @@ impl LocalFallback {
 
     /// Decides in Redis's place, as one of `replicas`. A refusal consumes nothing.
     pub(super) fn admit(&self, now: Instant, tokens: u64, replicas: u32) -> Result<LocalGrant, LocalRefusal> {
-        let (mut breaker, mut limits) = (lock(&self.breaker), lock(&self.limits));
+        let (mut breaker, mut limits) = (locked(&self.breaker), locked(&self.limits));
         breaker.check(now)?;
         limits.check(now, tokens, replicas, breaker.caution(now))?;
         let (ticket, half_opened) = breaker.admit(now);
@@ -88,13 +89,13 @@ impl LocalFallback {
 
     /// Redis has granted a call. One that is no probe says that the breaker is closed.
     pub(super) fn granted(&self, now: Instant, tokens: u64, probe: bool) -> LocalCallRecord {
-        let mut breaker = lock(&self.breaker);
+        let mut breaker = locked(&self.breaker);
         if !probe {
             breaker.is_closed(now);
         }
         LocalCallRecord {
             ticket: breaker.ticket(),
-            charge: lock(&self.limits).charge(now, tokens),
+            charge: locked(&self.limits).charge(now, tokens),
         }
     }
 
@@ -105,12 +106,12 @@ impl LocalFallback {
                 reason: Reason::Open,
                 wait: Some(wait),
                 fault,
-            } => lock(&self.breaker).is_open(now + wait, fault),
+            } => locked(&self.breaker).is_open(now + wait, fault),
             LocalRefusal {
                 reason: Reason::Throttled,
                 wait: Some(wait),
                 ..
-            } => lock(&self.limits).throttle(now + wait),
+            } => locked(&self.limits).throttle(now + wait),
             _ => {}
         }
     }
@@ -123,18 +124,14 @@ impl LocalFallback {
         settlement: Settlement,
         tell_breaker: bool,
     ) -> Option<SettlementReply> {
-        lock(&self.limits).release(now, account.charge, settlement);
-        let mut breaker = lock(&self.breaker);
+        locked(&self.limits).release(now, account.charge, settlement);
+        let mut breaker = locked(&self.breaker);
         if tell_breaker {
             return Some(breaker.settle(now, account.ticket, settlement));
         }
         breaker.give_back(account.ticket);
         None
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -27,6 +27,7 @@ use super::{
     settlement::Settlement,
     status::GateStatus,
 };
+use crate::locks::locked;
 
 /// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
@@ -251,7 +252,7 @@ impl ProviderGate {
             calls: any(calls),
             spread: (any(spread), Duration::from_millis(spread_wait)),
             wait: Duration::from_millis(wait),
-            reason: Reason::ALL.iter().copied().find(|known| known.as_str() == reason),
+            reason: reason.parse().ok(),
         })
     }
 
@@ -303,7 +304,7 @@ impl ProviderGate {
 
     /// Keeps a permit's lease alive until it [ends](Self::end).
     pub(super) fn keep_alive(&self, id: &Arc<str>, lost: &CancellationToken) {
-        lock(&self.live).insert(id.clone(), lost.clone());
+        locked(&self.live).insert(id.clone(), lost.clone());
     }
 
     /// A call is over: nothing of it stays with this replica.
@@ -314,7 +315,7 @@ impl ProviderGate {
         settlement: Settlement,
         tell_breaker: bool,
     ) {
-        lock(&self.live).remove(id);
+        locked(&self.live).remove(id);
         if let Some(settled) = self
             .fallback
             .end(Instant::now(), account, settlement, tell_breaker)
@@ -350,18 +351,18 @@ impl ProviderGate {
 
     /// Leaves it to [`Gates::run`](super::Gates::run) to tell Redis how a call ended.
     pub(super) fn settle_later(&self, id: Arc<str>, settlement: Settlement) {
-        lock(&self.pending).push(Instant::now(), id, settlement);
+        locked(&self.pending).push(Instant::now(), id, settlement);
         self.shared.settlement_pending.notify_one();
     }
 
     pub(super) fn has_pending_settlements(&self) -> bool {
-        !lock(&self.pending).is_empty()
+        !locked(&self.pending).is_empty()
     }
 
     /// Delivers what waits; stops when Redis is away.
     pub(super) async fn send_pending_settlements(&self) {
         loop {
-            let settlements = lock(&self.pending).take(Instant::now(), DELIVER_CHUNK);
+            let settlements = locked(&self.pending).take(Instant::now(), DELIVER_CHUNK);
             if settlements.is_empty() {
                 return;
             }
@@ -376,7 +377,7 @@ impl ProviderGate {
                 .map(|(settlement, _)| settlement)
                 .collect();
             if !undelivered.is_empty() {
-                lock(&self.pending).put_back(undelivered);
+                locked(&self.pending).put_back(undelivered);
                 return;
             }
         }
@@ -384,7 +385,7 @@ impl ProviderGate {
 
     /// Renews the leases of all permits in use, and stops the calls whose lease is lost.
     pub(super) async fn renew(&self) {
-        let ids: Vec<Arc<str>> = lock(&self.live).keys().cloned().collect();
+        let ids: Vec<Arc<str>> = locked(&self.live).keys().cloned().collect();
         for chunk in ids.chunks(RENEW_CHUNK) {
             let lost = match self.batched.redis.renew(chunk).await {
                 Ok(lost) => lost,
@@ -392,15 +393,11 @@ impl ProviderGate {
             };
             for id in lost {
                 // A permit that was settled in the meantime is no longer there.
-                if let Some(lost) = lock(&self.live).remove(&*id) {
+                if let Some(lost) = locked(&self.live).remove(&*id) {
                     warn!(provider = %self.provider, permit = id, "the permit's lease is lost: its call is stopped");
                     lost.cancel();
                 }
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,9 @@
 //! The socket that the routes are served on.
 //!
+//! An accept loop of our own below axum, whose `serve` bounds neither the wait for the head of a request, nor the
+//! connections of one address, nor the time for which a client takes nothing of an answer, and cannot keep connections
+//! back for health and metrics. The limits of tower-http lie above the connection: they cannot see these.
+//!
 //! - `denials`: callers that may not.
 //! - `connection_slots`: how many connections there may be, and which of them are always answered.
 //! - `write_timeout`: cuts off clients that do not read.

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -32,6 +32,7 @@ use super::{
     protocol::{self, HelperRequest, ReplyKind},
     verdict::{judge, last_words, plain},
 };
+use crate::locks::locked;
 
 /// Memory that decoding takes at most beside the recording itself: 30 s at 192 kHz as numbers, three times.
 const WORKING_MEMORY: u64 = 160 * 1024 * 1024;
@@ -127,7 +128,7 @@ impl HelperGroup {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<HelperProcess>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.idle)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use super::{MigrateError, MigrationPlan, MigrationState, Migrator};
+use crate::retry::LoopBackoff;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -14,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the keyspace is newer, or another replica does not come to an end: a restart may help with the latter.
 pub(crate) async fn before_claiming(migrator: &Migrator, away: impl Fn(bool)) -> Result<(), MigrateError> {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = LoopBackoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match migrate(migrator).await {
             Ok(()) => {
@@ -30,8 +31,7 @@ pub(crate) async fn before_claiming(migrator: &Migrator, away: impl Fn(bool)) ->
             }
             Err(error @ (MigrateError::Newer { .. } | MigrateError::Busy)) => return Err(error),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff.wait().await;
     }
 }
 

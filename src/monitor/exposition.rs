@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use jobs::{AccountFault, JobType, Provider};
+use strum::VariantArray;
 
 use super::{FleetReading, process};
 use crate::{
@@ -56,9 +57,9 @@ fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
     };
     each(&mut |worker, queue, layout| {
         for (label, of_type) in JobLabel::all().zip(&worker.health().cells().jobs) {
-            for (outcome, of_outcome) in JobOutcome::ALL.iter().zip(of_type) {
+            for (outcome, of_outcome) in JobOutcome::VARIANTS.iter().zip(of_type) {
                 for (class, counter) in JobClass::all().zip(of_outcome) {
-                    let values = [queue, layout, label.as_str(), outcome.as_str(), class.as_str()];
+                    let values = [queue, layout, label.as_str(), outcome.into_str(), class.as_str()];
                     text.counter_if_any(&families::JOBS, &values, counter);
                 }
             }
@@ -108,8 +109,8 @@ fn calls(text: &mut Exposition) {
     let all = Provider::ALL;
     for (provider, of_provider) in all.iter().zip(&PROCESS.calls) {
         for (class, of_class) in JobClass::all().zip(of_provider) {
-            for (answer, counter) in Answer::ALL.iter().zip(of_class) {
-                let values = [provider.as_str(), class.as_str(), answer.as_str()];
+            for (answer, counter) in Answer::VARIANTS.iter().zip(of_class) {
+                let values = [provider.as_str(), class.as_str(), answer.into_str()];
                 text.counter_if_any(&families::CALLS, &values, counter);
             }
         }
@@ -153,8 +154,8 @@ fn calls(text: &mut Exposition) {
 }
 
 fn webhook(text: &mut Exposition) {
-    for (result, counter) in WebhookResult::ALL.iter().zip(&PROCESS.usage_webhook) {
-        text.counter(&families::USAGE_WEBHOOK, &[result.as_str()], counter);
+    for (result, counter) in WebhookResult::VARIANTS.iter().zip(&PROCESS.usage_webhook) {
+        text.counter(&families::USAGE_WEBHOOK, &[result.into_str()], counter);
     }
 }
 
@@ -189,8 +190,8 @@ fn gates(text: &mut Exposition, operator: &Operator) {
         }
     }
     for provider in Provider::ALL {
-        for reason in Reason::ALL {
-            let values = [provider.as_str(), reason.as_str()];
+        for reason in Reason::VARIANTS {
+            let values = [provider.as_str(), reason.into_str()];
             text.counter(
                 &families::REJECTIONS,
                 &values,
@@ -199,11 +200,11 @@ fn gates(text: &mut Exposition, operator: &Operator) {
         }
     }
     for (breaker, providers) in operator.breaker_names() {
-        for to in State::ALL {
+        for to in State::VARIANTS {
             for scope in BreakerScope::ALL {
                 let of = |provider: &Provider| COUNTERS.transitions(*provider, *to, scope).get();
                 let moves: u64 = providers.iter().map(of).sum();
-                let values = [breaker, to.as_str(), scope.as_str()];
+                let values = [breaker, to.into_str(), scope.as_str()];
                 text.sample(&families::TRANSITIONS, &values, moves as f64);
             }
         }
@@ -212,8 +213,8 @@ fn gates(text: &mut Exposition, operator: &Operator) {
 
 fn redis(text: &mut Exposition) {
     text.histogram(&families::REDIS_SECONDS, &[], &PROCESS.redis_seconds);
-    for (fault, counter) in RedisFault::ALL.iter().zip(&PROCESS.redis_errors) {
-        text.counter(&families::REDIS_ERRORS, &[fault.as_str()], counter);
+    for (fault, counter) in RedisFault::VARIANTS.iter().zip(&PROCESS.redis_errors) {
+        text.counter(&families::REDIS_ERRORS, &[fault.into_str()], counter);
     }
     text.counter(&families::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
     text.counter(&families::HTTP_DENIED, &[], &PROCESS.http_denied);
@@ -278,9 +279,9 @@ fn money(text: &mut Exposition, reading: &FleetReading) {
 fn breakers(text: &mut Exposition, reading: &FleetReading) {
     let breakers = reading.breakers();
     for breaker in &breakers {
-        for state in State::ALL {
+        for state in State::VARIANTS {
             let is = f64::from(u8::from(breaker.state == *state));
-            text.sample(&families::BREAKER_STATE, &[&breaker.name, state.as_str()], is);
+            text.sample(&families::BREAKER_STATE, &[&breaker.name, state.into_str()], is);
         }
     }
     for breaker in &breakers {

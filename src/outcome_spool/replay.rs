@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use super::{OutcomeSpool, SpooledFile, file, record::SpooledOutcome};
 use crate::{
     queue::{OutcomeWriter, WriteResult},
-    worker::LoopBackoff,
+    retry::LoopBackoff,
 };
 
 impl OutcomeSpool {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{BrokerError, JobEventSource, JobSnapshot, QueueInspector};
+use crate::{locks::locked, retry::LoopBackoff};
 
 /// Updates that a watcher may be behind.
 const BEHIND: usize = 64;
@@ -81,21 +82,20 @@ pub fn watch(queue: Arc<dyn JobEventSource>, id: &str) -> JobWatch {
 /// Follows a queue's events until the task is aborted. After any error the follower restarts with back-off.
 async fn follow(broker: &dyn JobEventSource) {
     let mut position = None;
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = LoopBackoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let before = position.clone();
         // It returns only with an error.
         let Err(error) = broker.follow(&mut position).await;
         if position != before {
-            pause = FIRST_PAUSE;
+            backoff.reset();
         }
         // Once an outage.
-        if pause == FIRST_PAUSE {
+        if backoff.is_first() {
             let (queue, layout) = (broker.queue(), broker.layout());
             tracing::warn!(queue, %layout, %error, "watched jobs cannot be followed");
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff.wait().await;
     }
 }
 
@@ -131,7 +131,7 @@ impl WatcherRegistry {
 
 impl JobWatchers {
     fn lock(&self) -> MutexGuard<'_, WatcherRegistry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     fn add(&self, id: &str) -> JobWatch {

@@ -1,11 +1,13 @@
-//! Retrying: when another try is worth it, and how long to wait for it. Pure: no clock, no Redis, no jobs.
+//! Retrying: when another try is worth it, and how long to wait for it. No Redis, no jobs.
 
 mod backoff;
+mod loop_backoff;
 
 use std::{num::NonZeroU8, time::Duration};
 
 pub use backoff::{Backoff, BackoffDelay, InvalidBackoff};
 use jobs::{Failure, FailureClass};
+pub(crate) use loop_backoff::LoopBackoff;
 use rand::Rng;
 
 /// The longest that a job may wait in its slot. A longer wait gives the slot to another job.

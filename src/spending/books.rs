@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::{PriceTable, Usd, webhook::KEPT_EVENTS};
+use crate::locks::locked;
 use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
 
 /// Calls that wait to be booked while Redis is away, at most.
@@ -125,7 +126,7 @@ pub(crate) struct Announcement(Mutex<Option<Instant>>);
 
 impl Announcement {
     fn last(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     pub(crate) fn is_due(&self, every: Duration) -> bool {
@@ -234,7 +235,7 @@ impl SpendBooks {
     }
 
     fn outbox(&self) -> MutexGuard<'_, UnsentBookings> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.outbox)
     }
 
     fn put(&self, mut booking: Booking) {

@@ -3,16 +3,14 @@
 //! The prices of this version are in `prices.toml`, which the binary embeds; `PRICES_FILE` names another file. A model
 //! without a price is unpriced: its calls are counted as such, and never as free.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashSet, sync::Mutex};
 
 use jobs::{CallUsage, Provider};
 use serde::Deserialize;
 use tracing::warn;
 
 use super::Usd;
+use crate::locks::locked;
 
 /// The prices of this version.
 const EMBEDDED: &str = include_str!("../../prices.toml");
@@ -306,7 +304,7 @@ impl PriceTable {
     }
 
     fn report(&self, provider: Provider, usage: &CallUsage) {
-        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = locked(&self.reported);
         let name: String = format!("{} {}", usage.model, usage.tier)
             .chars()
             .take(100)

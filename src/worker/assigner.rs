@@ -1,6 +1,6 @@
 //! Gives claimed jobs their slots, and hands them on to be started.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::{Assignment, DeliveryStats, QueueWorker, slots::FreeSlots};
 use crate::{
     guard::StopSignals,
+    locks::locked,
     queue::{Delivery, Lease},
     suspects::Suspect,
 };
@@ -17,11 +18,7 @@ impl QueueWorker {
     /// Gives claimed jobs their slots, and hands them on. Where the backend is gone, they go back when the worker leaves.
     /// A job whose earlier delivery was lost waits until the other jobs in the replica have ended.
     pub(super) fn hand_out(self: &Arc<Self>, slots: &mut FreeSlots, deliveries: Vec<Delivery>) {
-        let open = self
-            .claimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some();
+        let open = locked(&self.claimed).is_some();
         let mut too_many = Vec::new();
         for delivery in deliveries {
             // It is running here already, after a claim was answered twice.
@@ -88,7 +85,7 @@ impl QueueWorker {
 
     /// Hands a job on; `false` where the backend is gone.
     fn start(&self, assignment: Assignment) -> bool {
-        let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let claimed = locked(&self.claimed);
         claimed
             .as_ref()
             .is_some_and(|claimed| claimed.send(assignment).is_ok())

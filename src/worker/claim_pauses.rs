@@ -14,7 +14,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,6 +26,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     gate::{ProviderGate, Reason},
+    locks::locked,
     queue::QueueInspector,
 };
 
@@ -279,7 +280,7 @@ impl ClaimPauses {
     }
 
     fn inner(&self) -> MutexGuard<'_, PauseState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inner)
     }
 }
 

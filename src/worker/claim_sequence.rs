@@ -3,11 +3,11 @@
 //! Several claims can be under way. The worker sends a claim without an answer again under the same number, so that
 //! Redis returns the jobs that the lost answer named.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, RwLock, RwLockReadGuard};
 
-use crate::queue::ClaimNumber;
+use crate::{locks::locked, queue::ClaimNumber};
 
 /// The claims of one queue.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl ClaimSequence {
     }
 
     fn numbers(&self) -> MutexGuard<'_, ClaimNumbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.numbers)
     }
 }
 

@@ -8,13 +8,8 @@ use std::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{
-    QueueWorker,
-    claim_pauses::ClaimAllowance,
-    slots::FreeSlots,
-    supervisor::{IDLE, LoopBackoff},
-};
-use crate::queue::BrokerError;
+use super::{QueueWorker, claim_pauses::ClaimAllowance, slots::FreeSlots, supervisor::IDLE};
+use crate::{queue::BrokerError, retry::LoopBackoff};
 
 /// Time between two claims while nothing speaks for one.
 const CLAIM_ANYWAY: Duration = Duration::from_secs(120);

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -13,6 +13,7 @@ use jobs::JobType;
 use super::{DeliveryOutcome, claim_pauses::PendingStart};
 use crate::{
     deduplication::Part,
+    locks::locked,
     queue::EqualJobs,
     telemetry::metrics::{
         QueueCells,
@@ -62,25 +63,22 @@ impl DeliveryStats {
 
     /// It has been claimed, and is on its way to its gate.
     pub(super) fn set_pending_start(&self, starting: PendingStart) {
-        *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(starting);
+        *locked(&self.starting) = Some(starting);
     }
 
     /// Its gate has given a verdict, or it has ended without one.
     pub fn mark_started(&self) {
-        self.starting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        locked(&self.starting).take();
     }
 
     /// It has this part among these equal jobs.
     pub fn is_one_of(&self, equal: EqualJobs, part: Part) {
-        *self.equal.lock().unwrap_or_else(PoisonError::into_inner) = Some((equal, part));
+        *locked(&self.equal) = Some((equal, part));
     }
 
     /// The jobs that are equal to it, and its part among them.
     pub(super) fn equal(&self) -> Option<(EqualJobs, Part)> {
-        self.equal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.equal).clone()
     }
 
     /// One of its calls is tried again.

@@ -14,13 +14,13 @@ pub(super) use self::opening::PayloadRefusal;
 #[cfg(any(test, fuzzing))]
 pub(super) use self::opening::open;
 use self::{opening::opened, progress::ProgressReporter};
-use super::{Assignment, DeliveryHandler, DeliveryOutcome, outcome::OutcomeRules, supervisor::LoopBackoff};
+use super::{Assignment, DeliveryHandler, DeliveryOutcome, outcome::OutcomeRules};
 use crate::{
     deduplication::{Deduplication, Joined, Part},
     gate::Gates,
     guard::JobGuard,
     queue::{BrokerError, Delivery, EqualJobs, owner_of},
-    retry::RetryPolicy,
+    retry::{LoopBackoff, RetryPolicy},
     spend_ledger::SpendLedger,
     spending::Payer,
 };

@@ -51,7 +51,7 @@ pub use outcome::DeliveryOutcome;
 pub use queue_worker::{QueueWorker, Shutdown};
 pub use runtime::Runtime;
 pub use runtime_options::RuntimeOptions;
-pub(crate) use supervisor::{LoopBackoff, supervise};
+pub(crate) use supervisor::supervise;
 
 use crate::{
     guard::StopSignals,

@@ -5,11 +5,12 @@ use std::time::Duration;
 use jobs::Provider;
 use tracing::{debug, error, info, warn};
 
-use super::{DeliveryOutcome, QueueWorker, completer::Completer, supervisor::LoopBackoff};
+use super::{DeliveryOutcome, QueueWorker, completer::Completer};
 use crate::{
     deduplication::Part,
     outcome_spool::{SpooledFile, record::SpooledOutcome},
     queue::{BrokerError, EqualJobs, Lease, Postponement, WriteResult},
+    retry::LoopBackoff,
     telemetry::metrics::labels::JobOutcome,
 };
 

@@ -1,7 +1,7 @@
 //! The claim loop and the renew loop of one queue's worker, from their start to the hand-back of its lease.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::warn;
 
 use super::{Assignment, QueueWorker, supervisor::supervise};
-use crate::telemetry::metrics::labels::JobOutcome;
+use crate::{locks::locked, telemetry::metrics::labels::JobOutcome};
 
 /// How long a closing worker tries to hand its lease back. After that it runs out by itself.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,6 +94,6 @@ impl QueueWorker {
     }
 
     fn set_assignment_sender(&self, sender: Option<mpsc::UnboundedSender<Assignment>>) {
-        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+        *locked(&self.claimed) = sender;
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -15,8 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::DeliveryStats;
-use crate::queue::Lease;
 use crate::suspects::InFlightPresence;
+use crate::{locks::locked, queue::Lease};
 
 /// Free slots, taken for a claim. Those that the claim does not fill are free again when this is dropped.
 #[derive(Debug, Default)]
@@ -193,6 +193,6 @@ impl Slots {
     }
 
     fn jobs(&self) -> MutexGuard<'_, HashMap<Lease, SlotJob>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.jobs)
     }
 }

@@ -2,46 +2,13 @@
 
 use std::{future::Future, time::Duration};
 
-use rand::RngExt;
 use tokio::task::JoinHandle;
 use tracing::error;
 
-use crate::telemetry::panics::describe_end;
+use crate::{retry::LoopBackoff, telemetry::panics::describe_end};
 
 /// How long a loop sleeps at most when nothing announces work: a safety net, not the way work is found.
 pub(super) const IDLE: Duration = Duration::from_secs(15);
-
-/// A wait that doubles each time up to a longest, with jitter.
-#[derive(Debug)]
-pub(crate) struct LoopBackoff {
-    first: Duration,
-    next: Duration,
-    longest: Duration,
-}
-
-impl LoopBackoff {
-    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            next: first,
-            longest,
-        }
-    }
-
-    pub(crate) async fn wait(&mut self) {
-        let spread = rand::rng().random_range(0.75..=1.25);
-        tokio::time::sleep(self.next.mul_f64(spread)).await;
-        self.next = (self.next * 2).min(self.longest);
-    }
-
-    pub(super) const fn reset(&mut self) {
-        self.next = self.first;
-    }
-
-    pub(super) fn is_longest(&self) -> bool {
-        self.next >= self.longest
-    }
-}
 
 /// Runs a loop until it returns; one that panics is started again.
 pub(crate) fn supervise<F>(name: &'static str, run: impl Fn() -> F + Send + 'static) -> JoinHandle<()>

@@ -1,11 +1,12 @@
 //! Records the progress of the loops and the outcomes of jobs, for health checks and the last log line of a replica.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use crate::{
+    locks::locked,
     telemetry::metrics::{QueueCells, labels::JobOutcome},
     watchdog::LoopProgress,
 };
@@ -82,7 +83,7 @@ impl WorkerHealth {
 
     /// Redis answered, or did not.
     pub fn record_redis(&self, answered: bool) {
-        let mut since = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = locked(&self.away_since);
         if answered {
             *since = None;
         } else {
@@ -97,7 +98,7 @@ impl WorkerHealth {
 
     /// How long Redis has been away, as far as the loops can tell.
     pub fn redis_away_for(&self) -> Option<Duration> {
-        let since = *self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *locked(&self.away_since);
         since.map(|since| since.elapsed())
     }
 

@@ -204,7 +204,7 @@ impl Explorer {
             *self.effects.entry("admitted").or_default() += 1;
             return Call::Running { epoch: answer.epoch };
         };
-        *self.effects.entry(reason.as_str()).or_default() += 1;
+        *self.effects.entry(reason.into_str()).or_default() += 1;
         let after = self.stored().await;
         assert_eq!(before.breaker(), after.breaker(), "I4: {reason}");
         assert_eq!(
@@ -224,7 +224,7 @@ impl Explorer {
             unreachable!("only running calls end")
         };
         let effect = self.gates[i % 2].ends(&format!("c{i}"), outcome).await;
-        *self.effects.entry(effect.as_str()).or_default() += 1;
+        *self.effects.entry(effect.into_str()).or_default() += 1;
         let after = self.stored().await;
         let moved_by_another = !before.is_ours();
         match effect {
@@ -245,7 +245,7 @@ impl Explorer {
                 } else {
                     State::Open
                 };
-                assert_eq!(after.state(), to.as_str());
+                assert_eq!(after.state(), to.into_str());
             }
             Effect::Recorded | Effect::Ignored | Effect::Queued => {
                 assert_eq!(before.state(), after.state());

@@ -109,7 +109,7 @@ async fn the_room_is_what_is_admitted(#[case] rig: Rig) -> anyhow::Result<()> {
             same!(gate.admit(format!("after-{n}"), estimate).await?.passes(), true);
         }
         let (calls, wait, reason, ..) = gate.redis.room(estimate).await?;
-        same!((calls, wait > 0, &*reason), (0, true, why.as_str()));
+        same!((calls, wait > 0, &*reason), (0, true, why.into_str()));
         same!(
             gate.admit("more", estimate).await?.refusal().map(|(why, _)| why),
             Some(why)

@@ -169,7 +169,10 @@ async fn compare(
             Op::NodeReset => {}
         }
         let [state, _, successes, opened_at, attempts] = rig.contract(&gates[0]).await;
-        same!(state.unwrap_or_else(|| "CLOSED".to_owned()), model.state.as_str());
+        same!(
+            state.unwrap_or_else(|| "CLOSED".to_owned()),
+            model.state.into_str()
+        );
         same!(opened_at, model.opened_at.map(|at| at.to_string()));
         if model.state == State::HalfOpen {
             same!(

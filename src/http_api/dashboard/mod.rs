@@ -21,7 +21,7 @@ mod sampler;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::sampler::{PlotHistory, Sampler};
 use super::{HttpState, responses::HttpError};
-use crate::{monitor::Monitor, operator::Operator};
+use crate::{locks::locked, monitor::Monitor, operator::Operator};
 
 /// Viewers of a replica at a time.
 const PLACES: usize = 32;
@@ -119,7 +119,7 @@ impl Dashboard {
 
 impl DashboardState {
     fn looked_at(&self) -> MutexGuard<'_, SamplingState> {
-        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.looked_at)
     }
 }
 

@@ -8,13 +8,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::ratelimit::site;
+use crate::{locks::locked, ratelimit::site};
 
 /// The places of a server.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl ConnectionSlots {
     }
 
     fn taken(&self) -> MutexGuard<'_, SlotUsage> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.taken)
     }
 }
 

@@ -3,13 +3,13 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use tracing::warn;
 
-use crate::telemetry::metrics::PROCESS;
+use crate::{locks::locked, telemetry::metrics::PROCESS};
 
 /// Shortest time between two lines.
 const EVERY: Duration = Duration::from_secs(10);
@@ -42,10 +42,7 @@ impl DenialLog {
 /// Notes a request that was refused.
 pub(super) fn note(peer: SocketAddr, path: &str) {
     PROCESS.http_denied.add(1);
-    let counted = LOGGED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .count(Instant::now());
+    let counted = locked(&LOGGED).count(Instant::now());
     if let Some(requests) = counted {
         let path: String = path.chars().take(LONGEST_PATH).collect();
         warn!(requests, %peer, path, "HTTP: a caller without the token that the route wants was refused");

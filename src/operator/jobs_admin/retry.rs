@@ -8,13 +8,15 @@ use super::{JobError, JobFilter, JobLocation, ambiguous};
 use crate::{
     operator::Operator,
     queue::{BrokerError, JobPage, JobState, ListCursor, OperatorQueue, RetryOrder, RetryResult},
+    retry::LoopBackoff,
 };
 
 /// Dead letters that one step of a mass retry puts back, at most.
 const STEP: usize = 200;
 /// How often a retry is sent whose answer does not come.
 const SENDS: u32 = 3;
-const BETWEEN_SENDS: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// An operator's order to retry dead letters.
 #[derive(Debug, Clone)]
@@ -136,11 +138,11 @@ async fn send(
         by: &order.by,
         reset_attempts: order.reset_attempts,
     };
-    let mut sent = 0;
+    let (mut sent, mut backoff) = (0, LoopBackoff::new(FIRST_PAUSE, LONGEST_PAUSE));
     loop {
         sent += 1;
         match broker.retry(ids, &order).await {
-            Err(error) if sent < SENDS && !error.is_refusal() => tokio::time::sleep(BETWEEN_SENDS).await,
+            Err(error) if sent < SENDS && !error.is_refusal() => backoff.wait().await,
             answer => return answer,
         }
     }

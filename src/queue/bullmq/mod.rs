@@ -35,7 +35,7 @@ mod wait;
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize},
     },
     time::Duration,
@@ -52,6 +52,7 @@ use super::{
 use crate::{
     connection::Connection,
     keys::{BullKeys, ledger_key},
+    locks::locked,
 };
 
 /// Longest delay: its time still fits the score of a delayed job.
@@ -130,7 +131,7 @@ impl BullmqBroker {
     }
 
     fn renewal(&self) -> MutexGuard<'_, LocalLease> {
-        self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.renewal)
     }
 }
 

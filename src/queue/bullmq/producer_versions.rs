@@ -4,7 +4,9 @@
 //! v6 has put back since the pause. This worker speaks v5 to both versions, which loses nothing under either, but it
 //! cannot keep the two apart. So it reports the mixture.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::locks::locked;
 
 /// Findings about a queue so far, so that the log reports each of them once.
 #[derive(Debug, Default)]
@@ -27,11 +29,7 @@ enum ProducerFinding {
 impl ProducerVersions {
     /// Takes note of the version that a producer has left (`bullmq:5.81.5`), and of the number of schedulers.
     pub(super) fn record(&self, queue: &str, version: &str, schedulers: u64) {
-        let findings = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .update(version, schedulers);
+        let findings = locked(&self.0).update(version, schedulers);
         for finding in findings {
             match finding {
                 ProducerFinding::Newer(major) => tracing::warn!(

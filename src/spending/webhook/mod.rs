@@ -39,7 +39,7 @@ use self::{
     delivery::{Delivery, Fate},
     turn::{Delivered, Entry, Read, Turn},
 };
-use crate::connection::Connection;
+use crate::{connection::Connection, retry::LoopBackoff};
 
 /// How long a forwarder may be silent before another takes over.
 const LEASE: Duration = Duration::from_secs(10);
@@ -174,11 +174,12 @@ impl Forwarder {
     /// Forwards events while this replica holds the lease, until `stop`. Stop it after the last call is booked.
     pub async fn run(&self, stop: CancellationToken) {
         let mut delivered = Delivered::default();
-        let mut wait = REDIS_WAITS.0;
+        let mut backoff = LoopBackoff::new(REDIS_WAITS.0, REDIS_WAITS.1);
         while !stop.is_cancelled() {
             let pause = match self.turn(&delivered, Read::Next(BATCH)).await {
                 Ok(Turn::Ours { entries, .. }) => {
-                    (delivered, wait) = (Delivered::default(), REDIS_WAITS.0);
+                    delivered = Delivered::default();
+                    backoff.reset();
                     if entries.is_empty() {
                         POLL
                     } else {
@@ -187,16 +188,15 @@ impl Forwarder {
                     }
                 }
                 Ok(Turn::Others(left)) => {
-                    (delivered, wait) = (Delivered::default(), REDIS_WAITS.0);
+                    delivered = Delivered::default();
+                    backoff.reset();
                     left.clamp(POLL, LEASE)
                 }
                 Err(error) => {
-                    if wait == REDIS_WAITS.0 {
+                    if backoff.is_first() {
                         warn!(%error, "usage events: Redis does not answer; they wait in its stream");
                     }
-                    let now = wait;
-                    wait = (wait * 2).min(REDIS_WAITS.1);
-                    now
+                    backoff.pause()
                 }
             };
             tokio::select! {

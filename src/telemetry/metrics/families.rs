@@ -108,6 +108,7 @@ mod tests {
     use std::{collections::HashSet, fmt::Write, fs, path::Path};
 
     use jobs::{AccountFault, Provider};
+    use strum::VariantArray;
 
     use super::*;
     use crate::{
@@ -128,7 +129,7 @@ mod tests {
             "breaker" => "those of `OPENAI_BREAKER` and its like".to_owned(),
             "layout" => list(Layout::ALL.map(Layout::as_str).to_vec()),
             "type" => list(JobLabel::all().map(JobLabel::as_str).collect()),
-            "outcome" => list(JobOutcome::ALL.iter().map(|v| v.as_str()).collect()),
+            "outcome" => list(JobOutcome::VARIANTS.iter().map(|v| v.into_str()).collect()),
             "class" => list(JobClass::all().map(JobClass::as_str).collect()),
             "fate" => "of jobs `requeued`, `poisoned`; of spans `exported`, `dropped`".to_owned(),
             "event" => list(vec!["sent", "reused", "unknown", "resent", "unrecorded"]),
@@ -136,12 +137,12 @@ mod tests {
             "period" => list(vec!["day", "month"]),
             "how" => list(DEDUPLICATED_AS.to_vec()),
             "certainty" => list(vec!["certain", "possible"]),
-            "status" => list(Answer::ALL.iter().map(|v| v.as_str()).collect()),
+            "status" => list(Answer::VARIANTS.iter().map(|v| v.into_str()).collect()),
             "scope" => list(vec!["fleet", "replica"]),
-            "reason" => list(Reason::ALL.iter().map(|v| v.as_str()).collect()),
-            "to" => list(State::ALL.iter().map(|v| v.as_str()).collect()),
-            "result" => list(WebhookResult::ALL.iter().map(|v| v.as_str()).collect()),
-            "kind" => list(RedisFault::ALL.iter().map(|v| v.as_str()).collect()),
+            "reason" => list(Reason::VARIANTS.iter().map(|v| v.into_str()).collect()),
+            "to" => list(State::VARIANTS.iter().map(|v| v.into_str()).collect()),
+            "result" => list(WebhookResult::VARIANTS.iter().map(|v| v.into_str()).collect()),
+            "kind" => list(RedisFault::VARIANTS.iter().map(|v| v.into_str()).collect()),
             "state" => format!(
                 "of a breaker {}; of jobs `waiting`, `active`, `completed`, `failed`, `delayed`",
                 values("to")

@@ -1,7 +1,13 @@
 //! Label values of the metrics. Enums bound the number of series, so that no input from outside can add one.
 
+#![allow(
+    missing_docs,
+    reason = "the method into_str that strum derives has no documentation"
+)]
+
 use jobs::{Failure, FailureClass, JobType, Provider};
 use redis::{ErrorKind, RedisError};
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 /// A value's place in an array of cells.
 pub trait CellIndex: Copy {
@@ -9,6 +15,7 @@ pub trait CellIndex: Copy {
     fn index(self) -> usize;
 }
 
+// No derive of strum numbers the variants.
 macro_rules! index_by_variant {
     ($($name:ty),*) => {$(
         impl CellIndex for $name {
@@ -20,64 +27,52 @@ macro_rules! index_by_variant {
 }
 index_by_variant!(JobType, Provider, JobOutcome, Answer, RedisFault, WebhookResult);
 
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$about])* $variant,)*
-        }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-            /// How many there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// As a label's value.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)*
-                }
-            }
-        }
-    };
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(const_into_str)]
+pub enum JobOutcome {
+    /// Completed.
+    #[strum(to_string = "succeeded")]
+    Succeeded,
+    /// Dead letter.
+    #[strum(to_string = "failed")]
+    Failed,
+    /// Put off, an attempt used up.
+    #[strum(to_string = "retried")]
+    Retried,
+    /// Put off, no attempt used up.
+    #[strum(to_string = "waiting")]
+    Waiting,
+    /// Given back untouched.
+    #[strum(to_string = "released")]
+    Released,
+    /// Lost to another replica.
+    #[strum(to_string = "lost")]
+    Lost,
 }
 
-label! {
-    /// How a delivery ended.
-    JobOutcome {
-        /// Completed.
-        Succeeded = "succeeded",
-        /// Dead letter.
-        Failed = "failed",
-        /// Put off, an attempt used up.
-        Retried = "retried",
-        /// Put off, no attempt used up.
-        Waiting = "waiting",
-        /// Given back untouched.
-        Released = "released",
-        /// Lost to another replica.
-        Lost = "lost",
-    }
-}
-
-label! {
-    /// A provider's answer.
-    Answer {
-        /// Success.
-        Success = "2xx",
-        /// Refused.
-        ClientError = "4xx",
-        /// Asked to slow down.
-        TooMany = "429",
-        /// The provider's fault.
-        ServerError = "5xx",
-        /// Any other status.
-        Other = "other",
-        /// No answer came.
-        Nothing = "none",
-    }
+/// A provider's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(const_into_str)]
+pub enum Answer {
+    /// Success.
+    #[strum(to_string = "2xx")]
+    Success,
+    /// Refused.
+    #[strum(to_string = "4xx")]
+    ClientError,
+    /// Asked to slow down.
+    #[strum(to_string = "429")]
+    TooMany,
+    /// The provider's fault.
+    #[strum(to_string = "5xx")]
+    ServerError,
+    /// Any other status.
+    #[strum(to_string = "other")]
+    Other,
+    /// No answer came.
+    #[strum(to_string = "none")]
+    Nothing,
 }
 
 impl Answer {
@@ -94,30 +89,37 @@ impl Answer {
     }
 }
 
-label! {
-    /// How a call to Redis failed.
-    RedisFault {
-        /// No answer in time.
-        Timeout = "timeout",
-        /// No connection, or it broke.
-        Connection = "connection",
-        /// Redis answered with an error.
-        Answer = "answer",
-    }
+/// How a call to Redis failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(const_into_str)]
+pub enum RedisFault {
+    /// No answer in time.
+    #[strum(to_string = "timeout")]
+    Timeout,
+    /// No connection, or it broke.
+    #[strum(to_string = "connection")]
+    Connection,
+    /// Redis answered with an error.
+    #[strum(to_string = "answer")]
+    Answer,
 }
 
-label! {
-    /// What came of sending a usage event.
-    WebhookResult {
-        /// The receiver has taken it.
-        Delivered = "delivered",
-        /// It was not taken, and is sent again.
-        Failed = "failed",
-        /// The receiver refuses its content: it is set aside.
-        Refused = "refused",
-        /// It has no student, and the receiver needs one.
-        Skipped = "skipped",
-    }
+/// What came of sending a usage event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(const_into_str)]
+pub enum WebhookResult {
+    /// The receiver has taken it.
+    #[strum(to_string = "delivered")]
+    Delivered,
+    /// It was not taken, and is sent again.
+    #[strum(to_string = "failed")]
+    Failed,
+    /// The receiver refuses its content: it is set aside.
+    #[strum(to_string = "refused")]
+    Refused,
+    /// It has no student, and the receiver needs one.
+    #[strum(to_string = "skipped")]
+    Skipped,
 }
 
 impl RedisFault {
@@ -209,9 +211,9 @@ mod tests {
     fn every_value_has_a_place_of_its_own() {
         in_order(JobLabel::all());
         in_order(JobClass::all());
-        in_order(JobOutcome::ALL.iter().copied());
-        in_order(Answer::ALL.iter().copied());
-        in_order(RedisFault::ALL.iter().copied());
+        in_order(JobOutcome::VARIANTS.iter().copied());
+        in_order(Answer::VARIANTS.iter().copied());
+        in_order(RedisFault::VARIANTS.iter().copied());
         in_order(Provider::ALL.into_iter());
     }
 }

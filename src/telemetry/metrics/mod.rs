@@ -19,6 +19,7 @@ pub mod labels;
 use std::sync::atomic::AtomicU64;
 
 use jobs::{FailureClass, JobType, Provider};
+use strum::EnumCount;
 
 use self::{
     cells::{Counter, Histogram},
@@ -61,7 +62,7 @@ pub struct ProcessCounters {
     /// How long Redis takes to answer.
     pub redis_seconds: Histogram,
     /// Calls to Redis that failed.
-    pub redis_errors: [Counter; RedisFault::ALL.len()],
+    pub redis_errors: [Counter; RedisFault::COUNT],
     /// Times that Redis was reached again.
     pub redis_reconnects: Counter,
     /// HTTP requests whose caller may not.
@@ -88,7 +89,7 @@ impl ProcessCounters {
             saved: [const { Counter::new() }; JobType::ALL.len()],
             useless_answers: [const { Counter::new() }; PROVIDERS],
             redis_seconds: Histogram::new(&cells::REDIS),
-            redis_errors: [const { Counter::new() }; RedisFault::ALL.len()],
+            redis_errors: [const { Counter::new() }; RedisFault::COUNT],
             redis_reconnects: Counter::new(),
             http_denied: Counter::new(),
             model_shutdown: AtomicU64::new(0),
@@ -113,7 +114,7 @@ impl ProcessCounters {
 #[derive(Debug)]
 pub struct QueueCells {
     /// Deliveries that ended, by job type, outcome and class of failure.
-    pub jobs: [[[Counter; CLASSES]; JobOutcome::ALL.len()]; JobLabel::COUNT],
+    pub jobs: [[[Counter; CLASSES]; JobOutcome::COUNT]; JobLabel::COUNT],
     /// Deliveries that ended after a second try, or were put off with an attempt used up.
     pub retried: [Counter; JobLabel::COUNT],
     /// How long a delivery took, from its claim to its outcome in Redis.

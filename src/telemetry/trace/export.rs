@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -39,7 +39,7 @@ use tracing::{Subscriber, info, warn};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::{IS_ON, TraceSettings, names};
-use crate::telemetry::metrics::PROCESS;
+use crate::{locks::locked, telemetry::metrics::PROCESS};
 
 /// How long the last batches may take when the replica stops.
 const LAST: Duration = Duration::from_secs(3);
@@ -210,7 +210,7 @@ impl SpanExporter for CountedExporter {
         PROCESS.trace_spans[usize::from(sent.is_err())].add(count as u64);
         let was_failing = self.is_failing.swap(sent.is_err(), Ordering::Relaxed);
         if sent.is_err() && !was_failing {
-            let error = self.outage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let error = locked(&self.outage).clone();
             warn!(error, "the collector does not take traces: they are dropped");
         } else if sent.is_ok() && was_failing {
             info!("the collector takes traces again");
@@ -260,7 +260,7 @@ impl opentelemetry_http::HttpClient for CollectorClient {
             Err(error) => Some(error.to_string()),
         };
         if let Some(refusal) = refusal {
-            *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+            *locked(&self.outage) = refusal;
         }
         answer
     }

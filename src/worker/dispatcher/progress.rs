@@ -1,7 +1,7 @@
 //! Reports retries and progress to the job's queue.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::{
     gate::ProviderGate,
     guard::CallObserver,
+    locks::locked,
     queue::{HistoryNote, WriteResult},
     retry::BackoffDelay,
     worker::Assignment,
@@ -69,11 +70,11 @@ impl<'a> ProgressReporter<'a> {
     }
 
     fn shown(&self) -> MutexGuard<'_, ShownProgress> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.shown)
     }
 
     async fn is_followed(&self) -> bool {
-        let known = || self.followed_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || locked(&self.followed_until);
         if known().is_some_and(|until| Instant::now() < until) {
             return true;
         }

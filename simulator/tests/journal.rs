@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::simulator::journal::widest;
+use crate::journal::widest;
 
 #[tokio::test]
 async fn a_request_is_noted_without_its_key() {
@@ -66,8 +66,7 @@ async fn concurrency_is_counted_for_each_provider() {
         held.spawn(bench.chat(&prompt("hello")).send());
     }
     held.spawn(bench.analyze(png(99, 99, "")).send());
-    let current =
-        |journal: &crate::simulator::RequestJournal| Provider::ALL.map(|p| journal.counts(p).current);
+    let current = |journal: &crate::RequestJournal| Provider::ALL.map(|p| journal.counts(p).current);
     let reach = |wanted: [u64; 3]| {
         bench
             .sim

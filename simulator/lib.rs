@@ -13,6 +13,7 @@
 //! - [`Fault`]: what can go wrong; [`FaultPlan`]: what will. [`RequestJournal`]: what was asked. `control`: both over
 //!   HTTP, under `/_sim/`.
 //! - `digest`: the hashes by which an answer is recognised.
+//! - [`PrivateRedis`]: a real Redis for the demo, the tests and the benchmarks.
 
 mod azure;
 mod bill;
@@ -24,6 +25,7 @@ mod fault;
 mod faults;
 mod journal;
 mod openai;
+mod private_redis;
 mod schema;
 mod server;
 mod speech;
@@ -54,6 +56,7 @@ pub use faults::{FaultPlan, MAX_PENDING};
 pub use jobs::Provider;
 pub use journal::{JournalEntry, KEPT, ProviderCounts, RequestJournal};
 pub use openai::DeckFlaw;
+pub use private_redis::PrivateRedis;
 
 /// How the simulator behaves.
 #[derive(Debug, Clone, Default)]

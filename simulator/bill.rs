@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use super::Provider;
 
 static PRICES: LazyLock<Vec<Table>> = LazyLock::new(|| {
-    let file: Table = include_str!("../../prices.toml").parse().unwrap_or_default();
+    let file: Table = include_str!("../prices.toml").parse().unwrap_or_default();
     let rows = file.get("price").and_then(Value::as_array);
     let tables = rows.into_iter().flatten().filter_map(Value::as_table);
     tables.cloned().collect()

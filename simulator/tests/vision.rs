@@ -74,7 +74,7 @@ const DOCUMENTS: &str = "/documentintelligence/documentModels/prebuilt-read:anal
 #[tokio::test]
 async fn a_document_is_polled_until_its_pages_are_read() {
     let bench = Bench::new().await;
-    let tiff = include_bytes!("../../../samples/two_pages.tiff");
+    let tiff = include_bytes!("../../samples/two_pages.tiff");
     let accepted = bench.vision(DOCUMENTS, tiff.to_vec()).send().await.unwrap();
     assert_eq!(
         (accepted.status().as_u16(), &accepted.headers()["retry-after"]),
@@ -148,7 +148,7 @@ async fn requests_for_documents_are_checked() {
             .unwrap();
         assert_eq!(answer.status(), status, "{query}");
     }
-    let webp = include_bytes!("../../../samples/text.webp");
+    let webp = include_bytes!("../../samples/text.webp");
     send(bench.vision(DOCUMENTS, webp.to_vec()), 400).await;
     send(bench.vision(DOCUMENTS, png(10_001, 99, "")), 400).await;
     let unkeyed = bench.http.post(bench.url(DOCUMENTS)).body(png(99, 99, ""));

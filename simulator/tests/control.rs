@@ -5,7 +5,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use super::*;
-use crate::simulator::JournalEntry;
+use crate::JournalEntry;
 
 #[tokio::test]
 async fn the_journal_is_read_page_by_page() {
@@ -90,7 +90,7 @@ async fn faults_are_set_and_forgotten() {
         ),
         (
             "provider=openai&match=x",
-            json!(vec![json!({"kind": "reset"}); crate::simulator::MAX_PENDING + 1]),
+            json!(vec![json!({"kind": "reset"}); crate::MAX_PENDING + 1]),
         ),
     ] {
         let status = post(query, faults).await.unwrap().status();
@@ -138,7 +138,7 @@ async fn options_change_while_it_runs() {
 #[tokio::test]
 async fn a_peer_from_elsewhere_finds_nothing() {
     let bench = Bench::new().await;
-    let router = TowerToHyperService::new(crate::simulator::server::routes(bench.sim.handle.0.clone()));
+    let router = TowerToHyperService::new(crate::server::routes(bench.sim.handle.0.clone()));
     let table = [
         ("127.0.0.1:9", 200),
         ("[::1]:9", 200),

@@ -8,11 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use tokio::process::{Child, Command};
-
-use crate::connection::Connection;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::{Child, Command},
+};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A redis-server of our own, gone when it is dropped.
 #[derive(Debug)]
@@ -105,17 +108,15 @@ impl PrivateRedis {
 
     /// Waits until the server answers; `false` when it has ended instead.
     async fn is_up(&mut self) -> anyhow::Result<bool> {
-        let connection = Connection::open(&self.url().into())?;
         let started = Instant::now();
-        let mut server = redis::pipe();
-        server.cmd("INFO").arg("server");
         loop {
             if self.server.try_wait()?.is_some() {
                 return Ok(false);
             }
             // Another process may have taken the port, and answer in its stead.
             let ours = self.server.id().map(|pid| format!("process_id:{pid}\r"));
-            if let (Ok((info,)), Some(ours)) = (connection.query::<(String,)>(&server).await, ours)
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, info(self.port)).await;
+            if let (Ok(Ok(info)), Some(ours)) = (answer, ours)
                 && info.contains(&ours)
             {
                 break;
@@ -130,6 +131,15 @@ impl PrivateRedis {
         }
         Ok(true)
     }
+}
+
+/// The answer to INFO, over a connection of its own.
+async fn info(port: u16) -> std::io::Result<String> {
+    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    server.write_all(b"INFO server\r\nQUIT\r\n").await?;
+    let mut info = String::new();
+    server.read_to_string(&mut info).await?;
+    Ok(info)
 }
 
 impl Drop for PrivateRedis {

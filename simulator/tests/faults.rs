@@ -315,7 +315,7 @@ async fn misfits_are_refused() {
         0,
         "all or nothing"
     );
-    let many = std::iter::repeat_n(Fault::Quota, crate::simulator::MAX_PENDING + 1);
+    let many = std::iter::repeat_n(Fault::Quota, crate::MAX_PENDING + 1);
     assert!(bench.sim.faults().script(Provider::OpenAi, many).is_err());
     assert!(bench.sim.faults().set_random_share(f64::NAN).is_err());
 }
@@ -339,7 +339,7 @@ fn every_kind_reads_as_it_is_named() {
         Fault::Length,
         Fault::NoUsage,
         Fault::Speech {
-            status: crate::simulator::RecognitionFault::NoMatch,
+            status: crate::RecognitionFault::NoMatch,
         },
         Fault::OperationFailed { code: None },
         Fault::OperationFailed {
