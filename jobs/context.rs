@@ -4,17 +4,47 @@
 use std::{
     borrow::Cow,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::{CallUsage, Failure, FailureClass, Provider};
 
 tokio::task_local! {
     /// The W3C `traceparent` that requests to providers carry, where calls are traced.
     pub static TRACEPARENT: String;
+    /// How long a job's calls may wait for the cheaper tier of their provider; absent for a job that does not use it.
+    pub static FLEX: FlexTerms;
+}
+
+/// For how long a call may wait for `service_tier: flex`, which costs less, answers later, and is refused at times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlexTerms {
+    /// Longest wait for the beginning of an answer.
+    pub patience: Duration,
+    /// From then on only the usual tier answers before the job's time is up.
+    pub until: Instant,
+}
+
+impl FlexTerms {
+    /// No wait at all, for the call that follows.
+    pub(crate) fn used_up() -> Self {
+        Self {
+            patience: Duration::ZERO,
+            until: Instant::now(),
+        }
+    }
+
+    /// Until when a call of this task may wait for the cheaper tier; `None` where it is not to be asked for.
+    pub(crate) fn now() -> Option<Instant> {
+        let terms = FLEX.try_with(|terms| *terms).ok()?;
+        let until = terms.until.min(Instant::now() + terms.patience);
+        (until > Instant::now()).then_some(until)
+    }
 }
 
 /// One request to a provider, as the guard sees it.

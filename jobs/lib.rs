@@ -39,7 +39,7 @@ mod testing;
 mod text;
 mod usage;
 
-pub use context::{CallAttempt, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT};
+pub use context::{CallAttempt, FLEX, FlexTerms, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Culprit, Failure, FailureClass};
 pub use http_client::ClientError;

@@ -213,7 +213,10 @@ fn complete(ask: &SimulatedRequest<'_>, request: &Map<String, Value>) -> Simulat
         _ => {}
     }
     let prompt = prompt_tokens(request);
-    let (tier, cached, cache_written) = variety(ask, prompt);
+    let (mut tier, cached, cache_written) = variety(ask, prompt);
+    if request.get("service_tier").is_some_and(|tier| tier == "flex") {
+        tier = "flex";
+    }
     let completion = reasoning + tokens(content.as_str().or(refusal.as_str()).unwrap_or_default());
     let mut answer = json!({
         "id": format!("chatcmpl-{}", digest::hex(digest::mix(ask.shared.seed ^ ask.seq))),

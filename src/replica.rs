@@ -259,6 +259,7 @@ fn dispatcher(
         tries_by_type: config.tries_by_type.clone(),
         rules,
         unknown_types: config.unknown_types,
+        tiers: config.tiers.clone(),
     })
 }
 

@@ -78,6 +78,11 @@ impl ArrivingAnswer {
         }
     }
 
+    /// Returns true if a part of the text is here.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.text().is_empty()
+    }
+
     fn text(&self) -> MutexGuard<'_, String> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,6 +131,8 @@ pub(super) struct StreamedCall {
     pub(super) patience: Arc<Patience>,
     /// Tokens that the model may reason for before it answers.
     pub(super) reasoning_room: u64,
+    /// The answer may take at least so long to begin.
+    pub(super) least_patience: Duration,
     /// Bytes of reasoning that came beside the answer.
     pub(super) reasoning: AtomicUsize,
 }
@@ -143,6 +150,7 @@ impl StreamedCall {
     ) -> Result<ProviderAnswer, Failure> {
         let sent = Instant::now();
         let beginning = self.patience.for_the_beginning(self.reasoning_room);
+        let beginning = beginning.max(self.least_patience);
         let mut answer = peer.begin(request, Some(beginning)).await?;
         let mut reader = StreamReader::default();
         let read = self.read(&mut answer, &mut reader, beginning).await;

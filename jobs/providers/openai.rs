@@ -4,6 +4,7 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -19,7 +20,9 @@ use serde_json::{
     Value,
     value::{RawValue, to_raw_value},
 };
+use tokio::time::{Instant, sleep_until};
 use tower::service_fn;
+use tracing::debug;
 use url::Url;
 
 use super::{
@@ -34,7 +37,7 @@ use super::{
     refusal_rules,
 };
 use crate::{
-    Failure, OpenAiSettings, Provider, ProviderReply,
+    FLEX, Failure, FailureClass, FlexTerms, OpenAiSettings, Provider, ProviderReply,
     chat_answer::{ChatAnswer, ESTIMATED},
     media::DisplayUrl,
     raw,
@@ -166,6 +169,48 @@ impl OpenAi {
         request: &RawValue,
         arriving: &Arc<ArrivingAnswer>,
     ) -> Result<ProviderReply, Failure> {
+        match FlexTerms::now() {
+            Some(until) => self.flexibly(request, arriving, until).await,
+            None => self.answered(request, arriving).await,
+        }
+    }
+
+    /// Asks for the cheaper tier, and for the usual one where that is refused, or has not begun to answer by `until`. A
+    /// refusal costs nothing and says nothing about the provider, so neither the gate nor the retries hear of it.
+    async fn flexibly(
+        &self,
+        request: &RawValue,
+        arriving: &Arc<ArrivingAnswer>,
+        until: Instant,
+    ) -> Result<ProviderReply, Failure> {
+        let flexible = flexible(request).map_err(|error| unsent(error.into()))?;
+        let answer = {
+            let mut asked = pin!(self.answered(&flexible, arriving));
+            tokio::select! {
+                biased;
+                answer = &mut asked => Some(answer),
+                () = sleep_until(until) => match arriving.has_begun() {
+                    true => Some(asked.await),
+                    false => None,
+                },
+            }
+        };
+        match answer {
+            Some(Err(failure)) if is_refusal_of_tier(&failure) => {
+                debug!("the tier flex is refused, and the usual one is asked: {failure}");
+            }
+            Some(answer) => return answer,
+            None => debug!("the tier flex has not begun to answer in time: the usual one is asked"),
+        }
+        let usual = self.answered(request, arriving);
+        FLEX.scope(FlexTerms::used_up(), usual).await
+    }
+
+    async fn answered(
+        &self,
+        request: &RawValue,
+        arriving: &Arc<ArrivingAnswer>,
+    ) -> Result<ProviderReply, Failure> {
         let dialect = self.dialect.current().await;
         match self.send(&dialect, request, arriving).await {
             Err(failure) if self.can_adapt(&dialect, &failure) => {
@@ -244,6 +289,9 @@ impl OpenAi {
             arriving: arriving.clone(),
             patience: self.patience.clone(),
             reasoning_room: self.model().reasoning_room,
+            least_patience: FlexTerms::now().map_or(Duration::ZERO, |until| {
+                until.saturating_duration_since(Instant::now())
+            }),
             reasoning: AtomicUsize::new(0),
         });
         let chat = self.client.chat();
@@ -303,6 +351,22 @@ fn with_estimated_usage(body: Box<RawValue>, request: &RawValue, reasoning: usiz
         r#"{members},"usage":{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{total},"{ESTIMATED}":true}}}}"#
     );
     RawValue::from_string(estimated).unwrap_or(body)
+}
+
+/// The same request for the cheaper tier.
+fn flexible(request: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
+    let mut tree: Value = serde_json::from_str(request.get())?;
+    tree["service_tier"] = "flex".into();
+    to_raw_value(&tree)
+}
+
+/// Returns true if the provider has answered, at no cost, that it does not do this request now.
+fn is_refusal_of_tier(failure: &Failure) -> bool {
+    let is_not_now = matches!(
+        failure.class(),
+        FailureClass::RateLimited | FailureClass::Transient
+    );
+    is_not_now && failure.status().is_some() && !failure.is_answer_lost()
 }
 
 /// The service reads every answer itself, so what else goes wrong does so before anything is sent.

@@ -45,7 +45,7 @@ use crate::{
     spend_ledger::UnknownCalls,
     spending::webhook::WebhookSettings,
     telemetry::{LogFormat, trace::TraceSettings},
-    worker::dispatcher::UnknownTypes,
+    worker::{dispatcher::UnknownTypes, service_tier::TierRules},
 };
 
 /// Exit code for a wrong configuration (`EX_USAGE`).
@@ -102,6 +102,8 @@ pub struct Config {
     pub spreads_retries: bool,
     /// The rule for jobs of unknown types.
     pub unknown_types: UnknownTypes,
+    /// Which jobs use the cheaper tier of their provider.
+    pub tiers: TierRules,
     /// How queues are kept.
     pub broker: BrokerOptions,
     /// How logs are written.
@@ -218,6 +220,7 @@ impl Config {
                 "as-bullmq" => Ok(false),
                 _ => Err("spread or as-bullmq".to_owned()),
             }),
+            tiers: retries::tiers(&mut env),
             unknown_types: env.parse(&vars::UNKNOWN_JOB_TYPE, |text| match text {
                 "fail" => Ok(UnknownTypes::Fail),
                 "give-back" => Ok(UnknownTypes::GiveBack),

@@ -5,7 +5,10 @@ use std::{collections::HashMap, num::NonZeroU8, time::Duration};
 use jobs::JobType;
 
 use super::{HOUR, reader::EnvReader, vars};
-use crate::retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy};
+use crate::{
+    retry::{Backoff, LONGEST_WAIT_IN_SLOT, RetryPolicy},
+    worker::service_tier::TierRules,
+};
 
 /// Reads how provider calls are retried.
 pub(super) fn policy(env: &mut EnvReader<'_>) -> RetryPolicy {
@@ -50,4 +53,17 @@ pub(super) fn tries_by_type(text: &str) -> Result<HashMap<JobType, NonZeroU8>, S
             Ok((kind, tries))
         })
         .collect()
+}
+
+/// Which jobs use the cheaper tier of their provider.
+pub(super) fn tiers(env: &mut EnvReader<'_>) -> TierRules {
+    TierRules {
+        flex_queues: env.parse(&vars::FLEX_QUEUES, |text| {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            Ok(names.map(str::to_owned).collect())
+        }),
+        flex_from_priority: env.number(&vars::FLEX_FROM_PRIORITY, 0..=2_097_152),
+        patience: env.duration(&vars::FLEX_TIMEOUT, Duration::from_millis(100), HOUR),
+        usual_call: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
+    }
 }

@@ -80,6 +80,9 @@ vars! {
     MODELS_FILE = None, "a table of models (TOML) instead of the built-in `jobs/providers/models.toml`";
     OPENAI_TIMEOUT = Value("180s"), "longest time of a call";
     OPENAI_IDLE_TIMEOUT = Value("20s"), "longest silence of the provider in a call whose answer is streamed: the call is then given up, and counts as a failure of the provider. A model that may reason for N tokens has N/50 seconds more to begin";
+    FLEX_QUEUES = Value(""), "names of queues, separated by commas, whose flashcard jobs use the provider's cheaper tier (`service_tier: flex`), for jobs that no student waits for; a producer's `opts.serviceTier` (`flex` or `standard`) decides for its job";
+    FLEX_FROM_PRIORITY = Value("0"), "BullMQ jobs of this priority, or a larger number, use the cheaper tier; 0: none";
+    FLEX_TIMEOUT = Value("60s"), "longest wait for the cheaper tier to begin an answer; then the usual tier is asked, and before the job's time is up in any case";
     AZURE_SPEECH_KEY: secret = None, "without it pronunciation jobs fail";
     AZURE_SPEECH_REGION = None, "such as `westeurope`";
     AZURE_SPEECH_ENDPOINT = None, "instead of the region: the base URL of speech to text";

@@ -59,6 +59,30 @@ pub struct Delivery {
     pub trace: Option<TraceContext>,
     /// The key that its producer gives to equal jobs.
     pub key: Option<Arc<str>>,
+    /// The tier of the provider that its producer asks for.
+    pub tier: Option<ServiceTier>,
+    /// Its priority in the layout of BullMQ: a larger number comes later, and 0 first.
+    pub priority: u32,
+}
+
+/// How quickly, and at which price, a provider serves a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceTier {
+    /// The usual one.
+    Standard,
+    /// The cheaper one, for jobs that no student waits for.
+    Flex,
+}
+
+impl ServiceTier {
+    /// The tier that a producer names.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            "flex" => Some(Self::Flex),
+            "standard" | "default" | "auto" => Some(Self::Standard),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(any(test, fuzzing))]
@@ -80,6 +104,8 @@ impl Delivery {
             lost: 0,
             trace: None,
             key: None,
+            tier: None,
+            priority: 0,
         }
     }
 }

@@ -37,7 +37,7 @@ pub(crate) use fair::owner_of;
 use job::told_equal;
 pub use job::{
     Answered, ClaimProof, Completion, CompletionResults, Delivery, EqualJobs, HistoryNote, Lease, NewJob,
-    Postponement, SweepResult, WriteResult,
+    Postponement, ServiceTier, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
 pub use partial_results::PartialResults;

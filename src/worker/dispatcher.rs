@@ -7,14 +7,14 @@ use std::{collections::HashMap, num::NonZeroU8, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jobs::{Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
+use jobs::{FLEX, Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
 use tracing::{debug, warn};
 
 pub(super) use self::opening::PayloadRefusal;
 #[cfg(any(test, fuzzing))]
 pub(super) use self::opening::open;
 use self::{opening::opened, progress::ProgressReporter};
-use super::{Assignment, DeliveryHandler, DeliveryOutcome, outcome::OutcomeRules};
+use super::{Assignment, DeliveryHandler, DeliveryOutcome, outcome::OutcomeRules, service_tier::TierRules};
 use crate::{
     deduplication::{Deduplication, Joined, Part},
     gate::Gates,
@@ -60,6 +60,8 @@ pub struct Dispatcher {
     pub rules: OutcomeRules,
     /// The rule for unknown types.
     pub unknown_types: UnknownTypes,
+    /// Which jobs use the cheaper tier of their provider.
+    pub tiers: TierRules,
 }
 
 impl std::fmt::Debug for Dispatcher {
@@ -119,7 +121,14 @@ impl DeliveryHandler for Dispatcher {
         debug!(%kind, "running");
         // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
         delivery.payload = None;
-        match self.jobs.run(kind, payload, &guard).await {
+        let queue = assignment.broker.queue();
+        let flex = self.tiers.terms(queue, &delivery, assignment.stops.deadline);
+        let running = self.jobs.run(kind, payload, &guard);
+        let ended = match flex {
+            Some(terms) => FLEX.scope(terms, running).await,
+            None => running.await,
+        };
+        match ended {
             Ok(mut result) => {
                 if let Some(equal) = equal.filter(|_| !kind.is_reusable(&result)) {
                     assignment.stats.is_one_of(equal, Part::Alone);

@@ -37,6 +37,7 @@ pub mod queue_worker;
 mod release_batcher;
 pub mod runtime;
 mod runtime_options;
+pub mod service_tier;
 pub mod slots;
 mod supervisor;
 pub mod worker_health;

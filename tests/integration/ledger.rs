@@ -47,6 +47,8 @@ fn page(ledger: &Arc<SpendLedger>, payload: &str, nth: u32) -> LedgerPage {
         first: nth == 1,
         trace: None,
         key: None,
+        tier: None,
+        priority: 0,
     };
     let payer = Payer {
         student: "ann".into(),

@@ -63,6 +63,7 @@ mod streaming;
 mod support;
 mod suspects;
 mod telemetry;
+mod tiers;
 mod traces;
 mod unserved;
 mod usage_webhook;

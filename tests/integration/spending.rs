@@ -57,6 +57,8 @@ fn page(ledger: &Arc<SpendLedger>, job: &str, student: &str) -> LedgerPage {
         first: true,
         trace: None,
         key: None,
+        tier: None,
+        priority: 0,
     };
     let payer = Payer {
         student: student.into(),

@@ -176,6 +176,8 @@ impl ApalisBroker {
             lost,
             trace: None,
             key: producer_key(&String::from_utf8_lossy(&key)),
+            tier: None,
+            priority: 0,
         }))
     }
 

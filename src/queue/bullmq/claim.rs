@@ -160,5 +160,7 @@ pub(super) fn delivery(row: ClaimedRow, token: &Arc<str>) -> Result<Delivery, Fr
         lost,
         trace: options.trace,
         key: options.key,
+        tier: options.tier,
+        priority: options.priority,
     })
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     keys::IDEMPOTENCY_PREFIX,
-    queue::{QueueBackoff, job::producer_key},
+    queue::{QueueBackoff, ServiceTier, job::producer_key},
     telemetry::trace::TraceContext,
 };
 
@@ -22,6 +22,9 @@ pub(super) struct JobOptions {
     pub(super) trace: Option<TraceContext>,
     /// The key under which equal jobs find each other.
     pub(super) key: Option<Arc<str>>,
+    /// The tier of the provider, as `serviceTier`.
+    pub(super) tier: Option<ServiceTier>,
+    pub(super) priority: u32,
 }
 
 impl JobOptions {
@@ -37,6 +40,8 @@ impl JobOptions {
                 .as_str()
                 .filter(|key| key.starts_with(IDEMPOTENCY_PREFIX))
                 .and_then(producer_key),
+            tier: options["serviceTier"].as_str().and_then(ServiceTier::named),
+            priority: number(&options["priority"]).map_or(0, |n| n as u32),
         }
     }
 }
@@ -125,12 +130,28 @@ mod tests {
     }
 
     #[test]
+    fn the_tier_and_the_priority_are_read() {
+        let of = |json: &str| (read(json).tier, read(json).priority);
+        assert_eq!(
+            of(r#"{"serviceTier":"flex","priority":7}"#),
+            (Some(ServiceTier::Flex), 7)
+        );
+        assert_eq!(
+            of(r#"{"serviceTier":"default"}"#),
+            (Some(ServiceTier::Standard), 0)
+        );
+        assert_eq!(of(r#"{"serviceTier":"turbo","priority":-3}"#), (None, 0));
+    }
+
+    #[test]
     fn nonsense_reads_as_nothing() {
         let nothing = JobOptions {
             max_attempts: 1,
             backoff: None,
             trace: None,
             key: None,
+            tier: None,
+            priority: 0,
         };
         for json in [
             "",
