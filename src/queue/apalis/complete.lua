@@ -22,14 +22,29 @@ local function complete(id, token, result, equal)
   if held ~= 'held' then return held == 'settled' and 1 or 0 end
   -- A large result is in its place, and so is the entry of equal jobs (large_result.lua).
   local is_placed = result == ''
-  if is_placed and call('HGET', meta, 'placed') ~= token then error('the result of ' .. meta .. ' is not in its place') end
+  if is_placed and call('HGET', meta, 'placed') ~= token then
+    error('the result of ' .. meta .. ' is not in its place')
+  end
   local large = call('HSTRLEN', data, id) > tonumber(ARGV[5])
 
   call('SREM', inflight, id)
   add_ended(done, done_is_zset, id, now)
   call('ZADD', ended, now, id)
-  call('HSET', meta, 'status', 'Done', 'claim', '', 'settled', token, 'progress', '100', 'done_at', floor(now / 1000),
-    unpack(is_placed and {} or { 'result', result }))
+  call(
+    'HSET',
+    meta,
+    'status',
+    'Done',
+    'claim',
+    '',
+    'settled',
+    token,
+    'progress',
+    '100',
+    'done_at',
+    floor(now / 1000),
+    unpack(is_placed and {} or { 'result', result })
+  )
   call('HDEL', meta, 'placed')
   if large then call('HDEL', data, id) end
   call('DEL', 'ledger:' .. meta)

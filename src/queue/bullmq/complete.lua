@@ -34,7 +34,8 @@ local function complete(id, token, result, equal, holder)
   finish(id, m, token, 'completed', result, now, keep_count, keep_ms, how == 'new' or how == 'reused', is_placed)
   if how then
     -- The job has ended: a foreign key among those of equal jobs costs their wake-up and no more.
-    local fine, problem = pcall(answer_equal, id, result, now, is_placed and how == 'new' and 'reused' or how, keep_equal, prefix, key)
+    local fine, problem =
+      pcall(answer_equal, id, result, now, is_placed and how == 'new' and 'reused' or how, keep_equal, prefix, key)
     if not fine then complain(P .. id .. ' ended, jobs that are equal to it were not woken', worded(problem)) end
   end
   return 1

@@ -254,7 +254,9 @@ local function finish(id, m, token, state, value, now, default_count, default_ms
     -- A result that an earlier claim has put there, and never finished with, is not this one's.
     if m[PLACED] then call('HDEL', key, 'bw:placed', unpack(is_placed and {} or { 'returnvalue' })) end
     local fields = done and { 'progress', '100' } or {}
-    if not is_placed then fields[#fields + 1], fields[#fields + 2] = value_field, value end
+    if not is_placed then
+      fields[#fields + 1], fields[#fields + 2] = value_field, value
+    end
     let_go(id, token, 'finishedOn', text(now), 'atm', text(attempts), unpack(fields))
     file(id, state, now, true, keep_count, keep_ms)
   end
