@@ -27,9 +27,7 @@ end
 
 for first = 2, #KEYS, 6 do
   local keys = {}
-  for i = 1, 6 do
-    keys[i] = KEYS[first + i - 1]
-  end
+  for i = 1, 6 do keys[i] = KEYS[first + i - 1] end
   local name = string.match(keys[1], '^circuit:(.*):state$')
   if is_foreign(keys) then
     notes[#notes + 1] = name .. ': left alone, a key of it is of another type'

@@ -11,9 +11,7 @@ if redis.call('TYPE', last_seen).ok == 'zset' then
   end
 end
 local keys = {}
-for i = 2, #KEYS do
-  keys[#keys + 1] = KEYS[i]
-end
+for i = 2, #KEYS do keys[#keys + 1] = KEYS[i] end
 local changed = redis.call('EXISTS', unpack(keys))
 if not dry then redis.call('UNLINK', unpack(keys)) end
 return { '0', changed, {} }
