@@ -15,6 +15,10 @@ use crate::{CallUsage, Failure, FailureClass, Provider};
 tokio::task_local! {
     /// The W3C `traceparent` that requests to providers carry, where calls are traced.
     pub static TRACEPARENT: String;
+
+    /// The deployment of the language model that a call goes to, by its place among those that are configured. Outside of
+    /// its scope it is the first.
+    pub static DEPLOYMENT: usize;
 }
 
 /// One request to a provider, as the guard sees it.
