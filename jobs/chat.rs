@@ -204,6 +204,9 @@ pub struct ChatUsage {
     pub estimated: Option<bool>,
     /// The model that answered last, as the provider names it; otherwise the one that was asked.
     pub model: String,
+    /// The deployment that answered last, where several are configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<String>,
     /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Number>,
@@ -218,6 +221,7 @@ pub struct TokenAccount {
     tokens: TokenCounts,
     calls: u32,
     model: String,
+    deployment: String,
 }
 
 impl TokenAccount {
@@ -227,15 +231,17 @@ impl TokenAccount {
             tokens: TokenCounts::default(),
             calls: 0,
             model: model.to_owned(),
+            deployment: String::new(),
         }
     }
 
-    pub(crate) fn add(&mut self, tokens: TokenCounts, model: &str) {
+    pub(crate) fn add(&mut self, tokens: TokenCounts, model: &str, deployment: &str) {
         self.tokens.add(tokens);
         self.calls = self.calls.saturating_add(1);
         if !model.is_empty() {
             model.clone_into(&mut self.model);
         }
+        deployment.clone_into(&mut self.deployment);
     }
 
     /// Tokens of all answers, as the provider adds them up.
@@ -253,6 +259,7 @@ impl TokenAccount {
             calls: self.calls,
             estimated: self.tokens.is_estimated.then_some(true),
             model: self.model,
+            deployment: Some(self.deployment).filter(|name| !name.is_empty()),
             cost_usd: None,
             reused: None,
         }
@@ -297,7 +304,13 @@ async fn ask_through<T: DeserializeOwned + Send>(
         let read =
             |body: &RawValue| Ok(JsonAnswer::<T>::read(body, room + model.reasoning_room).into_reading());
         let answer = context::read_call(guard, &call, &|| send(request.body.clone()), &read).await?;
-        account.add(answer.reading.value.tokens, &answer.reading.value.model);
+        let JsonAnswer {
+            tokens,
+            model,
+            deployment,
+            ..
+        } = &answer.reading.value;
+        account.add(*tokens, model, deployment);
         Ok::<_, Failure>((answer.reading.value, answer.is_second))
     };
     let (first, is_second) = once("", question.room, account).await?;
@@ -350,6 +363,7 @@ struct JsonAnswer<T> {
     content: Result<T, AnswerFault>,
     tokens: TokenCounts,
     model: String,
+    deployment: String,
 }
 
 impl<T: DeserializeOwned> JsonAnswer<T> {
@@ -371,6 +385,7 @@ impl<T: DeserializeOwned> JsonAnswer<T> {
             content,
             tokens: answer.tokens,
             model: answer.model,
+            deployment: answer.deployment,
         }
     }
 

@@ -31,6 +31,9 @@ const DEEPEST_PARTS: usize = 2;
 /// The member of `usage` that marks counts as the worker's estimate.
 pub(crate) const ESTIMATED: &str = "estimated";
 
+/// The member of an answer that names the deployment which gave it, where there are several.
+pub(crate) const DEPLOYMENT_NAME: &str = "deployment";
+
 /// Tokens that the provider counted for one answer. What it did not count is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TokenCounts {
@@ -70,6 +73,8 @@ pub(crate) struct ChatAnswer {
     pub(crate) tokens: TokenCounts,
     /// The model that the provider names; empty when it names none.
     pub(crate) model: String,
+    /// The deployment that gave it, where there are several; empty otherwise.
+    pub(crate) deployment: String,
     /// True if the answer has any choice at all.
     pub(crate) has_choice: bool,
 }
@@ -93,6 +98,7 @@ impl ChatAnswer {
             cached,
             reasoning,
             model,
+            deployment,
             tool,
         ] = pick(
             json,
@@ -106,6 +112,7 @@ impl ChatAnswer {
                 "/usage/prompt_tokens_details/cached_tokens",
                 "/usage/completion_tokens_details/reasoning_tokens",
                 "/model",
+                "/deployment",
                 "/choices/0/message/tool_calls/0/function/name",
             ],
         );
@@ -134,6 +141,7 @@ impl ChatAnswer {
                 is_estimated: false,
             },
             model: shortened(&word(model)),
+            deployment: shortened(&word(deployment)),
             has_choice: true,
         })
     }
@@ -155,9 +163,19 @@ impl ChatAnswer {
                 "output_text",
                 "output",
                 "content",
+                DEPLOYMENT_NAME,
             ],
         );
-        let [choices, usage, model, message, output_text, output, content] = root.0;
+        let [
+            choices,
+            usage,
+            model,
+            message,
+            output_text,
+            output,
+            content,
+            deployment,
+        ] = root.0;
         let root = Written::of([content, output_text, output], message.unwrap_or_default());
         let mut choices = choices.map(items_or_itself).unwrap_or_default().into_iter();
         let first = choices.next().map(Choice::of).unwrap_or_default();
@@ -180,6 +198,10 @@ impl ChatAnswer {
             finish: FinishReason::of(&choice.finish),
             tokens: usage.map(TokenCounts::of).unwrap_or_default(),
             model: model
+                .and_then(string)
+                .map(|name| shortened(&name))
+                .unwrap_or_default(),
+            deployment: deployment
                 .and_then(string)
                 .map(|name| shortened(&name))
                 .unwrap_or_default(),

@@ -19,6 +19,10 @@ tokio::task_local! {
     pub static TRACEPARENT: String;
     /// How long a job's calls may wait for the cheaper tier of their provider; absent for a job that does not use it.
     pub static FLEX: FlexTerms;
+
+    /// The deployment of the language model that a call goes to, by its place among those that are configured. Outside of
+    /// its scope it is the first.
+    pub static DEPLOYMENT: usize;
 }
 
 /// For how long a call may wait for `service_tier: flex`, which costs less, answers later, and is refused at times.

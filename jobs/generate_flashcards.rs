@@ -372,7 +372,7 @@ async fn generate(
     let mut account = TokenAccount::new(&model.model);
     let first = ask("chat", cap).await?;
     let mut best = first.reading.value;
-    account.add(best.tokens, &best.model);
+    account.add(best.tokens, &best.model, &best.deployment);
     if let Some(refusal) = best.refusal() {
         return Err(refusal);
     }
@@ -391,7 +391,7 @@ async fn generate(
         match ask(step, cap).await {
             Ok(answer) => {
                 let answer = answer.reading.value;
-                account.add(answer.tokens, &answer.model);
+                account.add(answer.tokens, &answer.model, &answer.deployment);
                 if answer.deck.cards.len() >= best.deck.cards.len() {
                     best = answer;
                 }
@@ -439,6 +439,7 @@ struct DeckAnswer {
     finish: FinishReason,
     tokens: TokenCounts,
     model: String,
+    deployment: String,
     has_choice: bool,
     /// The room that the request left for the answer, tokens.
     cap: u64,
@@ -461,6 +462,7 @@ impl DeckAnswer {
             finish: answer.finish,
             tokens: answer.tokens,
             model: answer.model,
+            deployment: answer.deployment,
             has_choice: answer.has_choice,
             cap,
         }

@@ -39,7 +39,9 @@ mod testing;
 mod text;
 mod usage;
 
-pub use context::{CallAttempt, FLEX, FlexTerms, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT};
+pub use context::{
+    CallAttempt, DEPLOYMENT, FLEX, FlexTerms, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT,
+};
 pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Culprit, Failure, FailureClass};
 pub use http_client::ClientError;
@@ -47,5 +49,7 @@ pub use job::{Job, JobResources, JobSchemas};
 pub use memory::{MemoryBudget, MemoryReservation, apart};
 pub use payload::{payload_text, without_values};
 pub use registry::{JobType, Jobs, Provider, UnknownJobType};
-pub use settings::{MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings};
+pub use settings::{
+    ChatApi, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
+};
 pub use usage::{CallUsage, JobCost};

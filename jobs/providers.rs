@@ -75,7 +75,7 @@ impl Clients {
             openai: settings
                 .openai
                 .as_ref()
-                .map(|s| OpenAi::new(http.clone(), s, store))
+                .map(|s| OpenAi::new(&http, s, &settings.fallbacks, store.as_ref()))
                 .transpose()?,
             speech: settings
                 .speech

@@ -14,8 +14,10 @@ use crate::{
 /// Settings of all handlers. A provider without settings fails its jobs as a deployment fault that says so.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// OpenAI, or `None` without a key.
+    /// OpenAI, or `None` without a key: the first deployment of the language model.
     pub openai: Option<OpenAiSettings>,
+    /// The deployments that take over from the first, in this order.
+    pub fallbacks: Vec<OpenAiSettings>,
     /// Azure Speech, or `None` without a key.
     pub speech: Option<SpeechSettings>,
     /// Azure Vision, or `None` without a key.
@@ -24,9 +26,26 @@ pub struct Settings {
     pub media: MediaSettings,
 }
 
+/// How a deployment is addressed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ChatApi {
+    /// As OpenAI itself: the model in the request, a bearer key.
+    #[default]
+    OpenAi,
+    /// Azure's classic interface: the deployment in the path, an `api-version`, the key in `api-key`.
+    AzureClassic {
+        /// `api-version`, such as `2024-10-21`.
+        version: String,
+    },
+}
+
 /// OpenAI chat completions.
 #[derive(Clone)]
 pub struct OpenAiSettings {
+    /// Names the deployment; empty where there is only one.
+    pub name: String,
+    /// How it is addressed.
+    pub api: ChatApi,
     /// `https://api.openai.com/v1`, without a trailing slash.
     pub base_url: Url,
     /// Bearer key.
@@ -48,6 +67,8 @@ pub struct OpenAiSettings {
 impl fmt::Debug for OpenAiSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenAiSettings")
+            .field("name", &self.name)
+            .field("api", &self.api)
             .field("base_url", &format_args!("{}", DisplayUrl(&self.base_url)))
             .field("model", &self.model)
             .field("reasoning", &self.reasoning)

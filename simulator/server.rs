@@ -60,6 +60,10 @@ pub(super) fn routes(shared: Arc<SimulatorState>) -> Router {
     let speech = "/speech/recognition/conversation/cognitiveservices/v1";
     Router::new()
         .route("/v1/chat/completions", post_to(Provider::OpenAi, openai::chat))
+        .route(
+            "/openai/deployments/{deployment}/chat/completions",
+            post_to(Provider::OpenAi, openai::chat),
+        )
         .route("/v1/models", get_from(Provider::OpenAi, openai::models))
         .route(speech, post_to(Provider::AzureSpeech, speech::assess))
         .route(

@@ -3,6 +3,8 @@
 //! The guard asks the gate inside the retry loop, once for each try. So a breaker that opens between two tries ends the
 //! loop, a rejection costs no try, and the breaker counts each request once.
 
+mod route;
+
 use std::{
     sync::{
         Arc, Mutex,
@@ -13,13 +15,17 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::OptionFuture;
-use jobs::{CallAttempt, Failure, FailureClass, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT};
+use jobs::{
+    CallAttempt, Culprit, DEPLOYMENT, Failure, FailureClass, ProviderCall, ProviderGuard, ProviderReply,
+    TRACEPARENT,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
+use self::route::CallRoute;
 use crate::{
-    gate::{Admission, Gates, Permit, ProviderGate, Settlement},
+    gate::{Admission, Gates, Permit, ProviderGate, Reason, Rejection, Settlement},
     locks::locked,
     retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryDecision, RetryPolicy},
     spend_ledger::{LedgerPage, OpenedCall},
@@ -150,10 +156,14 @@ impl<'a> JobGuard<'a> {
         &self,
         call: &ProviderCall,
         attempt: &CallAttempt<'_>,
+        route: &mut CallRoute,
     ) -> Result<ProviderReply, Failure> {
-        let mut permit = match self.gates {
-            Some(gates) => Some(self.admit(gates.gate(call.provider), call).await?),
-            None => None,
+        let (mut permit, deployment) = match self.gates {
+            Some(gates) => {
+                let (permit, deployment) = self.admit(gates, call, *route).await?;
+                (Some(permit), deployment)
+            }
+            None => (None, 0),
         };
         let entry = match self.open(call).await? {
             Some(OpenedCall::Kept(reply)) => return Ok(reply), // The permit, dropped unsent, is refunded.
@@ -170,10 +180,18 @@ impl<'a> JobGuard<'a> {
         let result = match &mut permit {
             Some(permit) => {
                 permit.sent();
-                self.measured(call, attempt, permit.lost()).await
+                let sending = self.measured(call, attempt, permit.lost());
+                match deployment {
+                    0 => sending.await,
+                    // It is not worth a task-local where there is one deployment.
+                    other => DEPLOYMENT.scope(other, sending).await,
+                }
             }
             None => self.measured(call, attempt, std::future::pending()).await,
         };
+        if let Err(failure) = &result {
+            route.has_failed(deployment, failure.culprit() == Culprit::Account);
+        }
         let settle = OptionFuture::from(permit.map(|permit| permit.settle(Settlement::of(&result))));
         let close = OptionFuture::from(entry.map(|entry| entry.close(call, &result)));
         tokio::join!(close, settle);
@@ -227,16 +245,62 @@ impl<'a> JobGuard<'a> {
         result
     }
 
-    /// Asks the gate, and sits out the short waits. A longer one is for the queue: the slot is needed.
-    async fn admit(&self, gate: &Arc<ProviderGate>, call: &ProviderCall) -> Result<Permit, Failure> {
+    /// Asks the gates of the deployments until one admits the call. Of refusals the earliest counts; a short wait for a
+    /// limit is worth more than the next deployment.
+    async fn ask<'g>(
+        gates: &'g Gates,
+        call: &ProviderCall,
+        route: CallRoute,
+    ) -> Result<(Permit, usize, &'g Arc<ProviderGate>), (Rejection, &'g Arc<ProviderGate>)> {
+        let deployments = gates.deployments(call.provider);
+        let mut refused: Option<(Rejection, &Arc<ProviderGate>)> = None;
+        for index in route.order(deployments.len(), gates.weights()) {
+            let gate = &deployments[index];
+            let rejection = match gate.admit(call.estimated_tokens).await {
+                Admission::Admitted(permit) => return Ok((permit, index, gate)),
+                Admission::Rejected(rejection) => rejection,
+            };
+            let waits = |rejection: &Rejection| rejection.retry_after.unwrap_or(Duration::MAX);
+            let is_worth_waiting = rejection.reason.is_limit() && waits(&rejection) <= gates.fallback_after();
+            if refused
+                .as_ref()
+                .is_none_or(|(earliest, _)| waits(&rejection) < waits(earliest))
+            {
+                refused = Some((rejection, gate));
+            }
+            if is_worth_waiting {
+                break;
+            }
+        }
+        Err(refused.unwrap_or_else(|| {
+            // There is one deployment at least: this is for the compiler.
+            let gate = gates.gate(call.provider);
+            let rejection = Rejection {
+                provider: call.provider,
+                breaker: gate.breaker().to_owned(),
+                reason: Reason::Open,
+                retry_after: Some(LONGEST_WAIT_IN_SLOT),
+                fault: None,
+            };
+            (rejection, gate)
+        }))
+    }
+
+    /// Asks the gates, and sits out the short waits. A longer one is for the queue: the slot is needed.
+    async fn admit(
+        &self,
+        gates: &Gates,
+        call: &ProviderCall,
+        route: CallRoute,
+    ) -> Result<(Permit, usize), Failure> {
         let (asked, patience) = (Instant::now(), self.patience());
         loop {
-            let rejection = match gate.admit(call.estimated_tokens).await {
-                Admission::Admitted(permit) => {
+            let (rejection, gate) = match Self::ask(gates, call, route).await {
+                Ok((permit, deployment, gate)) => {
                     self.reporter.asked(gate, None);
-                    return Ok(permit);
+                    return Ok((permit, deployment));
                 }
-                Admission::Rejected(rejection) => rejection,
+                Err(refused) => refused,
             };
             // A job that a limit has refused keeps its place in the line: only a moment is worth waiting for.
             let limit = rejection.reason.is_limit() && !self.paid.load(Ordering::Relaxed);
@@ -258,6 +322,14 @@ impl<'a> JobGuard<'a> {
                 }
             }
         }
+    }
+
+    /// Returns true if a deployment is left whose account is not known to be at fault.
+    fn has_other_deployment(&self, call: &ProviderCall, route: CallRoute) -> bool {
+        let gates = self
+            .gates
+            .filter(|gates| gates.deployments(call.provider).len() > 1);
+        gates.is_some_and(|gates| route.has_other(gates.deployments(call.provider).len()))
     }
 
     /// Until when a job may wait in its slot: not for long, unless it would have to be paid for again.
@@ -320,13 +392,16 @@ impl ProviderGuard for JobGuard<'_> {
         if let Some(suspect) = &self.suspect {
             suspect.may_call().await;
         }
-        let mut nth = 0u8;
+        let (mut nth, mut route) = (0u8, CallRoute::default());
         loop {
             nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
             self.tries.store(nth, Ordering::Relaxed);
             let span = info_span!("attempt", %provider, step = %call.step, nth);
             let end = SpanEnd::of(&span);
-            let passed = self.try_once(call, attempt).instrument(span.clone()).await;
+            let passed = self
+                .try_once(call, attempt, &mut route)
+                .instrument(span.clone())
+                .await;
             end.set(passed.is_err());
             drop(span);
             let failure = match passed {
@@ -343,6 +418,12 @@ impl ProviderGuard for JobGuard<'_> {
             if !matches!(class, FailureClass::Cancelled | FailureClass::Blocked) {
                 warn!(%provider, %class, status = failure.status(), step = %call.step, nth,
                     "Attempt {nth}/{tries} failed: {failure}");
+            }
+            if failure.culprit() == Culprit::Account && self.has_other_deployment(call, route) {
+                warn!(%provider, step = %call.step, "the account of a deployment is at fault: the call goes to the next one");
+                // It was no try of the others, and there are not more of these than deployments.
+                nth = nth.saturating_sub(1);
+                continue;
             }
             let verdict = self.policy.judge(nth, &failure, &mut rand::rng());
             let delay = match verdict {

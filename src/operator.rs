@@ -199,7 +199,8 @@ impl Operator {
     /// Fails if Redis does.
     pub async fn full_limits(&self, known: &[GateStatus]) -> Result<Vec<(Provider, String)>, BrokerError> {
         let mut full = Vec::new();
-        for status in known.iter().filter(|status| is_full(status)) {
+        let of_provider = |status: &&GateStatus| status.name() == status.provider.as_str();
+        for status in known.iter().filter(of_provider).filter(|status| is_full(status)) {
             let provider = status.provider;
             let Some(gates) = &self.gates else { continue };
             let Some(limit) = full_limit(status, &gates.gate(provider).room(&[]).await?) else {
@@ -256,6 +257,8 @@ impl Operator {
         for gate in self.gates.iter().flat_map(|gates| gates.all()) {
             match names.iter_mut().find(|(name, _)| *name == gate.breaker()) {
                 Some((_, providers)) => providers.push(gate.provider()),
+                // A provider's transitions are counted for its first deployment.
+                None if gate.name() != gate.provider().as_str() => names.push((gate.breaker(), Vec::new())),
                 None => names.push((gate.breaker(), vec![gate.provider()])),
             }
         }

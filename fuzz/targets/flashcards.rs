@@ -60,8 +60,8 @@ pub(crate) static FLASHCARDS_ANSWER: Target = Target::new("flashcards_answer", |
             continue;
         }
         let mut account = TokenAccount::new("model");
-        account.add(answer.tokens, &answer.model);
-        account.add(answer.tokens, &answer.model);
+        account.add(answer.tokens, &answer.model, &answer.deployment);
+        account.add(answer.tokens, &answer.model, &answer.deployment);
         let output = Output::new(answer.deck.cards, &payload, account);
         let result = serde_json::to_value(output).expect("JSON");
         let broken: Vec<_> = contract::violations(&payload, &result)

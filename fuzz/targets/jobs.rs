@@ -16,12 +16,13 @@ use crate::{
     generate_flashcards::fuzz::{FLASHCARDS_ANSWER, FLASHCARDS_PROMPT},
     media::fuzz::{AUDIO, BASE64, FILE_PATH, IMAGE, MEDIA_URL},
     process_image::fuzz::VISION_ANSWER,
-    providers::fuzz::REFUSAL,
+    providers::{answer_stream::fuzz::ANSWER_STREAM, fuzz::REFUSAL},
 };
 
 /// Every target of this crate. The binary of `fuzz/` finds a target here by its name, and its seeds in
 /// `fuzz/seeds/<name>`.
 pub static TARGETS: &[&Target] = &[
+    &ANSWER_STREAM,
     &AUDIO,
     &BASE64,
     &FILE_PATH,

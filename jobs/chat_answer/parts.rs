@@ -37,6 +37,8 @@ pub(crate) struct AnswerParts {
     model: Option<String>,
     tier: Option<String>,
     usage: Option<String>,
+    /// True if the counts came by themselves, as they do behind the last part. Some providers count in each.
+    is_counted: bool,
     /// Bytes of the texts.
     size: usize,
     /// Bytes of reasoning that came beside the answer.
@@ -132,6 +134,7 @@ impl AnswerParts {
         let counted = usage.or_else(|| ObjectMembers::of(groq?, ["usage"]).0[0]);
         kept(&mut self.usage, counted);
         let items = choices.map(items_or_itself).unwrap_or_default();
+        self.is_counted |= counted.is_some() && items.is_empty();
         let mut reports_error = error.is_some() || (choices.is_none() && counted.is_none());
         let mut plain = None;
         for choice in &items {
@@ -244,7 +247,7 @@ impl AnswerParts {
 
     /// Returns true if the provider has said that the answer is over.
     pub(crate) fn is_finished(&self) -> bool {
-        self.usage.is_some() || self.choices.iter().any(|choice| choice.finish.is_some())
+        self.is_counted || self.choices.iter().any(|choice| choice.finish.is_some())
     }
 
     /// Returns true if the text ends like a whole JSON text, perhaps in a fence.

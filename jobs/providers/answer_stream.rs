@@ -27,6 +27,9 @@ use crate::{
     chat_answer::parts::{AnswerParts, EventMeaning},
 };
 
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/targets/answer_stream.rs"]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 

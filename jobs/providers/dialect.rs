@@ -174,16 +174,20 @@ impl Dialect {
         }
     }
 
-    /// The request as this dialect writes it.
+    /// The request as this dialect writes it, to `renamed` where the deployment has another model than the request names.
     ///
     /// # Errors
     /// When the request is not a JSON object.
-    pub(super) fn write(&self, request: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
-        if self.is_whole() {
+    pub(super) fn write(
+        &self,
+        request: &RawValue,
+        renamed: Option<&ModelRequest>,
+    ) -> Result<Box<RawValue>, serde_json::Error> {
+        if self.is_whole() && renamed.is_none() {
             return self.with_stream(request.to_owned());
         }
         let mut request: Map<String, Value> = serde_json::from_str(request.get())?;
-        if let Some(successor) = &self.successor {
+        if let Some(successor) = self.successor.as_ref().or(renamed) {
             rename(&mut request, successor);
         }
         for name in &self.without {

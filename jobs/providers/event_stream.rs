@@ -122,6 +122,10 @@ fn is_whole(data: &[u8]) -> bool {
     data.trim_ascii() == b"[DONE]" || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok()
 }
 
+/// The data as text, with U+FFFD for what is not UTF-8. The lossy conversion is slow where nothing is lost.
 fn text(data: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(data)
+    match std::str::from_utf8(data) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(data),
+    }
 }

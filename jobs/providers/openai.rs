@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpRequestFactory};
-use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde_json::{
@@ -37,8 +37,8 @@ use super::{
     refusal_rules,
 };
 use crate::{
-    FLEX, Failure, FailureClass, FlexTerms, OpenAiSettings, Provider, ProviderReply,
-    chat_answer::{ChatAnswer, ESTIMATED},
+    ChatApi, DEPLOYMENT, FLEX, Failure, FailureClass, FlexTerms, OpenAiSettings, Provider, ProviderReply,
+    chat_answer::{ChatAnswer, DEPLOYMENT_NAME, ESTIMATED},
     media::DisplayUrl,
     raw,
     text::tokens_at_most,
@@ -49,12 +49,21 @@ tokio::task_local! {
     static STREAMED: Arc<StreamedCall>;
 }
 
-/// OpenAI chat completions.
+/// OpenAI chat completions, at one or several deployments.
 #[derive(Clone)]
 pub struct OpenAi {
-    client: Arc<Client<Endpoint>>,
-    model: Arc<RequestedModel>,
-    dialect: Arc<DialectMemory>,
+    deployments: Arc<[Deployment]>,
+}
+
+/// One deployment of a language model.
+struct Deployment {
+    /// Empty where there is only one.
+    name: String,
+    client: Client<Endpoint>,
+    model: RequestedModel,
+    /// The parameters of its model in place of those of the first deployment, for which requests are written.
+    renamed: Option<ModelRequest>,
+    dialect: DialectMemory,
     patience: Arc<Patience>,
 }
 
@@ -101,7 +110,14 @@ impl RequestedModel {
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenAi")
+        f.debug_list().entries(&*self.deployments).finish()
+    }
+}
+
+impl fmt::Debug for Deployment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deployment")
+            .field("name", &self.name)
             .field(
                 "base",
                 &format_args!("{}", DisplayUrl(&self.client.config().base)),
@@ -112,41 +128,32 @@ impl fmt::Debug for OpenAi {
 }
 
 impl OpenAi {
+    /// `first` takes the calls, and each of `others` those that a guard sends to it.
     pub(super) fn new(
-        http: Transport,
-        settings: &OpenAiSettings,
-        store: Option<Arc<dyn DialectStore>>,
+        http: &Transport,
+        first: &OpenAiSettings,
+        others: &[OpenAiSettings],
+        store: Option<&Arc<dyn DialectStore>>,
     ) -> Result<Self, reqwest::Error> {
-        let endpoint = Endpoint::new(&http.requests, settings)?;
-        let peer = Arc::new(ProviderPeer {
-            provider: Provider::OpenAi,
-            http: http.clone(),
-            key: settings.key.clone(),
-            classify,
-        });
-        let timeout = settings.timeout;
-        // `build`, not `with_config`: that one makes a reqwest client of its own, and panics when it cannot.
-        let client = Client::build(http.requests, endpoint).with_http_service(service_fn(move |request| {
-            let peer = Arc::clone(&peer);
-            async move { attempt(&peer, request, timeout).await }
-        }));
+        let deployments = std::iter::once(first).chain(others);
+        let deployments: Result<Vec<Deployment>, _> = deployments
+            .map(|settings| Deployment::new(http, settings, first, store.cloned()))
+            .collect();
         Ok(Self {
-            client: Arc::new(client),
-            model: Arc::new(RequestedModel::new(settings)),
-            dialect: Arc::new(DialectMemory::new(
-                deployment(&settings.base_url, &settings.model),
-                store,
-            )),
-            patience: Arc::new(Patience::new(settings.idle_timeout)),
+            deployments: deployments?.into(),
         })
     }
 
-    /// The parameters of requests for the model, with room for the reasoning that was seen so far.
+    /// The deployment that the guard has chosen for the call of this task.
+    fn chosen(&self) -> &Deployment {
+        let index = DEPLOYMENT.try_with(|index| *index).unwrap_or_default();
+        self.deployments.get(index).unwrap_or(&self.deployments[0])
+    }
+
+    /// The parameters of requests for the model of the first deployment, with room for the reasoning that was seen so
+    /// far. Another deployment writes its own model in their place.
     pub fn model(&self) -> ModelRequest {
-        let seen = self.model.seen_reasoning.load(Ordering::Relaxed);
-        let mut request = self.model.request.clone();
-        request.reasoning_room = request.reasoning_room.max(seen);
-        request
+        self.deployments[0].model()
     }
 
     /// Makes one attempt at a chat completion. `request` is its whole body, the model included, and does not ask
@@ -165,6 +172,85 @@ impl OpenAi {
 
     /// The same; the text is shown in `arriving` while it arrives. When its stream breaks, what has come is kept there.
     pub(crate) async fn chat_arriving(
+        &self,
+        request: &RawValue,
+        arriving: &Arc<ArrivingAnswer>,
+    ) -> Result<ProviderReply, Failure> {
+        let deployment = self.chosen();
+        let answer = deployment.chat(request, arriving).await;
+        arriving.change_partial(|body| deployment.named(body));
+        answer.map(|reply| ProviderReply {
+            body: deployment.named(reply.body),
+            ..reply
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) async fn dialect_now(&self) -> Dialect {
+        self.deployments[0].dialect.current().await
+    }
+}
+
+impl Deployment {
+    fn new(
+        http: &Transport,
+        settings: &OpenAiSettings,
+        first: &OpenAiSettings,
+        store: Option<Arc<dyn DialectStore>>,
+    ) -> Result<Self, reqwest::Error> {
+        let endpoint = Endpoint::new(&http.requests, settings)?;
+        let peer = Arc::new(ProviderPeer {
+            provider: Provider::OpenAi,
+            http: http.clone(),
+            key: settings.key.clone(),
+            classify,
+        });
+        let timeout = settings.timeout;
+        // `build`, not `with_config`: that one makes a reqwest client of its own, and panics when it cannot.
+        let client =
+            Client::build(http.requests.clone(), endpoint).with_http_service(service_fn(move |request| {
+                let peer = Arc::clone(&peer);
+                async move { attempt(&peer, request, timeout).await }
+            }));
+        let (model, of_first) = (RequestedModel::new(settings), RequestedModel::new(first));
+        let mut renamed = model.request.clone();
+        // The caller has left the room of the first deployment's model.
+        renamed.reasoning_room = renamed
+            .reasoning_room
+            .saturating_sub(of_first.request.reasoning_room);
+        Ok(Self {
+            name: settings.name.clone(),
+            client,
+            renamed: (model.request != of_first.request).then_some(renamed),
+            model,
+            dialect: DialectMemory::new(deployment(&settings.base_url, &settings.model), store),
+            patience: Arc::new(Patience::new(settings.idle_timeout)),
+        })
+    }
+
+    fn model(&self) -> ModelRequest {
+        let seen = self.model.seen_reasoning.load(Ordering::Relaxed);
+        let mut request = self.model.request.clone();
+        request.reasoning_room = request.reasoning_room.max(seen);
+        request
+    }
+
+    /// The answer with the deployment's name, which the ledger keeps and the result shows.
+    fn named(&self, body: Box<RawValue>) -> Box<RawValue> {
+        let members = body.get().strip_suffix('}').filter(|_| !self.name.is_empty());
+        let named = members.and_then(|members| {
+            let comma = if members.trim_end().ends_with('{') {
+                ""
+            } else {
+                ","
+            };
+            let name = serde_json::to_string(&self.name).ok()?;
+            RawValue::from_string(format!(r#"{members}{comma}"{DEPLOYMENT_NAME}":{name}}}"#)).ok()
+        });
+        named.unwrap_or(body)
+    }
+
+    async fn chat(
         &self,
         request: &RawValue,
         arriving: &Arc<ArrivingAnswer>,
@@ -220,11 +306,6 @@ impl OpenAi {
         }
     }
 
-    #[cfg(test)]
-    pub(super) async fn dialect_now(&self) -> Dialect {
-        self.dialect.current().await
-    }
-
     /// Returns true if the request may be taken in another dialect.
     fn can_adapt(&self, dialect: &Dialect, failure: &Failure) -> bool {
         is_about_a_parameter(failure) || self.successor(dialect, failure).is_some()
@@ -257,7 +338,9 @@ impl OpenAi {
                 answer => return answer,
             }
         }
-        let tree: Value = serde_json::from_str(request.get()).map_err(|error| unsent(error.into()))?;
+        let whole = Dialect::default().write(request, self.renamed.as_ref());
+        let tree = whole.and_then(|whole| serde_json::from_str::<Value>(whole.get()));
+        let tree = tree.map_err(|error| unsent(error.into()))?;
         for _ in 0..MOST_STEPS {
             let next = match self.successor(&dialect, &failure) {
                 Some(successor) => Some(Dialect::with_successor(successor)),
@@ -284,7 +367,9 @@ impl OpenAi {
         request: &RawValue,
         arriving: &Arc<ArrivingAnswer>,
     ) -> Result<ProviderReply, Failure> {
-        let written = dialect.write(request).map_err(|error| unsent(error.into()))?;
+        let written = dialect
+            .write(request, self.renamed.as_ref())
+            .map_err(|error| unsent(error.into()))?;
         let call = Arc::new(StreamedCall {
             arriving: arriving.clone(),
             patience: self.patience.clone(),
@@ -294,9 +379,9 @@ impl OpenAi {
             }),
             reasoning: AtomicUsize::new(0),
         });
-        let chat = self.client.chat();
+        let (chat, streams) = (self.client.chat(), dialect.streams());
         let sending = chat.create_byot::<_, Box<RawValue>>(&written);
-        let sent = match dialect.streams() {
+        let sent = match streams {
             true => STREAMED.scope(call.clone(), sending).await,
             false => sending.await,
         };
@@ -408,16 +493,28 @@ struct Endpoint {
     base: Url,
     key: SecretString,
     headers: HeaderMap,
+    api: ChatApi,
+    model: String,
 }
+
+/// The header in which Azure's classic interface expects its key.
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 impl Endpoint {
     fn new(http: &reqwest::Client, settings: &OpenAiSettings) -> Result<Self, reqwest::Error> {
-        let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
-        let headers = key_header(http, AUTHORIZATION, &bearer)?;
+        let headers = match settings.api {
+            ChatApi::OpenAi => {
+                let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
+                key_header(http, AUTHORIZATION, &bearer)?
+            }
+            ChatApi::AzureClassic { .. } => key_header(http, API_KEY, &settings.key)?,
+        };
         Ok(Self {
             base: settings.base_url.clone(),
             key: settings.key.clone(),
             headers,
+            api: settings.api.clone(),
+            model: settings.model.clone(),
         })
     }
 }
@@ -428,11 +525,21 @@ impl Config for Endpoint {
     }
 
     fn url(&self, path: &str) -> String {
-        join(&self.base, path).into()
+        match self.api {
+            ChatApi::OpenAi => join(&self.base, path).into(),
+            ChatApi::AzureClassic { .. } => join(
+                &self.base,
+                format_args!("/openai/deployments/{}{path}", self.model),
+            )
+            .into(),
+        }
     }
 
     fn query(&self) -> Vec<(&str, &str)> {
-        Vec::new()
+        match &self.api {
+            ChatApi::OpenAi => Vec::new(),
+            ChatApi::AzureClassic { version } => vec![("api-version", version)],
+        }
     }
 
     fn api_base(&self) -> &str {

@@ -9,7 +9,8 @@ use url::Url;
 
 use super::{Clients, error_body::ErrorBody, http::RefusalClassifier};
 use crate::{
-    FailureClass, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
+    ChatApi, FailureClass, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi,
+    VisionSettings,
     media::audio::{AudioFormat, PreparedAudio},
     providers::models::{ModelSuccessor, ModelTable, ReasoningEffort},
 };
@@ -41,7 +42,10 @@ fn clients(base: &Url, timeout: Duration) -> Clients {
 
 fn settings(base: &Url, timeout: Duration) -> Settings {
     Settings {
+        fallbacks: Vec::new(),
         openai: Some(OpenAiSettings {
+            name: String::new(),
+            api: ChatApi::OpenAi,
             base_url: base.clone(),
             key: OPENAI_KEY.into(),
             model: "gpt-4o-mini".into(),

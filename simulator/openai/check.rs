@@ -52,7 +52,27 @@ const CONTEXT: u64 = 128_000;
 
 /// The key is the right one.
 pub(super) fn key(ask: &SimulatedRequest<'_>) -> Result<(), SimulatedAnswer> {
-    match ask.header("authorization").strip_prefix("Bearer ") {
+    // Azure's classic interface has a header of its own, and wants to know which version is meant.
+    let is_classic = ask.parts.uri.path().starts_with("/openai/deployments/");
+    let has_version = ask
+        .parts
+        .uri
+        .query()
+        .is_some_and(|query| query.contains("api-version="));
+    if is_classic && !has_version {
+        return Err(error(
+            404,
+            "invalid_request_error",
+            None,
+            None,
+            "Resource not found",
+        ));
+    }
+    let given = match is_classic {
+        true => Some(ask.header("api-key")).filter(|key| !key.is_empty()),
+        false => ask.header("authorization").strip_prefix("Bearer "),
+    };
+    match given {
         Some(key) if key == ask.shared.keys.openai => Ok(()),
         Some(key) => {
             // OpenAI echoes both ends of the key: clients must not pass this text on.

@@ -308,6 +308,7 @@ async fn the_worker_submits_an_operation_that_was_lost_once_more() {
         let bench = Bench::new().await;
         let settings = jobs::Settings {
             openai: None,
+            fallbacks: Vec::new(),
             speech: None,
             vision: Some(jobs::VisionSettings {
                 endpoint: bench.sim.vision_endpoint().parse().unwrap(),

@@ -24,7 +24,7 @@ pub(super) fn openai(mut url: Url) -> MappedEndpoint {
         let deployment = deployment.split('/').next().unwrap_or_default();
         return Err(format!(
             "an address of Azure's version 1 interface: OPENAI_BASE_URL=https://{host}/openai/v1 and \
-             OPENAI_MODEL={deployment:.64}, without api-version"
+             OPENAI_MODEL={deployment:.64}, without api-version; or the classic one, with OPENAI_API=azure"
         ));
     }
     without_query(&url)?;
@@ -41,6 +41,20 @@ pub(super) fn openai(mut url: Url) -> MappedEndpoint {
         return Ok((url, None));
     }
     url.set_path(&right);
+    let told = format!("is read as {url}");
+    Ok((url, Some(told)))
+}
+
+/// Base URL of Azure's classic interface, from the address of a resource or of one of its deployments.
+pub(super) fn azure_classic(mut url: Url) -> MappedEndpoint {
+    let path = url.path().trim_end_matches('/').to_owned();
+    let base = path.find("/openai").map_or(path.as_str(), |at| &path[..at]);
+    if base == path {
+        without_query(&url)?;
+        return Ok((url, None));
+    }
+    url.set_query(None);
+    url.set_path(base);
     let told = format!("is read as {url}");
     Ok((url, Some(told)))
 }

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{EnvReader, HOUR, vars, vars::EnvVar};
+use super::{EnvReader, HOUR, deployments, vars, vars::EnvVar};
 use crate::gate::{BreakerSettings, FailureShare, GateSettings, GatesSettings, LimitSettings};
 
 /// The variables of one kind of breaker.
@@ -39,7 +39,8 @@ const AZURE: BreakerVars = BreakerVars {
 /// Reads all gates; `None` when they are switched off. Errors go into `env` in either case.
 pub(super) fn read(env: &mut EnvReader<'_>, lease_ttl: Duration) -> Option<GatesSettings> {
     let (openai, azure) = (numbers(env, &OPENAI), numbers(env, &AZURE));
-    let settings = GatesSettings {
+    let names = deployments::names(env);
+    let mut settings = GatesSettings {
         openai: GateSettings {
             breaker: breaker(env, &vars::OPENAI_BREAKER, openai),
             limits: limits(
@@ -68,7 +69,9 @@ pub(super) fn read(env: &mut EnvReader<'_>, lease_ttl: Duration) -> Option<Gates
             ),
         },
         lease_ttl,
+        ..GatesSettings::default()
     };
+    deployments::gates(env, &names, &mut settings);
     if let Err(error) = settings.check() {
         env.complain::<()>(&vars::OPENAI_BREAKER, &error.to_string());
     }

@@ -3,18 +3,23 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jobs::{
-    MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
+    ChatApi, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
     providers::models::{ModelSuccessor, ModelTable, ReasoningEffort},
 };
 use secrecy::SecretString;
 
-use super::{EnvReader, HOUR, MINUTE, endpoints, vars};
+use super::{EnvReader, HOUR, MINUTE, deployments, endpoints, vars};
 
 /// Reads the settings of the handlers. Errors go into `env`.
 pub(super) fn read(env: &mut EnvReader<'_>) -> Settings {
     let models = models(env);
+    let names = deployments::names(env);
+    let openai = openai(env, models.clone(), &names);
     Settings {
-        openai: openai(env, models.clone()),
+        fallbacks: deployments::fallbacks(env, &names, &openai),
+        openai: env
+            .secret(&vars::OPENAI_API_KEY)
+            .map(|key| OpenAiSettings { key, ..openai }),
         speech: speech(env),
         vision: vision(env, models),
         media: media(env),
@@ -31,9 +36,21 @@ fn models(env: &mut EnvReader<'_>) -> Arc<ModelTable> {
     .unwrap_or_else(ModelTable::built_in)
 }
 
-fn openai(env: &mut EnvReader<'_>, models: Arc<ModelTable>) -> Option<OpenAiSettings> {
-    let settings = OpenAiSettings {
-        base_url: env.endpoint(&vars::OPENAI_BASE_URL, endpoints::openai),
+/// The first deployment of the language model, without its key.
+fn openai(env: &mut EnvReader<'_>, models: Arc<ModelTable>, names: &[String]) -> OpenAiSettings {
+    let api = deployments::api(env, &vars::OPENAI_API, &vars::OPENAI_API_VERSION);
+    let map = match api {
+        ChatApi::OpenAi => endpoints::openai,
+        ChatApi::AzureClassic { .. } => endpoints::azure_classic,
+    };
+    OpenAiSettings {
+        name: names
+            .first()
+            .filter(|_| names.len() > 1)
+            .cloned()
+            .unwrap_or_default(),
+        api,
+        base_url: env.endpoint(&vars::OPENAI_BASE_URL, map),
         key: SecretString::default(),
         model: env.parse(&vars::OPENAI_MODEL, |text| Ok(text.to_owned())),
         reasoning: env.parse(&vars::OPENAI_REASONING_EFFORT, |text| match text {
@@ -53,9 +70,7 @@ fn openai(env: &mut EnvReader<'_>, models: Arc<ModelTable>) -> Option<OpenAiSett
         models,
         timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),
         idle_timeout: env.duration(&vars::OPENAI_IDLE_TIMEOUT, Duration::from_millis(100), HOUR),
-    };
-    env.secret(&vars::OPENAI_API_KEY)
-        .map(|key| OpenAiSettings { key, ..settings })
+    }
 }
 
 fn speech(env: &mut EnvReader<'_>) -> Option<SpeechSettings> {

@@ -4,6 +4,7 @@
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
 mod broker;
+mod deployments;
 mod endpoints;
 mod exposure;
 #[cfg(any(test, fuzzing))]
@@ -255,6 +256,7 @@ impl Config {
     pub fn secrets(&self) -> Vec<SecretString> {
         let Settings {
             openai,
+            fallbacks,
             speech,
             vision,
             ..
@@ -267,7 +269,9 @@ impl Config {
             self.access.enqueue.as_ref(),
             self.access.read.as_ref(),
         ];
-        let mut secrets: Vec<SecretString> = keys.into_iter().flatten().cloned().collect();
+        let of_fallbacks = fallbacks.iter().map(|s| &s.key);
+        let keys = keys.into_iter().flatten().chain(of_fallbacks);
+        let mut secrets: Vec<SecretString> = keys.cloned().collect();
         // In the URL it may be percent-encoded, which Redis's client shows decoded.
         if let Ok(info) = redis::IntoConnectionInfo::into_connection_info(self.redis.url().expose_secret())
             && let Some(password) = info.redis_settings().password()

@@ -62,7 +62,7 @@ pub use self::{
     decision::{Effect, Reason, Rejection, State},
     limit_room::{LimitRoom, SpreadRoom},
     permit::Permit,
-    provider_gate::{Admission, ProviderGate},
+    provider_gate::{Admission, DEPLOYMENT_PREFIX, ProviderGate},
     settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
     settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},
@@ -100,7 +100,10 @@ pub struct Gates {
     shared: Arc<GateContext>,
     lease_ttl: Duration,
     pulse: Arc<LoopProgress>,
-    openai: Arc<ProviderGate>,
+    /// Of the language model's deployments, the first one's first.
+    openai: Vec<Arc<ProviderGate>>,
+    fallback_after: Duration,
+    weights: Vec<u32>,
     azure_speech: Arc<ProviderGate>,
     azure_vision: Arc<ProviderGate>,
 }
@@ -127,11 +130,10 @@ impl Gates {
             Arc::new(scripts),
             Instant::now(),
         );
-        let mut breakers: HashMap<&str, Arc<Mutex<LocalBreaker>>> = HashMap::new();
-        let mut gate = |provider: Provider| {
-            let settings = all.of(provider);
+        let mut breakers: HashMap<String, Arc<Mutex<LocalBreaker>>> = HashMap::new();
+        let mut gate = |provider: Provider, settings: &GateSettings| {
             let breaker = breakers
-                .entry(settings.breaker.name())
+                .entry(settings.breaker.name().to_owned())
                 .or_insert_with(|| Arc::new(Mutex::new(LocalBreaker::new(settings.breaker.clone()))));
             let local = LocalFallback::new(breaker.clone(), LocalLimits::new(settings.limits, started));
             let redis_gate = RedisGate {
@@ -149,9 +151,14 @@ impl Gates {
             ))
         };
         Ok(Self {
-            openai: gate(Provider::OpenAi),
-            azure_speech: gate(Provider::AzureSpeech),
-            azure_vision: gate(Provider::AzureVision),
+            openai: std::iter::once(&all.openai)
+                .chain(&all.fallbacks)
+                .map(|settings| gate(Provider::OpenAi, settings))
+                .collect(),
+            fallback_after: all.fallback_after,
+            weights: all.weights.clone(),
+            azure_speech: gate(Provider::AzureSpeech, &all.azure_speech),
+            azure_vision: gate(Provider::AzureVision, &all.azure_vision),
             connection,
             scripts,
             shared,
@@ -160,18 +167,35 @@ impl Gates {
         })
     }
 
-    /// The gate of one provider.
-    pub const fn gate(&self, provider: Provider) -> &Arc<ProviderGate> {
+    /// The gate of one provider: of its first deployment.
+    pub fn gate(&self, provider: Provider) -> &Arc<ProviderGate> {
+        &self.deployments(provider)[0]
+    }
+
+    /// The gates of a provider's deployments, one at least, in the order in which calls try them.
+    pub fn deployments(&self, provider: Provider) -> &[Arc<ProviderGate>] {
         match provider {
             Provider::OpenAi => &self.openai,
-            Provider::AzureSpeech => &self.azure_speech,
-            Provider::AzureVision => &self.azure_vision,
+            Provider::AzureSpeech => std::slice::from_ref(&self.azure_speech),
+            Provider::AzureVision => std::slice::from_ref(&self.azure_vision),
         }
+    }
+
+    /// A deployment that would make a call wait for longer is passed over.
+    pub const fn fallback_after(&self) -> Duration {
+        self.fallback_after
+    }
+
+    /// The shares by which calls are spread over the deployments; empty where they are not.
+    pub fn weights(&self) -> &[u32] {
+        &self.weights
     }
 
     /// All gates.
     pub fn all(&self) -> impl Iterator<Item = &Arc<ProviderGate>> {
-        Provider::ALL.into_iter().map(|provider| self.gate(provider))
+        Provider::ALL
+            .into_iter()
+            .flat_map(|provider| self.deployments(provider))
     }
 
     /// A gate with the breaker of that name: any will do to read or move the breaker.
@@ -206,12 +230,8 @@ impl Gates {
                 biased;
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {
-                    tokio::join!(
-                        self.openai.renew(),
-                        self.azure_speech.renew(),
-                        self.azure_vision.renew(),
-                        self.appear(self.lease_ttl),
-                    );
+                    let renewals = futures_util::future::join_all(self.all().map(|gate| gate.renew()));
+                    tokio::join!(renewals, self.appear(self.lease_ttl));
                 }
                 () = tokio::time::sleep(DELIVER_AGAIN), if !self.shared.replicas_counted.is_cancelled() => {
                     self.appear(self.lease_ttl).await;

@@ -94,6 +94,17 @@ pub struct ProviderGate {
     freed: Notify,
 }
 
+/// The name of the limits behind a breaker.
+pub(super) fn limits_name(provider: Provider, breaker: &str) -> &str {
+    match breaker.starts_with(DEPLOYMENT_PREFIX) {
+        true => breaker,
+        false => provider.as_str(),
+    }
+}
+
+/// What the breakers of further deployments are called, in front of the deployment's name.
+pub const DEPLOYMENT_PREFIX: &str = "llm-";
+
 /// The gate's verdict on a call.
 #[derive(Debug)]
 pub enum Admission {
@@ -126,6 +137,11 @@ impl ProviderGate {
     /// The provider that the gate protects.
     pub const fn provider(&self) -> Provider {
         self.provider
+    }
+
+    /// The name of its limits: the provider's, or the breaker's where the breaker is one deployment's own.
+    pub fn name(&self) -> &str {
+        limits_name(self.provider, self.breaker())
     }
 
     /// The name of its breaker.

@@ -66,8 +66,15 @@ pub struct GateSettings {
 /// The gates of all providers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatesSettings {
-    /// OpenAI's.
+    /// OpenAI's: that of the first deployment of the language model.
     pub openai: GateSettings,
+    /// Those of the other deployments, in their order.
+    pub fallbacks: Vec<GateSettings>,
+    /// A deployment that would make a call wait for longer is passed over.
+    pub fallback_after: Duration,
+    /// The shares of the deployments, the first one's first, where calls are spread over them; empty where they go to
+    /// the first that admits them.
+    pub weights: Vec<u32>,
     /// Azure Speech's.
     pub azure_speech: GateSettings,
     /// Azure Vision's.
@@ -220,6 +227,11 @@ impl BreakerSettings {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// The same numbers under another name, which is valid for a breaker.
+    pub(crate) fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
 }
 
 impl Default for GatesSettings {
@@ -236,6 +248,9 @@ impl Default for GatesSettings {
         };
         Self {
             openai: gate(BreakerSettings::openai(), 50, 5),
+            fallbacks: Vec::new(),
+            fallback_after: Duration::from_secs(15),
+            weights: Vec::new(),
             azure_speech: gate(BreakerSettings::azure(), 0, 20),
             azure_vision: gate(BreakerSettings::azure(), 20, 5),
             lease_ttl: Duration::from_secs(15),
@@ -261,12 +276,16 @@ impl GatesSettings {
             self.lease_ttl,
             Duration::from_secs(1),
         )?;
-        for (i, one) in Provider::ALL.into_iter().enumerate() {
-            for other in Provider::ALL.into_iter().skip(i + 1) {
-                let (one, other) = (&self.of(one).breaker, &self.of(other).breaker);
-                if one.name == other.name && one != other {
-                    return Err(InvalidGate::TwoWays(one.name.clone()));
-                }
+        let fallbacks = self.fallbacks.iter().map(|gate| &gate.breaker);
+        let all: Vec<&BreakerSettings> = Provider::ALL
+            .map(|provider| &self.of(provider).breaker)
+            .into_iter()
+            .chain(fallbacks)
+            .collect();
+        for (i, one) in all.iter().enumerate() {
+            let is_shared = |other: &&&BreakerSettings| one.name == other.name && one != *other;
+            if all.iter().skip(i + 1).any(|other| is_shared(&other)) {
+                return Err(InvalidGate::TwoWays(one.name.clone()));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use jobs::{AccountFault, Provider};
 use super::{
     decision::State,
     protocol::GateReading,
+    provider_gate::limits_name,
     settings::{GateSettings, LimitSettings},
 };
 
@@ -62,6 +63,11 @@ pub struct BreakerStatus {
 }
 
 impl GateStatus {
+    /// The name of its limits: the provider's, or that of one of its further deployments.
+    pub fn name(&self) -> &str {
+        limits_name(self.provider, &self.breaker.name)
+    }
+
     pub(super) fn new(provider: Provider, settings: &GateSettings, reading: &GateReading) -> Self {
         let breaker = &settings.breaker;
         let opened_at = reading.opened_at.filter(|_| reading.state != State::Closed);

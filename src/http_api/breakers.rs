@@ -49,10 +49,7 @@ pub(super) struct UserQuery {
 
 pub(super) async fn limits(State(ops): State<Arc<HttpState>>, Query(whose): Query<UserQuery>) -> JsonAnswer {
     let limits = ops.operator.limits().await?;
-    let limits: Map<String, Value> = limits
-        .iter()
-        .map(|s| (s.provider.to_string(), limit(s)))
-        .collect();
+    let limits: Map<String, Value> = limits.iter().map(|s| (s.name().to_owned(), limit(s))).collect();
     let mut answer = json!({ "success": true, "limits": limits, "timestamp": timestamp() });
     if let Some(user) = whose.user_id {
         let window = ops

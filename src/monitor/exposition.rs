@@ -199,7 +199,8 @@ fn gates(text: &mut Exposition, operator: &Operator) {
             );
         }
     }
-    for (breaker, providers) in operator.breaker_names() {
+    let names = operator.breaker_names().into_iter();
+    for (breaker, providers) in names.filter(|(_, providers)| !providers.is_empty()) {
         for to in State::VARIANTS {
             for scope in BreakerScope::ALL {
                 let of = |provider: &Provider| COUNTERS.transitions(*provider, *to, scope).get();
@@ -300,7 +301,7 @@ fn breakers(text: &mut Exposition, reading: &FleetReading) {
 
 fn limits(text: &mut Exposition, reading: &FleetReading) {
     let limits = reading.gates.iter().flat_map(|gate| {
-        let provider = gate.provider.as_str();
+        let provider = gate.name();
         let limits = &gate.limits;
         [
             (

@@ -290,6 +290,8 @@ impl OpenCall {
         self.is_over = true;
         let mut booking = self.booking(BookingKind::Nothing);
         match result {
+            // The provider has not said what it bills for an answer that it broke off.
+            Ok(reply) if reply.is_cut => booking.came_to = BookingKind::Possible,
             Ok(reply) => {
                 let usage = CallUsage::of_answer(call, &reply.body);
                 let cost = self.books.prices.cost(self.provider, &usage);
@@ -399,6 +401,10 @@ mod tests {
                 is_cut: false,
             })
         };
+        let cut = answer(&body).map(|reply| ProviderReply {
+            is_cut: true,
+            ..reply
+        });
         let lost = Failure::transient("reset").with_answer_lost();
         let unknown = json!({"model": "a|b\n", "usage": {"prompt_tokens": 10, "completion_tokens": 10}});
         for result in [
@@ -407,6 +413,7 @@ mod tests {
             Err(lost),
             Err(Failure::new(FailureClass::Cancelled, "stop")),
             Err(Failure::transient("503").with_status(503)),
+            cut,
         ] {
             books.prepare(&call, &payer()).end(&call, &result);
         }
@@ -430,12 +437,13 @@ mod tests {
             (4, "possible", "0.00075"),
             (5, "nothing", "0.00075"),
             (6, "possible", "0.00075"),
-            (7, "nothing", "0.00075"),
+            (7, "possible", "0.00075"),
             (8, "nothing", "0.00075"),
+            (9, "nothing", "0.00075"),
         ];
         assert_eq!(came_to, expected.map(|(n, what, usd)| (n, what, usd.to_owned())));
         assert_eq!(bookings[1].row, "openai|ab|generate-flashcards");
-        books.booked(7);
+        books.booked(8);
         assert_eq!(books.waiting(), 1);
         let _open = books.prepare(&call, &payer());
         assert!(!books.next().1, "a call is in flight");

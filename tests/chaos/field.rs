@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) lease: Duration,
     /// Time that the provider takes.
     pub(crate) latency: Duration,
+    /// Time that the stream of each of OpenAI's answers takes.
+    pub(crate) stream: Duration,
     /// Jobs at a time, of each replica in each layout.
     pub(crate) slots: usize,
     /// Calls to OpenAI at a time, over all replicas.
@@ -115,6 +117,7 @@ impl Field {
             simulator,
             mut launcher,
         } = Scene::over(redis, settings.latency, settings.seed).await;
+        simulator.set_stream_time(settings.stream);
         let slots = settings.slots;
         for (name, value) in [
             ("QUEUES", format!("bullmq:{QUEUE}={slots},apalis:{QUEUE}={slots}")),

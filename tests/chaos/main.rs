@@ -50,7 +50,11 @@ mod support;
 
 use std::{path::Path, time::Duration};
 
-use backend_worker::spending::Usd;
+use backend_worker::{
+    queue::Layout,
+    simulator::{Fault, Provider},
+    spending::Usd,
+};
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
@@ -104,6 +108,7 @@ fn settings(jobs: u64, seconds: u64, replicas: u64, lease: u64) -> (Settings, St
         over: Duration::from_secs(seconds),
         lease: Duration::from_secs(lease),
         latency: Duration::from_millis(40),
+        stream: Duration::from_millis(20),
         slots: 10,
         calls: 20,
         rpm: 0,
@@ -332,6 +337,57 @@ async fn money() {
     field.drained().await;
     money::settled(&field).await;
     let mut verdict = Verdict::default();
+    money::audit(&field, &receiver, &mut verdict).await;
+    conclude(&title, &field, started, |all| all.append(verdict)).await;
+}
+
+/// Replicas are killed while answers stream in, and streams break off, fall silent and end with errors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams() {
+    let kills = number("CHAOS_KILLS").unwrap_or(5);
+    let (settings, variables) = settings(300, 15, 4, 5);
+    let receiver = Receiver::start(WEBHOOK_SECRET).await;
+    let title = Title {
+        name: "streams",
+        heading: "SIGKILLs in the middle of streams",
+        about: "As the books and the provider's bill, but OpenAI's answers take 1.2 s to arrive, so that most kills find some half \
+                written, and a sixth of the streams break off, fall silent or end with an error, before or behind enough cards.",
+        command: command(&format!("CHAOS_KILLS={kills} {variables}"), "streams"),
+    };
+    let mut settings = with_money(settings, &receiver, "1000");
+    settings.latency = Duration::from_millis(5);
+    settings.stream = Duration::from_millis(1200);
+    settings.env.push(("OPENAI_IDLE_TIMEOUT", "1s".to_owned()));
+    let (field, started) = (Field::set(settings).await, Instant::now());
+    field.simulator.vary_bills();
+    let mut rng = StdRng::seed_from_u64(field.settings.seed);
+    for n in (0..field.settings.jobs).step_by(6) {
+        let percent = rng.random_range(0..=95);
+        let fault = match rng.random_range(0..3) {
+            0 => Fault::StreamBreak { percent },
+            1 => Fault::StreamSilence { percent },
+            _ => Fault::StreamError { percent },
+        };
+        for layout in Layout::ALL {
+            // As the id stands in the prompt, at its end.
+            let prompt = format!("{}\\\"", jobs::id(layout, n));
+            let faults = field.simulator.faults();
+            faults
+                .on_match(Provider::OpenAi, prompt, fault.clone(), Some(1))
+                .unwrap();
+        }
+    }
+    let producing = jobs::produce(&field, field.settings.jobs, field.settings.over);
+    interruptible(async { tokio::join!(kill_for_money(&field, kills), producing) }).await;
+    field.drained().await;
+    money::settled(&field).await;
+    let mut verdict = Verdict::default();
+    let begun = field.simulator.journal().of(Provider::OpenAi);
+    let cut = begun
+        .iter()
+        .filter(|call| call.bill.is_some() && call.status.is_none())
+        .count();
+    verdict.figure("streams that nobody read to their end", cut);
     money::audit(&field, &receiver, &mut verdict).await;
     conclude(&title, &field, started, |all| all.append(verdict)).await;
 }

@@ -289,6 +289,8 @@ fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdi
                 .any(|(begun, over)| *begun <= to + slack && *over >= from)
         };
         entry.fault.is_some()
+            // A stream that was not read to its end.
+            || entry.status.is_none()
             || within(&kills, SENT_AGAIN_MS)
             || (within(&restarts, ON_ITS_WAY_MS) && within(&kills, OUTBOX_MS))
     };

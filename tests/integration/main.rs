@@ -23,6 +23,7 @@ mod check;
 mod crowd;
 mod cut_over;
 mod dashboard;
+mod deployments;
 mod depth;
 mod equal_jobs;
 mod examples;

@@ -105,6 +105,23 @@ fn the_end_says_why_and_how_many_tokens() {
 }
 
 #[test]
+fn an_answer_is_finished_when_the_provider_says_so() {
+    let finished = |event: serde_json::Value| {
+        let mut parts = AnswerParts::default();
+        parts.push(&text("[1").to_string());
+        parts.push(&event.to_string());
+        parts.is_finished()
+    };
+    let usage = json!({ "prompt_tokens": 7, "completion_tokens": 1 });
+    assert!(finished(json!({ "choices": [], "usage": usage })));
+    assert!(finished(
+        json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }] })
+    ));
+    let counted = json!({ "choices": [{ "index": 0, "delta": { "content": ",2" } }], "usage": usage });
+    assert!(!finished(counted), "it counts in each part");
+}
+
+#[test]
 fn halves_of_a_character_meet() {
     let mut parts = AnswerParts::default();
     for half in [r"\ud83d", r"\ude00", r"\ud83d"] {

@@ -34,6 +34,7 @@ async fn run(api: VisionApi, paths: &[&str]) -> (Result<Output, Failure>, Vec<St
     let server = Server::answering(choose).await;
     let settings = Settings {
         openai: None,
+        fallbacks: Vec::new(),
         speech: None,
         vision: Some(VisionSettings {
             endpoint: server.url.clone(),

@@ -43,7 +43,7 @@ function standing(job) {
   return node;
 }
 
-function showJob(job) {
+function showJob(job, cards) {
   const [tone, word] = JOB_STATES[job.status] ?? ['', job.status];
   const fact = (name, value) => value !== null && value !== undefined && el('div', {}, el('dt', {}, name), el('dd', {}, value));
   const began = job.addedAt && moment('', 'Added', { at: job.addedAt });
@@ -58,7 +58,9 @@ function showJob(job) {
       fact('Queue', `${job.layout}:${job.queue}`),
       fact('Type', job.type),
       fact('Progress', `${job.progress} %`),
+      fact('Cards written', cards > 0 ? count(cards) : null),
       fact('Attempts used', count(job.attemptsMade)),
+      fact('Deployment', job.result?.usage?.deployment),
       fact('Cost', typeof job.result?.usage?.costUsd === 'number' ? `$${job.result.usage.costUsd.toFixed(6)}` : null),
       (job.paidCalls ?? []).map(({ step, cameTo, usd }) => fact(`Call ${step}`, `$${usd.toFixed(6)}, ${cameTo}`))),
     el('section', { class: 'card', 'aria-labelledby': 'h-timeline' },
@@ -75,6 +77,7 @@ function openJob(queue, id) {
   $('job-title').replaceChildren('Job ', el('span', { class: 'id' }, id));
   message('Looking…');
   let shown = null;
+  let cards = 0;
   let looking = null;
   let again = false;
   const look = async () => {
@@ -86,7 +89,7 @@ function openJob(queue, id) {
       if (gone.signal.aborted) return;
       if (shown && shown !== job.status) announce(`Job ${id}: ${job.status}`);
       shown = job.status;
-      showJob(job);
+      showJob(job, cards);
     })();
     try {
       await looking;
@@ -107,7 +110,10 @@ function openJob(queue, id) {
     signal: gone.signal,
     onState: () => {},
     // An event says when to look; how the job stands, the look says.
-    onEvent: look,
+    onEvent: (event, data) => {
+      if (event === 'card') cards = Math.max(cards, data.index + 1);
+      return look();
+    },
     over: () => shown === 'completed' || shown === 'failed',
   }));
 }

@@ -1,0 +1,95 @@
+//! The order in which a call tries the deployments of its provider.
+
+use rand::RngExt;
+
+/// Deployments that a route can tell apart.
+const MOST: usize = 32;
+
+/// What one call has met at the deployments so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct CallRoute {
+    /// They failed this call: others come first.
+    failed: u32,
+    /// They cannot serve it for a reason that another try does not change.
+    barred: u32,
+}
+
+impl CallRoute {
+    /// A try at this deployment has failed. `barred`: and so will the next.
+    pub(super) fn has_failed(&mut self, deployment: usize, barred: bool) {
+        let bit = 1u32
+            .checked_shl(u32::try_from(deployment).unwrap_or(u32::MAX))
+            .unwrap_or(0);
+        self.failed |= bit;
+        if barred {
+            self.barred |= bit;
+        }
+    }
+
+    /// Returns true if one of so many deployments is left that is not barred.
+    pub(super) fn has_other(self, count: usize) -> bool {
+        (0..count.min(MOST)).any(|deployment| self.barred >> deployment & 1 == 0)
+    }
+
+    /// The deployments in the order in which they are asked: those that have not failed first, and a barred one only where
+    /// all are. `weights` spreads first choices by share.
+    pub(super) fn order(self, count: usize, weights: &[u32]) -> Vec<usize> {
+        let first = match weights.iter().map(|weight| u64::from(*weight)).sum::<u64>() {
+            0 => 0,
+            total => chosen(weights, rand::rng().random_range(0..total)),
+        };
+        let count = count.min(MOST);
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_by_key(|deployment| {
+            let failed = self.failed >> deployment & 1;
+            let barred = self.barred >> deployment & 1;
+            (barred, failed, *deployment != first)
+        });
+        if self.has_other(count) {
+            order.retain(|deployment| self.barred >> deployment & 1 == 0);
+        }
+        order
+    }
+}
+
+/// The deployment whose share a number below the sum of all falls into.
+fn chosen(weights: &[u32], mut at: u64) -> usize {
+    for (deployment, weight) in weights.iter().enumerate() {
+        match at.checked_sub(u64::from(*weight)) {
+            Some(rest) => at = rest,
+            None => return deployment,
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_that_has_failed_comes_last_and_a_barred_one_not_at_all() {
+        let mut route = CallRoute::default();
+        assert_eq!(route.order(1, &[]), [0]);
+        assert_eq!(route.order(3, &[]), [0, 1, 2]);
+        route.has_failed(0, false);
+        assert_eq!(route.order(3, &[]), [1, 2, 0]);
+        route.has_failed(1, true);
+        assert_eq!(route.order(3, &[]), [2, 0]);
+        assert!(route.has_other(3) && route.has_other(1) && !CallRoute { failed: 1, barred: 1 }.has_other(1));
+        route.has_failed(0, true);
+        route.has_failed(2, true);
+        assert_eq!(route.order(3, &[]), [0, 1, 2], "one has to be asked");
+        route.has_failed(usize::MAX, true);
+    }
+
+    #[test]
+    fn shares_choose_the_first() {
+        assert_eq!([0, 2, 3, 9].map(|at| chosen(&[3, 0, 7], at)), [0, 0, 2, 2]);
+        let firsts: Vec<usize> = (0..200)
+            .map(|_| CallRoute::default().order(2, &[1, 1])[0])
+            .collect();
+        assert!(firsts.contains(&0) && firsts.contains(&1));
+        assert_eq!(CallRoute::default().order(2, &[0, 5]), [1, 0]);
+    }
+}
