@@ -8,9 +8,12 @@
 //! - [`replica`]: one replica, wired from the configuration: brokers, workers, HTTP.
 //! - [`queue`]: the traits of a queue and the layouts behind them.
 //! - [`worker`]: the apalis backend, its loops, the ack layer, outcomes, drain.
-//! - [`media_helper`]: the processes in which untrusted recordings are decoded.
+//! - [`media_helper`]: the processes in which untrusted recordings and images are decoded.
 //! - [`deduplication`]: jobs that ask for the same are paid for once.
 //! - [`guard`] and [`retry`]: admission, retries and records of every provider call.
+//! - [`spend_ledger`]: the answers that were paid for; [`spending`]: prices, costs and budgets.
+//! - [`suspects`]: runs jobs that may have killed a replica apart from the others.
+//! - [`dialects`]: the request parameters that a deployment takes, shared by the fleet.
 //! - [`gate`]: breakers and limits that all replicas share. [`ratelimit`]: how often one user may ask.
 //! - [`check`]: finds the problems of a deployment.
 //! - [`operator`]: what an operator can ask and do; [`http_api`] offers it over HTTP, [`cli`] in a shell.
