@@ -202,9 +202,9 @@ fn statements(source: &str) -> Vec<String> {
         if line.trim().is_empty() || line.starts_with("--") {
             continue;
         }
-        let closes = ["end", "else", "elseif", "until", "}", ")", "]"]
-            .iter()
-            .any(|closer| line.starts_with(closer));
+        let first_word = line.split(|c: char| !is_part(c)).next().unwrap_or_default();
+        let closes = line.starts_with(['}', ')', ']'])
+            || matches!(first_word, "end" | "else" | "elseif" | "until" | "then" | "do");
         match statements.last_mut() {
             Some(last) if closes || line.starts_with([' ', '\t']) => {
                 last.push('\n');
