@@ -11,7 +11,7 @@ use crate::{
 pub(crate) fn breaker(breaker: &BreakerStatus) -> Value {
     let mut shown = json!({
         "name": breaker.name,
-        "state": breaker.state.as_str(),
+        "state": breaker.state.into_str(),
         "failures": breaker.failures,
         "successes": breaker.successes,
         "failureThreshold": breaker.failure_threshold,

@@ -7,12 +7,7 @@ use std::{
 
 use tracing::{debug, warn};
 
-use super::{
-    QueueWorker,
-    claim_pauses::ClaimAllowance,
-    slots::FreeSlots,
-    supervisor::IDLE,
-};
+use super::{QueueWorker, claim_pauses::ClaimAllowance, slots::FreeSlots, supervisor::IDLE};
 use crate::{queue::BrokerError, retry::LoopBackoff};
 
 impl QueueWorker {

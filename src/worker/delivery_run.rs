@@ -73,7 +73,7 @@ impl QueueWorker {
             .write_outcome(completions, &delivery.lease, outcome.as_ref(), equal.as_ref())
             .await;
         stats.count(self.health.cells(), ended, outcome.as_ref());
-        trace::note(span, "backend_worker.outcome", ended.as_str());
+        trace::note(span, "backend_worker.outcome", ended.into_str());
         end.set(ended == JobOutcome::Failed);
     }
 }
