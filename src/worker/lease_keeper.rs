@@ -41,7 +41,7 @@ impl QueueWorker {
     /// A replica without jobs, in a fleet that has lost none, only has to show the fleet that it is there: renewals of the
     /// fleet may be two thirds of a lease apart (`queue/lease_continuity.lua`), that is twice the usual time.
     fn until_renewal(&self) -> Duration {
-        match self.slots.len() == 0 && !self.broker.has_claims_of_others() {
+        match self.slots.is_empty() && !self.broker.has_claims_of_others() {
             true => (self.renew_every * 8 / 5).max(self.idle_rest),
             false => self.renew_every,
         }
