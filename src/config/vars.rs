@@ -18,7 +18,7 @@ pub struct EnvVar {
     pub name: &'static str,
     /// Its value when it is not set.
     pub default: DefaultValue,
-    /// What it does.
+    /// Its effect.
     pub about: &'static str,
     /// True if its value must never be shown.
     pub secret: bool,

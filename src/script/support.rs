@@ -15,7 +15,7 @@ use crate::{locks::locked, redis_error::RedisErrorClass};
 /// How long scripts are evaluated after Redis has refused a function. Redis may be upgraded, or its user given the rights.
 const EVALUATED_FOR: Duration = Duration::from_secs(600);
 
-/// What one connection knows about the functions of its Redis.
+/// The knowledge of one connection about the functions of its Redis.
 #[derive(Debug, Default)]
 pub struct FunctionSupport {
     refused_at: Mutex<Option<Instant>>,
