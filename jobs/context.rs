@@ -64,7 +64,7 @@ pub struct ProviderCall {
     /// True if the call costs money, so that its reply is stored. A free call is repeated instead, because a stored
     /// reply would be out of date.
     pub paid: bool,
-    /// What it will use at most, in the units that its provider bills.
+    /// The most that it will use, in the units that its provider bills.
     pub estimate: CallUsage,
 }
 
@@ -194,7 +194,7 @@ pub(crate) struct UsableAnswer<T> {
 /// `read` fails where the provider reports a fault of its own inside of its answer: that try failed like any other.
 ///
 /// # Errors
-/// What the guard says.
+/// The guard's.
 pub(crate) async fn read_call<T: Send>(
     guard: &dyn ProviderGuard,
     call: &ProviderCall,

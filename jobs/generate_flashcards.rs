@@ -411,7 +411,7 @@ async fn generate(
     Ok(Output::new(best.deck.cards, payload, account))
 }
 
-/// What had arrived when the stream of an answer broke, if it has enough cards. It is paid for like the whole.
+/// The answer as far as it had arrived when its stream broke, if it has enough cards. The provider bills it as an answer.
 fn enough_of_a_broken_stream(
     arriving: &ArrivingAnswer,
     payload: &Payload,

@@ -336,7 +336,7 @@ impl ProcessImage {
     }
 }
 
-/// What the images of a job have given so far.
+/// The text of a job's images so far.
 #[derive(Default)]
 struct GatheredText {
     pages: Vec<Page>,

@@ -1,7 +1,7 @@
-//! Document Intelligence, version 2024-11-30: the model `prebuilt-read` reads an image in an operation to be polled.
+//! Simulates Document Intelligence, version 2024-11-30: the model `prebuilt-read` reads an image in an operation to poll.
 //!
-//! It answers in the shapes of its own API: lines are `content` in `analyzeResult.pages`, the answers to a submit and
-//! to an early poll carry `Retry-After`, and each page of a file is billed.
+//! Lines are `content` in `analyzeResult.pages`. The answers to a submit and to an early poll carry `Retry-After`, and each
+//! page of a file is billed.
 
 use std::collections::HashMap;
 

@@ -51,13 +51,13 @@ impl SimulatedRequest<'_> {
     }
 }
 
-/// What a provider's module answers.
+/// The answer of a provider's module.
 #[derive(Debug, Clone)]
 pub(super) struct SimulatedAnswer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
-    /// What it costs, if anything.
+    /// The bill, if the answer costs money.
     pub(super) bill: Option<Box<Bill>>,
     /// The events of a stream, of which `body` is the whole.
     pub(super) events: Vec<Bytes>,
@@ -200,7 +200,7 @@ pub(super) async fn run(
             })
         });
     match fault {
-        // Of nothing there is no half: the answer is lost as a whole.
+        // An empty body cannot be cut in half: the whole answer is lost.
         Some(Fault::CutBody) if answer.body.is_empty() => reset(),
         Some(Fault::CutBody) => {
             visit.answer(answer.status, answer.bill.as_deref().cloned());
@@ -226,7 +226,7 @@ fn reset() -> Response {
     response
 }
 
-/// What a request says outside its body.
+/// The text of a request outside its body.
 fn aside<'a>(shared: &SimulatorState, provider: Provider, parts: &'a Parts) -> Cow<'a, str> {
     match provider {
         Provider::OpenAi => Cow::Borrowed(""),

@@ -1,6 +1,8 @@
-//! A stand-in for the providers: OpenAI chat completions, Azure Speech pronunciation assessment, Azure Vision
-//! (Image Analysis 4.0, Read 3.2 and Document Intelligence). It checks requests as they do, answers in their shapes, goes wrong on demand
-//! and remembers what it was asked. Used by the demo, by `backend-worker simulate` and by the tests.
+//! Simulates the providers for the demo, `backend-worker simulate`, the tests and the benchmarks.
+//!
+//! It speaks OpenAI chat completions, Azure Speech pronunciation assessment and Azure Vision (Image Analysis 4.0, Read 3.2
+//! and Document Intelligence). It checks requests as they do, answers in their shapes, fails on demand and keeps a journal
+//! of the requests.
 //!
 //! It derives its answers from their requests, so that each job's answer is recognisable and the same in each run. It
 //! neither holds nor protects secrets: bind it to the loopback interface.
@@ -101,7 +103,7 @@ impl fmt::Debug for SimulatorKeys {
     }
 }
 
-/// State of one simulator, shared by its connections.
+/// State of one simulator, which its connections share.
 struct SimulatorState {
     addr: SocketAddr,
     keys: SimulatorKeys,

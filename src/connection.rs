@@ -29,11 +29,11 @@ use crate::{
 
 /// No call to Redis waits longer than this for its answer, unless its caller says otherwise.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same where the answer, or the question, is a large payload: several may be before it on their socket.
+/// The same for calls that carry a large payload. Several may be ahead of one on the socket.
 const LARGE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Calls in a row without an answer after which the socket counts as dead. A partition sends no RST, so nothing
-/// else would ever tell.
+/// Calls in a row without an answer after which the socket counts as dead. A partition sends no RST, so this is the
+/// only sign of it.
 const DEAF_AFTER: u32 = 3;
 /// How long the Sentinels may take to name the primary, all of them together.
 const SENTINELS_TIMEOUT: Duration = Duration::from_secs(4);
@@ -110,8 +110,7 @@ impl Connection {
         })))
     }
 
-    /// The connection on which large payloads travel. What shared a socket with one would wait for all of it, and count
-    /// as unanswered.
+    /// The connection for large payloads. A small call on the same socket would wait for all of a payload, and time out.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -127,7 +126,7 @@ impl Connection {
     /// Runs a script: one round trip, some more when Redis has forgotten the script.
     ///
     /// # Errors
-    /// Redis's own, or a time-out after two seconds: the script may have run then.
+    /// Redis's own error, or a time-out after two seconds (30 for large payloads). The script may have run then.
     pub async fn invoke<T: FromRedisValue + Send>(&self, script: &impl Invocation) -> Result<T, RedisError> {
         let asked = Instant::now();
         let answer = match self.server().await {
@@ -150,7 +149,7 @@ impl Connection {
         self.record_answer(asked, answer)
     }
 
-    /// Answers once Redis does.
+    /// Returns when Redis has answered.
     ///
     /// # Errors
     /// As [`Self::invoke`].
@@ -200,8 +199,8 @@ impl Connection {
             .await
     }
 
-    /// A socket of its own for commands that block: no answer is too late for it. It is closed when it is dropped,
-    /// and with it ends whatever it waits for.
+    /// A socket of its own for commands that block, without a limit on the answer. Dropping it closes it, which ends the
+    /// blocked command.
     ///
     /// # Errors
     /// When Redis cannot be reached.
@@ -300,7 +299,7 @@ impl Connection {
                 "REDIS_CA_FILE has changed: opening another connection that trusts what it holds now",
             );
         } else if address.sentinels().is_some() {
-            // They are asked every second during an outage, which callers report: only an answer is worth a line.
+            // No log line: callers report the outage, during which the Sentinels are asked every second.
             self.forget_server();
         }
     }

@@ -134,7 +134,7 @@ impl<'a> JobGuard<'a> {
         self.tries.load(Ordering::Relaxed)
     }
 
-    /// What the answers cost that the job was given, also those that earlier deliveries have paid for.
+    /// The cost of the answers that the job was given, those of earlier deliveries included.
     pub fn cost(&self) -> JobSpend {
         *locked(&self.cost)
     }

@@ -176,7 +176,7 @@ pub struct WaitingLine {
 /// The keys of one queue in the BullMQ layout.
 #[derive(Debug, Clone)]
 pub struct BullKeys {
-    /// What all of them begin with, colon and all.
+    /// The common prefix of the keys, with its colon.
     pub prefix: String,
     /// Zset that signals work to a blocked worker.
     pub marker: String,
@@ -281,7 +281,7 @@ pub fn equal_jobs_result(digest: &str) -> String {
     format!("dedup:{digest}:result")
 }
 
-/// What the keys of `spending` begin with; `books.lua` puts the rest behind it:
+/// The prefix of the keys of `spending`; `books.lua` puts the rest behind it:
 ///
 /// | key | type | content | stays |
 /// |---|---|---|---|
@@ -343,7 +343,7 @@ pub struct GateKeys {
     pub meta: String,
     /// Zset: permit → when its probe ends, ms.
     pub probes: String,
-    /// Hash: requests and tokens in buckets of 5 s, pace, throttle, high-water mark of the clock.
+    /// Hash: requests and tokens in buckets of 5 s, the spread of claims, throttle, high-water mark of the clock.
     pub win: String,
     /// Zset: permit → when its lease ends, ms.
     pub leases: String,
@@ -373,7 +373,7 @@ impl GateKeys {
         }
     }
 
-    /// What finds the keys of every breaker.
+    /// The pattern of the keys of every breaker.
     pub const PATTERN: &'static str = "circuit:*:*";
 
     /// The breaker whose key this is, one of the five of the contract.
@@ -417,7 +417,7 @@ impl GateKeys {
 mod tests {
     use super::*;
 
-    /// What an `apalis_redis` producer writes is what we read: the names are theirs, to the letter.
+    /// The worker reads the keys that an `apalis_redis` producer writes, so their names are the same to the letter.
     #[test]
     fn names_are_those_of_apalis_redis() {
         let keys = ApalisKeys::new("ai-jobs");

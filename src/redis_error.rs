@@ -6,10 +6,10 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// What to make of an error.
+/// The meaning of an error for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisErrorClass {
-    /// There was no answer in time, or no connection: whether the command was done is not known.
+    /// There was no answer in time, or no connection. The command may have been carried out.
     NoAnswer,
     /// The server is a replica. Another connection to its address may lead to the primary.
     Replica,
@@ -35,14 +35,14 @@ impl RedisErrorClass {
             return Self::Impossible;
         }
         let Some(errors) = error.clone().into_server_errors() else {
-            // An error of a script's own, or one that the client has made: that one says nothing of the command.
+            // A script's own error, or one of the client, which says nothing about the command.
             let is_of_script = error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError);
             return match is_of_script {
                 true => Self::of_code("ERR", &error.to_string()),
                 false => Self::NoAnswer,
             };
         };
-        // Of a pipeline each command can have its own. What can pass decides: the others are sent again with it.
+        // Each command of a pipeline can have its own error. One that can pass decides: all are sent again.
         let meanings = errors
             .iter()
             .map(|(_, error)| Self::of_code(error.code(), error.details().unwrap_or_default()));
@@ -221,12 +221,12 @@ mod tests {
                 RedisErrorClass::Impossible,
             ),
             (
-                "ERR user_function:3: Script attempted to access nonexistent global variable 'x' script: bw_gate_turn_0a9f, on @user_function:3."
+                "ERR user_function:3: Script attempted to access nonexistent global variable 'x' script: bw_gate_settle_and_admit_0a9f, on @user_function:3."
                     .to_owned(),
                 RedisErrorClass::Impossible,
             ),
             (
-                "READONLY You can't write against a read only replica. script: bw_gate_turn_0a9f, on @user_function:3."
+                "READONLY You can't write against a read only replica. script: bw_gate_settle_and_admit_0a9f, on @user_function:3."
                     .to_owned(),
                 RedisErrorClass::Replica,
             ),

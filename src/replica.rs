@@ -208,7 +208,7 @@ fn log_start(config: &Config) {
     }
     if config.redis.is_insecure() {
         warn!(
-            "REDIS_TLS_INSECURE=on: any certificate of Redis is accepted, and who is between can read and change every job; \
+            "REDIS_TLS_INSECURE=on: any certificate of Redis is accepted, so an attacker on the network path can read and change every job; \
              name the authority in REDIS_CA_FILE instead where it is known"
         );
     }

@@ -1,10 +1,10 @@
-//! Finds jobs that wait where no worker looks: under a misspelt queue name, a prefix of BullMQ that the worker does not
-//! serve, or in a layout that `QUEUES` does not name.
+//! Finds jobs that wait where no worker looks. The queue's name is misspelt, its BullMQ prefix is not served, or `QUEUES`
+//! leaves its layout out.
 //!
 //! A walk over the keyspace in small batches picks keys by their names, then looks at their types and lengths. It never
 //! holds Redis up, and ends after a bounded number of keys; the next walk goes on from there. A queue counts as served
-//! where any worker has left a sign of life, so a queue of another program is not named. In the whole fleet one replica
-//! an hour walks, and warns of what it finds.
+//! if any worker has left a sign of life, so a queue of another program is not named. One replica of the whole fleet walks
+//! once an hour, and warns of the queues that it finds.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     redis_error::RedisErrorClass,
 };
 
-/// Keys of queues whose jobs wait end so, and almost no others do: ids of jobs, in hexadecimal or decimal, do not.
+/// Matches the endings of keys that hold waiting jobs, and few others. Ids of jobs, decimal or hexadecimal, do not match.
 const PATTERN: &str = "*:[wpdas][aerc][iulth]*[tde]";
 /// Keys that one SCAN looks at.
 const SCAN_COUNT: usize = 500;
@@ -32,12 +32,12 @@ const SCAN_PAUSE: Duration = Duration::from_millis(2);
 const MOST_QUEUES: usize = 100;
 /// Queues that a message names.
 const MOST_NAMED: usize = 10;
-/// Characters of a name in a message: a stranger has chosen it.
+/// Characters of a name in a message. A stranger has chosen the name.
 const LONGEST_NAME: usize = 80;
-/// The first walk after the start, at random: replicas start together.
+/// Random delay of the first walk, because replicas start together.
 const FIRST_LOOK: std::ops::Range<Duration> = Duration::from_secs(1)..Duration::from_secs(10);
 const HOUR: Duration = Duration::from_hours(1);
-/// A replica asks so often whether the fleet's next walk is due.
+/// How often a replica asks whether the fleet's next walk is due.
 const ASK_EVERY: Duration = Duration::from_mins(5);
 /// Workers of apalis-redis that were seen within this time serve their queue.
 const WORKER_GONE_AFTER: Duration = Duration::from_mins(2);
@@ -47,11 +47,11 @@ const WORKER_GONE_AFTER: Duration = Duration::from_mins(2);
 pub struct UnservedQueue {
     /// How the queue is laid out.
     pub layout: Layout,
-    /// The names of its keys begin with this.
+    /// The prefix of its keys' names.
     pub base: String,
-    /// Jobs that wait, or that wait for a time.
+    /// Jobs that wait, delayed ones included.
     pub jobs: u64,
-    /// The likely fault, and what to do.
+    /// The likely fault and its cure.
     pub advice: String,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Display for UnservedQueue {
     }
 }
 
-/// What a walk has found.
+/// The result of a walk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnservedJobs {
     /// The queues.
@@ -156,14 +156,14 @@ impl UnservedQueueWatch {
                     }
                 }
                 Err(error) => {
-                    debug!(%error, "queues without a worker are not looked for: Redis did not answer")
+                    debug!(%error, "queues without a worker are not looked for: Redis did not answer, and the next walk is in an hour at most")
                 }
             }
             pause = ASK_EVERY;
         }
     }
 
-    /// One walk, if no replica of the fleet has made one within the hour.
+    /// Makes a walk, if no replica of the fleet has made one within the hour.
     ///
     /// # Errors
     /// Redis's.
@@ -193,13 +193,13 @@ impl UnservedQueueWatch {
         Ok(Some(found))
     }
 
-    /// One walk from this cursor of SCAN.
+    /// Makes a walk from this cursor of SCAN.
     ///
     /// # Errors
     /// Redis's.
     pub async fn look(&self, mut cursor: u64) -> Result<UnservedJobs, RedisError> {
         // The keys with waiting jobs, by the names of their queues.
-        let mut suspects: BTreeMap<(&'static str, String), Vec<String>> = BTreeMap::new();
+        let mut candidates: BTreeMap<(&'static str, String), Vec<String>> = BTreeMap::new();
         for _ in 0..MOST_SCANS {
             let mut scan = redis::pipe();
             scan.cmd("SCAN")
@@ -214,12 +214,12 @@ impl UnservedQueueWatch {
                     continue;
                 };
                 let name = (layout.as_str(), base.to_owned());
-                let is_one_too_many = suspects.len() == MOST_QUEUES && !suspects.contains_key(&name);
+                let is_one_too_many = candidates.len() == MOST_QUEUES && !candidates.contains_key(&name);
                 if self.serves(layout, base) || is_one_too_many {
                     continue;
                 }
                 // SCAN may return a key twice.
-                let keys = suspects.entry(name).or_default();
+                let keys = candidates.entry(name).or_default();
                 if !keys.contains(&key) {
                     keys.push(key);
                 }
@@ -235,7 +235,7 @@ impl UnservedQueueWatch {
             cursor,
             ..UnservedJobs::default()
         };
-        for ((layout, base), keys) in suspects {
+        for ((layout, base), keys) in candidates {
             let layout = Layout::ALL.into_iter().find(|known| known.as_str() == layout);
             let Some(layout) = layout else { continue };
             match self.waiting(layout, &base, &keys).await {
@@ -262,7 +262,7 @@ impl UnservedQueueWatch {
             .any(|(known, queue)| *known == layout && base_of(*known, &self.prefix, queue) == base)
     }
 
-    /// Jobs that wait in these keys; 0 where a worker serves the queue, or where the keys are not those of a queue.
+    /// Counts the jobs that wait in these keys; 0 if a worker serves the queue, or if the keys belong to no queue.
     async fn waiting(&self, layout: Layout, base: &str, keys: &[String]) -> Result<u64, RedisError> {
         if self.is_served(layout, base).await? {
             return Ok(0);
@@ -285,7 +285,7 @@ impl UnservedQueueWatch {
         Ok(jobs)
     }
 
-    /// Returns true if a worker has left a sign of life, or if the queue is not one: an apalis queue has payloads.
+    /// Returns true if a worker has left a sign of life. Keys without payloads are no apalis queue, and count as served.
     async fn is_served(&self, layout: Layout, base: &str) -> Result<bool, RedisError> {
         match layout {
             Layout::Bullmq => {
@@ -316,7 +316,7 @@ impl UnservedQueueWatch {
         }
     }
 
-    /// The likely fault, and what to do.
+    /// Names the likely fault and its cure.
     fn advice(&self, layout: Layout, base: &str) -> String {
         let (prefix, name) = match layout {
             Layout::Bullmq => base.rsplit_once(':').unwrap_or(("", base)),
@@ -366,7 +366,7 @@ fn queue_of(key: &str) -> Option<(Layout, &str)> {
     let (base, state) = key.rsplit_once(':').filter(|(base, _)| !base.is_empty())?;
     match state {
         "wait" | "paused" | "prioritized" | "delayed" => {
-            // A fair line's keys and BullMQ's own ones begin with the queue's name, and end otherwise.
+            // The keys of a fair line, and BullMQ's other keys, begin with the queue's name too, and end differently.
             base.contains(':').then_some((Layout::Bullmq, base))
         }
         "active" | "scheduled" => Some((Layout::Apalis, base)),
@@ -374,7 +374,7 @@ fn queue_of(key: &str) -> Option<(Layout, &str)> {
     }
 }
 
-/// So many typing errors still suggest the name.
+/// Typing errors up to which a name is suggested.
 fn most_typos(name: &str) -> usize {
     (name.len() / 4).clamp(1, 3)
 }
@@ -398,7 +398,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// A stranger's name, as a message can hold it.
+/// Shortens a stranger's name for a message, and drops its control characters.
 fn shown(name: &str) -> String {
     let mut shown: String = name
         .chars()

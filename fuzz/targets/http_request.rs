@@ -90,7 +90,7 @@ pub(crate) static HTTP_REQUEST: Target = Target::new("http_request", |input| {
     let (mut reading, mut writing) = tokio::io::split(client);
     RUNTIME.block_on(async {
         let asking = async {
-            // Who is refused need not be read to the end.
+            // The server may refuse the request before it has read all of it.
             let _ = writing.write_all(input).await;
             let _ = writing.shutdown().await;
         };

@@ -1,8 +1,7 @@
-//! Puts a chat completion together that arrives in parts, in the form that a provider sends without a stream: all that
-//! reads answers reads both.
+//! Puts a streamed chat completion together, in the form that a provider sends without a stream. So one reader serves both.
 //!
-//! Texts stay in the escaped form of their JSON strings. A part is appended as it came, without being decoded and
-//! encoded again, and half of a surrogate pair meets its other half in the next part.
+//! Texts stay in the escaped form of their JSON strings. A part is appended as it came, without decoding and encoding, and
+//! half of a surrogate pair meets its other half in the next part.
 
 use std::fmt::Write as _;
 
@@ -11,21 +10,21 @@ use super::{Content, ObjectMembers, Written, items_or_itself, number, string};
 #[cfg(test)]
 mod tests;
 
-/// Choices that are put together. Requests ask for one.
+/// Choices of an answer that are kept. Requests ask for one.
 const MOST_CHOICES: usize = 4;
-/// Tool calls of a choice that are put together.
+/// Tool calls of a choice that are kept.
 const MOST_CALLS: usize = 16;
-/// Longest usage, name of a model and finish reason that are kept, bytes.
+/// Longest usage, name of a model and finish reason that is kept, bytes.
 const LONGEST_DETAIL: usize = 16 * 1024;
 
 /// The meaning of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventMeaning {
-    /// A part of the answer, or nothing that matters.
+    /// A part of the answer, or an event without meaning for it.
     Part,
     /// The answer is whole.
     Done,
-    /// It may report an error.
+    /// The event may report an error.
     Error,
 }
 
@@ -33,7 +32,7 @@ pub(crate) enum EventMeaning {
 #[derive(Debug, Default)]
 pub(crate) struct AnswerParts {
     choices: Vec<ChoiceParts>,
-    /// JSON, as the provider wrote it; so are the next two.
+    /// The model, the tier and the usage are JSON, as the provider wrote it.
     model: Option<String>,
     tier: Option<String>,
     usage: Option<String>,
@@ -41,7 +40,7 @@ pub(crate) struct AnswerParts {
     is_counted: bool,
     /// Bytes of the texts.
     size: usize,
-    /// Bytes of reasoning that came beside the answer.
+    /// Bytes of reasoning that came apart from the answer.
     reasoning: usize,
     frame: Option<EventFrame>,
 }
@@ -61,8 +60,8 @@ struct CallParts {
     arguments: String,
 }
 
-/// What stands before and behind the text in an event. The events of a stream differ in their text alone, as a rule:
-/// one with the same frame needs no parser.
+/// The parts of an event before and behind its text. Most events of a stream differ in their text alone, and an event
+/// with the frame of the last one needs no parser.
 #[derive(Debug)]
 struct EventFrame {
     before: String,
@@ -142,7 +141,7 @@ impl AnswerParts {
             plain = text;
             reports_error |= has_error;
         }
-        // Texts borrow from the event unless it was an item of an array, whose frame is not worth a thought.
+        // Only an event that is an object has a frame: the text of an array's item does not begin in the event itself.
         self.frame = plain
             .filter(|_| {
                 items.len() == 1 && counted.is_none() && !reports_error && object.len() == event.len()
@@ -161,8 +160,7 @@ impl AnswerParts {
         }
     }
 
-    /// Takes a part of a choice. Returns its text in the event where the part holds nothing else, and whether it may
-    /// report an error.
+    /// Takes a part of a choice. Returns its text if the part holds nothing else, and whether it may report an error.
     fn take_choice<'e>(&mut self, choice: &'e str) -> (Option<&'e str>, bool) {
         let [index, delta, message, legacy, finish, error] = ObjectMembers::of(
             choice,
@@ -235,7 +233,7 @@ impl AnswerParts {
         self.size
     }
 
-    /// Bytes of reasoning that have arrived beside them.
+    /// Bytes of reasoning that have arrived apart from the texts.
     pub(crate) const fn reasoning(&self) -> usize {
         self.reasoning
     }
@@ -351,7 +349,7 @@ fn push(body: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = body.write_fmt(text);
 }
 
-/// What stands between the quotes of a JSON string.
+/// The part of a JSON string between its quotes.
 fn raw_string(json: &str) -> Option<&str> {
     json.strip_prefix('"')?.strip_suffix('"')
 }
@@ -372,7 +370,7 @@ fn inside_of_string(text: &str) -> String {
     raw_string(&json).unwrap_or_default().to_owned()
 }
 
-/// Decodes what stands between the quotes of a JSON string.
+/// Decodes the part of a JSON string between its quotes.
 pub(crate) fn decoded(text: &str) -> Option<String> {
     string(&crate::text::without_lone_surrogates(&format!("\"{text}\"")))
 }

@@ -1,7 +1,7 @@
 //! The cards of a deck that is still being written, for the student who waits for it.
 //!
-//! The deck itself is read from the whole answer: a card of the preview may yet be dropped as the forty-first, or get
-//! another topic. A fast answer has no preview, and costs nothing for one.
+//! The deck itself is read from the whole answer, which may drop a card of the preview (the forty-first), or change its
+//! topic. A fast answer has no preview, and costs nothing for one.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{ProviderGuard, chat_answer::parts::decoded, providers::answer_stream::ArrivingAnswer};
 
-/// Progress is reported this often at most, for the first time when the call is as old.
+/// Shortest time between two reports, and between the start of the call and the first one.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// How often the answer is looked at when the last look has found no card.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

@@ -43,7 +43,7 @@ const MAX_PACKETS: u32 = 200_000;
 pub struct PreparedAudio {
     /// The file.
     pub bytes: Bytes,
-    /// What it is.
+    /// The format of the file.
     pub format: AudioFormat,
     /// How long it plays.
     pub duration: Duration,
@@ -190,7 +190,7 @@ pub(super) struct TrackPackets {
     format: Box<dyn FormatReader>,
     track: u32,
     left: u32,
-    /// What ended the packets, unless that was the end of the file.
+    /// The error that ended the packets, unless the file ended.
     pub(super) error: Option<Error>,
     /// Where the last packet has to end, in frames.
     stated_end: Option<u64>,

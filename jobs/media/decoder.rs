@@ -71,7 +71,7 @@ impl MediaDecoder for InProcessDecoder {
 /// Decodes a recording on the calling thread. A panic of a decoder counts as a damaged recording.
 ///
 /// # Errors
-/// What is wrong with the recording, as the rest of a sentence.
+/// The fault of the recording, as the rest of a sentence.
 pub fn decode(recording: Bytes, limit: Duration) -> Result<PreparedAudio, String> {
     match catch_unwind(move || convert(recording, limit)) {
         Ok(converted) => converted.map_err(|why| why.to_string()),

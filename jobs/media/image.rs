@@ -1,5 +1,5 @@
-//! Whether a picture is one that Azure Vision reads, told from its header, and whether it is all there: a
-//! picture that it would refuse, or read in part, must not cost a call.
+//! Checks by the header whether Azure Vision reads an image, and whether the file is complete. An image that the service
+//! would refuse, or read in part, must not cost a call.
 
 use std::{io::Cursor, ops::RangeInclusive};
 
@@ -61,7 +61,7 @@ const fn formats(api: VisionApi) -> &'static [(ImageType, &'static str)] {
 /// HEIF with pictures of any codec but AV1, HEIC among them.
 const HEIF: ImageType = ImageType::Heif(Compression::Hevc);
 
-/// What the header of an image says.
+/// The content of an image's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageInfo {
     /// Name of the format: `JPEG`, `PNG`, `GIF`, `BMP`, `WEBP`, `ICO`, `TIFF` or `HEIF`.
@@ -72,14 +72,14 @@ pub struct ImageInfo {
     pub height: u32,
     /// Pages that the service reads.
     pub pages: u64,
-    /// What has to be done before it is sent.
+    /// The change that it needs before it is sent.
     pub fit: ImageFit,
 }
 
-/// What has to be done before an image is sent.
+/// The change that an image needs before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageFit {
-    /// Nothing.
+    /// No change.
     Sent,
     /// It should be turned upright. As it is, the service finds most of its text as well.
     Turned(ImagePlan),
@@ -153,7 +153,7 @@ pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Fai
     })
 }
 
-/// What has to be done before an image of one of the service's formats is sent.
+/// Finds the change that an image of one of the service's formats needs before it is sent.
 fn fit(
     field: &str,
     bytes: &[u8],

@@ -1,7 +1,7 @@
-//! Reads a chat completion that is streamed, and notices when the provider falls silent.
+//! Reads a streamed chat completion, and notices when the provider falls silent.
 //!
-//! The answer is put together in the form of one that was not streamed, so that the ledger and the handlers know one
-//! form only. A provider may answer in one piece although a stream was asked for.
+//! The answer gets the form of one without a stream, so that the ledger and the handlers know one form only. A provider may
+//! answer in one piece although the request asks for a stream.
 
 use std::{
     fmt,
@@ -35,11 +35,11 @@ mod tests;
 
 /// Longest stream, bytes: an event takes a few hundred for each token.
 const MAX_STREAM: usize = 128 * 1024 * 1024;
-/// Longest wait for the end of a stream whose answer is whole: a connection that has ended its answer is used again.
+/// Longest wait for the end of a stream whose answer is whole. Only a connection whose answer has ended can be used again.
 const LAST_WORDS: Duration = Duration::from_millis(250);
-/// Tokens a second of a slow model that reasons before it answers. It may send nothing until it has.
+/// Tokens a second of a slow model that reasons before it answers. It may be silent for all of that time.
 const REASONED_A_SECOND: u64 = 50;
-/// A provider that answers in one piece is waited for this much longer than it has ever taken.
+/// Factor on the longest time that an answer in one piece has taken: the wait for the next one.
 const LONGER_THAN_EVER: u32 = 4;
 
 /// The text of an answer while it arrives: the call that reads it shares it with the handler that looks at it.
@@ -47,7 +47,7 @@ const LONGER_THAN_EVER: u32 = 4;
 pub(crate) struct ArrivingAnswer {
     /// In the escaped form of a JSON string.
     text: Mutex<String>,
-    /// What had arrived when the stream broke.
+    /// The answer as far as it had arrived when the stream broke.
     partial: Mutex<Option<Box<RawValue>>>,
 }
 
@@ -93,12 +93,12 @@ impl ArrivingAnswer {
 
 impl fmt::Debug for ArrivingAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The text is a student's.
+        // No text: it is the answer to a student.
         write!(f, "ArrivingAnswer({} bytes)", self.text().len())
     }
 }
 
-/// How long silence of a provider is taken for work.
+/// How long a silent provider counts as working.
 #[derive(Debug)]
 pub(super) struct Patience {
     idle: Duration,
@@ -136,7 +136,7 @@ pub(super) struct StreamedCall {
     pub(super) reasoning_room: u64,
     /// The answer may take at least so long to begin.
     pub(super) least_patience: Duration,
-    /// Bytes of reasoning that came beside the answer.
+    /// Bytes of reasoning that came apart from the answer.
     pub(super) reasoning: AtomicUsize,
 }
 
@@ -145,7 +145,7 @@ impl StreamedCall {
     ///
     /// # Errors
     /// Transient when the provider falls silent or the stream breaks; the meaning of an error inside of the stream.
-    /// What had arrived by then is kept.
+    /// The answer as far as it had arrived is kept in `arriving`.
     pub(super) async fn exchange(
         &self,
         peer: &ProviderPeer,
@@ -209,7 +209,7 @@ impl StreamedCall {
                 false => beginning,
             };
             let chunk = match answer.chunk(patience).await {
-                // What follows a whole answer does not matter.
+                // Bytes behind a whole answer, and errors there, change nothing.
                 _ if reader.is_done => return Ok(()),
                 chunk => chunk?,
             };
@@ -232,9 +232,9 @@ impl StreamedCall {
 /// The bytes of an answer so far.
 #[derive(Debug)]
 enum AnswerBytes {
-    /// So few that their form is not known.
+    /// Too few to tell their form.
     Blank(Vec<u8>),
-    /// An answer in one piece, or what came in its place.
+    /// An answer in one piece, or a body that is no answer.
     Whole(Vec<u8>),
     Events(EventReader),
 }
@@ -260,7 +260,7 @@ struct StreamReader {
     bytes: AnswerBytes,
     parts: AnswerParts,
     is_done: bool,
-    /// An event that reports an error. Nothing is read behind it.
+    /// An event that reports an error. It ends the reading.
     error: Option<Vec<u8>>,
     length: usize,
 }
@@ -305,7 +305,7 @@ impl StreamReader {
                 let mut reader = std::mem::take(reader);
                 self.consume(|consume| reader.finish(consume));
             }
-            // Lines of JSON are a stream as well.
+            // Some gateways stream lines of JSON without `data:`.
             AnswerBytes::Whole(body) if serde_json::from_slice::<&RawValue>(body).is_err() => {
                 let (body, mut reader) = (std::mem::take(body), EventReader::default());
                 self.consume(|consume| {
@@ -336,7 +336,7 @@ impl StreamReader {
             error,
             ..
         } = self;
-        // Broken off at the end of the answer, or at an error.
+        // The reader stops at the end of the answer, or at an error: both are noted below.
         let _ = read(&mut |event| {
             match parts.push(event) {
                 EventMeaning::Part => return ControlFlow::Continue(()),

@@ -1,5 +1,5 @@
-//! Azure Vision: text in images, by Image Analysis 4.0 (one request), by Read 3.2 or by Document Intelligence, its
-//! successor (submit, then poll).
+//! Azure Vision reads text in images. Image Analysis 4.0 takes one request; Read 3.2 and its successor, Document
+//! Intelligence, take a submit and polls.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -47,7 +47,7 @@ pub(super) const fn image_target(api: VisionApi) -> ServiceTarget<'static> {
     }
 }
 
-/// Below which path the operations of the service are polled, and the query of a poll.
+/// The path below which the operations of the service are polled, and the query of a poll.
 const fn poll_target(api: VisionApi) -> ServiceTarget<'static> {
     match api {
         VisionApi::DocumentIntelligence => (

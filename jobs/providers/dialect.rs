@@ -21,8 +21,7 @@ use crate::{AccountFault, Failure};
 /// How long a dialect is remembered: the provider may have learned more by then.
 pub const REMEMBERED_FOR: Duration = Duration::from_hours(24);
 
-/// Most steps down in one call: two of the answer's form, two of the token cap, two of the stream, and a few dropped
-/// parameters.
+/// Most steps down in one call. The answer's form, the token cap and the stream have two each; the rest are parameters.
 pub(super) const MOST_STEPS: usize = 10;
 
 /// Parts of a request that no answer can be had without.
@@ -135,8 +134,7 @@ impl Dialect {
             Some(name) if CAP.contains(&name) => cap(&mut next),
             Some(name) if has(name) && !ESSENTIAL.contains(&name) => next.without.insert(name.to_owned()),
             Some(name) if FORM.contains(&name) => form(&mut next),
-            // The provider does not say which part it means: the form of the answer is what most of them lack, and a
-            // few the parts of a stream.
+            // The provider does not name the part. Most of them lack the form of the answer, and a few lack streams.
             _ => form(&mut next) || next.without_stream(),
         };
         stepped.then_some(next)

@@ -1,7 +1,7 @@
-//! Server-sent events, read as bytes arrive: lines end with LF, CR or both, comments keep the connection alive, one
-//! event may have several lines of data.
+//! Reads server-sent events as their bytes arrive. Lines end with LF, CR or both, comments keep the connection alive, and
+//! one event may have several lines of data.
 //!
-//! More than the standard is accepted: a line of JSON without `data:`, and events without the blank line between them.
+//! The reader accepts more than the standard: a line of JSON without `data:`, and events without a blank line between them.
 
 use std::{borrow::Cow, ops::ControlFlow};
 
@@ -10,11 +10,11 @@ use memchr::memchr2;
 #[cfg(test)]
 mod tests;
 
-/// Lines of data in one event after each of which the event may be whole although no blank line follows. To look after
-/// each line of a long event would take time that grows with its square.
+/// Lines of data after which an event is checked for its end, although no blank line follows. A check after each line of a
+/// long event would take time that grows with its square.
 const MOST_LOOKS: u8 = 8;
 
-/// Takes the data of one event. It is UTF-8 as a whole: a character that was cut between two chunks is put together.
+/// Takes the data of one event, as UTF-8. A character that was cut between two chunks is whole again.
 pub(super) type EventConsumer<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
 
 /// The bytes of a stream that do not make a whole event yet.
@@ -26,7 +26,7 @@ pub(super) struct EventReader {
     data: Vec<u8>,
     has_data: bool,
     looks: u8,
-    /// The last line ended with CR: an LF next belongs to it.
+    /// The last line ended with CR, so that an LF at the next place belongs to it.
     skips_lf: bool,
     has_begun: bool,
 }
@@ -62,14 +62,14 @@ impl EventReader {
         ControlFlow::Continue(())
     }
 
-    /// The stream has ended: what waits is an event as it stands.
+    /// Ends the stream: the bytes that wait are an event.
     pub(super) fn finish(&mut self, consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
         let line = std::mem::take(&mut self.line);
         self.take_line(&line, b"", consume)?;
         self.dispatch(consume)
     }
 
-    /// Takes a whole line. `rest` is what has arrived behind it.
+    /// Takes a whole line. `rest` holds the bytes that have arrived behind it.
     fn take_line(&mut self, line: &[u8], rest: &[u8], consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
         let line = match std::mem::replace(&mut self.has_begun, true) {
             true => line,
@@ -81,7 +81,7 @@ impl EventReader {
             Some(_) => match line.strip_prefix(b"data").map(|rest| (rest, rest.first())) {
                 Some((rest, Some(b':'))) => rest[1..].strip_prefix(b" ").unwrap_or(&rest[1..]),
                 Some((rest, None)) => rest,
-                // A comment, or a field that says nothing of the answer.
+                // A comment, or a field without data.
                 _ => return ControlFlow::Continue(()),
             },
         };
@@ -91,7 +91,7 @@ impl EventReader {
                 self.dispatch(consume)?;
             }
         }
-        // The usual event is one line, and its end is here: it need not be copied.
+        // The usual event is one line, followed by a blank one: it is passed on without a copy.
         let next = match self.skips_lf {
             true => rest.strip_prefix(b"\n").unwrap_or(rest),
             false => rest,

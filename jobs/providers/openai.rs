@@ -416,8 +416,8 @@ impl Deployment {
     }
 }
 
-/// The answer with an estimate of what it used, if the provider has counted nothing: an upper one, as far as the texts
-/// show. `reasoning` is what came beside the answer, bytes.
+/// The answer with an upper estimate of its tokens, if the provider has counted none. `reasoning` are the bytes of reasoning
+/// that came apart from the answer.
 fn with_estimated_usage(body: Box<RawValue>, request: &RawValue, reasoning: usize) -> Box<RawValue> {
     let answer = ChatAnswer::read(&body);
     let is_counted = answer.tokens.prompt > 0 || answer.tokens.completion > 0;

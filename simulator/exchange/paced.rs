@@ -1,4 +1,4 @@
-//! The body of a stream: its events spread over a time, as a model writes them, and the ways in which it ends.
+//! Sends the events of a stream spread over a time, as a model writes them, and ends the stream as a fault says.
 
 use std::{io, time::Duration};
 

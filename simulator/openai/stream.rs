@@ -1,4 +1,4 @@
-//! A chat completion as a stream: chunks of its text, the reason for its end, and the token counts where the request
+//! Splits a chat completion into the chunks of a stream: its text, its finish reason, and the token counts if the request
 //! asks for them.
 
 use serde_json::{Map, Value, json};

@@ -169,7 +169,7 @@ fn tls(config: &Config) -> Finding {
     match (config.redis.is_tls(), config.redis.is_insecure()) {
         (_, true) => Finding::warning(
             CHECK,
-            "REDIS_TLS_INSECURE=on: any certificate is accepted, and who is between can read and change every job",
+            "REDIS_TLS_INSECURE=on: any certificate is accepted, so an attacker on the network path can read and change every job",
             "name the authority of Redis's certificate in REDIS_CA_FILE, and unset REDIS_TLS_INSECURE",
         ),
         (true, false) => Finding::ok(CHECK, "the certificate is checked"),
@@ -249,8 +249,10 @@ fn memory(info: &ServerInfo) -> Finding {
     }
 }
 
-/// Connections of a replica: one for all calls, one for large payloads, one for a large result or a look by hand, and one
-/// for each queue, which waits for jobs; while someone follows jobs, another one for each queue in the BullMQ layout.
+/// Counts the connections that a replica opens at most.
+///
+/// One carries all calls, one large payloads, and one a large result or an operator's command. Each queue has one that waits
+/// for jobs, and each BullMQ queue another one while clients follow its jobs.
 fn connections_of(config: &Config) -> u64 {
     let queues = &config.queues;
     let follows = queues.iter().filter(|spec| spec.layout == Layout::Bullmq).count();

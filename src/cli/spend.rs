@@ -126,7 +126,7 @@ enum BudgetCommand {
 
 #[derive(Debug, Args)]
 struct SwitchArgs {
-    /// Who does so.
+    /// The operator who does so.
     #[arg(long)]
     by: String,
     /// Why.

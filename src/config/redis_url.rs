@@ -93,7 +93,7 @@ const REFUSED: &[(&str, &str)] = &[
 /// A URL that the Redis client understands, and what was left out of it.
 ///
 /// # Errors
-/// What the value has to be, without a part of the value: it may hold a password.
+/// The requirement that the value does not meet. It quotes no part of the value, which may hold a password.
 pub(super) fn read(text: &str) -> Result<(RedisUrl, Option<String>), String> {
     if let Some(read) = sentinels::read(text) {
         return read;

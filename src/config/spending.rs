@@ -1,4 +1,4 @@
-//! What calls cost, and may cost.
+//! The settings of money: prices, and budgets of calls.
 
 use std::{path::Path, sync::Arc};
 
@@ -8,9 +8,9 @@ use crate::spending::{Budgets, ExhaustedBudget, PriceTable, Usd};
 /// Prices and budgets.
 #[derive(Debug, Clone)]
 pub struct SpendingSettings {
-    /// What providers charge.
+    /// The providers' prices.
     pub prices: Arc<PriceTable>,
-    /// What may be spent.
+    /// The budgets.
     pub budgets: Budgets,
 }
 

@@ -18,7 +18,7 @@ pub struct EnvVar {
     pub name: &'static str,
     /// Its value when it is not set.
     pub default: DefaultValue,
-    /// What it does.
+    /// Its effect.
     pub about: &'static str,
     /// True if its value must never be shown.
     pub secret: bool,
@@ -67,7 +67,7 @@ vars! {
     REDIS_URL: secret = Value("redis://127.0.0.1:6379"), "Redis, `redis://` or `rediss://` (TLS); behind Sentinels `redis+sentinel://user:password@host:26379,host:26379/name/0`";
     REDIS_PUBLIC_URL: secret = None, "used only when `REDIS_URL` is not set";
     REDIS_CA_FILE = None, "certificates (PEM) of the authority that Redis's own is checked against, instead of the system's; for `rediss://`. A change is followed when Redis cannot be reached";
-    REDIS_TLS_INSECURE = Value("off"), "`on` accepts any certificate of Redis, for hosts whose self-signed certificates change: who is between can read and change everything";
+    REDIS_TLS_INSECURE = Value("off"), "`on` accepts any certificate of Redis, for hosts whose self-signed certificates change: an attacker on the network path can then read and change everything";
     PORT = Value("3002"), "port of the HTTP server, on every address (`[::]`)";
     QUEUES = Computed(super::queue_list::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
     BULLMQ_PREFIX = Value("bull"), "prefix of the keys of BullMQ queues, the `prefix` of their producers' `Queue`; in braces (`{app}`) it keeps them in one slot of a cluster";

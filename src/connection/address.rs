@@ -30,11 +30,11 @@ pub struct RedisAddress {
 pub struct Sentinels {
     /// Host and port of each.
     pub hosts: Vec<(String, u16)>,
-    /// What they call the primary.
+    /// Their name for the primary.
     pub service: String,
-    /// The user that the worker is to them.
+    /// The user name that they want.
     pub username: Option<String>,
-    /// That user's password.
+    /// The password of that user.
     pub password: Option<SecretString>,
 }
 
@@ -202,7 +202,7 @@ impl RedisAddress {
     }
 }
 
-/// A file of certificates, each of which can be trusted.
+/// A file with certificates of authorities, all of them readable.
 #[derive(Clone)]
 pub struct AuthorityFile {
     path: PathBuf,
@@ -219,7 +219,7 @@ impl AuthorityFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// What the file has to be.
+    /// The requirement that the file does not meet, as the rest of the sentence "it must be …".
     pub fn read(path: &Path) -> Result<Self, String> {
         let pem = std::fs::read(path).map_err(|e| format!("a file that can be read ({e})"))?;
         let mut store = RootCertStore::empty();

@@ -127,7 +127,7 @@ impl Part {
     }
 }
 
-/// What becomes of a job.
+/// The part of a job among its equals.
 #[derive(Debug)]
 pub enum Joined {
     /// It runs.

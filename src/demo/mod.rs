@@ -26,7 +26,7 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 
-/// What a demo can be told.
+/// The options of a demo.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// How many jobs, over all types.
@@ -45,7 +45,7 @@ pub struct DemoArgs {
 
 /// Jobs below which OpenAI's share is too small to open its breaker.
 const ENOUGH_FOR_AN_OUTAGE: u32 = 9;
-/// What takes longer than this will not end.
+/// Longest wait for a step of the demo.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs the demo.

@@ -21,7 +21,7 @@ local function admit_all(first, last)
 
   local new_leases, new_data = {}, {}
 
-  -- Where several limits stand in the way, the longest wait is told.
+  -- If several limits refuse the call, the answer names the one with the longest wait.
   local why, longest
   local function needs(reason, wait)
     if wait > longest then

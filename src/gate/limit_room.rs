@@ -7,9 +7,9 @@ use super::decision::Reason;
 /// How many calls the limits would let pass now, as far as Redis can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitRoom {
-    /// So many; `usize::MAX` without limits.
+    /// The number of calls; `usize::MAX` without limits.
     pub calls: usize,
-    /// When more may pass: from now. Zero where some may pass now.
+    /// Time until more may pass. Zero if some may pass now.
     pub wait: Duration,
     /// Why no call may pass; `None` if calls may pass.
     pub reason: Option<Reason>,
@@ -22,9 +22,9 @@ pub struct LimitRoom {
 /// How many calls may start now, where the requests of a minute are spread over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpreadRoom {
-    /// So many by the limit of requests alone; `usize::MAX` without one.
+    /// The number of calls by the limit of requests alone; `usize::MAX` without one.
     pub calls: usize,
-    /// When the next may start: from now.
+    /// Time until the next may start.
     pub wait: Duration,
     /// Time between two calls.
     pub interval: Duration,

@@ -66,8 +66,8 @@ type AdmitRow = (
 /// The answer of `settle.lua` about one permit.
 type SettledRow = (Effect, State, u32, u32, u32);
 
-/// The answer of `limit_room.lua`: calls, ms until more may pass, the reason; the same where they are spread over the minute,
-/// ms between two of these, how many may start at once; jobs that wait.
+/// The answer of `limit_room.lua`. Calls, ms until more may pass, the reason; calls and ms where they are spread over the
+/// minute, ms between two of these, how many may start at once; jobs that wait.
 type RoomRow = (i64, u64, String, i64, u64, u64, usize, usize);
 
 /// The part of `breaker_control.lua`'s answer about the breaker.

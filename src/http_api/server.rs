@@ -99,7 +99,7 @@ impl HttpServer {
     }
 }
 
-/// What one caller, and all of them, may take.
+/// The bounds of one caller, and of all callers together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ServerLimits {
     /// Connections at a time.
@@ -164,7 +164,7 @@ async fn serve(listener: TcpListener, routes: Router, limits: ServerLimits, stop
     let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
 }
 
-/// What a connection may ask for.
+/// The routes that a connection may ask for.
 #[derive(Debug)]
 pub(super) enum ConnectionClass {
     /// Anything.

@@ -24,7 +24,7 @@ use crate::{
 /// The books cut longer names.
 const LONGEST_STUDENT: usize = 128;
 
-/// What to add up.
+/// The sums to report.
 #[derive(Debug, Deserialize)]
 pub(super) struct SpendQuery {
     by: Option<SpendGrouping>,
@@ -70,7 +70,7 @@ pub(super) async fn switch(
     changed(&ops).await
 }
 
-/// What may be spent.
+/// The amount of a budget.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Amount {
@@ -95,7 +95,7 @@ impl Amount {
 
 type Body<T> = Result<Json<T>, axum::extract::rejection::JsonRejection>;
 
-/// What all calls of a month may cost.
+/// The budget of all calls of a month.
 pub(super) async fn set_month(
     State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -108,7 +108,7 @@ pub(super) async fn set_month(
     changed(&ops).await
 }
 
-/// What the calls for one student may cost in a month.
+/// The monthly allowance of one student.
 pub(super) async fn set_student(
     State(ops): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

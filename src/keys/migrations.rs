@@ -16,7 +16,7 @@ impl MigrationKeys {
 pub struct BottleneckKeys;
 
 impl BottleneckKeys {
-    /// What finds them, and a few others.
+    /// A pattern that matches them, and a few other keys.
     pub const PATTERN: &'static str = "b*";
     const PLAIN: &'static str = "bottleneck:";
     const KINDS: [&'static str; 8] = [

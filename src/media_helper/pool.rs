@@ -47,7 +47,7 @@ const BYTES_PER_SECOND: u64 = 64_000;
 /// Bytes of an audio file beyond its seconds: headers, and Opus packets before the rate evens out.
 const EXTRA_BYTES: u64 = 64 * 1024;
 
-/// What a helper may take for one recording.
+/// The limits of a helper for one recording.
 #[derive(Debug, Clone, Copy)]
 pub struct HelperLimits {
     /// Memory, bytes.
@@ -163,7 +163,7 @@ impl HelperPool {
         Ok(confinement)
     }
 
-    /// What a helper may take for a recording.
+    /// The limits of a helper for a recording.
     pub const fn limits(&self) -> HelperLimits {
         self.recordings.limits
     }
@@ -304,7 +304,7 @@ impl MediaDecoder for HelperPool {
     }
 }
 
-/// What a helper has made of a medium.
+/// The result of a helper's work on a medium.
 enum HelperResult {
     Audio(PreparedAudio),
     Image(Bytes),

@@ -15,7 +15,7 @@ pub(super) const REQUEST_HEAD: usize = 25;
 /// Bytes of an answer before its body.
 pub(super) const ANSWER_HEAD: usize = 17;
 
-/// What a helper is to do with a medium.
+/// The work of a helper on a medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HelperRequest {
     /// Decode a recording that plays for at most this.
@@ -24,7 +24,7 @@ pub(super) enum HelperRequest {
     Image(ImagePlan),
 }
 
-/// What a helper's answer is.
+/// The kind of a helper's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplyKind {
     /// Audio in this format.

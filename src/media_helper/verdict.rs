@@ -13,7 +13,7 @@ pub(super) fn plain(text: &[u8]) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// What a helper wrote to standard error before it ended.
+/// The end of a helper's standard error.
 pub(super) async fn last_words(child: &mut Child) -> String {
     let mut words = Vec::new();
     if let Some(stderr) = child.stderr.take() {

@@ -81,7 +81,7 @@ pub enum MigrateError {
     Redis(#[from] RedisError),
 }
 
-/// What to do.
+/// The work of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MigrationPlan {
     /// Change nothing, and say what would be changed.

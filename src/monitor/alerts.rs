@@ -45,7 +45,7 @@ pub struct AlertRule {
     pub severity: AlertSeverity,
     /// It fires above this.
     pub threshold: f64,
-    /// What is compared to it.
+    /// The value that is compared to it.
     pub about: &'static str,
     /// What to do.
     pub action: &'static str,
@@ -66,11 +66,11 @@ pub struct Alert {
     pub severity: AlertSeverity,
     /// True if the alert fires.
     pub firing: bool,
-    /// What was compared; `null` when it cannot be known, because Redis is away.
+    /// The value that was compared; `null` while Redis is away and the value is not known.
     pub value: Option<f64>,
     /// It fires above this.
     pub threshold: f64,
-    /// What the value is.
+    /// The meaning of the value.
     pub about: &'static str,
     /// The breaker or queue that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

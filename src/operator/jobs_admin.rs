@@ -95,7 +95,7 @@ pub enum JobError {
     /// There is no such queue.
     #[error("QUEUES names no queue {name:?}: it names {}", available.join(", "))]
     UnknownQueue {
-        /// What was asked for.
+        /// The name in the request.
         name: String,
         /// Those that there are.
         available: Vec<String>,

@@ -18,7 +18,7 @@ const DAMAGED: &str = "damaged";
 const UNFINISHED: &str = "tmp";
 /// First words of a file. The number changes when older versions could not read it.
 const FORMAT: &str = "backend-worker-outcome 1";
-/// A file that was not finished after this long never will be.
+/// Age from which an unfinished file counts as abandoned.
 const UNFINISHED_FOR: Duration = Duration::from_secs(3600);
 
 /// Why a file is not replayed.
@@ -65,7 +65,7 @@ pub(super) fn write(folder: &Path, outcome: &SpooledOutcome) -> Result<PathBuf, 
     let (mut files, mut bytes) = (1, body.len() as u64);
     for entry in fs::read_dir(folder).map_err(at(folder))? {
         files += 1;
-        // A file that goes meanwhile takes no room.
+        // A file that was removed since the listing takes no room.
         bytes += entry
             .and_then(|entry| entry.metadata())
             .map_or(0, |meta| meta.len());
@@ -86,7 +86,7 @@ pub(super) fn write(folder: &Path, outcome: &SpooledOutcome) -> Result<PathBuf, 
         File::open(folder)?.sync_all()
     })();
     written.map_err(|source| {
-        // On a full disk the rest of the file would take room for nothing.
+        // An unfinished file would take room on a disk that may be full.
         let _ = fs::remove_file(&unfinished);
         at(&path)(source)
     })?;

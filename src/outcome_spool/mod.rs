@@ -6,9 +6,8 @@
 //! - `file`: one file for each outcome: its name, its checksum, its rights.
 //! - `replay`: writes the outcomes to their queues at the start.
 //!
-//! An outcome is written to a file before it is given up, never instead of a further try: when Redis takes it after all,
-//! the file goes. Scripts apply an outcome once however often it is sent, so a kill at any moment neither loses it nor
-//! applies it twice.
+//! The worker goes on sending an outcome after it is in a file, and removes the file when Redis takes the outcome. Scripts
+//! apply an outcome once however often it is sent, so a kill at any moment neither loses it nor applies it twice.
 
 mod file;
 pub mod record;
@@ -40,7 +39,7 @@ pub enum SpoolError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Its words.
+        /// The error of the file system.
         source: io::Error,
     },
     /// The outcome cannot be written as JSON.

@@ -30,11 +30,11 @@ pub struct SpooledOutcome {
     pub id: String,
     /// The claim's token.
     pub token: String,
-    /// What became of the job.
+    /// The outcome of the job.
     pub outcome: KeptOutcome,
 }
 
-/// The outcomes that are worth a file. Jobs that only go back to their queue do so by themselves.
+/// The outcomes that are worth a file. A job that only goes back to its queue is recovered without one.
 #[derive(PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeptOutcome {
@@ -69,7 +69,7 @@ pub enum KeptOutcome {
     },
 }
 
-/// Results are a student's.
+/// Shows the kind alone, because results and reasons hold a student's text.
 impl std::fmt::Debug for KeptOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -80,7 +80,7 @@ impl std::fmt::Debug for KeptOutcome {
     }
 }
 
-/// What a completion says of equal jobs.
+/// The part of a completion that concerns equal jobs.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeptEqual {
     result_key: String,

@@ -64,7 +64,7 @@ async fn write(path: std::path::PathBuf, outcome: &SpooledOutcome, broker: &dyn 
                 return;
             }
             Err(error) => {
-                warn!(%error, %id, %queue, "a spooled outcome is not written yet");
+                warn!(%error, %id, %queue, "a spooled outcome is not written yet: this replica tries again, and claims no job before");
                 pause.wait().await;
             }
         }

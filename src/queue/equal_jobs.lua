@@ -52,7 +52,7 @@ local function read_equal(text)
   return text:match('^(%S+) (%d+) (%S+) (.*)$')
 end
 
--- What `GET` of the result's key returns, for equal jobs and for the web API.
+-- The entry under the result's key, for equal jobs and for the web API.
 local function result_entry(id, result, now)
   return '{"jobId":'
     .. cjson.encode(id)

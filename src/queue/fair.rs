@@ -103,7 +103,7 @@ impl PlacingProgress {
     }
 }
 
-/// What `line_position.lua` says.
+/// The answer of `line_position.lua`.
 pub(super) fn standing((ahead, waiting, owners): (i64, u64, u64)) -> LinePosition {
     LinePosition {
         ahead: u64::try_from(ahead).ok(), // -1: not known

@@ -169,7 +169,7 @@ impl Answered {
     }
 }
 
-/// What completion scripts are told of equal jobs (`equal_jobs.lua`).
+/// The argument of completion scripts that concerns equal jobs (`equal_jobs.lua`).
 pub(super) fn told_equal(equal: Option<&(EqualJobs, Answered)>) -> String {
     let Some((equal, answered)) = equal else {
         return String::new();
@@ -232,7 +232,7 @@ pub struct Postponement<'a> {
     pub reason: &'a str,
     /// The gate that it waits for, by its provider's name.
     pub gate: Option<&'a str>,
-    /// What happened, for the job's history.
+    /// A line for the job's history.
     pub note: Option<&'a HistoryNote>,
 }
 
@@ -245,7 +245,7 @@ pub struct HistoryNote {
     pub r#try: u32,
     /// [`jobs::FailureClass`], by name; `poison` after too many lost deliveries, `retried` for a retry by hand.
     pub class: String,
-    /// What went wrong.
+    /// The cause of the failure.
     pub cause: String,
     /// Wait before the next try, ms; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -1,17 +1,17 @@
 //! Completes a job whose result is too large for a script.
 //!
-//! A script copies each of its arguments several times, and blocks all clients of Redis during that time: 5 to 40 ms for a
-//! result of a few megabytes. So plain commands put such a result in its place, with the claim's token beside it, and the
-//! script that completes the job only finds it there. What else holds the result (an event, the entry of equal jobs, a
-//! parent's results) is written by plain commands in the same transaction as the script. WATCH on the job's hash fences
-//! both steps: they do nothing if another claim has taken the job.
+//! A script copies each of its arguments several times, and blocks all clients of Redis for that time
+//! (docs/adr/0030-large-results-in-transactions.md). So plain commands put such a result in its place, with the claim's token beside it, and the script that completes the
+//! job finds it there. The other copies of the result (an event, the entry of equal jobs, a parent's results) are written
+//! by plain commands in the transaction that runs the script. WATCH on the job's hash fences both steps: they do nothing
+//! if another claim has taken the job.
 
 use redis::{Pipeline, RedisError, Script, ScriptInvocation, Value};
 
 use super::{Answered, BrokerError, Completion, INLINE_BYTES, WriteResult};
 use crate::connection::Connection;
 
-/// Transactions that a change of the job's hash may undo, before the write counts as failed.
+/// Rounds of WATCH and transaction, after which the write counts as failed.
 const TRIES: usize = 10;
 
 /// A completion that is written in two transactions.
@@ -30,8 +30,10 @@ pub(super) struct LargeCompletion<'a> {
     pub(super) settled: fn(Value) -> Result<WriteResult, BrokerError>,
 }
 
-/// The state of a job with a large result: 1 held, 0 lost, 2 written before; 1 if the result is in its place; the keys of
-/// the web API's entry and of the parent's results, where there are any; the length of the event stream; the time in ms.
+/// The part of `large_result.lua`'s answer that `finish` needs. Empty keys stand for missing ones.
+///
+/// `cache` is the key of the web API's entry, `parent` the key of the parent's results, `events` the length of the event
+/// stream, `now` the time in ms.
 #[derive(Debug)]
 pub(super) struct LargeResultState {
     pub(super) cache: String,
@@ -40,6 +42,8 @@ pub(super) struct LargeResultState {
     pub(super) now: String,
 }
 
+/// The answer of `large_result.lua`: 1 held, 0 lost, 2 written before; true if the result is in its place; then the fields of
+/// [`LargeResultState`].
 type StateReply = (u8, bool, String, String, String, String);
 
 impl LargeCompletion<'_> {
@@ -81,7 +85,7 @@ pub(super) fn is_large(completion: &Completion) -> bool {
     completion.result.len() > INLINE_BYTES
 }
 
-/// Returns true if Redis, or the user's rights, know no transactions: the result passes the script then.
+/// Returns true if Redis or the user's rights exclude transactions. The result passes the script then.
 pub(super) fn lacks_transactions(error: &BrokerError) -> bool {
     let BrokerError::Redis(error) = error else {
         return false;
@@ -95,7 +99,7 @@ fn is_unknown_command(error: &RedisError) -> bool {
         .is_some_and(|detail| detail.starts_with("unknown command"))
 }
 
-/// Adds the entry under which equal jobs and the web API find the result, if there is to be one.
+/// Adds the entry under which equal jobs and the web API find the result, if the job has one.
 pub(super) fn keep_for_equals(pipeline: &mut Pipeline, completion: &Completion, state: &LargeResultState) {
     let (key, keep_ms) = match &completion.equal {
         Some((equal, Answered::New)) => (&*equal.result_key, super::millis(equal.keep_for).max(1)),

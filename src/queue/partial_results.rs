@@ -1,8 +1,8 @@
 //! The parts that a job's result has so far, for the clients that follow the job, on whichever replica they are.
 //!
-//! A follower leaves a mark, and a handler that finds one writes the parts: one string that replaces the last. Both
-//! expire by themselves. A job without followers writes nothing, and what is lost on the way costs a view only: the
-//! result has all of it. Progress wakes the followers, so that nothing is polled for this.
+//! A follower leaves a mark in Redis, and a worker that finds one writes the parts, as one string that replaces the last.
+//! Both keys expire by themselves. A job without followers writes nothing. Parts that are lost cost a view only, because
+//! the result holds all of them. Progress wakes the followers, so that no follower polls.
 
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ const LONGEST: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct PartialResults {
     connection: Connection,
-    /// What the keys begin with, in front of a job's id.
+    /// The part of the keys in front of a job's id.
     prefix: String,
 }
 
 impl PartialResults {
-    /// Those of the queue whose keys begin with `prefix`.
+    /// The partial results of the queue whose keys begin with `prefix`.
     pub(super) fn new(connection: Connection, prefix: &str) -> Self {
         Self {
             connection,

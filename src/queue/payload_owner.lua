@@ -39,7 +39,7 @@ end
 local function plain_between(json, depth)
   local at = depth == 1 and 1 or find(json, '{', 2, true)
   if not at or depth == 2 and byte(json, at - 1) ~= 58 then return 0, 0 end -- :
-  -- What closes before anything has opened stands in a string, or the text is no JSON.
+  -- A bracket that closes before any has opened stands in a string, or the text is no JSON.
   local object, list = find(json, '{', at + 1, true), find(json, '[', 2, true)
   if not object or list and list < object then return at, list or #json end
   return at, object

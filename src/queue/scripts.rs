@@ -1,9 +1,10 @@
-//! The scripts of the layouts: how one is put together from its files.
+//! Assembles the scripts of the layouts from their files.
 
 use crate::script::Script;
 
-/// Names scripts: `NAME = "operation.lua";`, `common.lua` of their folder in front of the files that are named. Those of each
-/// job are marked `as function`: Redis loads them once, where it can.
+/// Defines scripts: `NAME = "prelude.lua", "operation.lua";`, with the folder's `common.lua` in front.
+///
+/// The scripts that run for each job are marked `as function`: Redis loads them once, where it can.
 macro_rules! scripts {
     ($layout:literal; $($name:ident $(as $kind:ident)? = $($file:literal),+;)*) => {
         $(
@@ -23,7 +24,7 @@ macro_rules! scripts {
 }
 pub(super) use scripts;
 
-/// A script out of its files: the last one is the operation.
+/// Assembles a script from its files. The last one is the operation.
 pub(super) fn script(name: &str, files: &[&str], is_function: bool) -> Script {
     match files.split_last() {
         Some((operation, preludes)) if is_function => Script::stored(name, &preludes.concat(), operation),

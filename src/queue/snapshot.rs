@@ -184,7 +184,7 @@ pub struct HistoryLine {
     /// When it first happened, where it did more than once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// What happened.
+    /// The failed attempt, or the retry by hand.
     #[serde(flatten)]
     pub note: HistoryNote,
 }

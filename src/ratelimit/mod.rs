@@ -53,7 +53,7 @@ pub struct RateWindow {
     pub length: Duration,
 }
 
-/// What a window says.
+/// The verdict of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowUsage {
     /// True if the request may pass.
@@ -97,7 +97,7 @@ impl RateLimits {
         self.ask(window, &call).await
     }
 
-    /// What the window would say, without taking anything.
+    /// The verdict that the window would give. Nothing is counted.
     ///
     /// # Errors
     /// As [`Self::take`].

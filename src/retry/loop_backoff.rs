@@ -1,7 +1,7 @@
-//! The pauses of a loop that asks again until it is answered. Waits of provider calls are [`super::Backoff`]'s, which
-//! are configured, and those of jobs are the producer's.
+//! The pauses of a loop that calls Redis again until it answers. Pauses between provider calls are configured
+//! ([`super::Backoff`]), and the producer sets those between a job's attempts.
 //!
-//! No crate for it, such as backon: these loops also wake at events between two tries, and start over with the first
+//! A crate such as backon does not fit: these loops also wake at events between two tries, and begin again with the first
 //! pause after a success.
 
 use std::time::Duration;

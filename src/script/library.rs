@@ -1,20 +1,20 @@
 //! Makes a library of Redis Functions out of a script's source.
 //!
-//! The source is the one that is evaluated, with one statement a block: a line that begins in the first column begins a
-//! statement, unless it closes one. Functions (`local function …`) and constants are made once, when the library is loaded or
-//! first called. All other statements of the script's own run at each call, in their order: so no state of one call is
-//! left for the next. Variables that functions see are declared once, in front of them, and set at each call.
+//! The source is the one that `EVALSHA` gets. A line that begins in the first column begins a statement, unless it closes
+//! one. Functions (`local function …`) and constants are made once, when the library is loaded or first called. All other
+//! top-level statements run at each call, in their order, so that no state of one call is left for the next. Variables that
+//! functions use are declared once, in front of them, and set at each call.
 //!
-//! Lua allows a function 60 variables of those around it (upvalues) and 200 of its own: the statements are divided among
-//! several functions.
+//! Lua allows a function 60 variables of its surroundings (upvalues) and 200 of its own. So the statements are divided
+//! among several functions.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-/// Variables around it that one of the functions uses at most.
+/// Upvalues that one of the generated functions uses at most.
 const MOST_UPVALUES: usize = 50;
 
-/// A source declares a name twice. Its variables would become one.
+/// A source declares a name twice. In a library both would be the same variable.
 struct DuplicateName;
 
 /// The library's code; `None` for a source that declares a name twice.
@@ -58,14 +58,15 @@ struct LibraryParts {
     constants: HashSet<String>,
     /// Declarations, functions, and constants that can be made while the library is loaded.
     definitions: String,
-    /// Constants that need Lua's own libraries, which are not there before a call.
+    /// Constants that need Lua's own libraries, which Redis offers only during a call.
     first_call: Vec<String>,
     each_call: Vec<String>,
 }
 
 impl LibraryParts {
-    /// Declares what a statement declares; the part of it that runs at each call, if any. Of the operation's variables only
-    /// those are declared that `shared` names, because functions use them.
+    /// Declares the names of a statement, and returns the part that runs at each call, if any.
+    ///
+    /// `shared` names the variables of the operation that functions use. Only these are declared.
     fn declare(
         &mut self,
         statement: &str,
@@ -106,7 +107,7 @@ impl LibraryParts {
         match kind {
             ValueKind::Variable => return Ok(Some(format!("{listed} ={value}"))),
             ValueKind::Constant => {
-                // A variable that is called like what it is set to hides that.
+                // In `local unpack = … or unpack` the declared variable hides the global of the same name.
                 let value = value.replace("or unpack", "or _G.unpack");
                 self.first_call.push(format!("{listed} ={value}"));
                 self.constants.extend(variables.into_iter().map(str::to_owned));
@@ -121,7 +122,7 @@ impl LibraryParts {
         all_are_new.then_some(()).ok_or(DuplicateName)
     }
 
-    /// Whether a value is the same at each call, as far as that can be told from its words.
+    /// Classifies a value by its words: is it the same at each call?
     fn kind_of(&self, value: &str) -> ValueKind {
         let mut kind = ValueKind::Literal;
         for token in tokens(value) {
@@ -149,7 +150,7 @@ impl LibraryParts {
         let mut code = format!("#!lua name={name}\nlocal KEYS, ARGV\n{}", self.definitions);
         let first = self.write_functions(&mut code, "first_call", &self.first_call);
         let each = self.write_functions(&mut code, "each_call", &self.each_call);
-        // What a call has received may be large: it does not stay until the next one.
+        // Keys and arguments may be large, so they are dropped at the end of the call.
         let _ = write!(
             code,
             "local function main()\n{main}end\nlocal is_ready\n\
@@ -190,7 +191,7 @@ impl LibraryParts {
 enum ValueKind {
     /// Numbers and texts.
     Literal,
-    /// Made of these by Lua's own libraries.
+    /// Computed from literals by Lua's own libraries.
     Constant,
     Variable,
 }

@@ -1,12 +1,12 @@
 //! Scripts that run in Redis, as functions where Redis has them.
 //!
-//! A script begins with preludes: the functions that it shares with others. Evaluated by its SHA (`EVALSHA`), it makes these
-//! functions again at every call, which costs Redis more than most scripts do afterwards. Redis 7 can load them once:
-//! [`library`] makes a library with one function out of the same source. Redis before 7, Dragonfly, and users without the
-//! rights go on with `EVALSHA` ([`FunctionSupport`]).
+//! A script begins with preludes, the functions that it shares with others. `EVALSHA` makes these functions again at every
+//! call, which costs Redis more than most scripts do afterwards. Redis 7 can load them once: [`library`] makes a library
+//! with one function out of the same source. Redis before 7, Dragonfly, and users without the rights evaluate the script
+//! ([`FunctionSupport`]).
 //!
-//! A library is named after its source, so that replicas of two versions do not meet in one. Whichever replica finds its
-//! function missing loads it, and deletes what is left of earlier versions.
+//! The name of a library holds a digest of its source, so that each version has a library of its own. A replica that finds
+//! its function missing loads it, and deletes surplus libraries of other versions.
 
 mod library;
 mod support;
@@ -17,7 +17,7 @@ use redis::{FromRedisValue, RedisError, ToRedisArgs, aio::ConnectionManager};
 
 pub use support::FunctionSupport;
 
-/// Libraries of one script that stay: replicas of the version before may still call theirs, and would load it again.
+/// Libraries of other versions of a script that a load keeps, for the replicas that may still call them.
 const KEPT_VERSIONS: usize = 3;
 
 /// A script.
@@ -32,7 +32,7 @@ pub struct Script {
 struct StoredFunction {
     /// The name of the function and of its library: `bw_<script>_<digest of its source>`.
     name: String,
-    /// What the names of its versions begin with.
+    /// The prefix that the names of all its versions share.
     stem: String,
     code: String,
 }
@@ -46,8 +46,9 @@ impl Script {
         }
     }
 
-    /// A script that runs as a function where that is possible. `name` is made of small letters, digits and `_`;
-    /// `operation` is the part behind the preludes.
+    /// A script that runs as a function where that is possible.
+    ///
+    /// `name` consists of lower-case letters, digits and `_`; `operation` is the part behind the preludes.
     pub(crate) fn stored(name: &str, preludes: &str, operation: &str) -> Self {
         let evaluated = redis::Script::new(&format!("{preludes}{operation}"));
         let stem = format!("bw_{name}_");
@@ -66,7 +67,7 @@ impl Script {
         std::iter::once(self.evaluated.get_hash()).chain(function)
     }
 
-    /// The script without its function: for a transaction, which fences what it does by WATCH on its own socket.
+    /// The script without its function, for transactions, which run on a socket of their own.
     pub(crate) fn evaluated(&self) -> &redis::Script {
         &self.evaluated
     }
@@ -142,9 +143,9 @@ impl ScriptCall<'_> {
     }
 }
 
-/// Something that Redis runs as a script.
+/// A call that Redis runs as a script.
 pub trait Invocation: Sync {
-    /// Runs it: one round trip, some more when Redis has forgotten it.
+    /// Runs the script in one round trip, or in a few more when Redis has to load it first.
     fn run<T: FromRedisValue + Send>(
         &self,
         connection: &mut ConnectionManager,
@@ -177,8 +178,8 @@ impl Invocation for ScriptCall<'_> {
                 }
             }
             match answer {
-                // None of these has run. Without memory, a function is refused before it begins; an evaluated script may go
-                // on until it needs some, and free some.
+                // Neither call has run. Redis refuses a function before it begins when memory is full; an evaluated script
+                // runs up to its first write that needs memory, and may free some before.
                 Err(error) if support::is_missing(&error) || error.code() == Some("OOM") => {}
                 Err(error) if support::is_refused(&error) => functions.refused(&error),
                 answer => return answer,

@@ -1,20 +1,21 @@
-//! Whether a Redis runs functions, and how one gets there.
+//! Finds out whether Redis runs functions, and loads them.
 
 use std::{
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
+use rand::RngExt;
 use redis::{RedisError, Value, aio::ConnectionManager};
 use tracing::{debug, info};
 
 use super::StoredFunction;
 use crate::{locks::locked, redis_error::RedisErrorClass};
 
-/// How long scripts are evaluated after Redis has refused a function: it may be upgraded, or its user given the rights.
+/// How long scripts are evaluated after Redis has refused a function. Redis may be upgraded, or its user given the rights.
 const EVALUATED_FOR: Duration = Duration::from_secs(600);
 
-/// What one connection knows about the functions of its Redis.
+/// The knowledge of one connection about the functions of its Redis.
 #[derive(Debug, Default)]
 pub struct FunctionSupport {
     refused_at: Mutex<Option<Instant>>,
@@ -30,7 +31,7 @@ impl FunctionSupport {
     pub(super) fn refused(&self, error: &RedisError) {
         let mut refused_at = self.refused_at();
         if refused_at.is_none() {
-            info!(%error, "Redis does not run the scripts as functions: they are evaluated, which takes it more time");
+            info!(%error, "Redis does not run scripts as functions: the worker evaluates them, which takes Redis more time, and tries again in 10 minutes");
         }
         *refused_at = Some(Instant::now());
     }
@@ -40,21 +41,21 @@ impl FunctionSupport {
     }
 }
 
-/// Returns true if Redis does not know the function: it has not run.
+/// Returns true if Redis does not know the function. The call had no effect then.
 pub(super) fn is_missing(error: &RedisError) -> bool {
     error
         .detail()
         .is_some_and(|words| words.contains("Function not found"))
 }
 
-/// Returns true if Redis does not run functions, or not for this user. Each server words it in its own way, and names the
+/// Returns true if Redis does not run functions, or not for this user. Servers word it differently, and all name the
 /// command.
 pub(super) fn is_refused(error: &RedisError) -> bool {
     let words = error.detail().unwrap_or_default().to_ascii_lowercase();
     RedisErrorClass::of(error) != RedisErrorClass::NoAnswer && words.contains("fcall")
 }
 
-/// Loads a function, and deletes older versions of it beyond `kept` others. A replica that still calls one of these loads it
+/// Loads a function, and deletes other versions of it beyond `kept`. A replica that still calls a deleted one loads it
 /// again.
 pub(super) async fn load(
     function: &StoredFunction,
@@ -65,9 +66,9 @@ pub(super) async fn load(
     load.arg("LOAD").arg("REPLACE").arg(&function.code);
     load.query_async::<()>(connection).await?;
     debug!(function = function.name, "a script is loaded as a function");
-    // Old libraries cost some memory of Redis and no more: failing to delete them has no consequence.
+    // Old libraries only cost Redis some memory, so a failure to delete them has no consequence.
     if let Err(error) = delete_others(function, kept, connection).await {
-        debug!(%error, "old functions are not deleted");
+        debug!(%error, function = function.name, "old versions of a function are not deleted: the next load tries again");
     }
     Ok(())
 }
@@ -87,6 +88,12 @@ async fn delete_others(
     others.sort();
     others.dedup();
     others.retain(|name| *name != function.name);
+    if others.len() > kept {
+        // Redis does not tell which of them are in use. In a fixed order, two versions of a rolling deployment could delete
+        // each other's library at every call; at random, both are soon among the kept ones.
+        let first = rand::rng().random_range(0..others.len());
+        others.rotate_left(first);
+    }
     for name in others.iter().skip(kept) {
         let mut delete = redis::cmd("FUNCTION");
         delete.arg("DELETE").arg(name);
@@ -95,7 +102,7 @@ async fn delete_others(
     Ok(())
 }
 
-/// Finds the names that begin so in an answer of `FUNCTION LIST`, which is a map or a flat list by the protocol.
+/// Collects the names with this stem from an answer of `FUNCTION LIST`, a map (RESP3) or a flat list (RESP2).
 fn collect_names(answer: &Value, stem: &str, names: &mut Vec<String>) {
     match answer {
         Value::BulkString(bytes) => {

@@ -280,7 +280,7 @@ impl PriceTable {
         self.rows.is_empty()
     }
 
-    /// What `usage` costs; `None` where its model and tier have no price, which the log says once for each model.
+    /// The cost of `usage`; `None` if its model and tier have no price, which the log says once for each model.
     pub fn cost(&self, provider: Provider, usage: &CallUsage) -> Option<Usd> {
         let row = self.row(provider, usage);
         if row.is_none() {

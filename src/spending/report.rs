@@ -74,7 +74,7 @@ pub struct ReportLine {
     pub reasoning_tokens: u64,
     /// Jobs that have paid for an answer; known of types and days, from this version on.
     pub jobs: u64,
-    /// What such a job has cost, on average.
+    /// The average cost of such a job.
     pub usd_per_job: Option<Usd>,
     /// Jobs that were given the result of an equal one; known of types and days.
     pub reused_jobs: u64,

@@ -1,15 +1,15 @@
-//! When a queue is left alone, and how many of its jobs may be claimed.
+//! Decides when a replica claims from a queue, and how many jobs.
 //!
-//! A breaker that says "not before T" says it for every job that needs it: claiming more of them would only hand them
-//! back. So the replica does not claim from a queue until T, as long as the queue's jobs use that provider and no
+//! A breaker that refuses calls until a time T refuses every job that needs its provider. Further claims would only be
+//! handed back. So the replica does not claim from a queue until T, as long as the queue's jobs use that provider and no
 //! other.
 //!
 //! A limit (requests, tokens, calls in flight) that has refused a job is asked before each further claim how many calls
 //! it would let pass, and no more jobs are claimed than that. The others keep their place in the queue.
 //!
-//! Where jobs of several owners were seen in the last minute, and more of them wait than the limit of requests has room
-//! for, claims are spread over the minute: a burst of one owner would leave nothing for the others until the minute is
-//! over. A replica claims several of these jobs at a time, because each claim, and each question to the gate, costs Redis
+//! Claims are spread over the minute while jobs of several owners compete for a limit of requests: several owners were
+//! seen in the last minute, and more jobs wait than the limit has room for. Otherwise a burst of one owner would leave
+//! nothing for the others until the minute is over. A replica claims several of these jobs at a time, because each claim, and each question to the gate, costs Redis
 //! as much for one job as for several. While the spread leaves room for more jobs than wait, the gate is not asked.
 
 use std::{
@@ -31,34 +31,33 @@ use crate::{
     queue::QueueInspector,
 };
 
-/// A queue has "jobs of" a provider for so long after the last one was seen.
+/// How long a queue counts as having jobs of a provider, or of an owner, after the last one was seen.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// A hold of a breaker is looked at again after so long at most: it may have been reset by hand, and jobs of another
-/// provider may have arrived.
+/// Longest pause for a breaker. It may have been reset by hand since, and jobs of another provider may have arrived.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
 
-/// Owners that are remembered at most: to know of two would do.
+/// Owners that are remembered at most. Two would be enough to know that a queue is shared.
 const MOST_OWNERS: usize = 64;
 
-/// How long the gate's answer holds that nothing has to be spread.
+/// How long the gate's answer "no spread is needed" holds.
 const UNSPREAD: Duration = Duration::from_secs(1);
 
-/// Longest wait for a limit on calls in flight: those of other replicas end without a word.
+/// Longest wait for a limit on calls in flight. Other replicas do not announce the end of their calls.
 const LONGEST_SLOT_WAIT: Duration = Duration::from_secs(1);
 
-/// What may be claimed now.
+/// How many jobs may be claimed now.
 #[derive(Debug, Clone)]
 pub enum ClaimAllowance {
     /// As many jobs as there are free slots.
     All,
-    /// So many at most, never none.
+    /// At most this many jobs, and at least one.
     UpTo(usize),
-    /// None before then, or before one of these calls has ended.
+    /// No job before this time, or before a call of this gate has ended.
     Wait(Instant, Option<Arc<ProviderGate>>),
 }
 
-/// The holds on one queue.
+/// The pauses of one queue's claims.
 #[derive(Debug, Default)]
 pub struct ClaimPauses {
     inner: Mutex<PauseState>,
@@ -164,7 +163,7 @@ impl ClaimPauses {
         parks
     }
 
-    /// What may be claimed now: asks the gates that have refused a job, and the queue how many jobs wait.
+    /// Says how many jobs may be claimed now. It asks the gates that have refused a job, and the queue how many jobs wait.
     pub async fn allowance(
         &self,
         wanted: usize,
@@ -295,7 +294,7 @@ impl ClaimPauses {
         self.starting.changed.notified().await;
     }
 
-    /// Whether completions may claim beside what they write: nothing stands in the way.
+    /// Whether completions may claim in the same call: no pause and no limit holds the queue.
     pub fn is_unpaused(&self) -> bool {
         let inner = self.inner();
         inner.limited.is_empty() && inner.until.is_none_or(|until| until <= Instant::now())
@@ -306,11 +305,11 @@ impl ClaimPauses {
     }
 }
 
-/// How long a replica waits until several calls may start, where the first of them may after `first`. It is less than it
-/// takes until as many may start as may at once, so that nothing of the limit stays unused.
+/// How long a replica waits until several calls may start, if the first of them may start after `first`. The wait ends before
+/// the whole burst is available, so that no part of the limit stays unused.
 fn pause_of_spread(spread: &SpreadRoom, first: Duration) -> Duration {
     let several = (spread.burst * 3 / 4).max(1);
-    // Replicas that woke together would all take what there is for one of them.
+    // Jitter: replicas that wake together would compete for the same calls.
     let apart = rand::rng().random_range(0.0..0.25) * spread.burst.saturating_sub(several) as f64;
     first + spread.interval.mul_f64((several - 1) as f64 + apart)
 }
@@ -325,7 +324,7 @@ impl PauseState {
             .is_some()
     }
 
-    /// Whether a job may pass a gate that has not to be asked yet whether requests have to be spread.
+    /// Whether a job may pass without asking the gate again whether requests have to be spread.
     fn passes_unspread(&mut self, provider: Provider, now: Instant) -> bool {
         let Some((left, until)) = self.unspread.get_mut(&provider) else {
             return false;

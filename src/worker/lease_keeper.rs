@@ -10,7 +10,7 @@ use super::{QueueWorker, supervisor::IDLE};
 /// Sweeps in a row for the jobs of dead replicas, before the lease is renewed again.
 const MAX_SWEEPS: usize = 500;
 
-/// Time between two sweeps while nothing speaks for one.
+/// Time between two sweeps while no renewal has seen claims of other replicas.
 const SWEEP_ANYWAY: Duration = Duration::from_secs(60);
 
 impl QueueWorker {
@@ -23,7 +23,7 @@ impl QueueWorker {
                 () = self.left.cancelled() => return,
                 () = tokio::time::sleep_until(next) => {
                     if self.renew().await {
-                        // A replica that lives for a moment only looks after the dead, too: with its first renewal.
+                        // The first renewal sweeps, so that a replica that lives only for a moment sweeps too.
                         let due = if self.broker.has_claims_of_others() { 2 * self.renew_every } else { SWEEP_ANYWAY };
                         if swept.is_none_or(|at| at.elapsed() + self.renew_every / 2 >= due) {
                             swept = Some(Instant::now());
@@ -38,8 +38,8 @@ impl QueueWorker {
         }
     }
 
-    /// A replica without jobs, in a fleet that has lost none, only has to show the fleet that it is there: renewals of the
-    /// fleet may be two thirds of a lease apart (`queue/lease_continuity.lua`), that is twice the usual time.
+    /// A replica without jobs renews less often, as long as the fleet has lost none. The fleet's renewals may be two thirds
+    /// of a lease apart (`queue/lease_continuity.lua`), which is twice the usual time.
     fn until_renewal(&self) -> Duration {
         match self.slots.is_empty() && !self.broker.has_claims_of_others() {
             true => (self.renew_every * 8 / 5).max(self.idle_rest),

@@ -26,7 +26,7 @@ enum SpooledCopy {
 }
 
 impl QueueWorker {
-    /// Holds the queue as an outcome says, and decides how a job waits that a limit has refused.
+    /// Pauses the queue's claims as an outcome says, and decides how a job waits that a limit has refused.
     pub(super) fn hold(&self, outcome: DeliveryOutcome) -> DeliveryOutcome {
         match outcome {
             DeliveryOutcome::Later {
@@ -66,7 +66,7 @@ impl QueueWorker {
         }
     }
 
-    /// Writes an outcome, and says how the delivery ended; `None` says that the job is not ours.
+    /// Writes an outcome, and returns how the delivery ended. An outcome of `None` means that another replica has the job.
     pub(super) async fn write_outcome(
         &self,
         completions: &Completer,

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::{Assignment, QueueWorker, supervisor::supervise};
 use crate::{locks::locked, telemetry::metrics::labels::JobOutcome};
 
-/// How long a closing worker tries to hand its lease back. After that it runs out by itself.
+/// How long a closing worker tries to hand its lease back. After that the lease runs out.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running loops, and the jobs that they have claimed.
@@ -24,7 +24,7 @@ pub(super) struct QueueLoops {
 
 impl QueueLoops {
     pub(super) fn start(worker: &Arc<QueueWorker>) -> Self {
-        // Unbounded, yet bounded: nothing enters it without a slot.
+        // The slots bound the channel: each job in it holds one.
         let (sender, claimed) = mpsc::unbounded_channel();
         worker.set_assignment_sender(Some(sender));
         let (claims, renews) = (worker.clone(), worker.clone());
@@ -59,11 +59,11 @@ impl QueueWorker {
         self.shutdown.drain.cancel();
         let (mut claimed, mut renewals) = (None, None);
         if let Some(loops) = loops {
-            // At most one call to Redis away from its end.
+            // Ends after the call to Redis that is under way.
             let _ = loops.claims.await;
             (claimed, renewals) = (Some(loops.claimed), Some(loops.renewals));
         }
-        // As are claims beside completions.
+        // Completions may have a claim under way as well.
         self.claim_sequence.end().await;
         self.set_assignment_sender(None);
         let mut unstarted = Vec::new();

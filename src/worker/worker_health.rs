@@ -46,7 +46,7 @@ impl OutcomeTotals {
         self.succeeded + self.failed
     }
 
-    /// Both together.
+    /// The sums of both.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self {
@@ -71,17 +71,17 @@ impl Default for WorkerHealth {
 }
 
 impl WorkerHealth {
-    /// Of the claim loop.
+    /// The progress of the claim loop.
     pub const fn claims(&self) -> &Arc<LoopProgress> {
         &self.claims
     }
 
-    /// Of the renew loop.
+    /// The progress of the renew loop.
     pub const fn renewals(&self) -> &Arc<LoopProgress> {
         &self.renewals
     }
 
-    /// Redis answered, or did not.
+    /// Records whether Redis answered.
     pub fn record_redis(&self, answered: bool) {
         let mut since = locked(&self.away_since);
         if answered {
@@ -114,7 +114,7 @@ impl WorkerHealth {
         }
     }
 
-    /// Why this worker cannot be called healthy, if it cannot.
+    /// The reason why this worker is unhealthy, if it is.
     pub fn problem(&self) -> Option<String> {
         if let Some(away) = self.redis_away_for().filter(|away| *away > REDIS_ABSENCE) {
             return Some(format!("Redis has been away for {} s", away.as_secs()));

@@ -10,8 +10,8 @@ use super::{
     reasoning::REASONING_TAGS,
 };
 
-/// A text that waits for its next part is looked at again when it has grown by this share: the time for all looks stays
-/// proportional to its length, however it is cut.
+/// Share (1 in 8) by which an undecided text grows before it is scanned again. So the time of all scans stays proportional
+/// to the length of the text, however it is cut.
 const GROWTH: usize = 8;
 
 /// A scan of a growing text.
@@ -20,13 +20,13 @@ pub(in super::super) struct GrowingScan {
     text: String,
     begun: bool,
     state: ScanState,
-    /// Length of the text at which it is looked at next.
+    /// Length of the text at which it is scanned next.
     look_at: usize,
 }
 
 /// Where an answer begins.
 enum Beginning {
-    /// Here, if anywhere.
+    /// At this place, if the text holds an answer.
     At(usize),
     /// The text is too short to tell.
     Unknown,
@@ -64,7 +64,7 @@ impl GrowingScan {
         self.wait_for_more(self.state.at);
     }
 
-    /// What begins at `from` cannot be decided yet.
+    /// Waits for more text: the part from `from` on cannot be decided yet.
     fn wait_for_more(&mut self, from: usize) {
         let undecided = self.text.len() - from;
         self.look_at = self.text.len() + undecided / GROWTH;
@@ -117,7 +117,7 @@ fn of_json(json: &str, at: usize) -> Beginning {
     match json.contains('"') {
         _ if has_escaped_quotes(json) => Beginning::Never,
         true => Beginning::At(at),
-        // JSON with other quotes than these is rare, and its first look can wait.
+        // JSON with other quotes than these is rare, and its first scan can wait.
         false => Beginning::Unknown,
     }
 }

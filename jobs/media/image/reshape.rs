@@ -1,7 +1,7 @@
 //! Turns an image upright and scales it down, in a helper process.
 //!
-//! A photo of a phone holds the pixels as the sensor has them, and how to turn them beside (EXIF). A screenshot of a long page
-//! has more pixels on a side than the provider takes. Both are written again as JPEG, without what stood beside.
+//! A photo of a phone holds the pixels as the sensor has them, and its EXIF data say how to turn them. A screenshot of a
+//! long page has more pixels on a side than the provider takes. Both are written again as JPEG, without their metadata.
 
 use std::{io::Cursor, panic::catch_unwind};
 
@@ -12,11 +12,11 @@ use image::{
 
 use super::MAX_BYTES;
 
-/// Pixels of the largest image that is decoded: it bounds the memory that this takes.
+/// Pixels of the largest image that is decoded, which bounds the memory of a decoding.
 pub const MOST_PIXELS: u64 = 40_000_000;
 /// Bytes that the decoders may ask for.
 const MOST_MEMORY: u64 = 256 * 1024 * 1024;
-/// Qualities of the JPEG, until it is small enough.
+/// Qualities of the JPEG, tried in this order until the file is small enough.
 const QUALITIES: [u8; 3] = [90, 75, 50];
 
 /// The change of an image.
@@ -31,7 +31,7 @@ pub struct ImagePlan {
 /// Changes an image on the calling thread. A panic of a decoder counts as a damaged image.
 ///
 /// # Errors
-/// What is wrong with the image, as the rest of a sentence.
+/// The fault of the image, as the rest of a sentence.
 pub fn reshape(image: &[u8], plan: ImagePlan) -> Result<Vec<u8>, String> {
     catch_unwind(|| changed(image, plan))
         .unwrap_or_else(|_| Err("image is damaged: its decoder gave up".to_owned()))
@@ -87,7 +87,7 @@ fn opaque(image: DynamicImage) -> RgbImage {
     })
 }
 
-/// The pixels as they are seen: a turned copy of them would take as much memory once more.
+/// A turned view of the pixels. A turned copy would take as much memory once more.
 struct TurnedImage<'a> {
     pixels: &'a RgbImage,
     orientation: u8,

@@ -328,7 +328,11 @@ mod tests {
         let next = [replica("a", 11_000, 510), replica("b", 11_000, 12)];
         assert_eq!(hear(&next, 11_000), Some(1.0));
         assert_eq!(hear(&next, 11_000 + SILENT), None, "silent ones do nothing");
-        assert_eq!(hear(&[replica("a", 90_000, 600)], 90_000), None, "and begin anew");
+        assert_eq!(
+            hear(&[replica("a", 90_000, 600)], 90_000),
+            None,
+            "and begin again"
+        );
     }
 
     #[test]

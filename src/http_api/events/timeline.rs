@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(
             hear(&mut story, stands(JobState::Active, 10, &[(1, 1), (1, 2)])),
             ["active", "progress 10"],
-            "another delivery begins anew"
+            "another delivery begins again"
         );
         assert_eq!(
             hear(&mut story, stands(JobState::Completed, 100, &[(1, 1), (1, 2)])),

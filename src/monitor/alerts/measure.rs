@@ -22,7 +22,7 @@ const FEWEST: u64 = 10;
 const RETIRING: Duration = Duration::from_hours(30 * 24);
 const DAY: f64 = 86_400.0;
 
-/// What a rule looks at.
+/// The measure of a rule.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AlertMeasure {
     /// The share of some jobs in others, in the last [`SHARES`] minutes.
@@ -49,7 +49,7 @@ pub(super) enum AlertMeasure {
     ModelShutdown,
 }
 
-/// What a rule has found.
+/// The result of a rule.
 pub(super) struct MeasuredValue {
     pub(super) value: f64,
     pub(super) subject: Option<String>,

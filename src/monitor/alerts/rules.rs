@@ -194,7 +194,8 @@ pub static RULES: &[AlertRule] = &[
         severity: AlertSeverity::Warning,
         threshold: 10.0,
         about: "jobs that became dead letters, last hour",
-        action: "The worker does not retry them: find the reason, mend it, and add the jobs again.",
+        action: "The worker does not retry them by itself: find the reason (`job list --state failed`), mend it, and run \
+                 `job retry --all`.",
         expr: "sum(max by (queue, layout) (delta(backend_worker_queue_jobs{state=\"failed\"}[1h]))) > 10",
         hold: "0s",
         measure: AlertMeasure::Count(|came| came.failed),

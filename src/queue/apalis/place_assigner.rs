@@ -18,7 +18,7 @@ impl ApalisBroker {
         self.options.fairness.as_ref().map_or("", PayloadField::as_str)
     }
 
-    /// What gives jobs their places.
+    /// The script that gives jobs their places.
     pub(super) fn places(&self) -> ApalisPlaces {
         ApalisPlaces {
             connection: self.connection.clone(),

@@ -6,7 +6,7 @@
 -- Returns for each id: 'retried' by this order, now or before; 'again': it has failed again since; 'other': it is no dead
 -- letter; 'broken': there is no job behind the id, or its keys are not what they should be.
 local active, dead, ended, data = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local order, who, anew = ARGV[1], ARGV[2], ARGV[3] == '1'
+local order, who, resets_attempts = ARGV[1], ARGV[2], ARGV[3] == '1'
 local dead_is_zset, now, fates = is_zset(dead), now_ms(), {}
 call('LLEN', active)
 call('ZCARD', ended)
@@ -40,7 +40,7 @@ local function retry(id)
     'retried',
     order,
     'attempts',
-    anew and 0 or attempts
+    resets_attempts and 0 or attempts
   )
   call('HDEL', meta, 'lost', 'cut', 'waited', 'error', 'result', 'gate', 'done_at')
   call(dead_is_zset and 'ZREM' or 'SREM', dead, id)

@@ -69,7 +69,7 @@ local function claim(want, now)
     end
     return { rows, ghosts, refused, 0 }
   end
-  -- What is written only now and then is read then: a claim that an error cuts short is taken up by its number.
+  -- Other keys are checked when they are written: a claim that an error cuts short is taken up by its number.
   for _, list in ipairs({ 'wait', 'paused' }) do
     call('LLEN', P .. list)
   end

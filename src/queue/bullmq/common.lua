@@ -300,13 +300,13 @@ local function let_go(id, token, ...)
     local _, free = target(P)
     if free then wake(P) end
   end
-  -- Nor does an owner's, who had as many jobs in flight as he may (../owner_in_flight.lua).
+  -- The same holds for an owner who had as many jobs in flight as allowed (../owner_in_flight.lua).
   if call('DEL', P .. 'bw:fair:full') == 1 and not claims_next and has_work(P) then wake(P) end
 end
 
 local function unlock(id) call('DEL', P .. id .. ':lock') end
 
--- What else is to be done for a job that is put back at the front of those that wait (waiting_line.lua).
+-- Further work for a job that goes back to the front of the line (waiting_line.lua).
 local returned = function() end
 
 -- Puts a job back as if it had not been claimed.

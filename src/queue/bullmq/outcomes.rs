@@ -1,5 +1,5 @@
-//! Writes outcomes. Completions travel together, with the claim that refills their slots: most jobs end so, and this
-//! call is most of their cost beside their work.
+//! Writes outcomes. Completions travel together, with the claim that refills their slots, because this call is most of
+//! a job's cost in Redis.
 
 use std::time::Duration;
 
@@ -203,7 +203,7 @@ impl BullmqBroker {
         }
     }
 
-    /// The completion of a job whose result is in its place, with all else that holds the result.
+    /// The completion of a job whose result is in its place, with the other copies of the result.
     fn finish_large(&self, completion: &Completion, job: &str, state: &LargeResultState) -> Pipeline {
         let Completion { lease, result, equal } = completion;
         let mut finish = redis::pipe();
@@ -264,7 +264,7 @@ impl BullmqBroker {
         self.settle(&call).await
     }
 
-    /// Where many jobs are in flight, a script ends the first ones only.
+    /// Ends some of the jobs, in one call. While many jobs are in flight, a script ends the first ones only.
     async fn complete_some(
         &self,
         completions: &[Completion],

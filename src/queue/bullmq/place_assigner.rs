@@ -17,7 +17,7 @@ impl BullmqBroker {
         self.options.fairness.as_ref().map_or("", PayloadField::as_str)
     }
 
-    /// What gives jobs their places.
+    /// The script that gives jobs their places.
     pub(super) fn places(&self) -> BullmqPlaces {
         BullmqPlaces {
             connection: self.connection.clone(),

@@ -4,7 +4,7 @@
 -- ARGV 1 order, unique  2 operator  3 reset attempts to zero 0|1  4… job ids, the newest first
 -- Returns for each id: 'retried' by this order, now or before; 'again': it has failed again since; 'other': it is no dead
 -- letter; 'broken': there is no job behind the id, or its keys are not what they should be.
-local order, who, anew = ARGV[1], ARGV[2], ARGV[3] == '1'
+local order, who, resets_attempts = ARGV[1], ARGV[2], ARGV[3] == '1'
 expect_lines(P)
 expect(P, 'active', 'failed')
 local now, fates = now_ms(), {}
@@ -31,7 +31,7 @@ local function retry(id)
   if not tied then complain(key .. ' is retried, its parent was not told', problem) end
   remember(id, now, note_of(count(m[4], 0), 'retried', 'retried by hand', who))
   call('HDEL', key, 'finishedOn', 'processedOn', 'failedReason', 'stc', 'bw:cut', 'bw:waited', 'bw:why', 'bw:gate')
-  if anew then call('HDEL', key, 'atm') end
+  if resets_attempts then call('HDEL', key, 'atm') end
   call('HSET', key, 'bw:retried', order)
   call('ZREM', P .. 'failed', id)
   -- A retried job never joins the prioritized jobs, as in BullMQ's own retry.

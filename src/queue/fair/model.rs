@@ -83,7 +83,7 @@ impl ModelLine {
         taken
     }
 
-    /// What was ready is in its owners' lines again, without the turns that it has used.
+    /// Jobs that were ready are in their owners' lines again, without the turns that they have used.
     fn unarrange(&mut self) {
         let ready: Vec<_> = self.list.drain(..self.ready).collect();
         self.ready = 0;

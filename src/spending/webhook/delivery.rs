@@ -70,7 +70,7 @@ pub(super) enum Fate {
     Skipped,
 }
 
-/// What came of one try.
+/// The result of one try.
 enum Tried {
     Taken,
     /// The same event would be refused again.

@@ -81,7 +81,7 @@ impl Batch {
         }
     }
 
-    /// What has been delivered beyond the first `told` events, of which Redis knows.
+    /// The events delivered beyond the first `told` ones, of which Redis knows.
     fn progress(&self, told: usize) -> Delivered {
         let upto = self.fates.iter().take_while(|fate| fate.get().is_some()).count();
         let over = || self.entries.iter().zip(&self.fates).take(upto).skip(told);
@@ -245,7 +245,7 @@ impl Forwarder {
                             told += count;
                             renewed = Instant::now();
                         }
-                        // What is on its way arrives a second time.
+                        // Events that are on their way arrive a second time.
                         Ok(Turn::Others(_)) => return Delivered::default(),
                         Err(_) if renewed.elapsed() > LEASE => return news,
                         Err(_) => {}

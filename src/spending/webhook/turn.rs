@@ -32,7 +32,7 @@ pub fn script_names() -> Vec<(String, String)> {
         .into()
 }
 
-/// What a step is to read.
+/// The events that a step reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
     /// The next events, so many at most.
@@ -43,7 +43,7 @@ pub(super) enum Read {
     Leave,
 }
 
-/// What has been delivered since the last step: the last event with all before it, and how many they are.
+/// The events delivered since the last step: the last one with all before it, and their number.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Delivered {
     pub(super) last: String,

@@ -104,7 +104,7 @@ pub enum RedisFault {
     Answer,
 }
 
-/// What came of sending a usage event.
+/// The result of sending a usage event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(const_into_str)]
 pub enum WebhookResult {

@@ -7,7 +7,7 @@
 //! # Layout
 //! - [`TraceContext`]: the W3C header.
 //! - `names`: the spans that are traced, and their attributes by OpenTelemetry's conventions.
-//! - [`TraceSettings`]: what the `OTEL_*` variables say.
+//! - [`TraceSettings`]: the settings from the `OTEL_*` variables.
 //! - [`TraceExporter`]: batches of spans on their way to the collector.
 
 mod context;
@@ -43,7 +43,7 @@ pub fn continue_from(span: &Span, parent: Option<&TraceContext>) {
     }
 }
 
-/// Adds an attribute to the span of a trace, and not to that of the log. Never a payload.
+/// Adds an attribute to the span of a trace alone, not to that of the log. Callers pass no payload.
 pub fn note(span: &Span, name: &'static str, value: &str) {
     if is_on() {
         span.set_attribute(name, value.to_owned());

@@ -1,4 +1,4 @@
-//! What the `OTEL_*` variables say.
+//! The settings of traces, from the `OTEL_*` variables.
 
 use std::{fmt, time::Duration};
 

@@ -28,7 +28,7 @@ function standing(job) {
   if (status === 'active') return moment('info', 'Running', { meta: `${progress} %` });
   if (status === 'waiting') {
     const held = el('p', { class: 'probe' });
-    tick(held, () => (pausedQueues.has(specOf(job)) ? 'Its queue is paused: nobody is handed its jobs' : ''));
+    tick(held, () => (pausedQueues.has(specOf(job)) ? 'Its queue is paused: no worker claims its jobs' : ''));
     const node = moment('now', 'In line');
     node.append(held);
     return node;
