@@ -167,12 +167,12 @@ async fn an_outcome_waits_in_a_file_and_is_written_once(#[case] layout: Layout) 
     assert_eq!(spooled.calls(), 1, "paid once");
     let result = view(&*spooled.broker, "a").await.result.unwrap();
     assert_eq!(result["success"], true);
-    assert_eq!(files(&spooled.folder, "outcome"), [PathBuf::new(); 0]);
+    assert_eq!(files(&spooled.folder, "outcome"), Vec::<PathBuf>::new());
 
     // As after a kill between the write and the removal of the file.
     fs::write(&kept, copy).unwrap();
     let again = spooled.start().await;
-    assert_eq!(files(&spooled.folder, "outcome"), [PathBuf::new(); 0]);
+    assert_eq!(files(&spooled.folder, "outcome"), Vec::<PathBuf>::new());
     assert_eq!(view(&*spooled.broker, "a").await.result.unwrap(), result);
     assert_eq!(spooled.broker.counts().await.unwrap().completed, 1);
     drop(again);
@@ -189,7 +189,7 @@ async fn a_kill_after_the_outcome_is_in_its_file_loses_nothing() {
     drop(first);
     spooled.until_completed().await;
     assert_eq!(spooled.calls(), 1, "paid once");
-    assert_eq!(files(&spooled.folder, "outcome"), [PathBuf::new(); 0]);
+    assert_eq!(files(&spooled.folder, "outcome"), Vec::<PathBuf>::new());
     fs::remove_dir_all(&spooled.folder).unwrap();
 }
 
@@ -205,7 +205,7 @@ async fn redis_takes_the_outcome_while_the_replica_still_stops() {
         ..
     } = spooled;
     assert_eq!(worker.ended().await.0, Some(0));
-    assert_eq!(files(&folder, "outcome"), [PathBuf::new(); 0]);
+    assert_eq!(files(&folder, "outcome"), Vec::<PathBuf>::new());
     assert_eq!(scene.simulator.journal().of(Provider::OpenAi).len(), 1);
     fs::remove_dir_all(&folder).unwrap();
 }
@@ -226,7 +226,7 @@ async fn a_job_that_another_replica_was_given_keeps_that_replicas_outcome(#[case
     spooled.until_completed().await;
     let before = view(&*spooled.broker, "a").await;
     let late = spooled.start().await;
-    assert_eq!(files(&spooled.folder, "outcome"), [PathBuf::new(); 0]);
+    assert_eq!(files(&spooled.folder, "outcome"), Vec::<PathBuf>::new());
     let after = view(&*spooled.broker, "a").await;
     assert_eq!(
         (after.result, after.attempts_made),
@@ -249,7 +249,7 @@ async fn a_damaged_file_is_set_aside() {
     fs::write(&kept, bytes).unwrap();
     spooled.mend().await;
     spooled.worker = spooled.start().await;
-    assert_eq!(files(&spooled.folder, "outcome"), [PathBuf::new(); 0]);
+    assert_eq!(files(&spooled.folder, "outcome"), Vec::<PathBuf>::new());
     assert_eq!(
         files(&spooled.folder, "damaged"),
         [kept.with_extension("damaged")]
