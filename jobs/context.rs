@@ -25,17 +25,17 @@ tokio::task_local! {
     pub static DEPLOYMENT: usize;
 }
 
-/// For how long a call may wait for `service_tier: flex`, which costs less, answers later, and is refused at times.
+/// How long a call may wait for `service_tier: flex`, which costs less, answers later, and is refused at times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlexTerms {
     /// Longest wait for the beginning of an answer.
     pub patience: Duration,
-    /// From then on only the usual tier answers before the job's time is up.
+    /// The time from which only the usual tier can answer before the job's deadline.
     pub until: Instant,
 }
 
 impl FlexTerms {
-    /// No wait at all, for the call that follows.
+    /// Terms without any wait, for the call to the usual tier that follows.
     pub(crate) fn used_up() -> Self {
         Self {
             patience: Duration::ZERO,
@@ -43,7 +43,7 @@ impl FlexTerms {
         }
     }
 
-    /// Until when a call of this task may wait for the cheaper tier; `None` where it is not to be asked for.
+    /// The time until which a call of this task may wait for the cheaper tier; `None` if it does not ask for that tier.
     pub(crate) fn now() -> Option<Instant> {
         let terms = FLEX.try_with(|terms| *terms).ok()?;
         let until = terms.until.min(Instant::now() + terms.patience);

@@ -121,7 +121,7 @@ fn is_noncharacter(c: char) -> bool {
     u32::from(c) & 0xfffe == 0xfffe || matches!(c, '\u{fdd0}'..='\u{fdef}')
 }
 
-/// An upper estimate of the tokens of a text: three ASCII characters make a token or less, and other scripts can take one for each.
+/// An upper estimate of the tokens of a text. Three ASCII characters make at most one token; another character can take one.
 pub(crate) fn tokens_at_most(text: &str) -> u64 {
     let ascii = text.bytes().filter(u8::is_ascii).count();
     let others = text.chars().count() - ascii;

@@ -69,8 +69,7 @@ pub struct JournalEntry {
 pub struct ProviderCounts {
     /// Requests that arrived.
     pub requests: u64,
-    /// Requests in progress now, from the arrival of the headers until the answer is ready to be sent, or the stream of
-    /// it has ended.
+    /// Requests in progress now: from the arrival of the headers until the answer is ready, or its stream has ended.
     pub current: u64,
     /// Most requests that were ever in progress at once.
     pub peak: u64,

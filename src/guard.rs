@@ -183,7 +183,7 @@ impl<'a> JobGuard<'a> {
                 let sending = self.measured(call, attempt, permit.lost());
                 match deployment {
                     0 => sending.await,
-                    // It is not worth a task-local where there is one deployment.
+                    // The first deployment needs no task-local: it is the client's default.
                     other => DEPLOYMENT.scope(other, sending).await,
                 }
             }
@@ -245,8 +245,9 @@ impl<'a> JobGuard<'a> {
         result
     }
 
-    /// Asks the gates of the deployments until one admits the call. Of refusals the earliest counts; a short wait for a
-    /// limit is worth more than the next deployment.
+    /// Asks the gates of the deployments until one admits the call.
+    ///
+    /// If all refuse, the refusal with the shortest wait counts. A short wait for a limit is preferred to the next deployment.
     async fn ask<'g>(
         gates: &'g Gates,
         call: &ProviderCall,
@@ -273,7 +274,7 @@ impl<'a> JobGuard<'a> {
             }
         }
         Err(refused.unwrap_or_else(|| {
-            // There is one deployment at least: this is for the compiler.
+            // Not reached: each provider has at least one deployment.
             let gate = gates.gate(call.provider);
             let rejection = Rejection {
                 provider: call.provider,
@@ -421,7 +422,7 @@ impl ProviderGuard for JobGuard<'_> {
             }
             if failure.culprit() == Culprit::Account && self.has_other_deployment(call, route) {
                 warn!(%provider, step = %call.step, "the account of a deployment is at fault: the call goes to the next one");
-                // It was no try of the others, and there are not more of these than deployments.
+                // This try does not count, because the others have not been tried. The deployments bound such tries.
                 nth = nth.saturating_sub(1);
                 continue;
             }

@@ -10,7 +10,7 @@
 //! | `<q>:scheduled` | zset | ids that wait for a time, score in seconds (ours carry milliseconds as a fraction) |
 //! | `<q>:inflight:<worker>` | set | ids that the worker has claimed |
 //! | `<q>:data` | hash | id → payload |
-//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: type (of what we enqueue), claim, settled, waited, progress, retried, awaited and reused (it waited for an equal job, and got its result), lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun) |
+//! | `<q>:meta:<id>` | hash | attempts, max_attempts, status, result, …; ours: type (of what we enqueue), claim, settled, waited, progress, retried, awaited and reused (it waited for an equal job, and got its result), lost (deliveries without an outcome), begun (token of one that was noted to run), cut (lost ones that had begun), placed (token of the claim that has put a large result in its place) |
 //! | `<q>:idempotency:<key>` | string | id of the task that holds the key |
 //! | `<q>:done`, `<q>:dead` | set | ids that ended |
 //! | `<q>:workers` | zset | worker → last seen, seconds |
@@ -25,10 +25,10 @@
 //! | `<q>:fair:busy`, `:fair:full` (ours) | hash, string | with `USER_MAX_CONCURRENT`: owner → jobs in flight; and whether jobs wait for the end of one of these (`queue/owner_in_flight.lua`) |
 //!
 //! # The BullMQ layout
-//! All names begin with `bull:<queue>:` (`BULLMQ_PREFIX` in the place of `bull`), and so does a job's hash; its scripts put the rest behind it themselves,
-//! since they also write to the queues of parents. What is ours is in the job's hash: `bw:claim`, `bw:settled`
+//! All names begin with `bull:<queue>:` (`BULLMQ_PREFIX` in the place of `bull`), and so does a job's hash. The scripts add
+//! the rest of a name themselves, since they also write to the queues of parents. Our own fields of a job's hash are `bw:claim`, `bw:settled`
 //! (tokens), `bw:waited` (ms), `bw:why`, `bw:gate`, `bw:retried` (the last order to retry it), `bw:awaited` and
-//! `bw:reused` (it waited for an equal job, and got its result), `bw:owner` (of a large payload), `bw:begun` and
+//! `bw:reused` (it waited for an equal job, and got its result), `bw:owner` (of a large payload), `bw:placed` (token of the claim that has put a large result in its place), `bw:begun` and
 //! `bw:cut` as `begun` and `cut`; one string a replica, `bw:session:<worker>`, with its last claim's number; the
 //! string `bw:witness`, as `<q>:witness`; `bw:fair` and what begins with it, as `<q>:fair`; `bw:parts:<id>` and `bw:parts:<id>:followed`, as `<q>:parts:<id>`; and `bw:apart:<id>`, for
 //! a moment, a hash that is to become a job with a large payload.

@@ -1,8 +1,7 @@
 //! Watches for the day on which a provider shuts down the flashcards' model, or the service that reads images.
 //!
 //! The model's day comes from the provider's list of models, or else from the table of models; the service's from the
-//! table. A replica looks once a day:
-//! the log warns two months ahead, the alert `ModelRetiring` fires one month ahead.
+//! table. A replica looks once a day: the log warns two months ahead, the alert `ModelRetiring` fires one month ahead.
 
 use std::{
     sync::atomic::Ordering,

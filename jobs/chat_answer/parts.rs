@@ -36,7 +36,7 @@ pub(crate) struct AnswerParts {
     model: Option<String>,
     tier: Option<String>,
     usage: Option<String>,
-    /// True if the counts came by themselves, as they do behind the last part. Some providers count in each.
+    /// True if the counts came in an event of their own, which follows the last part. Some providers count in each event.
     is_counted: bool,
     /// Bytes of the texts.
     size: usize,

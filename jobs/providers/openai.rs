@@ -128,7 +128,7 @@ impl fmt::Debug for Deployment {
 }
 
 impl OpenAi {
-    /// `first` takes the calls, and each of `others` those that a guard sends to it.
+    /// A client of all deployments. `first` takes the calls that no guard sends to one of `others`.
     pub(super) fn new(
         http: &Transport,
         first: &OpenAiSettings,
@@ -170,7 +170,8 @@ impl OpenAi {
         self.chat_arriving(&request, &Arc::default()).await
     }
 
-    /// The same; the text is shown in `arriving` while it arrives. When its stream breaks, what has come is kept there.
+    /// As [`Self::chat`], with the text in `arriving` while it arrives. If its stream breaks, `arriving` keeps the answer so
+    /// far.
     pub(crate) async fn chat_arriving(
         &self,
         request: &RawValue,
@@ -261,8 +262,9 @@ impl Deployment {
         }
     }
 
-    /// Asks for the cheaper tier, and for the usual one where that is refused, or has not begun to answer by `until`. A
-    /// refusal costs nothing and says nothing about the provider, so neither the gate nor the retries hear of it.
+    /// Asks for the cheaper tier, and for the usual one if that is refused, or has not begun to answer by `until`.
+    ///
+    /// A refusal costs nothing and says nothing about the provider, so it is reported neither to the gate nor to the retries.
     async fn flexibly(
         &self,
         request: &RawValue,
@@ -318,8 +320,8 @@ impl Deployment {
             .filter(|_| is_about_a_missing_model(failure))
     }
 
-    /// Finds out what the provider takes of the request, and sends it so. One call at a time does, and the others go by
-    /// what it has learned.
+    /// Finds a dialect that the provider takes, and sends the request in it. One call at a time learns; the others then use
+    /// the dialect that it has learned.
     async fn adapt(
         &self,
         refused: Dialect,

@@ -60,7 +60,7 @@ pub(super) fn api(env: &mut EnvReader<'_>, api: &EnvVar, version: &EnvVar) -> Ch
     })
 }
 
-/// The settings of the deployments behind the first. What is missing is a fault of its variable.
+/// The settings of the deployments behind the first. A missing setting is a fault of its variable.
 pub(super) fn fallbacks(
     env: &mut EnvReader<'_>,
     names: &[String],

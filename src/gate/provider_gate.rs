@@ -102,7 +102,7 @@ pub(super) fn limits_name(provider: Provider, breaker: &str) -> &str {
     }
 }
 
-/// What the breakers of further deployments are called, in front of the deployment's name.
+/// The prefix of the breakers of further deployments, in front of the deployment's name.
 pub const DEPLOYMENT_PREFIX: &str = "llm-";
 
 /// The gate's verdict on a call.

@@ -5,17 +5,17 @@ use rand::RngExt;
 /// Deployments that a route can tell apart.
 const MOST: usize = 32;
 
-/// What one call has met at the deployments so far.
+/// The results of one call at the deployments so far, as one bit for each deployment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct CallRoute {
-    /// They failed this call: others come first.
+    /// Deployments that failed this call. The next try asks the others first.
     failed: u32,
-    /// They cannot serve it for a reason that another try does not change.
+    /// Deployments that cannot serve it, for a reason that another try does not change.
     barred: u32,
 }
 
 impl CallRoute {
-    /// A try at this deployment has failed. `barred`: and so will the next.
+    /// Records a failed try at this deployment. `barred` says that the next try would fail too.
     pub(super) fn has_failed(&mut self, deployment: usize, barred: bool) {
         let bit = 1u32
             .checked_shl(u32::try_from(deployment).unwrap_or(u32::MAX))
@@ -31,8 +31,8 @@ impl CallRoute {
         (0..count.min(MOST)).any(|deployment| self.barred >> deployment & 1 == 0)
     }
 
-    /// The deployments in the order in which they are asked: those that have not failed first, and a barred one only where
-    /// all are. `weights` spreads first choices by share.
+    /// The deployments in the order in which they are asked. Those that have not failed come first, and barred ones only
+    /// if all are barred. `weights` spreads first choices by share.
     pub(super) fn order(self, count: usize, weights: &[u32]) -> Vec<usize> {
         let first = match weights.iter().map(|weight| u64::from(*weight)).sum::<u64>() {
             0 => 0,
@@ -52,7 +52,7 @@ impl CallRoute {
     }
 }
 
-/// The deployment whose share a number below the sum of all falls into.
+/// The deployment whose share contains `at`, a number below the sum of the weights.
 fn chosen(weights: &[u32], mut at: u64) -> usize {
     for (deployment, weight) in weights.iter().enumerate() {
         match at.checked_sub(u64::from(*weight)) {

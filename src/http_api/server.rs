@@ -1,10 +1,10 @@
 //! The socket that the routes are served on.
 //!
-//! An accept loop of our own below axum, whose `serve` bounds neither the wait for the head of a request, nor the
-//! connections of one address, nor the time for which a client takes nothing of an answer, and cannot keep connections
-//! back for health and metrics. The limits of tower-http lie above the connection: they cannot see these.
+//! An accept loop of our own, because axum's `serve` has no bounds for connections. This loop bounds the wait for the head
+//! of a request, the connections of one address, and the time for which a client reads nothing. It also keeps connections
+//! back for health and metrics. The limits of tower-http lie above the connection, and cannot see these.
 //!
-//! - `denials`: callers that may not.
+//! - `denials`: counts and logs refused callers.
 //! - `connection_slots`: how many connections there may be, and which of them are always answered.
 //! - `write_timeout`: cuts off clients that do not read.
 

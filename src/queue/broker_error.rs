@@ -4,7 +4,7 @@ use redis::RedisError;
 
 use crate::redis_error::RedisErrorClass;
 
-/// Why a broker could not do what it was asked.
+/// The reason why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// Redis is away, or refused.
@@ -13,17 +13,18 @@ pub enum BrokerError {
     /// This worker's lease has run out: renew before claiming.
     #[error("this worker holds no lease on the queue")]
     Unleased,
-    /// A job must not be called so.
+    /// The id cannot be used for a job.
     #[error("job id {0:?} cannot be used: it is empty, holds a colon, or names a key of the queue")]
     Id(String),
-    /// A job cannot be written down.
+    /// A job cannot be written as JSON.
     #[error("job: {0}")]
     Job(#[from] serde_json::Error),
 }
 
 impl BrokerError {
-    /// Returns true if Redis itself answered with an error that will not go away by asking again: a key of a wrong
-    /// type, say, rather than a time-out, a restart, a replica in read-only mode or a full memory.
+    /// Returns true if the same call would fail again, because a key has another type, for example.
+    ///
+    /// A time-out, a restart, a replica in read-only mode and a full memory can pass, and are no refusal.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Redis(error) => RedisErrorClass::of(error) == RedisErrorClass::Impossible,

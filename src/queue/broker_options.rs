@@ -46,8 +46,8 @@ impl fmt::Debug for PayloadField {
 pub struct BrokerOptions {
     /// How long a replica may be silent before its jobs are given to others.
     pub lease_ttl: Duration,
-    /// Deliveries that ended without an outcome while the job ran, after which it fails as poison; four times as many
-    /// when it never did.
+    /// Lost deliveries of a running job, after which it fails as poison. A job that was never started may lose four times
+    /// as many.
     pub max_lost: u32,
     /// How long completed jobs are kept, where their producer says nothing.
     pub keep_completed_for: Duration,
@@ -58,7 +58,7 @@ pub struct BrokerOptions {
     pub fairness: Option<PayloadField>,
     /// Jobs that one owner may have in flight, over the fleet; `None`: any number.
     pub most_per_owner: Option<NonZeroU32>,
-    /// True if claims leave out payloads that do not fit their answer, for the job to read when there is room for them.
+    /// True if claims leave out payloads that do not fit their answer. The job reads its payload when there is room for it.
     pub leave_out_large: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The fair line, outside of its scripts: jobs are given their places, and owners are read from payloads that are too
-//! large for `fair_line.lua`.
+//! The part of the fair line outside of its scripts: it calls for places, and reads owners from payloads that are too large
+//! for `fair_line.lua`.
 
 use std::{
     fmt,

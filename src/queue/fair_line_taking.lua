@@ -145,8 +145,8 @@ local function place_at_the_back(line, s, front, placed, most, known)
   return placed, unknown
 end
 
--- The owners who are due, the first one first, as many as jobs are wanted: owners, the turn of each, and how many jobs each
--- may start; without these all of them. Those who have as many in flight as they may are passed over (owner_in_flight.lua).
+-- The owners who are due, the first one first, as many as jobs are wanted. Returns owners, the turn of each, and, with
+-- `busy`, how many jobs each may start. Owners at their limit of jobs in flight are passed over (owner_in_flight.lua).
 local function owners_due(turns, wanted, busy)
   local owners, scores, limits, from = {}, {}, busy and {}, 0
   repeat

@@ -61,7 +61,7 @@ pub struct Delivery {
     pub key: Option<Arc<str>>,
     /// The tier of the provider that its producer asks for.
     pub tier: Option<ServiceTier>,
-    /// Its priority in the layout of BullMQ: a larger number comes later, and 0 first.
+    /// Its priority in the BullMQ layout. A larger number comes later, and 0 comes first.
     pub priority: u32,
 }
 

@@ -17,6 +17,8 @@ use redis::{FromRedisValue, RedisError, ToRedisArgs, aio::ConnectionManager};
 
 pub use support::FunctionSupport;
 
+use crate::redis_error::RedisErrorClass;
+
 /// Libraries of other versions of a script that a load keeps, for the replicas that may still call them.
 const KEPT_VERSIONS: usize = 3;
 
@@ -174,6 +176,15 @@ impl Invocation for ScriptCall<'_> {
             if answer.as_ref().is_err_and(support::is_missing) {
                 match support::load(function, KEPT_VERSIONS, connection).await {
                     Ok(()) => answer = self.call(function, connection).await,
+                    // The script has not run, and neither error says that Redis lacks functions.
+                    Err(error)
+                        if matches!(
+                            RedisErrorClass::of(&error),
+                            RedisErrorClass::NoAnswer | RedisErrorClass::Replica
+                        ) =>
+                    {
+                        return Err(error);
+                    }
                     Err(error) => functions.refused(&error),
                 }
             }

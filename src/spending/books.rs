@@ -290,7 +290,7 @@ impl OpenCall {
         self.is_over = true;
         let mut booking = self.booking(BookingKind::Nothing);
         match result {
-            // The provider has not said what it bills for an answer that it broke off.
+            // The answer broke off before the provider said what it bills.
             Ok(reply) if reply.is_cut => booking.came_to = BookingKind::Possible,
             Ok(reply) => {
                 let usage = CallUsage::of_answer(call, &reply.body);

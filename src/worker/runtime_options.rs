@@ -20,9 +20,10 @@ pub struct RuntimeOptions {
     pub renew_every: Duration,
     /// How long a queue without work is left alone, which delays its next job by as much; zero: jobs are announced.
     pub idle_rest: Duration,
-    /// How long a loop may make no progress before the process ends with
-    /// [`EXIT_CODE`](crate::watchdog::EXIT_CODE); [`WEDGED_AFTER`](crate::watchdog::WEDGED_AFTER) unless a test is in a hurry.
+    /// How long a loop may make no progress before the process ends with [`EXIT_CODE`](crate::watchdog::EXIT_CODE).
+    ///
+    /// [`WEDGED_AFTER`](crate::watchdog::WEDGED_AFTER), or less in tests.
     pub wedged_after: Duration,
-    /// Loops of others, by name, without which the jobs do not get on: they are watched too.
+    /// Further loops to watch, by name, because jobs stop without them.
     pub other_loops: Vec<(&'static str, Arc<LoopProgress>)>,
 }

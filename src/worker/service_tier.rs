@@ -1,7 +1,7 @@
-//! Which jobs ask their provider for the cheaper tier, `flex`: those that no student waits for.
+//! Chooses the jobs that use the cheaper tier of their provider, `flex`, because no student waits for them.
 //!
-//! A producer says so for a job (`opts.serviceTier`), and the operator for all jobs from a priority on, or of a queue.
-//! The calls of such a job ask for the tier, and for the usual one where it is refused or late (`jobs::FLEX`).
+//! A producer chooses it for a job (`opts.serviceTier`), the operator for all jobs from a priority on, or of a queue. The
+//! calls of such a job ask for `flex` first, and for the usual tier when `flex` is refused or late (`jobs::FLEX`).
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ pub struct TierRules {
     pub flex_queues: Vec<String>,
     /// Jobs of this priority of BullMQ, or a larger number, use it; 0 for none.
     pub flex_from_priority: u32,
-    /// Longest wait for an answer of it to begin.
+    /// Longest wait for the beginning of an answer from the cheaper tier.
     pub patience: Duration,
     /// Time that a call to the usual tier may need.
     pub usual_call: Duration,
 }
 
 impl TierRules {
-    /// For how long a job's calls may wait for the cheaper tier; `None` for a job that does not use it. The job must
-    /// have ended by `deadline`.
+    /// How long a job's calls may wait for the cheaper tier; `None` for a job that does not use it. The job has to end by
+    /// `deadline`.
     pub(super) fn terms(&self, queue: &str, delivery: &Delivery, deadline: Instant) -> Option<FlexTerms> {
         let by_priority = self.flex_from_priority > 0 && delivery.priority >= self.flex_from_priority;
         let is_flex = match delivery.tier {
             Some(tier) => tier == ServiceTier::Flex,
             None => by_priority || self.flex_queues.iter().any(|name| name == queue),
         };
-        // Half of a short time is left to the usual tier.
+        // If little time is left, the usual tier gets half of it.
         let left = deadline.saturating_duration_since(Instant::now());
         is_flex.then(|| FlexTerms {
             patience: self.patience,

@@ -1,5 +1,5 @@
-//! The layers in front of the routes: the router puts each route behind one of them, except health and the page of the
-//! dashboard. A request that is refused never reaches its handler, and its body is not read.
+//! The layers in front of the routes. Each route is behind one of them, except health and the page of the dashboard. A
+//! refused request does not reach its handler, and its body is not read.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -10,8 +10,8 @@
 //! | `completed` | `result`, `attemptsMade?` |
 //! | `failed` | `error`, `attemptsMade?`; a removed job fails too |
 //!
-//! The cards of a deck come while it is written, and before `completed` those that have not come by then: all of them in
-//! the end. A job that had completed before shows its cards in its result alone.
+//! The cards of a deck come while the model writes it, and the missing ones before `completed`. A job that has completed
+//! before the client follows it shows its cards in its result alone.
 //!
 //! The stream ends with `completed` or `failed`. It also ends when the replica stops, when the client does not keep up,
 //! and after an hour; `EventSource` then reconnects by itself and receives the state of the job.

@@ -1,5 +1,7 @@
-//! The scripts of the apalis layout: `common.lua` in front of each operation's file, `../fair_line.lua` and `waiting_line.lua`
-//! where a job is taken from the line or put back, `../equal_jobs.lua` where jobs wait for the result of an equal one.
+//! The scripts of the apalis layout. `common.lua` comes first in each of them, the operation last.
+//!
+//! Scripts that take a job from the line, or put one back, need `../fair_line.lua` and `waiting_line.lua`. Scripts that deal
+//! with equal jobs need `../equal_jobs.lua`.
 
 use crate::queue::scripts::scripts;
 

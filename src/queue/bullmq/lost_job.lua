@@ -1,6 +1,6 @@
 -- Third prelude, of the scripts that recover jobs of dead or leaving replicas.
 --
--- The job goes back to the head of the queue, and the lost delivery is counted; too many of them make it poison
+-- Puts the job back at the head of the queue, and counts the lost delivery. Too many of them make the job poison
 -- (../poison_count.lua).
 -- Returns 'requeued' or 'poisoned'.
 local function has_scheduler(id)

@@ -1,4 +1,5 @@
--- Removes a job that is not active, as Job.remove of BullMQ does; one with children is left to that, since they go with it.
+-- Removes a job that is not active, as Job.remove of BullMQ does. A job with children is left to BullMQ, which removes these
+-- too.
 -- KEYS 1 prefix
 -- ARGV 1 job id  2, 3 its place in the lists of those that wait, and that are paused: see `list_removal.lua`
 -- Returns 'removed', 'unknown', 'active', 'scheduled' (the next run of a job scheduler), 'parent', or false where the

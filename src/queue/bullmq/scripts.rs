@@ -1,7 +1,10 @@
-//! The scripts of the BullMQ layout: `common.lua` in front of each operation's file, and `end_job.lua` too where a job
-//! can end, `../fair_line.lua` and `waiting_line.lua` where one is taken from the line or put back, `claim_jobs.lua` where jobs are
-//! claimed, `lost_job.lua` where one is put back because no replica runs it, and `equal_wake.lua` where jobs wait for the
-//! result of an equal one.
+//! The scripts of the BullMQ layout. `common.lua` comes first in each of them, the operation last.
+//!
+//! - `end_job.lua`: for scripts that can end a job.
+//! - `../fair_line.lua` and `waiting_line.lua`: for those that take a job from the line, or put one back.
+//! - `claim_jobs.lua`: for those that claim.
+//! - `lost_job.lua`: for those that put back a job that no replica runs.
+//! - `equal_wake.lua`: for those that wake equal jobs.
 
 use crate::queue::scripts::scripts;
 

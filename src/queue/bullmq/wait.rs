@@ -17,7 +17,7 @@ use crate::{connection::Connection, keys::BullKeys, queue::BrokerError};
 const LONGEST: Duration = Duration::from_secs(15);
 /// Shorter calls can end before their time, or never, with Redis before 7.0.8.
 const SHORTEST: Duration = Duration::from_millis(2);
-/// How much later than asked an answer may come: as late as that of any other call.
+/// How late the answer of a blocking call may be, the same as for any other call.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl BullmqWaiter {
         }
     }
 
-    /// Opens the socket if there is none, so that a replica is listed as a worker although it had no time to wait yet.
+    /// Opens the socket if there is none, so that BullMQ lists a busy replica as a worker too.
     pub(super) async fn appear(&self) {
         // A waiter that is at work holds the lock, and has a socket.
         let Ok(mut socket) = self.socket.try_lock() else {

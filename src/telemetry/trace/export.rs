@@ -1,9 +1,8 @@
-//! Spans on their way to the collector: OTLP over HTTP, as protobuf, in batches. No job waits for it; spans that it
-//! cannot take are dropped, and counted.
+//! Sends spans to the collector: OTLP over HTTP, as protobuf, in batches. No job waits for the collector; spans that it
+//! does not take are dropped, and counted.
 //!
-//! The SDK batches and encodes, on a thread of its own. Two things are ours: the requests go through the worker's own
-//! HTTP client, which bounds what a server may send, and the spans that are dropped are counted, which the SDK keeps
-//! to itself.
+//! The SDK batches and encodes, on a thread of its own. Two parts are ours: the HTTP client, which bounds the answers of the
+//! collector, and the count of dropped spans, which the SDK does not offer.
 
 use std::{
     sync::{
@@ -211,7 +210,10 @@ impl SpanExporter for CountedExporter {
         let was_failing = self.is_failing.swap(sent.is_err(), Ordering::Relaxed);
         if sent.is_err() && !was_failing {
             let error = locked(&self.outage).clone();
-            warn!(error, "the collector does not take traces: they are dropped");
+            warn!(
+                error,
+                "the collector does not take traces: they are dropped until it does"
+            );
         } else if sent.is_ok() && was_failing {
             info!("the collector takes traces again");
         }

@@ -1,8 +1,7 @@
 //! Traces for OpenTelemetry: job → attempt → call, continued from the producer's trace, and handed on to the provider
 //! as `traceparent`. Off unless a collector is configured.
 //!
-//! There is one kind of span, that of `tracing`: the log shows it, and where traces are on, a layer hands it to
-//! OpenTelemetry's SDK as well.
+//! All spans are those of `tracing`. The log shows them, and with traces on, a layer hands them to OpenTelemetry's SDK.
 //!
 //! # Layout
 //! - [`TraceContext`]: the W3C header.
