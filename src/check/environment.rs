@@ -286,6 +286,39 @@ pub(super) async fn providers(config: &Config) -> Vec<Finding> {
     join_all(Provider::ALL.map(|provider| one(config, provider))).await
 }
 
+/// The provider shuts down what the worker uses on `day`: a warning, from some weeks before it on.
+fn shutdown(config: &Config, provider: Provider, check: &'static str, day: &str) -> Finding {
+    let (what, variable, successor) = match provider {
+        Provider::OpenAi => {
+            let successor = config.handlers.openai.as_ref();
+            let successor = successor.and_then(model_shutdown::successor);
+            (
+                "the model",
+                "OPENAI_MODEL",
+                successor.unwrap_or_else(|| "another model".to_owned()),
+            )
+        }
+        _ => {
+            let known = config.handlers.vision.as_ref();
+            let successor = known
+                .and_then(model_shutdown::vision_retirement)
+                .and_then(|known| known.successor);
+            let successor = successor.unwrap_or_else(|| "another service".to_owned());
+            ("the service that reads images", "AZURE_VISION_API", successor)
+        }
+    };
+    let found = format!("reached, and it takes the key; it shuts {what} down on {day}");
+    let left = days_until(day, SystemTime::now());
+    if left.is_some_and(|left| left > model_shutdown::WARNED_DAYS) {
+        return Finding::ok(check, found);
+    }
+    Finding::warning(
+        check,
+        found,
+        format!("set {variable} to {successor} before that day"),
+    )
+}
+
 async fn one(config: &Config, provider: Provider) -> Finding {
     let (check, key, place) = match provider {
         Provider::OpenAi => ("openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
@@ -314,37 +347,7 @@ async fn one(config: &Config, provider: Provider) -> Finding {
             let cure = "none is needed where jobs run; else run one job, and see its reason";
             return Finding::warning(check, found, cure);
         }
-        Ok(Reachability::ModelEnds(day)) => {
-            let (what, variable, successor) = match provider {
-                Provider::OpenAi => {
-                    let successor = config.handlers.openai.as_ref();
-                    let successor = successor.and_then(model_shutdown::successor);
-                    (
-                        "the model",
-                        "OPENAI_MODEL",
-                        successor.unwrap_or_else(|| "another model".to_owned()),
-                    )
-                }
-                _ => {
-                    let known = config.handlers.vision.as_ref();
-                    let successor = known
-                        .and_then(model_shutdown::vision_retirement)
-                        .and_then(|known| known.successor);
-                    let successor = successor.unwrap_or_else(|| "another service".to_owned());
-                    ("the service that reads images", "AZURE_VISION_API", successor)
-                }
-            };
-            let found = format!("reached, and it takes the key; it shuts {what} down on {day}");
-            let left = days_until(&day, SystemTime::now());
-            if left.is_some_and(|left| left > model_shutdown::WARNED_DAYS) {
-                return Finding::ok(check, found);
-            }
-            return Finding::warning(
-                check,
-                found,
-                format!("set {variable} to {successor} before that day"),
-            );
-        }
+        Ok(Reachability::ModelEnds(day)) => return shutdown(config, provider, check, &day),
         Err(failure) => failure,
     };
     let cure = match (failure.account_fault(), failure.class(), failure.status()) {

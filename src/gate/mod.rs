@@ -62,8 +62,11 @@ pub use self::{
     decision::{Effect, Reason, Rejection, State},
     limit_room::{LimitRoom, SpreadRoom},
     permit::Permit,
-    provider_gate::{Admission, DEPLOYMENT_PREFIX, ProviderGate},
-    settings::{BreakerSettings, FailureShare, GateSettings, GatesSettings, InvalidGate, LimitSettings},
+    provider_gate::{Admission, ProviderGate},
+    settings::{
+        BreakerSettings, DEPLOYMENT_PREFIX, FailureShare, GateSettings, GatesSettings, InvalidGate,
+        LimitSettings,
+    },
     settlement::{CallOutcome, Settlement},
     status::{BreakerStatus, GateStatus},
 };

@@ -25,6 +25,7 @@ use super::{
     pending_settlements::PendingSettlements,
     permit::{PendingPermit, Permit},
     protocol::{AdmissionVerdict, BreakerControl, GateError},
+    settings::limits_name,
     settlement::Settlement,
     status::GateStatus,
 };
@@ -93,17 +94,6 @@ pub struct ProviderGate {
     /// Told when a call has ended: a limit on calls in flight may have room now.
     freed: Notify,
 }
-
-/// The name of the limits behind a breaker.
-pub(super) fn limits_name(provider: Provider, breaker: &str) -> &str {
-    match breaker.starts_with(DEPLOYMENT_PREFIX) {
-        true => breaker,
-        false => provider.as_str(),
-    }
-}
-
-/// The prefix of the breakers of further deployments, in front of the deployment's name.
-pub const DEPLOYMENT_PREFIX: &str = "llm-";
 
 /// The gate's verdict on a call.
 #[derive(Debug)]

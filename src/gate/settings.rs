@@ -7,6 +7,17 @@ use jobs::Provider;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const COUNTS: RangeInclusive<u32> = 1..=1000;
 
+/// The prefix of the breakers of further deployments, in front of the deployment's name.
+pub const DEPLOYMENT_PREFIX: &str = "llm-";
+
+/// The name of the limits behind a breaker.
+pub(super) fn limits_name(provider: Provider, breaker: &str) -> &str {
+    match breaker.starts_with(DEPLOYMENT_PREFIX) {
+        true => breaker,
+        false => provider.as_str(),
+    }
+}
+
 /// A breaker: one for each name, shared by every provider that names it, and by all replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BreakerSettings {

@@ -5,8 +5,7 @@ use jobs::{AccountFault, Provider};
 use super::{
     decision::State,
     protocol::GateReading,
-    provider_gate::limits_name,
-    settings::{GateSettings, LimitSettings},
+    settings::{GateSettings, LimitSettings, limits_name},
 };
 
 /// How long the status reports an account's fault after its last occurrence while the breaker is closed, ms. Jobs that
