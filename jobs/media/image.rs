@@ -90,7 +90,7 @@ pub enum ImageFit {
 /// Checks format and size of an image for `api`. `field` is the payload field's name for the error.
 ///
 /// # Errors
-/// [`FailureClass::Permanent`](crate::FailureClass::Permanent) when the service would refuse the image.
+/// [`FailureClass::Permanent`] when the service would refuse the image.
 pub fn check(field: &str, bytes: &[u8], api: VisionApi) -> Result<ImageInfo, Failure> {
     let refused = |why: String| Err(Failure::invalid_field(field, why));
     // Twelve bytes tell the formats that count; with more, other formats' parsers would run as well.

@@ -1,7 +1,7 @@
 //! Scripts that run in Redis, as functions where Redis has them.
 //!
 //! A script begins with preludes, the functions that it shares with others. `EVALSHA` makes these functions again at every
-//! call, which costs Redis more than most scripts do afterwards. Redis 7 can load them once: [`library`] makes a library
+//! call, which costs Redis more than most scripts do afterwards. Redis 7 can load them once: `library.rs` makes a library
 //! with one function out of the same source. Redis before 7, Dragonfly, and users without the rights evaluate the script
 //! ([`FunctionSupport`]).
 //!

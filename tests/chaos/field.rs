@@ -202,6 +202,16 @@ impl Field {
         .await
     }
 
+    /// Sends a command once, whatever Redis says to it.
+    pub(crate) async fn try_order(&self, command: &[&str]) {
+        let client = redis::Client::open(self.url.as_str()).unwrap();
+        if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
+            let mut order = redis::cmd(command[0]);
+            order.arg(&command[1..]);
+            let _answer: Result<(), _> = order.query_async(&mut connection).await;
+        }
+    }
+
     /// How many jobs have not ended.
     pub(crate) async fn unfinished(&self) -> u64 {
         let mut sum = 0;

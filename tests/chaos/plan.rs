@@ -21,7 +21,7 @@ pub(crate) enum Fault {
     KillClients(u32),
     /// `CLIENT PAUSE`.
     Pause(Duration),
-    /// `SCRIPT FLUSH`.
+    /// `SCRIPT FLUSH` and `FUNCTION FLUSH`.
     ForgetScripts,
     /// `maxmemory` below what is used.
     OutOfMemory(Duration),
