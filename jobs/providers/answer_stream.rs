@@ -66,7 +66,7 @@ impl ArrivingAnswer {
         *self.partial.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
     }
 
-    /// Changes what is kept of a broken answer, if anything is.
+    /// Changes the kept part of a broken answer, if there is one.
     pub(super) fn change_partial(&self, change: impl FnOnce(Box<RawValue>) -> Box<RawValue>) {
         if let Some(body) = self.take_partial() {
             self.keep_partial(change(body));

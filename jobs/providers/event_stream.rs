@@ -122,7 +122,7 @@ fn is_whole(data: &[u8]) -> bool {
     data.trim_ascii() == b"[DONE]" || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok()
 }
 
-/// The data as text, with U+FFFD for what is not UTF-8. The lossy conversion is slow where nothing is lost.
+/// The data as text, with U+FFFD for bytes that are not UTF-8. Valid data skips the lossy conversion, which is slower.
 fn text(data: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(data) {
         Ok(text) => Cow::Borrowed(text),

@@ -111,7 +111,7 @@ impl HttpState {
     }
 }
 
-/// Routes for everyone: probes, and the page of the dashboard, which holds no data.
+/// Routes that need no token: the probes, and the dashboard's page, which holds no data.
 fn open_routes() -> Router<Arc<HttpState>> {
     let health = get(health::get);
     Router::new()

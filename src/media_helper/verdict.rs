@@ -23,7 +23,7 @@ pub(super) async fn last_words(child: &mut Child) -> String {
     plain(&words)
 }
 
-/// What a helper died of, from its exit status and its last words, which are those of Rust's runtime.
+/// Names the cause of a helper's death, by its exit status and the last lines that it wrote to stderr.
 pub(super) fn judge(
     status: Option<ExitStatus>,
     words: &str,

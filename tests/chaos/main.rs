@@ -387,7 +387,7 @@ async fn streams() {
         .iter()
         .filter(|call| call.bill.is_some() && call.status.is_none())
         .count();
-    verdict.figure("streams that nobody read to their end", cut);
+    verdict.figure("streams that no replica read to their end", cut);
     money::audit(&field, &receiver, &mut verdict).await;
     conclude(&title, &field, started, |all| all.append(verdict)).await;
 }

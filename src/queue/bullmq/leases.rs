@@ -74,7 +74,7 @@ impl LeaseHolder for BullmqBroker {
 
     async fn release(&self, leases: &[Lease]) -> Result<usize, BrokerError> {
         let mut released = 0;
-        // The last first: what was claimed first is next in line in the end.
+        // Releases the last claim first, so that the job of the first claim ends up next in line.
         let mut left = leases;
         while !left.is_empty() {
             let (rest, chunk) = left.split_at(left.len().saturating_sub(MOVE_CHUNK));

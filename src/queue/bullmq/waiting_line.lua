@@ -3,7 +3,7 @@
 -- A larger payload does not pass through a script: the caller finds the owner of its job.
 local LARGEST = 262144
 
--- A priority is the upper part of a job's score, and what is kept of its fair line stands behind this (priority_levels.lua).
+-- The upper part of a job's score is its priority. `level_state` names the fair line of a priority (priority_levels.lua).
 local LEVEL, PRIORITIZED = 4294967296, P .. 'prioritized'
 local function level_state(level) return P .. 'bw:fair:p' .. text(level) end
 

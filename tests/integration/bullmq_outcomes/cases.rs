@@ -263,7 +263,7 @@ async fn removed_while_active() {
         stage.record(json!({"removed while locked": removed}));
         stage.node.ask("obliterate", json!({})).await;
         stage.release().await;
-        // The worker goes on with what comes next; of the first job nothing comes back.
+        // The worker runs the next job, and leaves no key of the first one.
         stage.add("j2", json!({}), &["complete"]).await;
         stage.view("j2", "completed").await;
         stage.view_states(&["j1"]).await;
