@@ -173,7 +173,9 @@ impl Invocation for ScriptCall<'_> {
     ) -> Result<T, RedisError> {
         if let Some(function) = self.script.function.as_ref().filter(|_| functions.are_usable()) {
             let mut answer = self.call(function, connection).await;
-            if answer.as_ref().is_err_and(support::is_missing) {
+            let is_missing = answer.as_ref().is_err_and(support::is_missing);
+            // After a restart every call in flight misses its function; only one of them loads at a time.
+            if let Some(_loading) = is_missing.then(|| functions.may_load()).flatten() {
                 match support::load(function, KEPT_VERSIONS, connection).await {
                     Ok(()) => answer = self.call(function, connection).await,
                     // The script has not run, and neither error says that Redis lacks functions.

@@ -19,12 +19,20 @@ const EVALUATED_FOR: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct FunctionSupport {
     refused_at: Mutex<Option<Instant>>,
+    /// Held by the call that loads a function.
+    loading: tokio::sync::Mutex<()>,
 }
 
 impl FunctionSupport {
     /// Returns true if functions may be called.
     pub(super) fn are_usable(&self) -> bool {
         self.refused_at().is_none_or(|at| at.elapsed() >= EVALUATED_FOR)
+    }
+
+    /// The right to load a function; `None` while another call loads one. The caller evaluates its script then: a wait
+    /// would add up over the callers when Redis does not answer.
+    pub(super) fn may_load(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.loading.try_lock().ok()
     }
 
     /// Notes that Redis does not run functions.

@@ -81,6 +81,20 @@ async fn a_function_begins_each_call_without_what_the_last_one_left() {
     redis.stop().await;
 }
 
+/// Redis blocks while it compiles a library, so calls in flight do not all load it.
+#[tokio::test]
+async fn calls_side_by_side_load_a_function_once() {
+    let (redis, connection, mut raw) = open().await;
+    let script = script();
+    ask::<()>(&mut raw, &["CONFIG", "RESETSTAT"]).await;
+    let all = futures_util::future::join_all((0..50).map(|_| count(&connection, &script))).await;
+    assert!(all.iter().all(|answer| *answer == [2, 2, 10, 1, 2]));
+    assert_eq!(calls(&mut raw, "function|load").await, 1);
+    assert_eq!(count(&connection, &script).await, [2, 2, 10, 1, 2]);
+    assert_eq!(calls(&mut raw, "function|load").await, 1);
+    redis.stop().await;
+}
+
 #[tokio::test]
 async fn without_the_rights_for_functions_scripts_are_evaluated() {
     for denied in ["-fcall", "-function|load"] {
