@@ -28,6 +28,10 @@ lint:
     sh scripts/setup-linters.sh
     sh scripts/lint.sh
 
+# Instructions of the scripts in Redis, beside the accepted ones (benches/script-instructions.json).
+check-instructions:
+    sh scripts/check-instructions.sh
+
 # Words that STYLE.md excludes.
 lint-prose:
     sh scripts/lint-prose.sh --list

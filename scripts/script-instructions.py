@@ -4,11 +4,13 @@
   python3 scripts/script-instructions.py fair     for each job of calls that complete and claim, with the line shared and not
   python3 scripts/script-instructions.py money    for each paid call, with and without the books
   python3 scripts/script-instructions.py cost     for each command that a script runs
+  python3 scripts/script-instructions.py gate     fails where a count is more than 5 % above benches/script-instructions.json
+  python3 scripts/script-instructions.py accept   writes that file
 
 The difference of a long and a short run is counted, so that the start of the server does not matter. Scripts are evaluated
 (EVALSHA). Needs redis-server and valgrind.
 """
-import os, re, socket, subprocess, sys, tempfile, time
+import json, os, platform, re, socket, subprocess, sys, tempfile, time
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 QUEUE = "ai-jobs"
@@ -196,7 +198,47 @@ def cost(body):
     return per_unit(lambda server, times: server.ask("EVAL", f"for i = 1, {times} do {body} end", 0), 200, 1200)
 
 
-if sys.argv[1:] == ["fair"]:
+BASELINE = os.path.join(ROOT, "benches", "script-instructions.json")
+TOLERANCE = 1.05
+
+
+def counted():
+    """What the gate compares: instructions a job, and a paid call."""
+    for layout in ("bullmq", "apalis"):
+        for key in ("", "userId"):
+            name = "shared fairly" if key else "first come, first served"
+            yield f"{layout}, 8 jobs a call, {name}", fair(layout, key, 50, 8)
+    for kind, name in (("now", "booked"), ("budgets", "booked, with budgets")):
+        yield f"16 paid calls a script, {name}", money(kind, 16)
+
+
+def gate(accept):
+    """Returns whether no count has grown by more than the tolerance. Another redis-server has other counts."""
+    version = re.search(r"v=(\S+)", subprocess.check_output(["redis-server", "--version"], text=True))[1]
+    server = f"redis-server {version} on {platform.machine()}"
+    known = json.loads(read("benches/script-instructions.json")) if os.path.exists(BASELINE) else {}
+    if not accept and known.get("server") != server:
+        print(f"instructions are not compared: {server} is here, the counts are those of {known.get('server')}")
+        return True
+    counts, held = {}, True
+    for name, count in counted():
+        counts[name] = round(count)
+        before = known.get("counts", {}).get(name)
+        is_above = not accept and before is not None and count > before * TOLERANCE
+        held = held and not is_above
+        change = "new" if before is None else f"{count / before - 1:+.1%}"
+        print(f"{name}: {count:,.0f} ({change}){': more than 5 % above the accepted count' if is_above else ''}", flush=True)
+    if accept:
+        with open(BASELINE, "w", encoding="utf-8") as file:
+            file.write(json.dumps({"server": server, "counts": counts}, indent=2) + "\n")
+    elif not held:
+        print("A script costs Redis more than before. Reduce that, or accept it: python3 scripts/script-instructions.py accept")
+    return held
+
+
+if sys.argv[1:] in (["gate"], ["accept"]):
+    sys.exit(0 if gate(sys.argv[1] == "accept") else 1)
+elif sys.argv[1:] == ["fair"]:
     print("| layout | owners | jobs a call | off | on | more |\n|---|---|---|---|---|---|")
     for layout in ("bullmq", "apalis"):
         for owners, batch in ((50, 2), (50, 8), (1, 8), (50, 16)):
