@@ -61,16 +61,16 @@ impl<Q, A> fmt::Debug for Batcher<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
-    /// Requests for `carry`, each as heavy as `weigh` says, in bytes.
-    pub(crate) fn new<F, C>(most: BatchLimits, weigh: fn(&Q) -> usize, carry: C) -> Self
+    /// A batcher whose calls `send` makes. `size_of` is the size of a request in bytes.
+    pub(crate) fn new<F, C>(limits: BatchLimits, size_of: fn(&Q) -> usize, send: C) -> Self
     where
         F: Future<Output = Vec<A>> + Send + 'static,
         C: Fn(Vec<Q>) -> F + Send + Sync + 'static,
     {
         Self(Arc::new(BatcherState {
-            send: Box::new(move |requests| Box::pin(carry(requests))),
-            size_of: weigh,
-            limits: most,
+            send: Box::new(move |requests| Box::pin(send(requests))),
+            size_of,
+            limits,
             queue: Mutex::new(PendingRequests {
                 waiting: VecDeque::new(),
                 calls_in_flight: 0,
@@ -78,14 +78,20 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         }))
     }
 
-    /// Queues a request and waits for its answer; `None` if the call that carried it died. A request whose caller has
-    /// gone before the call starts is not sent.
+    /// Queues a request and waits for its answer; `None` if its call panicked. A request whose caller has gone before the
+    /// call starts is not sent.
     pub(crate) async fn ask(&self, request: Q) -> Option<A> {
         let (answer, answered) = oneshot::channel();
         if self.0.enqueue(request, answer) {
             // Spawned so that it outlives this caller, and so that callers polled in the same tick can still join.
             let inner = self.0.clone();
-            tokio::spawn(FlushTask { inner, over: false }.run());
+            tokio::spawn(
+                FlushTask {
+                    inner,
+                    has_ended: false,
+                }
+                .run(),
+            );
         }
         answered.await.ok()
     }
@@ -100,13 +106,14 @@ impl<Q, A> BatcherState<Q, A> {
     fn enqueue(&self, request: Q, answer: oneshot::Sender<A>) -> bool {
         let mut queue = self.queue();
         queue.waiting.push_back((request, answer));
-        let sets_out = queue.calls_in_flight == 0
+        let needs_call = queue.calls_in_flight == 0
             || (queue.calls_in_flight < self.limits.calls && queue.waiting.len() >= self.limits.requests);
-        queue.calls_in_flight += usize::from(sets_out);
-        sets_out
+        queue.calls_in_flight += usize::from(needs_call);
+        needs_call
     }
 
-    /// Takes the requests of the next call. Empty when this ride ends: no request waits, or the other rides suffice.
+    /// Takes the requests of the next call. Empty when no request waits, or when the other calls in flight suffice: the
+    /// task that asks ends then.
     fn next_batch(&self) -> (Vec<Q>, Vec<oneshot::Sender<A>>) {
         let mut queue = self.queue();
         let (mut requests, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0usize);
@@ -137,7 +144,8 @@ impl<Q, A> BatcherState<Q, A> {
 /// Makes one call after the other until no request needs it.
 struct FlushTask<Q, A> {
     inner: Arc<BatcherState<Q, A>>,
-    over: bool,
+    /// The task has ended by itself, so there is nothing to clean up.
+    has_ended: bool,
 }
 
 impl<Q, A> FlushTask<Q, A> {
@@ -145,7 +153,7 @@ impl<Q, A> FlushTask<Q, A> {
         loop {
             let (requests, askers) = self.inner.next_batch();
             if requests.is_empty() {
-                self.over = true;
+                self.has_ended = true;
                 return;
             }
             let answers = (self.inner.send)(requests).await;
@@ -160,7 +168,7 @@ impl<Q, A> Drop for FlushTask<Q, A> {
     /// Cleans up after a panic, or at the end of the runtime: waiting callers get `None`, and the next one starts a
     /// call.
     fn drop(&mut self) {
-        if !self.over {
+        if !self.has_ended {
             let mut queue = self.inner.queue();
             queue.calls_in_flight -= 1;
             if queue.calls_in_flight == 0 {
