@@ -35,8 +35,12 @@ use reqwest::{Body, Request, Response};
 use tokio::{net::lookup_host, sync::Notify, task::coop::poll_proceed};
 use tower::{BoxError, Service};
 
+mod chunk_merger;
+mod merged_stream;
 #[cfg(test)]
 mod tests;
+
+use merged_stream::MergedStream;
 
 /// Longest wait for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -245,7 +249,7 @@ struct TcpConnector {
 }
 
 impl Service<Uri> for TcpConnector {
-    type Response = <HttpsConnector<HttpConnector<FilteredResolver>> as Service<Uri>>::Response;
+    type Response = MergedStream<<HttpsConnector<HttpConnector<FilteredResolver>> as Service<Uri>>::Response>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -260,7 +264,7 @@ impl Service<Uri> for TcpConnector {
                 .await
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))??;
             opened();
-            Ok(connection)
+            Ok(MergedStream::new(connection))
         })
     }
 }

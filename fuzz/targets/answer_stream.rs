@@ -27,11 +27,11 @@ pub(crate) static ANSWER_STREAM: Target = Target::new("answer_stream", |input| {
 fn read<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Option<String> {
     let mut reader = StreamReader::default();
     for chunk in chunks {
-        if reader.is_done || reader.error.is_some() {
+        if reader.answer.is_done || reader.answer.error.is_some() {
             break;
         }
         reader.push(chunk);
     }
     reader.end();
-    matches!(reader.bytes, AnswerBytes::Events(_)).then(|| reader.parts.into_body())
+    matches!(reader.bytes, AnswerBytes::Events(_)).then(|| reader.answer.parts.into_body())
 }

@@ -7,8 +7,11 @@ use std::fmt::Write as _;
 
 use super::{Content, ObjectMembers, Written, items_or_itself, number, string};
 
+mod frame;
 #[cfg(test)]
 mod tests;
+
+use frame::EventFrame;
 
 /// Choices of an answer that are kept. Requests ask for one.
 const MOST_CHOICES: usize = 4;
@@ -60,45 +63,12 @@ struct CallParts {
     arguments: String,
 }
 
-/// The parts of an event before and behind its text. Most events of a stream differ in their text alone, and an event
-/// with the frame of the last one needs no parser.
-#[derive(Debug)]
-struct EventFrame {
-    before: String,
-    behind: String,
-}
-
-impl EventFrame {
-    /// The text of an event in this frame, in its escaped form.
-    fn text_of<'e>(&self, event: &'e str) -> Option<&'e str> {
-        let text = event.strip_prefix(&*self.before)?.strip_suffix(&*self.behind)?;
-        is_inside_of_string(text).then_some(text)
-    }
-}
-
-/// Returns true if a JSON string with this between its quotes is valid.
-fn is_inside_of_string(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' | ..0x20 => return false,
-            b'\\' => match bytes.next() {
-                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {}
-                Some(b'u') if (0..4).all(|_| bytes.next().is_some_and(|digit| digit.is_ascii_hexdigit())) => {
-                }
-                _ => return false,
-            },
-            _ => {}
-        }
-    }
-    true
-}
-
 impl AnswerParts {
     /// Takes the data of one event.
     pub(crate) fn push(&mut self, event: &str) -> EventMeaning {
         if let Some(frame) = &self.frame
-            && let Some(text) = frame.text_of(event)
+            && let Some((text, [])) = frame.split(event.as_bytes())
+            && let Ok(text) = std::str::from_utf8(text)
             && let Some(choice) = self.choices.first_mut()
         {
             choice.text.push_str(text);
@@ -110,6 +80,27 @@ impl AnswerParts {
             return EventMeaning::Done;
         }
         self.read(event)
+    }
+
+    /// Takes the events at the front of a stream's bytes that differ from an earlier one in their text alone, and returns
+    /// their length. The bytes begin with a line.
+    pub(crate) fn take_framed(&mut self, bytes: &[u8]) -> usize {
+        let (Some(frame), Some(choice)) = (&self.frame, self.choices.first_mut()) else {
+            return 0;
+        };
+        let mut rest = bytes;
+        while let Some(data) = rest.strip_prefix(b"data:")
+            && let Some((text, behind)) = frame.split(data.strip_prefix(b" ").unwrap_or(data))
+            && let Some(behind) = behind
+                .strip_prefix(b"\n\n")
+                .or_else(|| behind.strip_prefix(b"\r\n\r\n"))
+            && let Ok(text) = std::str::from_utf8(text)
+        {
+            choice.text.push_str(text);
+            self.size += text.len();
+            rest = behind;
+        }
+        bytes.len() - rest.len()
     }
 
     fn read(&mut self, event: &str) -> EventMeaning {
@@ -124,6 +115,8 @@ impl AnswerParts {
         )
         .0;
         let kept = |place: &mut Option<String>, found: Option<&str>| {
+            // Azure names no model in its remarks about filters, and some gateways count nothing in their last event.
+            let found = found.filter(|found| !matches!(*found, r#""""# | "{}"));
             if let Some(found) = found.filter(|found| found.len() <= LONGEST_DETAIL) {
                 *place = Some(found.to_owned());
             }
@@ -146,13 +139,7 @@ impl AnswerParts {
             .filter(|_| {
                 items.len() == 1 && counted.is_none() && !reports_error && object.len() == event.len()
             })
-            .and_then(|text| {
-                let at = (text.as_ptr() as usize).checked_sub(event.as_ptr() as usize)?;
-                Some(EventFrame {
-                    before: event.get(..at)?.to_owned(),
-                    behind: event.get(at + text.len()..)?.to_owned(),
-                })
-            })
+            .and_then(|text| EventFrame::around(event, text))
             .or_else(|| self.frame.take());
         match reports_error {
             true => EventMeaning::Error,
@@ -191,8 +178,10 @@ impl AnswerParts {
         )
         .0;
         let before = parts.size();
-        for content in [content, legacy].into_iter().flatten() {
-            parts.text.push_str(&escaped_text(content));
+        let written = content.map(escaped_text).filter(|text| !text.is_empty());
+        // Together repeats the part in the place of the old form of completions.
+        if let Some(written) = written.or_else(|| legacy.map(escaped_text)) {
+            parts.text.push_str(&written);
         }
         if let Some(refusal) = refusal {
             parts.refusal.push_str(&escaped_text(refusal));
@@ -214,8 +203,12 @@ impl AnswerParts {
             parts.refusal = inside_of_string(&written.refusal);
         }
         self.size += parts.size() - before;
+        // Some gateways write it under both names.
         let reasoning = [thought, thinking].into_iter().flatten();
-        let reasoning: usize = reasoning.map(|text| text.len().saturating_sub(2)).sum();
+        let reasoning = reasoning
+            .map(|text| text.len().saturating_sub(2))
+            .max()
+            .unwrap_or(0);
         self.reasoning += reasoning;
         let is_plain = index == 0
             && finish.is_none()

@@ -1,7 +1,7 @@
 //! The cards of a deck that is still being written, for the student who waits for it.
 //!
-//! The deck itself is read from the whole answer, which may drop a card of the preview (the forty-first), or change its
-//! topic. A fast answer has no preview, and costs nothing for one.
+//! The deck itself is read from the whole answer, which may drop a card of the preview, or change its topic. A fast answer
+//! has no preview, and costs nothing for one.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -28,7 +28,9 @@ pub(super) async fn follow(
     guard: &dyn ProviderGuard,
     arriving: &ArrivingAnswer,
 ) -> Infallible {
-    sleep(SHOW_EVERY).await;
+    sleep(LOOK_EVERY).await;
+    arriving.watch();
+    sleep(SHOW_EVERY - LOOK_EVERY).await;
     let mut preview = DeckPreview::new(payload);
     let mut shown = 0;
     loop {
@@ -50,7 +52,10 @@ pub(super) struct DeckPreview {
     scan: GrowingScan,
     /// Bytes of the escaped text that were read.
     read: usize,
-    to_write: usize,
+    /// The deck has no more cards than these.
+    most_cards: usize,
+    /// Cards with which the deck is likely to be whole.
+    usual_cards: usize,
 }
 
 impl DeckPreview {
@@ -59,7 +64,8 @@ impl DeckPreview {
             builder: DeckBuilder::new(DeckRules::of(payload)),
             scan: GrowingScan::default(),
             read: 0,
-            to_write: payload.to_write(),
+            most_cards: payload.most_cards(),
+            usual_cards: payload.to_write().min(payload.most_cards()),
         }
     }
 
@@ -67,7 +73,12 @@ impl DeckPreview {
     pub(super) fn take(&mut self, escaped: &str) {
         self.read += escaped.len();
         if let Some(text) = decoded(escaped).filter(|text| !text.is_empty()) {
-            self.scan.push(&text, &mut |card| self.builder.add(card));
+            let (builder, most) = (&mut self.builder, self.most_cards);
+            self.scan.push(&text, &mut |card| {
+                if builder.cards().len() < most {
+                    builder.add(card);
+                }
+            });
         }
     }
 
@@ -82,7 +93,7 @@ impl DeckPreview {
 
     fn percent(&self) -> u8 {
         let (first, last) = PROGRESS;
-        let percent = first + (last - first) * self.cards() / self.to_write.max(1);
+        let percent = first + (last - first) * self.cards() / self.usual_cards.max(1);
         u8::try_from(percent.min(last)).unwrap_or(u8::MAX)
     }
 }

@@ -5,38 +5,41 @@
 
 use std::{
     fmt,
-    ops::ControlFlow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
 use reqwest::Request;
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    error_body::{ErrorBody, error_inside},
-    event_stream::{EventConsumer, EventReader},
-    http::{MAX_ANSWER, OpenAnswer, ProviderAnswer, ProviderPeer},
+    error_body::ErrorBody,
+    http::{OpenAnswer, ProviderAnswer, ProviderPeer},
 };
-use crate::{
-    Failure,
-    chat_answer::parts::{AnswerParts, EventMeaning},
-};
+use crate::Failure;
 
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/targets/answer_stream.rs"]
 pub(crate) mod fuzz;
+mod reader;
 #[cfg(test)]
 mod tests;
 
-/// Longest stream, bytes: an event takes a few hundred for each token.
-const MAX_STREAM: usize = 128 * 1024 * 1024;
+use reader::{AnswerBytes, StreamReader, StreamedAnswer};
+
 /// Longest wait for the end of a stream whose answer is whole. Only a connection whose answer has ended can be used again.
 const LAST_WORDS: Duration = Duration::from_millis(250);
+/// A stream that has lasted for so long is read at most so often. Providers send each token as an event of its own, and each
+/// read costs more than the event does.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+const READ_EVERY: Duration = Duration::from_millis(100);
+/// A stream that brings so many bytes at once is not slow.
+const MUCH_AT_ONCE: usize = 4096;
 /// Tokens a second of a slow model that reasons before it answers. It may be silent for all of that time.
 const REASONED_A_SECOND: u64 = 50;
 /// Factor on the longest time that an answer in one piece has taken: the wait for the next one.
@@ -47,11 +50,20 @@ const LONGER_THAN_EVER: u32 = 4;
 pub(crate) struct ArrivingAnswer {
     /// In the escaped form of a JSON string.
     text: Mutex<String>,
+    has_begun: AtomicBool,
+    /// The handler looks at the text.
+    is_watched: AtomicBool,
     /// The answer as far as it had arrived when the stream broke.
     partial: Mutex<Option<Box<RawValue>>>,
 }
 
 impl ArrivingAnswer {
+    /// From now on the text is here as soon as it has arrived. Before, only its beginning is told: most answers arrive
+    /// before the handler looks at them.
+    pub(crate) fn watch(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
     /// The text from this place on, in the escaped form of a JSON string.
     pub(crate) fn text_from(&self, at: usize) -> String {
         self.text().get(at..).unwrap_or_default().to_owned()
@@ -75,15 +87,21 @@ impl ArrivingAnswer {
 
     /// Takes what has been added to `text` since the last time.
     fn follow(&self, text: &str) {
+        if !text.is_empty() {
+            self.has_begun.store(true, Ordering::Relaxed);
+        }
+        if !self.is_watched.load(Ordering::Relaxed) {
+            return;
+        }
         let mut known = self.text();
         if let Some(added) = text.get(known.len()..) {
             known.push_str(added);
         }
     }
 
-    /// Returns true if a part of the text is here.
+    /// Returns true if a part of the text has arrived.
     pub(super) fn has_begun(&self) -> bool {
-        !self.text().is_empty()
+        self.has_begun.load(Ordering::Relaxed)
     }
 
     fn text(&self) -> MutexGuard<'_, String> {
@@ -159,11 +177,14 @@ impl StreamedCall {
         let read = self.read(&mut answer, &mut reader, beginning).await;
         let StreamReader {
             bytes,
+            answer: streamed,
+            ..
+        } = reader;
+        let StreamedAnswer {
             parts,
             is_done,
             error,
-            ..
-        } = reader;
+        } = streamed;
         self.reasoning.store(parts.reasoning(), Ordering::Relaxed);
         let broken = match (read, error) {
             (_, Some(event)) => {
@@ -202,160 +223,38 @@ impl StreamedCall {
         reader: &mut StreamReader,
         beginning: Duration,
     ) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let mut rested = Duration::ZERO;
         loop {
-            let patience = match reader.is_done {
+            let streamed = &reader.answer;
+            let patience = match streamed.is_done {
                 true => LAST_WORDS,
-                false if reader.parts.has_begun() => self.patience.idle,
+                false if streamed.parts.has_begun() => self.patience.idle,
                 false => beginning,
             };
-            let chunk = match answer.chunk(patience).await {
+            let chunk = match answer.chunk(patience, rested).await {
                 // Bytes behind a whole answer, and errors there, change nothing.
-                _ if reader.is_done => return Ok(()),
+                _ if streamed.is_done => return Ok(()),
                 chunk => chunk?,
             };
-            let is_over = chunk.is_none();
+            let (length, is_over) = (chunk.as_ref().map_or(0, Bytes::len), chunk.is_none());
             match chunk {
                 Some(bytes) => reader.push(&bytes),
                 None => reader.end(),
             }
-            self.arriving.follow(reader.parts.text());
-            if is_over || reader.error.is_some() {
+            self.arriving.follow(reader.answer.parts.text());
+            if is_over || reader.answer.error.is_some() {
                 return Ok(());
             }
             if reader.is_too_long() {
                 return Err(answer.too_long());
             }
-        }
-    }
-}
-
-/// The bytes of an answer so far.
-#[derive(Debug)]
-enum AnswerBytes {
-    /// Too few to tell their form.
-    Blank(Vec<u8>),
-    /// An answer in one piece, or a body that is no answer.
-    Whole(Vec<u8>),
-    Events(EventReader),
-}
-
-/// Returns true if an answer begins like a stream; `None` if it is too short to tell. Its media type says less: gateways
-/// send either form with either type.
-fn begins_with_event(body: &[u8]) -> Option<bool> {
-    const MARK: &[u8] = b"\xef\xbb\xbf";
-    let body = body.trim_ascii_start();
-    let body = body.strip_prefix(MARK).unwrap_or(body).trim_ascii_start();
-    if MARK.starts_with(body) {
-        return None;
-    }
-    let fields = [b"data".as_slice(), b"event", b"id", b"retry", b":"];
-    let is_event = fields.iter().any(|field| body.starts_with(field));
-    let is_cut = !is_event && fields.iter().any(|field| field.starts_with(body));
-    (!is_cut).then_some(is_event)
-}
-
-/// Reads the bytes of an answer that may be a stream.
-#[derive(Debug)]
-struct StreamReader {
-    bytes: AnswerBytes,
-    parts: AnswerParts,
-    is_done: bool,
-    /// An event that reports an error. It ends the reading.
-    error: Option<Vec<u8>>,
-    length: usize,
-}
-
-impl Default for StreamReader {
-    fn default() -> Self {
-        Self {
-            bytes: AnswerBytes::Blank(Vec::new()),
-            parts: AnswerParts::default(),
-            is_done: false,
-            error: None,
-            length: 0,
-        }
-    }
-}
-
-impl StreamReader {
-    fn push(&mut self, bytes: &[u8]) {
-        self.length += bytes.len();
-        match &mut self.bytes {
-            AnswerBytes::Events(_) => self.read_events(bytes),
-            AnswerBytes::Whole(body) => body.extend_from_slice(bytes),
-            AnswerBytes::Blank(body) => {
-                body.extend_from_slice(bytes);
-                match begins_with_event(body) {
-                    None => {}
-                    Some(false) => self.bytes = AnswerBytes::Whole(std::mem::take(body)),
-                    Some(true) => {
-                        let begun = std::mem::take(body);
-                        self.bytes = AnswerBytes::Events(EventReader::default());
-                        self.read_events(&begun);
-                    }
-                }
+            let is_slow = length < MUCH_AT_ONCE && reader.expects_more() && begun.elapsed() >= SLOW_AFTER;
+            rested = Duration::ZERO;
+            if is_slow {
+                rested = READ_EVERY.min(patience / 4);
+                sleep(rested).await;
             }
-        }
-    }
-
-    /// The answer has ended.
-    fn end(&mut self) {
-        match &mut self.bytes {
-            AnswerBytes::Events(reader) => {
-                let mut reader = std::mem::take(reader);
-                self.consume(|consume| reader.finish(consume));
-            }
-            // Some gateways stream lines of JSON without `data:`.
-            AnswerBytes::Whole(body) if serde_json::from_slice::<&RawValue>(body).is_err() => {
-                let (body, mut reader) = (std::mem::take(body), EventReader::default());
-                self.consume(|consume| {
-                    reader.push(&body, consume)?;
-                    reader.finish(consume)
-                });
-                self.bytes = match self.parts.size() {
-                    0 => AnswerBytes::Whole(body),
-                    _ => AnswerBytes::Events(reader),
-                };
-            }
-            AnswerBytes::Whole(_) | AnswerBytes::Blank(_) => {}
-        }
-    }
-
-    fn read_events(&mut self, bytes: &[u8]) {
-        if let AnswerBytes::Events(reader) = &mut self.bytes {
-            let mut reader = std::mem::take(reader);
-            self.consume(|consume| reader.push(bytes, consume));
-            self.bytes = AnswerBytes::Events(reader);
-        }
-    }
-
-    fn consume(&mut self, read: impl FnOnce(&mut EventConsumer<'_>) -> ControlFlow<()>) {
-        let Self {
-            parts,
-            is_done,
-            error,
-            ..
-        } = self;
-        // The reader stops at the end of the answer, or at an error: both are noted below.
-        let _ = read(&mut |event| {
-            match parts.push(event) {
-                EventMeaning::Part => return ControlFlow::Continue(()),
-                EventMeaning::Done => *is_done = true,
-                EventMeaning::Error if error_inside(event.as_bytes()).is_none() => {
-                    return ControlFlow::Continue(());
-                }
-                EventMeaning::Error => *error = Some(event.into()),
-            }
-            ControlFlow::Break(())
-        });
-    }
-
-    fn is_too_long(&self) -> bool {
-        match &self.bytes {
-            AnswerBytes::Events(reader) => {
-                self.length > MAX_STREAM || self.parts.size() + reader.waiting() > MAX_ANSWER
-            }
-            AnswerBytes::Whole(body) | AnswerBytes::Blank(body) => body.len() > MAX_ANSWER,
         }
     }
 }

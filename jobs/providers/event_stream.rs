@@ -14,8 +14,23 @@ mod tests;
 /// long event would take time that grows with its square.
 const MOST_LOOKS: u8 = 8;
 
-/// Takes the data of one event, as UTF-8. A character that was cut between two chunks is whole again.
-pub(super) type EventConsumer<'a> = dyn FnMut(&str) -> ControlFlow<()> + 'a;
+/// Takes the events of a stream.
+pub(super) trait EventConsumer {
+    /// Takes the data of one event, as UTF-8. A character that was cut between two chunks is whole again.
+    fn take(&mut self, event: &str) -> ControlFlow<()>;
+
+    /// Takes the events at the front of `bytes` that need no reading by lines, and returns their length. The bytes begin
+    /// with a line.
+    fn take_known(&mut self, _bytes: &[u8]) -> usize {
+        0
+    }
+}
+
+impl<F: FnMut(&str) -> ControlFlow<()>> EventConsumer for F {
+    fn take(&mut self, event: &str) -> ControlFlow<()> {
+        self(event)
+    }
+}
 
 /// The bytes of a stream that do not make a whole event yet.
 #[derive(Debug, Default)]
@@ -37,12 +52,15 @@ impl EventReader {
         self.line.len() + self.data.len()
     }
 
-    /// Takes the next bytes, and hands each event that they complete to `consume`, until it breaks off.
-    pub(super) fn push(&mut self, mut bytes: &[u8], consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+    /// Takes the next bytes, and hands each event that they complete to `consumer`, until it breaks off.
+    pub(super) fn push(&mut self, mut bytes: &[u8], consumer: &mut impl EventConsumer) -> ControlFlow<()> {
         while !bytes.is_empty() {
             if std::mem::take(&mut self.skips_lf) && bytes[0] == b'\n' {
                 bytes = &bytes[1..];
                 continue;
+            }
+            if self.line.is_empty() && !self.has_data {
+                bytes = &bytes[consumer.take_known(bytes)..];
             }
             let Some(end) = memchr2(b'\n', b'\r', bytes) else {
                 self.line.extend_from_slice(bytes);
@@ -52,31 +70,31 @@ impl EventReader {
             self.skips_lf = bytes[end] == b'\r';
             bytes = rest;
             if self.line.is_empty() {
-                self.take_line(line, rest, consume)?;
+                self.take_line(line, rest, consumer)?;
             } else {
                 let mut whole = std::mem::take(&mut self.line);
                 whole.extend_from_slice(line);
-                self.take_line(&whole, rest, consume)?;
+                self.take_line(&whole, rest, consumer)?;
             }
         }
         ControlFlow::Continue(())
     }
 
     /// Ends the stream: the bytes that wait are an event.
-    pub(super) fn finish(&mut self, consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+    pub(super) fn finish(&mut self, consumer: &mut impl EventConsumer) -> ControlFlow<()> {
         let line = std::mem::take(&mut self.line);
-        self.take_line(&line, b"", consume)?;
-        self.dispatch(consume)
+        self.take_line(&line, b"", consumer)?;
+        self.dispatch(consumer)
     }
 
     /// Takes a whole line. `rest` holds the bytes that have arrived behind it.
-    fn take_line(&mut self, line: &[u8], rest: &[u8], consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+    fn take_line(&mut self, line: &[u8], rest: &[u8], consumer: &mut impl EventConsumer) -> ControlFlow<()> {
         let line = match std::mem::replace(&mut self.has_begun, true) {
             true => line,
             false => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
         };
         let data = match line.first() {
-            None => return self.dispatch(consume),
+            None => return self.dispatch(consumer),
             Some(b'{' | b'[') => line,
             Some(_) => match line.strip_prefix(b"data").map(|rest| (rest, rest.first())) {
                 Some((rest, Some(b':'))) => rest[1..].strip_prefix(b" ").unwrap_or(&rest[1..]),
@@ -88,7 +106,7 @@ impl EventReader {
         if self.has_data && self.looks < MOST_LOOKS {
             self.looks += 1;
             if is_whole(&self.data) {
-                self.dispatch(consume)?;
+                self.dispatch(consumer)?;
             }
         }
         // The usual event is one line, followed by a blank one: it is passed on without a copy.
@@ -97,7 +115,7 @@ impl EventReader {
             false => rest,
         };
         if !self.has_data && matches!(next.first(), Some(b'\n' | b'\r')) {
-            return consume(&text(data));
+            return consumer.take(&text(data));
         }
         if self.has_data {
             self.data.push(b'\n');
@@ -107,13 +125,13 @@ impl EventReader {
         ControlFlow::Continue(())
     }
 
-    fn dispatch(&mut self, consume: &mut EventConsumer<'_>) -> ControlFlow<()> {
+    fn dispatch(&mut self, consumer: &mut impl EventConsumer) -> ControlFlow<()> {
         if !std::mem::take(&mut self.has_data) {
             return ControlFlow::Continue(());
         }
         let data = std::mem::take(&mut self.data);
         self.looks = 0;
-        consume(&text(&data))
+        consumer.take(&text(&data))
     }
 }
 

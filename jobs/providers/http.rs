@@ -1,7 +1,16 @@
 //! One exchange with a provider, the same for all: send once, read at most so much, turn every end but a 2xx into
 //! a [`Failure`].
 
-use std::{borrow::Cow, cell::Cell, fmt, io, time::Duration};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    fmt,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use reqwest::{
@@ -10,7 +19,7 @@ use reqwest::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tracing::debug;
 use url::Url;
 
@@ -185,6 +194,7 @@ impl ProviderPeer {
                 peer: self,
                 response,
                 end,
+                alarm: None,
             });
         }
         // The status says enough: a refusal is classified even when its body is long or cut.
@@ -281,6 +291,9 @@ pub(super) struct OpenAnswer<'a> {
     peer: &'a ProviderPeer,
     response: Response,
     end: Instant,
+    /// Wakes the task when the provider has been silent for too long. One timer serves all chunks: a timer for each would
+    /// cost more than most chunks do.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl OpenAnswer<'_> {
@@ -292,17 +305,42 @@ impl OpenAnswer<'_> {
         self.response.headers()
     }
 
-    /// The next bytes of the body, within `patience`; `None` at its end.
+    /// The next bytes of the body, within `patience`, of which `rested` has passed; `None` at its end.
     ///
     /// # Errors
     /// Transient when none came.
-    pub(super) async fn chunk(&mut self, patience: Duration) -> Result<Option<Bytes>, Failure> {
-        let until = self.end.min(Instant::now() + patience);
-        match timeout_at(until, self.response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(self.cut(TruncationCause::Broken(error))),
-            Err(_) if until < self.end => Err(self.peer.silent(patience).with_status(self.status())),
-            Err(_) => Err(self.cut(TruncationCause::Late)),
+    pub(super) async fn chunk(
+        &mut self,
+        patience: Duration,
+        rested: Duration,
+    ) -> Result<Option<Bytes>, Failure> {
+        let until = self.end.min(Instant::now() + patience.saturating_sub(rested));
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if alarm.deadline() > until {
+            alarm.as_mut().reset(until);
+        }
+        let chunk = {
+            let mut chunk = pin!(self.response.chunk());
+            poll_fn(|context| {
+                if let Poll::Ready(chunk) = chunk.as_mut().poll(context) {
+                    return Poll::Ready(Some(chunk));
+                }
+                while alarm.as_mut().poll(context).is_ready() {
+                    if alarm.deadline() >= until {
+                        return Poll::Ready(None);
+                    }
+                    // It was set for an earlier chunk.
+                    alarm.as_mut().reset(until);
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        match chunk {
+            Some(Ok(chunk)) => Ok(chunk),
+            Some(Err(error)) => Err(self.cut(TruncationCause::Broken(error))),
+            None if until < self.end => Err(self.peer.silent(patience).with_status(self.status())),
+            None => Err(self.cut(TruncationCause::Late)),
         }
     }
 

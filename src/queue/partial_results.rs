@@ -1,15 +1,19 @@
 //! The parts that a job's result has so far, for the clients that follow the job, on whichever replica they are.
 //!
-//! A follower leaves a mark in Redis, and a worker that finds one writes the parts, as one string that replaces the last.
+//! A follower leaves a mark in Redis, and a worker that finds one writes the parts, as one string that replaces the last. The
+//! claim's token fences the write: a replica that has lost a job overwrites no parts of the replica that runs it now.
 //! Both keys expire by themselves. A job without followers writes nothing. Parts that are lost cost a view only, because
 //! the result holds all of them. Progress wakes the followers, so that no follower polls.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
-use redis::{FromRedisValue, Pipeline};
+use redis::{FromRedisValue, Pipeline, RedisError, Script};
 use tracing::debug;
 
+use super::ClaimProof;
 use crate::{connection::Connection, deadline::answered_within, time_format::millis};
+
+pub(super) static SHOW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("show_parts.lua")));
 
 /// How long a follower's mark stays; the follower renews it.
 pub const FOLLOWED_FOR: Duration = Duration::from_secs(60);
@@ -62,15 +66,23 @@ impl PartialResults {
             .is_some_and(|(followed,)| followed)
     }
 
-    /// Replaces the parts of a job's result, a JSON array.
-    pub async fn show(&self, id: &str, parts: &str) {
+    /// Replaces the parts of a job's result, a JSON array, as long as `claim` holds the job.
+    pub async fn show(&self, id: &str, claim: &ClaimProof, parts: &str) {
         if parts.len() > LONGEST {
             return;
         }
-        let mut call = redis::pipe();
-        call.cmd("SET").arg(self.parts(id)).arg(parts);
-        call.arg("PX").arg(millis(SHOWN_FOR)).ignore();
-        let _: Option<()> = self.ask(&call).await;
+        let mut call = SHOW.prepare_invoke();
+        call.key(self.parts(id)).key(&claim.claim);
+        call.arg(&*claim.token)
+            .arg(u8::from(!claim.leases.is_empty()))
+            .arg(parts)
+            .arg(millis(SHOWN_FOR));
+        if answered(self.connection.invoke(&call)).await == Some(false) {
+            debug!(
+                id,
+                "the parts of a result are not shown: another claim holds the job"
+            );
+        }
     }
 
     /// The parts of a job's result so far; `None` while there are none, or Redis is away.
@@ -81,13 +93,18 @@ impl PartialResults {
     }
 
     async fn ask<T: FromRedisValue>(&self, call: &Pipeline) -> Option<T> {
-        match answered_within(DEADLINE, self.connection.query::<T>(call)).await {
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(error)) => {
-                debug!(%error, "the parts of a result are not shown: Redis refused");
-                None
-            }
-            Err(_elapsed) => None,
+        answered(self.connection.query::<T>(call)).await
+    }
+}
+
+/// The answer of Redis; `None` without one in time.
+async fn answered<T>(asked: impl Future<Output = Result<T, RedisError>>) -> Option<T> {
+    match answered_within(DEADLINE, asked).await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(error)) => {
+            debug!(%error, "the parts of a result are not shown: Redis refused");
+            None
         }
+        Err(_elapsed) => None,
     }
 }

@@ -388,8 +388,31 @@ async fn streams() {
         .filter(|call| call.bill.is_some() && call.status.is_none())
         .count();
     verdict.figure("streams that no replica read to their end", cut);
+    verdict.zero(
+        "of these, neither a kill nor an outage of Redis was near",
+        &cut_without_cause(&field),
+    );
     money::audit(&field, &receiver, &mut verdict).await;
     conclude(&title, &field, started, |all| all.append(verdict)).await;
+}
+
+/// Streams that were cut although no replica was killed, Redis was there, and the provider went on. The calls of a job follow
+/// one another, so a kill makes at most one of them again.
+fn cut_without_cause(field: &Field) -> Vec<String> {
+    /// Longer than a stream takes, ms.
+    const NEAR_MS: f64 = 2500.0;
+    let record = field.record();
+    let is_near = |at_ms: f64| {
+        let mut causes = record.interruptions.iter().chain(&record.partitions);
+        causes.any(|(from, to)| *from <= at_ms + NEAR_MS && *to >= at_ms)
+    };
+    let calls = field.simulator.journal().of(Provider::OpenAi);
+    let cut = calls
+        .iter()
+        .filter(|call| call.bill.is_some() && call.status.is_none() && call.fault.is_none());
+    cut.filter(|call| !is_near(call.at_ms))
+        .map(|call| format!("{} at {:.0}", call.marker, call.at_ms))
+        .collect()
 }
 
 /// The budget of the month is smaller than the load: it is never exceeded, and once it is raised every job ends.

@@ -25,6 +25,7 @@ mod cut_over;
 mod dashboard;
 mod deployments;
 mod depth;
+mod endpoints;
 mod equal_jobs;
 mod examples;
 mod failover;

@@ -64,6 +64,12 @@ fn parts_of_every_form_make_one_text() {
             json!({ "choices": [{ "index": 0, "message": { "content": "[1,2]" } }] }),
         ],
         vec![json!([text("[1,2")]), json!([text("]")])],
+        // Both places hold the same part.
+        vec![
+            json!({ "choices": [{ "index": 0, "text": "[1,", "delta": { "content": "[1," } }] }),
+            json!({ "choices": [{ "index": 0, "text": "2]", "delta": { "content": "2]" } }] }),
+            json!({ "choices": [{ "index": 0, "text": "", "delta": { "content": "" }, "finish_reason": "eos" }] }),
+        ],
     ];
     for events in forms {
         assert_eq!(answer(&events).text.trim(), "[1,2]", "{events:?}");
@@ -119,6 +125,53 @@ fn an_answer_is_finished_when_the_provider_says_so() {
     ));
     let counted = json!({ "choices": [{ "index": 0, "delta": { "content": ",2" } }], "usage": usage });
     assert!(!finished(counted), "it counts in each part");
+}
+
+#[test]
+fn details_are_not_replaced_by_empty_ones() {
+    let usage = json!({ "prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10 });
+    let answer = answer(&[
+        json!({ "model": "", "choices": [], "prompt_filter_results": [] }),
+        text("[1]"),
+        json!({ "choices": [], "usage": usage }),
+        json!({ "model": "", "choices": [{ "index": 0, "finish_reason": null, "content_filter_offsets": {} }], "usage": {} }),
+    ]);
+    assert_eq!((answer.model.as_str(), answer.tokens.prompt), ("m-1", 7));
+}
+
+#[test]
+fn reasoning_under_two_names_counts_once() {
+    let mut parts = AnswerParts::default();
+    parts.push(&delta(json!({ "reasoning": "hmm", "reasoning_content": "hmm" })).to_string());
+    assert_eq!((parts.reasoning(), parts.size()), (3, 0));
+}
+
+#[test]
+fn framed_events_are_taken_together() {
+    let event = |text: &str, padding: &str| {
+        format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{text}"}}}}],"obfuscation":"{padding}"}}"#)
+    };
+    let mut parts = AnswerParts::default();
+    parts.push(&event("[", "abc"));
+    let known = format!("data: {}\n\ndata:{}\r\n\r\n", event("1,\\n", "a"), event("é", ""));
+    for other in [
+        "data: [DONE]\n\n".to_owned(),
+        format!("data: {}\n", event("no blank line", "a")),
+        format!("data: {}\n\n", event("no string\",\"x\":\"", "a")),
+        format!("data: {}\n\n", event("padding", "a\\")),
+        ": comment\n\n".to_owned(),
+    ] {
+        let stream = format!("{known}{other}");
+        assert_eq!(parts.take_framed(stream.as_bytes()), known.len(), "{other}");
+    }
+    assert_eq!(
+        parts.take_framed(&known.as_bytes()[..known.len() - 1]),
+        known.len() - event("é", "").len() - 9
+    );
+    assert_eq!(
+        decoded(parts.text()).unwrap(),
+        format!("[{}1,\n", "1,\né".repeat(5))
+    );
 }
 
 #[test]

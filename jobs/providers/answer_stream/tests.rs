@@ -1,7 +1,11 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    super::http::MAX_ANSWER,
+    reader::{AnswerBytes, MAX_STREAM, StreamReader},
+    *,
+};
 use crate::chat_answer::ChatAnswer;
 
 /// The answer that arrives in these chunks of bytes.
@@ -11,11 +15,11 @@ fn streamed<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<ChatAnswer
         reader.push(chunk);
     }
     reader.end();
-    if let Some(error) = reader.error {
+    if let Some(error) = reader.answer.error {
         return Err(String::from_utf8(error).unwrap());
     }
     let body = match reader.bytes {
-        AnswerBytes::Events(_) => reader.parts.into_body(),
+        AnswerBytes::Events(_) => reader.answer.parts.into_body(),
         AnswerBytes::Whole(body) | AnswerBytes::Blank(body) => String::from_utf8(body).unwrap(),
     };
     let body: Box<RawValue> = serde_json::from_str(&body).map_err(|error| error.to_string())?;

@@ -49,7 +49,7 @@ fn what_providers_send_is_read() {
 #[test]
 fn nothing_is_read_behind_the_end() {
     let (mut reader, mut seen) = (EventReader::default(), 0);
-    let flow = reader.push(b"data: [DONE]\n\ndata: 1\n\n", &mut |_| {
+    let flow = reader.push(b"data: [DONE]\n\ndata: 1\n\n", &mut |_: &str| {
         seen += 1;
         ControlFlow::Break(())
     });

@@ -38,6 +38,7 @@ fn end() -> Vec<u8> {
 
 async fn chat(openai: &OpenAi) -> (Result<ProviderReply, Failure>, Arc<ArrivingAnswer>) {
     let arriving = Arc::new(ArrivingAnswer::default());
+    arriving.watch();
     let request = serde_json::value::to_raw_value(&json!({
         "model": "gpt-4o-mini", "messages": [], "response_format": { "type": "json_schema", "json_schema": { "schema": {} } },
     }))

@@ -130,10 +130,10 @@ impl CallObserver for ProgressReporter<'_> {
     async fn has_parts(&self, write: &(dyn Fn() -> String + Sync)) {
         let Assignment { delivery, broker, .. } = self.assignment;
         if self.is_followed().await {
-            let parts = write();
+            let (parts, claim) = (write(), broker.proof_of(&delivery.lease));
             broker
                 .partial_results()
-                .show(&delivery.lease.id, &conceal(&parts))
+                .show(&delivery.lease.id, &claim, &conceal(&parts))
                 .await;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backend_worker::queue::{JobState, Layout, WriteResult};
+use backend_worker::queue::{Broker, JobState, Layout, Lease, WriteResult};
 use rstest::rstest;
 
 use super::{FIRST, Fixture, later, note, one};
@@ -57,6 +57,26 @@ async fn a_late_outcome_is_refused(#[case] layout: Layout) {
     assert_eq!(f.brief.release(std::slice::from_ref(&late)).await.unwrap(), 0);
     assert_eq!(view(&*f.a, "1").await.state, JobState::Active);
     assert_eq!(f.a.complete(&lease, "2").await.unwrap(), WriteResult::Applied);
+}
+
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn late_parts_of_a_result_are_refused(#[case] layout: Layout) {
+    let f = Fixture::of(layout).await;
+    enqueue(&*f.a, "1").await;
+    let show = async |broker: &dyn Broker, lease: &Lease, parts: &str| {
+        let claim = broker.proof_of(lease);
+        broker.partial_results().show("1", &claim, parts).await;
+        broker.partial_results().shown("1").await
+    };
+    let late = f.orphan(FIRST).await;
+    f.recovered().await;
+    let lease = one(&*f.a, FIRST).await;
+    assert_eq!(show(&*f.brief, &late, "[1,2]").await, None);
+    assert_eq!(show(&*f.a, &lease, "[3]").await.as_deref(), Some("[3]"));
+    assert_eq!(show(&*f.brief, &late, "[1,2]").await.as_deref(), Some("[3]"));
 }
 
 #[rstest]
