@@ -159,7 +159,7 @@ impl Base64Shape {
         };
         let (symbols, all) = (self.symbols, self.symbols + self.inner + self.edge);
         if self.inner + self.edge == 0 {
-            let missing = (4 - symbols % 4) % 4;
+            let missing = missing(symbols);
             let fills = missing > 0 && self.pads == 0 && self.outer >= missing;
             // More blanks than symbols are missing: some of them may have been `+`, and others a line break.
             if fills && self.outer > missing {
@@ -193,16 +193,23 @@ impl Base64Shape {
             (false, true) => Some(inner),
             (true, true) => None,
             (false, false) if self.edge > 0 => None,
-            (false, false) if self.outer > 0 && self.pads == 0 && self.is_whole(all + self.outer) => {
+            // Some of the blanks around the text may have been `+`.
+            (false, false) if self.pads == 0 && self.outer >= missing(all) => {
                 let plus = PlusPositions {
                     outer: true,
                     ..pluses
                 };
-                (!self.is_possible(all)).then_some(plus)
+                let is_certain = self.outer == missing(all) && !self.is_possible(all);
+                is_certain.then_some(plus)
             }
             (false, false) => self.is_possible(all).then_some(pluses),
         }
     }
+}
+
+/// Symbols that the last group lacks.
+const fn missing(symbols: usize) -> usize {
+    (4 - symbols % 4) % 4
 }
 
 /// Decodes the symbols of a text in pieces of whole groups: the text is long, and need not be in memory twice.

@@ -89,6 +89,23 @@ fn blanks_that_can_be_read_in_two_ways_are_refused() {
 }
 
 #[test]
+fn a_last_plus_among_the_blanks_at_the_end_is_not_left_out() {
+    let mut original = vec![0; 264];
+    original[250..252].copy_from_slice(&[79, 128]);
+    original[263] = 62;
+    let text = BASE64_STANDARD.encode(&original);
+    assert!(text.ends_with('+') && text.matches('+').count() == 2);
+    for end in ["\n", "\r\n", "  ", "\n\n\n"] {
+        let spoilt = format!("{text}{end}").replace(['+', '\n', '\r'], " ");
+        let refusal = read(&spoilt).unwrap_err();
+        assert!(
+            refusal.contains("its blanks may have been `+`"),
+            "{end:?}: {refusal}"
+        );
+    }
+}
+
+#[test]
 fn no_symbol_of_a_file_shows_in_its_refusal() {
     for text in [
         "SECRET?SECRET",
