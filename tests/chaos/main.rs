@@ -39,7 +39,7 @@ mod plan;
 mod recovery;
 mod report;
 mod selftest;
-#[path = "../integration/support/mod.rs"]
+#[path = "../../test-support/lib.rs"]
 #[allow(
     dead_code,
     unused_imports,

@@ -61,6 +61,7 @@ mod spending;
 mod spending_rules;
 mod spool;
 mod streaming;
+#[path = "../../test-support/lib.rs"]
 mod support;
 mod suspects;
 mod telemetry;

@@ -23,7 +23,7 @@ mod logs;
 mod model;
 mod mutations;
 mod places;
-#[path = "../../../tests/integration/support/proxy.rs"]
+#[path = "../../../test-support/proxy.rs"]
 #[allow(dead_code, reason = "the chaos suite has other weather")]
 mod proxy;
 mod replica;
