@@ -61,8 +61,6 @@ mod spending;
 mod spending_rules;
 mod spool;
 mod streaming;
-#[path = "../../test-support/lib.rs"]
-mod support;
 mod suspects;
 mod telemetry;
 mod tiers;
@@ -71,3 +69,5 @@ mod unserved;
 mod usage_webhook;
 mod web_api;
 mod wedged;
+
+use test_support as support;

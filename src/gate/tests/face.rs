@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use jobs::{Failure, FailureClass, Provider};
 use redis::AsyncCommands;
+use test_support::Proxy;
 
 use super::{
-    proxy::Proxy,
     replica::{OPENAI, end, eventually, in_use, permit, quick, rejection, replica, run, sent},
     rig::{limit, ms},
 };

@@ -23,9 +23,6 @@ mod logs;
 mod model;
 mod mutations;
 mod places;
-#[path = "../../../test-support/proxy.rs"]
-#[allow(dead_code, reason = "the chaos suite has other weather")]
-mod proxy;
 mod replica;
 mod rig;
 mod sequences;
