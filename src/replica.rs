@@ -21,7 +21,6 @@ use crate::{
     migrate::{self, MigrateError, Migrator},
     monitor::Monitor,
     operator::Operator,
-    outcome_spool::OutcomeSpool,
     queue::{Broker, Layout, OperatorQueue, WorkerQueue, apalis::ApalisBroker, bullmq::BullmqBroker},
     ratelimit::RateLimits,
     spend_ledger::SpendLedger,
@@ -36,6 +35,7 @@ use crate::{
         Runtime, RuntimeOptions,
         dispatcher::Dispatcher,
         outcome::{AccountWaits, OutcomeRules},
+        outcome_spool::OutcomeSpool,
         worker_health::OutcomeTotals,
     },
 };
