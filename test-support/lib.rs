@@ -40,8 +40,8 @@ use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
     queue::{
-        Broker, BrokerOptions, ClaimNumber, Delivery, JobSnapshot, Layout, NewJob, apalis::ApalisBroker,
-        bullmq::BullmqBroker,
+        Broker, BrokerOptions, ClaimNumber, Delivery, JobSnapshot, JobState, Layout, NewJob,
+        apalis::ApalisBroker, bullmq::BullmqBroker,
     },
 };
 use jobs::JobType;
@@ -169,21 +169,27 @@ pub fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
+/// Enqueues a job of this type. `payload` is JSON.
+pub async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &str, max_attempts: u32) {
+    let payload = raw(payload);
+    let job = NewJob {
+        id,
+        kind,
+        payload: &payload,
+        max_attempts,
+        delay: Duration::ZERO,
+    };
+    assert!(broker.enqueue(&job).await.unwrap(), "{id} was there before");
+}
+
 /// Enqueues a job with the id `id`.
 pub async fn enqueue(broker: &dyn Broker, id: &str) {
     enqueue_with(broker, id, 3).await;
 }
 
 pub async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u32) {
-    let payload = raw(&format!(r#"{{"n":"{id}"}}"#));
-    let job = NewJob {
-        id,
-        kind: JobType::GenerateFlashcards,
-        payload: &payload,
-        max_attempts,
-        delay: Duration::ZERO,
-    };
-    assert!(broker.enqueue(&job).await.unwrap(), "{id} was there before");
+    let payload = format!(r#"{{"n":"{id}"}}"#);
+    add(broker, id, JobType::GenerateFlashcards, &payload, max_attempts).await;
 }
 
 /// Waits until so many jobs are completed at least.
@@ -204,6 +210,15 @@ pub async fn claim_one(broker: &dyn Broker, number: ClaimNumber) -> (Delivery, C
         claimed
     });
     (delivery.await, number.get())
+}
+
+/// The job, once it is completed or a dead letter.
+pub async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
+    eventually(&format!("{id} has ended"), async || {
+        let view = broker.find(id).await.ok()??;
+        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
+    })
+    .await
 }
 
 /// The job as an onlooker sees it.

@@ -1,4 +1,4 @@
-//! What callers see of the gates while Redis answers: real time, a real Redis, several replicas.
+//! The gates as callers see them while Redis answers: real time, a real Redis, several replicas.
 
 use std::sync::atomic::Ordering;
 

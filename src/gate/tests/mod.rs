@@ -30,7 +30,7 @@ mod settings;
 mod simulation;
 mod together;
 
-/// Whether the long run was asked for.
+/// True if the long run was asked for.
 fn is_long_run() -> bool {
     std::env::var("GATE_EXPLORE").is_ok_and(|size| size == "long")
 }
