@@ -195,7 +195,9 @@ pub async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u32) {
 /// Waits until so many jobs are completed at least.
 pub async fn until_completed(broker: &dyn Broker, count: u64) {
     eventually(&format!("{count} jobs completed"), async || {
-        (broker.counts().await.unwrap().completed >= count).then_some(())
+        // A busy machine may keep an answer of Redis longer than a call waits for it.
+        let counts = broker.counts().await.ok()?;
+        (counts.completed >= count).then_some(())
     })
     .await;
 }
