@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::broker_as;
+use super::parts::broker_as;
 use crate::{
     config::Config,
     connection::Connection,
