@@ -11,7 +11,7 @@ demo:
 test-jobs:
     cargo nextest run --locked -E 'package(jobs)'
 
-# What needs neither Node nor Chromium and is quick: about four minutes after the build on two cores (.config/nextest.toml).
+# What needs neither Node nor Chromium and is quick: under two minutes after the build on two cores (.config/nextest.toml).
 test:
     cargo nextest run --locked --profile quick
 

@@ -1,4 +1,4 @@
-//! What the fair line costs Redis: `cargo bench --bench fair`. Two queues with the same jobs in a private
+//! The cost of the fair line to Redis: `cargo bench --bench fair`. Two queues with the same jobs in a private
 //! redis-server, one shared between the owners of its jobs and one first come, first served, worked off in turns, so
 //! that the load of the machine is the same for both.
 //!
@@ -221,7 +221,7 @@ for i = 1, 2000 do
   end
 end";
 
-/// What a call costs while more and more jobs wait.
+/// The cost of a call while more and more jobs wait.
 async fn deepen(layout: Layout, most: usize) -> Result {
     let redis = PrivateRedis::start_with(&["--save", ""]).await?;
     let mut raw = redis::Client::open(redis.url())?

@@ -1,4 +1,4 @@
-//! What the gate costs: `cargo bench --bench gate`. A private redis-server on the same machine, over loopback.
+//! The cost of the gate: `cargo bench --bench gate`. A private redis-server on the same machine, over loopback.
 
 use std::{
     sync::Arc,

@@ -49,7 +49,7 @@ const NO_SPEECH: &str = "No speech recognized. Please speak clearly, close to th
     ])
 )]
 pub struct Payload {
-    /// What was to be said, at most 1,000 characters.
+    /// The text to say, at most 1,000 characters.
     #[serde(default, deserialize_with = "payload::prose")]
     #[schemars(!default, length(min = 1, max = 1_000))]
     pub reference_text: String,
@@ -121,18 +121,18 @@ fn is_language_tag(tag: &str) -> bool {
 #[serde(rename_all = "camelCase")]
 #[schemars(title = "assess-pronunciation result")]
 pub struct Output {
-    /// Whether speech was heard, and so could be scored.
+    /// True if speech was heard, and so could be scored.
     pub success: bool,
     /// The scores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Assessment>,
-    /// What to do about them.
+    /// Advice on them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feedback: Option<Feedback>,
     /// Why there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What the job has cost. The worker adds it.
+    /// The cost of the job. The worker adds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<JobCost>,
 }
@@ -164,21 +164,21 @@ impl Output {
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Assessment {
-    /// How close the sounds are to a native speaker's.
+    /// Closeness of the sounds to a native speaker's.
     pub accuracy_score: f64,
-    /// How close the pauses are to a native speaker's.
+    /// Closeness of the pauses to a native speaker's.
     pub fluency_score: f64,
-    /// How much of the reference text was said.
+    /// Share of the reference text that was said.
     pub completeness_score: f64,
     /// The overall score.
     pub pronunciation_score: f64,
-    /// What was heard.
+    /// The text that was heard.
     pub recognized_text: String,
-    /// What was to be said.
+    /// The text to say.
     pub reference_text: String,
     /// Word by word.
     pub words: Vec<Word>,
-    /// Whether the overall score is 60 or more.
+    /// True if the overall score is 60 or more.
     pub passed: bool,
 }
 
@@ -206,7 +206,7 @@ pub struct Phoneme {
     pub accuracy_score: f64,
 }
 
-/// What the learner is told.
+/// The feedback for the learner.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Feedback {
@@ -230,7 +230,7 @@ pub struct WordIssue {
     pub issue: String,
     /// The word's accuracy, from 0 to 100.
     pub score: f64,
-    /// What to do about it.
+    /// Advice on it.
     pub suggestion: String,
 }
 

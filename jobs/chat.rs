@@ -207,7 +207,7 @@ pub struct ChatUsage {
     /// The deployment that answered last, where several are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
-    /// What the calls cost, USD, by the worker's prices; null where one of them has no price. The worker adds it.
+    /// The cost of the calls, USD, by the worker's prices; null where one of them has no price. The worker adds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Number>,
     /// True if the result is that of an equal job, which paid for it: `costUsd` is 0 then. The worker adds it.

@@ -4,11 +4,12 @@
 use std::{error::Error, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumCount, VariantArray};
 
 use crate::Provider;
 
 /// The class of a failure, which decides who has to act on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, EnumCount, VariantArray)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
     /// The provider or the network stumbled (408, 409, 5xx, connect, time-out, reset, cut stream): try again.
@@ -33,17 +34,8 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Transient,
-        Self::RateLimited,
-        Self::OutOfQuota,
-        Self::Deployment,
-        Self::Permanent,
-        Self::Blocked,
-        Self::OverBudget,
-        Self::OverAllowance,
-        Self::Cancelled,
-    ];
+    #[allow(clippy::expect_used, reason = "the compiler evaluates it")]
+    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS.first_chunk().expect("there are as many");
 
     /// The name of the class in logs, history and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -86,20 +78,8 @@ pub enum Culprit {
     NoFault,
 }
 
-impl Culprit {
-    /// The word for it in logs and tests.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Provider => "provider",
-            Self::Account => "account",
-            Self::Job => "job",
-            Self::NoFault => "nobody",
-        }
-    }
-}
-
 /// A fault of the account, or of this deployment's configuration of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, VariantArray)]
 pub enum AccountFault {
     /// The API key is refused.
     Key,
@@ -119,15 +99,8 @@ pub enum AccountFault {
 
 impl AccountFault {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Key,
-        Self::Scope,
-        Self::Credit,
-        Self::Model,
-        Self::Parameter,
-        Self::Access,
-        Self::Endpoint,
-    ];
+    #[allow(clippy::expect_used, reason = "the compiler evaluates it")]
+    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS.first_chunk().expect("there are as many");
 
     /// The word for it in Redis, logs and metrics.
     pub const fn as_str(self) -> &'static str {

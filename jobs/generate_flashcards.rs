@@ -69,7 +69,7 @@ pub struct Payload {
     #[serde(default, deserialize_with = "payload::prose")]
     #[schemars(!default, length(min = 1, max = 500))]
     pub topic: String,
-    /// Who studies, at most 500 characters. A number is taken as text.
+    /// The student's id, at most 500 characters. A number is taken as text.
     #[serde(default, deserialize_with = "user_id")]
     #[schemars(!default, with = "TextOrNumber")]
     pub user_id: String,
@@ -82,7 +82,7 @@ pub struct Payload {
     #[serde(default, deserialize_with = "payload::optional_prose")]
     #[schemars(!default, length(max = 100))]
     pub target_language: Option<String>,
-    /// How many cards to make, 10 to 40; a number as text is accepted. Absent: about 20.
+    /// Number of cards to make, 10 to 40; a number as text is accepted. Absent: about 20.
     #[serde(default, deserialize_with = "count")]
     #[schemars(!default, range(min = 10, max = 40))]
     pub count: Option<i64>,
@@ -206,7 +206,7 @@ pub struct Output {
     /// 1 to 40 cards, no two of a topic with the same front.
     #[schemars(length(min = 1, max = 40))]
     pub flashcards: Vec<Flashcard>,
-    /// How many cards the deck was to have. Short material gives fewer.
+    /// Number of cards that the deck was to have. Short material gives fewer.
     pub requested_cards: usize,
     /// Tokens of all calls, as the provider adds them up.
     pub token_usage: u64,
@@ -240,7 +240,7 @@ pub struct Flashcard {
     pub difficulty: Difficulty,
     /// A sentence in the target language that contains the front literally, ignoring case; can be empty.
     pub example: String,
-    /// How the front is spoken, where that helps.
+    /// Pronunciation of the front, where that helps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pronunciation: Option<String>,
 }

@@ -177,9 +177,9 @@ impl<'de> Visitor<'de> for FewVisitor {
 pub struct Output {
     /// Always true: a job that could read no image fails.
     pub success: bool,
-    /// What was read.
+    /// The text that was read.
     pub result: Recognition,
-    /// What the job has cost. The worker adds it.
+    /// The cost of the job. The worker adds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<JobCost>,
 }
@@ -193,15 +193,15 @@ pub struct Recognition {
     pub text: String,
     /// One page an image, in the order of the payload: the parts of `text` between the lines that name the images.
     pub pages: Vec<Page>,
-    /// How many pages there are.
+    /// Number of pages.
     pub page_count: usize,
-    /// How many images could be read.
+    /// Number of images that could be read.
     pub images_processed: usize,
-    /// How many images there were.
+    /// Number of images.
     pub total_images: usize,
 }
 
-/// What was read from one image.
+/// The text of one image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Page {

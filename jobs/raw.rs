@@ -90,7 +90,7 @@ pub(crate) fn tree(provider: Provider, answer: &RawValue) -> Result<Value, Failu
 
 /// A value on the way to those that are wanted, or one of them.
 struct PathPart<'s, 'a> {
-    /// What is left of the way to each from here, and its place in `found`.
+    /// The rest of the way to each from here, and its place in `found`.
     wanted: Vec<(&'s str, usize)>,
     found: &'s mut [Option<PickedValue<'a>>],
 }

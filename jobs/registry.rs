@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
+use strum::{EnumCount, VariantArray};
 
 use crate::{
     ClientError, Failure, MemoryBudget, ProviderGuard, Settings,
@@ -126,7 +127,9 @@ impl<'de> Deserialize<'de> for JobType {
 }
 
 /// A paid service. The worker keeps separate limits for each provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, EnumCount, VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Provider {
     /// OpenAI chat completions.
@@ -140,7 +143,8 @@ pub enum Provider {
 
 impl Provider {
     /// Every provider.
-    pub const ALL: [Self; 3] = [Self::OpenAi, Self::AzureSpeech, Self::AzureVision];
+    #[allow(clippy::expect_used, reason = "the compiler evaluates it")]
+    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS.first_chunk().expect("there are as many");
 
     /// Its name in keys, logs and metrics.
     pub const fn as_str(self) -> &'static str {

@@ -56,7 +56,7 @@ pub struct OpenAiSettings {
     pub reasoning: ReasoningEffort,
     /// Which model takes its place when it is gone.
     pub successor: ModelSuccessor,
-    /// What is known of models.
+    /// The known facts about models.
     pub models: Arc<ModelTable>,
     /// Longest time of a call.
     pub timeout: Duration,

@@ -113,7 +113,7 @@ impl ProviderGuard for FakeGuard {
     }
 }
 
-/// What a provider will answer, in order, and what it was asked.
+/// The answers that a provider will give, in order, and the calls so far.
 pub(crate) struct Script<Q> {
     answers: Mutex<VecDeque<Result<Value, FailureClass>>>,
     asked: Mutex<Vec<Q>>,
@@ -140,7 +140,7 @@ impl<Q: Send> Script<Q> {
         Box::pin(async { answer.map(reply).map_err(|class| Failure::new(class, "scripted")) })
     }
 
-    /// What was asked, in order.
+    /// The calls so far, in order.
     pub(crate) fn asked(self) -> Vec<Q> {
         self.asked.into_inner().unwrap()
     }

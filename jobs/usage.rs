@@ -1,4 +1,4 @@
-//! What a call uses, in the units that providers bill.
+//! The usage of a call, in the units that providers bill.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::{
     raw::{PickedValue, pick},
 };
 
-/// What a job has cost, as results say it.
+/// The cost of a job, as results say it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobCost {
     /// Answers that were paid for, those of earlier deliveries included.
     pub calls: u32,
-    /// What they cost, USD, by the worker's prices; null where one of them has no price.
+    /// Their cost, USD, by the worker's prices; null where one of them has no price.
     pub cost_usd: Option<Number>,
     /// True if the result is that of an equal job, which paid for it: `costUsd` is 0 then.
     #[serde(skip_serializing_if = "Option::is_none")]

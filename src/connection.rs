@@ -63,7 +63,7 @@ struct ConnectionState {
     cut_off: AtomicBool,
     /// How long an answer may take.
     response_timeout: Duration,
-    /// Whether Redis runs scripts as functions.
+    /// True if Redis runs scripts as functions.
     functions: FunctionSupport,
     /// The connection of large payloads, once there was one.
     large: OnceLock<Connection>,

@@ -260,11 +260,11 @@ pub fn ledger_key(job: &str) -> String {
     format!("ledger:{job}")
 }
 
-/// What the keys begin with under which the web API looks for results: `{jobId, result, cachedAt}`, JSON, 24 h. A
+/// Prefix of the keys under which the web API looks for results: `{jobId, result, cachedAt}`, JSON, 24 h. A
 /// producer names one in a job's `opts.idempotencyKey`.
 pub const IDEMPOTENCY_PREFIX: &str = "idempotency:";
 
-/// What the keys of equal jobs begin with ([`crate::deduplication`]). `digest` is that of a producer's key, or of
+/// Prefix of the keys of equal jobs ([`crate::deduplication`]). `digest` is that of a producer's key, or of
 /// type and payload:
 ///
 /// | key | type | content | stays |

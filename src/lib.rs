@@ -21,7 +21,6 @@
 //! - [`model_shutdown`]: the day on which a provider shuts down the flashcards' model, or the service that reads images.
 //! - [`telemetry`]: logs and counters, written by all; [`monitor`]: metrics and alerts, read from them.
 //! - [`unserved_queues`]: jobs that wait where no worker looks.
-//! - [`outcome_spool`]: outcomes that Redis does not take while a replica stops wait in local files for its next start.
 //! - [`watchdog`]: ends the process when a loop is wedged.
 //! - [`connection`], `deadline`, [`script`], [`redis_error`] and [`keys`]: Redis, how long its answers may take, how
 //!   scripts run there, what its errors mean, and the name of every key.
@@ -51,7 +50,6 @@ pub mod migrate;
 pub mod model_shutdown;
 pub mod monitor;
 pub mod operator;
-pub mod outcome_spool;
 pub mod queue;
 pub mod ratelimit;
 pub mod redis_error;

@@ -112,7 +112,7 @@ impl Queue {
     }
 }
 
-/// What a job costs at this depth.
+/// The cost of a job at this depth.
 pub(crate) async fn course(stage: &mut Stage, queue: &mut Queue, report: &mut Report) -> Result {
     let depth = queue.waiting().await?;
     let at = format!("{depth} queued");
@@ -170,7 +170,7 @@ pub(crate) async fn course(stage: &mut Stage, queue: &mut Queue, report: &mut Re
     Ok(())
 }
 
-/// What onlookers ask.
+/// The questions of readers.
 const READS: [&str; 7] = [
     "queue stats",
     "age of the oldest",
@@ -181,7 +181,7 @@ const READS: [&str; 7] = [
     "job list --state completed",
 ];
 
-/// What onlookers cost at this depth.
+/// The cost of readers at this depth.
 pub(crate) async fn reads(stage: &mut Stage, queue: &Queue, report: &mut Report) -> Result {
     const TIMES: usize = 20;
     let depth = queue.waiting().await?;

@@ -1,4 +1,4 @@
-//! What depth costs: `cargo bench --bench depth`. A million queued jobs, a hundred thousand due at once, ten thousand
+//! The cost of depth: `cargo bench --bench depth`. A million queued jobs, a hundred thousand due at once, ten thousand
 //! in flight, megabytes of payloads, over a private redis-server on the same machine, in both layouts.
 //!
 //! Redis tells the time of each script by its SLOWLOG, and has a core of its own where there are two.

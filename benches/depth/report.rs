@@ -1,4 +1,4 @@
-//! What the cases have come to, as tables, and as a section of `docs/benchmarks.md`.
+//! The results of the cases, as tables, and as a section of `docs/benchmarks.md`.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path, time::Duration};
 

@@ -47,7 +47,7 @@ pub(crate) struct Longest {
 /// An entry of the SLOWLOG: id, when, µs, arguments, whose.
 type Slow = (Value, Value, u64, Vec<Vec<u8>>, Value, Value);
 
-/// What a case has cost.
+/// The cost of a case.
 pub(crate) struct Cost {
     /// Scripts that ran.
     pub(crate) scripts: u64,
@@ -232,7 +232,7 @@ impl Stage {
     }
 }
 
-/// What a middle and a bad round trip take.
+/// The durations of round trips, of which the report shows the median and a high percentile.
 pub(crate) struct Trips(Vec<Duration>);
 
 impl Trips {

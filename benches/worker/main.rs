@@ -1,4 +1,4 @@
-//! What the worker itself costs: `cargo bench`. No-op jobs against a private redis-server on the same machine, so the
+//! The cost of the worker itself: `cargo bench`. No-op jobs against a private redis-server on the same machine, so the
 //! figures hold the worker, Redis and the kernel, and no provider.
 //!
 //! Compare figures of one run only: machines differ, and so do their moods.

@@ -12,12 +12,9 @@ use std::{num::NonZeroU8, time::Duration};
 use hostile::Target;
 use jobs::{Failure, Jobs};
 
-use super::{
-    dispatcher::{PayloadRefusal, open},
-    outcome::{AccountWaits, DeliveryOutcome, OutcomeRules},
-};
+use super::outcome::{AccountWaits, DeliveryOutcome, OutcomeRules};
 use crate::{
-    queue::{Delivery, HistoryNote},
+    queue::{Delivery, HistoryNote, PayloadRefusal},
     retry::{Backoff, RetryPolicy},
 };
 
@@ -36,7 +33,7 @@ pub(crate) static DELIVERY: Target = Target::new("delivery", |input| {
         None => (None, input),
     };
     let delivery = Delivery::first_of(kind, Some(payload.to_vec().into()));
-    let failure = match open(&delivery) {
+    let failure = match delivery.open() {
         Ok((kind, data)) => Jobs::validate(kind, data).err(),
         Err(PayloadRefusal::Unknown(failure) | PayloadRefusal::Failure(failure)) => Some(failure),
     };

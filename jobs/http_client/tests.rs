@@ -1,4 +1,4 @@
-//! What a server sends before its answer, over real sockets.
+//! Bytes that a server sends before its answer, over real sockets.
 
 use std::{
     io::{Read, Write},

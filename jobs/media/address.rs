@@ -28,7 +28,7 @@ const NOT_PUBLIC_V4: [(Ipv4Addr, u32); 16] = [
 /// The only part of IPv6 that is the public internet.
 const PUBLIC_V6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
-/// What within [`PUBLIC_V6`] is not.
+/// Networks within [`PUBLIC_V6`] that are not public.
 const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 3] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23), // protocol assignments, Teredo
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32), // documentation

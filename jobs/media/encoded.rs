@@ -104,7 +104,7 @@ const ENCODED_SLASH: [&str; 4] = ["%2F", "%2f", "%252F", "%252f"];
 fn body(text: &str) -> Option<Cow<'_, str>> {
     let mut text = Cow::Borrowed(unquoted(text));
     for _ in 0..MOST_LAYERS {
-        // What was encoded twice holds encoded percent signs.
+        // A text that was encoded twice holds encoded percent signs.
         for _ in 0..MOST_LAYERS {
             if !text.contains('%') {
                 break;
@@ -125,7 +125,7 @@ fn body(text: &str) -> Option<Cow<'_, str>> {
     Some(text)
 }
 
-/// What follows the head of a data URL, with or without `data:`.
+/// The rest of a data URL behind its head, with or without `data:`.
 fn head_and_body(text: &str) -> Option<&str> {
     let comma = text.bytes().take(LONGEST_HEAD).position(|b| b == b',')?;
     let head = text[..comma].to_ascii_lowercase();

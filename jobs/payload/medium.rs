@@ -8,7 +8,7 @@ use serde::{
     de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// What a field of a medium may hold, for errors.
+/// The forms that a field of a medium may have, for errors.
 const EXPECTED: &str = "text, or bytes as a Node Buffer is written in JSON";
 /// Why a list of bytes is refused.
 const NO_BYTE: &str = "the bytes of a Buffer must be whole numbers from 0 to 255";

@@ -1,4 +1,4 @@
-//! What the clients do on a real socket, and, a table a provider, what they make of refusals.
+//! The clients on a real socket, and their reading of refusals: one table for each provider.
 
 use std::{fmt::Write, time::Duration};
 

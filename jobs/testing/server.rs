@@ -14,7 +14,7 @@ use tokio::{
 };
 use url::Url;
 
-/// What to do with a request, once it is read.
+/// The handling of a request, once it is read.
 #[derive(Clone)]
 pub(crate) enum Play {
     /// Write this and close.

@@ -16,8 +16,8 @@ use crate::{
     keys::GateKeys,
     media_helper::{HelperLimits, HelperPool, SandboxReport},
     model_shutdown,
-    outcome_spool::OutcomeSpool,
     spending::webhook::Forwarder,
+    worker::outcome_spool::OutcomeSpool,
 };
 
 /// Longest wait for Redis, of which the other findings say what is wrong with it.

@@ -194,7 +194,7 @@ async fn retried<T>(ask: impl AsyncFn() -> Result<T, BrokerError>) -> Result<T, 
     }
 }
 
-/// Whether a worker may take the job: a replica that says so, or another program that runs one of the queue's jobs.
+/// True if a worker may take the job: a replica that says so, or another program that runs one of the queue's jobs.
 async fn is_served(connection: &Connection, broker: &dyn QueueInspector) -> anyhow::Result<bool> {
     let replicas = Heartbeats::new(connection.clone(), "enqueue").read().await?;
     let mut queues = replicas.iter().flat_map(|replica| &replica.work.queues);

@@ -40,7 +40,7 @@ pub(super) async fn reset(
     ))
 }
 
-/// Whose window to look at.
+/// The user or address whose window to look at.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UserQuery {

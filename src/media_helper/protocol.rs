@@ -70,7 +70,7 @@ pub(super) fn request_head(request: HelperRequest, length: usize) -> [u8; REQUES
     head
 }
 
-/// What is to be done, and the medium's length; `None` for a request that no worker makes.
+/// The operation, and the medium's length; `None` for a request that no worker makes.
 pub(super) fn read_request_head(head: &[u8; REQUEST_HEAD]) -> Option<(HelperRequest, u64)> {
     let (first, second) = (number(&head[1..9]), number(&head[9..17]));
     let request = match head[0] {
@@ -93,7 +93,7 @@ pub(super) fn answer_head(kind: ReplyKind, duration: Duration, length: usize) ->
     head
 }
 
-/// What follows, how long it plays, and how many bytes it has; `None` for an answer that no helper gives.
+/// The kind of what follows, its playing time and its bytes; `None` for an answer that no helper gives.
 pub(super) fn read_answer_head(head: &[u8; ANSWER_HEAD]) -> Option<(ReplyKind, Duration, u64)> {
     let duration = Duration::from_nanos(number(&head[1..9]));
     Some((ReplyKind::of(head[0])?, duration, number(&head[9..])))

@@ -122,7 +122,7 @@ mod linux {
         forbid().is_ok_and(|status| status != RulesetStatus::NotEnforced)
     }
 
-    /// What a computation needs: its pipes, memory, time, and to end. Everything else fails with EPERM.
+    /// The calls of a computation: its pipes, memory, time, and its end. Every other call fails with EPERM.
     const ALLOWED: &[i64] = &[
         libc::SYS_read,
         libc::SYS_write,

@@ -21,7 +21,7 @@ struct AppliedMigration {
     changed: f64,
 }
 
-/// Whether a worker without the migration may run on the migrated keyspace. Any unknown value counts as a no.
+/// True if a worker without the migration may run on the migrated keyspace. Any unknown value counts as false.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum OlderWorkers {

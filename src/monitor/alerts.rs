@@ -47,7 +47,7 @@ pub struct AlertRule {
     pub threshold: f64,
     /// The value that is compared to it.
     pub about: &'static str,
-    /// What to do.
+    /// The operator's next step.
     pub action: &'static str,
     /// The same for Prometheus.
     pub expr: &'static str,
@@ -78,7 +78,7 @@ pub struct Alert {
     /// Since when it fires, ms since 1970 by Redis's clock; unknown while Redis is away.
     #[serde(skip)]
     pub since: Option<u64>,
-    /// What to do.
+    /// The operator's next step.
     pub action: &'static str,
 }
 

@@ -110,7 +110,7 @@ pub struct Monitor {
     workers: Vec<Arc<QueueWorker>>,
     operator: Operator,
     ledger: Option<Arc<SpendLedger>>,
-    /// Whether usage events are forwarded.
+    /// True if usage events are forwarded.
     has_webhook: bool,
     reporter: OutcomeReporter,
     heartbeats: Heartbeats,

@@ -36,7 +36,7 @@ pub struct Lease {
 /// A claimed job, as the queue handed it out. The payload is raw: whether it makes sense is the handler's question.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// What this replica holds.
+    /// The claim that this replica holds.
     pub lease: Lease,
     /// The job's type, where the layout keeps it beside the payload.
     pub kind: Option<String>,
@@ -113,7 +113,7 @@ impl Delivery {
 /// A job that has ended well.
 #[derive(Debug, Clone)]
 pub struct Completion {
-    /// What this replica holds.
+    /// The claim that this replica holds.
     pub lease: Lease,
     /// Its result, JSON.
     pub result: String,

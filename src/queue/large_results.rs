@@ -8,7 +8,7 @@
 
 use redis::{Pipeline, RedisError, Script, ScriptInvocation, Value};
 
-use super::{Answered, BrokerError, Completion, INLINE_BYTES, WriteResult};
+use super::{Answered, BrokerError, Completion, INLINE_BYTES, WriteResult, batch_replies};
 use crate::connection::Connection;
 
 /// Rounds of WATCH and transaction, after which the write counts as failed.
@@ -83,6 +83,24 @@ impl LargeCompletion<'_> {
 /// Returns true if a result must not pass a script.
 pub(super) fn is_large(completion: &Completion) -> bool {
     completion.result.len() > INLINE_BYTES
+}
+
+/// The results of all completions in their order, from those of the small ones and of the large ones.
+pub(super) fn in_order(
+    completions: &[Completion],
+    small: Vec<Result<WriteResult, BrokerError>>,
+    large: Vec<Result<WriteResult, BrokerError>>,
+) -> Vec<Result<WriteResult, BrokerError>> {
+    let (mut small, mut large) = (small.into_iter(), large.into_iter());
+    let results = completions.iter().map(|completion| {
+        let result = if is_large(completion) {
+            large.next()
+        } else {
+            small.next()
+        };
+        result.unwrap_or_else(|| Err(batch_replies::too_few().into()))
+    });
+    results.collect()
 }
 
 /// Returns true if Redis or the user's rights exclude transactions. The result passes the script then.

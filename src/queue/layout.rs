@@ -2,8 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
+use strum::{EnumCount, VariantArray};
+
 /// How a queue is laid out in Redis, and so who else can read and write it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, VariantArray)]
 pub enum Layout {
     /// That of BullMQ v5.
     Bullmq,
@@ -13,7 +15,8 @@ pub enum Layout {
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Bullmq, Self::Apalis];
+    #[allow(clippy::expect_used, reason = "the compiler evaluates it")]
+    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS.first_chunk().expect("there are as many");
 
     /// Its name in `QUEUES`, logs and metrics.
     pub const fn as_str(self) -> &'static str {

@@ -21,6 +21,7 @@ mod job;
 mod large_results;
 mod layout;
 mod list_removal;
+mod opening;
 pub mod partial_results;
 mod script_names;
 mod scripts;
@@ -40,6 +41,7 @@ pub use job::{
     Postponement, ServiceTier, SweepResult, WriteResult,
 };
 pub use layout::{Layout, UnknownLayout};
+pub(crate) use opening::PayloadRefusal;
 pub use partial_results::PartialResults;
 #[cfg(test)]
 pub(crate) use script_names::library_codes;

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strum::{EnumCount, VariantArray};
 
 use super::HistoryNote;
 
@@ -35,7 +36,7 @@ pub(super) fn age(first: &[(Vec<u8>, f64)], (seconds, micros): (u64, u64)) -> Op
 }
 
 /// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, EnumCount, VariantArray)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// Ready to run.
@@ -52,13 +53,8 @@ pub enum JobState {
 
 impl JobState {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Waiting,
-        Self::Delayed,
-        Self::Active,
-        Self::Completed,
-        Self::Failed,
-    ];
+    #[allow(clippy::expect_used, reason = "the compiler evaluates it")]
+    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS.first_chunk().expect("there are as many");
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
@@ -122,7 +118,7 @@ pub struct JobSnapshot {
     /// Why the job failed, or went wrong the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What a delayed job waits for.
+    /// The reason for which a delayed job waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<WaitingFor>,
     /// Position of a waiting job in its line, where it was looked up.
@@ -160,7 +156,7 @@ pub struct LineView {
     pub expected_start: Option<u64>,
 }
 
-/// What a delayed job waits for.
+/// The reason for which a delayed job waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WaitingFor {
     /// The gate, by its provider's name; absent for a retry, or a job that is not due.

@@ -17,7 +17,7 @@ use crate::{connection::Connection, time_format::millis};
 static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take.lua")));
 static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("peek.lua")));
 
-/// Whose window.
+/// The owner of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RateSubject<'a> {
     /// A user of the app.
@@ -36,7 +36,7 @@ impl RateSubject<'_> {
     }
 }
 
-/// What counts as one address: of IPv6 the network of 64 bits, all of which one customer has.
+/// The part of an address that counts as one caller: of IPv6 the network of 64 bits, all of which one customer has.
 pub(crate) fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::broker_as;
+use super::parts::broker_as;
 use crate::{
     config::Config,
     connection::Connection,
-    outcome_spool::{OutcomeSpool, record::SpooledOutcome},
     queue::OutcomeWriter,
+    worker::outcome_spool::{OutcomeSpool, record::SpooledOutcome},
 };
 
 /// Writes spooled outcomes to the queues that this replica serves.

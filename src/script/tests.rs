@@ -125,7 +125,7 @@ async fn a_few_earlier_versions_stay() {
     redis.stop().await;
 }
 
-/// What one script does as a function is what it does evaluated: all of them can be loaded.
+/// A script as a function does the same as evaluated: all of them can be loaded.
 #[tokio::test]
 async fn every_script_that_is_to_be_a_function_is_one() {
     let (redis, _, mut raw) = open().await;

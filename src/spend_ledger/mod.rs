@@ -88,7 +88,7 @@ pub struct SpendLedger {
     connection: Connection,
     trips: LedgerBatchers,
     books: Arc<SpendBooks>,
-    /// Whether answers are kept; without, calls are only booked.
+    /// True if answers are kept; otherwise calls are only booked.
     keeps_answers: bool,
     lease: Duration,
     unknown: UnknownCalls,

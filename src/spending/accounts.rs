@@ -376,7 +376,7 @@ pub(crate) fn day_of(seconds: u64) -> String {
 }
 
 fn iso(seconds: u64) -> String {
-    // What no calendar holds is cut to its end.
+    // A time beyond the calendar is cut to its end.
     let seconds = seconds.min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }

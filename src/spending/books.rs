@@ -40,7 +40,7 @@ pub struct Budgets {
     pub student: Option<Usd>,
     /// The effect on jobs when the fleet's budget is used up.
     pub exhausted: ExhaustedBudget,
-    /// Whether calls without a known price are made although there is a budget.
+    /// True if calls without a known price are made although there is a budget.
     pub allows_unpriced: bool,
 }
 

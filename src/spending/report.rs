@@ -78,7 +78,7 @@ pub struct ReportLine {
     pub usd_per_job: Option<Usd>,
     /// Jobs that were given the result of an equal one; known of types and days.
     pub reused_jobs: u64,
-    /// What these results had cost.
+    /// The costs of these results.
     pub saved_usd: Usd,
 }
 
@@ -119,7 +119,7 @@ pub struct SpendReport {
     pub reused_jobs: u64,
     /// Of these, jobs that waited while the equal one ran.
     pub awaited_jobs: u64,
-    /// What these results had cost.
+    /// The costs of these results.
     pub saved_usd: Usd,
     /// Most spent first; days in their order.
     pub lines: Vec<ReportLine>,

@@ -151,7 +151,7 @@ impl ClaimPauses {
         self.inner().limited.insert(gate.provider(), limited);
     }
 
-    /// Whether a job that a limit has refused is put off for `wait`, rather than put back in the line: where jobs of
+    /// True if a job that a limit has refused is put off for `wait`, rather than put back in the line: where jobs of
     /// other providers wait behind it, it would be in their way. At most `most` are put off at a time.
     pub fn park(&self, provider: Provider, wait: Duration, most: usize) -> bool {
         let (now, mut inner) = (Instant::now(), self.inner());
@@ -294,7 +294,7 @@ impl ClaimPauses {
         self.starting.changed.notified().await;
     }
 
-    /// Whether completions may claim in the same call: no pause and no limit holds the queue.
+    /// True if completions may claim in the same call: no pause and no limit holds the queue.
     pub fn is_unpaused(&self) -> bool {
         let inner = self.inner();
         inner.limited.is_empty() && inner.until.is_none_or(|until| until <= Instant::now())
@@ -315,7 +315,7 @@ fn pause_of_spread(spread: &SpreadRoom, first: Duration) -> Duration {
 }
 
 impl PauseState {
-    /// Whether jobs of several owners were seen of late.
+    /// True if jobs of several owners were seen of late.
     fn is_shared(&self, now: Instant) -> bool {
         self.owners
             .values()
@@ -324,7 +324,7 @@ impl PauseState {
             .is_some()
     }
 
-    /// Whether a job may pass without asking the gate again whether requests have to be spread.
+    /// True if a job may pass without asking the gate again whether requests have to be spread.
     fn passes_unspread(&mut self, provider: Provider, now: Instant) -> bool {
         let Some((left, until)) = self.unspread.get_mut(&provider) else {
             return false;
@@ -334,7 +334,7 @@ impl PauseState {
         passes
     }
 
-    /// Whether the queue's jobs use this provider and no other.
+    /// True if the queue's jobs use this provider and no other.
     fn is_alone(&mut self, provider: Provider, now: Instant) -> bool {
         self.seen.retain(|_, at| now - *at < MEMORY);
         self.seen.keys().all(|seen| *seen == provider)

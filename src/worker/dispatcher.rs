@@ -1,6 +1,5 @@
 //! Decodes a job's payload, runs its handler, and turns the handler's result into an outcome for the queue.
 
-mod opening;
 mod progress;
 
 use std::{collections::HashMap, num::NonZeroU8, sync::Arc, time::Duration};
@@ -10,16 +9,13 @@ use bytes::Bytes;
 use jobs::{FLEX, Failure, FailureClass, JobType, Jobs, MemoryBudget, apart, redaction::conceal};
 use tracing::{debug, warn};
 
-pub(super) use self::opening::PayloadRefusal;
-#[cfg(any(test, fuzzing))]
-pub(super) use self::opening::open;
-use self::{opening::opened, progress::ProgressReporter};
+use self::progress::ProgressReporter;
 use super::{Assignment, DeliveryHandler, DeliveryOutcome, outcome::OutcomeRules, service_tier::TierRules};
 use crate::{
     deduplication::{Deduplication, Joined, Part},
     gate::Gates,
     guard::JobGuard,
-    queue::{BrokerError, Delivery, EqualJobs, owner_of},
+    queue::{BrokerError, Delivery, EqualJobs, PayloadRefusal, owner_of},
     retry::{LoopBackoff, RetryPolicy},
     spend_ledger::SpendLedger,
     spending::Payer,
@@ -85,7 +81,7 @@ impl DeliveryHandler for Dispatcher {
         let (size, closed) = (delivery.payload.as_ref().map_or(0, Bytes::len), delivery.clone());
         let student_field = self.student_field.clone();
         let opening = move || {
-            let (kind, payload) = opened(&closed)?;
+            let (kind, payload) = closed.opened()?;
             let student = Arc::from(owner_of(&payload, &student_field));
             Ok((kind, payload, student))
         };

@@ -14,6 +14,7 @@
 //! - [`outcome`]: the outcome of a delivery, and the rules that choose it.
 //! - `outcome_writer`: writes an outcome until Redis answers. `completer` batches completions, and claims in the same
 //!   call; `release_batcher` batches jobs that go back to the queue.
+//! - [`outcome_spool`]: keeps outcomes that Redis does not take while the replica stops, for its next start.
 //! - `supervisor`: restarts a loop that panics.
 //! - [`worker_health`]: progress of the loops and totals of outcomes, for health checks and the last log line.
 
@@ -31,6 +32,7 @@ pub mod dispatcher;
 pub(crate) mod fuzz;
 mod lease_keeper;
 pub mod outcome;
+pub mod outcome_spool;
 mod outcome_writer;
 mod queue_loops;
 pub mod queue_worker;

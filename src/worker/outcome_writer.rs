@@ -5,10 +5,13 @@ use std::time::Duration;
 use jobs::Provider;
 use tracing::{debug, error, info, warn};
 
-use super::{DeliveryOutcome, QueueWorker, completer::Completer};
+use super::{
+    DeliveryOutcome, QueueWorker,
+    completer::Completer,
+    outcome_spool::{SpooledFile, record::SpooledOutcome},
+};
 use crate::{
     deduplication::Part,
-    outcome_spool::{SpooledFile, record::SpooledOutcome},
     queue::{BrokerError, EqualJobs, Lease, Postponement, WriteResult},
     retry::LoopBackoff,
     telemetry::metrics::labels::JobOutcome,

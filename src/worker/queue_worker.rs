@@ -8,11 +8,12 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::outcome_spool::OutcomeSpool;
 use super::{
     Assignment, ClaimPauses, RuntimeOptions, claim_sequence::ClaimSequence, outcome::OutcomeRules,
     release_batcher::ReleaseBatcher, slots::Slots, worker_health::WorkerHealth,
 };
-use crate::{outcome_spool::OutcomeSpool, queue::WorkerQueue, suspects::SuspectIsolation};
+use crate::{queue::WorkerQueue, suspects::SuspectIsolation};
 
 /// Where claimed jobs go to be started.
 pub(super) type AssignmentSender = mpsc::UnboundedSender<Assignment>;

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::outcome::OutcomeRules;
-use crate::{outcome_spool::OutcomeSpool, watchdog::LoopProgress};
+use super::outcome_spool::OutcomeSpool;
+use crate::watchdog::LoopProgress;
 
 /// How all queues of a replica are run.
 #[derive(Debug, Clone)]

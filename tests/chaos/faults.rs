@@ -9,7 +9,7 @@ use crate::{
     field::{AOF, Field},
     fleet::Slot,
     plan::{Course, Fault, Lane},
-    proxy::Weather,
+    support::Weather,
 };
 
 impl Field {

@@ -19,8 +19,7 @@ use tokio::{
 
 use crate::{
     fleet::Slot,
-    proxy::Proxy,
-    support::{Launcher, Node, Scene, TestRedis, eventually},
+    support::{Launcher, Node, Proxy, Scene, TestRedis, eventually},
 };
 
 /// The queue's name, in both layouts.

@@ -8,8 +8,7 @@ use tokio::{sync::Mutex, time::sleep};
 
 use crate::{
     field::Field,
-    proxy::Proxy,
-    support::{Launcher, Worker},
+    support::{Launcher, Proxy, Worker},
 };
 
 /// A place for a replica, with a line and a clock of its own.

@@ -39,14 +39,6 @@ mod plan;
 mod recovery;
 mod report;
 mod selftest;
-#[path = "../integration/support/mod.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    unused_macros,
-    reason = "the integration tests use the rest"
-)]
-mod support;
 
 use std::{path::Path, time::Duration};
 
@@ -57,6 +49,7 @@ use backend_worker::{
 };
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use test_support as support;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +59,7 @@ use crate::{
     plan::Lane,
     recovery::Recovery,
     report::Title,
-    support::{Receiver, proxy},
+    support::Receiver,
 };
 
 /// A number from the environment.

@@ -9,13 +9,13 @@ use std::{
 };
 
 use backend_worker::{
-    queue::{Broker, JobSnapshot, JobState, Layout, NewJob},
+    queue::{Broker, JobState, Layout},
     simulator::Provider,
 };
 use jobs::JobType;
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{Value, json};
 
-use crate::support::{Scene, eventually};
+use crate::support::{self, Scene, ended};
 
 /// Sends without end: informational responses, one header, many headers, or a head that comes byte by byte.
 fn serve(mut socket: TcpStream) {
@@ -44,23 +44,7 @@ fn serve(mut socket: TcpStream) {
 }
 
 async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &Value) {
-    let payload = to_raw_value(payload).unwrap();
-    let job = NewJob {
-        id,
-        kind,
-        payload: &payload,
-        max_attempts: 1,
-        delay: Duration::ZERO,
-    };
-    assert!(broker.enqueue(&job).await.unwrap());
-}
-
-async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
-    eventually(&format!("{id} has ended"), async || {
-        let view = broker.find(id).await.ok()??;
-        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
-    })
-    .await
+    support::add(broker, id, kind, &payload.to_string(), 1).await;
 }
 
 #[tokio::test]

@@ -11,18 +11,18 @@ use std::{
 };
 
 use backend_worker::{
-    queue::{Broker, JobState, Layout, NewJob},
+    queue::{Broker, JobState, Layout},
     simulator::Provider,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jobs::JobType;
 use nix::sys::signal::Signal;
 use rstest::rstest;
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{Value, json};
 
 use crate::{
     hostile_media,
-    support::{Scene, SilentServer, Worker, view},
+    support::{self, Scene, SilentServer, Worker, view},
 };
 
 const REPLICAS: usize = 4;
@@ -37,15 +37,7 @@ async fn add_deck(broker: &dyn Broker, id: &str) {
 }
 
 async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &Value) {
-    let payload = to_raw_value(payload).unwrap();
-    let job = NewJob {
-        id,
-        kind,
-        payload: &payload,
-        max_attempts: 3,
-        delay: Duration::ZERO,
-    };
-    assert!(broker.enqueue(&job).await.unwrap());
+    support::add(broker, id, kind, &payload.to_string(), 3).await;
 }
 
 /// The jobs that a replica holds.

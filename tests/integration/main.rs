@@ -62,7 +62,6 @@ mod spending;
 mod spending_rules;
 mod spool;
 mod streaming;
-mod support;
 mod suspects;
 mod telemetry;
 mod tiers;
@@ -71,3 +70,5 @@ mod unserved;
 mod usage_webhook;
 mod web_api;
 mod wedged;
+
+use test_support as support;

@@ -6,28 +6,20 @@
 use std::time::{Duration, Instant};
 
 use backend_worker::{
-    queue::{Broker, JobState, Layout, NewJob},
+    queue::{Broker, JobState, Layout},
     simulator::Provider,
 };
 use jobs::JobType;
 use nix::sys::signal::Signal;
 use rstest::rstest;
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{Value, json};
 
-use crate::support::{Scene, SilentServer, eventually, view};
+use crate::support::{self, Scene, SilentServer, eventually, view};
 
 const NEVER: Duration = Duration::from_secs(3600);
 
 async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &Value) {
-    let payload = to_raw_value(payload).unwrap();
-    let job = NewJob {
-        id,
-        kind,
-        payload: &payload,
-        max_attempts: 3,
-        delay: Duration::ZERO,
-    };
-    assert!(broker.enqueue(&job).await.unwrap());
+    support::add(broker, id, kind, &payload.to_string(), 3).await;
 }
 
 async fn add_deck(broker: &dyn Broker, id: &str) {

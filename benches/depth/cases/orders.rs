@@ -9,7 +9,7 @@ use crate::{
     stage::{Cost, Stage},
 };
 
-/// What an operator does to a queue this long.
+/// An operator's orders to a queue this long.
 pub(crate) async fn operator(stage: &mut Stage, queue: &mut Queue, report: &mut Report) -> Result {
     let depth = queue.waiting().await?;
     let (broker, layout) = (queue.broker.clone(), queue.layout);

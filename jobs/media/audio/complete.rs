@@ -81,7 +81,7 @@ fn ogg(file: &[u8]) -> Option<bool> {
         }
         is_ended |= flags & LAST != 0 && stream == Some(first);
     }
-    // What follows is no page: the decoder judges it.
+    // The rest is not a page: the decoder judges it.
     Some(is_ended || file.len() - at >= 4)
 }
 

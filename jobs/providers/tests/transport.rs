@@ -133,7 +133,7 @@ async fn silence_ends_in_a_time_out() {
         .flat_map(|end| ["chat", "assess", "analyze", "submit"].map(|name| (end, name)));
     join_all(calls.map(async |((what, sent), name)| {
         let server = Server::start(Play::Hang(sent.clone())).await;
-        let failure = refused(&server, name, Duration::from_secs(1)).await;
+        let failure = refused(&server, name, Duration::from_secs(4)).await;
         assert_eq!(
             failure.class(),
             FailureClass::Transient,

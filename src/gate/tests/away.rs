@@ -1,4 +1,4 @@
-//! What callers see of the gates while Redis is away, and when it is back.
+//! The gates as callers see them while Redis is away, and when it is back.
 
 use std::{net::Ipv4Addr, num::NonZeroU32, time::Duration};
 
@@ -128,7 +128,7 @@ async fn without_redis_the_replica_goes_by_its_own_limits_and_its_own_breaker() 
     eventually("Redis is back", async || !gates.is_redis_away()).await;
 }
 
-/// What Redis had granted stands beside what the replicas grant themselves, when it goes away and when it is back.
+/// Redis's grants count beside those of the replicas themselves, when Redis goes away and when it is back.
 #[tokio::test]
 async fn a_fleet_without_redis_is_above_its_limit_by_its_shares_at_most() {
     const LIMIT: u32 = 20;

@@ -21,7 +21,7 @@ use crate::{
     keys::GateKeys,
 };
 
-/// What there is to explore.
+/// The size of an exploration.
 struct Scope {
     calls: usize,
     /// How often a second, a lease and the open time may pass.

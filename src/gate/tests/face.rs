@@ -1,12 +1,12 @@
-//! What callers see of the gates while Redis answers: real time, a real Redis, several replicas.
+//! The gates as callers see them while Redis answers: real time, a real Redis, several replicas.
 
 use std::sync::atomic::Ordering;
 
 use jobs::{Failure, FailureClass, Provider};
 use redis::AsyncCommands;
+use test_support::Proxy;
 
 use super::{
-    proxy::Proxy,
     replica::{OPENAI, end, eventually, in_use, permit, quick, rejection, replica, run, sent},
     rig::{limit, ms},
 };

@@ -1,4 +1,4 @@
-//! What the limits have to do, and the leases that carry them.
+//! The limits' duties, and the leases that carry them.
 
 use super::rig::{Rig, breaker, concurrent, limit, ms, requests, same, tokens, unlimited};
 use jobs::AccountFault;

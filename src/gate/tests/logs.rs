@@ -1,4 +1,4 @@
-//! What operators grep for.
+//! The log lines that operators grep for.
 
 use std::sync::{Arc, Mutex};
 

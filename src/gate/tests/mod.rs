@@ -23,9 +23,6 @@ mod logs;
 mod model;
 mod mutations;
 mod places;
-#[path = "../../../tests/integration/support/proxy.rs"]
-#[allow(dead_code, reason = "the chaos suite has other weather")]
-mod proxy;
 mod replica;
 mod rig;
 mod sequences;
@@ -33,7 +30,7 @@ mod settings;
 mod simulation;
 mod together;
 
-/// Whether the long run was asked for.
+/// True if the long run was asked for.
 fn is_long_run() -> bool {
     std::env::var("GATE_EXPLORE").is_ok_and(|size| size == "long")
 }

@@ -59,7 +59,7 @@ pub(super) struct Model {
     failures: Vec<u64>,
     /// Failures that counted at the last one.
     counted: u32,
-    /// Whether each call failed.
+    /// True for each call that failed.
     calls: Vec<bool>,
     /// Openings in a row, and the epoch of the last.
     opens: (u32, u64),

@@ -82,7 +82,7 @@ impl Stored {
         self.state.as_deref().unwrap_or("CLOSED")
     }
 
-    /// What an outcome may move.
+    /// The state that an outcome may change.
     pub(super) fn breaker(&self) -> impl PartialEq + std::fmt::Debug {
         (
             self.state().to_owned(),

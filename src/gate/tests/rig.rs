@@ -128,7 +128,7 @@ impl Rig {
         answer
     }
 
-    /// What the Node breaker's `reset()` does.
+    /// As the Node breaker's `reset()`.
     pub(super) async fn node_reset(&self, gate: &BatchedGate) {
         let keys = gate.redis.keys.all();
         let mut call = redis::pipe();

@@ -1,4 +1,4 @@
-//! What cannot be configured, and what a call's end means.
+//! Settings that cannot be configured, and the meaning of a call's end.
 
 use std::time::Duration;
 

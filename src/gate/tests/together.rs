@@ -11,7 +11,7 @@ use crate::gate::{
     protocol::{AdmissionReply, AdmissionVerdict},
 };
 
-/// What is told of an admission, but for the time at which a state was entered.
+/// The facts of an admission, but for the time at which a state was entered.
 type Told = (AdmissionVerdict, State, Option<State>);
 
 async fn stored(rig: &Rig, gate: &BatchedGate) -> Vec<Vec<String>> {
@@ -118,7 +118,7 @@ pub(super) async fn check(rig: &Rig, rounds: u64) -> anyhow::Result<()> {
                     ends.push((id, end));
                 }
             }
-            // What comes next asks at the same time, in between.
+            // The next request arrives at the same time, in between.
             let next: Vec<(String, u64)> = (0..rng.random_range(0..4))
                 .map(|n| (format!("{round}:{step}:next{n}"), rng.random_range(0..60)))
                 .collect();

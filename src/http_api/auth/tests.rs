@@ -108,7 +108,7 @@ fn trust_in_loopback_does_not_reach_the_pages_of_others() {
         assert!(from(name, value).is_err(), "{name}: {value}");
     }
 
-    // Who knows the token is no stranger.
+    // A caller that knows the token is trusted.
     let with = access(Some("t0ken"), None);
     let strange = headers(&[
         ("authorization", "Bearer t0ken"),

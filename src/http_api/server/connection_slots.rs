@@ -1,4 +1,4 @@
-//! Who gets a connection: places for all, a bound for each address, and a reserve that health and metrics always
+//! Grants connections: places for all, a bound for each address, and a reserve that health and metrics always
 //! find room in.
 //!
 //! A connection takes one of the places. Where none is left, for it or for its address, it comes into the reserve:

@@ -37,7 +37,7 @@ pub(super) enum AlertMeasure {
     Oldest,
     /// The largest share of a budget of the fleet that is spent or reserved.
     BudgetUsed,
-    /// Whether the kill switch is on.
+    /// True if the kill switch is on.
     KillSwitch,
     /// Age of the oldest usage event that is not forwarded, seconds; the stream's bound counts as a day.
     WebhookBehind,

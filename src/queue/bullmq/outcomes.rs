@@ -36,7 +36,11 @@ impl FromRedisValue for RefillClaim {
 #[async_trait]
 impl OutcomeWriter for BullmqBroker {
     async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> CompletionResults {
-        if !completions.iter().any(large_results::is_large) {
+        let large: Vec<&Completion> = completions
+            .iter()
+            .filter(|completion| large_results::is_large(completion))
+            .collect();
+        if large.is_empty() {
             return self.complete_small(completions, next).await;
         }
         let small: Vec<Completion> = completions
@@ -45,16 +49,14 @@ impl OutcomeWriter for BullmqBroker {
             .cloned()
             .collect();
         let CompletionResults { settled, claimed } = self.complete_small(&small, next).await;
-        let (mut of_small, mut settled) = (settled.into_iter(), Vec::with_capacity(completions.len()));
-        for completion in completions {
-            settled.push(match large_results::is_large(completion) {
-                true => self.complete_large(completion).await,
-                false => of_small
-                    .next()
-                    .unwrap_or_else(|| Err(batch_replies::too_few().into())),
-            });
+        let mut of_large = Vec::with_capacity(large.len());
+        for completion in large {
+            of_large.push(self.complete_large(completion).await);
         }
-        CompletionResults { settled, claimed }
+        CompletionResults {
+            settled: large_results::in_order(completions, settled, of_large),
+            claimed,
+        }
     }
 
     async fn retry_at(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {

@@ -224,7 +224,7 @@ fn sign(key: &hmac::Key, id: &str, seconds: &str, body: &str) -> String {
     format!("v1,{}", BASE64_STANDARD.encode(tag))
 }
 
-/// Whether a status is about this event's content. Any other refusal would hit all events alike: a wrong address, key
+/// True if a status is about this event's content. Any other refusal would hit all events alike: a wrong address, key
 /// or method, too many requests, a receiver that fails.
 fn refuses_content(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400 | 409 | 410 | 413 | 422)

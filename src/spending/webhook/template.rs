@@ -109,7 +109,7 @@ impl Template {
         Ok(template)
     }
 
-    /// Whether the body names the student: an event without one then makes no sense to its receiver.
+    /// True if the body names the student: an event without one then makes no sense to its receiver.
     pub fn needs_student(&self) -> bool {
         self.0.contains(&Part::Field(Field::Student))
     }

@@ -47,7 +47,7 @@ pub struct ProcessCounters {
     pub tokens: [Counter; PROVIDERS],
     /// Replies that cost money.
     pub paid_calls: [Counter; PROVIDERS],
-    /// What calls have cost, and what calls may have cost whose answer was lost: billionths of a dollar.
+    /// The costs of calls, and the possible costs of calls whose answer was lost: billionths of a dollar.
     pub spent: [[Counter; 2]; PROVIDERS],
     /// Replies of models without a price.
     pub unpriced_calls: [Counter; PROVIDERS],
@@ -55,7 +55,7 @@ pub struct ProcessCounters {
     pub usage_webhook: [Counter; WebhookResult::COUNT],
     /// Jobs that were given the result of an equal one, and waits for one, by type.
     pub deduplicated: [[Counter; 2]; JobType::ALL.len()],
-    /// What the results that were given to equal jobs had cost: billionths of a dollar.
+    /// The costs of results that were given to equal jobs: billionths of a dollar.
     pub saved: [Counter; JobType::ALL.len()],
     /// Replies that their jobs could not use.
     pub useless_answers: [Counter; PROVIDERS],

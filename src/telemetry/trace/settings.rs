@@ -15,7 +15,7 @@ pub struct TraceSettings {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How long the collector may take.
     pub timeout: Duration,
-    /// Whether requests are compressed.
+    /// True if requests are compressed.
     pub is_compressed: bool,
     /// Name of this service.
     pub service: String,

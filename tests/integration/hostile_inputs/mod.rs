@@ -6,12 +6,12 @@ mod server;
 
 use std::time::Duration;
 
-use backend_worker::queue::{Broker, JobSnapshot, JobState, Layout, NewJob};
+use backend_worker::queue::{Broker, JobState, Layout};
 use jobs::JobType;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
-use crate::support::{Scene, Worker, eventually, view};
+use crate::support::{self, Scene, Worker, ended, view};
 use server::HostileServer;
 
 const MIB: u64 = 1024 * 1024;
@@ -40,23 +40,7 @@ impl Case {
 }
 
 async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: String) {
-    let payload = RawValue::from_string(payload).unwrap();
-    let job = NewJob {
-        id,
-        kind,
-        payload: &payload,
-        max_attempts: 1,
-        delay: Duration::ZERO,
-    };
-    assert!(broker.enqueue(&job).await.unwrap());
-}
-
-async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
-    eventually(&format!("{id} has ended"), async || {
-        let view = broker.find(id).await.ok()??;
-        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
-    })
-    .await
+    support::add(broker, id, kind, &payload, 1).await;
 }
 
 fn deck(id: &str) -> String {

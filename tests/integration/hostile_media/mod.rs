@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, routing::get};
 use backend_worker::{
     media_helper::{HelperLimits, HelperPool, HelperProgram},
-    queue::{Broker, JobSnapshot, JobState, Layout, NewJob},
+    queue::{Broker, JobState, Layout},
     simulator::Provider,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -23,7 +23,7 @@ use nix::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
-use crate::support::{Scene, eventually};
+use crate::support::{self, Scene, ended, eventually};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -104,23 +104,7 @@ async fn add(broker: &dyn Broker, id: &str, audio: Value) {
         .as_object_mut()
         .unwrap()
         .extend(audio.as_object().unwrap().clone());
-    let payload = serde_json::value::to_raw_value(&payload).unwrap();
-    let job = NewJob {
-        id,
-        kind: JobType::AssessPronunciation,
-        payload: &payload,
-        max_attempts: 1,
-        delay: Duration::ZERO,
-    };
-    assert!(broker.enqueue(&job).await.unwrap());
-}
-
-async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
-    eventually(&format!("{id} has ended"), async || {
-        let view = broker.find(id).await.unwrap()?;
-        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
-    })
-    .await
+    support::add(broker, id, JobType::AssessPronunciation, &payload.to_string(), 1).await;
 }
 
 /// Every hostile recording, by each way that a recording can come, between good ones. The worker lives, and what is

@@ -8,66 +8,63 @@ use serde_json::{Value, json};
 
 use crate::support::NodeScene;
 
-impl NodeScene {
-    /// Runs all that there is to run; what is called bad fails.
-    async fn run(&self) {
-        let mut number = ClaimNumber::FIRST;
-        let mut idle = 0;
-        while idle < 2 {
-            number = number.next();
-            let claimed = self.broker.claim(number, 9).await.unwrap();
-            idle = if claimed.is_empty() { idle + 1 } else { 0 };
-            for delivery in claimed {
-                let settled = match delivery.lease.id.starts_with("bad") {
-                    true => self.broker.fail(&delivery.lease, "no", None).await,
-                    false => self.broker.complete(&delivery.lease, "1").await,
-                };
-                settled.unwrap();
-            }
-        }
-    }
-
-    /// All keys and what is in them, without times and without what is ours.
-    async fn picture(&self) -> BTreeMap<String, String> {
-        let mut picture = BTreeMap::new();
-        let keys: Vec<String> = self.redis.ask(&["KEYS", "bull:q:*"]).await;
-        for key in keys
-            .iter()
-            .filter(|key| !key.contains("bw:") && !key.ends_with(":logs"))
-        {
-            let kind: String = self.redis.ask(&["TYPE", key]).await;
-            let content = match kind.as_str() {
-                "hash" => {
-                    let mut fields: BTreeMap<String, String> = self.redis.ask(&["HGETALL", key]).await;
-                    fields.retain(|name, _| {
-                        !name.starts_with("bw:")
-                            && !["timestamp", "processedOn", "finishedOn"].contains(&name.as_str())
-                    });
-                    format!("{fields:?}")
-                }
-                "list" => format!(
-                    "{:?}",
-                    self.redis.ask::<Vec<String>>(&["LRANGE", key, "0", "-1"]).await
-                ),
-                // What shares a millisecond in one queue may not in the other: scores order nothing here.
-                "zset" | "set" => format!(
-                    "{:?}",
-                    self.redis.ask::<Vec<String>>(&["SORT", key, "ALPHA"]).await
-                ),
-                "stream" => {
-                    let entries: Vec<(String, Vec<String>)> =
-                        self.redis.ask(&["XRANGE", key, "-", "+"]).await;
-                    format!(
-                        "{:?}",
-                        entries.into_iter().map(|(_, fields)| fields).collect::<Vec<_>>()
-                    )
-                }
-                _ => self.redis.ask::<String>(&["GET", key]).await,
+/// Runs all that there is to run; what is called bad fails.
+async fn run(scene: &NodeScene) {
+    let mut number = ClaimNumber::FIRST;
+    let mut idle = 0;
+    while idle < 2 {
+        number = number.next();
+        let claimed = scene.broker.claim(number, 9).await.unwrap();
+        idle = if claimed.is_empty() { idle + 1 } else { 0 };
+        for delivery in claimed {
+            let settled = match delivery.lease.id.starts_with("bad") {
+                true => scene.broker.fail(&delivery.lease, "no", None).await,
+                false => scene.broker.complete(&delivery.lease, "1").await,
             };
-            picture.insert(key.clone(), content);
+            settled.unwrap();
         }
-        picture
     }
+}
+
+/// All keys and what is in them, without times and without what is ours.
+async fn picture(scene: &NodeScene) -> BTreeMap<String, String> {
+    let mut picture = BTreeMap::new();
+    let keys: Vec<String> = scene.redis.ask(&["KEYS", "bull:q:*"]).await;
+    for key in keys
+        .iter()
+        .filter(|key| !key.contains("bw:") && !key.ends_with(":logs"))
+    {
+        let kind: String = scene.redis.ask(&["TYPE", key]).await;
+        let content = match kind.as_str() {
+            "hash" => {
+                let mut fields: BTreeMap<String, String> = scene.redis.ask(&["HGETALL", key]).await;
+                fields.retain(|name, _| {
+                    !name.starts_with("bw:")
+                        && !["timestamp", "processedOn", "finishedOn"].contains(&name.as_str())
+                });
+                format!("{fields:?}")
+            }
+            "list" => format!(
+                "{:?}",
+                scene.redis.ask::<Vec<String>>(&["LRANGE", key, "0", "-1"]).await
+            ),
+            // What shares a millisecond in one queue may not in the other: scores order nothing here.
+            "zset" | "set" => format!(
+                "{:?}",
+                scene.redis.ask::<Vec<String>>(&["SORT", key, "ALPHA"]).await
+            ),
+            "stream" => {
+                let entries: Vec<(String, Vec<String>)> = scene.redis.ask(&["XRANGE", key, "-", "+"]).await;
+                format!(
+                    "{:?}",
+                    entries.into_iter().map(|(_, fields)| fields).collect::<Vec<_>>()
+                )
+            }
+            _ => scene.redis.ask::<String>(&["GET", key]).await,
+        };
+        picture.insert(key.clone(), content);
+    }
+    picture
 }
 
 /// The same in two queues: there Node acts, here this worker. Both look the same afterwards.
@@ -81,13 +78,13 @@ async fn alike(
     for scene in [&theirs, &own] {
         prepare(scene).await;
     }
-    let before = own.picture().await;
-    assert_eq!(theirs.picture().await, before, "{what}: prepared alike");
+    let before = picture(&own).await;
+    assert_eq!(picture(&theirs).await, before, "{what}: prepared alike");
     theirs.node.ask(node.0, node.1).await;
     ours(&own).await;
-    let after = own.picture().await;
+    let after = picture(&own).await;
     assert_ne!(after, before, "{what}: something was done");
-    assert_eq!(after, theirs.picture().await, "{what}");
+    assert_eq!(after, picture(&theirs).await, "{what}");
     (theirs, own)
 }
 
@@ -114,7 +111,7 @@ async fn a_retried_job_is_as_node_leaves_it() {
     ] {
         let prepare = async |scene: &NodeScene| {
             scene.node.add("bad", opts.clone()).await;
-            scene.run().await;
+            run(scene).await;
             scene.node.add("other", json!({})).await;
         };
         let node_opts = json!({"resetAttemptsMade": reset});
@@ -146,7 +143,7 @@ async fn a_job_is_retried_into_a_paused_or_a_full_queue_as_node_does_it() {
     ] {
         let prepare = async |scene: &NodeScene| {
             scene.node.add("bad", json!({})).await;
-            scene.run().await;
+            run(scene).await;
             scene.node.add("held", json!({})).await;
             // A number beyond those of the run.
             let number = (0..9).fold(ClaimNumber::FIRST, |n, _| n.next());
@@ -188,7 +185,7 @@ async fn a_parent_waits_for_a_retried_child_again_as_under_node() {
         let what = flags.to_string();
         let prepare = async |scene: &NodeScene| {
             family(scene, &flags).await;
-            scene.run().await;
+            run(scene).await;
         };
         let node = ("retry", json!({"id": "bad"}));
         alike(&what, prepare, node, async |scene| {
@@ -232,7 +229,7 @@ async fn a_removed_job_is_as_node_leaves_it() {
                 .await;
             scene.redis.ask::<i64>(&["DEL", "bull:q:marker"]).await;
             if runs {
-                scene.run().await;
+                run(scene).await;
             }
         };
         let (_, own) = alike(what, prepare, ("remove", json!({"id": id})), async |scene| {
@@ -249,7 +246,7 @@ async fn a_removed_job_is_as_node_leaves_it() {
 async fn a_parent_is_released_by_the_removal_of_its_last_child() {
     let prepare = async |scene: &NodeScene| {
         family(scene, &json!({})).await;
-        scene.run().await;
+        run(scene).await;
     };
     let (_, own) = alike(
         "a failed child",
@@ -271,7 +268,7 @@ async fn what_would_take_others_along_is_refused() {
         .node
         .ask("schedule", json!({"id": "nightly", "every": 60_000_000}))
         .await;
-    let before = scene.picture().await;
+    let before = picture(&scene).await;
     assert_eq!(
         scene.broker.remove("parent").await.unwrap(),
         RemovalResult::Parent
@@ -283,5 +280,5 @@ async fn what_would_take_others_along_is_refused() {
         scene.broker.remove("repeat:nightly").await.unwrap(),
         RemovalResult::Unknown
     );
-    assert_eq!(scene.picture().await, before);
+    assert_eq!(picture(&scene).await, before);
 }

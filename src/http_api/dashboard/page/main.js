@@ -1,4 +1,4 @@
-// What is shown, and how live it is.
+// The state of the page, and its connection to the worker.
 
 /** Puts a notice above everything, or with no text takes it away. Notices are told once, when they change. */
 const notices = new Map();

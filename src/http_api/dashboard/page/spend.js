@@ -1,4 +1,4 @@
-// What the fleet spends: read by itself every half minute while it is looked at, since sums change slowly.
+// The spending of the fleet: the page reads it every half minute while it is shown, since sums change slowly.
 
 const SPEND_EVERY = 30000;
 

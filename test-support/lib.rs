@@ -1,20 +1,32 @@
-//! What the tests share: a Redis, brokers, a replica in process, and patience.
+//! The tests share these: a Redis, brokers, replicas in process and as processes, Node, a browser, and patience.
+//!
+//! # Layout
+//! - [`TestRedis`]: a redis-server of the test's own, brokers over it, and (`counts`) the commands that it has run.
+//! - `replica`: a replica in the test's process, with a handler that the test writes ([`Script`]).
+//! - `scene`: the binary, with a Redis and a simulator of the providers ([`Scene`]), and (`worker_http`) its HTTP API.
+//! - `proxy`: a TCP proxy that loses, holds or cuts what passes ([`Proxy`]).
+//! - `node`, `web_api`, `browser`, over `driver`: BullMQ's own library, the app's web API and Chromium as processes.
+//! - `receiver`, `silent`, `sse`: a receiver of usage events, a server that never answers, a reader of event streams.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports a fault by a panic"
+)]
 
 mod browser;
 mod counts;
 mod driver;
 mod node;
-#[allow(dead_code, reason = "the gate's tests and the chaos suite have other weather")]
-pub(crate) mod proxy;
-#[allow(dead_code, reason = "the chaos suite asks less of it")]
+mod proxy;
 mod receiver;
 mod replica;
-#[allow(dead_code, reason = "the chaos suite asks more of a worker")]
 mod scene;
-#[allow(dead_code, reason = "the chaos suite loads no media")]
 mod silent;
 mod sse;
 mod web_api;
+mod worker_http;
 
 use std::{
     cell::Cell,
@@ -28,37 +40,31 @@ use backend_worker::{
     connection::Connection,
     demo::PrivateRedis,
     queue::{
-        Broker, BrokerOptions, ClaimNumber, Delivery, JobSnapshot, Layout, NewJob, apalis::ApalisBroker,
-        bullmq::BullmqBroker,
+        Broker, BrokerOptions, ClaimNumber, Delivery, JobSnapshot, JobState, Layout, NewJob,
+        apalis::ApalisBroker, bullmq::BullmqBroker,
     },
 };
 use jobs::JobType;
 use serde_json::value::RawValue;
 
-#[allow(unused_imports, reason = "the chaos suite looks at no page")]
-pub(crate) use browser::Browser;
-pub(crate) use driver::{folder as node_folder, script as node_script};
-pub(crate) use node::{Node, NodeScene};
-pub(crate) use proxy::{Proxy, Weather};
-#[allow(unused_imports, reason = "the chaos suite names some")]
-pub(crate) use receiver::{Call, Manner, Receiver};
-pub(crate) use replica::{RunningReplica, Script, options, replica};
-#[allow(unused_imports, reason = "the chaos suite names the launcher")]
-pub(crate) use scene::{Launcher, Scene, Worker};
-#[allow(unused_imports, reason = "the chaos suite loads no media")]
-pub(crate) use silent::SilentServer;
-pub(crate) use sse::Sse;
-pub(crate) use web_api::WebApi;
+pub use browser::Browser;
+pub use driver::{folder as node_folder, script as node_script};
+pub use node::{Node, NodeScene};
+pub use proxy::{Proxy, Weather};
+pub use receiver::{Call, Manner, Receiver};
+pub use replica::{RunningReplica, Script, options, replica};
+pub use scene::{Launcher, Scene, Worker};
+pub use silent::SilentServer;
+pub use sse::Sse;
+pub use web_api::WebApi;
+pub use worker_http::{ADMIN_TOKEN, cards};
 
 /// How long a test waits for what must happen. Long, because the machines are slow and shared: a test that fails
 /// takes this long, one that passes never does.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` yields something.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut condition: impl FnMut() -> F,
-) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let waited = async {
         loop {
             if let Some(value) = condition().await {
@@ -72,24 +78,30 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         .unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
+/// The repository's folder.
+pub fn root() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().expect("the crate is a folder of the repository")
+}
+
 /// A Redis of the test's own, with the eyes of an onlooker.
-pub(crate) struct TestRedis {
-    pub(crate) server: PrivateRedis,
-    pub(crate) raw: redis::aio::ConnectionManager,
+pub struct TestRedis {
+    pub server: PrivateRedis,
+    pub raw: redis::aio::ConnectionManager,
 }
 
 impl TestRedis {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    pub(crate) async fn start_with(arguments: &[&str]) -> Self {
+    pub async fn start_with(arguments: &[&str]) -> Self {
         Self::start_program("redis-server".into(), arguments).await
     }
 
     /// Redis 6.2, where `scripts/setup-redis-6.2.sh` has found one.
-    pub(crate) async fn start_6_2() -> Option<Self> {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/redis-6.2/redis-server");
+    pub async fn start_6_2() -> Option<Self> {
+        let program = root().join("target/redis-6.2/redis-server");
         if !program.exists() {
             eprintln!("skipped on Redis 6.2: run scripts/setup-redis-6.2.sh");
             return None;
@@ -108,12 +120,12 @@ impl TestRedis {
         Self { server, raw }
     }
 
-    pub(crate) fn connection(&self) -> Connection {
+    pub fn connection(&self) -> Connection {
         Connection::open(&self.server.url().into()).unwrap()
     }
 
     /// A broker whose lease lasts `lease_ttl`.
-    pub(crate) fn broker_with(
+    pub fn broker_with(
         &self,
         layout: Layout,
         queue: &str,
@@ -130,20 +142,20 @@ impl TestRedis {
         }
     }
 
-    pub(crate) fn broker(&self, layout: Layout, queue: &str, worker: &str) -> Arc<dyn Broker> {
+    pub fn broker(&self, layout: Layout, queue: &str, worker: &str) -> Arc<dyn Broker> {
         self.broker_with(layout, queue, worker, Duration::from_secs(15))
     }
 
-    pub(crate) fn bullmq(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
+    pub fn bullmq(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
         self.broker(Layout::Bullmq, queue, worker)
     }
 
-    pub(crate) fn apalis(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
+    pub fn apalis(&self, queue: &str, worker: &str) -> Arc<dyn Broker> {
         self.broker(Layout::Apalis, queue, worker)
     }
 
     /// Runs a command, and wants an answer of type `T`.
-    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+    pub async fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let mut cmd = redis::cmd(command[0]);
         for argument in &command[1..] {
             cmd.arg(argument);
@@ -153,20 +165,16 @@ impl TestRedis {
 }
 
 /// A payload that no handler minds in tests with a scripted one.
-pub(crate) fn raw(json: &str) -> Box<RawValue> {
+pub fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
-/// Enqueues a job with the id `id`.
-pub(crate) async fn enqueue(broker: &dyn Broker, id: &str) {
-    enqueue_with(broker, id, 3).await;
-}
-
-pub(crate) async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u32) {
-    let payload = raw(&format!(r#"{{"n":"{id}"}}"#));
+/// Enqueues a job of this type. `payload` is JSON.
+pub async fn add(broker: &dyn Broker, id: &str, kind: JobType, payload: &str, max_attempts: u32) {
+    let payload = raw(payload);
     let job = NewJob {
         id,
-        kind: JobType::GenerateFlashcards,
+        kind,
         payload: &payload,
         max_attempts,
         delay: Duration::ZERO,
@@ -174,17 +182,29 @@ pub(crate) async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u3
     assert!(broker.enqueue(&job).await.unwrap(), "{id} was there before");
 }
 
+/// Enqueues a job with the id `id`.
+pub async fn enqueue(broker: &dyn Broker, id: &str) {
+    enqueue_with(broker, id, 3).await;
+}
+
+pub async fn enqueue_with(broker: &dyn Broker, id: &str, max_attempts: u32) {
+    let payload = format!(r#"{{"n":"{id}"}}"#);
+    add(broker, id, JobType::GenerateFlashcards, &payload, max_attempts).await;
+}
+
 /// Waits until so many jobs are completed at least.
-pub(crate) async fn until_completed(broker: &dyn Broker, count: u64) {
+pub async fn until_completed(broker: &dyn Broker, count: u64) {
     eventually(&format!("{count} jobs completed"), async || {
-        (broker.counts().await.unwrap().completed >= count).then_some(())
+        // A busy machine may keep an answer of Redis longer than a call waits for it.
+        let counts = broker.counts().await.ok()?;
+        (counts.completed >= count).then_some(())
     })
     .await;
 }
 
 /// Claims the one job that is there, with the first number from `number` on that finds it: one that found nothing is
 /// used up. Also returns the next number.
-pub(crate) async fn claim_one(broker: &dyn Broker, number: ClaimNumber) -> (Delivery, ClaimNumber) {
+pub async fn claim_one(broker: &dyn Broker, number: ClaimNumber) -> (Delivery, ClaimNumber) {
     let number = Cell::new(number);
     let delivery = eventually("a job to claim", async || {
         let claimed = broker.claim(number.get(), 1).await.unwrap().pop();
@@ -194,8 +214,17 @@ pub(crate) async fn claim_one(broker: &dyn Broker, number: ClaimNumber) -> (Deli
     (delivery.await, number.get())
 }
 
+/// The job, once it is completed or a dead letter.
+pub async fn ended(broker: &dyn Broker, id: &str) -> JobSnapshot {
+    eventually(&format!("{id} has ended"), async || {
+        let view = broker.find(id).await.ok()??;
+        matches!(view.state, JobState::Completed | JobState::Failed).then_some(view)
+    })
+    .await
+}
+
 /// The job as an onlooker sees it.
-pub(crate) async fn view(broker: &dyn Broker, id: &str) -> JobSnapshot {
+pub async fn view(broker: &dyn Broker, id: &str) -> JobSnapshot {
     broker
         .find(id)
         .await

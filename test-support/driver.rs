@@ -1,9 +1,6 @@
 //! Node scripts that do as they are told, line by line, see `tests/node/lines.mjs`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{path::PathBuf, process::Stdio};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -11,9 +8,11 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
+use crate::root;
+
 /// Where the scripts and their packages are.
-pub(crate) fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+pub fn folder() -> PathBuf {
+    let folder = root().join("tests/node");
     assert!(
         folder.join("node_modules").exists(),
         "tests/node has no node_modules: run sh scripts/setup-node.sh"
@@ -22,7 +21,7 @@ pub(crate) fn folder() -> PathBuf {
 }
 
 /// Runs a script; its input and output are pipes.
-pub(crate) fn script(name: &str) -> Command {
+pub fn script(name: &str) -> Command {
     let mut command = Command::new("node");
     command
         .arg(folder().join(name))
@@ -32,7 +31,7 @@ pub(crate) fn script(name: &str) -> Command {
 }
 
 /// Starts a process, and takes its pipes.
-pub(super) fn start(command: &mut Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
+pub(crate) fn start(command: &mut Command) -> (Child, ChildStdin, Lines<BufReader<ChildStdout>>) {
     let mut process = command
         .spawn()
         .expect("node is installed (sh scripts/setup-node.sh)");
@@ -41,14 +40,14 @@ pub(super) fn start(command: &mut Command) -> (Child, ChildStdin, Lines<BufReade
 }
 
 /// A script that answers requests; it ends with its standard input.
-pub(super) struct Driver {
-    pub(super) process: Child,
+pub(crate) struct Driver {
+    pub(crate) process: Child,
     stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Driver {
-    pub(super) fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let (process, stdin, stdout) = start(command);
         Self {
             process,
@@ -58,7 +57,7 @@ impl Driver {
     }
 
     /// Has one operation done; `Err` is what it threw.
-    pub(super) async fn ask(&mut self, op: &str, args: &Value) -> Result<Value, String> {
+    pub(crate) async fn ask(&mut self, op: &str, args: &Value) -> Result<Value, String> {
         let request = format!("{}\n", json!({"op": op, "args": args}));
         self.stdin.write_all(request.as_bytes()).await.unwrap();
         let line = self.stdout.next_line().await.unwrap();

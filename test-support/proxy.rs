@@ -24,22 +24,22 @@ const SIP_EVERY: Duration = Duration::from_millis(10);
 
 /// What becomes of the bytes; by default they pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Weather {
+pub struct Weather {
     /// Each piece is late by so much, both ways.
-    pub(crate) latency: Duration,
+    pub latency: Duration,
     /// Replies wait here.
-    pub(crate) holds_replies: bool,
+    pub holds_replies: bool,
     /// Connections are accepted, and nothing passes: neither way, and no word of it.
-    pub(crate) is_half_open: bool,
+    pub is_half_open: bool,
     /// Replies are read so many bytes at a time, a hundred times a second.
-    pub(crate) sip: Option<usize>,
+    pub sip: Option<usize>,
     /// A change of this number cuts every connection.
-    pub(crate) cuts: u64,
+    pub cuts: u64,
 }
 
 /// A proxy on a port of its own.
-pub(crate) struct Proxy {
-    pub(crate) port: u16,
+pub struct Proxy {
+    pub port: u16,
     /// Where new connections lead.
     redis: Arc<AtomicU16>,
     lose: Arc<AtomicBool>,
@@ -49,13 +49,13 @@ pub(crate) struct Proxy {
 
 /// What a connection has carried, bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Carried {
+struct Carried {
     requests: AtomicU64,
     replies: AtomicU64,
 }
 
 impl Proxy {
-    pub(crate) async fn before(redis: u16) -> Self {
+    pub async fn before(redis: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let (port, lose) = (
             listener.local_addr().unwrap().port(),
@@ -84,7 +84,7 @@ impl Proxy {
     }
 
     /// Bytes of the requests and of the replies of each connection so far.
-    pub(crate) fn carried(&self) -> Vec<(u64, u64)> {
+    pub fn carried(&self) -> Vec<(u64, u64)> {
         let connections = self.connections.lock().unwrap();
         let bytes = |count: &AtomicU64| count.load(Ordering::SeqCst);
         connections
@@ -94,30 +94,30 @@ impl Proxy {
     }
 
     /// New connections lead to that port; those that stand stay where they are.
-    pub(crate) fn lead_to(&self, redis: u16) {
+    pub fn lead_to(&self, redis: u16) {
         self.redis.store(redis, Ordering::SeqCst);
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// The next reply is lost, and its connection with it.
-    pub(crate) fn lose_next_reply(&self) {
+    pub fn lose_next_reply(&self) {
         self.lose.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn has_lost_it(&self) -> bool {
+    pub fn has_lost_it(&self) -> bool {
         !self.lose.load(Ordering::SeqCst)
     }
 
     /// Replies wait here until they are let go.
-    pub(crate) fn hold_replies(&self, hold: bool) {
+    pub fn hold_replies(&self, hold: bool) {
         self.weather.send_modify(|weather| weather.holds_replies = hold);
     }
 
     /// Changes the weather; what is not named is fine.
-    pub(crate) fn set(&self, weather: Weather) {
+    pub fn set(&self, weather: Weather) {
         self.weather.send_modify(|now| {
             *now = Weather {
                 cuts: now.cuts,
@@ -127,7 +127,7 @@ impl Proxy {
     }
 
     /// Cuts every connection; the next may come at once.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.weather.send_modify(|weather| weather.cuts += 1);
     }
 }

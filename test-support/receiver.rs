@@ -21,11 +21,11 @@ use ring::hmac;
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use super::eventually;
+use crate::eventually;
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub enum Manner {
     Well,
     /// Well, after a while.
     Slow,
@@ -38,10 +38,10 @@ pub(crate) enum Manner {
 
 /// A call that was taken.
 #[derive(Debug, Clone)]
-pub(crate) struct Call {
-    pub(crate) key: String,
-    pub(crate) apikey: String,
-    pub(crate) body: Value,
+pub struct Call {
+    pub key: String,
+    pub apikey: String,
+    pub body: Value,
 }
 
 #[derive(Debug)]
@@ -54,14 +54,14 @@ struct Inner {
 }
 
 #[derive(Debug)]
-pub(crate) struct Receiver {
+pub struct Receiver {
     address: SocketAddr,
     inner: Arc<Inner>,
     server: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Receiver {
-    pub(crate) async fn start(secret: &str) -> Self {
+    pub async fn start(secret: &str) -> Self {
         let secret = BASE64_STANDARD
             .decode(secret.strip_prefix("whsec_").unwrap())
             .unwrap();
@@ -90,11 +90,11 @@ impl Receiver {
         *self.server.lock().unwrap() = Some(server);
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}/rpc/increment_tokens", self.address)
     }
 
-    pub(crate) async fn be(&self, manner: Manner) {
+    pub async fn be(&self, manner: Manner) {
         *self.inner.manner.lock().unwrap() = manner;
         let server = self.server.lock().unwrap().take();
         match (manner, server) {
@@ -115,16 +115,16 @@ impl Receiver {
     }
 
     /// Refuses events whose body contains `text`.
-    pub(crate) fn refuse(&self, text: &str, status: u16) {
+    pub fn refuse(&self, text: &str, status: u16) {
         *self.inner.refused.lock().unwrap() = (text.to_owned(), status);
     }
 
-    pub(crate) fn taken(&self) -> Vec<Call> {
+    pub fn taken(&self) -> Vec<Call> {
         self.inner.taken.lock().unwrap().clone()
     }
 
     /// Waits until it has been asked so many more times.
-    pub(crate) async fn until_asked(&self, times: usize) {
+    pub async fn until_asked(&self, times: usize) {
         let before = self.inner.asked.load(Ordering::SeqCst);
         eventually(&format!("{times} more calls"), async || {
             (self.inner.asked.load(Ordering::SeqCst) >= before + times).then_some(())

@@ -3,14 +3,14 @@
 use serde_json::Value;
 use tokio::process::{Child, ChildStdin};
 
-use super::{
+use crate::{
     PATIENCE, Sse, TestRedis,
     driver::{self, script},
     eventually,
 };
 
 /// A running web API; it ends with its standard input.
-pub(crate) struct WebApi {
+pub struct WebApi {
     url: String,
     _stdin: ChildStdin,
     _process: Child,
@@ -18,7 +18,7 @@ pub(crate) struct WebApi {
 
 impl WebApi {
     /// `backoff` is what its jobs wait between two attempts, ms.
-    pub(crate) async fn start(redis: &TestRedis, backoff: u32) -> Self {
+    pub async fn start(redis: &TestRedis, backoff: u32) -> Self {
         let mut command = script("web-api.mjs");
         command
             .arg(redis.server.port().to_string())
@@ -34,34 +34,34 @@ impl WebApi {
         }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+    pub async fn get(&self, path: &str) -> (u16, Value) {
         let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     /// Asks for flashcards.
-    pub(crate) async fn generate(&self, data: &Value) -> (u16, Value) {
+    pub async fn generate(&self, data: &Value) -> (u16, Value) {
         let request = reqwest::Client::new().post(format!("{}/api/ai/generate-flashcards", self.url));
         let answer = request.json(data).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     /// Requests flashcards for the first time, and returns the job's id.
-    pub(crate) async fn enqueue(&self, data: &Value) -> String {
+    pub async fn enqueue(&self, data: &Value) -> String {
         let (code, body) = self.generate(data).await;
         assert_eq!(code, 202, "{body}");
         body["jobId"].as_str().unwrap().to_owned()
     }
 
     /// Follows a job with BullMQ's `QueueEvents`.
-    pub(crate) async fn events(&self, id: &str) -> Sse {
+    pub async fn events(&self, id: &str) -> Sse {
         let mut events = Sse::open(&format!("{}/api/job-events?jobId={id}", self.url)).await;
         events.until("connected").await;
         events
     }
 
     /// Polls a job until it is in this state.
-    pub(crate) async fn until(&self, id: &str, status: &str) -> Value {
+    pub async fn until(&self, id: &str, status: &str) -> Value {
         eventually(&format!("the web API sees {id} {status}"), async || {
             let (_, job) = self.get(&format!("/api/job-status/{id}")).await;
             (job["status"] == status).then_some(job)

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::TestRedis;
+use crate::TestRedis;
 
 impl TestRedis {
     /// How often each command has run.
-    pub(crate) async fn calls_by_command(&self) -> HashMap<String, u64> {
+    pub async fn calls_by_command(&self) -> HashMap<String, u64> {
         let info: String = self.ask(&["INFO", "commandstats"]).await;
         let counted = info.lines().filter_map(|line| {
             let (command, stats) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
@@ -16,17 +16,17 @@ impl TestRedis {
     }
 
     /// How often one command has run.
-    pub(crate) async fn calls(&self, command: &str) -> u64 {
+    pub async fn calls(&self, command: &str) -> u64 {
         self.calls_by_command().await.remove(command).unwrap_or_default()
     }
 
     /// How many scripts have run, evaluated or as functions.
-    pub(crate) async fn scripts(&self) -> u64 {
+    pub async fn scripts(&self) -> u64 {
         self.calls("evalsha").await + self.calls("fcall").await
     }
 
     /// Watches Redis while a replica has nothing to do, and holds that it is asked next to nothing.
-    pub(crate) async fn is_left_in_peace(&self) {
+    pub async fn is_left_in_peace(&self) {
         let commands = async || {
             let stats: String = self.ask(&["INFO", "stats"]).await;
             let line = stats

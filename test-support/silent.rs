@@ -10,13 +10,13 @@ use std::{
 
 /// Takes requests, counts them by their paths, and never answers: a job that loads a medium from here prepares its
 /// call until the test does something about it.
-pub(crate) struct SilentServer {
-    pub(crate) host: String,
+pub struct SilentServer {
+    pub host: String,
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 impl SilentServer {
-    pub(crate) fn open() -> Self {
+    pub fn open() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let asked: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
@@ -36,7 +36,7 @@ impl SilentServer {
     }
 
     /// How often the path was asked for.
-    pub(crate) fn asked_for(&self, name: &str) -> usize {
+    pub fn asked_for(&self, name: &str) -> usize {
         self.asked.lock().unwrap().get(name).copied().unwrap_or_default()
     }
 }

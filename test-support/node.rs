@@ -6,27 +6,27 @@ use backend_worker::queue::Broker;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{
+use crate::{
     TestRedis,
     driver::{Driver, script},
     eventually,
 };
 
 /// A Node process on one queue; it ends with its standard input.
-pub(crate) struct Node(Mutex<Driver>);
+pub struct Node(Mutex<Driver>);
 
 impl Node {
-    pub(crate) async fn start(redis: &TestRedis, queue: &str) -> Self {
+    pub async fn start(redis: &TestRedis, queue: &str) -> Self {
         Self::start_as(redis, queue, "5").await
     }
 
     /// With a BullMQ of this version: `5.1`, `5` or `6`.
-    pub(crate) async fn start_as(redis: &TestRedis, queue: &str, version: &str) -> Self {
+    pub async fn start_as(redis: &TestRedis, queue: &str, version: &str) -> Self {
         Self::start_under(redis, queue, version, "bull").await
     }
 
     /// With a BullMQ of this version, and this prefix of its keys.
-    pub(crate) async fn start_under(redis: &TestRedis, queue: &str, version: &str, prefix: &str) -> Self {
+    pub async fn start_under(redis: &TestRedis, queue: &str, version: &str, prefix: &str) -> Self {
         let mut command = script("driver.mjs");
         command
             .arg(redis.server.port().to_string())
@@ -38,24 +38,24 @@ impl Node {
     }
 
     /// Kills the process, and its workers with it.
-    pub(crate) async fn kill(self) {
+    pub async fn kill(self) {
         self.0.into_inner().process.kill().await.unwrap();
     }
 
     /// Has one operation of the driver done.
-    pub(crate) async fn ask(&self, op: &str, args: Value) -> Value {
+    pub async fn ask(&self, op: &str, args: Value) -> Value {
         self.try_to(op, args)
             .await
             .unwrap_or_else(|error| panic!("{op}: {error}"))
     }
 
     /// As [`Self::ask`]; `Err` is what the operation threw.
-    pub(crate) async fn try_to(&self, op: &str, args: Value) -> Result<Value, String> {
+    pub async fn try_to(&self, op: &str, args: Value) -> Result<Value, String> {
         self.0.lock().await.ask(op, &args).await
     }
 
     /// Adds a job of the type `process-image`.
-    pub(crate) async fn add(&self, id: &str, opts: Value) {
+    pub async fn add(&self, id: &str, opts: Value) {
         let mut opts = opts;
         opts["jobId"] = json!(id);
         let added = self
@@ -68,11 +68,11 @@ impl Node {
     }
 
     /// A job as Node sees it; null when it is gone.
-    pub(crate) async fn look(&self, id: &str) -> Value {
+    pub async fn look(&self, id: &str) -> Value {
         self.ask("look", json!({"id": id})).await
     }
 
-    pub(crate) async fn until(&self, id: &str, state: &str) -> Value {
+    pub async fn until(&self, id: &str, state: &str) -> Value {
         eventually(&format!("Node sees {id} {state}"), async || {
             let job = self.look(id).await;
             (job["state"] == state).then_some(job)
@@ -81,7 +81,7 @@ impl Node {
     }
 
     /// Waits until the job's events so far are these, in this order, apart from those of its progress.
-    pub(crate) async fn expect_events(&self, id: &str, expected: &[&str]) {
+    pub async fn expect_events(&self, id: &str, expected: &[&str]) {
         let mut seen = Vec::new();
         let wait = eventually("the events arrive", async || {
             let all = self.ask("events", json!({})).await;
@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// The last event of this name, once there is one.
-    pub(crate) async fn event(&self, name: &str) -> Value {
+    pub async fn event(&self, name: &str) -> Value {
         eventually(&format!("the event {name}"), async || {
             let all = self.ask("events", json!({})).await;
             all.as_array()
@@ -109,14 +109,14 @@ impl Node {
 }
 
 /// A queue in the BullMQ layout that Node and this worker share.
-pub(crate) struct NodeScene {
-    pub(crate) redis: TestRedis,
-    pub(crate) node: Node,
-    pub(crate) broker: Arc<dyn Broker>,
+pub struct NodeScene {
+    pub redis: TestRedis,
+    pub node: Node,
+    pub broker: Arc<dyn Broker>,
 }
 
 impl NodeScene {
-    pub(crate) async fn set() -> Self {
+    pub async fn set() -> Self {
         let redis = TestRedis::start().await;
         let node = Node::start(&redis, "q").await;
         let broker = redis.bullmq("q", "w");

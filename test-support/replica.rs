@@ -23,37 +23,37 @@ use backend_worker::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::eventually;
+use crate::eventually;
 
 /// What a test's handler has been called with.
 #[derive(Debug, Default)]
-pub(crate) struct Calls {
+pub struct Calls {
     started: Mutex<Vec<String>>,
     finished: AtomicUsize,
 }
 
 impl Calls {
     /// Ids of the jobs, in the order in which they were started.
-    pub(crate) fn started(&self) -> Vec<String> {
+    pub fn started(&self) -> Vec<String> {
         self.started.lock().unwrap().clone()
     }
 
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.started.lock().unwrap().len()
     }
 
-    pub(crate) fn finished(&self) -> usize {
+    pub fn finished(&self) -> usize {
         self.finished.load(Ordering::SeqCst)
     }
 
-    pub(crate) async fn until_started(&self, count: usize) {
+    pub async fn until_started(&self, count: usize) {
         eventually(&format!("{count} jobs started"), async || {
             (self.count() >= count).then_some(())
         })
         .await;
     }
 
-    pub(crate) async fn until_finished(&self, count: usize) {
+    pub async fn until_finished(&self, count: usize) {
         eventually(&format!("{count} jobs finished"), async || {
             (self.finished() >= count).then_some(())
         })
@@ -64,13 +64,13 @@ impl Calls {
 type Act = dyn Fn(Assignment) -> futures_util::future::BoxFuture<'static, DeliveryOutcome> + Send + Sync;
 
 /// A handler made of a closure.
-pub(crate) struct Script {
+pub struct Script {
     act: Box<Act>,
-    pub(crate) calls: Arc<Calls>,
+    pub calls: Arc<Calls>,
 }
 
 impl Script {
-    pub(crate) fn new<F>(act: impl Fn(Assignment) -> F + Send + Sync + 'static) -> Arc<Self>
+    pub fn new<F>(act: impl Fn(Assignment) -> F + Send + Sync + 'static) -> Arc<Self>
     where
         F: Future<Output = DeliveryOutcome> + Send + 'static,
     {
@@ -81,12 +81,12 @@ impl Script {
     }
 
     /// Completes every job at once, with its payload as the result.
-    pub(crate) fn echo() -> Arc<Self> {
+    pub fn echo() -> Arc<Self> {
         Self::new(async |assignment| done(&assignment))
     }
 
     /// Completes each job after the gate has been opened.
-    pub(crate) fn behind(gate: CancellationToken) -> Arc<Self> {
+    pub fn behind(gate: CancellationToken) -> Arc<Self> {
         Self::new(move |assignment| {
             let gate = gate.clone();
             async move {
@@ -118,7 +118,7 @@ impl DeliveryHandler for Script {
 }
 
 /// Short waits, so that tests are quick; everything else as in production.
-pub(crate) fn options() -> RuntimeOptions {
+pub fn options() -> RuntimeOptions {
     let backoff = Backoff::new(Duration::from_millis(20), 2.0, Duration::from_millis(100), 0.25).unwrap();
     let retry = RetryPolicy {
         tries: NonZeroU8::new(3).unwrap(),
@@ -143,22 +143,22 @@ pub(crate) fn options() -> RuntimeOptions {
 }
 
 /// A replica that runs in a task.
-pub(crate) struct RunningReplica {
-    pub(crate) workers: Vec<Arc<QueueWorker>>,
+pub struct RunningReplica {
+    pub workers: Vec<Arc<QueueWorker>>,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<OutcomeTotals>>,
 }
 
 impl RunningReplica {
     /// Tells it to stop, without waiting for it.
-    pub(crate) fn begin_stop(&self) {
+    pub fn begin_stop(&self) {
         self.stop.cancel();
     }
 
     /// Stops it, and returns its closing counts.
-    pub(crate) async fn stop(self) -> OutcomeTotals {
+    pub async fn stop(self) -> OutcomeTotals {
         self.stop.cancel();
-        tokio::time::timeout(super::PATIENCE, self.task)
+        tokio::time::timeout(crate::PATIENCE, self.task)
             .await
             .expect("the replica stops")
             .unwrap()
@@ -166,13 +166,13 @@ impl RunningReplica {
     }
 
     /// Whether it has not ended by itself.
-    pub(crate) fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         !self.task.is_finished()
     }
 }
 
 /// Starts a replica over one queue.
-pub(crate) fn replica(
+pub fn replica(
     broker: Arc<dyn Broker>,
     concurrency: usize,
     handler: Arc<dyn DeliveryHandler>,

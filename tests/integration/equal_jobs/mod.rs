@@ -1,14 +1,12 @@
 //! The same question is paid for once: equal jobs at once, one after the other, and while replicas, Redis or the
 //! provider fail.
 
-use std::{sync::Arc, time::Duration};
+mod waiting;
+
+use std::time::Duration;
 
 use backend_worker::{
-    connection::Connection,
-    deduplication::{Deduplicate, Deduplication, DeduplicationSettings, Joined},
-    queue::{
-        Answered, Broker, ClaimNumber, Completion, Delivery, EqualJobs, JobState, Layout, NewJob, WriteResult,
-    },
+    queue::{Broker, JobState, Layout},
     simulator::{Fault, Provider},
 };
 use jobs::JobType;
@@ -16,7 +14,7 @@ use nix::sys::signal::Signal;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Scene, TestRedis, WebApi, Worker, enqueue, eventually, raw, view};
+use crate::support::{self, Scene, TestRedis, WebApi, Worker, eventually, view};
 
 const USER: (&str, &str) = ("DEDUPLICATE", "user");
 const SHARED: (&str, &str) = ("DEDUPLICATE", "shared");
@@ -30,15 +28,7 @@ fn cards(student: &str) -> String {
 
 /// Adds a job for flashcards.
 async fn add(broker: &dyn Broker, id: &str, payload: &str) {
-    let payload = raw(payload);
-    let job = NewJob {
-        id,
-        kind: JobType::GenerateFlashcards,
-        payload: &payload,
-        max_attempts: 3,
-        delay: Duration::ZERO,
-    };
-    assert!(broker.enqueue(&job).await.unwrap());
+    support::add(broker, id, JobType::GenerateFlashcards, payload, 3).await;
 }
 
 fn calls(scene: &Scene) -> usize {
@@ -192,7 +182,7 @@ async fn students_share_a_result_only_where_that_is_wanted(#[case] layout: Layou
 async fn jobs_that_only_look_equal_are_paid_for_each(#[case] layout: Layout) {
     let scene = Scene::set(Duration::ZERO).await;
     let broker = scene.redis.broker(layout, "vision-jobs", "onlooker");
-    let image = include_bytes!("../../samples/text.png");
+    let image = include_bytes!("../../../samples/text.png");
     let image = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, image);
     let folder = std::env::temp_dir().join(format!("equal-jobs-{}", scene.redis.server.port()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -203,15 +193,8 @@ async fn jobs_that_only_look_equal_are_paid_for_each(#[case] layout: Layout) {
         json!({ "imageBase64": image, "userId": "ann" }),
     ];
     for (nth, payload) in payloads.iter().flat_map(|payload| [payload, payload]).enumerate() {
-        let payload = raw(&payload.to_string());
-        let job = NewJob {
-            id: &format!("job-{nth}"),
-            kind: JobType::ProcessImage,
-            payload: &payload,
-            max_attempts: 3,
-            delay: Duration::ZERO,
-        };
-        assert!(broker.enqueue(&job).await.unwrap());
+        let (id, payload) = (format!("job-{nth}"), payload.to_string());
+        support::add(&*broker, &id, JobType::ProcessImage, &payload, 3).await;
     }
     let uploads = folder.to_str().unwrap();
     let _worker = scene.worker(&[USER, ("UPLOADS_DIR", uploads)]).await;
@@ -403,145 +386,4 @@ async fn tasks_of_apalis_with_one_key_are_paid_for_once() {
     let _worker = scene.worker(&[]).await;
     until_done(&*broker, 3).await;
     assert_eq!(calls(&scene), 2);
-}
-
-const FIRST: ClaimNumber = ClaimNumber::FIRST;
-
-fn deduplication(connection: Connection) -> Deduplication {
-    let settings = DeduplicationSettings {
-        mode: Deduplicate::User,
-        keep_for: Duration::from_secs(60),
-    };
-    Deduplication::new(connection, settings, "userId".into(), "r")
-}
-
-/// Two jobs that were claimed, and what makes them equal.
-struct Two {
-    redis: TestRedis,
-    broker: Arc<dyn Broker>,
-    deduplication: Deduplication,
-    claimed: Vec<Delivery>,
-    equal: EqualJobs,
-}
-
-impl Two {
-    async fn claimed(layout: Layout) -> Self {
-        let redis = TestRedis::start().await;
-        let broker = redis.broker(layout, "q", "w");
-        broker.renew(&[]).await.unwrap();
-        for id in ["1", "2"] {
-            enqueue(&*broker, id).await;
-        }
-        let claimed = broker.claim(FIRST, 2).await.unwrap();
-        let deduplication = deduplication(redis.connection());
-        let payload = bytes::Bytes::from_static(br#"{"userId":"ann"}"#);
-        let equal = deduplication
-            .equals_of(
-                &*broker,
-                &claimed[0],
-                JobType::GenerateFlashcards,
-                &payload,
-                "ann",
-            )
-            .await
-            .unwrap();
-        Self {
-            redis,
-            broker,
-            deduplication,
-            claimed,
-            equal,
-        }
-    }
-
-    async fn join(&self, nth: usize) -> Joined {
-        let kind = JobType::GenerateFlashcards;
-        self.deduplication
-            .join(&*self.broker, &self.claimed[nth], kind, &self.equal)
-            .await
-    }
-
-    async fn complete_first(&self) {
-        let completion = Completion {
-            lease: self.claimed[0].lease.clone(),
-            result: r#"{"success":true,"flashcards":[{"front":"a","back":"b"}]}"#.to_owned(),
-            equal: Some((self.equal.clone(), Answered::New)),
-        };
-        for _ in 0..2 {
-            let completed = self
-                .broker
-                .complete_all(std::slice::from_ref(&completion), None)
-                .await;
-            assert!(
-                matches!(completed.settled[..], [Ok(WriteResult::Applied)]),
-                "{completed:?}"
-            );
-        }
-    }
-
-    async fn await_second(&self) {
-        let lease = &self.claimed[1].lease;
-        let hour = Duration::from_secs(3600);
-        for _ in 0..2 {
-            let settled = self.broker.await_equal(lease, hour, "because", &self.equal).await;
-            assert_eq!(
-                settled.unwrap(),
-                WriteResult::Applied,
-                "sent again, it does nothing"
-            );
-        }
-    }
-
-    async fn expect_second_gets_the_result(&self) {
-        let job = view(&*self.broker, &self.claimed[1].lease.id).await;
-        assert_eq!((job.state, job.attempts_made), (JobState::Waiting, 0));
-        let again = self.broker.claim(FIRST.next(), 2).await.unwrap();
-        assert_eq!((again.len(), again[0].attempt), (1, 1));
-        let kind = JobType::GenerateFlashcards;
-        let joined = self
-            .deduplication
-            .join(&*self.broker, &again[0], kind, &self.equal)
-            .await;
-        assert!(matches!(joined, Joined::Reuses(_)), "{joined:?}");
-        let left: Vec<String> = self.redis.ask(&["KEYS", "dedup:*:waiting*"]).await;
-        assert_eq!(left, [""; 0]);
-    }
-}
-
-#[rstest]
-#[case::apalis(Layout::Apalis)]
-#[case::bullmq(Layout::Bullmq)]
-#[tokio::test]
-async fn a_leader_wakes_those_that_wait(#[case] layout: Layout) {
-    let two = Two::claimed(layout).await;
-    assert!(matches!(two.join(0).await, Joined::Leads));
-    assert!(
-        matches!(two.join(0).await, Joined::Leads),
-        "asked again, it still leads"
-    );
-    let Joined::Waits(left) = two.join(1).await else {
-        panic!("both lead")
-    };
-    assert!(
-        left > Duration::from_secs(5) && left < Duration::from_secs(20),
-        "{left:?}"
-    );
-    two.await_second().await;
-    let id = &two.claimed[1].lease.id;
-    assert_eq!(view(&*two.broker, id).await.state, JobState::Delayed);
-    two.complete_first().await;
-    two.expect_second_gets_the_result().await;
-}
-
-#[rstest]
-#[case::apalis(Layout::Apalis)]
-#[case::bullmq(Layout::Bullmq)]
-#[tokio::test]
-async fn a_leader_that_ends_before_a_job_waits_leaves_it_in_the_line(#[case] layout: Layout) {
-    let two = Two::claimed(layout).await;
-    assert!(matches!(two.join(0).await, Joined::Leads));
-    assert!(matches!(two.join(1).await, Joined::Waits(_)));
-    two.complete_first().await;
-    two.await_second().await;
-    two.expect_second_gets_the_result().await;
 }

@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::{
     file::{self, DamageError},
@@ -44,6 +44,9 @@ async fn an_outcome_is_read_as_it_was_written() {
     let kept = spool.keep(outcome("{\"a\":\"\u{e9}\\n\"}")).await.unwrap();
     assert_eq!(spool.waiting().unwrap(), [kept.path()]);
     assert_eq!(file::read(kept.path()).unwrap(), outcome("{\"a\":\"\u{e9}\\n\"}"));
+    // Results are a student's texts.
+    let mode = fs::metadata(kept.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     kept.remove().await;
     assert_eq!(spool.waiting().unwrap(), Vec::<PathBuf>::new());
 }

@@ -22,20 +22,20 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{PATIENCE, TestRedis};
+use crate::{PATIENCE, TestRedis};
 
 /// A Redis, a simulator, and what starts a worker between both.
-pub(crate) struct Scene {
-    pub(crate) redis: TestRedis,
-    pub(crate) simulator: RunningSimulator,
-    pub(crate) launcher: Launcher,
+pub struct Scene {
+    pub redis: TestRedis,
+    pub simulator: RunningSimulator,
+    pub launcher: Launcher,
 }
 
 /// Starts the binary, with the variables that point it to a scene.
 #[derive(Clone)]
-pub(crate) struct Launcher {
-    pub(crate) binary: PathBuf,
-    pub(crate) env: Vec<(&'static str, String)>,
+pub struct Launcher {
+    pub binary: PathBuf,
+    pub env: Vec<(&'static str, String)>,
 }
 
 impl Deref for Scene {
@@ -47,12 +47,12 @@ impl Deref for Scene {
 }
 
 impl Scene {
-    pub(crate) async fn set(latency: Duration) -> Self {
+    pub async fn set(latency: Duration) -> Self {
         Self::over(TestRedis::start().await, latency, 0).await
     }
 
     /// A scene over this Redis; `seed` is that of the simulator.
-    pub(crate) async fn over(redis: TestRedis, latency: Duration, seed: u64) -> Self {
+    pub async fn over(redis: TestRedis, latency: Duration, seed: u64) -> Self {
         let options = SimulatorOptions {
             latency,
             seed,
@@ -74,15 +74,24 @@ impl Scene {
             redis,
             simulator: simulator.spawn(),
             launcher: Launcher {
-                binary: env!("CARGO_BIN_EXE_backend-worker").into(),
+                binary: worker_binary(),
                 env,
             },
         }
     }
 }
 
+/// The worker's binary, which Cargo builds for the test binary that runs: one folder above it.
+fn worker_binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.ancestors().nth(2).unwrap();
+    let binary = folder.join(format!("backend-worker{}", std::env::consts::EXE_SUFFIX));
+    assert!(binary.exists(), "{} is not built", binary.display());
+    binary
+}
+
 impl Launcher {
-    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         // A clean environment, and a folder without a .env.
         command
@@ -98,7 +107,7 @@ impl Launcher {
         command
     }
 
-    pub(crate) async fn worker(&self, variables: &[(&str, &str)]) -> Worker {
+    pub async fn worker(&self, variables: &[(&str, &str)]) -> Worker {
         let mut process = self
             .command(&["run"])
             .envs(variables.iter().copied())
@@ -136,7 +145,7 @@ impl Launcher {
     }
 
     /// `enqueue` with these arguments: its standard output, by lines.
-    pub(crate) async fn enqueue(&self, arguments: &[&str]) -> Vec<String> {
+    pub async fn enqueue(&self, arguments: &[&str]) -> Vec<String> {
         let output = self
             .command(&[&["enqueue"], arguments].concat())
             .output()
@@ -156,36 +165,36 @@ impl Launcher {
 }
 
 /// A replica as a process; killed when it is dropped.
-pub(crate) struct Worker {
+pub struct Worker {
     process: Child,
-    pub(crate) port: u64,
+    pub port: u64,
     /// What it calls itself in Redis.
-    pub(crate) name: String,
+    pub name: String,
     log: Arc<Mutex<Vec<String>>>,
     reader: tokio::task::JoinHandle<()>,
 }
 
 impl Worker {
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.process.id().unwrap()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }
 
     /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         self.process.try_wait().unwrap().is_some()
     }
 
     /// What it has logged since it was ready.
-    pub(crate) fn log(&self) -> Vec<String> {
+    pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
     /// The exit code, and what it logged since it was ready.
-    pub(crate) async fn ended(mut self) -> (Option<i32>, Vec<String>) {
+    pub async fn ended(mut self) -> (Option<i32>, Vec<String>) {
         let status = tokio::time::timeout(PATIENCE, self.process.wait())
             .await
             .expect("the worker ends")
@@ -195,7 +204,7 @@ impl Worker {
         (status.code(), log)
     }
 
-    pub(crate) async fn health(&self) -> Option<(u16, Value)> {
+    pub async fn health(&self) -> Option<(u16, Value)> {
         let answer = reqwest::get(format!("http://localhost:{}/api/health", self.port))
             .await
             .ok()?;

@@ -4,24 +4,24 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use crate::PATIENCE;
 
 /// An open stream.
-pub(crate) struct Sse {
+pub struct Sse {
     response: reqwest::Response,
     unread: Vec<u8>,
     events: VecDeque<(String, Value)>,
     /// Blocks that were no event.
-    pub(crate) comments: usize,
+    pub comments: usize,
 }
 
 impl Sse {
-    pub(crate) async fn open(url: &str) -> Self {
+    pub async fn open(url: &str) -> Self {
         Self::open_with(url, None).await
     }
 
     /// With a token, where one is named.
-    pub(crate) async fn open_with(url: &str, token: Option<&str>) -> Self {
+    pub async fn open_with(url: &str, token: Option<&str>) -> Self {
         let request = reqwest::Client::new().get(url);
         let request = match token {
             Some(token) => request.bearer_auth(token),
@@ -40,7 +40,7 @@ impl Sse {
     }
 
     /// The next event and its body; `None` at the end of the stream. Comments are passed over.
-    pub(crate) async fn next(&mut self) -> Option<(String, Value)> {
+    pub async fn next(&mut self) -> Option<(String, Value)> {
         let next = async {
             loop {
                 if let Some(event) = self.events.pop_front() {
@@ -56,7 +56,7 @@ impl Sse {
     }
 
     /// Reads on until a comment has come. Events before it are kept.
-    pub(crate) async fn until_comment(&mut self) {
+    pub async fn until_comment(&mut self) {
         let so_far = self.comments;
         let reading = async {
             while self.comments == so_far {
@@ -79,7 +79,7 @@ impl Sse {
     }
 
     /// Reads on up to the event of this name, and returns its body.
-    pub(crate) async fn until(&mut self, name: &str) -> Value {
+    pub async fn until(&mut self, name: &str) -> Value {
         let mut passed = Vec::new();
         while let Some((event, body)) = self.next().await {
             if event == name {
@@ -91,7 +91,7 @@ impl Sse {
     }
 
     /// What comes before the end.
-    pub(crate) async fn rest(&mut self) -> Vec<(String, Value)> {
+    pub async fn rest(&mut self) -> Vec<(String, Value)> {
         let mut rest = Vec::new();
         while let Some(event) = self.next().await {
             rest.push(event);
