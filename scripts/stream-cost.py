@@ -45,7 +45,7 @@ HEAD = {"id": "chatcmpl-CkJ5Tn0Zq4Yc8VwXr2Lh7PsBd", "created": 1796071200, "mode
 
 def whole(text):
     choice = {"index": 0, "message": {"role": "assistant", "content": text, "refusal": None}, "finish_reason": "stop"}
-    return json.dumps({**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}).encode()
+    return json.dumps({**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def events(text, count, obfuscated):

@@ -67,8 +67,7 @@ impl AnswerParts {
     /// Takes the data of one event.
     pub(crate) fn push(&mut self, event: &str) -> EventMeaning {
         if let Some(frame) = &self.frame
-            && let Some((text, [])) = frame.split(event.as_bytes())
-            && let Ok(text) = std::str::from_utf8(text)
+            && let Some(text) = frame.text_of(event)
             && let Some(choice) = self.choices.first_mut()
         {
             choice.text.push_str(text);
@@ -88,18 +87,18 @@ impl AnswerParts {
         let (Some(frame), Some(choice)) = (&self.frame, self.choices.first_mut()) else {
             return 0;
         };
-        let mut rest = bytes;
-        while let Some(data) = rest.strip_prefix(b"data:")
-            && let Some((text, behind)) = frame.split(data.strip_prefix(b" ").unwrap_or(data))
-            && let Some(behind) = behind
-                .strip_prefix(b"\n\n")
-                .or_else(|| behind.strip_prefix(b"\r\n\r\n"))
-            && let Ok(text) = std::str::from_utf8(text)
+        let (mut texts, mut rest) = (Vec::new(), bytes);
+        // A text that is not UTF-8 is left to the reader of lines.
+        while let Some((text, behind)) = frame.split_lines(rest)
+            && (text.is_ascii() || std::str::from_utf8(text).is_ok())
         {
-            choice.text.push_str(text);
-            self.size += text.len();
+            texts.extend_from_slice(text);
             rest = behind;
         }
+        // They are valid one by one, and so they are together.
+        let texts = std::str::from_utf8(&texts).unwrap_or_default();
+        choice.text.push_str(texts);
+        self.size += texts.len();
         bytes.len() - rest.len()
     }
 
@@ -239,6 +238,12 @@ impl AnswerParts {
     /// Returns true if the provider has said that the answer is over.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_counted || self.choices.iter().any(|choice| choice.finish.is_some())
+    }
+
+    /// Returns true if the provider has ended the answer because of an error of its own, and reports no other.
+    pub(crate) fn has_failed(&self) -> bool {
+        let mut reasons = self.choices.iter().filter_map(|choice| choice.finish.as_deref());
+        reasons.any(|reason| reason == r#""error""#)
     }
 
     /// Returns true if the text ends like a whole JSON text, perhaps in a fence.

@@ -52,10 +52,9 @@ pub(super) struct DeckPreview {
     scan: GrowingScan,
     /// Bytes of the escaped text that were read.
     read: usize,
-    /// The deck has no more cards than these.
+    to_write: usize,
+    /// The deck has no more cards than these. Further ones are spare: progress counts them, and no client is told.
     most_cards: usize,
-    /// Cards with which the deck is likely to be whole.
-    usual_cards: usize,
 }
 
 impl DeckPreview {
@@ -64,8 +63,8 @@ impl DeckPreview {
             builder: DeckBuilder::new(DeckRules::of(payload)),
             scan: GrowingScan::default(),
             read: 0,
+            to_write: payload.to_write(),
             most_cards: payload.most_cards(),
-            usual_cards: payload.to_write().min(payload.most_cards()),
         }
     }
 
@@ -73,12 +72,7 @@ impl DeckPreview {
     pub(super) fn take(&mut self, escaped: &str) {
         self.read += escaped.len();
         if let Some(text) = decoded(escaped).filter(|text| !text.is_empty()) {
-            let (builder, most) = (&mut self.builder, self.most_cards);
-            self.scan.push(&text, &mut |card| {
-                if builder.cards().len() < most {
-                    builder.add(card);
-                }
-            });
+            self.scan.push(&text, &mut |card| self.builder.add(card));
         }
     }
 
@@ -87,13 +81,14 @@ impl DeckPreview {
     }
 
     fn to_json(&self) -> String {
-        let cards = self.builder.cards().iter().map(serde_json::to_value);
+        let cards = self.builder.cards().iter().take(self.most_cards);
+        let cards = cards.map(serde_json::to_value);
         Value::Array(cards.filter_map(Result::ok).collect()).to_string()
     }
 
     fn percent(&self) -> u8 {
         let (first, last) = PROGRESS;
-        let percent = first + (last - first) * self.cards() / self.usual_cards.max(1);
+        let percent = first + (last - first) * self.cards() / self.to_write.max(1);
         u8::try_from(percent.min(last)).unwrap_or(u8::MAX)
     }
 }

@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod tests;
 
+/// Most chunks that become one.
+const MOST_MERGED: usize = 256;
 /// Most digits of a chunk's size.
 const MOST_DIGITS: usize = 8;
 /// Longest head of an answer that is looked at, bytes.
@@ -37,15 +39,6 @@ enum Position {
 #[derive(Debug, Default)]
 pub(super) struct ChunkMerger {
     position: Position,
-}
-
-/// The chunks at the front of some bytes.
-#[derive(Debug, Default, Clone, Copy)]
-struct ChunkRun {
-    /// Their payloads together, also the part of the last one that has not arrived.
-    payload: u64,
-    /// The last of them has not arrived to its end.
-    is_cut: bool,
 }
 
 /// A chunk at the front of some bytes.
@@ -144,56 +137,52 @@ impl ChunkMerger {
         }
     }
 
-    /// Takes all chunks at the front of the bytes, and returns the bytes behind them that were not taken.
+    /// Takes the chunks at the front of the bytes, and returns the bytes behind them.
     fn take_chunks<'b>(&mut self, bytes: &'b [u8], put: &mut impl FnMut(&[u8])) -> &'b [u8] {
-        let mut run = ChunkRun::default();
-        let mut rest = bytes;
-        while let Front::Chunk(chunk) = front(rest) {
-            run.payload += chunk.size;
+        let mut payloads: [&[u8]; MOST_MERGED] = [&[]; MOST_MERGED];
+        let (mut count, mut size, mut rest) = (0, 0, bytes);
+        // Bytes of the last chunk's payload that have not arrived, where it has not arrived to its end.
+        let mut left = None;
+        while count < MOST_MERGED
+            && let Front::Chunk(chunk) = front(rest)
+        {
+            payloads[count] = chunk.payload;
+            count += 1;
+            size += chunk.size;
             match chunk.behind.strip_prefix(b"\r\n") {
                 Some(behind) if chunk.payload.len() as u64 == chunk.size => rest = behind,
                 _ => {
-                    run.is_cut = true;
+                    left = Some(chunk.size - chunk.payload.len() as u64);
+                    rest = chunk.behind;
                     break;
                 }
             }
         }
-        if run.payload > 0 {
-            put(format!("{:x}\r\n", run.payload).as_bytes());
+        if count > 0 {
+            put(format!("{size:x}\r\n").as_bytes());
+            payloads[..count].iter().for_each(|payload| put(payload));
         }
-        let mut rest = bytes;
-        while let Front::Chunk(chunk) = front(rest) {
-            put(chunk.payload);
-            match chunk.behind.strip_prefix(b"\r\n") {
-                Some(behind) if chunk.payload.len() as u64 == chunk.size => rest = behind,
-                _ => {
-                    let left = chunk.size - chunk.payload.len() as u64;
-                    self.position = match left {
-                        0 => Position::PayloadEnd(2),
-                        left => Position::Payload(left),
-                    };
-                    return chunk.behind;
+        match left {
+            Some(0) => self.position = Position::PayloadEnd(2),
+            Some(left) => self.position = Position::Payload(left),
+            None if count > 0 => {
+                put(b"\r\n");
+                self.position = Position::Size(Vec::new());
+            }
+            None => match front(rest) {
+                Front::End(behind) => {
+                    put(b"0\r\n\r\n");
+                    self.position = Position::Between;
+                    return behind;
                 }
-            }
+                Front::Cut => {
+                    self.position = Position::Size(rest.to_vec());
+                    return &[];
+                }
+                Front::Chunk(_) | Front::Unknown => self.position = Position::Unknown,
+            },
         }
-        if run.payload > 0 {
-            put(b"\r\n");
-        }
-        match front(rest) {
-            Front::End(behind) => {
-                put(b"0\r\n\r\n");
-                self.position = Position::Between;
-                behind
-            }
-            Front::Cut => {
-                self.position = Position::Size(rest.to_vec());
-                &[]
-            }
-            _ => {
-                self.position = Position::Unknown;
-                rest
-            }
-        }
+        rest
     }
 }
 

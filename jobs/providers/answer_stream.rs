@@ -34,9 +34,11 @@ use reader::{AnswerBytes, StreamReader, StreamedAnswer};
 
 /// Longest wait for the end of a stream whose answer is whole. Only a connection whose answer has ended can be used again.
 const LAST_WORDS: Duration = Duration::from_millis(250);
+/// Longest wait for the token counts and the end of a stream whose answer the provider has called finished.
+const FINAL_COUNTS: Duration = Duration::from_secs(5);
 /// A stream that has lasted for so long is read at most so often. Providers send each token as an event of its own, and each
 /// read costs more than the event does.
-const SLOW_AFTER: Duration = Duration::from_secs(1);
+const SLOW_AFTER: Duration = Duration::from_millis(500);
 const READ_EVERY: Duration = Duration::from_millis(100);
 /// A stream that brings so many bytes at once is not slow.
 const MUCH_AT_ONCE: usize = 4096;
@@ -198,6 +200,7 @@ impl StreamedCall {
             }
             (Err(failure), None) => failure,
             (Ok(()), None) => match bytes {
+                AnswerBytes::Events(_) if parts.has_failed() => answer.broke_off(),
                 AnswerBytes::Events(_) if is_done || parts.is_finished() || parts.ends_like_json() => {
                     return Ok(answer.whole(parts.into_body().into()));
                 }
@@ -229,12 +232,14 @@ impl StreamedCall {
             let streamed = &reader.answer;
             let patience = match streamed.is_done {
                 true => LAST_WORDS,
+                false if streamed.parts.is_finished() => self.patience.idle.min(FINAL_COUNTS),
                 false if streamed.parts.has_begun() => self.patience.idle,
                 false => beginning,
             };
             let chunk = match answer.chunk(patience, rested).await {
                 // Bytes behind a whole answer, and errors there, change nothing.
                 _ if streamed.is_done => return Ok(()),
+                Err(_) if streamed.parts.is_finished() => return Ok(()),
                 chunk => chunk?,
             };
             let (length, is_over) = (chunk.as_ref().map_or(0, Bytes::len), chunk.is_none());

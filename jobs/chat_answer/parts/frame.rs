@@ -4,12 +4,18 @@
 /// A member of OpenAI's events that has another length in each of them, so that the length of an event tells nothing.
 const PADDING: &str = r#""obfuscation":""#;
 
+/// The beginning of an event's line, and the end of the event, as most providers write them.
+const LINE: &str = "data: ";
+const END: &str = "\n\n";
+
 /// The parts of an event around its text.
 #[derive(Debug)]
 pub(super) struct EventFrame {
+    /// With [`LINE`] in front.
     before: String,
+    /// With [`END`] behind, unless there is padding.
     behind: String,
-    /// The part behind the padding, where the event has one.
+    /// The part behind the padding, where the event has one, and [`END`].
     behind_padding: Option<String>,
 }
 
@@ -26,22 +32,44 @@ impl EventFrame {
             }
             None => (behind, None),
         };
-        Some(Self {
-            before: before.to_owned(),
+        let mut frame = Self {
+            before: format!("{LINE}{before}"),
             behind: behind.to_owned(),
             behind_padding,
-        })
+        };
+        frame
+            .behind_padding
+            .as_mut()
+            .unwrap_or(&mut frame.behind)
+            .push_str(END);
+        Some(frame)
     }
 
-    /// The text of the event in this frame with which `bytes` begin, in its escaped form, and the bytes that follow.
-    pub(super) fn split<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        let begun = bytes.strip_prefix(self.before.as_bytes())?;
+    /// The text of the event in this frame with which the lines begin, in its escaped form, and the bytes that follow.
+    pub(super) fn split_lines<'b>(&self, lines: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+        self.split(lines, 0, 0)
+    }
+
+    /// The text of an event in this frame, in its escaped form.
+    pub(super) fn text_of<'e>(&self, event: &'e str) -> Option<&'e str> {
+        let (text, rest) = self.split(event.as_bytes(), LINE.len(), END.len())?;
+        // Its ends are those of the frame's parts, which are whole characters.
+        std::str::from_utf8(text).ok().filter(|_| rest.is_empty())
+    }
+
+    /// `bytes` lack so many bytes of the frame at its front and at its end.
+    fn split<'b>(&self, bytes: &'b [u8], front: usize, end: usize) -> Option<(&'b [u8], &'b [u8])> {
+        let begun = bytes.strip_prefix(&self.before.as_bytes()[front..])?;
         let text = inside_of_string(begun)?;
-        let mut rest = begun[text.len()..].strip_prefix(self.behind.as_bytes())?;
-        if let Some(behind) = &self.behind_padding {
-            let padding = inside_of_string(rest)?;
-            rest = rest[padding.len()..].strip_prefix(behind.as_bytes())?;
-        }
+        let (behind, rest) = (self.behind.as_bytes(), &begun[text.len()..]);
+        let rest = match &self.behind_padding {
+            None => rest.strip_prefix(&behind[..behind.len() - end])?,
+            Some(last) => {
+                let padded = rest.strip_prefix(behind)?;
+                let padding = inside_of_string(padded)?;
+                padded[padding.len()..].strip_prefix(&last.as_bytes()[..last.len() - end])?
+            }
+        };
         Some((text, rest))
     }
 }

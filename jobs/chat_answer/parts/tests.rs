@@ -153,10 +153,11 @@ fn framed_events_are_taken_together() {
     };
     let mut parts = AnswerParts::default();
     parts.push(&event("[", "abc"));
-    let known = format!("data: {}\n\ndata:{}\r\n\r\n", event("1,\\n", "a"), event("é", ""));
+    let known = format!("data: {}\n\ndata: {}\n\n", event("1,\\n", "a"), event("é", ""));
     for other in [
         "data: [DONE]\n\n".to_owned(),
         format!("data: {}\n", event("no blank line", "a")),
+        format!("data: {}\r\n\r\n", event("other ends of lines", "a")),
         format!("data: {}\n\n", event("no string\",\"x\":\"", "a")),
         format!("data: {}\n\n", event("padding", "a\\")),
         ": comment\n\n".to_owned(),
@@ -166,7 +167,7 @@ fn framed_events_are_taken_together() {
     }
     assert_eq!(
         parts.take_framed(&known.as_bytes()[..known.len() - 1]),
-        known.len() - event("é", "").len() - 9
+        known.len() - event("é", "").len() - 8
     );
     assert_eq!(
         decoded(parts.text()).unwrap(),

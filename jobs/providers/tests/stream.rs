@@ -130,6 +130,45 @@ async fn what_arrived_of_a_broken_stream_is_kept_with_an_estimate() {
     }
 }
 
+/// The provider says that the answer is over, and does not end its stream, or breaks it off.
+#[tokio::test]
+async fn an_answer_that_is_called_finished_is_whole() {
+    let stop = json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }] });
+    let stream = [
+        HEAD.as_bytes(),
+        &event("{\"a\":1}"),
+        format!("data: {stop}\n\n").as_bytes(),
+    ]
+    .concat();
+    for play in [Play::Hang(stream.clone()), Play::Write(stream)] {
+        let server = Server::start(play).await;
+        let reply = chat(&openai(&server)).await.0.unwrap();
+        let answer = ChatAnswer::read(&reply.body);
+        assert_eq!(answer.text, "{\"a\":1}");
+        assert!(answer.tokens.is_estimated);
+        server.only_request();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_an_error_is_not_whole() {
+    let failed = json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "error" }] });
+    let stream = [
+        HEAD.as_bytes(),
+        &event("{\"a\":"),
+        format!("data: {failed}\n\ndata: [DONE]\n\n").as_bytes(),
+    ]
+    .concat();
+    let server = Server::start(Play::Write(stream)).await;
+    let (reply, arriving) = chat(&openai(&server)).await;
+    let failure = reply.unwrap_err();
+    assert_eq!(
+        (failure.class(), failure.is_answer_lost()),
+        (FailureClass::Transient, true)
+    );
+    assert!(arriving.take_partial().is_some());
+}
+
 #[tokio::test]
 async fn an_answer_without_counts_is_estimated_in_either_form() {
     let whole = json!({ "model": "m", "choices": [{ "message": { "content": "{\"a\":1}" }, "finish_reason": "stop" }] });

@@ -210,6 +210,11 @@ const PASSING: &[StreamedError] = &[
         error: r#"data: {"error":{"code":502,"message":"Provider returned error","metadata":{"provider_name":"X"}}}"#,
     },
     StreamedError {
+        name: "an end because of an error that is not told",
+        begins: two_cards,
+        error: "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"error\"}]}\n\ndata: [DONE]",
+    },
+    StreamedError {
         name: "openai",
         begins: two_cards,
         error: r#"data: {"error":{"message":"The server had an error while processing your request. Sorry about that!","type":"server_error","param":null,"code":null}}"#,
