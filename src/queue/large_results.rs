@@ -8,7 +8,7 @@
 
 use redis::{Pipeline, RedisError, Script, ScriptInvocation, Value};
 
-use super::{Answered, BrokerError, Completion, INLINE_BYTES, WriteResult};
+use super::{Answered, BrokerError, Completion, INLINE_BYTES, WriteResult, batch_replies};
 use crate::connection::Connection;
 
 /// Rounds of WATCH and transaction, after which the write counts as failed.
@@ -78,6 +78,26 @@ impl LargeCompletion<'_> {
         let changes = std::io::Error::other("the job's hash changes while its result is written");
         Err(BrokerError::Redis(changes.into()))
     }
+}
+
+/// Large completions of a batch that are written side by side. Each has a socket of its own.
+pub(super) const AT_ONCE: usize = 4;
+
+/// The results of a batch in the order of its completions, from those of the small and of the large ones.
+pub(super) fn in_order(
+    completions: &[Completion],
+    of_small: Vec<Result<WriteResult, BrokerError>>,
+    of_large: Vec<Result<WriteResult, BrokerError>>,
+) -> Vec<Result<WriteResult, BrokerError>> {
+    let (mut of_small, mut of_large) = (of_small.into_iter(), of_large.into_iter());
+    let next = |completion| match is_large(completion) {
+        true => of_large.next(),
+        false => of_small.next(),
+    };
+    let results = completions.iter().map(next);
+    results
+        .map(|result| result.unwrap_or_else(|| Err(batch_replies::too_few().into())))
+        .collect()
 }
 
 /// Returns true if a result must not pass a script.

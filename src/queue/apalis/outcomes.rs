@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{RedisError, Value, from_redis_value};
 
 use super::{ApalisBroker, err_result, scripts};
@@ -26,24 +27,14 @@ impl OutcomeWriter for ApalisBroker {
         let (small, large): (Vec<&Completion>, Vec<&Completion>) = completions
             .iter()
             .partition(|completion| !large_results::is_large(completion));
-        let mut of_small = self.complete_small(&small).await.into_iter();
-        if large.is_empty() {
-            return CompletionResults {
-                settled: of_small.collect(),
-                claimed: None,
-            };
-        }
-        let mut settled = Vec::with_capacity(completions.len());
-        for completion in completions {
-            settled.push(match large_results::is_large(completion) {
-                true => self.complete_large(completion).await,
-                false => of_small
-                    .next()
-                    .unwrap_or_else(|| Err(batch_replies::too_few().into())),
-            });
+        let of_small = self.complete_small(&small).await;
+        let mut of_large = Vec::with_capacity(large.len());
+        for some in large.chunks(large_results::AT_ONCE) {
+            let writes = some.iter().map(|completion| self.complete_large(completion));
+            of_large.extend(join_all(writes).await);
         }
         CompletionResults {
-            settled,
+            settled: large_results::in_order(completions, of_small, of_large),
             claimed: None,
         }
     }

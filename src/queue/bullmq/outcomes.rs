@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{FromRedisValue, ParsingError, Pipeline, RedisError, Value, from_redis_value};
 
 use super::{BullmqBroker, LONGEST_DELAY, claim::ClaimReply, scripts};
@@ -39,22 +40,20 @@ impl OutcomeWriter for BullmqBroker {
         if !completions.iter().any(large_results::is_large) {
             return self.complete_small(completions, next).await;
         }
-        let small: Vec<Completion> = completions
+        let (large, small): (Vec<&Completion>, Vec<&Completion>) = completions
             .iter()
-            .filter(|completion| !large_results::is_large(completion))
-            .cloned()
-            .collect();
+            .partition(|completion| large_results::is_large(completion));
+        let small: Vec<Completion> = small.into_iter().cloned().collect();
         let CompletionResults { settled, claimed } = self.complete_small(&small, next).await;
-        let (mut of_small, mut settled) = (settled.into_iter(), Vec::with_capacity(completions.len()));
-        for completion in completions {
-            settled.push(match large_results::is_large(completion) {
-                true => self.complete_large(completion).await,
-                false => of_small
-                    .next()
-                    .unwrap_or_else(|| Err(batch_replies::too_few().into())),
-            });
+        let mut of_large = Vec::with_capacity(large.len());
+        for some in large.chunks(large_results::AT_ONCE) {
+            let writes = some.iter().map(|completion| self.complete_large(completion));
+            of_large.extend(join_all(writes).await);
         }
-        CompletionResults { settled, claimed }
+        CompletionResults {
+            settled: large_results::in_order(completions, settled, of_large),
+            claimed,
+        }
     }
 
     async fn retry_at(&self, lease: &Lease, later: Postponement<'_>) -> Result<WriteResult, BrokerError> {
