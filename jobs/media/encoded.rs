@@ -220,35 +220,41 @@ fn unwrapped(text: &str) -> Result<Option<String>, ()> {
     if !text.contains(' ') || text.contains(['\r', '\n', '\t', '\\']) {
         return Ok(None);
     }
-    let bytes = text.as_bytes();
-    for (width, gap) in WIDTHS.into_iter().flat_map(|width| [(width, 1), (width, 2)]) {
-        let ends = bytes.len() / (width + gap);
-        let lines = || bytes.chunks(width + gap);
-        let is_wrapped = ends > 0
-            && lines()
-                .take(ends)
-                .all(|line| line[width..].iter().all(|b| *b == b' '))
-            && lines().nth(ends).is_none_or(|last| last.len() <= width);
-        if !is_wrapped {
-            continue;
-        }
-        let joined: Vec<u8> = lines()
-            .flat_map(|line| &line[..line.len().min(width)])
-            .copied()
-            .collect();
-        let Ok(joined) = String::from_utf8(joined) else {
-            continue;
-        };
-        // Only what ends with padding was not cut.
-        let is_padded = text.trim_end().ends_with('=');
-        match (ends, is_in_groups(&joined), is_in_groups(text)) {
-            (SURELY_WRAPPED.., ..) => return Ok(Some(joined)),
-            (_, true, false) if is_padded => return Ok(Some(joined)),
-            (_, false, true) if is_padded => {}
-            _ => return Err(()),
-        }
+    let columns = WIDTHS.into_iter().flat_map(|width| [(width, 1), (width, 2)]);
+    let mut found = columns.filter_map(|(width, gap)| joined(text.as_bytes(), width, gap));
+    let Some((ends, joined)) = found.next() else {
+        return Ok(None);
+    };
+    // Of a few lines, a `+` may stand at a column of an encoder.
+    if ends < SURELY_WRAPPED && found.next().is_some() {
+        return Err(());
     }
-    Ok(None)
+    // Without padding the text may have been cut, and with one of two `=` as well.
+    let is_padded = text.trim_end().ends_with('=');
+    match (ends, is_in_groups(&joined), is_in_groups(text)) {
+        (SURELY_WRAPPED.., ..) => Ok(Some(joined)),
+        (_, true, false) if is_padded => Ok(Some(joined)),
+        _ => Err(()),
+    }
+}
+
+/// How many lines of so many symbols blanks end, and the lines without those blanks; `None` where they have other lengths.
+fn joined(text: &[u8], width: usize, gap: usize) -> Option<(usize, String)> {
+    let ends = text.len() / (width + gap);
+    let lines = || text.chunks(width + gap);
+    let is_wrapped = ends > 0
+        && lines()
+            .take(ends)
+            .all(|line| line[width..].iter().all(|b| *b == b' '))
+        && lines().nth(ends).is_none_or(|last| last.len() <= width);
+    if !is_wrapped {
+        return None;
+    }
+    let joined: Vec<u8> = lines()
+        .flat_map(|line| &line[..line.len().min(width)])
+        .copied()
+        .collect();
+    Some((ends, String::from_utf8(joined).ok()?))
 }
 
 /// Whether symbols, blanks and padding are groups of four.
