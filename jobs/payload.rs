@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use crate::{
     Failure,
     media::{MediaSource, is_address, is_bare_base64, is_content},
-    text::{is_blank, without_controls, without_lone_surrogates},
+    text::{is_blank, is_invisible, without_controls, without_lone_surrogates},
 };
 
 mod medium;
@@ -21,11 +21,15 @@ pub(crate) use medium::medium;
 const LONGEST_ERROR: usize = 200;
 
 /// A payload's JSON as text that Rust can read: without a byte order mark, and with U+FFFD in place of each lone
-/// surrogate. JavaScript writes those (`\ud83d`) when it cuts a text inside of an emoji.
+/// surrogate. JavaScript writes those (`\ud83d`) when it cuts a text inside of an emoji. UTF-16, which some shells
+/// write to files, is read too.
 ///
 /// # Errors
-/// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for bytes that are not UTF-8.
+/// [`FailureClass::Permanent`](crate::FailureClass::Permanent) for bytes that are neither.
 pub fn payload_text(json: &[u8]) -> Result<Cow<'_, str>, Failure> {
+    if let Some(text) = utf16(json) {
+        return Ok(Cow::Owned(without_lone_surrogates(&text).into_owned()));
+    }
     let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
     match std::str::from_utf8(json) {
         Ok(text) => Ok(without_lone_surrogates(text)),
@@ -34,6 +38,28 @@ pub fn payload_text(json: &[u8]) -> Result<Cow<'_, str>, Failure> {
             error.valid_up_to()
         ))),
     }
+}
+
+/// The text of UTF-16; `None` for anything else. JSON begins with an ASCII character, and holds no NUL.
+fn utf16(json: &[u8]) -> Option<String> {
+    let is_little = match json.get(..2)? {
+        [0xff, 0xfe] => true,
+        [0xfe, 0xff] => false,
+        [first, 0] if *first != 0 => true,
+        [0, second] if *second != 0 => false,
+        _ => return None,
+    };
+    let (units, []) = json.as_chunks::<2>() else {
+        return None;
+    };
+    let units = units.iter().map(|unit| match is_little {
+        true => u16::from_le_bytes(*unit),
+        false => u16::from_be_bytes(*unit),
+    });
+    let text: String = char::decode_utf16(units)
+        .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect();
+    Some(text.trim_start_matches('\u{feff}').to_owned())
 }
 
 /// Reads a text that goes to a provider or into a result, without its control characters.
@@ -103,7 +129,7 @@ pub(crate) fn one_source<'a>(
         let Some(whole) = text.filter(|text| !is_blank(text)) else {
             continue;
         };
-        let text = whole.trim();
+        let text = whole.trim_matches(|c: char| c.is_whitespace() || is_invisible(c));
         let field = format!("{prefix}{suffix}");
         let source = match suffix {
             _ if is_content(text) => MediaSource::Base64(whole),

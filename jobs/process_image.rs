@@ -13,6 +13,7 @@ use serde::{
     de::{IgnoredAny, SeqAccess, Visitor},
 };
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::{
     Failure, FailureClass, Job, JobCost, JobResources, MemoryReservation, Provider, ProviderGuard, VisionApi,
@@ -281,10 +282,11 @@ impl Job for ProcessImage {
         };
 
         let rooms = self.media.rooms(sources.iter().map(|(_, source)| *source)).await;
+        let turn = Mutex::new(());
         let loads = sources
             .iter()
             .zip(rooms)
-            .map(|((field, source), room)| self.load(room, field, *source, vision.api()));
+            .map(|((field, source), room)| self.load((room, &turn), field, *source, vision.api()));
         let images = join_all(loads).await;
         // The images in it are large, and calls may wait for long.
         drop(sources);
@@ -321,13 +323,15 @@ impl Job for ProcessImage {
 impl ProcessImage {
     async fn load(
         &self,
-        room: MemoryReservation,
+        (room, turn): (MemoryReservation, &Mutex<()>),
         field: &str,
         source: MediaSource<'_>,
         api: VisionApi,
     ) -> Result<CheckedImage, Failure> {
         let bytes = self.media.load_into(room, field, source).await?;
         let info = image::check(field, &bytes, api)?;
+        // One at a time of each job: the helpers that change images are few, and other jobs wait for them too.
+        let _turn = turn.lock().await;
         let bytes = image::prepare(&*self.decoder, field, bytes, (api, info.fit)).await?;
         Ok(CheckedImage {
             bytes,

@@ -2,6 +2,7 @@
 //! socket when it is dead, or when its server is no longer the primary.
 
 mod address;
+mod refusal;
 
 use std::{
     sync::{
@@ -16,6 +17,7 @@ use redis::{
     Client, ErrorKind, FromRedisValue, RedisError,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
 };
+use refusal::RefusalReader;
 
 use crate::{
     locks::locked,
@@ -54,6 +56,8 @@ struct ConnectionState {
     server: Mutex<Option<RedisServer>>,
     /// Held while a server is looked for.
     search: tokio::sync::Mutex<()>,
+    /// Why the server closes connections.
+    refusals: RefusalReader,
     unanswered: AtomicU32,
     /// Counts the sockets that were given up for another.
     generation: AtomicU64,
@@ -100,6 +104,7 @@ impl Connection {
             address: Mutex::new(address),
             server: Mutex::new(server),
             search: tokio::sync::Mutex::new(()),
+            refusals: RefusalReader::default(),
             unanswered: AtomicU32::new(0),
             generation: AtomicU64::new(0),
             left: Mutex::new(None),
@@ -133,7 +138,7 @@ impl Connection {
             Ok(mut server) => script.run(&mut server.manager, &self.0.functions).await,
             Err(error) => Err(error),
         };
-        self.record_answer(asked, answer)
+        self.explained(self.record_answer(asked, answer)).await
     }
 
     /// Sends a pipeline in one round trip.
@@ -146,7 +151,7 @@ impl Connection {
             Ok(mut server) => pipeline.query_async(&mut server.manager).await,
             Err(error) => Err(error),
         };
-        self.record_answer(asked, answer)
+        self.explained(self.record_answer(asked, answer)).await
     }
 
     /// Returns when Redis has answered.
@@ -159,7 +164,7 @@ impl Connection {
             Ok(mut server) => redis::cmd("PING").query_async(&mut server.manager).await,
             Err(error) => Err(error),
         };
-        self.record_answer(asked, answer)
+        self.explained(self.record_answer(asked, answer)).await
     }
 
     /// A socket of its own that receives Redis's pushes (RESP3), for waiting.
@@ -283,6 +288,14 @@ impl Connection {
             _ => {}
         }
         answer
+    }
+
+    /// The answer, or its error with the reason for which the server closes connections.
+    async fn explained<T>(&self, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+        match (answer, self.known_server()) {
+            (Err(error), Some(server)) => Err(self.0.refusals.explain(error, &server.client).await),
+            (answer, _) => answer,
+        }
     }
 
     /// Follows what may have changed when Redis cannot be reached: the primary, where Sentinels know it, and the file of

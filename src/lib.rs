@@ -30,6 +30,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod connection;
+mod container_memory;
 mod deadline;
 pub mod deduplication;
 pub mod demo;

@@ -39,6 +39,8 @@ const FIRST_LOOK: std::ops::Range<Duration> = Duration::from_secs(1)..Duration::
 const HOUR: Duration = Duration::from_hours(1);
 /// How often a replica asks whether the fleet's next walk is due.
 const ASK_EVERY: Duration = Duration::from_mins(5);
+/// How long a replica may walk until another one does, where it has died or Redis has not answered it.
+const WALK_TAKES: Duration = Duration::from_mins(4);
 /// Workers of apalis-redis that were seen within this time serve their queue.
 const WORKER_GONE_AFTER: Duration = Duration::from_mins(2);
 
@@ -156,7 +158,7 @@ impl UnservedQueueWatch {
                     }
                 }
                 Err(error) => {
-                    debug!(%error, "queues without a worker are not looked for: Redis did not answer, and the next walk is in an hour at most")
+                    debug!(%error, "queues without a worker were not looked for: Redis did not answer, and a replica looks again within minutes")
                 }
             }
             pause = ASK_EVERY;
@@ -166,9 +168,9 @@ impl UnservedQueueWatch {
     /// Makes a walk, if no replica of the fleet has made one within the hour.
     ///
     /// # Errors
-    /// Redis's.
+    /// Redis's. The next replica that asks makes the walk then.
     pub async fn look_for_fleet(&self) -> Result<Option<UnservedJobs>, RedisError> {
-        let hour = u64::try_from(HOUR.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let mut claim = redis::pipe();
         claim
             .cmd("SET")
@@ -176,19 +178,29 @@ impl UnservedQueueWatch {
             .arg(&self.replica)
             .arg("NX")
             .arg("PX")
-            .arg(hour);
+            .arg(milliseconds(WALK_TAKES));
         claim.cmd("GET").arg(UnservedKeys::CURSOR);
         let (is_ours, cursor): (Option<String>, Option<u64>) = self.connection.query(&claim).await?;
         if is_ours.is_none() {
             return Ok(None);
         }
-        let found = self.look(cursor.unwrap_or_default()).await?;
+        let walk = tokio::time::timeout(WALK_TAKES, self.look(cursor.unwrap_or_default()));
+        let Ok(found) = walk.await else {
+            return Ok(None); // Its claim has expired.
+        };
+        let found = found?;
+        // Only a walk that was made counts for the hour.
         let mut keep = redis::pipe();
+        keep.cmd("SET")
+            .arg(UnservedKeys::LOOK)
+            .arg(&self.replica)
+            .arg("PX")
+            .arg(milliseconds(HOUR));
         keep.cmd("SET")
             .arg(UnservedKeys::CURSOR)
             .arg(found.cursor)
             .arg("PX")
-            .arg(hour.saturating_mul(2));
+            .arg(milliseconds(HOUR).saturating_mul(2));
         self.connection.query::<()>(&keep).await?;
         Ok(Some(found))
     }

@@ -78,6 +78,10 @@ impl AudioFormat {
     }
 }
 
+/// The cure for a recording that is too long.
+const SHORTER: &str =
+    "send a shorter one, or each part of it as a job of its own, with its part of the reference text";
+
 /// Why a recording cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AudioRejection {
@@ -105,9 +109,9 @@ pub(super) enum AudioRejection {
     Resample(Box<dyn std::error::Error + Send + Sync>),
     #[error("audio is empty")]
     Empty,
-    #[error("audio is {:.1} s long, at most {} s are allowed", .0.as_secs_f64(), .1.as_secs_f64())]
+    #[error("audio is {:.1} s long, at most {} s are allowed: {SHORTER}", .0.as_secs_f64(), .1.as_secs_f64())]
     TooLong(Duration, Duration),
-    #[error("audio is longer than {} s, the most that is allowed", .0.as_secs_f64())]
+    #[error("audio is longer than {} s, the most that is allowed: {SHORTER}", .0.as_secs_f64())]
     LongerThan(Duration),
 }
 

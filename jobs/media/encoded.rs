@@ -6,11 +6,11 @@ use std::borrow::Cow;
 use base64::DecodeError;
 
 use super::too_large;
-use crate::Failure;
+use crate::{Failure, text::is_invisible};
 
 mod base64_shape;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use base64_shape::{Base64Shape, join};
 
@@ -26,7 +26,7 @@ const SURELY_WRAPPED: usize = 4;
 /// Whether a text holds a file instead of its address: a data URL, perhaps percent-encoded, or one that lost its
 /// `data:`.
 pub(crate) fn is_content(text: &str) -> bool {
-    let text = unquoted(text).trim_start();
+    let text = unquoted(text).trim_start_matches(|c: char| c.is_whitespace() || is_invisible(c));
     let starts_with = |scheme: &str| {
         text.get(..scheme.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
@@ -55,18 +55,21 @@ pub(crate) fn is_address(text: &str) -> bool {
 /// quote nothing of the text.
 pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>, Failure> {
     let refused = |why: &str| Failure::invalid_field(field, why);
-    let body = body(text).ok_or_else(|| refused("is a data URL without base64 content"))?;
     let ambiguous = || {
         refused(
             "is not valid base64: its blanks may have been `+` or line breaks; send it as JSON, or percent-encoded in \
              a form",
         )
     };
+    let (visible, is_edited) = visible(text);
+    let text = &*visible;
+    let body = body(text).ok_or_else(|| refused("is a data URL without base64 content"))?;
     let body = match body.contains(' ') {
+        true if is_edited && body.trim().contains(' ') => return Err(ambiguous()),
         // Each `+` was percent-encoded: a blank was none.
-        true if ENCODED_PLUS.iter().any(|plus| text.contains(plus)) => Cow::Owned(body.replace(' ', "")),
+        true if is_encoded(text, "2b") => Cow::Owned(body.replace(' ', "")),
         // Lines were broken after the text was percent-encoded, or `+` became a blank before.
-        true if ENCODED_SLASH.iter().any(|slash| text.contains(slash)) => return Err(ambiguous()),
+        true if is_encoded(text, "2f") => return Err(ambiguous()),
         _ => body,
     };
     let body = unwrapped(&body)
@@ -95,9 +98,16 @@ pub(super) fn decode(field: &str, text: &str, max_bytes: u64) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// Spellings of `+` and of `/` in a text that was percent-encoded once or twice.
-const ENCODED_PLUS: [&str; 4] = ["%2B", "%2b", "%252B", "%252b"];
-const ENCODED_SLASH: [&str; 4] = ["%2F", "%2f", "%252F", "%252f"];
+/// Returns true if a text holds this character percent-encoded, once or more often: `%2B`, `%252B`. `code` is in lower
+/// case.
+fn is_encoded(text: &str, code: &str) -> bool {
+    text.match_indices('%').any(|(at, _)| {
+        let digits = text[at + 1..].trim_start_matches("25");
+        digits
+            .get(..2)
+            .is_some_and(|digits| digits.eq_ignore_ascii_case(code))
+    })
+}
 
 /// The base64 in a text: behind the head of a data URL, and without percent-encoding. `None` for a data URL that
 /// holds no base64.
@@ -125,9 +135,41 @@ fn body(text: &str) -> Option<Cow<'_, str>> {
     Some(text)
 }
 
+/// Without the invisible characters that editors, chats and copied pages leave in a text; their blanks and line breaks
+/// become those of ASCII. And whether any were left out, or blanks of two kinds are there: they counted when lines were
+/// broken, and no column tells then which blanks were line breaks.
+fn visible(text: &str) -> (Cow<'_, str>, bool) {
+    if text.is_ascii() {
+        return (Cow::Borrowed(text), false);
+    }
+    let has_blanks = text.contains(' ');
+    let (mut visible, mut is_edited) = (String::with_capacity(text.len()), false);
+    for c in text.chars() {
+        match c {
+            '\u{2028}' | '\u{2029}' | '\u{85}' => visible.push('\n'),
+            c if !c.is_ascii() && c.is_whitespace() => {
+                is_edited |= has_blanks;
+                visible.push(' ');
+            }
+            '\u{200c}' | '\u{200d}' => is_edited = true,
+            c if !c.is_ascii() && is_invisible(c) => is_edited = true,
+            c => visible.push(c),
+        }
+    }
+    (Cow::Owned(visible), is_edited)
+}
+
 /// The rest of a data URL behind its head, with or without `data:`.
 fn head_and_body(text: &str) -> Option<&str> {
-    let comma = text.bytes().take(LONGEST_HEAD).position(|b| b == b',')?;
+    let is_between_codecs = |head: &str| {
+        let last = head.rsplit(';').next().unwrap_or_default();
+        last.trim_start()
+            .get(..7)
+            .is_some_and(|name| name.eq_ignore_ascii_case("codecs="))
+    };
+    let mut commas = text.bytes().take(LONGEST_HEAD).enumerate();
+    let comma =
+        commas.find_map(|(at, byte)| (byte == b',' && !is_between_codecs(&text[..at])).then_some(at))?;
     let head = text[..comma].to_ascii_lowercase();
     let is_base64 = head.split(';').any(|part| part.trim() == "base64")
         && (head.starts_with("data:") || head.trim() == "base64" || head.contains('/'))
@@ -178,36 +220,41 @@ fn unwrapped(text: &str) -> Result<Option<String>, ()> {
     if !text.contains(' ') || text.contains(['\r', '\n', '\t', '\\']) {
         return Ok(None);
     }
-    let bytes = text.as_bytes();
-    for (width, gap) in WIDTHS.into_iter().flat_map(|width| [(width, 1), (width, 2)]) {
-        let ends = bytes.len() / (width + gap);
-        let lines = || bytes.chunks(width + gap);
-        let is_wrapped = ends > 0
-            && lines()
-                .take(ends)
-                .all(|line| line[width..].iter().all(|b| *b == b' '))
-            && lines().nth(ends).is_none_or(|last| last.len() <= width);
-        if !is_wrapped {
-            continue;
-        }
-        let joined: Vec<u8> = lines()
-            .flat_map(|line| &line[..line.len().min(width)])
-            .copied()
-            .collect();
-        let Ok(joined) = String::from_utf8(joined) else {
-            continue;
-        };
-        // Only what ends with padding was not cut.
-        let is_padded = text.trim_end().ends_with('=');
-        match (ends, is_in_groups(&joined), is_in_groups(text)) {
-            (SURELY_WRAPPED.., ..) => return Ok(Some(joined)),
-            (_, true, false) if is_padded => return Ok(Some(joined)),
-            // Lost padding would leave lines that are in no groups as well, unless one symbol is left over.
-            (_, false, true) if is_padded || joined.len() % 4 == 1 => {}
-            _ => return Err(()),
-        }
+    let columns = WIDTHS.into_iter().flat_map(|width| [(width, 1), (width, 2)]);
+    let mut found = columns.filter_map(|(width, gap)| joined(text.as_bytes(), width, gap));
+    let Some((ends, joined)) = found.next() else {
+        return Ok(None);
+    };
+    // Of a few lines, a `+` may stand at a column of an encoder.
+    if ends < SURELY_WRAPPED && found.next().is_some() {
+        return Err(());
     }
-    Ok(None)
+    // Without padding the text may have been cut, and with one of two `=` as well.
+    let is_padded = text.trim_end().ends_with('=');
+    match (ends, is_in_groups(&joined), is_in_groups(text)) {
+        (SURELY_WRAPPED.., ..) => Ok(Some(joined)),
+        (_, true, false) if is_padded => Ok(Some(joined)),
+        _ => Err(()),
+    }
+}
+
+/// How many lines of so many symbols blanks end, and the lines without those blanks; `None` where they have other lengths.
+fn joined(text: &[u8], width: usize, gap: usize) -> Option<(usize, String)> {
+    let ends = text.len() / (width + gap);
+    let lines = || text.chunks(width + gap);
+    let is_wrapped = ends > 0
+        && lines()
+            .take(ends)
+            .all(|line| line[width..].iter().all(|b| *b == b' '))
+        && lines().nth(ends).is_none_or(|last| last.len() <= width);
+    if !is_wrapped {
+        return None;
+    }
+    let joined: Vec<u8> = lines()
+        .flat_map(|line| &line[..line.len().min(width)])
+        .copied()
+        .collect();
+    Some((ends, String::from_utf8(joined).ok()?))
 }
 
 /// Whether symbols, blanks and padding are groups of four.

@@ -14,6 +14,7 @@ use super::{
 use crate::{Failure, FailureClass, VisionApi};
 
 mod complete;
+mod exif;
 pub mod reshape;
 
 pub use reshape::ImagePlan;
@@ -165,10 +166,7 @@ fn fit(
     let (shorter, longer) = (width.min(height), width.max(height));
     let fits = side.contains(&shorter) && side.contains(&longer) && bytes.len() <= MAX_BYTES;
     let can_be_changed = u64::from(width) * u64::from(height) <= MOST_PIXELS && pages == 1;
-    let orientation = match kind {
-        ImageType::Jpeg => reshape::orientation(bytes),
-        _ => 1,
-    };
+    let orientation = exif::orientation(kind, bytes);
     let plan = ImagePlan {
         longest: *side.end(),
         orientation,
@@ -183,12 +181,17 @@ fn fit(
     let scaled = u64::from(shorter) * u64::from(plan.longest) / u64::from(longer.max(plan.longest));
     let is_known = matches!(
         kind,
-        ImageType::Jpeg | ImageType::Png | ImageType::Bmp | ImageType::Webp
+        ImageType::Jpeg
+            | ImageType::Png
+            | ImageType::Bmp
+            | ImageType::Webp
+            | ImageType::Gif
+            | ImageType::Tiff
     );
     if is_known && can_be_changed && scaled >= u64::from(*side.start()) {
         return Ok(ImageFit::Scaled(plan));
     }
-    let why = match side.contains(&shorter) && side.contains(&longer) {
+    let mut why = match side.contains(&shorter) && side.contains(&longer) {
         true => format!("image has {} bytes, at most {MAX_BYTES} are allowed", bytes.len()),
         false => format!(
             "image is {width} × {height} pixels, each side must have {} to {}",
@@ -196,6 +199,9 @@ fn fit(
             side.end()
         ),
     };
+    if pages > 1 {
+        why.push_str("; a TIFF of several pages is not scaled down: send each page as an image of its own");
+    }
     Err(Failure::invalid_field(field, why))
 }
 

@@ -86,6 +86,9 @@ fn unreachable(error: &RedisError) -> Finding {
              Redis one with CA:FALSE for its host, signed by that authority, and name the authority in REDIS_CA_FILE; \
              where the host cannot be changed, REDIS_TLS_INSECURE=on accepts any certificate"
         }
+        _ if error.to_string().contains("max number of clients") => {
+            "raise maxclients, or the plan of the host; fewer QUEUES and fewer replicas need fewer connections"
+        }
         _ if matches!(tls_fault(error), Some(rustls::Error::InvalidCertificate(_))) => {
             "name in REDIS_URL the host that its certificate is for, and its authority in REDIS_CA_FILE where the \
              system does not know it"

@@ -11,14 +11,6 @@ pub(super) type MappedEndpoint = Result<(Url, Option<String>), String>;
 /// For the URL of an Azure deployment, in the words of a refusal.
 pub(super) fn openai(mut url: Url) -> MappedEndpoint {
     let host = url.host_str().unwrap_or_default().to_owned();
-    let is_azure = [
-        ".openai.azure.com",
-        ".openai.azure.us",
-        ".openai.azure.cn",
-        ".services.ai.azure.com",
-    ]
-    .iter()
-    .any(|suffix| host.ends_with(suffix));
     let path = url.path().trim_end_matches('/').to_owned();
     if let Some((_, deployment)) = path.split_once("/openai/deployments/") {
         let deployment = deployment.split('/').next().unwrap_or_default();
@@ -27,9 +19,19 @@ pub(super) fn openai(mut url: Url) -> MappedEndpoint {
              OPENAI_MODEL={deployment:.64}, without api-version; or the classic one, with OPENAI_API=azure"
         ));
     }
+    if AZURE_OPENAI.iter().any(|suffix| host.ends_with(suffix)) {
+        // Whatever the portal shows of a resource, it has one interface of version 1.
+        if path == "/openai/v1" && url.query().is_none() {
+            return Ok((url, None));
+        }
+        url.set_query(None);
+        url.set_fragment(None);
+        url.set_path("/openai/v1");
+        let told = format!("is read as {url}");
+        return Ok((url, Some(told)));
+    }
     without_query(&url)?;
     let right = match path.as_str() {
-        "" | "/openai" if is_azure => "/openai/v1".to_owned(),
         "" if host == "api.openai.com" => "/v1".to_owned(),
         path => ["/chat/completions", "/responses", "/models"]
             .iter()
@@ -44,6 +46,19 @@ pub(super) fn openai(mut url: Url) -> MappedEndpoint {
     let told = format!("is read as {url}");
     Ok((url, Some(told)))
 }
+
+/// Endings of the hosts of Azure's resources with models of OpenAI, in all of its clouds.
+const AZURE_OPENAI: [&str; 9] = [
+    ".openai.azure.com",
+    ".openai.azure.us",
+    ".openai.azure.cn",
+    ".services.ai.azure.com",
+    ".services.ai.azure.us",
+    ".services.ai.azure.cn",
+    ".cognitiveservices.azure.com",
+    ".cognitiveservices.azure.us",
+    ".cognitiveservices.azure.cn",
+];
 
 /// Base URL of Azure's classic interface, from the address of a resource or of one of its deployments.
 pub(super) fn azure_classic(mut url: Url) -> MappedEndpoint {
@@ -88,7 +103,7 @@ pub(super) fn speech(mut url: Url) -> MappedEndpoint {
     ]
     .iter()
     .any(|suffix| host.ends_with(suffix));
-    let base = ["/speech/recognition", "/sts/", "/speechtotext"]
+    let base = ["/speech/", "/sts/", "/speechtotext", "/cognitiveservices/"]
         .iter()
         .find_map(|known| path.find(known))
         .map_or(path.as_str(), |at| &path[..at]);

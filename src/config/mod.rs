@@ -5,7 +5,9 @@
 
 mod broker;
 mod deployments;
+mod durations;
 mod endpoints;
+mod examples;
 mod exposure;
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/targets/environment.rs"]

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{reader::EnvReader, vars};
+use crate::container_memory;
 
 /// Reads which logs are written.
 pub(super) fn log_filter(env: &mut EnvReader<'_>) -> String {
@@ -24,18 +25,7 @@ pub(super) fn media_memory(text: &str) -> Result<u64, String> {
     /// Below this, media of the largest size would run one at a time.
     const LEAST: u64 = 64 << 20;
     if text == "auto" {
-        // Of cgroups of version 2, and 1.
-        let limits = [
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        ];
-        let limit = limits
-            .iter()
-            .find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
-        // Version 1 writes a number near the end of the range where there is none.
-        return Ok(limit
-            .filter(|limit| *limit < 1 << 50)
-            .map_or(UNLIMITED, |limit| (limit / 2).max(LEAST)));
+        return Ok(container_memory::limit().map_or(UNLIMITED, |limit| (limit / 2).max(LEAST)));
     }
     let bytes = text
         .parse()

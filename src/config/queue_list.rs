@@ -15,10 +15,17 @@ pub struct QueueSpec {
     pub concurrency: usize,
 }
 
-/// `[layout:]name[=concurrency]`, separated by commas.
+/// `[layout:]name[=concurrency]`, separated by commas, or as a JSON list.
 pub(super) fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSpec>, String> {
     let mut queues: Vec<QueueSpec> = Vec::new();
-    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+    let list = text
+        .strip_prefix('[')
+        .and_then(|list| list.strip_suffix(']'))
+        .unwrap_or(text);
+    let entries = list
+        .split([',', ';', '\n'])
+        .map(|entry| entry.trim().trim_matches(['"', '\'']).trim());
+    for entry in entries.filter(|entry| !entry.is_empty()) {
         let (name, concurrency) = match entry.split_once('=') {
             Some((name, number)) => {
                 let number = number.trim().parse().ok().filter(|n| (1..=10_000).contains(n));
@@ -31,7 +38,12 @@ pub(super) fn parse_queues(text: &str, concurrency: usize) -> Result<Vec<QueueSp
         };
         let (layout, name) = match name.split_once(':') {
             Some((layout, name)) => (
-                layout.parse().map_err(|e| format!("{entry:?}: {e}"))?,
+                // The name keeps its case.
+                layout
+                    .trim()
+                    .to_ascii_lowercase()
+                    .parse()
+                    .map_err(|e| format!("{entry:?}: {e}"))?,
                 name.trim(),
             ),
             None => (Layout::Apalis, name.trim()),

@@ -6,7 +6,9 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
+    durations,
     endpoints::MappedEndpoint,
+    examples::example,
     vars::{DefaultValue, EnvVar},
 };
 
@@ -48,12 +50,16 @@ impl<'a> EnvReader<'a> {
     }
 
     pub(super) fn is_set(&self, var: &EnvVar) -> bool {
-        (self.lookup)(var.name).is_some_and(|value| !unquoted(&value).0.is_empty())
+        (self.lookup)(var.name).is_some_and(|value| !bare(var.name, &value).0.is_empty())
     }
 
     /// Notes a fault of a variable that `parse` cannot see.
     pub(super) fn complain<T>(&mut self, var: &EnvVar, fault: &str) -> Option<T> {
-        self.errors.push(format!("{} {fault}", var.name));
+        let shown = match var.default {
+            DefaultValue::None => shown_example(var),
+            _ => String::new(),
+        };
+        self.errors.push(format!("{} {fault}{shown}", var.name));
         None
     }
 
@@ -115,23 +121,8 @@ impl<'a> EnvReader<'a> {
     }
 
     pub(super) fn duration(&mut self, var: &EnvVar, min: Duration, max: Duration) -> Duration {
-        self.parse(var, |text| {
-            let duration = if text == "0" {
-                Some(Duration::ZERO)
-            } else {
-                humantime::parse_duration(text).ok()
-            };
-            duration.filter(|d| (min..=max).contains(d)).ok_or_else(|| {
-                let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
-                let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-                let meant = if is_number {
-                    format!("; {text}s or {text}ms?")
-                } else {
-                    String::new()
-                };
-                format!("a time with its unit (250ms, 15s, 10m) from {min} to {max}{meant}")
-            })
-        })
+        let read = self.parse(var, |text| durations::read(text, min..=max));
+        self.told(var, read)
     }
 
     pub(super) fn switch(&mut self, var: &EnvVar) -> bool {
@@ -164,41 +155,31 @@ impl<'a> EnvReader<'a> {
     }
 
     pub(super) fn secret(&mut self, var: &EnvVar) -> Option<SecretString> {
-        self.optional(var, |text| {
-            // It becomes a header: what cannot be one is better refused here than at each call.
-            let plain = text.chars().all(|c| c.is_ascii_graphic());
-            if plain {
-                Ok(SecretString::from(text))
-            } else {
-                Err("printable ASCII without spaces".to_owned())
-            }
-        })
+        self.optional(var, printable)
     }
 
     /// A secret that callers of the HTTP port have to know.
     pub(super) fn token(&mut self, var: &EnvVar) -> Option<SecretString> {
         const SHORTEST: usize = 16;
-        let token = self.secret(var)?;
+        const REMEDY: &str = "openssl rand -hex 32 makes one";
+        let read = |text: &str| printable(text).map_err(|expected| format!("{expected} ({REMEDY})"));
+        let token = self.optional(var, read)?;
         if token.expose_secret().len() < SHORTEST {
-            return self.complain(
-                var,
-                "is refused: a token has 16 characters or more (openssl rand -hex 32 makes one)",
-            );
+            let fault = format!("is refused: a token has {SHORTEST} characters or more ({REMEDY})");
+            return self.complain(var, &fault);
         }
         Some(token)
     }
 
     fn text(&mut self, var: &EnvVar) -> Option<String> {
         let value = (self.lookup)(var.name)?;
-        let (text, is_quoted) = unquoted(&value);
+        let (text, left_out) = bare(var.name, &value);
         let text = text.to_owned();
         if text.is_empty() {
             return None;
         }
-        if is_quoted {
-            let told =
-                "stands in quotes, which are left out: the tool that sets it passes them on".to_owned();
-            self.told(var, ((), Some(told)));
+        for told in left_out {
+            self.told(var, ((), Some(told.to_owned())));
         }
         self.effective.push((
             var.name,
@@ -218,51 +199,76 @@ impl<'a> EnvReader<'a> {
         } else {
             format!("{:?}", text.chars().take(LONGEST_SHOWN).collect::<String>())
         };
-        let example = example(var).map_or_else(String::new, |example| {
-            format!(" (example: {}={example})", var.name)
-        });
+        let example = shown_example(var);
         self.errors
             .push(format!("{}: {shown} is refused: {expected}{example}", var.name));
     }
 }
 
+/// A secret that can become a header: one that cannot is better refused at the start than at each call.
+fn printable(text: &str) -> Result<SecretString, String> {
+    match text.chars().all(|c| c.is_ascii_graphic()) {
+        true => Ok(SecretString::from(text)),
+        false => Err("printable ASCII without spaces".to_owned()),
+    }
+}
+
+fn shown_example(var: &EnvVar) -> String {
+    example(var).map_or_else(String::new, |example| {
+        format!(" (example: {}={example})", var.name)
+    })
+}
+
 /// Characters of a refused value that are shown.
 const LONGEST_SHOWN: usize = 200;
 
-/// A value that works.
-fn example(var: &EnvVar) -> Option<&'static str> {
-    match (var.default, var.name) {
-        (DefaultValue::Value(text), _) if !text.is_empty() => Some(text),
-        (DefaultValue::Computed(_), _) => Some("bullmq:ai-jobs,apalis:ai-jobs=8"),
-        (_, "REDIS_PUBLIC_URL") => Some("rediss://default:password@host:6379"),
-        (_, "AZURE_SPEECH_REGION") => Some("westeurope"),
-        (_, "AZURE_SPEECH_ENDPOINT") => Some("https://westeurope.stt.speech.microsoft.com"),
-        (_, "AZURE_VISION_ENDPOINT") => Some("https://name.cognitiveservices.azure.com"),
-        (_, "OTEL_EXPORTER_OTLP_ENDPOINT") => Some("http://collector:4318"),
-        (_, "USAGE_WEBHOOK_URL") => Some("https://project.supabase.co/rest/v1/rpc/increment_tokens"),
-        (_, "USAGE_WEBHOOK_BODY") => Some(r#"{"user_id": "{{student}}", "input_count": {{promptTokens}}}"#),
-        (_, "USAGE_WEBHOOK_HEADERS") => Some("apikey=key,Authorization=Bearer%20key"),
-        (_, "OTEL_EXPORTER_OTLP_HEADERS") => Some("Authorization=Bearer%20token,x-tenant=1"),
-        (_, "SPOOL_DIR") => Some("/data/spool"),
-        (_, "RAILWAY_DEPLOYMENT_DRAINING_SECONDS") => Some("30"),
-        _ => None,
+/// A value without what is around it, and what of that is worth a warning: the quotes that `docker --env-file` and many
+/// panels keep, and what comes along when a line of a file is copied. White space and invisible characters are not.
+fn bare<'a>(name: &str, value: &'a str) -> (&'a str, Vec<&'static str>) {
+    let is_around = |c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}' | '\u{2060}');
+    let (mut text, mut left_out) = (value.trim_matches(is_around), Vec::new());
+    loop {
+        let after_name = || {
+            let rest = text.strip_prefix("export ").unwrap_or(text).trim_start();
+            rest.strip_prefix(name)?.trim_start().strip_prefix('=')
+        };
+        let before_escape = || text.strip_suffix("\\n").or_else(|| text.strip_suffix("\\r"));
+        let quoted = QUOTES
+            .iter()
+            .find_map(|(open, close)| text.strip_prefix(*open)?.strip_suffix(*close));
+        let (inner, told) = if let Some(inner) = quoted {
+            let told = "stands in quotes, which are left out: the tool that sets it passes them on";
+            (inner, told)
+        } else if let Some(inner) = after_name() {
+            (inner, "begins with its own name, which is left out")
+        } else if let Some(inner) = before_escape() {
+            (inner, "ends with an escaped line break, which is left out")
+        } else {
+            return (text, left_out);
+        };
+        text = inner.trim_matches(is_around);
+        if !left_out.contains(&told) {
+            left_out.push(told);
+        }
     }
 }
 
-/// A value without what is around it: white space, invisible characters of a copied text, and quotes, which `docker
-/// --env-file` and many panels keep; and whether it had quotes.
-fn unquoted(value: &str) -> (&str, bool) {
-    let is_around = |c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}' | '\u{2060}');
-    let (mut text, mut is_quoted) = (value.trim_matches(is_around), false);
-    let quotes = [('"', '"'), ('\'', '\''), ('\u{201c}', '\u{201d}'), ('`', '`')];
-    while let Some(inner) = quotes
-        .iter()
-        .find_map(|(open, close)| text.strip_prefix(*open)?.strip_suffix(*close))
-    {
-        (text, is_quoted) = (inner.trim_matches(is_around), true);
-    }
-    (text, is_quoted)
-}
+/// Quotes around values: straight ones, and those of a text processor in English, German, French, Polish and Swedish.
+const QUOTES: [(char, char); 13] = [
+    ('"', '"'),
+    ('\'', '\''),
+    ('`', '`'),
+    ('\u{201c}', '\u{201d}'),
+    ('\u{2018}', '\u{2019}'),
+    ('\u{201e}', '\u{201c}'),
+    ('\u{201e}', '\u{201d}'),
+    ('\u{201a}', '\u{2018}'),
+    ('\u{201d}', '\u{201d}'),
+    ('\u{2019}', '\u{2019}'),
+    ('\u{ab}', '\u{bb}'),
+    ('\u{bb}', '\u{ab}'),
+    ('\u{ff02}', '\u{ff02}'),
+];
 
 fn parse_url(text: &str) -> Result<Url, String> {
     let url = parse_loose_url(text)?;

@@ -51,6 +51,29 @@ const LEFT_OUT: &[&str] = &[
     "virtual_host",
     "minpoolsize",
     "maxpoolsize",
+    "max_idle_conns",
+    "min_idle_conns",
+    "pool_timeout",
+    "max_retries",
+    "maxretries",
+    "max_retry_backoff",
+    "min_retry_backoff",
+    "retrydelay",
+    "retry_delay",
+    "retry_on_error",
+    "reconnectonerror",
+    "autoresubscribe",
+    "autoresendunfulfilledcommands",
+    "enableautopipelining",
+    "showfriendlyerrorstack",
+    "nodelay",
+    "socket_keepalive",
+    "single_connection_client",
+    "decode_response",
+    "errors",
+    "persistent",
+    "read_write_timeout",
+    "resolveip",
 ];
 
 /// Options of other clients whose meaning would be lost, and what to do instead.
@@ -68,6 +91,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("cert", "certificates of clients are not supported"),
     ("key", "certificates of clients are not supported"),
     ("skip_verify", "REDIS_TLS_INSECURE=on accepts any certificate"),
+    ("tlsskipverify", "REDIS_TLS_INSECURE=on accepts any certificate"),
+    (
+        "allowinvalidcertificates",
+        "REDIS_TLS_INSECURE=on accepts any certificate",
+    ),
+    (
+        "checkservername",
+        "REDIS_TLS_INSECURE=on accepts any certificate, for any host",
+    ),
     ("insecure", "REDIS_TLS_INSECURE=on accepts any certificate"),
     (
         "keyprefix",
@@ -81,6 +113,12 @@ const REFUSED: &[(&str, &str)] = &[
         "service_name",
         "redis+sentinel://host:26379,host:26379/name is the URL of Sentinels",
     ),
+    (
+        "prefix",
+        "BULLMQ_PREFIX names the prefix of BullMQ's keys; a prefix of the client hides them from BullMQ too",
+    ),
+    ("cluster", "Redis Cluster is not supported"),
+    ("clustermode", "Redis Cluster is not supported"),
     ("replicaset", "it is an option of another database"),
     (
         "sslmode",
@@ -170,7 +208,10 @@ fn options(url: &mut Url) -> Result<(String, Option<String>), String> {
             "protocol" => kept.push(format!("protocol={value}")),
             "tls" | "ssl" | "usetls" => is_tls |= is_on,
             "ssl_cert_reqs" | "rejectunauthorized"
-                if matches!(&*value.to_ascii_lowercase(), "none" | "false" | "0") =>
+                if matches!(
+                    &*value.to_ascii_lowercase(),
+                    "none" | "cert_none" | "verify_none" | "false" | "0" | "no" | "off"
+                ) =>
             {
                 return Err(format!(
                     "a URL without {}: REDIS_CA_FILE names the authority of a certificate of your own, and \

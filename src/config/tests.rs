@@ -139,6 +139,14 @@ fn values_are_read_as_they_are_really_set() {
         ("\"westeurope\" ", "westeurope.stt.speech.microsoft.com"),
         ("usgovvirginia", "usgovvirginia.stt.speech.azure.us"),
         ("US Gov Arizona", "usgovarizona.stt.speech.azure.us"),
+        ("WestEurope", "westeurope.stt.speech.microsoft.com"),
+        ("westeurope ", "westeurope.stt.speech.microsoft.com"),
+        ("(Europe) West Europe", "westeurope.stt.speech.microsoft.com"),
+        (
+            "\u{201e}westeurope\u{201c}",
+            "westeurope.stt.speech.microsoft.com",
+        ),
+        ("\u{feff}westeurope\u{a0}", "westeurope.stt.speech.microsoft.com"),
         ("chinaeast2", "chinaeast2.stt.speech.azure.cn"),
         ("China-North-3", "chinanorth3.stt.speech.azure.cn"),
     ] {
@@ -172,6 +180,14 @@ fn values_are_read_as_they_are_really_set() {
         (
             "https://x.cognitiveservices.azure.com/",
             "https://x.cognitiveservices.azure.com/stt",
+        ),
+        (
+            "https://x.cognitiveservices.azure.us/stt/speech/recognition/conversation/cognitiveservices/v1",
+            "https://x.cognitiveservices.azure.us/stt",
+        ),
+        (
+            "https://eastus.stt.speech.microsoft.com/speech/universal/v2",
+            "https://eastus.stt.speech.microsoft.com/",
         ),
         ("http://127.0.0.1:9/base/", "http://127.0.0.1:9/base/"),
     ] {
@@ -214,6 +230,27 @@ fn values_are_read_as_they_are_really_set() {
             "https://x.openai.azure.com/openai/v1/",
             "https://x.openai.azure.com/openai/v1/",
         ),
+        (
+            "https://x.openai.azure.us/openai/v1/chat/completions?api-version=preview",
+            "https://x.openai.azure.us/openai/v1",
+        ),
+        (
+            "https://x.openai.azure.com/openai/responses?api-version=2025-04-01-preview",
+            "https://x.openai.azure.com/openai/v1",
+        ),
+        (
+            "https://x.cognitiveservices.azure.cn/",
+            "https://x.cognitiveservices.azure.cn/openai/v1",
+        ),
+        (
+            "https://x.services.ai.azure.com/models",
+            "https://x.services.ai.azure.com/openai/v1",
+        ),
+        (
+            "https://x.services.ai.azure.com/api/projects/cards",
+            "https://x.services.ai.azure.com/openai/v1",
+        ),
+        ("http://proxy:8080/v1/models ", "http://proxy:8080/v1"),
         ("http://proxy:8080", "http://proxy:8080/"),
     ] {
         assert_eq!(openai(value), url, "{value}");
@@ -236,6 +273,12 @@ fn values_are_read_as_they_are_really_set() {
         ),
         ("redis://h:1?family=0&lazyConnect=true", "redis://h:1"),
         ("redis://h:1/?ssl=true", "rediss://h:1/"),
+        ("redis://h:1?family=6", "redis://h:1"),
+        ("rediss://h:1?ssl_cert_reqs=CERT_REQUIRED", "rediss://h:1"),
+        (
+            "redis://default:p@h:1?pool_timeout=20&retryDelay=50&Max_Retries=3",
+            "redis://default:p@h:1",
+        ),
         ("rediss://h:1?ssl_cert_reqs=required", "rediss://h:1"),
         ("redis://h:1?db=3", "redis://h:1/3"),
         ("REDIS://h:1", "redis://h:1"),
@@ -283,6 +326,37 @@ fn values_are_read_as_they_are_really_set() {
         ),
         (90, 120, 600, 60)
     );
+    assert_eq!(
+        (
+            deadline("90"),
+            deadline("300000"),
+            deadline("1H"),
+            deadline("0.5h")
+        ),
+        (90, 300, 3_600, 1_800)
+    );
+    let told = |pairs: &[(&str, &str)]| read(pairs).unwrap().warnings().join("; ");
+    assert!(
+        told(&[("JOB_DEADLINE", "90")]).contains("JOB_DEADLINE has no unit: 90 is read as 90s"),
+        "{}",
+        told(&[("JOB_DEADLINE", "90")])
+    );
+    let queues = |value: &str| {
+        let queues = read(&[("QUEUES", value)]).unwrap().queues;
+        let named = queues
+            .iter()
+            .map(|queue| format!("{}:{}", queue.layout, queue.name));
+        named.collect::<Vec<_>>().join(",")
+    };
+    for value in [
+        "bullmq:Jobs,apalis:mail",
+        " BullMQ: Jobs=3 ,\n apalis:mail=4,",
+        "[\"bullmq:Jobs\", \"mail\"]",
+        "'bullmq:Jobs; mail'",
+        "\u{201c}bullmq:Jobs,mail\u{201d}",
+    ] {
+        assert_eq!(queues(value), "bullmq:Jobs,apalis:mail", "{value}");
+    }
 }
 
 #[test]
@@ -293,6 +367,9 @@ fn quotes_are_left_out_with_a_warning() {
         "'sk-hunter2'",
         " \"sk-hunter2\"\n",
         "\u{201c}sk-hunter2\u{201d}",
+        "\u{201e}sk-hunter2\u{201c}",
+        "\u{ab}\u{a0}sk-hunter2\u{a0}\u{bb}",
+        "\u{2018}sk-hunter2\u{2019}",
         "\"'sk-hunter2'\"",
     ] {
         let config = read(&[("OPENAI_API_KEY", quoted)]).unwrap();
@@ -306,6 +383,23 @@ fn quotes_are_left_out_with_a_warning() {
             warnings.contains("OPENAI_API_KEY stands in quotes") && !warnings.contains("hunter2"),
             "{warnings}"
         );
+    }
+    // A line of a file, and a line break as some panels store it.
+    for copied in [
+        "OPENAI_API_KEY=sk-hunter2",
+        "export OPENAI_API_KEY = \"sk-hunter2\"",
+        "\"sk-hunter2\\n\"",
+        "sk-hunter2\\r\\n",
+    ] {
+        let config = read(&[("OPENAI_API_KEY", copied)]).unwrap();
+        let warnings = config.warnings().join("; ");
+        let key = config.handlers.openai.unwrap().key;
+        assert_eq!(key.expose_secret(), "sk-hunter2", "{copied}");
+        assert!(
+            warnings.contains("OPENAI_API_KEY") && warnings.contains("left out"),
+            "{warnings}"
+        );
+        assert!(!warnings.contains("hunter2"), "{warnings}");
     }
     let config = read(&[("ADMIN_TOKEN", "\"0123456789abcdef\""), ("READ_TOKEN", "\"\"")]).unwrap();
     assert_eq!(config.access.admin.unwrap().expose_secret(), "0123456789abcdef");
@@ -328,6 +422,26 @@ fn refusals_name_the_right_form() {
             "REDIS_URL",
             "rediss://h:1?ssl_cert_reqs=none",
             "REDIS_TLS_INSECURE=on",
+        ),
+        (
+            "REDIS_URL",
+            "rediss://h:1?ssl_cert_reqs=CERT_NONE",
+            "REDIS_TLS_INSECURE=on",
+        ),
+        (
+            "REDIS_URL",
+            "rediss://h:1?rejectUnauthorized=off",
+            "REDIS_TLS_INSECURE=on",
+        ),
+        (
+            "REDIS_URL",
+            "redis://h:1?cluster=true",
+            "Redis Cluster is not supported",
+        ),
+        (
+            "OPENAI_BASE_URL",
+            "https://x.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
+            "OPENAI_BASE_URL=https://x.openai.azure.com/openai/v1 and OPENAI_MODEL=d,",
         ),
         (
             "REDIS_URL",
@@ -360,7 +474,7 @@ fn refusals_name_the_right_form() {
             "h:6379",
             "such as redis://default:password@host:6379",
         ),
-        ("JOB_DEADLINE", "300000", "300000s or 300000ms?"),
+        ("JOB_DEADLINE", "2000", "2000s or 2000ms?"),
         ("PORT", "http", "(example: PORT=3002)"),
         (
             "OTEL_EXPORTER_OTLP_HEADERS",

@@ -1,11 +1,6 @@
-//! The worker's side: starts helpers, hands them recordings, ends and replaces them.
+//! The worker's side: hands media to helpers, ends and replaces them.
 
 use std::{
-    fs::File,
-    io::{self, Write},
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::Stdio,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -15,99 +10,21 @@ use bytes::Bytes;
 use jobs::media::{
     audio::PreparedAudio,
     decoder::{DecodeError, MediaDecoder},
-    image::{ImagePlan, MAX_BYTES},
+    image::ImagePlan,
 };
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::Semaphore,
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::{debug, warn};
 
 use super::{
-    SUBCOMMAND, SandboxReport,
-    protocol::{self, HelperRequest, ReplyKind},
-    verdict::{judge, last_words, plain},
+    HelperError, HelperProgram, SandboxReport,
+    helper::{ExchangeError, HelperProcess, HelperResult, RECORDINGS},
+    limits::{HelperLimits, images_at_once, recordings_at_once},
+    protocol::HelperRequest,
+    verdict::HelperVerdict,
 };
 use crate::locks::locked;
 
-/// Memory that decoding takes at most beside the recording itself: 30 s at 192 kHz as numbers, three times.
-const WORKING_MEMORY: u64 = 160 * 1024 * 1024;
-/// Longest wait for a helper to start.
-const LONGEST_START: Duration = Duration::from_secs(20);
-/// Recordings after which a helper is replaced: what one of them may have damaged does not last.
-const RECORDINGS: u64 = 64;
-/// Bytes of a reason that are read.
-pub(super) const LONGEST_REASON: u64 = 1024;
-/// Bytes of audio for a second: 32,000 of WAV, 63,750 of Opus at its highest rate.
-const BYTES_PER_SECOND: u64 = 64_000;
-/// Bytes of an audio file beyond its seconds: headers, and Opus packets before the rate evens out.
-const EXTRA_BYTES: u64 = 64 * 1024;
-
-/// The limits of a helper for one recording.
-#[derive(Debug, Clone, Copy)]
-pub struct HelperLimits {
-    /// Memory, bytes.
-    pub memory: u64,
-    /// CPU time, seconds. Honest recordings of 30 s take a tenth of one.
-    pub cpu_seconds: u64,
-    /// Longest wait for the answer, on a host whose CPU is shared by many.
-    pub wait: Duration,
-}
-
-impl HelperLimits {
-    /// The limits for images of up to [`MOST_PIXELS`](jobs::media::image::reshape::MOST_PIXELS).
-    pub const FOR_IMAGES: Self = Self {
-        memory: 512 * 1024 * 1024,
-        cpu_seconds: 20,
-        wait: Duration::from_secs(60),
-    };
-
-    /// The limits for recordings of up to `max_bytes`.
-    pub const fn for_recordings_of(max_bytes: u64) -> Self {
-        Self {
-            memory: WORKING_MEMORY.saturating_add(max_bytes),
-            cpu_seconds: 10,
-            wait: Duration::from_secs(60),
-        }
-    }
-}
-
-/// The program that helpers run.
-#[derive(Debug, Clone)]
-pub struct HelperProgram(PathBuf);
-
-impl HelperProgram {
-    /// The program of this process, even after its file was replaced by a deployment.
-    pub fn of_this_process() -> Self {
-        let link = Path::new("/proc/self/exe");
-        if link.exists() {
-            return Self(link.to_owned());
-        }
-        Self(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("backend-worker")))
-    }
-
-    /// A program at this path: tests run in a binary that has no subcommands.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
-    }
-}
-
-/// A helper cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub enum HelperError {
-    /// The operating system refuses.
-    #[error("a media helper cannot be started: {0}")]
-    Start(#[from] io::Error),
-    /// It started and said nothing that a helper says.
-    #[error("a media helper started and did not get ready: {0}")]
-    NotReady(String),
-}
-
-/// Helpers for one kind of medium, which have the same limits.
+/// Helpers that have the same limits.
 #[derive(Debug)]
 struct HelperGroup {
     /// The medium, in messages.
@@ -132,23 +49,41 @@ impl HelperGroup {
     }
 }
 
+/// The helpers for one kind of medium.
+///
+/// A medium gets a short first try. One that takes longer is tried once more, with the full time, by one further
+/// helper: media that loop delay one another, and the others by a first try at most.
+#[derive(Debug)]
+struct MediumHelpers {
+    first: HelperGroup,
+    slow: HelperGroup,
+}
+
+impl MediumHelpers {
+    fn new(medium: &'static str, limits: HelperLimits, places: usize) -> Self {
+        Self {
+            first: HelperGroup::new(medium, limits.of_first_try(), places),
+            slow: HelperGroup::new(medium, limits, 1),
+        }
+    }
+}
+
 /// Decodes media in helpers. Each takes one medium at a time. As many decode recordings as the host has cores, two at
-/// least; one changes images, because that takes more memory.
+/// least; fewer change images where the container's memory is small. One more of each kind works on slow media.
 #[derive(Debug)]
 pub struct HelperPool {
     program: HelperProgram,
-    recordings: HelperGroup,
-    images: HelperGroup,
+    recordings: MediumHelpers,
+    images: MediumHelpers,
 }
 
 impl HelperPool {
     /// A pool that starts no helper before the first medium. `limits` are those for recordings.
     pub fn new(program: HelperProgram, limits: HelperLimits) -> Arc<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             program,
-            recordings: HelperGroup::new("audio", limits, cores.max(2)),
-            images: HelperGroup::new("image", HelperLimits::FOR_IMAGES, 1),
+            recordings: MediumHelpers::new("audio", limits, recordings_at_once()),
+            images: MediumHelpers::new("image", HelperLimits::FOR_IMAGES, images_at_once()),
         })
     }
 
@@ -157,60 +92,26 @@ impl HelperPool {
     /// # Errors
     /// When none can be started.
     pub async fn probe(&self) -> Result<SandboxReport, HelperError> {
-        let helper = self.start(&self.recordings).await?;
-        let confinement = helper.confinement;
-        self.recordings.idle().push(helper);
+        let group = &self.recordings.first;
+        let helper = HelperProcess::start(&self.program, group.limits).await?;
+        let confinement = helper.confinement();
+        group.idle().push(helper);
         Ok(confinement)
     }
 
     /// The limits of a helper for a recording.
     pub const fn limits(&self) -> HelperLimits {
-        self.recordings.limits
+        self.recordings.slow.limits
     }
 
     /// Process ids of the helpers that wait for a medium.
     pub fn waiting(&self) -> Vec<u32> {
+        let groups = [&self.recordings, &self.images].map(|medium| [&medium.first, &medium.slow]);
         let ids = |group: &HelperGroup| -> Vec<u32> {
             let idle = group.idle();
-            idle.iter().filter_map(|helper| helper.child.id()).collect()
+            idle.iter().filter_map(HelperProcess::id).collect()
         };
-        [ids(&self.recordings), ids(&self.images)].concat()
-    }
-
-    async fn start(&self, group: &HelperGroup) -> Result<HelperProcess, HelperError> {
-        let mut child = Command::new(&self.program.0)
-            .arg(SUBCOMMAND)
-            .args(["--memory", &group.limits.memory.to_string()])
-            .args(["--cpu", &group.limits.cpu_seconds.to_string()])
-            .args(["--recordings", &RECORDINGS.to_string()])
-            .env_clear()
-            // The allocator would reserve a gigabyte at once, within which no limit on memory holds.
-            .env("MIMALLOC_ARENA_RESERVE", "0")
-            // Memory that the last recording took is used for the next, and not given back in between.
-            .env("MIMALLOC_PURGE_DELAY", "-1")
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let (Some(input), Some(mut output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(HelperError::NotReady("it has no pipes".to_owned()));
-        };
-        widen(&input);
-        widen(&output);
-        let mut hello = [0; protocol::HELLO.len() + 1];
-        match timeout(LONGEST_START, output.read_exact(&mut hello)).await {
-            Ok(Ok(_)) if hello.starts_with(protocol::HELLO) => Ok(HelperProcess {
-                child,
-                input,
-                output,
-                confinement: SandboxReport::of(hello[protocol::HELLO.len()]),
-                recordings: 0,
-            }),
-            Ok(_) => Err(HelperError::NotReady(last_words(&mut child).await)),
-            Err(_) => Err(HelperError::NotReady(format!("no word in {LONGEST_START:?}"))),
-        }
+        groups.into_iter().flatten().flat_map(ids).collect()
     }
 
     /// A helper that waits, or a new one.
@@ -219,13 +120,14 @@ impl HelperPool {
             let waiting = group.idle().pop();
             match waiting {
                 Some(mut helper) => {
-                    if matches!(helper.child.try_wait(), Ok(None)) {
+                    if helper.is_alive() {
                         return Ok(helper);
                     }
                     debug!("a media helper ended while it waited, and is replaced");
                 }
                 None => {
-                    return self.start(group).await.map_err(|error| {
+                    let started = HelperProcess::start(&self.program, group.limits).await;
+                    return started.map_err(|error| {
                         warn!(%error, "no medium can be decoded; check the limits on processes and memory of this host");
                         DecodeError::Interrupted(error.to_string())
                     });
@@ -234,50 +136,48 @@ impl HelperPool {
         }
     }
 
-    /// Why a helper gave no answer. Ends it if it has not ended.
-    async fn verdict(group: &HelperGroup, mut helper: HelperProcess, broke: ExchangeError) -> DecodeError {
-        let (medium, limits) = (group.medium, group.limits);
-        if let ExchangeError::TooSlow = broke {
-            return DecodeError::Interrupted(format!(
-                "{medium} was not decoded within {} s: its helper was ended",
-                limits.wait.as_secs()
-            ));
-        }
-        if let ExchangeError::Answer(why) = broke {
-            return DecodeError::Medium(format!("{medium} cannot be decoded: its helper {why}"));
-        }
-        drop(helper.input);
-        let words = last_words(&mut helper.child).await;
-        let status = timeout(Duration::from_secs(5), helper.child.wait()).await;
-        let verdict = judge(status.ok().and_then(Result::ok), &words, (medium, limits));
-        warn!("a media helper died and is replaced; its job alone is affected: {verdict}");
-        verdict
-    }
-}
-
-impl HelperPool {
-    /// Hands a medium to a helper of this group.
+    /// Hands a medium to a helper, and to one with more time where the first one runs out of it.
     async fn run(
+        &self,
+        helpers: &MediumHelpers,
+        medium: &Bytes,
+        request: HelperRequest,
+    ) -> Result<HelperResult, DecodeError> {
+        match self.run_within(&helpers.first, medium, request).await {
+            Err(HelperVerdict::OutOfTime(why)) => {
+                debug!(%why, "a medium is slow to decode: it gets a second try, with more time");
+            }
+            settled => return settled.map_err(HelperVerdict::into_error),
+        }
+        let settled = self.run_within(&helpers.slow, medium, request).await;
+        settled.map_err(|verdict| {
+            let error = verdict.into_error();
+            warn!("a medium was not decoded; its job alone is affected: {error}");
+            error
+        })
+    }
+
+    /// Hands a medium to a helper of this group.
+    async fn run_within(
         &self,
         group: &HelperGroup,
         medium: &Bytes,
         request: HelperRequest,
-    ) -> Result<HelperResult, DecodeError> {
+    ) -> Result<HelperResult, HelperVerdict> {
         let Ok(_place) = group.places.acquire().await else {
-            return Err(DecodeError::Stopped); // The semaphore is never closed.
+            return Err(HelperVerdict::Final(DecodeError::Stopped)); // The semaphore is never closed.
         };
         // Dropped on the way, with this future, the helper is killed.
-        let mut helper = self.take(group).await?;
+        let mut helper = self.take(group).await.map_err(HelperVerdict::Final)?;
         let exchanged = timeout(group.limits.wait, helper.exchange(medium, request)).await;
         match exchanged.unwrap_or(Err(ExchangeError::TooSlow)) {
             Ok(done) => {
-                helper.recordings += 1;
-                if helper.recordings < RECORDINGS {
+                if helper.worked() < RECORDINGS {
                     group.idle().push(helper);
                 }
-                done.map_err(DecodeError::Medium)
+                done.map_err(|why| HelperVerdict::Final(DecodeError::Medium(why)))
             }
-            Err(broke) => Err(Self::verdict(group, helper, broke).await),
+            Err(broke) => Err(helper.verdict(broke, (group.medium, group.limits)).await),
         }
     }
 }
@@ -301,113 +201,5 @@ impl MediaDecoder for HelperPool {
                 "a helper answered with audio".to_owned(),
             )),
         }
-    }
-}
-
-/// The result of a helper's work on a medium.
-enum HelperResult {
-    Audio(PreparedAudio),
-    Image(Bytes),
-}
-
-/// How an exchange with a helper went wrong.
-enum ExchangeError {
-    /// A pipe broke: the helper has ended.
-    Pipe,
-    /// No answer in time.
-    TooSlow,
-    /// An answer that no helper gives.
-    Answer(&'static str),
-}
-
-impl From<io::Error> for ExchangeError {
-    fn from(_: io::Error) -> Self {
-        Self::Pipe
-    }
-}
-
-/// A helper process. Dropped, it is killed.
-#[derive(Debug)]
-struct HelperProcess {
-    child: Child,
-    input: ChildStdin,
-    output: ChildStdout,
-    confinement: SandboxReport,
-    recordings: u64,
-}
-
-impl HelperProcess {
-    /// Has a medium decoded. A helper is not trusted: what it answers is held to the bounds of an honest answer.
-    async fn exchange(
-        &mut self,
-        medium: &Bytes,
-        request: HelperRequest,
-    ) -> Result<Result<HelperResult, String>, ExchangeError> {
-        self.input
-            .write_all(&protocol::request_head(request, medium.len()))
-            .await?;
-        self.send(medium).await?;
-        let mut head = [0; protocol::ANSWER_HEAD];
-        self.output.read_exact(&mut head).await?;
-        let Some((kind, duration, length)) = protocol::read_answer_head(&head) else {
-            return Err(ExchangeError::Answer("gave no valid answer"));
-        };
-        let (most, longest) = match (kind, request) {
-            (ReplyKind::Audio(_), HelperRequest::Audio(limit)) => {
-                let seconds = limit.as_secs().saturating_add(1);
-                (seconds * BYTES_PER_SECOND + EXTRA_BYTES, limit)
-            }
-            (ReplyKind::Image, HelperRequest::Image(_)) => (MAX_BYTES as u64, Duration::ZERO),
-            (ReplyKind::Refused, _) => (LONGEST_REASON, Duration::MAX),
-            _ => return Err(ExchangeError::Answer("gave no valid answer")),
-        };
-        if length > most || duration > longest {
-            return Err(ExchangeError::Answer(
-                "answered with more than the medium may become",
-            ));
-        }
-        let mut body = vec![0; usize::try_from(length).unwrap_or_default()];
-        self.output.read_exact(&mut body).await?;
-        Ok(match kind {
-            ReplyKind::Audio(format) => Ok(HelperResult::Audio(PreparedAudio {
-                bytes: body.into(),
-                format,
-                duration,
-            })),
-            ReplyKind::Image => Ok(HelperResult::Image(body.into())),
-            ReplyKind::Refused => Err(plain(&body)),
-        })
-    }
-}
-
-impl HelperProcess {
-    /// Writes a recording into the helper's pipe. One that does not fit is written by a thread that blocks: the pipe is
-    /// emptied page by page, and each page would wake the worker. The end of the helper ends the thread.
-    async fn send(&mut self, recording: &Bytes) -> io::Result<()> {
-        if recording.len() <= PIPE / 2 {
-            return self.input.write_all(recording).await;
-        }
-        let mut pipe = File::from(self.input.as_fd().try_clone_to_owned()?);
-        let recording = recording.clone();
-        let written = spawn_blocking(move || {
-            let flags = fcntl_getfl(&pipe)?;
-            fcntl_setfl(&pipe, flags - OFlags::NONBLOCK)?;
-            pipe.write_all(&recording)?;
-            fcntl_setfl(&pipe, flags)?;
-            Ok(())
-        });
-        written.await.map_err(io::Error::other)?
-    }
-}
-
-/// Capacity of a pipe, bytes: as much as Linux lets any process ask for. By the usual 64 KB a long recording wakes
-/// both sides eighty times.
-const PIPE: usize = 1024 * 1024;
-
-/// Lets a pipe hold more at a time. One that cannot carries the same bytes, in more pieces.
-fn widen(pipe: &impl AsFd) {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::pipe::fcntl_setpipe_size(pipe, PIPE) {
-        debug!(%error, "a media helper's pipe keeps its size");
     }
 }

@@ -5,7 +5,23 @@ use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration}
 use jobs::media::decoder::DecodeError;
 use tokio::{io::AsyncReadExt, process::Child, time::timeout};
 
-use super::pool::{HelperLimits, LONGEST_REASON};
+use super::{HelperLimits, helper::LONGEST_REASON};
+
+/// Why a helper gave no result.
+pub(super) enum HelperVerdict {
+    /// It ran out of time; with more of it, it may succeed.
+    OutOfTime(DecodeError),
+    /// Another try ends in the same way, or is not for the pool to make.
+    Final(DecodeError),
+}
+
+impl HelperVerdict {
+    pub(super) fn into_error(self) -> DecodeError {
+        match self {
+            Self::OutOfTime(error) | Self::Final(error) => error,
+        }
+    }
+}
 
 /// A helper's text without control characters.
 pub(super) fn plain(text: &[u8]) -> String {
@@ -28,12 +44,13 @@ pub(super) fn judge(
     status: Option<ExitStatus>,
     words: &str,
     (what, limits): (&str, HelperLimits),
-) -> DecodeError {
+) -> HelperVerdict {
     const SIGKILL: i32 = 9;
     const SIGTERM: i32 = 15;
     const SIGXCPU: i32 = 24;
     let megabytes = limits.memory / 1_000_000;
-    let recording = |why: String| DecodeError::Medium(format!("{what} cannot be decoded: {why}"));
+    let error = |why: String| DecodeError::Medium(format!("{what} cannot be decoded: {why}"));
+    let recording = |why: String| HelperVerdict::Final(error(why));
     if words.contains("memory allocation of") || words.contains("memory allocation failed") {
         return recording(format!("it takes more than {megabytes} MB of memory"));
     }
@@ -41,11 +58,14 @@ pub(super) fn judge(
         return recording("it nests too deeply".to_owned());
     }
     match status.and_then(|status| status.signal()) {
-        Some(SIGXCPU) => recording(format!("it takes more than {} s of CPU time", limits.cpu_seconds)),
+        Some(SIGXCPU) => HelperVerdict::OutOfTime(error(format!(
+            "it takes more than {} s of CPU time",
+            limits.cpu_seconds
+        ))),
         // Nothing in a helper does that: the host ran out of memory, or another process ended it.
-        Some(SIGKILL | SIGTERM) => DecodeError::Interrupted(format!(
+        Some(SIGKILL | SIGTERM) => HelperVerdict::Final(DecodeError::Interrupted(format!(
             "the process that decoded the {what} was killed; the host may be out of memory"
-        )),
+        ))),
         Some(signal) => recording(format!("its decoder died of signal {signal}")),
         None => recording("its decoder ended".to_owned()),
     }

@@ -80,6 +80,26 @@ impl LargeCompletion<'_> {
     }
 }
 
+/// Large completions of a batch that are written side by side. Each has a socket of its own.
+pub(super) const AT_ONCE: usize = 4;
+
+/// The results of a batch in the order of its completions, from those of the small and of the large ones.
+pub(super) fn in_order(
+    completions: &[Completion],
+    of_small: Vec<Result<WriteResult, BrokerError>>,
+    of_large: Vec<Result<WriteResult, BrokerError>>,
+) -> Vec<Result<WriteResult, BrokerError>> {
+    let (mut of_small, mut of_large) = (of_small.into_iter(), of_large.into_iter());
+    let next = |completion| match is_large(completion) {
+        true => of_large.next(),
+        false => of_small.next(),
+    };
+    let results = completions.iter().map(next);
+    results
+        .map(|result| result.unwrap_or_else(|| Err(batch_replies::too_few().into())))
+        .collect()
+}
+
 /// Returns true if a result must not pass a script.
 pub(super) fn is_large(completion: &Completion) -> bool {
     completion.result.len() > INLINE_BYTES

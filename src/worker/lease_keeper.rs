@@ -39,10 +39,13 @@ impl QueueWorker {
     }
 
     /// A replica without jobs renews less often, as long as the fleet has lost none. The fleet's renewals may be two thirds
-    /// of a lease apart (`queue/lease_continuity.lua`), which is twice the usual time.
+    /// of a lease apart (`queue/lease_continuity.lua`), which is twice the usual time: a longer gap counts as an outage of
+    /// Redis, after which the jobs of dead replicas wait for a whole lease.
     fn until_renewal(&self) -> Duration {
-        match self.slots.is_empty() && !self.broker.has_claims_of_others() {
-            true => (self.renew_every * 8 / 5).max(self.idle_rest),
+        let is_idle = self.slots.is_empty() && !self.broker.has_claims_of_others();
+        let (seldom, most) = (self.renew_every * 8 / 5, self.renew_every * 9 / 5);
+        match is_idle {
+            true => self.idle_rest.clamp(seldom, most),
             false => self.renew_every,
         }
     }

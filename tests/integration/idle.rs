@@ -72,3 +72,26 @@ async fn an_idle_replica_finds_the_jobs_of_a_dead_one(#[case] layout: Layout) {
     until_completed(&*idle, 1).await;
     assert_eq!(running.stop().await.succeeded, 1);
 }
+
+/// A replica that rests still renews often enough that the fleet's leases count as continuous: otherwise a sweep would
+/// take the gap for an outage of Redis, and wait for a lease more.
+#[tokio::test]
+async fn a_resting_replica_keeps_its_leases_continuous() {
+    let redis = TestRedis::start().await;
+    let lease = Duration::from_secs(3);
+    let broker = redis.broker_with(Layout::Bullmq, "q", "w", lease);
+    let resting = RuntimeOptions {
+        idle_rest: Duration::from_secs(3600),
+        renew_every: lease / 3,
+        ..options()
+    };
+    let running = replica(broker, 2, Script::echo(), &resting);
+    eventually("renewals have been continuous for two leases", async || {
+        let since: Option<String> = redis.ask(&["GET", "bull:q:bw:witness"]).await;
+        let (seconds, _): (u64, u64) = redis.ask(&["TIME"]).await;
+        let since: u64 = since?.parse().unwrap();
+        (seconds * 1_000 >= since + 6_000).then_some(())
+    })
+    .await;
+    running.stop().await;
+}

@@ -81,10 +81,10 @@ async fn large_and_small_results_of_one_call_keep_their_order(#[case] layout: La
     let redis = TestRedis::start().await;
     let broker = redis.broker(layout, "q", "w");
     broker.renew(&[]).await.unwrap();
-    for id in ["a", "b", "c", "d"] {
+    for id in ["a", "b", "c", "d", "e", "f", "g", "h"] {
         enqueue(&*broker, id).await;
     }
-    let claimed = broker.claim(ClaimNumber::FIRST, 4).await.unwrap();
+    let claimed = broker.claim(ClaimNumber::FIRST, 8).await.unwrap();
     let completion = |nth: usize, result: String| Completion {
         lease: claimed[nth].lease.clone(),
         result,
@@ -97,11 +97,25 @@ async fn large_and_small_results_of_one_call_keep_their_order(#[case] layout: La
         completion(1, "1".to_owned()),
         lost,
         completion(3, "2".to_owned()),
+        completion(4, large(1 << 20)),
+        completion(5, large(2 << 20)),
+        completion(6, large(1 << 20)),
+        completion(7, large(3 << 20)),
     ];
     let settled = broker.complete_all(&completions, None).await.settled;
     let settled: Vec<WriteResult> = settled.into_iter().map(Result::unwrap).collect();
     let applied = WriteResult::Applied;
-    assert_eq!(settled, [applied, applied, WriteResult::Lost, applied]);
+    let lost = WriteResult::Lost;
+    assert_eq!(
+        settled,
+        [
+            applied, applied, lost, applied, applied, applied, applied, applied
+        ]
+    );
+    for (id, megabytes) in [("a", 1), ("e", 1), ("f", 2), ("g", 1), ("h", 3)] {
+        let result = view(&*broker, id).await.result.unwrap();
+        assert_eq!(result["text"].as_str().unwrap().len(), megabytes << 20, "{id}");
+    }
     assert_eq!(view(&*broker, "b").await.result, Some(json!(1)));
     assert_eq!(view(&*broker, "c").await.result, None);
 }

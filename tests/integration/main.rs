@@ -51,6 +51,7 @@ mod monitor;
 mod monitoring;
 mod outages;
 mod poison;
+mod private_contents;
 mod process;
 mod redis_tls;
 mod replaced_worker;

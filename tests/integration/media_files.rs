@@ -46,8 +46,80 @@ fn wav(seconds: usize, size: Option<u32>) -> Vec<u8> {
     [file, sound].concat()
 }
 
+/// A second of a tone at 44.1 kHz in stereo, as `bits` of PCM (3 is float), in the long form of the header or the short.
+fn wav_of(kind: u16, bits: u16, is_extensible: bool) -> Vec<u8> {
+    let frame = 2 * bits / 8;
+    let sound: Vec<u8> = (0..44_100_u32)
+        .map(|at| (f64::from(at) / 20.0).sin() * 0.4)
+        .flat_map(|value| {
+            let sample = match (kind, bits) {
+                (3, 32) => (value as f32).to_le_bytes().to_vec(),
+                (_, 8) => vec![(value * 127.0 + 128.0) as u8],
+                _ => {
+                    ((value * f64::from(i32::MAX)) as i32).to_le_bytes()[4 - usize::from(bits / 8)..].to_vec()
+                }
+            };
+            sample.repeat(2)
+        })
+        .collect();
+    let named = if is_extensible { 0xfffe } else { kind };
+    let mut format: Vec<u8> = [named, 2].into_iter().flat_map(u16::to_le_bytes).collect();
+    format.extend(
+        [44_100, 44_100 * u32::from(frame)]
+            .into_iter()
+            .flat_map(u32::to_le_bytes),
+    );
+    format.extend([frame, bits].into_iter().flat_map(u16::to_le_bytes));
+    if is_extensible {
+        format.extend([22, bits, 3, 0, kind].into_iter().flat_map(u16::to_le_bytes));
+        format.extend(b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71");
+    }
+    let chunk = |name: &[u8], content: &[u8]| {
+        let length = u32::try_from(content.len()).unwrap().to_le_bytes();
+        [name, &length, content].concat()
+    };
+    // Editors put their name and a note in front of the sound.
+    let chunks = [
+        b"WAVE".to_vec(),
+        chunk(b"fmt ", &format),
+        chunk(b"LIST", b"INFOISFT\x06\0\0\0Lavf1 "),
+        chunk(b"data", &sound),
+    ];
+    chunk(b"RIFF", &chunks.concat())
+}
+
+/// An M4A under another brand, and with another name of its codec.
+fn m4a_as(brand: &[u8; 4], codec: &[u8; 4]) -> Vec<u8> {
+    let mut file = sample("good_morning.m4a");
+    file[8..12].copy_from_slice(brand);
+    let at = file.windows(4).position(|name| name == b"mp4a").unwrap();
+    file[at..at + 4].copy_from_slice(codec);
+    file
+}
+
 fn recordings() -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
+    for (kind, bits) in [(1, 8), (1, 16), (1, 24), (1, 32), (3, 32)] {
+        for is_extensible in [false, true] {
+            let name = format!("wav of kind {kind}, {bits} bits, extensible: {is_extensible}");
+            files.push((name, wav_of(kind, bits, is_extensible), Sent("\"success\":true")));
+        }
+    }
+    for brand in [b"3gp4", b"3g2a", b"qt  ", b"M4A ", b"isom", b"mp42", b"M4B "] {
+        let name = format!("aac under the brand {}", brand.escape_ascii());
+        files.push((name, m4a_as(brand, b"mp4a"), Sent("\"success\":true")));
+    }
+    for (codec, name) in [
+        (b"samr", "is AMR (3GP), which"),
+        (b"sawb", "is AMR-WB (3GP), which"),
+        (b"drms", "is a recording with copy protection, which"),
+    ] {
+        files.push((
+            codec.escape_ascii().to_string(),
+            m4a_as(b"3gp5", codec),
+            Refused(name),
+        ));
+    }
     for name in [
         "good_morning.aac",
         "good_morning.aiff",
@@ -97,7 +169,12 @@ fn recordings() -> Vec<File> {
             wav(2, Some(u32::MAX - 36)),
             Sent("\"success\":true"),
         ),
-        ("a long tone", wav(32, None), Refused("at most 30 s are allowed")),
+        (
+            "a long tone",
+            wav(32, None),
+            Refused("at most 30 s are allowed: send a shorter one"),
+        ),
+        ("31 s", wav(31, None), Sent("\"success\":true")),
         (
             "long31.wav",
             sample("long31.wav"),
@@ -159,8 +236,47 @@ fn bmp(width: u32, height: u32) -> Vec<u8> {
     file
 }
 
+/// A TIFF of so many grey pages, which says how they are turned.
+fn tiff(width: u32, height: u32, orientation: u32, pages: u32) -> Vec<u8> {
+    const ENTRIES: u32 = 9;
+    let (size, directory) = (width * height, 2 + ENTRIES * 12 + 4);
+    let mut file = b"II*\0\x08\0\0\0".to_vec();
+    let pixels = 8 + directory * pages;
+    for page in 1..=pages {
+        file.extend((ENTRIES as u16).to_le_bytes());
+        for (tag, value) in [
+            (256_u16, width),
+            (257, height),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, pixels),
+            (274, orientation),
+            (278, height),
+            (279, size),
+        ] {
+            let kind: u16 = if matches!(tag, 258 | 259 | 262 | 274) {
+                3
+            } else {
+                4
+            };
+            file.extend([tag.to_le_bytes(), kind.to_le_bytes()].concat());
+            file.extend([1_u32.to_le_bytes(), value.to_le_bytes()].concat());
+        }
+        let next = if page < pages { 8 + directory * page } else { 0 };
+        file.extend(next.to_le_bytes());
+    }
+    file.resize(file.len() + size as usize, 0xdd);
+    file
+}
+
 fn images() -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
+    for orientation in 1..=8 {
+        let size = if orientation < 5 { " 800x240" } else { " 240x800" };
+        let name = format!("tiff of orientation {orientation}");
+        files.push((name, tiff(800, 240, orientation, 1), Sent(size)));
+    }
     for name in [
         "text.png",
         "text.jpg",
@@ -184,6 +300,18 @@ fn images() -> Vec<File> {
     let avif = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf".to_vec();
     for (name, file, outcome) in [
         ("a long screenshot", bmp(200, 20_000), Sent(" 160x16000")),
+        ("a long scan", tiff(200, 20_000, 1, 1), Sent(" 160x16000")),
+        (
+            "a long scan on its side",
+            tiff(20_000, 200, 6, 1),
+            Sent(" 160x16000"),
+        ),
+        (
+            "long scans",
+            tiff(200, 20_000, 1, 2),
+            Refused("TIFF has 2 pages, only one can be read"),
+        ),
+        ("a heavy scan", tiff(3_000, 7_000, 1, 1), Sent(" 3000x7000")),
         (
             "a ribbon",
             bmp(20_000, 60),
@@ -227,7 +355,9 @@ async fn run(kind: JobType, provider: Provider, payload: fn(&str) -> Value, file
     let folder = std::env::temp_dir().join(format!("media-files-{}", scene.redis.server.port()));
     std::fs::create_dir_all(&folder).unwrap();
     let place = folder.to_str().unwrap();
-    let _worker = scene.worker(&[("UPLOADS_DIR", place)]).await;
+    let _worker = scene
+        .worker(&[("UPLOADS_DIR", place), ("MEDIA_MAX_BYTES", "40000000")])
+        .await;
     let broker = scene.redis.bullmq("ai-jobs", "producer");
     let mut wrong = Vec::new();
     for (index, (name, file, outcome)) in files.into_iter().enumerate() {

@@ -130,6 +130,29 @@ async fn one_replica_an_hour_looks() {
     assert_eq!(other.look_for_fleet().await.unwrap().unwrap().queues.len(), 1);
 }
 
+/// A replica that dies during its walk, or that Redis refuses, does not take the hour from the others.
+#[tokio::test]
+async fn a_walk_that_failed_is_made_by_the_next_replica() {
+    let redis = TestRedis::start().await;
+    push(&redis, "bull:ai-job:wait", 1).await;
+    let (one, other) = (watch(&redis, "one"), watch(&redis, "other"));
+    let (scan, none) = (
+        ["ACL", "SETUSER", "default", "+scan"],
+        ["ACL", "SETUSER", "default", "-scan"],
+    );
+    redis.ask::<String>(&none).await;
+    one.look_for_fleet().await.unwrap_err();
+    redis.ask::<String>(&scan).await;
+    let left: u64 = redis.ask(&["PTTL", "fleet:unserved:look"]).await;
+    assert!(
+        left <= 240_000,
+        "the claim of a walk that failed expires in {left} ms"
+    );
+    // The time passes.
+    redis.ask::<u64>(&["PEXPIRE", "fleet:unserved:look", "0"]).await;
+    assert_eq!(other.look_for_fleet().await.unwrap().unwrap().queues.len(), 1);
+}
+
 #[tokio::test]
 async fn check_and_the_log_name_them() {
     let scene = Scene::set(Duration::ZERO).await;

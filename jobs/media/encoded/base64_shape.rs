@@ -93,7 +93,6 @@ pub(super) struct Base64Shape {
 pub(super) struct PlusPositions {
     inner: bool,
     edge: bool,
-    outer: bool,
 }
 
 impl Base64Shape {
@@ -155,21 +154,13 @@ impl Base64Shape {
         let none = PlusPositions {
             inner: false,
             edge: false,
-            outer: false,
         };
         let (symbols, all) = (self.symbols, self.symbols + self.inner + self.edge);
         if self.inner + self.edge == 0 {
-            let missing = missing(symbols);
-            let fills = missing > 0 && self.pads == 0 && self.outer >= missing;
-            // More blanks than symbols are missing: some of them may have been `+`, and others a line break.
-            if fills && self.outer > missing {
-                return None;
-            }
-            // Where padding can be lost as well, the blanks may have been a line break.
-            return match fills {
-                true if self.is_possible(symbols) => None,
-                outer => Some(PlusPositions { outer, ..none }),
-            };
+            let missing = (4 - symbols % 4) % 4;
+            // Blanks at the end may have been `+`, or a line break of a text that was cut or has lost its padding.
+            let may_fill = missing > 0 && self.pads == 0 && self.outer >= missing;
+            return (!may_fill).then_some(none);
         }
         match (self.lines, self.is_whole(symbols)) {
             (SURELY_WRAPPED.., true) => return Some(none),
@@ -184,32 +175,17 @@ impl Base64Shape {
             self.is_whole(all),
             self.edge > 0 && self.is_whole(symbols + self.inner),
         ) {
-            // Without padding, the other reading is whole as well where the padding is lost.
-            (true, false) if self.edge > 0 && self.pads == 0 && self.is_possible(symbols + self.inner) => {
-                None
-            }
-            (false, true) if self.pads == 0 && self.is_possible(all) => None,
+            // Without padding, the text may have been cut, or have lost it: then the other reading is as likely.
+            (true, false) if self.edge > 0 && self.pads == 0 => None,
+            (false, true) if self.pads == 0 => None,
             (true, false) => Some(pluses),
             (false, true) => Some(inner),
             (true, true) => None,
             (false, false) if self.edge > 0 => None,
-            // Some of the blanks around the text may have been `+`.
-            (false, false) if self.pads == 0 && self.outer >= missing(all) => {
-                let plus = PlusPositions {
-                    outer: true,
-                    ..pluses
-                };
-                let is_certain = self.outer == missing(all) && !self.is_possible(all);
-                is_certain.then_some(plus)
-            }
+            (false, false) if self.outer > 0 && self.pads == 0 => None,
             (false, false) => self.is_possible(all).then_some(pluses),
         }
     }
-}
-
-/// Symbols that the last group lacks.
-const fn missing(symbols: usize) -> usize {
-    (4 - symbols % 4) % 4
 }
 
 /// Decodes the symbols of a text in pieces of whole groups: the text is long, and need not be in memory twice.
@@ -219,7 +195,6 @@ pub(super) fn join(text: &str, plus: PlusPositions, symbols: usize) -> Result<Ve
             Base64Token::Symbol(symbol) => (symbol, 1),
             Base64Token::Blanks(count, BlankPosition::Inner) if plus.inner => (b'+', count),
             Base64Token::Blanks(count, BlankPosition::Edge) if plus.edge => (b'+', count),
-            Base64Token::Blanks(count, BlankPosition::Outer) if plus.outer => (b'+', count),
             _ => (0, 0),
         };
         std::iter::repeat_n(symbol, count)

@@ -135,14 +135,14 @@ fn ico(file: &[u8]) -> Option<bool> {
     Some(file.len() >= 6 + 16 * count)
 }
 
-fn big(file: &[u8], at: usize) -> Option<u32> {
+pub(super) fn big(file: &[u8], at: usize) -> Option<u32> {
     file.get(at..at.checked_add(4)?)?
         .try_into()
         .ok()
         .map(u32::from_be_bytes)
 }
 
-fn little(file: &[u8], at: usize) -> Option<u32> {
+pub(super) fn little(file: &[u8], at: usize) -> Option<u32> {
     file.get(at..at.checked_add(4)?)?
         .try_into()
         .ok()

@@ -6,8 +6,8 @@
 use std::{io::Cursor, panic::catch_unwind};
 
 use image::{
-    DynamicImage, GenericImageView, ImageReader, Limits, Rgb, RgbImage, codecs::jpeg::JpegEncoder,
-    imageops::thumbnail, metadata::Orientation,
+    DynamicImage, GenericImageView, ImageError, ImageReader, Limits, Rgb, RgbImage,
+    codecs::jpeg::JpegEncoder, imageops::thumbnail,
 };
 
 use super::MAX_BYTES;
@@ -38,14 +38,13 @@ pub fn reshape(image: &[u8], plan: ImagePlan) -> Result<Vec<u8>, String> {
 }
 
 fn changed(image: &[u8], plan: ImagePlan) -> Result<Vec<u8>, String> {
-    let damaged = |error: image::ImageError| format!("image is damaged: {error}");
     let mut reader = ImageReader::new(Cursor::new(image))
         .with_guessed_format()
         .map_err(|error| format!("image cannot be read: {error}"))?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_MEMORY);
     reader.limits(limits);
-    let mut pixels = opaque(reader.decode().map_err(damaged)?);
+    let mut pixels = opaque(reader.decode().map_err(|error| refusal(&error))?);
     let (width, height) = pixels.dimensions();
     let longest = width.max(height);
     if longest > plan.longest {
@@ -71,6 +70,17 @@ fn changed(image: &[u8], plan: ImagePlan) -> Result<Vec<u8>, String> {
     Err(format!(
         "image has more than {MAX_BYTES} bytes even when it is scaled down"
     ))
+}
+
+/// Why an image was not decoded.
+fn refusal(error: &ImageError) -> String {
+    match error {
+        ImageError::Unsupported(_) => {
+            "image is of a rare kind that cannot be changed here: send it as JPEG or PNG".to_owned()
+        }
+        ImageError::Limits(_) => "image takes too much memory: send a smaller one".to_owned(),
+        _ => format!("image is damaged: {error}"),
+    }
 }
 
 /// The pixels on white: text on a transparent ground is mostly black.
@@ -121,39 +131,10 @@ impl GenericImageView for TurnedImage<'_> {
     }
 }
 
-/// How a JPEG is turned, by its EXIF data; 1 where it says nothing.
-pub(super) fn orientation(file: &[u8]) -> u8 {
-    exif(file)
-        .and_then(Orientation::from_exif_chunk)
-        .map_or(1, Orientation::to_exif)
-}
-
-/// The EXIF data in front of a JPEG's pixels.
-fn exif(file: &[u8]) -> Option<&[u8]> {
-    let mut at = 2;
-    loop {
-        let &[0xff, marker] = file.get(at..at + 2)? else {
-            return None;
-        };
-        match marker {
-            0xff => at += 1,
-            // The pixels begin, or the file ends.
-            0xda | 0xd9 => return None,
-            _ => {
-                let length = usize::from(u16::from_be_bytes([*file.get(at + 2)?, *file.get(at + 3)?]));
-                let end = at + 2 + length.max(2);
-                let segment = file.get(at + 4..end)?;
-                if let (0xe1, Some(exif)) = (marker, segment.strip_prefix(b"Exif\0\0")) {
-                    return Some(exif);
-                }
-                at = end;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use image::metadata::Orientation;
+
     use super::*;
 
     /// An image whose four quarters differ, so that each orientation shows.

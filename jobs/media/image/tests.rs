@@ -305,6 +305,77 @@ async fn an_image_is_changed_before_it_is_sent() {
     assert!(failure.message().contains("image is damaged"), "{failure}");
 }
 
+/// A picture of this size in each format that is scaled.
+fn painted(format: image::ImageFormat, width: u32, height: u32) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_pixel(width, height, image::Rgb([9, 99, 200]));
+    image::DynamicImage::ImageRgb8(picture)
+        .write_to(&mut file, format)
+        .unwrap();
+    file.into_inner()
+}
+
+#[tokio::test]
+async fn an_image_of_any_format_is_scaled_down_to_the_services_size() {
+    use image::ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+
+    let decoder = crate::media::decoder::InProcessDecoder;
+    for (format, height) in [
+        (Jpeg, 20_000),
+        (Png, 20_000),
+        (Gif, 20_000),
+        (Bmp, 20_000),
+        (Tiff, 20_000),
+        (WebP, 16_300),
+    ] {
+        let file = painted(format, 100, height);
+        let info = check("f", &file, ImageAnalysis40).unwrap();
+        assert!(matches!(info.fit, ImageFit::Scaled(_)), "{format:?}");
+        let scaled = prepare(&decoder, "f", file.into(), (ImageAnalysis40, info.fit))
+            .await
+            .unwrap();
+        let seen = check("f", &scaled, ImageAnalysis40).unwrap();
+        assert_eq!((seen.fit, seen.height), (ImageFit::Sent, 16_000), "{format:?}");
+        let middle = image::load_from_memory(&scaled).unwrap().into_rgb8();
+        let pixel = middle.get_pixel(seen.width / 2, 8_000).0;
+        assert!(pixel[0] < 40 && pixel[2] > 170, "{format:?}: {pixel:?}");
+    }
+}
+
+/// Pages that are too large are refused by their number, and kinds that no decoder here reads by that.
+#[tokio::test]
+async fn a_tiff_that_cannot_be_scaled_says_why() {
+    let mut pages = sample("two_pages.tiff");
+    let is_little = pages.starts_with(b"II");
+    let first = usize::try_from(complete::little(&pages, 4).unwrap()).unwrap();
+    assert!(is_little && complete::is_complete(imagesize::ImageType::Tiff, &pages));
+    let width = (0..20)
+        .map(|entry| first + 2 + entry * 12)
+        .find(|at| pages[*at..at + 2] == [0, 1]);
+    let width = width.unwrap();
+    pages[width + 2..width + 12].copy_from_slice(&[4, 0, 1, 0, 0, 0, 0x20, 0x4e, 0, 0]);
+    let failure = check("f", &pages, Read32).unwrap_err();
+    assert!(
+        failure.message().contains("image is 20000 ×")
+            && failure.message().ends_with("each page as an image of its own"),
+        "{failure}"
+    );
+    // A palette of colours.
+    let mut coloured = painted(image::ImageFormat::Tiff, 100, 20_000);
+    let directory = usize::try_from(complete::little(&coloured, 4).unwrap()).unwrap();
+    let kind = (0..20)
+        .map(|entry| directory + 2 + entry * 12)
+        .find(|at| coloured[*at..at + 2] == [6, 1]);
+    coloured[kind.unwrap() + 8] = 3;
+    let info = check("f", &coloured, ImageAnalysis40).unwrap();
+    let decoder = crate::media::decoder::InProcessDecoder;
+    let failure = prepare(&decoder, "f", coloured.into(), (ImageAnalysis40, info.fit))
+        .await
+        .unwrap_err();
+    assert_eq!(failure.class(), FailureClass::Permanent);
+    assert!(failure.message().contains("send it as JPEG or PNG"), "{failure}");
+}
+
 /// A HEIC of this size, as a phone writes it: where the picture is, then the picture.
 fn heic(brands: &[u8], width: u32, height: u32) -> Vec<u8> {
     fn of(kind: &[u8], content: &[u8]) -> Vec<u8> {
@@ -415,6 +486,28 @@ proptest! {
         }
         if let Ok(info) = check("f", &file, api) {
             prop_assert!(is_fitting(&info, api));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::media::encoded::tests::cases(128))]
+
+    /// An image that was spoilt on its way, and cut at any byte of its text, is whole or is refused.
+    #[test]
+    fn a_spoilt_and_cut_image_is_whole_or_refused(
+        name in prop::sample::select(vec!["text.png", "text.jpg", "text.gif", "text.webp", "text.tiff"]),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        how in crate::media::encoded::tests::spoilings(),
+    ) {
+        let file = sample(name);
+        let mut text = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &file);
+        if let Some(cut) = cut {
+            text.truncate(cut.index(text.len()));
+        }
+        let text = crate::media::encoded::tests::spoilt(&text, &how);
+        if let Ok(bytes) = crate::media::encoded::decode("f", &text, 1 << 24) {
+            prop_assert!(bytes == file || check("f", &bytes, ImageAnalysis40).is_err(), "{}", name);
         }
     }
 }

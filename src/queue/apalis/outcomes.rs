@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{RedisError, Value, from_redis_value};
 
 use super::{ApalisBroker, err_result, scripts};
@@ -28,8 +29,9 @@ impl OutcomeWriter for ApalisBroker {
             .partition(|completion| !large_results::is_large(completion));
         let of_small = self.complete_small(&small).await;
         let mut of_large = Vec::with_capacity(large.len());
-        for completion in large {
-            of_large.push(self.complete_large(completion).await);
+        for some in large.chunks(large_results::AT_ONCE) {
+            let writes = some.iter().map(|completion| self.complete_large(completion));
+            of_large.extend(join_all(writes).await);
         }
         CompletionResults {
             settled: large_results::in_order(completions, of_small, of_large),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{FromRedisValue, ParsingError, Pipeline, RedisError, Value, from_redis_value};
 
 use super::{BullmqBroker, LONGEST_DELAY, claim::ClaimReply, scripts};
@@ -36,22 +37,18 @@ impl FromRedisValue for RefillClaim {
 #[async_trait]
 impl OutcomeWriter for BullmqBroker {
     async fn complete_all(&self, completions: &[Completion], next: Option<ClaimNumber>) -> CompletionResults {
-        let large: Vec<&Completion> = completions
-            .iter()
-            .filter(|completion| large_results::is_large(completion))
-            .collect();
-        if large.is_empty() {
+        if !completions.iter().any(large_results::is_large) {
             return self.complete_small(completions, next).await;
         }
-        let small: Vec<Completion> = completions
+        let (large, small): (Vec<&Completion>, Vec<&Completion>) = completions
             .iter()
-            .filter(|completion| !large_results::is_large(completion))
-            .cloned()
-            .collect();
+            .partition(|completion| large_results::is_large(completion));
+        let small: Vec<Completion> = small.into_iter().cloned().collect();
         let CompletionResults { settled, claimed } = self.complete_small(&small, next).await;
         let mut of_large = Vec::with_capacity(large.len());
-        for completion in large {
-            of_large.push(self.complete_large(completion).await);
+        for some in large.chunks(large_results::AT_ONCE) {
+            let writes = some.iter().map(|completion| self.complete_large(completion));
+            of_large.extend(join_all(writes).await);
         }
         CompletionResults {
             settled: large_results::in_order(completions, settled, of_large),

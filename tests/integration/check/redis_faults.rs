@@ -21,6 +21,25 @@ async fn a_cluster() {
     expect(&answer, "redis role", "failure", "a cluster", "a single primary");
 }
 
+/// Redis closes the connection right behind its refusal, which must not read as a broken line.
+#[tokio::test]
+async fn a_redis_with_no_room_for_a_client() {
+    let scene = Scene::set(Duration::ZERO).await;
+    scene
+        .redis
+        .ask::<String>(&["CONFIG", "SET", "maxclients", "1"])
+        .await;
+    let (code, answer) = check(&scene, &[]).await;
+    assert_eq!(code, Some(1));
+    let (level, found, cure) = super::of(&answer, "redis");
+    let told = format!("{found} {cure}");
+    assert!(
+        level == "failure" && told.contains("max number of clients"),
+        "{told}"
+    );
+    assert!(!told.contains("roken pipe"), "{told}");
+}
+
 #[tokio::test]
 async fn a_long_way_and_a_line_that_is_dead() {
     let scene = Scene::set(Duration::ZERO).await;

@@ -419,3 +419,72 @@ async fn images_are_changed_by_a_helper_of_their_own() {
     pool.decode(sample("good_morning.wav"), LIMIT).await.unwrap();
     assert_eq!(pool.waiting().len(), 2);
 }
+
+/// Media that loop leave their places after a first try, and go on one after the other: those behind them wait for a
+/// first try at most.
+#[tokio::test]
+async fn slow_media_delay_one_another_and_no_other() {
+    let pool = helpers(HelperLimits {
+        cpu_seconds: 4,
+        ..usual()
+    });
+    let places = std::thread::available_parallelism().unwrap().get().max(2);
+    let slow = Bytes::from(files::slow_times(2_000_000, 12_000));
+    let started = Arc::new(tokio::sync::Semaphore::new(0));
+    let slow: Vec<_> = (0..2 * places)
+        .map(|_| {
+            let (pool, slow, started) = (pool.clone(), slow.clone(), started.clone());
+            tokio::spawn(async move {
+                started.add_permits(1);
+                pool.decode(slow, LIMIT).await
+            })
+        })
+        .collect();
+    // All of them stand in line before the good one does.
+    let _all = started
+        .acquire_many(u32::try_from(slow.len()).unwrap())
+        .await
+        .unwrap();
+    pool.decode(sample("good_morning.mp3"), LIMIT).await.unwrap();
+    let ended = slow.iter().filter(|slow| slow.is_finished()).count();
+    assert!(
+        ended <= places,
+        "{ended} of {} slow recordings ended first",
+        slow.len()
+    );
+    for (number, slow) in slow.into_iter().enumerate() {
+        if number > 0 {
+            slow.abort();
+            continue;
+        }
+        let why = slow.await.unwrap().unwrap_err();
+        assert!(
+            matches!(&why, DecodeError::Medium(why) if why.contains("more than 4 s of CPU time")),
+            "{why:?}"
+        );
+    }
+}
+
+/// Several images are changed at a time, by helpers that do not keep their memory.
+#[tokio::test]
+async fn images_are_changed_side_by_side() {
+    use jobs::media::image::ImagePlan;
+
+    let pool = helpers(usual());
+    let plan = ImagePlan {
+        longest: 400,
+        orientation: 6,
+    };
+    let text = sample("text.png");
+    let changed = futures_util::future::join_all((0..8).map(|_| pool.reshape(text.clone(), plan))).await;
+    let first = changed[0].as_ref().unwrap();
+    assert!(changed.iter().all(|image| image.as_ref().unwrap() == first));
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let waiting = pool.waiting();
+    assert!((1..=cores.clamp(1, 4)).contains(&waiting.len()), "{waiting:?}");
+    assert!(cores < 2 || waiting.len() > 1, "{waiting:?}");
+    for helper in waiting {
+        let environment = std::fs::read_to_string(format!("/proc/{helper}/environ")).unwrap();
+        assert_eq!(environment, "MIMALLOC_ARENA_RESERVE=0\0");
+    }
+}

@@ -1,6 +1,13 @@
 //! Recordings without their end, and files of unknown size.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use proptest::prelude::*;
+
 use super::*;
+use crate::media::encoded::{
+    decode,
+    tests::{cases, spoilings, spoilt},
+};
 
 /// A recording that was cut is refused: its missing words would count as omissions.
 #[tokio::test]
@@ -80,4 +87,29 @@ async fn a_wav_of_unknown_size_goes_on_to_its_end() {
         pcm(&prepare(&InProcessDecoder, "f", rf64.into(), LIMIT).await.unwrap()),
         original
     );
+}
+
+proptest! {
+    #![proptest_config(cases(128))]
+
+    /// A recording that was spoilt on its way, and cut at any byte of its text, is whole or is refused.
+    #[test]
+    fn a_spoilt_and_cut_recording_is_whole_or_refused(
+        name in prop::sample::select(vec![
+            "good_morning.wav", "good_morning.ogg", "good_morning.m4a", "good_morning.mp3", "good_morning.webm",
+            "good_morning.aiff", "good_morning.caf", "good_morning_vorbis.ogg",
+        ]),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        how in spoilings(),
+    ) {
+        let file = sample(name);
+        let mut text = BASE64_STANDARD.encode(&file);
+        if let Some(cut) = cut {
+            text.truncate(cut.index(text.len()));
+        }
+        if let Ok(bytes) = decode("f", &spoilt(&text, &how), 1 << 24) {
+            let is_refused = || convert(bytes.clone().into(), LIMIT).is_err();
+            prop_assert!(bytes == file || is_refused(), "{}: {} of {}", name, bytes.len(), file.len());
+        }
+    }
 }
