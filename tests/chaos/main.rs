@@ -298,8 +298,17 @@ const RECONNECTING_MS: f64 = 2000.0;
 /// The share of the provider's answers that fail in the runs about money.
 const FAILURES: f64 = 0.08;
 
-/// Kills replicas, and every fifth time restarts Redis too, evenly over the run.
+/// Kills replicas, and every fifth time restarts Redis too, evenly over the run. An onlooker writes beside it.
 async fn kill_for_money(field: &Field, kills: u64) {
+    let stop = CancellationToken::new();
+    let killing = async {
+        kill_and_restart(field, kills).await;
+        stop.cancel();
+    };
+    tokio::join!(killing, field.probe(&stop));
+}
+
+async fn kill_and_restart(field: &Field, kills: u64) {
     let mut rng = StdRng::seed_from_u64(field.settings.seed);
     let mean = field.settings.over.div_f64(kills.max(1) as f64);
     for nth in 0..kills {

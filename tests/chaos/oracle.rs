@@ -330,9 +330,9 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
 
 /// When Redis had taken the first write that the onlooker began after an answer had left. It took none from a replica much
 /// sooner: what delays one, an outage of Redis or a machine that stands still, delays the other.
-fn taken_by(writes: &[(f64, f64)], answered: f64) -> f64 {
-    let later = writes.iter().filter(|(from, _)| *from >= answered);
-    later.map(|(_, to)| *to).reduce(f64::min).unwrap_or(answered)
+pub(crate) fn taken_by(writes: &[(f64, f64)], answered: f64) -> f64 {
+    let first = writes.partition_point(|(from, _)| *from < answered);
+    writes.get(first).map_or(answered, |(_, to)| *to)
 }
 
 /// Writes down what is known about calls that were paid for again, beside the logs of the replicas.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
     queue::{Broker, JobSnapshot, JobState, Layout, NewJob},
+    simulator::{Fault, Provider as SimulatedProvider},
     spending::{
         Budgets, Usd,
         accounts::{SpendAccounts, SpendGrouping},
@@ -128,6 +129,74 @@ async fn a_budget_holds_no_calls_without_a_price(#[case] layout: Layout) {
         .lines
         .remove(0);
     assert_eq!((line.unpriced_calls, line.usd), (1, Usd::ZERO));
+}
+
+/// The operator's prices take the place of this version's own.
+#[tokio::test]
+async fn calls_cost_what_the_operators_file_says() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let path = std::env::temp_dir().join(format!("prices-{}.toml", scene.redis.server.port()));
+    let row = |output: &str| {
+        format!(
+            "[[price]]\nprovider = \"openai\"\nmodels = [\"gpt-*\"]\ntier = \"standard\"\ninput = \"0\"\noutput = \"{output}\"\n\
+             currency = \"USD\"\nsource = \"the contract\"\ndate = \"2026-11-30\"\n"
+        )
+    };
+    std::fs::write(&path, row("1000000")).unwrap();
+    let file = path.display().to_string();
+    let _worker = scene.worker(&[("PRICES_FILE", &file)]).await;
+    let broker = enqueue(&scene, Layout::Bullmq, "dear").await;
+    let result = ends(&*broker, "dear", JobState::Completed).await.result.unwrap();
+    let report = accounts(&scene).report(None, SpendGrouping::Type).await.unwrap();
+    let tokens = report.lines[0].completion_tokens;
+    assert!(tokens > 0, "{report:?}");
+    assert_eq!(report.usd.nanos(), tokens * 1_000_000_000, "a dollar a token");
+    assert_eq!(result["usage"]["costUsd"].as_f64(), Some(tokens as f64));
+
+    std::fs::write(&path, row("cheap")).unwrap();
+    let output = scene
+        .command(&["run"])
+        .env("PRICES_FILE", &file)
+        .output()
+        .await
+        .unwrap();
+    let told =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(64), "{told}");
+    assert!(told.contains("cheap") || told.contains("output"), "{told}");
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// Each attempt of a job that has not completed shows what it may have cost.
+#[rstest]
+#[case::apalis(Layout::Apalis)]
+#[case::bullmq(Layout::Bullmq)]
+#[tokio::test]
+async fn a_job_shows_the_cost_of_its_calls(#[case] layout: Layout) {
+    let scene = Scene::set(Duration::ZERO).await;
+    let faults = scene.simulator.faults();
+    faults
+        .on_match(SimulatedProvider::OpenAi, "", Fault::CutBody, None)
+        .unwrap();
+    let worker = scene.worker(&[("OPENAI_BREAKER_FAILURES", "100")]).await;
+    let broker = enqueue(&scene, layout, "unlucky").await;
+    ends(&*broker, "unlucky", JobState::Failed).await;
+    let report = accounts(&scene).report(None, SpendGrouping::Type).await.unwrap();
+    let output = scene.command(&["job", "show", "unlucky"]).output().await.unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let url = format!("http://localhost:{}/api/job-status/unlucky", worker.port);
+    let status: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    assert_eq!(status["paidCalls"], shown["paidCalls"], "{status}");
+    let calls = shown["paidCalls"].as_array().unwrap();
+    let sent = asked(&scene);
+    assert!(sent > 1, "it was tried again");
+    assert_eq!(calls.len(), sent, "{shown}");
+    assert!(calls.iter().all(|call| call["cameTo"] == "possible"), "{shown}");
+    let sum: f64 = calls.iter().map(|call| call["usd"].as_f64().unwrap()).sum();
+    assert!(
+        (sum - report.possible_usd.dollars()).abs() < 1e-9,
+        "{shown}, {report:?}"
+    );
 }
 
 #[tokio::test]
