@@ -324,7 +324,7 @@ fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &m
     } else {
         verdict.figure("paid again, the answer had arrived", twice.len());
     }
-    again.sort_by(|one, other| one.0.cmp(&other.0));
+    again.sort_by_key(|(why, ..)| *why);
     write_evidence(field, &record, &again);
 }
 

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
     queue::{Broker, JobSnapshot, JobState, Layout, NewJob},
-    simulator::{Fault, Provider as SimulatedProvider},
     spending::{
         Budgets, Usd,
         accounts::{SpendAccounts, SpendGrouping},
@@ -165,38 +164,6 @@ async fn calls_cost_what_the_operators_file_says() {
     assert_eq!(output.status.code(), Some(64), "{told}");
     assert!(told.contains("cheap") || told.contains("output"), "{told}");
     std::fs::remove_file(&path).unwrap();
-}
-
-/// Each attempt of a job that has not completed shows what it may have cost.
-#[rstest]
-#[case::apalis(Layout::Apalis)]
-#[case::bullmq(Layout::Bullmq)]
-#[tokio::test]
-async fn a_job_shows_the_cost_of_its_calls(#[case] layout: Layout) {
-    let scene = Scene::set(Duration::ZERO).await;
-    let faults = scene.simulator.faults();
-    faults
-        .on_match(SimulatedProvider::OpenAi, "", Fault::CutBody, None)
-        .unwrap();
-    let worker = scene.worker(&[("OPENAI_BREAKER_FAILURES", "100")]).await;
-    let broker = enqueue(&scene, layout, "unlucky").await;
-    ends(&*broker, "unlucky", JobState::Failed).await;
-    let report = accounts(&scene).report(None, SpendGrouping::Type).await.unwrap();
-    let output = scene.command(&["job", "show", "unlucky"]).output().await.unwrap();
-    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let url = format!("http://localhost:{}/api/job-status/unlucky", worker.port);
-    let status: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
-    assert_eq!(status["paidCalls"], shown["paidCalls"], "{status}");
-    let calls = shown["paidCalls"].as_array().unwrap();
-    let sent = asked(&scene);
-    assert!(sent > 1, "it was tried again");
-    assert_eq!(calls.len(), sent, "{shown}");
-    assert!(calls.iter().all(|call| call["cameTo"] == "possible"), "{shown}");
-    let sum: f64 = calls.iter().map(|call| call["usd"].as_f64().unwrap()).sum();
-    assert!(
-        (sum - report.possible_usd.dollars()).abs() < 1e-9,
-        "{shown}, {report:?}"
-    );
 }
 
 #[tokio::test]
