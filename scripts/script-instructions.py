@@ -2,13 +2,14 @@
 """Counts the instructions that redis-server runs for scripts, under valgrind: they repeat on a machine whose speed does not.
 
   python3 scripts/script-instructions.py fair     for each job of calls that complete and claim, with the line shared and not
-  python3 scripts/script-instructions.py money    for each paid call, with and without the books
+  python3 scripts/script-instructions.py money    for each paid call, with and without the books, as functions
   python3 scripts/script-instructions.py cost     for each command that a script runs
   python3 scripts/script-instructions.py gate     fails where a count is more than 5 % above benches/script-instructions.json
   python3 scripts/script-instructions.py accept   writes that file
 
 The difference of a long and a short run is counted, so that the start of the server does not matter. Scripts are evaluated
-(EVALSHA). Needs redis-server and valgrind.
+(EVALSHA), but those of `money`. Their libraries are in target/script-libraries, where `cargo nextest run --lib -E
+'test(every_script_that_is_to_be)'` puts them. Needs redis-server and valgrind.
 """
 import json, os, platform, re, socket, subprocess, sys, tempfile, time
 
@@ -137,18 +138,22 @@ def fair(layout, key, owners, batch):
     return per_unit(work, 10, 10 + max(10, 160 // batch)) / batch
 
 
+def function(name, body):
+    callback = "function(KEYS, ARGV)\n" + body + "\nend"
+    return f"#!lua name={name}\nredis.register_function('{name}', {callback})"
+
+
 def money(kind, batch):
-    books, sums = read("src/spending/books.lua"), read("src/spending/sums.lua")
-    scripts = [books + read("src/spend_ledger/open.lua"), books + sums + read("src/spend_ledger/close.lua")]
+    scripts = [read(f"target/script-libraries/bw_ledger_{name}.lua") for name in ("open", "close")]
     if kind == "before":
-        scripts = [read("benches/money/open_before.lua"), read("benches/money/keep_before.lua")]
+        scripts = [function(name, read(f"benches/money/{name}_before.lua")) for name in ("open", "keep")]
     entry, answer = "0123456789abcdef:deck", '=1500 {"content":"' + "x" * 6000 + '"}'
 
     def student(page):
         return f"5f0c2d3a-1111-4222-8333-{page % 5000:012}"
 
     def work(server, calls):
-        opening, closing = (server.ask("SCRIPT", "LOAD", script).decode() for script in scripts)
+        opening, closing = (server.ask("FUNCTION", "LOAD", script).decode() for script in scripts)
         day = time.strftime("%Y-%m-%d", time.gmtime())
         for key in (day, day[:7]):
             known = [word for page in range(5000) for word in (f"p:{student(page)}", 1)]
@@ -163,17 +168,18 @@ def money(kind, batch):
                 for page in pages:
                     marks += [entry, f"?w:{page}:0"]
                     answers += [entry, answer]
-                server.ask("EVALSHA", opening, batch, *keys, head[4], *marks)
-                server.ask("EVALSHA", closing, batch, *keys, head[4], *answers)
+                server.ask("FCALL", opening, batch, *keys, head[4], *marks)
+                server.ask("FCALL", closing, batch, *keys, head[4], *answers)
             else:
-                opened, closed = head + ["", budget, budget, budget], head + [10000, ""]
+                opened, closed = head + ["", budget, budget, budget], head + [10000, "", pages[0] + 1]
                 for page in pages:
-                    opened += [entry, f"?w:{page}:0", page + 1, 9000000, student(page), ROW]
-                    closed += [entry, f"?w:{page}:0", answer, "paid 750000 deck", "generate-flashcards"]
+                    payer = f"{len(student(page))} {student(page)}{ROW}"
+                    opened += [entry, f"?w:{page}:0", page + 1, 9000000, payer]
+                    closed += [entry, f"$w:{page}:0", answer, "paid 750000 deck", "generate-flashcards"]
                 for page in pages:
-                    closed += [page + 1, page + 1, "paid", 750000, student(page), ROW, 812, 0, 1500, 0]
-                server.ask("EVALSHA", opening, batch, *keys, *opened)
-                server.ask("EVALSHA", closing, batch, *keys, *closed)
+                    closed += [page + 1, "paid", 750000, student(page), ROW, 812, 0, 1500, 0]
+                server.ask("FCALL", opening, batch, *keys, *opened)
+                server.ask("FCALL", closing, batch, *keys, *closed)
             server.ask("UNLINK", *keys)
 
     return per_unit(work, 25, 25 + max(20, 160 // batch)) / batch

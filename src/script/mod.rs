@@ -51,7 +51,7 @@ impl Script {
     /// A script that runs as a function where that is possible.
     ///
     /// `name` consists of lower-case letters, digits and `_`; `operation` is the part behind the preludes.
-    pub(crate) fn stored(name: &str, preludes: &str, operation: &str) -> Self {
+    pub fn stored(name: &str, preludes: &str, operation: &str) -> Self {
         let evaluated = redis::Script::new(&format!("{preludes}{operation}"));
         let stem = format!("bw_{name}_");
         let digest = evaluated.get_hash().get(..12).unwrap_or_default();

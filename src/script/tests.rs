@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use redis::aio::MultiplexedConnection;
 
 use super::{
@@ -5,7 +7,7 @@ use super::{
     library::library,
     support::{is_missing, is_refused},
 };
-use crate::{connection::Connection, demo::PrivateRedis, gate, queue};
+use crate::{connection::Connection, demo::PrivateRedis, gate, queue, spend_ledger};
 
 const PRELUDE: &str = "\
 local call, floor = redis.call, math.floor
@@ -130,13 +132,28 @@ async fn a_few_earlier_versions_stay() {
 async fn every_script_that_is_to_be_a_function_is_one() {
     let (redis, _, mut raw) = open().await;
     let mut functions = 0;
-    for (name, logged) in queue::script_names().into_iter().chain(gate::script_names()) {
+    let names = [
+        queue::script_names(),
+        gate::script_names(),
+        spend_ledger::script_names(),
+    ];
+    for (name, logged) in names.into_iter().flatten() {
         functions += usize::from(logged.starts_with("bw_"));
         assert!(!name.is_empty());
     }
-    assert_eq!(functions, 16);
-    for code in queue::library_codes().into_iter().chain(gate::library_codes()) {
-        ask::<()>(&mut raw, &["FUNCTION", "LOAD", &code]).await;
+    assert_eq!(functions, 18);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/script-libraries");
+    std::fs::create_dir_all(&folder).unwrap();
+    let codes = [
+        queue::library_codes(),
+        gate::library_codes(),
+        spend_ledger::library_codes(),
+    ];
+    for code in codes.into_iter().flatten() {
+        let name: String = ask(&mut raw, &["FUNCTION", "LOAD", &code]).await;
+        // `scripts/script-instructions.py` measures these files.
+        let (stem, _digest) = name.rsplit_once('_').unwrap();
+        std::fs::write(folder.join(format!("{stem}.lua")), code).unwrap();
     }
     redis.stop().await;
 }

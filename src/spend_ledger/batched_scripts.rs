@@ -7,13 +7,14 @@ use std::{
 };
 
 use jobs::JobType;
-use redis::{RedisError, Script};
+use redis::RedisError;
 use tracing::warn;
 
 use crate::{
     connection::Connection,
     deadline::answered_within,
     group_commit::{BatchLimits, Batcher},
+    script::{Script, ScriptCall},
     spending::{
         accounts::day_of,
         books::{Booking, SpendBooks},
@@ -25,10 +26,16 @@ const BOOKS: &str = include_str!("../spending/books.lua");
 /// Adds to sums; behind `BOOKS`.
 const SUMS: &str = include_str!("../spending/sums.lua");
 
+// These two run for each paid call.
 pub(super) static OPEN: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&format!("{BOOKS}{}", include_str!("open.lua"))));
-pub(super) static CLOSE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&format!("{BOOKS}{SUMS}{}", include_str!("close.lua"))));
+    LazyLock::new(|| Script::stored("ledger_open", BOOKS, include_str!("open.lua")));
+pub(super) static CLOSE: LazyLock<Script> = LazyLock::new(|| {
+    Script::stored(
+        "ledger_close",
+        &format!("{BOOKS}{SUMS}"),
+        include_str!("close.lua"),
+    )
+});
 
 /// Longest time that a call waits for its ledger; after it the call is made without an entry.
 pub(super) const DEADLINE: Duration = Duration::from_millis(250);
@@ -50,15 +57,16 @@ pub(super) struct OpenRequest {
     pub(super) id: u64,
     /// Billionths of a dollar, or `?`: not known.
     pub(super) amount: String,
-    pub(super) student: Arc<str>,
-    pub(super) row: String,
+    /// As a reservation names it: `<length of the student's name> <student><row>`.
+    pub(super) payer: String,
 }
 
 /// The new content of a page's entry when a call is closed.
 pub(super) struct CloseRequest {
     pub(super) page: String,
     pub(super) field: String,
-    pub(super) mark: String,
+    /// The field of the note: `$` and what the mark has behind its `?`.
+    pub(super) note_field: String,
     /// The answer; `?` leaves the mark, empty takes it back.
     pub(super) text: String,
     /// Kind, amount and step of the booking; empty if nothing is booked.
@@ -125,15 +133,24 @@ impl LedgerBatchers {
     }
 
     /// Closes a call, or only books waiting calls. Returns whether the page was written.
+    ///
+    /// It runs in a task of its own: a job that is stopped at this point keeps the answer that it has paid for.
     pub(super) async fn close(&self, closing: Option<CloseRequest>) -> bool {
-        let answer = answered_within(DEADLINE, self.closings.ask(closing)).await;
-        answer.ok().flatten().flatten().unwrap_or(false)
+        let closings = self.closings.clone();
+        let closed = tokio::spawn(async move { answered_within(DEADLINE, closings.ask(closing)).await });
+        closed
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .flatten()
+            .flatten()
+            .unwrap_or(false)
     }
 }
 
 impl LedgerContext {
     /// The arguments of `books.lua`.
-    fn begin(&self, call: &mut redis::ScriptInvocation<'_>) {
+    fn begin(&self, call: &mut ScriptCall<'_>) {
         let seconds = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -159,8 +176,7 @@ impl LedgerContext {
                 .arg(&opening.mark)
                 .arg(opening.id)
                 .arg(&opening.amount)
-                .arg(&*opening.student)
-                .arg(&opening.row);
+                .arg(&opening.payer);
         }
         let answers = async { self.connection.invoke(&call).await.inspect_err(warned).ok() };
         let answers: Option<Vec<Option<String>>> = in_time(answers).await;
@@ -186,11 +202,12 @@ impl LedgerContext {
             self.books.announcement.withdraw();
         }
         self.begin(&mut call);
-        call.arg(self.keep_ms).arg(self.books.events).arg(task);
+        let first = bookings.first().map_or(0, |booking| booking.number);
+        call.arg(self.keep_ms).arg(self.books.events).arg(task).arg(first);
         for closing in closings.iter().flatten() {
             call.key(&closing.page)
                 .arg(&closing.field)
-                .arg(&closing.mark)
+                .arg(&closing.note_field)
                 .arg(&closing.text)
                 .arg(&closing.note)
                 .arg(closing.kind.as_str());
@@ -221,9 +238,9 @@ impl LedgerContext {
     }
 }
 
-fn add(call: &mut redis::ScriptInvocation<'_>, booking: &Booking) {
-    call.arg(booking.number)
-        .arg(booking.id)
+/// The arguments of a booking. Its number is that of the one before it, and one.
+fn add(call: &mut ScriptCall<'_>, booking: &Booking) {
+    call.arg(booking.id)
         .arg(booking.came_to.as_str())
         .arg(booking.amount.nanos())
         .arg(&*booking.student)

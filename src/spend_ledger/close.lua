@@ -4,27 +4,30 @@
 -- ARGV  1 to 4 as in books.lua  5 time to live of a page, ms  6 entries of the stream `usage`, about
 --       7 what else to do: '' nothing, 'alive' mark the replica as alive and look for silent ones, 'idle' the same for a
 --          replica of which no call is in flight and none waits to be booked
---       8… of each page: entry, mark of this sending, new content, note, job type
+--       8 number of the first call to book; the others have the numbers behind it
+--       9… of each page: entry, note field, new content, note, job type
+--          note field: '$' and what the mark of this sending has behind its '?'
 --          new content: '=…' an answer (the script checks no token: any delivery's answer belongs to the same request),
 --          '?' the mark stays, '' the mark is taken back, unless another call has overwritten it since
 --          note: kind, amount and step of the booking, shown on the job's page ('' none)
---       then of each call to book: number, id of the call, kind of the booking, amount, student, row, tokens of the
---          request, of the cache, of the answer, of reasoning
---       The numbers of a replica rise, and it sends one of these scripts at a time, so a number that was booked before is
---       a resend.
+--       then of each call to book: id of the call, kind of the booking, amount, student, row, tokens of the request, of the
+--          cache, of the answer, of reasoning
+--       A replica sends one of these scripts at a time, so a number that was booked before is a resend.
 --       The kinds of bookings:
 --          paid      the answer came, and has a price
 --          unpriced  the answer came, and its model has no price
 --          possible  the answer was lost: the provider may have billed it, at most the amount that was reserved
 --          nothing   it was not billed
 -- Returns {for each page 1, or nil where the page has another type; the last number that is booked}
+-- The mark of a sending.
+local function mark_of(note_field) return '?' .. string.sub(note_field, 2) end
+
 read_clock()
 local kept, job_types, jobs = {}, {}, {}
 for i, page in ipairs(KEYS) do
-  local entry, mark, answer, note, job_type = unpack(ARGV, 3 + 5 * i, 7 + 5 * i)
-  local note_field = '$' .. string.sub(mark, 2)
+  local entry, note_field, answer, note, job_type = unpack(ARGV, 4 + 5 * i, 8 + 5 * i)
   if answer == '?' then
-    kept[i] = redis.pcall('HGET', page, entry) == mark and 1
+    kept[i] = redis.pcall('HGET', page, entry) == mark_of(note_field) and 1
     if kept[i] and note ~= '' then call('HSET', page, note_field, note) end
   elseif answer ~= '' then
     local written
@@ -43,7 +46,7 @@ for i, page in ipairs(KEYS) do
     end
   else
     kept[i] = 1
-    if redis.pcall('HGET', page, entry) == mark then
+    if redis.pcall('HGET', page, entry) == mark_of(note_field) then
       call('HDEL', page, entry)
       -- Deletes a page that holds nothing but `by`, which replicas of earlier versions write.
       if call('HLEN', page) == 1 and call('HEXISTS', page, 'by') == 1 then call('DEL', page) end
@@ -91,15 +94,16 @@ local function parts(row)
 end
 
 -- Tells who follows the stream `usage` of a call. Its id is the same in each entry about the call: a call that was possibly
--- paid can turn out to be paid, or not billed.
+-- paid can turn out to be paid, or not billed. Calls of one script often share their row: `told_row` is that of the last one.
+local told_row, provider, model, type_of_job
 local function tell(id, kind, amount, row, student, prompt, cached, completion, reasoning)
-  local provider, model, job_type = parts(row)
+  if row ~= told_row then
+    provider, model, type_of_job = parts(row)
+    told_row = row
+  end
   call(
     'XADD',
     'usage',
-    'MAXLEN',
-    '~',
-    ARGV[6],
     '*',
     'call',
     id,
@@ -110,7 +114,7 @@ local function tell(id, kind, amount, row, student, prompt, cached, completion, 
     'model',
     model,
     'type',
-    job_type,
+    type_of_job,
     'student',
     student,
     'nanoUsd',
@@ -197,48 +201,50 @@ end
 local function in_digits(sum) return type(sum) == 'number' and digits(sum) or sum end
 
 local BOOKED, BOOKED_FOR = 'spend:booked:' .. replica, '172800'
-local first = 8 + 5 * #KEYS
-local booked = first <= #ARGV and whole(call('GET', BOOKED)) or 0
-local before, paid, rows, ids, numbers = booked, 0, {}, {}, {}
-for at = first, #ARGV, 10 do
-  local number = tonumber(ARGV[at])
-  if number > booked then
-    ids[#ids + 1], numbers[at] = ARGV[at + 1], number
-  end
+local first = 9 + 5 * #KEYS
+local number, last = tonumber(ARGV[8]), #ARGV
+local booked = first <= last and whole(call('GET', BOOKED)) or 0
+local before, paid, rows, ids = booked, 0, {}, {}
+-- Skips what is booked.
+if first <= last and booked >= number then
+  first = first + 9 * (booked - number + 1)
+  number = booked + 1
+end
+for at = first, last, 9 do
+  ids[#ids + 1] = ARGV[at]
 end
 local records, released = release(OPEN, ids)
-local nth = 0
-for at = first, #ARGV, 10 do
-  local number = numbers[at]
-  if number and number > booked then
-    local _, id, kind, amount, student, row, prompt, cached, completion, reasoning = unpack(ARGV, at, at + 9)
-    booked = number
-    nth = nth + 1
-    local lost_student, lost_row
-    if not records[nth] then
-      lost_student, lost_row = take_back(id)
-    end
-    local name = replica .. ':' .. id
-    if kind == 'nothing' then
-      -- An event told of a possible cost: this one takes it back.
-      if lost_row then tell(name, kind, '0', lost_row, lost_student) end
-    elseif kind == 'possible' then
-      book_possible(name, tonumber(amount), row, student)
-    else
-      local cost, sums = tonumber(amount), rows[row]
-      if not sums then
-        sums = { 0 }
-        rows[row] = sums
-      end
-      sums[1], sums[2] = sums[1] + 1, plus(sums[2], amount)
-      sums[3], sums[4] = plus(sums[3], prompt), plus(sums[4], completion)
-      sums[5] = plus(sums[5], kind == 'unpriced' and '1' or '0')
-      sums[6], sums[7] = plus(sums[6], cached), plus(sums[7], reasoning)
-      paid = paid + cost
-      add_student('p:', student, cost, amount)
-      tell(name, kind, amount, row, student, prompt, cached, completion, reasoning)
-    end
+for nth, id in ipairs(ids) do
+  local at = first + 9 * nth - 9
+  local kind, amount, student, row, prompt, cached, completion, reasoning = unpack(ARGV, at + 1, at + 8)
+  local lost_student, lost_row
+  if not records[nth] then
+    lost_student, lost_row = take_back(id)
   end
+  local name = replica .. ':' .. id
+  if kind == 'nothing' then
+    -- An event told of a possible cost: this one takes it back.
+    if lost_row then tell(name, kind, '0', lost_row, lost_student) end
+  elseif kind == 'possible' then
+    book_possible(name, tonumber(amount), row, student)
+  else
+    local cost, sums = tonumber(amount), rows[row]
+    if not sums then
+      sums = { 0 }
+      rows[row] = sums
+    end
+    sums[1], sums[2] = sums[1] + 1, plus(sums[2], amount)
+    sums[3], sums[4] = plus(sums[3], prompt), plus(sums[4], completion)
+    sums[5] = plus(sums[5], kind == 'unpriced' and '1' or '0')
+    sums[6], sums[7] = plus(sums[6], cached), plus(sums[7], reasoning)
+    paid = paid + cost
+    add_student('p:', student, cost, amount)
+    tell(name, kind, amount, row, student, prompt, cached, completion, reasoning)
+  end
+end
+if ids[1] then
+  booked = number + #ids - 1
+  call('XTRIM', 'usage', 'MAXLEN', '~', ARGV[6])
 end
 for row, sums in pairs(rows) do
   local stem = count(row, 'calls', sums[1]) .. '|'

@@ -32,14 +32,24 @@ use self::batched_scripts::{CLOSE, LedgerBatchers, OPEN};
 pub use self::page::{LedgerEntry, LedgerPage, OpenedCall};
 use crate::{
     connection::Connection,
+    script,
     spending::{accounts::SpendAccounts, books::SpendBooks},
 };
 
-/// The ledger's scripts, as `ledger <operation>`, each with the SHA that identifies it in Redis's SLOWLOG.
+/// The ledger's scripts, as `ledger <operation>`, each with the names that identify it in Redis's SLOWLOG.
 pub fn script_names() -> Vec<(String, String)> {
-    [("open", &OPEN), ("close", &CLOSE)]
-        .map(|(name, script)| (format!("ledger {name}"), script.get_hash().to_owned()))
-        .into()
+    let named = [("open", &*OPEN), ("close", &*CLOSE)];
+    script::logged_names(named.map(|(name, script)| (format!("ledger {name}"), script)))
+}
+
+/// The libraries of the scripts, which run as functions.
+#[cfg(test)]
+pub(crate) fn library_codes() -> Vec<String> {
+    let scripts = [&OPEN, &CLOSE];
+    scripts
+        .into_iter()
+        .filter_map(|script| script.library_code())
+        .collect()
 }
 
 /// How soon bookings that Redis did not take are sent again.

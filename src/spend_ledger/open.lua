@@ -4,7 +4,7 @@
 -- ARGV  1 to 4 as in books.lua  5 time to live of a page, ms  6 is the replica to be marked as alive: 1
 --       budgets ('' none): 7 of a day  8 of a month  9 of a student and month
 --       10… of each call: entry, mark of this sending, id of the call, amount ('?': its price is not known, and no budget
---          may be spent on it), student, row
+--          may be spent on it), payer: what a reservation has behind the `s`
 -- Returns for each the previous entry: '' none (or this very mark: a resend), '?…' the mark of a call without a stored
 -- answer, '=…' a stored answer, which stays; nil where the page has another type; or a refusal, after which nothing is
 -- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student | unpriced
@@ -62,17 +62,25 @@ if is_off or of_day or of_month or of_student or allows then
   end
 end
 
+-- The student that a payer names.
+local function student_of(payer)
+  local length, rest = string.match(payer, '^(%d+) (.*)$')
+  return string.sub(rest or '', 1, length)
+end
+
 local answers, opened, total = {}, {}, 0
 for i, page in ipairs(KEYS) do
-  local at = 10 + 6 * (i - 1)
-  local entry, mark, id, amount, student, row = unpack(ARGV, at, at + 5)
+  local entry, mark, id, amount, payer = unpack(ARGV, 5 + 5 * i, 9 + 5 * i)
   local found = page == '-' and '' or redis.pcall('HGET', page, entry) or ''
   if type(found) ~= 'table' and found:sub(1, 1) == '=' then
     answers[i] = found
   else
-    local price, own = tonumber(amount), nil
-    if student ~= '' and (of_student or allows) then
-      own = allows and tonumber(call('HGET', 'spend:allowances', student) or nil) or of_student
+    local price, student, own = tonumber(amount), nil, nil
+    if of_student or allows then
+      student = student_of(payer)
+      if student ~= '' then
+        own = allows and tonumber(call('HGET', 'spend:allowances', student) or nil) or of_student
+      end
     end
     local refused = (is_off or of_day or of_month or own) and refusal_of(price, student, own)
     if refused then
@@ -82,12 +90,7 @@ for i, page in ipairs(KEYS) do
       local for_student = own and price > 0
       if for_student then call('HINCRBY', RESERVED, 's:' .. student, amount) end
       opened[#opened + 1] = id
-      opened[#opened + 1] = (price == 0 and '0' or amount)
-        .. (for_student and ' s' or ' ')
-        .. #student
-        .. ' '
-        .. student
-        .. row
+      opened[#opened + 1] = (price == 0 and '0' or amount) .. (for_student and ' s' or ' ') .. payer
       total = total + price
       if reserved then reserved = reserved + price end
       if type(found) == 'table' then

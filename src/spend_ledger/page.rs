@@ -28,6 +28,10 @@ use crate::{
 /// Longer answers are not kept, bytes: they would crowd Redis.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
+/// The chaos suite looks for this line: a call of the job that is paid for again is explained by it.
+const ANSWER_NOT_KEPT: &str = "the answer of a paid call is not in the ledger, because Redis did not take it in time: the job goes \
+                               on with it, and pays again only if it is lost before Redis takes its outcome";
+
 /// In place of the amount of a call whose model has no price.
 const UNPRICED: &str = "?";
 
@@ -147,8 +151,12 @@ impl LedgerPage {
                 None if ledger.books.budgets.allows_unpriced => "0".to_owned(),
                 None => UNPRICED.to_owned(),
             },
-            student: self.payer.student.clone(),
-            row: entry.open.row.clone(),
+            payer: format!(
+                "{} {}{}",
+                self.payer.student.len(),
+                self.payer.student,
+                entry.open.row
+            ),
         };
         let counters = &ledger.counters;
         match ledger.trips.open(opening).await.as_deref() {
@@ -184,14 +192,17 @@ impl LedgerPage {
 }
 
 impl LedgerEntry<'_> {
+    /// The field of the job's page that says what the call came to.
+    fn note_field(&self) -> String {
+        format!("${}", self.mark.trim_start_matches('?'))
+    }
+
     /// Records how the call ended. Stores an answer, takes the mark back after a refusal, and leaves the mark if the
     /// outcome is unknown. Books the cost of the call.
     pub async fn close(self, call: &ProviderCall, result: &Result<ProviderReply, Failure>) {
+        let note_field = self.note_field();
         let Self {
-            page,
-            field,
-            mark,
-            open,
+            page, field, open, ..
         } = self;
         // The booking enters the outbox first, so that it survives if this future is dropped at an await.
         let (came_to, amount) = open.end(call, result);
@@ -216,24 +227,25 @@ impl LedgerEntry<'_> {
         let closing = ledger.keeps_answers.then(|| CloseRequest {
             page: page.key.clone(),
             field,
-            mark,
+            note_field,
             text,
             note,
             kind: page.payer.kind,
         });
         if !ledger.trips.close(closing).await && result.is_ok() {
             count(&counters.unrecorded);
+            if ledger.keeps_answers {
+                warn!(step = %call.step, "{ANSWER_NOT_KEPT}");
+            }
         }
     }
 
     /// Closes the entry of a call that was not sent after all: takes the mark back, releases the reservation, and books
     /// nothing. A mark that stays while Redis is away counts as an unknown answer later, which is the safe side.
     pub async fn withdraw(self) {
+        let note_field = self.note_field();
         let Self {
-            page,
-            field,
-            mark,
-            open,
+            page, field, open, ..
         } = self;
         open.withdraw();
         let ledger = &page.ledger;
@@ -241,7 +253,7 @@ impl LedgerEntry<'_> {
         let closing = ledger.keeps_answers.then(|| CloseRequest {
             page: page.key.clone(),
             field,
-            mark,
+            note_field,
             text: String::new(),
             note: String::new(),
             kind: page.payer.kind,

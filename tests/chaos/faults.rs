@@ -23,8 +23,15 @@ impl Field {
             if matches!(blow.fault, Fault::Clock(_)) && !self.has_clocks() {
                 continue;
             }
-            self.inflict(blow.fault, blow.victim % self.slots.len()).await;
-            *self.record().faults.entry(blow.fault.name()).or_default() += 1;
+            let (victim, from) = (
+                blow.victim % self.slots.len(),
+                self.simulator.journal().elapsed_ms(),
+            );
+            self.inflict(blow.fault, victim).await;
+            let to = self.simulator.journal().elapsed_ms();
+            let mut record = self.record();
+            *record.faults.entry(blow.fault.name()).or_default() += 1;
+            record.times.push((format!("{:?}", blow.fault), victim, from, to));
         }
     }
 

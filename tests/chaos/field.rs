@@ -1,7 +1,7 @@
 //! Where it happens: a Redis with an append-only file, replicas each behind a proxy of its own, a simulator, Node.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,6 +16,7 @@ use tokio::{
     sync::Mutex as AsyncMutex,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     fleet::Slot,
@@ -26,6 +27,9 @@ use crate::{
 pub(crate) const QUEUE: &str = "ai-jobs";
 /// Every acknowledged write is on disk: what a restart loses is then lost by us.
 pub(crate) const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// The key that the onlooker writes.
+const PROBE: &str = "chaos:probe";
 
 /// How a run is set up.
 #[derive(Debug, Clone)]
@@ -60,12 +64,18 @@ const STANDSTILL: Duration = Duration::from_secs(90);
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) faults: BTreeMap<&'static str, u32>,
+    /// Each fault, its victim, and its span of the simulator's time.
+    pub(crate) times: Vec<(String, usize, f64, f64)>,
     /// Spans of the simulator's time in which some replica could not take an answer.
     pub(crate) interruptions: Vec<(f64, f64)>,
     /// Jobs whose replica was killed, and when, where that is known of every kill.
     pub(crate) bereaved: Option<Vec<(String, f64)>>,
     /// Spans in which Redis was out of some replica's reach, and of no other's.
     pub(crate) partitions: Vec<(f64, f64)>,
+    /// When a write of the onlooker began that Redis took, and when Redis had taken it, by the simulator's time.
+    pub(crate) writes: Vec<(f64, f64)>,
+    /// Answers that Redis did not take into the ledger while their replica had them, by job, as the replicas say.
+    pub(crate) not_kept: HashMap<String, u32>,
     /// Jobs whose replica said that Redis did not take their outcome, not yet at least.
     pub(crate) unwritten: HashSet<String>,
     /// As the closing lines of replicas that were stopped tell it.
@@ -209,6 +219,31 @@ impl Field {
             order.arg(&command[1..]);
             let _answer: Result<(), _> = order.query_async(&mut connection).await;
         }
+    }
+
+    /// Writes to Redis again and again until `stop`, past all proxies: a replica could have written no sooner.
+    pub(crate) async fn probe(&self, stop: &CancellationToken) {
+        let client = redis::Client::open(self.url.as_str()).unwrap();
+        let mut connection = None;
+        while !stop.is_cancelled() {
+            let from = self.simulator.journal().elapsed_ms();
+            if connection.is_none() {
+                connection = client.get_multiplexed_async_connection().await.ok();
+            }
+            let mut write = redis::cmd("SET");
+            write.arg(PROBE).arg(1);
+            if let Some(open) = &mut connection {
+                match write.query_async::<()>(open).await {
+                    Ok(()) => {
+                        let to = self.simulator.journal().elapsed_ms();
+                        self.record().writes.push((from, to));
+                    }
+                    Err(_) => connection = None, // Redis refuses writes, or is away.
+                }
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.order::<u64>(&["DEL", PROBE]).await;
     }
 
     /// How many jobs have not ended.

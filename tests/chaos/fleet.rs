@@ -123,10 +123,15 @@ impl Field {
             if message == "stopped" {
                 record.succeeded += event["succeeded"].as_u64().unwrap_or(0);
             }
+            let spans = event["spans"].as_array().into_iter().flatten();
+            let job = spans.filter_map(|span| span["id"].as_str()).next();
+            if message.starts_with("the answer of a paid call is not in the ledger")
+                && let Some(job) = job
+            {
+                *record.not_kept.entry(job.to_owned()).or_default() += 1;
+            }
             if message == "the outcome is not written yet" {
-                let spans = event["spans"].as_array().into_iter().flatten();
-                let ids = spans.filter_map(|span| span["id"].as_str());
-                record.unwritten.extend(ids.map(str::to_owned));
+                record.unwritten.extend(job.map(str::to_owned));
             }
             if event["level"] == "ERROR" {
                 *record

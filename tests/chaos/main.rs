@@ -13,6 +13,7 @@
 //! | `CHAOS_LEASE` | seconds of `LEASE_TTL` |
 //! | `CHAOS_NEIGHBOUR` | binary of another version: every second replica runs it (`scripts/mixed-versions.sh`) |
 //! | `CHAOS_STRICT=on` | a paid call made again is a fault, unless a replica was killed, frozen or cut off around its answer |
+//! | `CHAOS_KEEP=on` | keeps the replicas' logs, and what is known about each call that was paid for again |
 //! | `CHAOS_REPORT=on` | writes the run's section of `docs/reliability.md` |
 //!
 //! # Layout
@@ -138,7 +139,11 @@ async fn conclude(title: &Title, field: &Field, started: Instant, more: impl FnO
         verdict.findings,
         field.folder.display()
     );
-    let _ = std::fs::remove_dir_all(&field.folder);
+    if std::env::var("CHAOS_KEEP").is_ok_and(|on| on == "on") {
+        println!("logs: {}", field.folder.display());
+    } else {
+        let _ = std::fs::remove_dir_all(&field.folder);
+    }
 }
 
 /// Enqueues while the lanes' faults are inflicted, until both the time is over and all is enqueued.
@@ -149,7 +154,7 @@ async fn endure(field: &Field, lanes: &[Lane]) {
         jobs::produce(field, field.settings.jobs, field.settings.over).await;
         stop.cancel();
     };
-    interruptible(async { tokio::join!(faults, producers) }).await;
+    interruptible(async { tokio::join!(faults, producers, field.probe(&stop)) }).await;
 }
 
 /// Ctrl-C ends the test as a failure does, so that its processes end with it.
@@ -286,8 +291,17 @@ const RECONNECTING_MS: f64 = 2000.0;
 /// The share of the provider's answers that fail in the runs about money.
 const FAILURES: f64 = 0.08;
 
-/// Kills replicas, and every fifth time restarts Redis too, evenly over the run.
+/// Kills replicas, and every fifth time restarts Redis too, evenly over the run. An onlooker writes beside it.
 async fn kill_for_money(field: &Field, kills: u64) {
+    let stop = CancellationToken::new();
+    let killing = async {
+        kill_and_restart(field, kills).await;
+        stop.cancel();
+    };
+    tokio::join!(killing, field.probe(&stop));
+}
+
+async fn kill_and_restart(field: &Field, kills: u64) {
     let mut rng = StdRng::seed_from_u64(field.settings.seed);
     let mean = field.settings.over.div_f64(kills.max(1) as f64);
     for nth in 0..kills {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     field::Field,
-    oracle::{ON_ITS_WAY_MS, Verdict},
+    oracle::{ON_ITS_WAY_MS, Verdict, taken_by},
     support::{Receiver, eventually},
 };
 
@@ -276,9 +276,13 @@ fn whereabouts(entry: &JournalEntry, kills: &[(f64, f64)], restarts: &[(f64, f64
 
 /// The provider's bill: each answer of it is booked as paid, or as possibly paid where it was lost.
 fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdict) {
-    let (kills, restarts) = {
+    let (kills, restarts, writes) = {
         let record = field.record();
-        (record.interruptions.clone(), record.partitions.clone())
+        (
+            record.interruptions.clone(),
+            record.partitions.clone(),
+            record.writes.clone(),
+        )
     };
     // A booking waits in its replica while Redis restarts: the replica may die with it.
     let is_lost = |entry: &JournalEntry| {
@@ -291,7 +295,8 @@ fn bill(field: &Field, paid: &[&Event], possible: &[&Event], verdict: &mut Verdi
         entry.fault.is_some()
             // A stream that was not read to its end.
             || entry.status.is_none()
-            || within(&kills, SENT_AGAIN_MS)
+            // Redis took no booking before it took the first write of an onlooker.
+            || within(&kills, taken_by(&writes, to) - to + SENT_AGAIN_MS)
             || (within(&restarts, ON_ITS_WAY_MS) && within(&kills, OUTBOX_MS))
     };
     let mut billed: HashMap<Units, Vec<JournalEntry>> = HashMap::new();

@@ -1,6 +1,9 @@
 //! Compares what was enqueued with what the simulator saw, what Redis holds and what Node's classes read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use backend_worker::{
     queue::{JobState, Layout},
@@ -10,7 +13,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use crate::{
-    field::{Field, QUEUE},
+    field::{Field, QUEUE, Record, neighbour},
     jobs,
     keys::leftovers,
 };
@@ -250,53 +253,120 @@ async fn completions(field: &Field, census: &Value, seen: &HashMap<String, Seen>
     verdict.zero("completed not exactly once", &wrong);
 }
 
+/// The reason for which a call was made again although it had a good answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum PaidAgain {
+    /// Its replica said that Redis did not take the answer.
+    NotKept,
+    /// A replica was killed or frozen before Redis can have taken the answer.
+    Interrupted,
+    /// Redis was out of the reach of some replica.
+    CutOff,
+    /// The answer had arrived, and Redis could take it.
+    Unexplained,
+}
+
 /// Calls that were repeated although they had a good answer.
 fn paid(field: &Field, calls: &HashMap<String, Calls>, strict: bool, verdict: &mut Verdict) {
     let record = field.record();
-    let (mut answered, mut unknown, mut cut_off, mut unwritten, mut twice) = (0, 0, 0, 0, Vec::new());
+    let (mut answered, mut again) = (0, Vec::new());
     for (job, calls) in calls {
         answered += calls.good.len();
+        // Each line of a replica explains one call.
+        let mut not_kept = record.not_kept.get(job).copied().unwrap_or(0);
         for (from, to) in calls.good.iter().rev().skip(1) {
-            let around = |(begun, over): &(f64, f64)| *begun <= to + ON_ITS_WAY_MS && *over >= *from;
+            let latest = taken_by(&record.writes, *to) + ON_ITS_WAY_MS;
+            let around = |(begun, over): &(f64, f64)| *begun <= latest && *over >= *from;
             let interrupted = match &record.bereaved {
                 Some(bereaved) => bereaved.iter().any(|(id, at)| id == job && around(&(*at, *at))),
                 None => record.interruptions.iter().any(around),
             };
-            if interrupted {
-                unknown += 1;
+            let why = if not_kept > 0 {
+                not_kept -= 1;
+                PaidAgain::NotKept
+            } else if interrupted {
+                PaidAgain::Interrupted
             } else if record.partitions.iter().any(around) {
-                cut_off += 1;
-            } else if record.unwritten.contains(job) {
-                unwritten += 1;
+                PaidAgain::CutOff
+            } else if neighbour().is_some() && record.unwritten.contains(job) {
+                // Earlier versions do not say that the ledger lacks an answer.
+                PaidAgain::NotKept
             } else {
-                twice.push(job.clone());
-            }
+                PaidAgain::Unexplained
+            };
+            again.push((why, job.as_str(), *to, latest));
         }
     }
+    let count = |kind| again.iter().filter(|(why, ..)| *why == kind).count();
     let failed: u32 = calls.values().map(|calls| calls.failed).sum();
     verdict.figure("calls answered well", answered);
     verdict.figure("calls that failed or were cut", failed);
     verdict.figure(
         "paid again, its replica killed or frozen around the answer",
-        unknown,
+        count(PaidAgain::Interrupted),
     );
     if !record.partitions.is_empty() {
         verdict.figure(
             "paid again, Redis out of a replica's reach around the answer",
-            cut_off,
+            count(PaidAgain::CutOff),
         );
     }
-    if !record.unwritten.is_empty() {
+    if !record.not_kept.is_empty() {
         verdict.figure(
-            "paid again, Redis did not take the answer while its replica had it",
-            unwritten,
+            "paid again, its replica said that Redis did not take the answer",
+            count(PaidAgain::NotKept),
         );
     }
+    let unexplained = again.iter().filter(|(why, ..)| *why == PaidAgain::Unexplained);
+    let twice: Vec<String> = unexplained.map(|(_, job, ..)| (*job).to_owned()).collect();
     if strict {
         verdict.zero("paid again, the answer had arrived", &twice);
     } else {
         verdict.figure("paid again, the answer had arrived", twice.len());
     }
+    again.sort_by_key(|(why, ..)| *why);
+    write_evidence(field, &record, &again);
+}
+
+/// When Redis had taken the first write that the onlooker began after an answer had left. It took none from a replica much
+/// sooner: what delays one, an outage of Redis or a machine that stands still, delays the other.
+pub(crate) fn taken_by(writes: &[(f64, f64)], answered: f64) -> f64 {
+    let first = writes.partition_point(|(from, _)| *from < answered);
+    writes.get(first).map_or(answered, |(_, to)| *to)
+}
+
+/// Writes down what is known about calls that were paid for again, beside the logs of the replicas.
+fn write_evidence(field: &Field, record: &Record, again: &[(PaidAgain, &str, f64, f64)]) {
+    let journal = field.simulator.journal();
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+        * 1000.0;
+    let calls: Vec<JournalEntry> = Provider::ALL
+        .into_iter()
+        .flat_map(|provider| journal.of(provider))
+        .filter(|entry| again.iter().any(|(_, job, ..)| *job == entry.marker))
+        .collect();
+    let evidence = json!({
+        "again": again.iter().map(|(why, job, to, latest)| json!([format!("{why:?}"), job, to, latest])).collect::<Vec<_>>(),
+        "calls": calls,
+        "unix_ms_at_start": now_ms - journal.elapsed_ms(),
+        "faults": record.times,
+        "interruptions": record.interruptions,
+        "partitions": record.partitions,
+    });
+    let path = field.folder.join("paid-again.json");
+    let _ = std::fs::write(path, evidence.to_string()); // Only read when the folder is kept.
+}
+
+#[test]
+fn an_answer_is_taken_with_the_first_write_that_redis_takes() {
+    // The second write began before the answer came, and the third one waited for Redis.
+    let writes = [(0.0, 2.0), (90.0, 110.0), (120.0, 950.0), (960.0, 962.0)];
+    assert_eq!(taken_by(&writes, 100.0), 950.0);
+    assert_eq!(taken_by(&writes, 2000.0), 2000.0, "the onlooker has left");
+    assert_eq!(taken_by(&[], 7.0), 7.0);
 }
 
 /// What the provider saw at a time and in a minute. Only where Redis was there all the time is it one limit that all

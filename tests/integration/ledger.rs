@@ -103,6 +103,22 @@ async fn an_answer_is_found_by_later_deliveries_of_the_same_work_only() {
     assert_eq!(ledger.spending(), spending);
 }
 
+/// A job is stopped at the end of the drain time, or when its lease is lost, at any await.
+#[tokio::test]
+async fn a_job_that_is_stopped_while_its_answer_is_written_keeps_it() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, UnknownCalls::Retry);
+    let stopped = page(&ledger, "a", 1);
+    let OpenedCall::Send(entry) = stopped.open(&call("x")).await.unwrap() else {
+        panic!("nothing is kept yet");
+    };
+    let paid = Ok(reply());
+    let closing = call("x");
+    assert!(entry.close(&closing, &paid).now_or_never().is_none());
+    let later = page(&ledger, "a", 2);
+    eventually("the answer is kept", async || later.kept(&call("x")).await).await;
+}
+
 #[tokio::test]
 async fn a_kept_answer_that_is_useless_can_be_dropped() {
     let redis = TestRedis::start().await;

@@ -176,9 +176,20 @@ async fn a_call_costs_two_round_trips() {
     let ledger = ledger(&redis, "r", Budgets::default());
     let scripts = async || {
         let info: String = redis.ask(&["INFO", "commandstats"]).await;
-        let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
-        let calls = line.and_then(|line| line.split_once("calls=")?.1.split(',').next()?.parse().ok());
-        calls.unwrap_or(0u64)
+        let of_scripts = |line: &&str| {
+            ["cmdstat_fcall:", "cmdstat_evalsha:"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        let calls = |line: &str| {
+            line.split_once("calls=")?
+                .1
+                .split(',')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        };
+        info.lines().filter(of_scripts).filter_map(calls).sum::<u64>()
     };
     let warm = page(&ledger, "0", "ann");
     open(&warm).await.unwrap().close(&call(), &answer()).await;
@@ -370,6 +381,100 @@ async fn a_student_has_an_allowance_that_an_operator_can_change() {
     assert_eq!(class(&open(&pages[3]).await), Some(FailureClass::OverAllowance));
     held.close(&call(), &answer()).await;
     open(&pages[4]).await.unwrap().close(&call(), &answer()).await;
+}
+
+/// No budget can hold a call without a price, be it configured or set by an operator in Redis.
+#[tokio::test]
+async fn an_unknown_model_escapes_no_budget() {
+    let redis = TestRedis::start().await;
+    let accounts = SpendAccounts::new(redis.connection(), Budgets::default());
+    let (free, of_students) = (
+        ledger(&redis, "free", Budgets::default()),
+        ledger(
+            &redis,
+            "strict",
+            Budgets {
+                student: Some(usd("5")),
+                ..Budgets::default()
+            },
+        ),
+    );
+    let unknown = ProviderCall::new(jobs::Provider::OpenAi, "chat").estimating(CallUsage::tokens(
+        "a-model-without-a-price",
+        1000,
+        1000,
+    ));
+    let try_open = async |ledger: &Arc<SpendLedger>, job: &str, student: &str| {
+        let page = page(ledger, job, student);
+        let refused = page.open(&unknown).await.err();
+        refused.map(|failure| failure.to_string())
+    };
+    let is_refused = |answer: Option<String>| answer.is_some_and(|why| why.contains("has no price"));
+    assert_eq!(try_open(&free, "1", "ann").await, None, "there is no budget");
+    assert!(is_refused(try_open(&of_students, "2", "ann").await));
+    assert_eq!(
+        try_open(&of_students, "3", "").await,
+        None,
+        "no student's budget applies"
+    );
+    accounts.allow("ann", Some(usd("1"))).await.unwrap();
+    assert!(is_refused(try_open(&free, "4", "ann").await));
+    accounts.allow("ann", None).await.unwrap();
+    accounts.set_month(Some(usd("1000"))).await.unwrap();
+    assert!(is_refused(try_open(&free, "5", "ann").await));
+    accounts.set_month(None).await.unwrap();
+    assert_eq!(try_open(&free, "6", "ann").await, None);
+}
+
+/// What goes beyond the bounds of the sums shares a row, and no money is missing.
+#[tokio::test]
+async fn rows_and_students_beyond_the_bounds_are_summed_as_others() {
+    const ROWS: usize = 200;
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis, "r", Budgets::default());
+    for nth in 0..ROWS + 3 {
+        let page = page(&ledger, &nth.to_string(), "ann");
+        let lost = Err(Failure::transient("reset").with_answer_lost());
+        let call = ProviderCall::new(jobs::Provider::OpenAi, "chat").estimating(CallUsage::tokens(
+            &format!("gpt-4o-mini-{nth}"),
+            1000,
+            1000,
+        ));
+        match page.open(&call).await.unwrap() {
+            OpenedCall::Send(entry) => entry.close(&call, &lost).await,
+            OpenedCall::Kept(reply) => panic!("kept: {reply:?}"),
+        }
+    }
+    let day = today(&redis).await;
+    let sums = fields(&redis, &format!("day:{day}")).await;
+    let rows = sums.keys().filter(|field| field.ends_with("|lost")).count();
+    assert_eq!(rows, ROWS + 1);
+    assert_eq!(sums["openai|(others)|generate-flashcards|lost"], 3);
+    let of_rows: u64 = sums
+        .iter()
+        .filter(|(field, _)| field.ends_with("|possible"))
+        .map(|(_, n)| n)
+        .sum();
+    assert_eq!(of_rows, sums.get("possible").copied().unwrap_or(0));
+
+    let keys = [&*day, &day[..7]].map(|time| format!("spend:students:{time}"));
+    for key in &keys {
+        let mut fill = redis::pipe();
+        for chunk in 0..200 {
+            let students: Vec<(String, u64)> = (0..1000)
+                .map(|n| (format!("p:s{}", chunk * 1000 + n), 1))
+                .collect();
+            fill.hset_multiple(key, &students).ignore();
+        }
+        fill.query_async::<()>(&mut redis.raw.clone()).await.unwrap();
+    }
+    let bob = page(&ledger, "bob", "bob");
+    open(&bob).await.unwrap().close(&call(), &answer()).await;
+    for key in &keys {
+        assert_eq!(redis.ask::<Option<u64>>(&["HGET", key, "p:bob"]).await, None);
+        let others: Option<u64> = redis.ask(&["HGET", key, "p:(others)"]).await;
+        assert_eq!(others, Some(usd(COST).nanos()));
+    }
 }
 
 /// Nothing says how much of a budget is left while Redis is away: a call of a deployment with a budget waits.

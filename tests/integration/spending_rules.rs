@@ -130,6 +130,42 @@ async fn a_budget_holds_no_calls_without_a_price(#[case] layout: Layout) {
     assert_eq!((line.unpriced_calls, line.usd), (1, Usd::ZERO));
 }
 
+/// The operator's prices take the place of this version's own.
+#[tokio::test]
+async fn calls_cost_what_the_operators_file_says() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let path = std::env::temp_dir().join(format!("prices-{}.toml", scene.redis.server.port()));
+    let row = |output: &str| {
+        format!(
+            "[[price]]\nprovider = \"openai\"\nmodels = [\"gpt-*\"]\ntier = \"standard\"\ninput = \"0\"\noutput = \"{output}\"\n\
+             currency = \"USD\"\nsource = \"the contract\"\ndate = \"2026-11-30\"\n"
+        )
+    };
+    std::fs::write(&path, row("1000000")).unwrap();
+    let file = path.display().to_string();
+    let _worker = scene.worker(&[("PRICES_FILE", &file)]).await;
+    let broker = enqueue(&scene, Layout::Bullmq, "dear").await;
+    let result = ends(&*broker, "dear", JobState::Completed).await.result.unwrap();
+    let report = accounts(&scene).report(None, SpendGrouping::Type).await.unwrap();
+    let tokens = report.lines[0].completion_tokens;
+    assert!(tokens > 0, "{report:?}");
+    assert_eq!(report.usd.nanos(), tokens * 1_000_000_000, "a dollar a token");
+    assert_eq!(result["usage"]["costUsd"].as_f64(), Some(tokens as f64));
+
+    std::fs::write(&path, row("cheap")).unwrap();
+    let output = scene
+        .command(&["run"])
+        .env("PRICES_FILE", &file)
+        .output()
+        .await
+        .unwrap();
+    let told =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(64), "{told}");
+    assert!(told.contains("cheap") || told.contains("output"), "{told}");
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[tokio::test]
 async fn budgets_are_set_over_http() {
     let scene = Scene::set(Duration::ZERO).await;

@@ -10,6 +10,10 @@ use crate::{
     gate::{BreakerStatus, GateStatus, LimitSettings, State},
     monitor::{QueueReading, outcome_counts::OutcomeCounts},
     queue::{Layout, QueueCounts},
+    spending::{
+        Usd,
+        accounts::{BudgetStatus, BudgetUse},
+    },
     telemetry::metrics::families,
 };
 
@@ -165,6 +169,44 @@ fn a_model_is_retiring_for_its_last_thirty_days() {
     assert_eq!(left(Some(30)), (false, Some(0.0), None));
     assert_eq!(left(Some(28)), (true, Some(2.0), Some(NOW - 2 * day)));
     assert_eq!(left(Some(0)), (true, Some(30.0), Some(NOW - 30 * day)));
+}
+
+#[test]
+fn a_budget_is_told_of_before_it_is_used_up_and_when_it_is() {
+    let part = |period: &str, percent| BudgetUse {
+        period: period.to_owned(),
+        usd: Usd::ZERO,
+        possible_usd: Usd::ZERO,
+        budget_usd: None,
+        percent,
+    };
+    let firing = |day, month, kill_switch| {
+        let money = BudgetStatus {
+            kill_switch,
+            switched_by: None,
+            reason: None,
+            switched_at: None,
+            day: part("2027-01-15", day),
+            month: part("2027-01", month),
+            reserved_usd: Usd::ZERO,
+            student_budget_usd: None,
+        };
+        let reading = FleetReading {
+            money: Some(money),
+            now: NOW,
+            ..FleetReading::default()
+        };
+        ["BudgetNearlyUsedUp", "BudgetUsedUp", "BudgetKillSwitch"].map(|name| {
+            let found = alert(&reading, name);
+            found.firing.then(|| found.subject.unwrap_or_default())
+        })
+    };
+    let (day, month) = (Some("2027-01-15".to_owned()), Some("2027-01".to_owned()));
+    assert_eq!(firing(None, None, false), [None, None, None]);
+    assert_eq!(firing(Some(80), Some(12), false), [None, None, None]);
+    assert_eq!(firing(Some(81), Some(12), false), [day, None, None]);
+    assert_eq!(firing(Some(3), Some(100), false), [month.clone(), month, None]);
+    assert_eq!(firing(None, None, true), [None, None, Some(String::new())]);
 }
 
 #[test]
