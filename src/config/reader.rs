@@ -32,6 +32,8 @@ impl<'a> EnvReader<'a> {
     pub(super) fn finish(mut self) -> Result<(Vec<(&'static str, String)>, Vec<String>), Vec<String>> {
         // A variable may be read more than once.
         self.warnings.dedup();
+        let mut seen = std::collections::HashSet::new();
+        self.errors.retain(|error| seen.insert(error.clone()));
         if self.errors.is_empty() {
             Ok((self.effective, self.warnings))
         } else {
@@ -218,6 +220,9 @@ impl<'a> EnvReader<'a> {
         } else {
             format!("{:?}", text.chars().take(LONGEST_SHOWN).collect::<String>())
         };
+        // The addresses of all deployments are read alike, and each has variables of its own.
+        let prefix = var.name.strip_suffix("BASE_URL").unwrap_or("OPENAI_");
+        let expected = expected.replace("OPENAI_", prefix);
         let example = example(var).map_or_else(String::new, |example| {
             format!(" (example: {}={example})", var.name)
         });
@@ -232,6 +237,7 @@ const LONGEST_SHOWN: usize = 200;
 /// A value that works.
 fn example(var: &EnvVar) -> Option<&'static str> {
     match (var.default, var.name) {
+        (_, "LLM_DEPLOYMENTS") => Some("primary,azure"),
         (DefaultValue::Value(text), _) if !text.is_empty() => Some(text),
         (DefaultValue::Computed(_), _) => Some("bullmq:ai-jobs,apalis:ai-jobs=8"),
         (_, "REDIS_PUBLIC_URL") => Some("rediss://default:password@host:6379"),
@@ -244,6 +250,9 @@ fn example(var: &EnvVar) -> Option<&'static str> {
         (_, "USAGE_WEBHOOK_HEADERS") => Some("apikey=key,Authorization=Bearer%20key"),
         (_, "OTEL_EXPORTER_OTLP_HEADERS") => Some("Authorization=Bearer%20token,x-tenant=1"),
         (_, "SPOOL_DIR") => Some("/data/spool"),
+        (_, name) if name.starts_with("LLM_") && name.ends_with("_BASE_URL") => {
+            Some("https://name.openai.azure.com/openai/v1")
+        }
         (_, "RAILWAY_DEPLOYMENT_DRAINING_SECONDS") => Some("30"),
         _ => None,
     }

@@ -139,7 +139,8 @@ async fn the_end_of_the_service_that_reads_images_is_told() {
     let metrics = metrics.text().await.unwrap();
     let begins = humantime::parse_rfc3339(&format!("{day}T00:00:00Z")).unwrap();
     let begins = begins.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let gauge = format!("backend_worker_model_shutdown_timestamp_seconds {begins}\n");
+    let gauge =
+        format!("backend_worker_model_shutdown_timestamp_seconds{{provider=\"azure-vision\"}} {begins}\n");
     assert!(metrics.contains(&gauge), "{metrics}");
     std::fs::remove_file(table).unwrap();
 }
