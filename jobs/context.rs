@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -36,7 +36,7 @@ pub struct FlexTerms {
 
 impl FlexTerms {
     /// Terms without any wait, for the call to the usual tier that follows.
-    pub(crate) fn used_up() -> Self {
+    pub fn used_up() -> Self {
         Self {
             patience: Duration::ZERO,
             until: Instant::now(),
@@ -48,6 +48,60 @@ impl FlexTerms {
         let terms = FLEX.try_with(|terms| *terms).ok()?;
         let until = terms.until.min(Instant::now() + terms.patience);
         (until > Instant::now()).then_some(until)
+    }
+}
+
+/// The service that a call goes to: a provider, or a further deployment of the language model, which has a name of its own
+/// in bookings and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalledService {
+    provider: Provider,
+    deployment: usize,
+    name: Option<Arc<str>>,
+}
+
+impl CalledService {
+    /// Most deployments of the language model.
+    pub const MOST_DEPLOYMENTS: usize = 8;
+    /// How many services there can be.
+    pub const COUNT: usize = Provider::ALL.len() + Self::MOST_DEPLOYMENTS - 1;
+
+    /// A provider; of the language model the first deployment.
+    pub const fn of(provider: Provider) -> Self {
+        Self {
+            provider,
+            deployment: 0,
+            name: None,
+        }
+    }
+
+    /// A further deployment of the language model, by its place among all that are configured.
+    pub const fn further(deployment: usize, name: Arc<str>) -> Self {
+        Self {
+            provider: Provider::OpenAi,
+            deployment,
+            name: Some(name),
+        }
+    }
+
+    /// The provider.
+    pub const fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// The provider's name, or that of the further deployment: `openai`, `llm-azure`.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(self.provider.as_str())
+    }
+
+    /// A number below [`Self::COUNT`], which no other service has.
+    pub const fn number(&self) -> usize {
+        let last = Self::MOST_DEPLOYMENTS - 1;
+        match self.deployment {
+            0 => self.provider as usize,
+            further if further < last => Provider::ALL.len() + further - 1,
+            _ => Self::COUNT - 1,
+        }
     }
 }
 
@@ -66,6 +120,10 @@ pub struct ProviderCall {
     pub paid: bool,
     /// The most that it will use, in the units that its provider bills.
     pub estimate: CallUsage,
+    /// The same for the model that is asked within the same call if the first one is found to be gone.
+    pub successor_estimate: Option<CallUsage>,
+    /// The service that it is booked under.
+    pub service: CalledService,
 }
 
 impl ProviderCall {
@@ -77,6 +135,8 @@ impl ProviderCall {
             estimated_tokens: 0,
             paid: true,
             estimate: CallUsage::default(),
+            successor_estimate: None,
+            service: CalledService::of(provider),
         }
     }
 

@@ -147,9 +147,11 @@ pub struct Failure {
     answer_lost: bool,
     limited: bool,
     lacks_money: bool,
+    late_tier: bool,
     culprit: Option<Culprit>,
     account_fault: Option<AccountFault>,
     parameter: Option<Box<str>>,
+    deployment: Option<Box<str>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -165,9 +167,11 @@ impl Failure {
             answer_lost: false,
             limited: false,
             lacks_money: false,
+            late_tier: false,
             culprit: None,
             account_fault: None,
             parameter: None,
+            deployment: None,
             source: None,
         }
     }
@@ -243,6 +247,14 @@ impl Failure {
         self
     }
 
+    /// Says that the cheaper tier of the provider was given up because it had not begun to answer in time: the usual tier is
+    /// to be asked. The answer counts as lost.
+    #[must_use]
+    pub fn with_late_tier(mut self) -> Self {
+        self.late_tier = true;
+        self.with_answer_lost()
+    }
+
     /// Names the culprit, where it is another than the class suggests.
     #[must_use]
     pub fn blaming(mut self, culprit: Culprit) -> Self {
@@ -261,6 +273,13 @@ impl Failure {
     #[must_use]
     pub fn with_parameter(mut self, parameter: Option<String>) -> Self {
         self.parameter = parameter.map(String::into_boxed_str);
+        self
+    }
+
+    /// Names the deployment, where there are several: the message says it.
+    #[must_use]
+    pub fn at_deployment(mut self, name: &str) -> Self {
+        self.deployment = Some(name.into());
         self
     }
 
@@ -334,6 +353,12 @@ impl Failure {
         self.lacks_money
     }
 
+    /// Returns true if the cheaper tier was given up as late: the provider may have billed it, and the usual tier is to be
+    /// asked.
+    pub const fn is_late_tier(&self) -> bool {
+        self.late_tier
+    }
+
     /// How long the provider (or the gate) asks to wait.
     pub const fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -343,6 +368,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
+        if let Some(deployment) = &self.deployment {
+            write!(f, " (at {deployment})")?;
+        }
         // The causes belong to what the operator reads in a job's failed reason: one line, outermost first.
         let mut cause = self.source.as_ref().map(|e| e.as_ref() as &dyn Error);
         while let Some(error) = cause {

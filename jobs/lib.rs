@@ -40,7 +40,8 @@ mod text;
 mod usage;
 
 pub use context::{
-    CallAttempt, DEPLOYMENT, FLEX, FlexTerms, ProviderCall, ProviderGuard, ProviderReply, TRACEPARENT,
+    CallAttempt, CalledService, DEPLOYMENT, FLEX, FlexTerms, ProviderCall, ProviderGuard, ProviderReply,
+    TRACEPARENT,
 };
 pub use failed_reason::{LOST, failed_reason, student_sentence};
 pub use failure::{AccountFault, Culprit, Failure, FailureClass};

@@ -42,7 +42,7 @@ pub use azure_speech::AzureSpeech;
 pub use azure_vision::AzureVision;
 pub use dialect::{Dialect, DialectStore, REMEMBERED_FOR, deployment};
 pub use openai::OpenAi;
-pub use reachability::{Reachability, reach};
+pub use reachability::{Reachability, reach, reach_deployment};
 
 /// Named in every request; OpenAI's library sends none, and Azure's text to speech refuses requests without one.
 const USER_AGENT: &str = concat!("backend-worker/", env!("CARGO_PKG_VERSION"));

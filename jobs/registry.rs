@@ -14,7 +14,7 @@ use crate::{
     job::{self, AnyJob, Job, JobResources, JobSchemas},
     media::{Media, decoder::MediaDecoder},
     process_image::ProcessImage,
-    providers::{Clients, DialectStore},
+    providers::{Clients, DialectStore, OpenAi},
     text::beginning,
 };
 
@@ -166,6 +166,7 @@ impl fmt::Display for Provider {
 #[derive(Debug, Clone)]
 pub struct Jobs {
     handlers: [Arc<dyn AnyJob>; JobType::ALL.len()],
+    language_model: Option<OpenAi>,
 }
 
 impl Jobs {
@@ -199,7 +200,13 @@ impl Jobs {
         };
         Ok(Self {
             handlers: handlers(&resources),
+            language_model: resources.clients.openai,
         })
+    }
+
+    /// The client of the language model, which knows what its deployments are asked; `None` where none is configured.
+    pub const fn language_model(&self) -> Option<&OpenAi> {
+        self.language_model.as_ref()
     }
 
     /// Runs one job to its result, as JSON. The payload is dropped as soon as its media are loaded.

@@ -26,6 +26,13 @@ pub struct Settings {
     pub media: MediaSettings,
 }
 
+impl Settings {
+    /// The deployments of the language model, the first one's first; none without a key.
+    pub fn deployments(&self) -> impl Iterator<Item = &OpenAiSettings> {
+        self.openai.iter().chain(&self.fallbacks)
+    }
+}
+
 /// How a deployment is addressed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ChatApi {

@@ -3,6 +3,7 @@
 //! The guard asks the gate inside the retry loop, once for each try. So a breaker that opens between two tries ends the
 //! loop, a rejection costs no try, and the breaker counts each request once.
 
+mod next_try;
 mod route;
 
 use std::{
@@ -16,25 +17,25 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::OptionFuture;
 use jobs::{
-    CallAttempt, Culprit, DEPLOYMENT, Failure, FailureClass, ProviderCall, ProviderGuard, ProviderReply,
-    TRACEPARENT,
+    CallAttempt, Culprit, DEPLOYMENT, FLEX, Failure, FailureClass, FlexTerms, Provider, ProviderCall,
+    ProviderGuard, ProviderReply, TRACEPARENT, providers::OpenAi,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, info, info_span, warn};
 
-use self::route::CallRoute;
+use self::{next_try::CallProgress, route::CallRoute};
 use crate::{
-    gate::{Admission, Gates, Permit, ProviderGate, Reason, Rejection, Settlement},
+    gate::{Admission, DeploymentGates, Gates, Permit, Reason, Rejection, Settlement},
     locks::locked,
-    retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryDecision, RetryPolicy},
-    spend_ledger::{LedgerPage, OpenedCall},
+    retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryPolicy},
+    spend_ledger::{LedgerEntry, LedgerPage, OpenedCall},
     spending::JobSpend,
     suspects::Suspect,
     telemetry::{
         metrics::{
             PROCESS,
-            labels::{Answer, CellIndex, JobClass},
+            labels::{Answer, JobClass},
         },
         trace::{self, SpanEnd},
     },
@@ -58,8 +59,8 @@ pub trait CallObserver: Send + Sync {
     /// The job shows the parts of its result so far, which `write` writes as a JSON array.
     async fn has_parts(&self, _write: &(dyn Fn() -> String + Sync)) {}
 
-    /// A gate has decided on a call; `refused` is the wait after a refusal by a limit.
-    fn asked(&self, _gate: &Arc<ProviderGate>, _refused: Option<Duration>) {}
+    /// The gates of a provider have decided on a call; `refused` is the wait after a refusal by a limit.
+    fn asked(&self, _gates: &Arc<DeploymentGates>, _refused: Option<Duration>) {}
 }
 
 /// The conditions under which a job must stop.
@@ -87,6 +88,7 @@ pub struct JobGuard<'a> {
     paid: AtomicBool,
     waits_in_slot: bool,
     suspect: Option<Suspect>,
+    language_model: Option<&'a OpenAi>,
 }
 
 impl<'a> JobGuard<'a> {
@@ -110,6 +112,7 @@ impl<'a> JobGuard<'a> {
             paid: AtomicBool::new(false),
             waits_in_slot: true,
             suspect: None,
+            language_model: None,
         }
     }
 
@@ -127,6 +130,15 @@ impl<'a> JobGuard<'a> {
     #[must_use]
     pub fn of_suspect(self, suspect: Option<Suspect>) -> Self {
         Self { suspect, ..self }
+    }
+
+    /// Names the client that knows which model each deployment is asked for.
+    #[must_use]
+    pub fn asking(self, language_model: Option<&'a OpenAi>) -> Self {
+        Self {
+            language_model,
+            ..self
+        }
     }
 
     /// How often the last call has been tried.
@@ -156,16 +168,18 @@ impl<'a> JobGuard<'a> {
         &self,
         call: &ProviderCall,
         attempt: &CallAttempt<'_>,
-        route: &mut CallRoute,
+        progress: &mut CallProgress,
     ) -> Result<ProviderReply, Failure> {
         let (mut permit, deployment) = match self.gates {
             Some(gates) => {
-                let (permit, deployment) = self.admit(gates, call, *route).await?;
+                let (permit, deployment) = self.admit(gates, call, progress.route).await?;
                 (Some(permit), deployment)
             }
             None => (None, 0),
         };
-        let entry = match self.open(call).await? {
+        let call = &self.at_deployment(call, deployment);
+        progress.asked = call.service.clone();
+        let mut entry = match self.open(call).await? {
             Some(OpenedCall::Kept(reply)) => return Ok(reply), // The permit, dropped unsent, is refunded.
             Some(OpenedCall::Send(entry)) => Some(entry),
             None => None,
@@ -177,25 +191,94 @@ impl<'a> JobGuard<'a> {
             }
             return Err(stopped);
         }
-        let result = match &mut permit {
-            Some(permit) => {
-                permit.sent();
-                let sending = self.measured(call, attempt, permit.lost());
-                match deployment {
-                    0 => sending.await,
-                    // The first deployment needs no task-local: it is the client's default.
-                    other => DEPLOYMENT.scope(other, sending).await,
-                }
-            }
-            None => self.measured(call, attempt, std::future::pending()).await,
-        };
+        if let Some(permit) = &mut permit {
+            permit.sent();
+        }
+        let mut result = self.send(call, attempt, permit.as_ref(), deployment).await;
+        if result.as_ref().is_err_and(Failure::is_late_tier) {
+            (entry, result) = self
+                .ask_usual_tier(call, attempt, (permit.as_ref(), deployment), (entry, result))
+                .await;
+        }
         if let Err(failure) = &result {
-            route.has_failed(deployment, failure.culprit() == Culprit::Account);
+            let is_barred = failure.culprit() == Culprit::Account;
+            progress.route.has_failed(deployment, is_barred);
+        }
+        if self.deployments_of(call) > 1 {
+            result = result.map_err(|failure| failure.at_deployment(call.service.name()));
         }
         let settle = OptionFuture::from(permit.map(|permit| permit.settle(Settlement::of(&result))));
         let close = OptionFuture::from(entry.map(|entry| entry.close(call, &result)));
         tokio::join!(close, settle);
         result
+    }
+
+    /// The call as it is made at this deployment: what it can cost depends on the model that is asked there.
+    fn at_deployment(&self, call: &ProviderCall, deployment: usize) -> ProviderCall {
+        let service = match self.gates {
+            Some(gates) => gates.deployments(call.provider).gates()[deployment].service(),
+            None => &call.service,
+        };
+        match self.language_model.filter(|_| call.provider == Provider::OpenAi) {
+            Some(model) => model.at_deployment(call, deployment, service),
+            None => ProviderCall {
+                service: service.clone(),
+                ..call.clone()
+            },
+        }
+    }
+
+    /// Books a call to the cheaper tier that was given up as late, and asks the usual tier under the same permit.
+    ///
+    /// The call that was given up is booked before the other one is reserved and sent: a replica that is killed in between
+    /// leaves each of them booked once.
+    async fn ask_usual_tier<'p>(
+        &'p self,
+        call: &ProviderCall,
+        attempt: &CallAttempt<'_>,
+        (permit, deployment): (Option<&Permit>, usize),
+        (given_up, late): (Option<LedgerEntry<'p>>, Result<ProviderReply, Failure>),
+    ) -> (Option<LedgerEntry<'p>>, Result<ProviderReply, Failure>) {
+        info!(step = %call.step, "the cheaper tier is given up as late and booked as possibly paid: the usual one is asked");
+        if let Some(given_up) = given_up {
+            given_up.close(call, &late).await;
+        }
+        let entry = match self.open(call).await {
+            Ok(Some(OpenedCall::Send(entry))) => Some(entry),
+            Ok(Some(OpenedCall::Kept(reply))) => return (None, Ok(reply)),
+            Ok(None) => None,
+            Err(failure) => return (None, Err(failure)),
+        };
+        if let Some(stopped) = self.stopped(call) {
+            if let Some(entry) = entry {
+                entry.withdraw().await;
+            }
+            return (None, Err(stopped.blaming(Culprit::NoFault)));
+        }
+        let usual = self.send(call, attempt, permit, deployment);
+        (entry, FLEX.scope(FlexTerms::used_up(), usual).await)
+    }
+
+    /// Sends the call to a deployment, for as long as its permit holds.
+    async fn send(
+        &self,
+        call: &ProviderCall,
+        attempt: &CallAttempt<'_>,
+        permit: Option<&Permit>,
+        deployment: usize,
+    ) -> Result<ProviderReply, Failure> {
+        let lost = async {
+            match permit {
+                Some(permit) => permit.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        let sending = self.measured(call, attempt, lost);
+        match deployment {
+            0 => sending.await,
+            // The first deployment needs no task-local: it is the client's default.
+            other => DEPLOYMENT.scope(other, sending).await,
+        }
     }
 
     /// Why a call that is about to be sent must not be: the job is lost, the replica stops at once, or the time is up.
@@ -223,7 +306,7 @@ impl<'a> JobGuard<'a> {
         lost: impl Future<Output = ()>,
     ) -> Result<ProviderReply, Failure> {
         let sent = Instant::now();
-        let span = info_span!("call", provider = %call.provider);
+        let span = info_span!("call", provider = call.service.name());
         let end = SpanEnd::of(&span);
         let sending = self.attempt(call, attempt, lost).instrument(span.clone());
         let result = match trace::context(&span) {
@@ -237,10 +320,10 @@ impl<'a> JobGuard<'a> {
         trace::note(&span, "http.response.status_class", answer.into_str());
         trace::note(&span, "error.type", class.as_str());
         end.set(result.is_err());
-        PROCESS.called(call.provider, class, answer, sent.elapsed());
+        PROCESS.called(&call.service, class, answer, sent.elapsed());
         if let Ok(reply) = &result {
-            PROCESS.tokens[call.provider.index()].add(reply.tokens.unwrap_or_default());
-            PROCESS.paid_calls[call.provider.index()].add(u64::from(call.paid));
+            PROCESS.tokens[call.service.number()].add(reply.tokens.unwrap_or_default());
+            PROCESS.paid_calls[call.service.number()].add(u64::from(call.paid));
         }
         result
     }
@@ -248,42 +331,40 @@ impl<'a> JobGuard<'a> {
     /// Asks the gates of the deployments until one admits the call.
     ///
     /// If all refuse, the refusal with the shortest wait counts. A short wait for a limit is preferred to the next deployment.
-    async fn ask<'g>(
-        gates: &'g Gates,
+    async fn ask(
+        deployments: &DeploymentGates,
         call: &ProviderCall,
         route: CallRoute,
-    ) -> Result<(Permit, usize, &'g Arc<ProviderGate>), (Rejection, &'g Arc<ProviderGate>)> {
-        let deployments = gates.deployments(call.provider);
-        let mut refused: Option<(Rejection, &Arc<ProviderGate>)> = None;
-        for index in route.order(deployments.len(), gates.weights()) {
-            let gate = &deployments[index];
-            let rejection = match gate.admit(call.estimated_tokens).await {
-                Admission::Admitted(permit) => return Ok((permit, index, gate)),
+    ) -> Result<(Permit, usize), Rejection> {
+        let gates = deployments.gates();
+        let mut refused: Option<Rejection> = None;
+        let waits = |rejection: &Rejection| rejection.retry_after.unwrap_or(Duration::MAX);
+        for index in route.order(gates.len(), deployments.weights()) {
+            let rejection = match gates[index].admit(call.estimated_tokens).await {
+                Admission::Admitted(permit) => return Ok((permit, index)),
                 Admission::Rejected(rejection) => rejection,
             };
-            let waits = |rejection: &Rejection| rejection.retry_after.unwrap_or(Duration::MAX);
-            let is_worth_waiting = rejection.reason.is_limit() && waits(&rejection) <= gates.fallback_after();
+            let is_worth_waiting = rejection.reason.is_limit()
+                && rejection
+                    .retry_after
+                    .is_some_and(|wait| deployments.is_worth_waiting(index, wait));
             if refused
                 .as_ref()
-                .is_none_or(|(earliest, _)| waits(&rejection) < waits(earliest))
+                .is_none_or(|earliest| waits(&rejection) < waits(earliest))
             {
-                refused = Some((rejection, gate));
+                refused = Some(rejection);
             }
             if is_worth_waiting {
                 break;
             }
         }
-        Err(refused.unwrap_or_else(|| {
+        Err(refused.unwrap_or_else(|| Rejection {
             // Not reached: each provider has at least one deployment.
-            let gate = gates.gate(call.provider);
-            let rejection = Rejection {
-                provider: call.provider,
-                breaker: gate.breaker().to_owned(),
-                reason: Reason::Open,
-                retry_after: Some(LONGEST_WAIT_IN_SLOT),
-                fault: None,
-            };
-            (rejection, gate)
+            provider: call.provider,
+            breaker: deployments.first().breaker().to_owned(),
+            reason: Reason::Open,
+            retry_after: Some(LONGEST_WAIT_IN_SLOT),
+            fault: None,
         }))
     }
 
@@ -295,11 +376,12 @@ impl<'a> JobGuard<'a> {
         route: CallRoute,
     ) -> Result<(Permit, usize), Failure> {
         let (asked, patience) = (Instant::now(), self.patience());
+        let deployments = gates.deployments(call.provider);
         loop {
-            let (rejection, gate) = match Self::ask(gates, call, route).await {
-                Ok((permit, deployment, gate)) => {
-                    self.reporter.asked(gate, None);
-                    return Ok((permit, deployment));
+            let rejection = match Self::ask(deployments, call, route).await {
+                Ok(admitted) => {
+                    self.reporter.asked(deployments, None);
+                    return Ok(admitted);
                 }
                 Err(refused) => refused,
             };
@@ -318,19 +400,17 @@ impl<'a> JobGuard<'a> {
                 wait => {
                     // The claimer leaves the queue alone until then, whether the job has paid or not.
                     self.reporter
-                        .asked(gate, wait.filter(|_| rejection.reason.is_limit()));
+                        .asked(deployments, wait.filter(|_| rejection.reason.is_limit()));
                     return Err(rejection.into());
                 }
             }
         }
     }
 
-    /// Returns true if a deployment is left whose account is not known to be at fault.
-    fn has_other_deployment(&self, call: &ProviderCall, route: CallRoute) -> bool {
-        let gates = self
-            .gates
-            .filter(|gates| gates.deployments(call.provider).len() > 1);
-        gates.is_some_and(|gates| route.has_other(gates.deployments(call.provider).len()))
+    /// How many deployments the call can go to.
+    fn deployments_of(&self, call: &ProviderCall) -> usize {
+        self.gates
+            .map_or(1, |gates| gates.deployments(call.provider).gates().len())
     }
 
     /// Until when a job may wait in its slot: not for long, unless it would have to be paid for again.
@@ -383,7 +463,6 @@ impl ProviderGuard for JobGuard<'_> {
         call: &'a ProviderCall,
         attempt: &'a CallAttempt<'a>,
     ) -> Result<ProviderReply, Failure> {
-        let (provider, tries) = (call.provider, self.policy.tries);
         if let Some(page) = &self.page
             && let Some(reply) = page.kept(call).await
         {
@@ -393,64 +472,30 @@ impl ProviderGuard for JobGuard<'_> {
         if let Some(suspect) = &self.suspect {
             suspect.may_call().await;
         }
-        let (mut nth, mut route) = (0u8, CallRoute::default());
+        let mut progress = CallProgress::new(call);
         loop {
-            nth = nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
+            progress.nth = progress.nth.saturating_add(1); // The policy ends the loop: its tries are a u8 too.
+            let nth = progress.nth;
             self.tries.store(nth, Ordering::Relaxed);
-            let span = info_span!("attempt", %provider, step = %call.step, nth);
+            let span = info_span!("attempt", provider = %call.provider, step = %call.step, nth);
             let end = SpanEnd::of(&span);
             let passed = self
-                .try_once(call, attempt, &mut route)
+                .try_once(call, attempt, &mut progress)
                 .instrument(span.clone())
                 .await;
             end.set(passed.is_err());
             drop(span);
-            let failure = match passed {
+            match passed {
                 Ok(reply) => {
                     self.paid_for(call, &reply);
                     if nth > 1 {
+                        let provider = call.provider;
                         info!(%provider, tries = nth, "Retry successful after {} attempt(s)", nth - 1);
                     }
                     return Ok(reply);
                 }
-                Err(failure) => failure,
-            };
-            let class = failure.class();
-            if !matches!(class, FailureClass::Cancelled | FailureClass::Blocked) {
-                warn!(%provider, %class, status = failure.status(), step = %call.step, nth,
-                    "Attempt {nth}/{tries} failed: {failure}");
+                Err(failure) => self.before_next_try(call, &mut progress, failure).await?,
             }
-            if failure.culprit() == Culprit::Account && self.has_other_deployment(call, route) {
-                warn!(%provider, step = %call.step, "the account of a deployment is at fault: the call goes to the next one");
-                // This try does not count, because the others have not been tried. The deployments bound such tries.
-                nth = nth.saturating_sub(1);
-                continue;
-            }
-            let verdict = self.policy.judge(nth, &failure, &mut rand::rng());
-            let delay = match verdict {
-                RetryDecision::Retry(delay) if Instant::now() + delay.total() < self.stops.deadline => delay,
-                RetryDecision::Exhausted => {
-                    error!(%provider, %class, "Max attempts ({tries}) reached, giving up");
-                    return Err(failure);
-                }
-                RetryDecision::HandBack if Instant::now() + requested_wait(&failure) < self.patience() => {
-                    self.wait(call, requested_wait(&failure)).await?;
-                    continue;
-                }
-                RetryDecision::Retry(_) | RetryDecision::HandBack | RetryDecision::Hopeless => {
-                    return Err(failure);
-                }
-            };
-            info!(
-                delay_ms = delay.total().as_millis(),
-                "Backoff delay: {delay} (attempt {nth}, base: {}ms, jitter: {}ms)",
-                delay.base().as_millis(),
-                delay.jitter_ms()
-            );
-            PROCESS.retried(provider, class, delay.total());
-            self.reporter.retrying(nth, &failure, delay).await;
-            self.wait(call, delay.total()).await?;
-            info!(%provider, nth = nth + 1, "Retrying {provider} call (attempt {}): {failure}", nth + 1);
         }
     }
 
@@ -471,14 +516,9 @@ impl ProviderGuard for JobGuard<'_> {
             }
         } else {
             warn!(%provider, %step, "the provider's answer is useless for this job: it does not count for the breaker");
-            PROCESS.useless_answers[provider.index()].add(1);
+            PROCESS.useless_answers[call.service.number()].add(1);
         }
     }
-}
-
-/// How long the provider asks to wait.
-fn requested_wait(failure: &Failure) -> Duration {
-    failure.retry_after().unwrap_or_default()
 }
 
 /// The call was broken off after it was sent.

@@ -5,7 +5,7 @@ pub(crate) mod view;
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use jobs::{JobType, Provider};
+use jobs::{CalledService, JobType, Provider};
 use serde::Serialize;
 
 use crate::{
@@ -171,10 +171,14 @@ impl Operator {
         };
         let kind = job.kind.as_deref().and_then(|kind| kind.parse::<JobType>().ok());
         if let (Some(kind), Some(gates)) = (kind, &self.gates) {
-            let gate = gates.gate(kind.provider());
-            let (status, room) = (gate.status().await?, gate.room(&[]).await?);
+            let deployments = gates.deployments(kind.provider());
+            let gate = deployments.first();
+            let (status, room) = (gate.status().await?, deployments.room(&[]).await?);
             line.limit = full_limit(&status, &room);
-            let rpm = status.limits.requests_per_minute.map(|n| u64::from(n.get()));
+            // The pace of several deployments is not that of the first one's limit.
+            let is_alone = deployments.gates().len() == 1;
+            let rpm = status.limits.requests_per_minute.filter(|_| is_alone);
+            let rpm = rpm.map(|n| u64::from(n.get()));
             line.expected_start = rpm.zip(standing.ahead).map(|(rpm, ahead)| {
                 // Jobs within the current room start now, the others one after the other.
                 let behind = ahead.saturating_sub(room.calls as u64);
@@ -251,18 +255,29 @@ impl Operator {
         Ok(all)
     }
 
-    /// Every breaker's name, and the providers behind it.
-    pub fn breaker_names(&self) -> Vec<(&str, Vec<Provider>)> {
-        let mut names: Vec<(&str, Vec<Provider>)> = Vec::new();
+    /// Every breaker's name, and the services behind it.
+    pub fn breaker_names(&self) -> Vec<(&str, Vec<&CalledService>)> {
+        let mut names: Vec<(&str, Vec<&CalledService>)> = Vec::new();
         for gate in self.gates.iter().flat_map(|gates| gates.all()) {
             match names.iter_mut().find(|(name, _)| *name == gate.breaker()) {
-                Some((_, providers)) => providers.push(gate.provider()),
-                // A provider's transitions are counted for its first deployment.
-                None if gate.name() != gate.provider().as_str() => names.push((gate.breaker(), Vec::new())),
-                None => names.push((gate.breaker(), vec![gate.provider()])),
+                Some((_, services)) => services.push(gate.service()),
+                None => names.push((gate.breaker(), vec![gate.service()])),
             }
         }
         names
+    }
+
+    /// Every service that calls can go to: the providers, then the further deployments of the language model.
+    pub fn services(&self) -> Vec<CalledService> {
+        let gates = self.gates.iter().flat_map(|gates| gates.all());
+        let further = gates
+            .map(|gate| gate.service())
+            .filter(|service| service.number() >= Provider::ALL.len());
+        Provider::ALL
+            .map(CalledService::of)
+            .into_iter()
+            .chain(further.cloned())
+            .collect()
     }
 
     /// Every breaker, once.

@@ -163,6 +163,11 @@ impl Dialect {
             .map_or(configured, |successor| &successor.model)
     }
 
+    /// The request of the model that takes the place of one that is gone.
+    pub(super) fn into_successor(self) -> Option<ModelRequest> {
+        self.successor
+    }
+
     /// The dialect in which requests name another model: what the provider does not take of one model says little about
     /// another.
     pub(super) fn with_successor(successor: ModelRequest) -> Self {
@@ -341,7 +346,8 @@ impl DialectMemory {
         Dialect::parse(&self.store.as_ref()?.load(&self.deployment).await?)
     }
 
-    fn here(&self) -> Option<Dialect> {
+    /// The dialect that is known in this process.
+    pub(super) fn here(&self) -> Option<Dialect> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known
             .as_ref()
@@ -362,7 +368,7 @@ impl DialectMemory {
         self.set(dialect);
         match &dialect.successor {
             Some(successor) => warn!(
-                "the model of {} is gone: for 24 hours requests name {} instead. Set OPENAI_MODEL to it, or to another",
+                "the model of {} is gone: for 24 hours requests name {} instead. Set the deployment's model (OPENAI_MODEL, or LLM_<NAME>_MODEL) to it, or to another",
                 self.deployment, successor.model
             ),
             None => warn!(

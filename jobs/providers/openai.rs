@@ -25,6 +25,8 @@ use tower::service_fn;
 use tracing::debug;
 use url::Url;
 
+mod estimates;
+
 use super::{
     answer_stream::{ArrivingAnswer, Patience, StreamedCall},
     dialect::{
@@ -37,7 +39,8 @@ use super::{
     refusal_rules,
 };
 use crate::{
-    ChatApi, DEPLOYMENT, FLEX, Failure, FailureClass, FlexTerms, OpenAiSettings, Provider, ProviderReply,
+    ChatApi, Culprit, DEPLOYMENT, FLEX, Failure, FailureClass, FlexTerms, OpenAiSettings, Provider,
+    ProviderReply,
     chat_answer::{ChatAnswer, DEPLOYMENT_NAME, ESTIMATED},
     media::DisplayUrl,
     raw,
@@ -59,10 +62,13 @@ pub struct OpenAi {
 struct Deployment {
     /// Empty where there is only one.
     name: String,
+    is_first: bool,
     client: Client<Endpoint>,
     model: RequestedModel,
     /// The parameters of its model in place of those of the first deployment, for which requests are written.
     renamed: Option<ModelRequest>,
+    /// The parameters of the model that is asked when its own is gone.
+    successor: Option<ModelRequest>,
     dialect: DialectMemory,
     patience: Arc<Patience>,
 }
@@ -71,6 +77,8 @@ struct Deployment {
 struct RequestedModel {
     request: ModelRequest,
     settings: OpenAiSettings,
+    /// Tokens that the caller leaves for reasoning: those of the first deployment's model.
+    room_of_caller: u64,
     /// Tokens of reasoning that answers have taken, and a quarter more: a model may reason more than the table says.
     seen_reasoning: AtomicU64,
 }
@@ -79,10 +87,12 @@ struct RequestedModel {
 const MOST_SEEN_REASONING: u64 = 32_768;
 
 impl RequestedModel {
-    fn new(settings: &OpenAiSettings) -> Self {
+    fn new(settings: &OpenAiSettings, first: &OpenAiSettings) -> Self {
+        let room_of_caller = first.models.request(&first.model, &first.reasoning);
         Self {
             request: settings.models.request(&settings.model, &settings.reasoning),
             settings: settings.clone(),
+            room_of_caller: room_of_caller.reasoning_room,
             seen_reasoning: AtomicU64::new(0),
         }
     }
@@ -96,10 +106,13 @@ impl RequestedModel {
             ModelSuccessor::Recommended => settings.models.retirement(&settings.base_url, gone)?.successor,
         };
         let name = name.filter(|name| name != gone)?;
-        let mut request = settings.models.request(&name, &settings.reasoning);
-        // The caller has left the room of the configured model.
-        request.reasoning_room = request.reasoning_room.saturating_sub(self.request.reasoning_room);
-        Some(request)
+        Some(self.beside_the_caller(settings.models.request(&name, &settings.reasoning)))
+    }
+
+    /// The same request, whose room for reasoning is what it takes beside the room that the caller leaves.
+    fn beside_the_caller(&self, mut request: ModelRequest) -> ModelRequest {
+        request.reasoning_room = request.reasoning_room.saturating_sub(self.room_of_caller);
+        request
     }
 
     fn saw_reasoning(&self, tokens: u64) {
@@ -213,16 +226,15 @@ impl Deployment {
                 let peer = Arc::clone(&peer);
                 async move { attempt(&peer, request, timeout).await }
             }));
-        let (model, of_first) = (RequestedModel::new(settings), RequestedModel::new(first));
-        let mut renamed = model.request.clone();
-        // The caller has left the room of the first deployment's model.
-        renamed.reasoning_room = renamed
-            .reasoning_room
-            .saturating_sub(of_first.request.reasoning_room);
+        let model = RequestedModel::new(settings, first);
+        let of_first = first.models.request(&first.model, &first.reasoning);
+        let renamed = (model.request != of_first).then(|| model.beside_the_caller(model.request.clone()));
         Ok(Self {
             name: settings.name.clone(),
+            is_first: std::ptr::eq(settings, first),
             client,
-            renamed: (model.request != of_first.request).then_some(renamed),
+            renamed,
+            successor: model.successor(&settings.model),
             model,
             dialect: DialectMemory::new(deployment(&settings.base_url, &settings.model), store),
             patience: Arc::new(Patience::new(settings.idle_timeout)),
@@ -246,7 +258,15 @@ impl Deployment {
                 ","
             };
             let name = serde_json::to_string(&self.name).ok()?;
-            RawValue::from_string(format!(r#"{members}{comma}"{DEPLOYMENT_NAME}":{name}}}"#)).ok()
+            // An answer that names no model is that of the model of this deployment, not of the first one.
+            let model = match raw::pick(body.get(), ["/model"]) {
+                [Some(_)] => String::new(),
+                [None] => format!(
+                    r#","model":{}"#,
+                    serde_json::to_string(&self.model.request.model).ok()?
+                ),
+            };
+            RawValue::from_string(format!(r#"{members}{comma}"{DEPLOYMENT_NAME}":{name}{model}}}"#)).ok()
         });
         named.unwrap_or(body)
     }
@@ -262,9 +282,13 @@ impl Deployment {
         }
     }
 
-    /// Asks for the cheaper tier, and for the usual one if that is refused, or has not begun to answer by `until`.
+    /// Asks for the cheaper tier, and for the usual one if that is refused.
     ///
     /// A refusal costs nothing and says nothing about the provider, so it is reported neither to the gate nor to the retries.
+    ///
+    /// # Errors
+    /// Fails as [late](Failure::is_late_tier) if the cheaper tier has not begun to answer by `until`: the provider may bill
+    /// that request, so the caller books it before the usual tier is asked.
     async fn flexibly(
         &self,
         request: &RawValue,
@@ -288,7 +312,13 @@ impl Deployment {
                 debug!("the tier flex is refused, and the usual one is asked: {failure}");
             }
             Some(answer) => return answer,
-            None => debug!("the tier flex has not begun to answer in time: the usual one is asked"),
+            None => {
+                let late = Failure::transient("openai: the tier flex has not begun to answer in time");
+                return Err(late
+                    .by(Provider::OpenAi)
+                    .blaming(Culprit::NoFault)
+                    .with_late_tier());
+            }
         }
         let usual = self.answered(request, arriving);
         FLEX.scope(FlexTerms::used_up(), usual).await
@@ -340,7 +370,7 @@ impl Deployment {
                 answer => return answer,
             }
         }
-        let whole = Dialect::default().write(request, self.renamed.as_ref());
+        let whole = Dialect::default().write(request, self.renamed().as_ref());
         let tree = whole.and_then(|whole| serde_json::from_str::<Value>(whole.get()));
         let tree = tree.map_err(|error| unsent(error.into()))?;
         for _ in 0..MOST_STEPS {
@@ -370,7 +400,7 @@ impl Deployment {
         arriving: &Arc<ArrivingAnswer>,
     ) -> Result<ProviderReply, Failure> {
         let written = dialect
-            .write(request, self.renamed.as_ref())
+            .write(request, self.renamed().as_ref())
             .map_err(|error| unsent(error.into()))?;
         let call = Arc::new(StreamedCall {
             arriving: arriving.clone(),
@@ -502,19 +532,26 @@ struct Endpoint {
 /// The header in which Azure's classic interface expects its key.
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
+/// The header with the key, as the interface expects it.
+pub(super) fn key_headers(
+    http: &reqwest::Client,
+    settings: &OpenAiSettings,
+) -> Result<HeaderMap, reqwest::Error> {
+    match settings.api {
+        ChatApi::OpenAi => {
+            let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
+            key_header(http, AUTHORIZATION, &bearer)
+        }
+        ChatApi::AzureClassic { .. } => key_header(http, API_KEY, &settings.key),
+    }
+}
+
 impl Endpoint {
     fn new(http: &reqwest::Client, settings: &OpenAiSettings) -> Result<Self, reqwest::Error> {
-        let headers = match settings.api {
-            ChatApi::OpenAi => {
-                let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
-                key_header(http, AUTHORIZATION, &bearer)?
-            }
-            ChatApi::AzureClassic { .. } => key_header(http, API_KEY, &settings.key)?,
-        };
         Ok(Self {
             base: settings.base_url.clone(),
             key: settings.key.clone(),
-            headers,
+            headers: key_headers(http, settings)?,
             api: settings.api.clone(),
             model: settings.model.clone(),
         })

@@ -3,12 +3,9 @@
 
 use std::time::Duration;
 
-use reqwest::{
-    Request,
-    header::{AUTHORIZATION, CONTENT_TYPE},
-};
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::{Request, header::CONTENT_TYPE};
 use serde::Deserialize;
+use url::Url;
 
 use super::{
     AZURE_KEY, azure_speech, azure_vision,
@@ -17,7 +14,7 @@ use super::{
     models::Retirement,
     openai,
 };
-use crate::{AccountFault, Failure, FailureClass, OpenAiSettings, Provider, Settings};
+use crate::{AccountFault, ChatApi, Failure, FailureClass, OpenAiSettings, Provider, Settings};
 
 /// Longest wait for the whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,22 +35,12 @@ pub enum Reachability {
 /// # Errors
 /// Returns the fault that would fail every job, with its class and the fault of the account.
 pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Reachability, Failure>> {
-    let http = match Transport::new() {
+    let http = match transport() {
         Ok(http) => http,
-        Err(error) => {
-            return Some(Err(
-                Failure::deployment("no HTTP client can be built").caused_by(error)
-            ));
-        }
+        Err(failure) => return Some(Err(failure)),
     };
     let (request, key, classify): (_, _, super::http::RefusalClassifier) = match provider {
-        Provider::OpenAi => {
-            let s = settings.openai.as_ref()?;
-            let bearer = SecretString::from(format!("Bearer {}", s.key.expose_secret()));
-            let request = key_header(&http.requests, AUTHORIZATION, &bearer)
-                .map(|key| http.requests.get(join(&s.base_url, "/models")).headers(key));
-            (request, &s.key, openai::classify)
-        }
+        Provider::OpenAi => return Some(reach_deployment(settings.openai.as_ref()?).await),
         Provider::AzureSpeech => {
             let s = settings.speech.as_ref()?;
             let request = key_header(&http.requests, AZURE_KEY, &s.key).map(|key| {
@@ -92,17 +79,48 @@ pub async fn reach(settings: &Settings, provider: Provider) -> Option<Result<Rea
         Err(error) => return Some(Err(peer.unbuildable(error))),
     };
     let sent = send(&peer, request).await;
-    Some(match (provider, &settings.openai, &settings.vision) {
-        (Provider::OpenAi, Some(openai), _) => model_list(&peer, openai, sent).await.map(|reached| {
-            let known = openai.models.retirement(&openai.base_url, &openai.model);
-            with_known_day(reached, known)
-        }),
-        (Provider::AzureVision, _, Some(vision)) => sent.map(|_| {
+    Some(match (provider, &settings.vision) {
+        (Provider::AzureVision, Some(vision)) => sent.map(|_| {
             let known = vision.models.retirement(&vision.endpoint, vision.api.service());
             with_known_day(Reachability::Well, known)
         }),
         _ => sent.map(|_| Reachability::Well),
     })
+}
+
+fn transport() -> Result<Transport, Failure> {
+    Transport::new().map_err(|error| Failure::deployment("no HTTP client can be built").caused_by(error))
+}
+
+/// Reaches for one deployment of the language model.
+///
+/// # Errors
+/// As [`reach`].
+pub async fn reach_deployment(settings: &OpenAiSettings) -> Result<Reachability, Failure> {
+    let http = transport()?;
+    let peer = ProviderPeer {
+        provider: Provider::OpenAi,
+        http: http.clone(),
+        key: settings.key.clone(),
+        classify: openai::classify,
+    };
+    let get = |url| {
+        let headers = openai::key_headers(&http.requests, settings)?;
+        http.requests.get(url).headers(headers).timeout(TIMEOUT).build()
+    };
+    let list = match &settings.api {
+        ChatApi::OpenAi => join(&settings.base_url, "/models"),
+        ChatApi::AzureClassic { version } => {
+            let mut url = join(&settings.base_url, "/openai/models");
+            url.query_pairs_mut().append_pair("api-version", version);
+            url
+        }
+    };
+    let request = get(list).map_err(|error| peer.unbuildable(error))?;
+    let listed = send(&peer, request).await;
+    let reached = model_list(&peer, settings, listed, get).await?;
+    let known = settings.models.retirement(&settings.base_url, &settings.model);
+    Ok(with_known_day(reached, known))
 }
 
 /// The answer; `None` for a refusal of what was sent, or a request to slow down: the key was taken.
@@ -130,6 +148,7 @@ async fn model_list(
     peer: &ProviderPeer,
     settings: &OpenAiSettings,
     listed: Result<Option<ProviderAnswer>, Failure>,
+    get: impl Fn(Url) -> Result<Request, reqwest::Error>,
 ) -> Result<Reachability, Failure> {
     let answer = match listed {
         Ok(Some(answer)) => answer,
@@ -160,15 +179,16 @@ async fn model_list(
             .shutdown_date
             .map_or(Reachability::Well, |day| Reachability::ModelEnds(excerpt(&day))));
     }
+    // Azure's classic interface lists the models of the resource. Its deployments have names of their own.
+    if settings.api != ChatApi::OpenAi {
+        return Ok(Reachability::Well);
+    }
     // A list need not be complete: proxies leave out aliases. The model's own address decides.
     let mut url = join(&settings.base_url, "/models");
     if let Ok(mut path) = url.path_segments_mut() {
         path.push(&settings.model);
     }
-    let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
-    let request = key_header(&peer.http.requests, AUTHORIZATION, &bearer)
-        .and_then(|key| peer.http.requests.get(url).headers(key).timeout(TIMEOUT).build())
-        .map_err(|error| peer.unbuildable(error))?;
+    let request = get(url).map_err(|error| peer.unbuildable(error))?;
     match send(peer, request).await {
         Ok(_) => Ok(Reachability::Well),
         Err(failure) if failure.status() == Some(404) => {

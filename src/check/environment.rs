@@ -4,8 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use jobs::{
-    AccountFault, FailureClass, JobType, Provider,
-    providers::{Dialect, DialectStore, Reachability, deployment, models::days_until, reach},
+    AccountFault, Failure, FailureClass, JobType, OpenAiSettings, Provider,
+    providers::{
+        Dialect, DialectStore, Reachability, deployment, models::days_until, reach, reach_deployment,
+    },
 };
 
 use super::Finding;
@@ -167,17 +169,25 @@ fn media_hosts(config: &Config) -> Finding {
     }
 }
 
-/// Reports the parts of a request that OpenAI, or its substitute, refuses; `None` if it accepts all parts.
-pub(super) async fn dialect(config: &Config) -> Option<Finding> {
-    let settings = config.handlers.openai.as_ref()?;
-    let store = SharedDialects::new(Connection::open(&config.redis).ok()?);
-    let known = store
-        .load(&deployment(&settings.base_url, &settings.model))
-        .await?;
-    let dialect = Dialect::parse(&known).filter(|dialect| !dialect.is_whole())?;
-    let found =
-        format!("the provider does not take the whole request: for 24 hours it is written with {dialect}");
-    Some(Finding::ok("openai request", found))
+/// Reports the parts of a request that a deployment refuses. Those that accept all parts are left out.
+pub(super) async fn dialects(config: &Config) -> Vec<Finding> {
+    let Ok(connection) = Connection::open(&config.redis) else {
+        return Vec::new();
+    };
+    let store = SharedDialects::new(connection);
+    let mut findings = Vec::new();
+    for (place, settings) in config.handlers.deployments().enumerate() {
+        let known = store.load(&deployment(&settings.base_url, &settings.model)).await;
+        let dialect = known.and_then(|known| Dialect::parse(&known));
+        if let Some(dialect) = dialect.filter(|dialect| !dialect.is_whole()) {
+            let (service, _) = model_shutdown::service_of(place, settings);
+            let found = format!(
+                "the provider does not take the whole request: for 24 hours it is written with {dialect}"
+            );
+            findings.push(Finding::ok(format!("{} request", service.name()), found));
+        }
+    }
+    findings
 }
 
 /// Accounts that jobs wait for now, as the fleet has found them: a call that would show it costs money.
@@ -186,8 +196,10 @@ pub(super) async fn accounts(config: &Config) -> Vec<Finding> {
         return Vec::new();
     };
     let mut findings: Vec<Finding> = Vec::new();
-    for provider in Provider::ALL {
-        let breaker = gates.of(provider).breaker.name();
+    let of_providers = Provider::ALL.map(|provider| (provider, gates.of(provider)));
+    let further = gates.fallbacks.iter().map(|gate| (Provider::OpenAi, gate));
+    for (provider, gate) in of_providers.into_iter().chain(further) {
+        let breaker = gate.breaker.name();
         let keys = GateKeys::new(breaker, provider.as_str());
         let mut call = redis::pipe();
         call.get(&keys.state).hget(&keys.meta, "fault");
@@ -281,55 +293,93 @@ pub(super) async fn media_helper(config: &Config) -> Finding {
     }
 }
 
-/// Each provider: whether it has a key, can be reached, and takes the key.
+/// Each provider, and each further deployment: whether it has a key, can be reached, and takes the key.
 pub(super) async fn providers(config: &Config) -> Vec<Finding> {
-    join_all(Provider::ALL.map(|provider| one(config, provider))).await
+    let of_providers = Provider::ALL.map(|provider| async move {
+        let vars = ServiceVars::of(config, provider);
+        let reached = reach(&config.handlers, provider).await;
+        finding(provider, vars, reached)
+    });
+    let further = config.handlers.deployments().enumerate().skip(1);
+    let further = further.map(|(place, settings)| async move {
+        let vars = ServiceVars::of_deployment(place, settings);
+        finding(Provider::OpenAi, vars, Some(reach_deployment(settings).await))
+    });
+    let (mut findings, further) = tokio::join!(join_all(of_providers), join_all(further));
+    findings.extend(further);
+    findings
+}
+
+/// The name of a service, and its variables, which cures name.
+struct ServiceVars {
+    name: String,
+    key: String,
+    place: String,
+    model: String,
+    /// The model or service to name instead of one that ends.
+    successor: Option<String>,
+}
+
+impl ServiceVars {
+    fn of(config: &Config, provider: Provider) -> Self {
+        if let (Provider::OpenAi, Some(first)) = (provider, &config.handlers.openai) {
+            return Self::of_deployment(0, first);
+        }
+        let (key, place, model) = match provider {
+            Provider::OpenAi => ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),
+            Provider::AzureSpeech => ("AZURE_SPEECH_KEY", "AZURE_SPEECH_REGION or _ENDPOINT", ""),
+            Provider::AzureVision => ("AZURE_VISION_KEY", "AZURE_VISION_ENDPOINT", "AZURE_VISION_API"),
+        };
+        let vision = config.handlers.vision.as_ref();
+        let retirement = vision.and_then(model_shutdown::vision_retirement);
+        Self {
+            name: provider.as_str().to_owned(),
+            key: key.to_owned(),
+            place: place.to_owned(),
+            model: model.to_owned(),
+            successor: retirement.and_then(|known| known.successor),
+        }
+    }
+
+    fn of_deployment(place: usize, settings: &OpenAiSettings) -> Self {
+        let (service, model) = model_shutdown::service_of(place, settings);
+        let prefix = model.trim_end_matches("MODEL");
+        Self {
+            name: service.name().to_owned(),
+            key: format!("{prefix}API_KEY"),
+            place: format!("{prefix}BASE_URL"),
+            successor: model_shutdown::successor(settings),
+            model,
+        }
+    }
 }
 
 /// The provider shuts down what the worker uses on `day`: a warning, from some weeks before it on.
-fn shutdown(config: &Config, provider: Provider, check: &'static str, day: &str) -> Finding {
-    let (what, variable, successor) = match provider {
-        Provider::OpenAi => {
-            let successor = config.handlers.openai.as_ref();
-            let successor = successor.and_then(model_shutdown::successor);
-            (
-                "the model",
-                "OPENAI_MODEL",
-                successor.unwrap_or_else(|| "another model".to_owned()),
-            )
-        }
-        _ => {
-            let known = config.handlers.vision.as_ref();
-            let successor = known
-                .and_then(model_shutdown::vision_retirement)
-                .and_then(|known| known.successor);
-            let successor = successor.unwrap_or_else(|| "another service".to_owned());
-            ("the service that reads images", "AZURE_VISION_API", successor)
-        }
+fn shutdown(provider: Provider, vars: ServiceVars, day: &str) -> Finding {
+    let (what, another) = match provider {
+        Provider::OpenAi => ("the model", "another model"),
+        _ => ("the service that reads images", "another service"),
     };
     let found = format!("reached, and it takes the key; it shuts {what} down on {day}");
     let left = days_until(day, SystemTime::now());
     if left.is_some_and(|left| left > model_shutdown::WARNED_DAYS) {
-        return Finding::ok(check, found);
+        return Finding::ok(vars.name, found);
     }
-    Finding::warning(
-        check,
-        found,
-        format!("set {variable} to {successor} before that day"),
-    )
+    let successor = vars.successor.as_deref().unwrap_or(another);
+    let cure = format!("set {} to {successor} before that day", vars.model);
+    Finding::warning(vars.name, found, cure)
 }
 
-async fn one(config: &Config, provider: Provider) -> Finding {
-    let (check, key, place) = match provider {
-        Provider::OpenAi => ("openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
-        Provider::AzureSpeech => (
-            "azure-speech",
-            "AZURE_SPEECH_KEY",
-            "AZURE_SPEECH_REGION or _ENDPOINT",
-        ),
-        Provider::AzureVision => ("azure-vision", "AZURE_VISION_KEY", "AZURE_VISION_ENDPOINT"),
-    };
-    let Some(reached) = reach(&config.handlers, provider).await else {
+fn finding(provider: Provider, vars: ServiceVars, reached: Option<Result<Reachability, Failure>>) -> Finding {
+    let ServiceVars {
+        name,
+        key,
+        place,
+        model,
+        ..
+    } = &vars;
+    let check = name.clone();
+    let Some(reached) = reached else {
         let jobs: Vec<&str> = JobType::ALL
             .into_iter()
             .filter(|kind| kind.provider() == provider)
@@ -347,7 +397,7 @@ async fn one(config: &Config, provider: Provider) -> Finding {
             let cure = "none is needed where jobs run; else run one job, and see its reason";
             return Finding::warning(check, found, cure);
         }
-        Ok(Reachability::ModelEnds(day)) => return shutdown(config, provider, check, &day),
+        Ok(Reachability::ModelEnds(day)) => return shutdown(provider, vars, &day),
         Err(failure) => failure,
     };
     let cure = match (failure.account_fault(), failure.class(), failure.status()) {
@@ -355,7 +405,7 @@ async fn one(config: &Config, provider: Provider) -> Finding {
             format!("check {key}: it is wrong, expired, or of another resource")
         }
         (Some(AccountFault::Scope), ..) => format!("give {key} the scope, or use another key"),
-        (Some(AccountFault::Model), ..) => "set OPENAI_MODEL to a model that the account may use".to_owned(),
+        (Some(AccountFault::Model), ..) => format!("set {model} to a model that the account may use"),
         (Some(AccountFault::Access), ..) => {
             format!("check {key} and what its resource allows: region, firewall, data policy")
         }

@@ -10,6 +10,8 @@ mod environment;
 mod redis;
 pub mod rights;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::config::Config;
@@ -30,7 +32,7 @@ pub enum FindingLevel {
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
     /// Name of the check, such as `redis eviction`.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// How it is.
     pub level: FindingLevel,
     /// Result of the check.
@@ -41,16 +43,20 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+    fn ok(check: impl Into<Cow<'static, str>>, found: impl Into<String>) -> Self {
         Self {
-            check,
+            check: check.into(),
             level: FindingLevel::Ok,
             found: found.into(),
             cure: None,
         }
     }
 
-    fn warning(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
+    fn warning(
+        check: impl Into<Cow<'static, str>>,
+        found: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
         Self {
             level: FindingLevel::Warning,
             cure: Some(cure.into()),
@@ -58,7 +64,11 @@ impl Finding {
         }
     }
 
-    fn failure(check: &'static str, found: impl Into<String>, cure: impl Into<String>) -> Self {
+    fn failure(
+        check: impl Into<Cow<'static, str>>,
+        found: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
         Self {
             level: FindingLevel::Failure,
             ..Self::warning(check, found, cure)
@@ -71,16 +81,16 @@ pub async fn all(config: &Config) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("configuration", "every variable can be read")];
     findings.extend(environment::look(config));
     findings.push(environment::media_helper(config).await);
-    let (redis, providers, dialect, accounts, webhook) = tokio::join!(
+    let (redis, providers, dialects, accounts, webhook) = tokio::join!(
         redis::look(config),
         environment::providers(config),
-        environment::dialect(config),
+        environment::dialects(config),
         environment::accounts(config),
         environment::webhook(config)
     );
     findings.extend(redis);
     findings.extend(providers);
-    findings.extend(dialect);
+    findings.extend(dialects);
     findings.extend(accounts);
     findings.extend(webhook);
     findings

@@ -38,7 +38,7 @@ fn text(findings: &[Finding]) -> String {
         };
         let cure = finding.cure.clone().unwrap_or_default();
         vec![
-            finding.check.to_owned(),
+            finding.check.to_string(),
             level.to_owned(),
             finding.found.clone(),
             cure,

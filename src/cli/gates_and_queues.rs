@@ -81,7 +81,7 @@ pub(super) async fn limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
     let limits = operator()?.limits().await.context("Redis")?;
     let answer: Map<String, Value> = limits
         .iter()
-        .map(|s| (s.provider.to_string(), view::limit(s)))
+        .map(|s| (s.name().to_owned(), view::limit(s)))
         .collect();
     output::either(args.json, &answer, || {
         let of = |used: u64, limit: Option<NonZeroU32>| match limit {
@@ -90,7 +90,7 @@ pub(super) async fn limits(args: LimitsArgs) -> anyhow::Result<ExitCode> {
         };
         let rows = limits.iter().map(|s| {
             vec![
-                s.provider.to_string(),
+                s.name().to_owned(),
                 of(s.in_flight, s.limits.max_concurrent),
                 of(s.requests, s.limits.requests_per_minute),
                 of(s.tokens, s.limits.tokens_per_minute),

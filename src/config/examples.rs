@@ -5,8 +5,12 @@ use super::vars::{DefaultValue, EnvVar};
 /// A value that works; `None` for tokens, of which an example would be used.
 pub(super) fn example(var: &EnvVar) -> Option<&'static str> {
     match (var.default, var.name) {
+        (_, "LLM_DEPLOYMENTS") => Some("primary,azure"),
         (DefaultValue::Value(text), _) if !text.is_empty() => Some(text),
         (DefaultValue::Computed(_), _) => Some("bullmq:ai-jobs,apalis:ai-jobs=8"),
+        (_, name) if name.starts_with("LLM_") && name.ends_with("_BASE_URL") => {
+            Some("https://name.openai.azure.com/openai/v1")
+        }
         (_, name) => OPTIONAL
             .iter()
             .find(|(known, _)| *known == name)

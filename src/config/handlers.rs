@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jobs::{
     ChatApi, MediaSettings, OpenAiSettings, Settings, SpeechSettings, VisionApi, VisionSettings,
-    providers::models::{ModelSuccessor, ModelTable, ReasoningEffort},
+    providers::models::{ModelTable, ReasoningEffort},
 };
 use secrecy::SecretString;
 
@@ -15,11 +15,20 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> Settings {
     let models = models(env);
     let names = deployments::names(env);
     let openai = openai(env, models.clone(), &names);
+    let key = env.secret(&vars::OPENAI_API_KEY);
+    let openai = OpenAiSettings {
+        key: key.clone().unwrap_or_default(),
+        ..openai
+    };
+    let fallbacks = deployments::fallbacks(env, &names, &openai);
+    if key.is_none() && names.len() > 1 && !env.is_set(&vars::OPENAI_API_KEY) {
+        let fault = "is missing: LLM_DEPLOYMENTS names several deployments, and the OPENAI_ variables configure the first \
+                     (example: OPENAI_API_KEY=sk-...)";
+        env.complain::<()>(&vars::OPENAI_API_KEY, fault);
+    }
     Settings {
-        fallbacks: deployments::fallbacks(env, &names, &openai),
-        openai: env
-            .secret(&vars::OPENAI_API_KEY)
-            .map(|key| OpenAiSettings { key, ..openai }),
+        fallbacks,
+        openai: key.map(|_| openai),
         speech: speech(env),
         vision: vision(env, models),
         media: media(env),
@@ -61,11 +70,7 @@ fn openai(env: &mut EnvReader<'_>, models: Arc<ModelTable>, names: &[String]) ->
             }),
         }),
         successor: env.parse(&vars::OPENAI_MODEL_SUCCESSOR, |text| {
-            Ok(match text {
-                "recommended" => ModelSuccessor::Recommended,
-                "none" => ModelSuccessor::None,
-                name => ModelSuccessor::Model(name.to_owned()),
-            })
+            Ok(deployments::model_successor(text))
         }),
         models,
         timeout: env.duration(&vars::OPENAI_TIMEOUT, Duration::from_millis(100), HOUR),

@@ -169,7 +169,14 @@ impl Config {
         if !unreadable.is_empty() {
             return Err(ConfigError(unreadable));
         }
-        Self::from_lookup(|name| values.get(name).cloned())
+        let mut config = Self::from_lookup(|name| values.get(name).cloned())?;
+        let named = values
+            .get("LLM_DEPLOYMENTS")
+            .map(String::as_str)
+            .filter(|names| !names.is_empty());
+        let unnamed = deployments::unnamed(values.keys().map(String::as_str), named);
+        config.warnings.extend(unnamed);
+        Ok(config)
     }
 
     /// Reads variables from anywhere: tests and the demo pass a map.

@@ -34,6 +34,8 @@ impl<'a> EnvReader<'a> {
     pub(super) fn finish(mut self) -> Result<(Vec<(&'static str, String)>, Vec<String>), Vec<String>> {
         // A variable may be read more than once.
         self.warnings.dedup();
+        let mut seen = std::collections::HashSet::new();
+        self.errors.retain(|error| seen.insert(error.clone()));
         if self.errors.is_empty() {
             Ok((self.effective, self.warnings))
         } else {
@@ -199,6 +201,9 @@ impl<'a> EnvReader<'a> {
         } else {
             format!("{:?}", text.chars().take(LONGEST_SHOWN).collect::<String>())
         };
+        // The addresses of all deployments are read alike, and each has variables of its own.
+        let prefix = var.name.strip_suffix("BASE_URL").unwrap_or("OPENAI_");
+        let expected = expected.replace("OPENAI_", prefix);
         let example = shown_example(var);
         self.errors
             .push(format!("{}: {shown} is refused: {expected}{example}", var.name));

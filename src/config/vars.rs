@@ -85,8 +85,8 @@ vars! {
     FLEX_TIMEOUT = Value("60s"), "longest wait for the cheaper tier to begin an answer; then the usual tier is asked, and before the job's time is up in any case";
     OPENAI_API = Value("openai"), "how it is addressed: `openai` (so does every compatible endpoint), or `azure`: the classic interface, with the deployment of the name `OPENAI_MODEL` in the path and `OPENAI_API_VERSION`";
     OPENAI_API_VERSION = Value("2024-10-21"), "`api-version` of requests with `OPENAI_API=azure`";
-    LLM_DEPLOYMENTS = Value("primary"), "names of the deployments of the language model, in the order in which calls try them, separated by commas. The `OPENAI_` variables configure the first one. Each further one has its own: `LLM_<NAME>_BASE_URL`, `_API_KEY` and `_MODEL`, and where they differ from those of the first `_API`, `_API_VERSION`, `_RATE_LIMIT_RPM`, `_RATE_LIMIT_TPM`, `_MAX_CONCURRENT`, `_WEIGHT`; its breaker is called `llm-<name>`";
-    LLM_FALLBACK_AFTER = Value("15s"), "a deployment whose limits would make a call wait for longer is passed over for the next one";
+    LLM_DEPLOYMENTS = Value("primary"), "names of the deployments of the language model, in the order in which calls try them, separated by commas. The `OPENAI_` variables configure the first one. Each further one has its own: `LLM_<NAME>_BASE_URL`, `_API_KEY` and `_MODEL`, and where they differ from those of the first `_API`, `_API_VERSION`, `_MODEL_SUCCESSOR`, `_RATE_LIMIT_RPM`, `_RATE_LIMIT_TPM`, `_MAX_CONCURRENT`, `_WEIGHT`; its breaker is called `llm-<name>`";
+    LLM_FALLBACK_AFTER = Value("15s"), "longest time that calls wait for the limits of a deployment while another is left: then the next one is asked, and for as long as calls keep filling that deployment";
     LLM_STRATEGY = Value("ordered"), "`ordered`: the first deployment that admits a call gets it; `weighted`: first choices are spread by `LLM_<NAME>_WEIGHT` (1 where it is not set)";
     AZURE_SPEECH_KEY: secret = None, "without it pronunciation jobs fail";
     AZURE_SPEECH_REGION = None, "such as `westeurope`";

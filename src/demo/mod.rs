@@ -1,8 +1,9 @@
 //! `demo`: shows the worker with jobs of every type, on a machine that has only a redis-server.
 //!
-//! The command starts a private Redis, the provider simulator and a replica, runs a few dozen jobs, and stops all of
-//! them at the end. It runs the real code; only the providers are simulated.
+//! The command starts a private Redis, the provider simulator, another one as a second deployment of the language model,
+//! and a replica, runs a few dozen jobs, and stops all of them at the end. It runs the real code; only the providers are simulated.
 
+mod cards;
 mod outage;
 mod samples;
 mod show;
@@ -45,6 +46,10 @@ pub struct DemoArgs {
 
 /// Jobs below which OpenAI's share is too small to open its breaker.
 const ENOUGH_FOR_AN_OUTAGE: u32 = 9;
+/// The job whose cards are shown as they come: the first one is a deck.
+const FIRST_JOB: &str = "demo-0";
+/// A deck is streamed for so many times the latency: its cards are seen to come one by one.
+const STREAM_FACTOR: u32 = 4;
 /// Longest wait for a step of the demo.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -61,15 +66,23 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let redis = PrivateRedis::start().await?;
     let options = SimulatorOptions {
         latency: args.latency,
+        stream_time: args.latency * STREAM_FACTOR,
         random_faults: args.faults,
         seed: 7,
         ..SimulatorOptions::default()
     };
-    let simulator = Simulator::bind(([127, 0, 0, 1], 0).into(), options.clone())
-        .await
-        .context("the simulator")?;
-    let config = config(&redis, &simulator, &options)?;
-    let simulator = simulator.spawn();
+    let bind = async |options| {
+        let bound = Simulator::bind(([127, 0, 0, 1], 0).into(), options);
+        bound.await.context("the simulator")
+    };
+    let simulator = bind(options.clone()).await?;
+    let spare = bind(SimulatorOptions {
+        random_faults: 0.0,
+        ..options.clone()
+    })
+    .await?;
+    let config = config(&redis, &simulator, &spare, &options)?;
+    let (simulator, spare) = (simulator.spawn(), spare.spawn());
     let replica = Replica::new(&config).await?;
     let port = replica.port()?;
     println!(
@@ -89,6 +102,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         tokio::select! {
             shown = show::follow(&jobs, &stage) => shown,
             never = outage::narrate(&operator, &simulator, &stage) => match never {},
+            never = cards::show(port, FIRST_JOB, &stage) => match never {},
             () = tokio::time::sleep(PATIENCE) => Err(anyhow!("the jobs have not ended within {PATIENCE:?}")),
         }
     };
@@ -99,6 +113,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     stop.cancel();
     replica.await.context("the replica died")??;
     simulator.stop().await;
+    spare.stop().await;
     redis.stop().await;
     let Some(shown) = shown else {
         return Ok(ExitCode::from(130));
@@ -113,9 +128,16 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Configuration of the demo. Waits are short and limits high, so that the demo ends soon.
-fn config(redis: &PrivateRedis, simulator: &Simulator, options: &SimulatorOptions) -> anyhow::Result<Config> {
+fn config(
+    redis: &PrivateRedis,
+    simulator: &Simulator,
+    spare: &Simulator,
+    options: &SimulatorOptions,
+) -> anyhow::Result<Config> {
     let mut env: HashMap<&str, String> = point_to(simulator, options).into_iter().collect();
     env.insert("REDIS_URL", redis.url());
+    env.insert("LLM_SPARE_BASE_URL", spare.openai_base_url());
+    env.insert("LLM_SPARE_API_KEY", options.keys.openai.clone());
     for (name, value) in [
         ("PORT", "0"),
         // The dashboard of the demo has buttons.
@@ -123,9 +145,11 @@ fn config(redis: &PrivateRedis, simulator: &Simulator, options: &SimulatorOption
         ("RETRY_BASE_DELAY", "300ms"),
         ("RETRY_MAX_DELAY", "2s"),
         ("CONCURRENCY", "6"),
+        ("LLM_DEPLOYMENTS", "primary,spare"),
+        ("LLM_SPARE_MAX_CONCURRENT", "2"),
         ("OPENAI_RATE_LIMIT_RPM", "0"),
         ("AZURE_VISION_RATE_LIMIT_RPM", "0"),
-        ("OPENAI_BREAKER_OPEN_FOR", "3s"),
+        ("OPENAI_BREAKER_OPEN_FOR", "2s"),
         ("AZURE_BREAKER_OPEN_FOR", "3s"),
     ] {
         env.insert(name, value.to_owned());

@@ -1,5 +1,5 @@
-//! The demo's outage: OpenAI fails from the start, its breaker opens, jobs wait without losing an attempt; then it
-//! answers again, probes pass, the breaker closes, and the jobs run.
+//! The demo's outage: OpenAI fails from the start, its breaker opens, and the second deployment takes the calls, as many as
+//! its limit allows. Then OpenAI answers again, probes pass, the breaker closes, and OpenAI gets its calls back.
 
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
@@ -19,7 +19,8 @@ pub(super) fn begin(simulator: &SimulatorHandle, stage: &ProgressDisplay) -> any
     simulator
         .faults()
         .on_match(Provider::OpenAi, "", Fault::status(503), None)?;
-    stage.say("outage: openai answers 503 to everything");
+    stage
+        .say("outage: openai answers 503 to everything; the deployment spare takes its calls, two at a time");
     Ok(())
 }
 

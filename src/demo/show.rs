@@ -67,6 +67,8 @@ struct ResultRow {
     failed: u64,
     calls: u64,
     took: Duration,
+    /// How many jobs each provider, or each deployment of the language model, has answered.
+    answered: BTreeMap<String, u64>,
 }
 
 impl DemoResult {
@@ -89,17 +91,25 @@ impl DemoResult {
 
     pub(super) fn table(&self) -> Table {
         let mut table = Table::new();
-        table
-            .load_style(UTF8_FULL_CONDENSED)
-            .set_header(["type", "jobs", "done", "failed", "attempts", "time"]);
+        table.load_style(UTF8_FULL_CONDENSED).set_header([
+            "type",
+            "jobs",
+            "done",
+            "failed",
+            "attempts",
+            "time",
+            "answered by",
+        ]);
         for (kind, row) in &self.rows {
             let numbers = [row.jobs, row.done, row.failed, row.calls].map(|n| n.to_string());
             let mut cells = vec![kind.to_string()];
             cells.extend(numbers);
             cells.push(format!("{:.1} s", row.took.as_secs_f64()));
+            let answered = row.answered.iter().map(|(name, jobs)| format!("{name} {jobs}"));
+            cells.push(answered.collect::<Vec<_>>().join(", "));
             table.add_row(cells);
         }
-        for column in table.column_iter_mut().skip(1) {
+        for column in table.column_iter_mut().skip(1).take(5) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
@@ -167,7 +177,12 @@ pub(super) async fn follow(jobs: &[FollowedJob], stage: &ProgressDisplay) -> any
                 *percents.entry(job.kind).or_default() += u64::from(view.progress);
                 if matches!(view.state, JobState::Completed | JobState::Failed) {
                     *ended = true;
-                    count(shown.rows.entry(job.kind).or_default(), &view, started.elapsed());
+                    count(
+                        shown.rows.entry(job.kind).or_default(),
+                        job.kind,
+                        &view,
+                        started.elapsed(),
+                    );
                     shown.check(job, &view, stage)?;
                     if view.state == JobState::Failed {
                         stage.say(&format!("{} failed: {}", job.id, view.error.unwrap_or_default()));
@@ -224,12 +239,17 @@ impl DemoResult {
 }
 
 /// Each line of the history is an attempt that failed; the one that ended the job comes on top.
-fn count(row: &mut ResultRow, view: &JobSnapshot, took: Duration) {
+fn count(row: &mut ResultRow, kind: JobType, view: &JobSnapshot, took: Duration) {
     let failed = view.state == JobState::Failed;
     row.done += u64::from(!failed);
     row.failed += u64::from(failed);
     row.calls += view.history.len() as u64 + u64::from(!failed);
     row.took = took;
+    if let Some(result) = &view.result {
+        let deployment = result["usage"]["deployment"].as_str();
+        let answered = deployment.unwrap_or(kind.provider().as_str()).to_owned();
+        *row.answered.entry(answered).or_default() += 1;
+    }
 }
 
 fn bar(all: &MultiProgress, kind: JobType, jobs: u64) -> ProgressBar {

@@ -1,7 +1,7 @@
 //! Logs and counts the changes of a breaker. Redis reports each change to one call, and that call's replica logs it, so
-//! that each change appears once in the fleet. `provider` is the provider of that call.
+//! that each change appears once in the fleet. `service` is that of the call.
 
-use jobs::Provider;
+use jobs::CalledService;
 use tracing::{info, warn};
 
 use super::{
@@ -12,13 +12,13 @@ use super::{
     settlement::CallOutcome,
 };
 
-fn count(provider: Provider, scope: BreakerScope, to: State) {
-    COUNTERS.transitions(provider, to, scope).add(1);
+fn count(service: &CalledService, scope: BreakerScope, to: State) {
+    COUNTERS.transitions(service, to, scope).add(1);
 }
 
 /// An admission has moved the breaker.
-pub(super) fn moved(provider: Provider, breaker: &BreakerSettings, scope: BreakerScope, to: State) {
-    count(provider, scope, to);
+pub(super) fn moved(service: &CalledService, breaker: &BreakerSettings, scope: BreakerScope, to: State) {
+    count(service, scope, to);
     let (name, scope) = (&*breaker.name, scope.as_str());
     match to {
         State::HalfOpen => {
@@ -33,14 +33,14 @@ pub(super) fn moved(provider: Provider, breaker: &BreakerSettings, scope: Breake
 
 /// An outcome was counted.
 pub(super) fn settled(
-    provider: Provider,
+    service: &CalledService,
     breaker: &BreakerSettings,
     scope: BreakerScope,
     outcome: CallOutcome,
     settled: SettlementReply,
 ) {
     if let Effect::Opened | Effect::Reopened | Effect::Closed = settled.effect {
-        count(provider, scope, settled.state);
+        count(service, scope, settled.state);
     }
     let (name, scope) = (&*breaker.name, scope.as_str());
     let SettlementReply {
@@ -93,8 +93,8 @@ pub(super) fn settled(
 }
 
 /// An operator has moved the breaker.
-pub(super) fn moved_by_hand(provider: Provider, breaker: &BreakerSettings, from: State, to: State) {
-    count(provider, BreakerScope::Fleet, to);
+pub(super) fn moved_by_hand(service: &CalledService, breaker: &BreakerSettings, from: State, to: State) {
+    count(service, BreakerScope::Fleet, to);
     let name = &*breaker.name;
     warn!(breaker = name, scope = BreakerScope::Fleet.as_str(), %from, %to, "Circuit breaker {name}: {from} → {to} (by hand)");
 }

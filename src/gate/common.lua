@@ -3,10 +3,12 @@
 --       1 state  2 failures  3 successes  4 opened_at  5 attempts  6 meta  7 probes
 --       of the provider
 --       8 win  9 leases  10 lease_data
--- ARGV  1 lease ttl ms; the others differ
+-- ARGV  1 lease ttl ms, and behind a space how long a breaker stays open after a failed probe, ms, where other deployments
+--         take the calls; the others differ
 local STATE, FAILURES, SUCCESSES, OPENED_AT, ATTEMPTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local META, PROBES, WIN, LEASES, LEASE_DATA = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local lease_ttl = tonumber(ARGV[1])
+local lease, reopening = string.match(ARGV[1], '^(%d+) ?(%d*)$')
+local lease_ttl, reopen_for = tonumber(lease), tonumber(reopening)
 local call = redis.call
 local floor, max, min = math.floor, math.max, math.min
 local unpack = table.unpack or unpack -- Lua 5.4 (Dragonfly) or 5.1 (Redis, Valkey)
@@ -80,6 +82,7 @@ local calls_changed = false
 -- How long the last opening of a row lasts, and how long the breaker stays open now: an opening by hand, or by another
 -- program, takes the usual time.
 local function last_open_time(open_for)
+  if reopen_for and opens > 1 then return min(open_for, reopen_for) end
   return max(open_for, min(LONGEST_OPEN, open_for * 2 ^ min(max(opens - 1, 0), 20)))
 end
 local function open_time(open_for) return opens_epoch == epoch and last_open_time(open_for) or open_for end
@@ -118,6 +121,8 @@ end
 -- How many calls may be in flight: all that are allowed (0 no limit), but for the time after a recovery, when the
 -- backlog must not knock the provider over. An epoch is the time at which its state was entered.
 local function ramped(limit)
+  -- Where other deployments take the calls of an outage, no backlog waits behind it.
+  if reopen_for then return limit end
   local since = now - epoch
   if limit == 0 or state ~= 'CLOSED' or ramp_epoch ~= epoch or since <= -RAMP_STEP or since >= 2 * RAMP_STEP then
     return limit

@@ -1,12 +1,12 @@
 //! The counters of the gates of this process: `monitor` writes them out with the other metrics.
 
-use jobs::Provider;
+use jobs::CalledService;
 use strum::EnumCount;
 
 use super::decision::{Reason, State};
-use crate::telemetry::metrics::{cells::Counter, labels::CellIndex};
+use crate::telemetry::metrics::cells::Counter;
 
-const PROVIDERS: usize = Provider::ALL.len();
+const SERVICES: usize = CalledService::COUNT;
 
 /// The counters of all gates.
 pub(crate) static COUNTERS: GateCounters = GateCounters::new();
@@ -33,33 +33,33 @@ impl BreakerScope {
 /// See [`COUNTERS`].
 #[derive(Debug)]
 pub(crate) struct GateCounters {
-    admissions: [[Counter; 2]; PROVIDERS],
-    rejections: [[Counter; Reason::COUNT]; PROVIDERS],
-    transitions: [[[Counter; 2]; State::COUNT]; PROVIDERS],
+    admissions: [[Counter; 2]; SERVICES],
+    rejections: [[Counter; Reason::COUNT]; SERVICES],
+    transitions: [[[Counter; 2]; State::COUNT]; SERVICES],
 }
 
 impl GateCounters {
     const fn new() -> Self {
         Self {
-            admissions: [const { [const { Counter::new() }; 2] }; PROVIDERS],
-            rejections: [const { [const { Counter::new() }; Reason::COUNT] }; PROVIDERS],
-            transitions: [const { [const { [const { Counter::new() }; 2] }; State::COUNT] }; PROVIDERS],
+            admissions: [const { [const { Counter::new() }; 2] }; SERVICES],
+            rejections: [const { [const { Counter::new() }; Reason::COUNT] }; SERVICES],
+            transitions: [const { [const { [const { Counter::new() }; 2] }; State::COUNT] }; SERVICES],
         }
     }
 
     /// Permits granted.
-    pub(crate) fn admissions(&self, provider: Provider, scope: BreakerScope) -> &Counter {
-        &self.admissions[provider.index()][scope as usize]
+    pub(crate) fn admissions(&self, service: &CalledService, scope: BreakerScope) -> &Counter {
+        &self.admissions[service.number()][scope as usize]
     }
 
     /// Permits refused.
-    pub(crate) fn rejections(&self, provider: Provider, reason: Reason) -> &Counter {
-        &self.rejections[provider.index()][reason as usize]
+    pub(crate) fn rejections(&self, service: &CalledService, reason: Reason) -> &Counter {
+        &self.rejections[service.number()][reason as usize]
     }
 
-    /// Moves of the breaker behind a provider.
-    pub(crate) fn transitions(&self, provider: Provider, to: State, scope: BreakerScope) -> &Counter {
-        &self.transitions[provider.index()][to as usize][scope as usize]
+    /// Moves of the breaker behind a service.
+    pub(crate) fn transitions(&self, service: &CalledService, to: State, scope: BreakerScope) -> &Counter {
+        &self.transitions[service.number()][to as usize][scope as usize]
     }
 
     /// Number of changes of the fleet's breakers that Redis reported to this replica.

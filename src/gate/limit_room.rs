@@ -17,6 +17,11 @@ pub struct LimitRoom {
     pub spread: SpreadRoom,
     /// Jobs in the lines that were asked about.
     pub waiting: usize,
+    /// Time until the breaker lets a call pass; zero if it does now. Apart from it and `probes`, the room is that of a
+    /// closed breaker.
+    pub blocked_for: Duration,
+    /// The number of calls that a half-open breaker lets pass; `usize::MAX` for any other.
+    pub probes: usize,
 }
 
 /// How many calls may start now, where the requests of a minute are spread over it.

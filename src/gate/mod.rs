@@ -10,7 +10,8 @@
 //!   (counts of the limits). The keys are [`crate::keys::GateKeys`].
 //! - `scripts`, `redis_gate`: assemble and call the scripts. `batched_gate`: batches the calls and bounds them by
 //!   deadlines. `protocol`: what they exchange.
-//! - `provider_gate`, `permit`, `decision`: the interface for callers.
+//! - `provider_gate`, `permit`, `decision`: the interface for callers. `deployment_gates`: the gates of one provider's
+//!   deployments.
 //! - `fallback`: decides while Redis is away. `pending_settlements`: keeps settlements until Redis is back.
 //! - `settings`, `status`, `breaker_log`: configuration, operator's view, log lines.
 //!
@@ -29,6 +30,7 @@ mod batched_gate;
 mod breaker_log;
 pub(crate) mod counters;
 mod decision;
+mod deployment_gates;
 mod fallback;
 mod limit_room;
 mod pending_settlements;
@@ -47,7 +49,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobs::Provider;
+use jobs::{CalledService, Provider};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +62,7 @@ use self::{
 };
 pub use self::{
     decision::{Effect, Reason, Rejection, State},
+    deployment_gates::DeploymentGates,
     limit_room::{LimitRoom, SpreadRoom},
     permit::Permit,
     provider_gate::{Admission, ProviderGate},
@@ -103,12 +106,9 @@ pub struct Gates {
     shared: Arc<GateContext>,
     lease_ttl: Duration,
     pulse: Arc<LoopProgress>,
-    /// Of the language model's deployments, the first one's first.
-    openai: Vec<Arc<ProviderGate>>,
-    fallback_after: Duration,
-    weights: Vec<u32>,
-    azure_speech: Arc<ProviderGate>,
-    azure_vision: Arc<ProviderGate>,
+    openai: Arc<DeploymentGates>,
+    azure_speech: Arc<DeploymentGates>,
+    azure_vision: Arc<DeploymentGates>,
 }
 
 impl Gates {
@@ -134,7 +134,8 @@ impl Gates {
             Instant::now(),
         );
         let mut breakers: HashMap<String, Arc<Mutex<LocalBreaker>>> = HashMap::new();
-        let mut gate = |provider: Provider, settings: &GateSettings| {
+        let mut gate = |service: CalledService, settings: &GateSettings| {
+            let provider = service.provider();
             let breaker = breakers
                 .entry(settings.breaker.name().to_owned())
                 .or_insert_with(|| Arc::new(Mutex::new(LocalBreaker::new(settings.breaker.clone()))));
@@ -147,21 +148,29 @@ impl Gates {
                 lease_ttl: all.lease_ttl,
             };
             Arc::new(ProviderGate::new(
-                provider,
+                service,
                 shared.clone(),
                 BatchedGate::new(redis_gate, deadline),
                 local,
             ))
         };
+        let mut openai = vec![gate(CalledService::of(Provider::OpenAi), &all.openai)];
+        for (further, settings) in (1..).zip(&all.fallbacks) {
+            let service = CalledService::further(further, settings.breaker.name().into());
+            openai.push(gate(service, settings));
+        }
+        let mut only = |provider: Provider| {
+            let gates = vec![gate(CalledService::of(provider), all.of(provider))];
+            Arc::new(DeploymentGates::new(gates, all.fallback_after, Vec::new()))
+        };
         Ok(Self {
-            openai: std::iter::once(&all.openai)
-                .chain(&all.fallbacks)
-                .map(|settings| gate(Provider::OpenAi, settings))
-                .collect(),
-            fallback_after: all.fallback_after,
-            weights: all.weights.clone(),
-            azure_speech: gate(Provider::AzureSpeech, &all.azure_speech),
-            azure_vision: gate(Provider::AzureVision, &all.azure_vision),
+            azure_speech: only(Provider::AzureSpeech),
+            azure_vision: only(Provider::AzureVision),
+            openai: Arc::new(DeploymentGates::new(
+                openai,
+                all.fallback_after,
+                all.weights.clone(),
+            )),
             connection,
             scripts,
             shared,
@@ -172,33 +181,23 @@ impl Gates {
 
     /// The gate of one provider: of its first deployment.
     pub fn gate(&self, provider: Provider) -> &Arc<ProviderGate> {
-        &self.deployments(provider)[0]
+        self.deployments(provider).first()
     }
 
-    /// The gates of a provider's deployments, one at least, in the order in which calls try them.
-    pub fn deployments(&self, provider: Provider) -> &[Arc<ProviderGate>] {
+    /// The gates of a provider's deployments.
+    pub const fn deployments(&self, provider: Provider) -> &Arc<DeploymentGates> {
         match provider {
             Provider::OpenAi => &self.openai,
-            Provider::AzureSpeech => std::slice::from_ref(&self.azure_speech),
-            Provider::AzureVision => std::slice::from_ref(&self.azure_vision),
+            Provider::AzureSpeech => &self.azure_speech,
+            Provider::AzureVision => &self.azure_vision,
         }
-    }
-
-    /// A deployment that would make a call wait for longer is passed over.
-    pub const fn fallback_after(&self) -> Duration {
-        self.fallback_after
-    }
-
-    /// The shares by which calls are spread over the deployments; empty where they are not.
-    pub fn weights(&self) -> &[u32] {
-        &self.weights
     }
 
     /// All gates.
     pub fn all(&self) -> impl Iterator<Item = &Arc<ProviderGate>> {
         Provider::ALL
             .into_iter()
-            .flat_map(|provider| self.deployments(provider))
+            .flat_map(|provider| self.deployments(provider).gates())
     }
 
     /// A gate with the breaker of that name: any will do to read or move the breaker.

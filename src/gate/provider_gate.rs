@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobs::Provider;
+use jobs::{CalledService, Provider};
 use redis::RedisError;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,7 @@ impl GateContext {
 #[derive(Debug)]
 pub struct ProviderGate {
     provider: Provider,
+    service: CalledService,
     shared: Arc<GateContext>,
     batched: BatchedGate,
     fallback: LocalFallback,
@@ -106,14 +107,15 @@ pub enum Admission {
 
 impl ProviderGate {
     pub(super) fn new(
-        provider: Provider,
+        service: CalledService,
         shared: Arc<GateContext>,
         batched: BatchedGate,
         local: LocalFallback,
     ) -> Self {
         let pending = Mutex::new(PendingSettlements::new(batched.redis.lease_ttl));
         Self {
-            provider,
+            provider: service.provider(),
+            service,
             shared,
             batched,
             fallback: local,
@@ -127,6 +129,11 @@ impl ProviderGate {
     /// The provider that the gate protects.
     pub const fn provider(&self) -> Provider {
         self.provider
+    }
+
+    /// The service that it stands in front of, as bookings and metrics name it.
+    pub const fn service(&self) -> &CalledService {
+        &self.service
     }
 
     /// The name of its limits: the provider's, or the breaker's where the breaker is one deployment's own.
@@ -176,7 +183,7 @@ impl ProviderGate {
                 self.shared.redis_works();
                 if let Some(state) = answer.moved_to {
                     breaker_log::moved(
-                        self.provider,
+                        &self.service,
                         &self.batched.redis.settings.breaker,
                         BreakerScope::Fleet,
                         state,
@@ -184,7 +191,7 @@ impl ProviderGate {
                 }
                 match answer.verdict {
                     AdmissionVerdict::Granted { probe, .. } => {
-                        COUNTERS.admissions(self.provider, BreakerScope::Fleet).add(1);
+                        COUNTERS.admissions(&self.service, BreakerScope::Fleet).add(1);
                         let account = self.fallback.granted(now, estimated_tokens, probe);
                         return Admission::Admitted(permit.granted(account));
                     }
@@ -205,20 +212,20 @@ impl ProviderGate {
                     Ok(grant) => {
                         if grant.half_opened {
                             breaker_log::moved(
-                                self.provider,
+                                &self.service,
                                 &self.batched.redis.settings.breaker,
                                 BreakerScope::Replica,
                                 State::HalfOpen,
                             );
                         }
-                        COUNTERS.admissions(self.provider, BreakerScope::Replica).add(1);
+                        COUNTERS.admissions(&self.service, BreakerScope::Replica).add(1);
                         return Admission::Admitted(permit.granted_locally(grant.account));
                     }
                     Err(refusal) => refusal,
                 }
             }
         };
-        COUNTERS.rejections(self.provider, refusal.reason).add(1);
+        COUNTERS.rejections(&self.service, refusal.reason).add(1);
         Admission::Rejected(Rejection {
             provider: self.provider,
             breaker: self.breaker().to_owned(),
@@ -276,7 +283,7 @@ impl ProviderGate {
         let reading = self.batched.redis.control(control).await?;
         if reading.before != reading.state {
             breaker_log::moved_by_hand(
-                self.provider,
+                &self.service,
                 &self.batched.redis.settings.breaker,
                 reading.before,
                 reading.state,
@@ -308,7 +315,7 @@ impl ProviderGate {
             .end(Instant::now(), account, settlement, tell_breaker)
         {
             breaker_log::settled(
-                self.provider,
+                &self.service,
                 &self.batched.redis.settings.breaker,
                 BreakerScope::Replica,
                 settlement.outcome,
@@ -326,7 +333,7 @@ impl ProviderGate {
         let settled = self.batched.settle(id.clone(), settlement).await;
         let settled = settled.inspect_err(|error| self.shared.redis_failed(error))?;
         breaker_log::settled(
-            self.provider,
+            &self.service,
             &self.batched.redis.settings.breaker,
             BreakerScope::Fleet,
             settlement.outcome,

@@ -67,8 +67,9 @@ type AdmitRow = (
 type SettledRow = (Effect, State, u32, u32, u32);
 
 /// The answer of `limit_room.lua`. Calls, ms until more may pass, the reason; calls and ms where they are spread over the
-/// minute, ms between two of these, how many may start at once; jobs that wait.
-type RoomRow = (i64, u64, String, i64, u64, u64, usize, usize);
+/// minute, ms between two of these, how many may start at once; jobs that wait; ms until the breaker lets a call pass, and
+/// how many probes.
+type RoomRow = (i64, u64, String, i64, u64, u64, usize, usize, u64, i64);
 
 /// The part of `breaker_control.lua`'s answer about the breaker.
 type BreakerRow = (
@@ -215,7 +216,7 @@ impl RedisGate {
         for line in lines {
             call.key(&line.key).arg(line.counted_by);
         }
-        let (calls, wait, reason, spread, spread_wait, interval, burst, waiting): RoomRow =
+        let (calls, wait, reason, spread, spread_wait, interval, burst, waiting, blocked_for, probes): RoomRow =
             self.connection.invoke(&call).await?;
         let any = |calls: i64| usize::try_from(calls).unwrap_or(usize::MAX); // -1: any number
         Ok(LimitRoom {
@@ -229,6 +230,8 @@ impl RedisGate {
                 burst,
             },
             waiting,
+            blocked_for: Duration::from_millis(blocked_for),
+            probes: any(probes),
         })
     }
 
@@ -255,7 +258,10 @@ impl RedisGate {
         for key in self.keys.all() {
             call.key(key);
         }
-        call.arg(millis(self.lease_ttl));
+        match self.settings.breaker.reopen_for {
+            Some(reopen_for) => call.arg(format!("{} {}", millis(self.lease_ttl), millis(reopen_for))),
+            None => call.arg(millis(self.lease_ttl)),
+        };
         call
     }
 

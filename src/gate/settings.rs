@@ -6,6 +6,8 @@ use jobs::Provider;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const COUNTS: RangeInclusive<u32> = 1..=1000;
+/// Longest time between two probes of a deployment beside others.
+const LONGEST_REOPENING: Duration = Duration::from_secs(30);
 
 /// The prefix of the breakers of further deployments, in front of the deployment's name.
 pub const DEPLOYMENT_PREFIX: &str = "llm-";
@@ -29,6 +31,8 @@ pub struct BreakerSettings {
     pub(super) half_open_max: u32,
     pub(super) share: FailureShare,
     pub(super) slow_after: Option<Duration>,
+    /// How long it stays open after a failed probe; `None` doubles the time with each opening in a row.
+    pub(super) reopen_for: Option<Duration>,
 }
 
 /// The share of failures among the last ten calls that opens a breaker, beside the count of failures.
@@ -190,6 +194,7 @@ impl BreakerSettings {
             half_open_max,
             share: FailureShare::default(),
             slow_after: None,
+            reopen_for: None,
         })
     }
 
@@ -205,6 +210,17 @@ impl BreakerSettings {
         Self { slow_after, ..self }
     }
 
+    /// Sets that it stays open after a failed probe for a fixed time, because other deployments take the calls:
+    /// a probe then costs its job a moment, and the first deployment gets its calls back soon after it has recovered.
+    #[must_use]
+    pub fn beside_others(self) -> Self {
+        let reopen_for = (self.open_for / 2).min(LONGEST_REOPENING);
+        Self {
+            reopen_for: Some(reopen_for.max(Duration::from_millis(1))),
+            ..self
+        }
+    }
+
     /// `openai`: 5 failures, 2 successes, 60 s, window 60 s, 3 half-open.
     pub fn openai() -> Self {
         Self {
@@ -216,6 +232,7 @@ impl BreakerSettings {
             half_open_max: 3,
             share: FailureShare::default(),
             slow_after: None,
+            reopen_for: None,
         }
     }
 

@@ -12,6 +12,8 @@ pub(super) struct CallRoute {
     failed: u32,
     /// Deployments that cannot serve it, for a reason that another try does not change.
     barred: u32,
+    /// The next try asks only deployments that have not failed.
+    skips_failed: bool,
 }
 
 impl CallRoute {
@@ -31,6 +33,16 @@ impl CallRoute {
         (0..count.min(MOST)).any(|deployment| self.barred >> deployment & 1 == 0)
     }
 
+    /// Returns true if one of so many deployments has not been tried.
+    pub(super) fn has_untried(self, count: usize) -> bool {
+        (0..count.min(MOST)).any(|deployment| (self.failed | self.barred) >> deployment & 1 == 0)
+    }
+
+    /// Sets whether the next try asks only deployments that have not failed.
+    pub(super) fn skip_failed(&mut self, skips_failed: bool) {
+        self.skips_failed = skips_failed;
+    }
+
     /// The deployments in the order in which they are asked. Those that have not failed come first, and barred ones only
     /// if all are barred. `weights` spreads first choices by share.
     pub(super) fn order(self, count: usize, weights: &[u32]) -> Vec<usize> {
@@ -47,6 +59,9 @@ impl CallRoute {
         });
         if self.has_other(count) {
             order.retain(|deployment| self.barred >> deployment & 1 == 0);
+        }
+        if self.skips_failed && self.has_untried(count) {
+            order.retain(|deployment| self.failed >> deployment & 1 == 0);
         }
         order
     }
@@ -74,9 +89,23 @@ mod tests {
         assert_eq!(route.order(3, &[]), [0, 1, 2]);
         route.has_failed(0, false);
         assert_eq!(route.order(3, &[]), [1, 2, 0]);
+        route.skip_failed(true);
+        assert_eq!(route.order(3, &[]), [1, 2]);
+        assert_eq!(route.order(1, &[]), [0], "one has to be asked");
+        route.skip_failed(false);
+        assert!(route.has_untried(2) && !route.has_untried(1));
         route.has_failed(1, true);
         assert_eq!(route.order(3, &[]), [2, 0]);
-        assert!(route.has_other(3) && route.has_other(1) && !CallRoute { failed: 1, barred: 1 }.has_other(1));
+        assert!(
+            route.has_other(3)
+                && route.has_other(1)
+                && !CallRoute {
+                    failed: 1,
+                    barred: 1,
+                    skips_failed: false
+                }
+                .has_other(1)
+        );
         route.has_failed(0, true);
         route.has_failed(2, true);
         assert_eq!(route.order(3, &[]), [0, 1, 2], "one has to be asked");

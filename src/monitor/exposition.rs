@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use jobs::{AccountFault, JobType, Provider};
+use jobs::{AccountFault, CalledService, JobType};
 use strum::VariantArray;
 
 use super::{FleetReading, process};
@@ -33,13 +33,14 @@ pub(super) fn write(
     let mut text = Exposition::default();
     text.sample(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     jobs(&mut text, workers);
-    calls(&mut text);
+    let services = operator.services();
+    calls(&mut text, &services);
     webhook(&mut text);
     if let Some(ledger) = ledger {
         spending(&mut text, ledger.spending());
     }
-    gates(&mut text, operator);
-    redis(&mut text);
+    gates(&mut text, operator, &services);
+    redis(&mut text, &services);
     text.sample(&families::REDIS_UP, &[], f64::from(u8::from(reading.is_some())));
     if let Some(reading) = reading {
         fleet(&mut text, reading);
@@ -105,31 +106,30 @@ fn jobs(text: &mut Exposition, workers: &[Arc<QueueWorker>]) {
     });
 }
 
-fn calls(text: &mut Exposition) {
-    let all = Provider::ALL;
-    for (provider, of_provider) in all.iter().zip(&PROCESS.calls) {
+fn calls(text: &mut Exposition, services: &[CalledService]) {
+    for (service, of_provider) in counted(services, &PROCESS.calls) {
         for (class, of_class) in JobClass::all().zip(of_provider) {
             for (answer, counter) in Answer::VARIANTS.iter().zip(of_class) {
-                let values = [provider.as_str(), class.as_str(), answer.into_str()];
+                let values = [service.name(), class.as_str(), answer.into_str()];
                 text.counter_if_any(&families::CALLS, &values, counter);
             }
         }
     }
-    for (provider, histogram) in all.iter().zip(&PROCESS.call_seconds) {
-        text.histogram(&families::CALL_SECONDS, &[provider.as_str()], histogram);
+    for (service, histogram) in counted(services, &PROCESS.call_seconds) {
+        text.histogram(&families::CALL_SECONDS, &[service.name()], histogram);
     }
-    for (provider, of_provider) in all.iter().zip(&PROCESS.retries) {
+    for (service, of_provider) in counted(services, &PROCESS.retries) {
         for (class, counter) in JobClass::all().zip(of_provider) {
-            text.counter_if_any(&families::RETRIES, &[provider.as_str(), class.as_str()], counter);
+            text.counter_if_any(&families::RETRIES, &[service.name(), class.as_str()], counter);
         }
     }
-    for (provider, histogram) in all.iter().zip(&PROCESS.retry_delay) {
-        text.histogram(&families::RETRY_DELAY, &[provider.as_str()], histogram);
+    for (service, histogram) in counted(services, &PROCESS.retry_delay) {
+        text.histogram(&families::RETRY_DELAY, &[service.name()], histogram);
     }
-    for (provider, of_provider) in all.iter().zip(&PROCESS.spent) {
+    for (service, of_provider) in counted(services, &PROCESS.spent) {
         for (certainty, counter) in ["certain", "possible"].iter().zip(of_provider) {
             let usd = Usd::from_nanos(counter.get()).dollars();
-            text.sample(&families::SPENT, &[provider.as_str(), certainty], usd);
+            text.sample(&families::SPENT, &[service.name(), certainty], usd);
         }
     }
     for (kind, of_type) in JobType::ALL.iter().zip(&PROCESS.deduplicated) {
@@ -147,10 +147,20 @@ fn calls(text: &mut Exposition) {
         (&families::USELESS_ANSWERS, &PROCESS.useless_answers),
         (&families::TOKENS, &PROCESS.tokens),
     ] {
-        for (provider, counter) in all.iter().zip(counters) {
-            text.counter(family, &[provider.as_str()], counter);
+        for (service, counter) in counted(services, counters) {
+            text.counter(family, &[service.name()], counter);
         }
     }
+}
+
+/// The services, each with its count.
+fn counted<'a, T>(
+    services: &'a [CalledService],
+    counts: &'a [T; CalledService::COUNT],
+) -> impl Iterator<Item = (&'a CalledService, &'a T)> {
+    services
+        .iter()
+        .map(|service| (service, &counts[service.number()]))
 }
 
 fn webhook(text: &mut Exposition) {
@@ -178,33 +188,32 @@ fn spending(text: &mut Exposition, spending: LedgerTotals) {
     }
 }
 
-fn gates(text: &mut Exposition, operator: &Operator) {
-    for provider in Provider::ALL {
+fn gates(text: &mut Exposition, operator: &Operator, services: &[CalledService]) {
+    for service in services {
         for scope in BreakerScope::ALL {
-            let values = [provider.as_str(), scope.as_str()];
+            let values = [service.name(), scope.as_str()];
             text.counter(
                 &families::ADMISSIONS,
                 &values,
-                COUNTERS.admissions(provider, scope),
+                COUNTERS.admissions(service, scope),
             );
         }
     }
-    for provider in Provider::ALL {
+    for service in services {
         for reason in Reason::VARIANTS {
-            let values = [provider.as_str(), reason.into_str()];
+            let values = [service.name(), reason.into_str()];
             text.counter(
                 &families::REJECTIONS,
                 &values,
-                COUNTERS.rejections(provider, *reason),
+                COUNTERS.rejections(service, *reason),
             );
         }
     }
-    let names = operator.breaker_names().into_iter();
-    for (breaker, providers) in names.filter(|(_, providers)| !providers.is_empty()) {
+    for (breaker, services) in operator.breaker_names() {
         for to in State::VARIANTS {
             for scope in BreakerScope::ALL {
-                let of = |provider: &Provider| COUNTERS.transitions(*provider, *to, scope).get();
-                let moves: u64 = providers.iter().map(of).sum();
+                let of = |service: &&CalledService| COUNTERS.transitions(service, *to, scope).get();
+                let moves: u64 = services.iter().map(of).sum();
                 let values = [breaker, to.into_str(), scope.as_str()];
                 text.sample(&families::TRANSITIONS, &values, moves as f64);
             }
@@ -212,16 +221,18 @@ fn gates(text: &mut Exposition, operator: &Operator) {
     }
 }
 
-fn redis(text: &mut Exposition) {
+fn redis(text: &mut Exposition, services: &[CalledService]) {
     text.histogram(&families::REDIS_SECONDS, &[], &PROCESS.redis_seconds);
     for (fault, counter) in RedisFault::VARIANTS.iter().zip(&PROCESS.redis_errors) {
         text.counter(&families::REDIS_ERRORS, &[fault.into_str()], counter);
     }
     text.counter(&families::REDIS_RECONNECTS, &[], &PROCESS.redis_reconnects);
     text.counter(&families::HTTP_DENIED, &[], &PROCESS.http_denied);
-    let shutdown = PROCESS.model_shutdown.load(Ordering::Relaxed);
-    if shutdown > 0 {
-        text.sample(&families::MODEL_SHUTDOWN, &[], shutdown as f64);
+    for (service, day) in counted(services, &PROCESS.model_shutdown) {
+        let day = day.load(Ordering::Relaxed);
+        if day > 0 {
+            text.sample(&families::MODEL_SHUTDOWN, &[service.name()], day as f64);
+        }
     }
     for (fate, counter) in ["exported", "dropped"].iter().zip(&PROCESS.trace_spans) {
         text.counter(&families::TRACE_SPANS, &[fate], counter);

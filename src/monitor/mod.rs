@@ -76,8 +76,8 @@ pub struct FleetReading {
     pub webhook: Option<Standing>,
     /// The outcomes of the jobs.
     pub minutes: MinuteCounts,
-    /// When the provider shuts the flashcards' model down, ms since 1970, where a day is known.
-    pub model_shutdown: Option<u64>,
+    /// The service that ends first, or whose model does, and when, ms since 1970, where a day is known.
+    pub model_shutdown: Option<(String, u64)>,
     /// Redis's clock, ms.
     pub now: u64,
 }
@@ -233,6 +233,16 @@ impl Monitor {
         (last.reading.clone(), away)
     }
 
+    /// The service whose model ends first, and when.
+    fn model_shutdown(&self) -> Option<(String, u64)> {
+        let days = self.operator.services().into_iter().map(|service| {
+            let day = PROCESS.model_shutdown[service.number()].load(Ordering::Relaxed);
+            (service, day)
+        });
+        let (service, day) = days.filter(|(_, day)| *day > 0).min_by_key(|(_, day)| *day)?;
+        Some((service.name().to_owned(), day * 1000))
+    }
+
     async fn read(&self) -> Result<FleetReading, BrokerError> {
         // Reports this replica's latest counts first, which the reading would otherwise miss.
         self.reporter.report(&self.workers).await?;
@@ -263,7 +273,7 @@ impl Monitor {
             money: money.and_then(Result::ok),
             webhook: webhook.and_then(Result::ok),
             minutes,
-            model_shutdown: Some(PROCESS.model_shutdown.load(Ordering::Relaxed) * 1000).filter(|at| *at > 0),
+            model_shutdown: self.model_shutdown(),
             now,
         })
     }

@@ -115,6 +115,12 @@ pub struct BackoffDelay {
 }
 
 impl BackoffDelay {
+    /// No wait.
+    pub(crate) const NONE: Self = Self {
+        base: Duration::ZERO,
+        total: Duration::ZERO,
+    };
+
     /// How long to wait.
     pub const fn total(self) -> Duration {
         self.total

@@ -69,7 +69,7 @@ pub(super) struct CloseRequest {
     pub(super) note_field: String,
     /// The answer; `?` leaves the mark, empty takes it back.
     pub(super) text: String,
-    /// Kind, amount and step of the booking; empty if nothing is booked.
+    /// Kind, amount, step and service of the booking; empty if nothing is booked.
     pub(super) note: String,
     /// The job's type.
     pub(super) kind: JobType,

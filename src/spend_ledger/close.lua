@@ -9,7 +9,7 @@
 --          note field: '$' and what the mark of this sending has behind its '?'
 --          new content: '=…' an answer (the script checks no token: any delivery's answer belongs to the same request),
 --          '?' the mark stays, '' the mark is taken back, unless another call has overwritten it since
---          note: kind, amount and step of the booking, shown on the job's page ('' none)
+--          note: kind, amount, step and service of the booking, shown on the job's page ('' none)
 --       then of each call to book: id of the call, kind of the booking, amount, student, row, tokens of the request, of the
 --          cache, of the answer, of reasoning
 --       A replica sends one of these scripts at a time, so a number that was booked before is a resend.
@@ -47,6 +47,8 @@ for i, page in ipairs(KEYS) do
   else
     kept[i] = 1
     if redis.pcall('HGET', page, entry) == mark_of(note_field) then
+      -- Before the mark goes: a hash without fields loses its time to live.
+      if note ~= '' then call('HSET', page, note_field, note) end
       call('HDEL', page, entry)
       -- Deletes a page that holds nothing but `by`, which replicas of earlier versions write.
       if call('HLEN', page) == 1 and call('HEXISTS', page, 'by') == 1 then call('DEL', page) end

@@ -209,6 +209,8 @@ impl LedgerEntry<'_> {
         let (ledger, counters) = (&page.ledger, &page.ledger.counters);
         let text = match result {
             Ok(reply) => written(reply),
+            // The usual tier is asked next, which is no repetition of a call whose answer is unknown.
+            Err(failure) if failure.is_late_tier() => String::new(),
             Err(failure) if failure.is_answer_lost() || failure.class() == FailureClass::Cancelled => {
                 "?".to_owned()
             }
@@ -222,7 +224,10 @@ impl LedgerEntry<'_> {
         }
         let note = match came_to {
             BookingKind::Nothing => String::new(),
-            _ => format!("{} {} {}", came_to.as_str(), amount.nanos(), call.step),
+            _ => {
+                let service = call.service.name();
+                format!("{} {} {} {service}", came_to.as_str(), amount.nanos(), call.step)
+            }
         };
         let closing = ledger.keeps_answers.then(|| CloseRequest {
             page: page.key.clone(),

@@ -70,6 +70,9 @@ pub struct BudgetStatus {
 pub struct PaidCall {
     /// The step of the job that it was made for.
     pub step: String,
+    /// The provider, or the deployment, that it was made at; absent for calls of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// `paid`, `unpriced`, or `possible`: its answer was lost.
     pub came_to: String,
     /// The cost, or the highest possible cost.
@@ -344,14 +347,15 @@ impl SpendAccounts {
     }
 }
 
-/// `<what it came to> <amount> <step>`, as `close.lua` writes it.
+/// `<what it came to> <amount> <step> <service>`, as `close.lua` writes it; earlier versions name no service.
 fn paid_call(note: &str) -> Option<PaidCall> {
-    let mut words = note.splitn(3, ' ');
+    let mut words = note.splitn(4, ' ');
     let (came_to, amount, step) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
     Some(PaidCall {
         step: step.to_owned(),
         came_to: came_to.to_owned(),
         usd: Usd::from_nanos(amount),
+        service: words.next().map(str::to_owned),
     })
 }
 

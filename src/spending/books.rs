@@ -14,13 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobs::{CallUsage, Failure, FailureClass, JobType, Provider, ProviderCall, ProviderReply};
+use jobs::{CallUsage, CalledService, Failure, FailureClass, JobType, ProviderCall, ProviderReply};
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::{PriceTable, Usd, webhook::KEPT_EVENTS};
 use crate::locks::locked;
-use crate::telemetry::metrics::{PROCESS, labels::CellIndex};
+use crate::telemetry::metrics::PROCESS;
 
 /// Calls that wait to be booked while Redis is away, at most.
 const MOST_WAITING: usize = 100_000;
@@ -188,12 +188,15 @@ impl SpendBooks {
     pub fn prepare(self: &Arc<Self>, call: &ProviderCall, payer: &Payer) -> OpenCall {
         self.open.fetch_add(1, Ordering::Relaxed);
         let estimate = self.prices.cost(call.provider, &call.estimate);
+        let of_successor = call.successor_estimate.as_ref();
+        let of_successor = of_successor.and_then(|usage| self.prices.known_cost(call.provider, usage));
         OpenCall {
             books: self.clone(),
             id: self.last_call.fetch_add(1, Ordering::Relaxed) + 1,
-            provider: call.provider,
-            estimate,
-            row: row(call.provider, &call.estimate.model, payer.kind),
+            service: call.service.clone(),
+            // The model may turn out to be gone within the call, which then costs what its successor does.
+            estimate: estimate.map(|estimate| estimate.max(of_successor.unwrap_or_default())),
+            row: row(&call.service, &call.estimate.model, payer.kind),
             payer: payer.clone(),
             is_sent: false,
             is_over: false,
@@ -254,11 +257,11 @@ impl SpendBooks {
     }
 }
 
-/// `<provider>|<model>|<type>`, in characters that the scripts and the reports can rely on.
-fn row(provider: Provider, model: &str, kind: JobType) -> String {
+/// `<service>|<model>|<type>`, in characters that the scripts and the reports can rely on.
+fn row(service: &CalledService, model: &str, kind: JobType) -> String {
     let model = model.chars().filter(|c| c.is_ascii_graphic() && *c != '|');
     let model: String = model.take(LONGEST_MODEL).collect();
-    format!("{provider}|{model}|{kind}")
+    format!("{}|{model}|{kind}", service.name())
 }
 
 /// A paid call between its reservation and its booking. Dropped, it is booked as well: as possibly paid once it was
@@ -268,7 +271,7 @@ pub struct OpenCall {
     books: Arc<SpendBooks>,
     /// Unique within the replica.
     pub id: u64,
-    provider: Provider,
+    service: CalledService,
     /// The most that it costs; `None` if its model has no price.
     pub estimate: Option<Usd>,
     /// The row of its sums, by the model that is asked.
@@ -294,10 +297,10 @@ impl OpenCall {
             Ok(reply) if reply.is_cut => booking.came_to = BookingKind::Possible,
             Ok(reply) => {
                 let usage = CallUsage::of_answer(call, &reply.body);
-                let cost = self.books.prices.cost(self.provider, &usage);
+                let cost = self.books.prices.cost(self.service.provider(), &usage);
                 booking.came_to = cost.map_or(BookingKind::Unpriced, |_| BookingKind::Paid);
                 booking.amount = cost.unwrap_or_default();
-                booking.row = row(self.provider, &usage.model, self.payer.kind);
+                booking.row = row(&self.service, &usage.model, self.payer.kind);
                 booking.tokens = [
                     usage.prompt_tokens,
                     usage.cached_tokens,
@@ -332,11 +335,11 @@ impl OpenCall {
     }
 
     fn put(&self, booking: Booking) {
-        let provider = self.provider.index();
+        let service = self.service.number();
         match booking.came_to {
-            BookingKind::Paid => PROCESS.spent[provider][0].add(booking.amount.nanos()),
-            BookingKind::Possible => PROCESS.spent[provider][1].add(booking.amount.nanos()),
-            BookingKind::Unpriced => PROCESS.unpriced_calls[provider].add(1),
+            BookingKind::Paid => PROCESS.spent[service][0].add(booking.amount.nanos()),
+            BookingKind::Possible => PROCESS.spent[service][1].add(booking.amount.nanos()),
+            BookingKind::Unpriced => PROCESS.unpriced_calls[service].add(1),
             BookingKind::Nothing => {}
         }
         self.books.put(booking);
@@ -358,7 +361,10 @@ impl Drop for OpenCall {
             false => BookingKind::Nothing,
         };
         if self.is_sent {
-            warn!(provider = %self.provider, "a paid call was broken off: it is booked as possibly paid");
+            warn!(
+                provider = self.service.name(),
+                "a paid call was broken off: it is booked as possibly paid"
+            );
         }
         self.put(self.booking(came_to));
         self.books.late.notify_one();
@@ -367,6 +373,7 @@ impl Drop for OpenCall {
 
 #[cfg(test)]
 mod tests {
+    use jobs::Provider;
     use serde_json::{json, value::to_raw_value};
 
     use super::*;

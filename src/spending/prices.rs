@@ -289,6 +289,11 @@ impl PriceTable {
         Some(row?.cost(usage))
     }
 
+    /// The cost of `usage`, where it has a price.
+    pub(super) fn known_cost(&self, provider: Provider, usage: &CallUsage) -> Option<Usd> {
+        Some(self.row(provider, usage)?.cost(usage))
+    }
+
     /// The row of the pattern that fits best, for requests of this length.
     fn row(&self, provider: Provider, usage: &CallUsage) -> Option<&PriceRow> {
         let tier = ServiceTier::of(&usage.tier)?;

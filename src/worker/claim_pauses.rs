@@ -5,7 +5,8 @@
 //! other.
 //!
 //! A limit (requests, tokens, calls in flight) that has refused a job is asked before each further claim how many calls
-//! it would let pass, and no more jobs are claimed than that. The others keep their place in the queue.
+//! it would let pass, and no more jobs are claimed than that. The others keep their place in the queue. Of a provider with
+//! several deployments the room of all counts: one that is full or open does not hold claims up while another admits calls.
 //!
 //! Claims are spread over the minute while jobs of several owners compete for a limit of requests: several owners were
 //! seen in the last minute, and more jobs wait than the limit has room for. Otherwise a burst of one owner would leave
@@ -26,7 +27,7 @@ use rand::RngExt;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    gate::{ProviderGate, Reason, SpreadRoom},
+    gate::{DeploymentGates, Reason, SpreadRoom},
     locks::locked,
     queue::QueueInspector,
 };
@@ -53,8 +54,8 @@ pub enum ClaimAllowance {
     All,
     /// At most this many jobs, and at least one.
     UpTo(usize),
-    /// No job before this time, or before a call of this gate has ended.
-    Wait(Instant, Option<Arc<ProviderGate>>),
+    /// No job before this time, or before a call to one of these deployments has ended.
+    Wait(Instant, Option<Arc<DeploymentGates>>),
 }
 
 /// The pauses of one queue's claims.
@@ -68,7 +69,7 @@ pub struct ClaimPauses {
 struct PauseState {
     seen: HashMap<Provider, Instant>,
     until: Option<Instant>,
-    /// The gates of the limits that have refused a job, and are asked before the next claim.
+    /// The gates of the providers whose limits have refused a job, which are asked before the next claim.
     limited: HashMap<Provider, LimitedQueue>,
     /// Owners of jobs, hashed, by when one was last seen.
     owners: HashMap<u64, Instant>,
@@ -80,7 +81,7 @@ struct PauseState {
 
 #[derive(Debug)]
 struct LimitedQueue {
-    gate: Arc<ProviderGate>,
+    gates: Arc<DeploymentGates>,
     until: Instant,
 }
 
@@ -108,8 +109,8 @@ impl ClaimPauses {
         self.inner().seen.insert(provider, Instant::now());
     }
 
-    /// A job of this owner, hashed, is about to pass this gate.
-    pub fn record_owner(&self, owner: u64, gate: &Arc<ProviderGate>) {
+    /// A job of this owner, hashed, is about to pass one of these gates.
+    pub fn record_owner(&self, owner: u64, gates: &Arc<DeploymentGates>) {
         let (now, mut inner) = (Instant::now(), self.inner());
         if inner.owners.len() >= MOST_OWNERS {
             inner.owners.retain(|_, at| now - *at < MEMORY);
@@ -117,10 +118,10 @@ impl ClaimPauses {
         if inner.owners.len() < MOST_OWNERS || inner.owners.contains_key(&owner) {
             inner.owners.insert(owner, now);
         }
-        if gate.limits_requests() && inner.is_shared(now) && !inner.passes_unspread(gate.provider(), now) {
-            let entry = inner.limited.entry(gate.provider());
+        if gates.limits_requests() && inner.is_shared(now) && !inner.passes_unspread(gates.provider(), now) {
+            let entry = inner.limited.entry(gates.provider());
             entry.or_insert_with(|| LimitedQueue {
-                gate: gate.clone(),
+                gates: gates.clone(),
                 until: now,
             });
         }
@@ -141,14 +142,14 @@ impl ClaimPauses {
         }
     }
 
-    /// One of the provider's limits lets nothing pass for `wait`.
-    pub fn pause_for_limit(&self, gate: &Arc<ProviderGate>, wait: Duration) {
+    /// The limits of the provider's deployments let nothing pass for `wait`.
+    pub fn pause_for_limit(&self, gates: &Arc<DeploymentGates>, wait: Duration) {
         let until = Instant::now() + wait;
         let limited = LimitedQueue {
-            gate: gate.clone(),
+            gates: gates.clone(),
             until,
         };
-        self.inner().limited.insert(gate.provider(), limited);
+        self.inner().limited.insert(gates.provider(), limited);
     }
 
     /// True if a job that a limit has refused is put off for `wait`, rather than put back in the line: where jobs of
@@ -171,7 +172,7 @@ impl ClaimPauses {
         queue: Option<&dyn QueueInspector>,
     ) -> ClaimAllowance {
         let now = Instant::now();
-        let gates: Vec<Arc<ProviderGate>> = {
+        let limited: Vec<Arc<DeploymentGates>> = {
             let mut inner = self.inner();
             if let Some(until) = inner.until.filter(|until| *until > now) {
                 return ClaimAllowance::Wait(until, None);
@@ -214,15 +215,15 @@ impl ClaimPauses {
             inner
                 .limited
                 .values()
-                .map(|limited| limited.gate.clone())
+                .map(|limited| limited.gates.clone())
                 .collect()
         };
-        self.ask(&gates, wanted, queue).await
+        self.ask(&limited, wanted, queue).await
     }
 
     async fn ask(
         &self,
-        gates: &[Arc<ProviderGate>],
+        limited: &[Arc<DeploymentGates>],
         wanted: usize,
         queue: Option<&dyn QueueInspector>,
     ) -> ClaimAllowance {
@@ -232,9 +233,9 @@ impl ClaimPauses {
             .filter(|_| is_shared)
             .map(QueueInspector::waiting_lines)
             .unwrap_or_default();
-        for gate in gates {
+        for gates in limited {
             // With Redis away nothing can be claimed either.
-            let Ok(mut room) = gate.room(&lines).await else {
+            let Ok(mut room) = gates.room(&lines).await else {
                 return ClaimAllowance::UpTo(1);
             };
             let now = Instant::now();
@@ -251,26 +252,31 @@ impl ClaimPauses {
                 } else {
                     usize::MAX
                 };
-                inner.unspread.insert(gate.provider(), (most, now + UNSPREAD));
+                inner.unspread.insert(gates.provider(), (most, now + UNSPREAD));
             }
-            let may_pass = !is_shared || inner.passes_unspread(gate.provider(), now);
+            let may_pass = !is_shared || inner.passes_unspread(gates.provider(), now);
             if room.calls >= wanted && may_pass {
-                inner.limited.remove(&gate.provider());
+                inner.limited.remove(&gates.provider());
             } else if is_spread && room.calls > 0 && room.calls <= wanted {
                 // This claim takes all of them. Those after it come at a known time.
-                if let Some(limited) = inner.limited.get_mut(&gate.provider()) {
+                if let Some(limited) = inner.limited.get_mut(&gates.provider()) {
                     limited.until = now + pause_of_spread(&room.spread, room.spread.interval);
                 }
             } else if room.calls == 0 {
                 let slots = room.reason == Some(Reason::Concurrency);
                 let wait = room.wait.max(Duration::from_millis(1));
-                let wait = if slots { wait.min(LONGEST_SLOT_WAIT) } else { wait };
+                let wait = match room.reason {
+                    Some(Reason::Concurrency) => wait.min(LONGEST_SLOT_WAIT),
+                    // Every deployment is open, and may be reset by hand.
+                    Some(Reason::Open) => wait.min(LONGEST_HOLD),
+                    _ => wait,
+                };
                 let until = now + wait;
-                if let Some(limited) = inner.limited.get_mut(&gate.provider()) {
+                if let Some(limited) = inner.limited.get_mut(&gates.provider()) {
                     limited.until = if slots { now } else { until };
                 }
                 if next.as_ref().is_none_or(|(first, _)| until < *first) {
-                    next = Some((until, slots.then(|| gate.clone())));
+                    next = Some((until, slots.then(|| gates.clone())));
                 }
             }
             calls = calls.saturating_add(room.calls);
@@ -282,7 +288,7 @@ impl ClaimPauses {
             calls.saturating_sub(self.starting.count.load(Ordering::Relaxed)),
             next,
         ) {
-            (0, Some((until, gate))) => ClaimAllowance::Wait(until, gate),
+            (0, Some((until, gates))) => ClaimAllowance::Wait(until, gates),
             // Jobs on their way to the gate will have taken what there is.
             (0, None) => ClaimAllowance::Wait(Instant::now() + LONGEST_SLOT_WAIT, None),
             (calls, _) => ClaimAllowance::UpTo(calls.min(wanted)),

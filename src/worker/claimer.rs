@@ -89,18 +89,18 @@ impl QueueWorker {
                 .claim_pauses
                 .allowance(slots.count(), self.slots.capacity(), Some(&*self.broker))
                 .await;
-            let (until, gate) = match allowance {
+            let (until, gates) = match allowance {
                 ClaimAllowance::All => return Some(slots),
                 ClaimAllowance::UpTo(most) => {
                     slots.keep(most);
                     return Some(slots);
                 }
-                ClaimAllowance::Wait(until, gate) => (until, gate),
+                ClaimAllowance::Wait(until, gates) => (until, gates),
             };
             drop(slots);
             let freed = async {
-                match &gate {
-                    Some(gate) => gate.freed().await,
+                match &gates {
+                    Some(gates) => gates.freed().await,
                     None => std::future::pending().await,
                 }
             };

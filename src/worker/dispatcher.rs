@@ -113,7 +113,8 @@ impl DeliveryHandler for Dispatcher {
         // would count towards poison without having run.
         let guard = JobGuard::new(policy, gates, page, stops, &reporter)
             .waiting_in_slot(delivery.lost == 0)
-            .of_suspect(assignment.suspect.clone());
+            .of_suspect(assignment.suspect.clone())
+            .asking(self.jobs.language_model());
         debug!(%kind, "running");
         // Nothing else holds a large one: the handler drops it as soon as it can, and its room with it.
         delivery.payload = None;

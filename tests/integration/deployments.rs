@@ -5,6 +5,7 @@ use std::time::Duration;
 use backend_worker::{
     queue::{JobSnapshot, JobState},
     simulator::{Fault, Provider, RunningSimulator, Simulator, SimulatorOptions},
+    spending::{Budgets, Usd, accounts::SpendAccounts},
 };
 use serde_json::{Value, json};
 
@@ -125,6 +126,152 @@ async fn an_outage_of_the_first_is_bridged_by_the_second() {
         })
         .await;
         drop(worker);
+    }
+}
+
+/// A dearer deployment is reserved and booked by its own prices: the calls in flight exceed no budget.
+#[tokio::test]
+async fn a_budget_holds_at_the_prices_of_the_deployment_that_is_asked() {
+    let scene = Scene::set(Duration::from_millis(20)).await;
+    let (spare, mut env) = spare().await;
+    let budget: Usd = "0.02".parse().unwrap();
+    env.extend([
+        ("LLM_SPARE_MODEL", "gpt-5-mini".to_owned()),
+        ("BUDGET_DAILY_USD", budget.to_string()),
+    ]);
+    scene
+        .simulator
+        .faults()
+        .on_match(Provider::OpenAi, "", Fault::status(503), None)
+        .unwrap();
+    let _worker = scene.worker(&borrowed(&env)).await;
+    let cards = json!({ "content": "Cells divide.", "subject": "Biology", "topic": "Cells", "userId": "u" });
+    let data = cards.to_string();
+    scene
+        .enqueue(&["generate-flashcards", "--data", &data, "--count", "30"])
+        .await;
+    let broker = scene.redis.apalis("ai-jobs", "onlooker");
+    let completed = eventually("the budget is used up, and the rest waits", async || {
+        let counts = broker.counts().await.unwrap();
+        assert_eq!(counts.failed, 0);
+        (counts.completed > 0 && counts.delayed > 0 && counts.active == 0).then_some(counts.completed)
+    })
+    .await;
+    let accounts = SpendAccounts::new(scene.redis.connection(), Budgets::default());
+    let day = accounts.status().await.unwrap().day;
+    assert!(
+        day.usd.plus(day.possible_usd) <= budget,
+        "{completed} decks for {} exceed {budget}",
+        day.usd
+    );
+    let billed: f64 = spare
+        .journal()
+        .of(Provider::OpenAi)
+        .into_iter()
+        .filter_map(|entry| entry.bill?.usd)
+        .sum();
+    assert!(billed <= budget.dollars(), "{billed}");
+}
+
+/// Bookings, metrics, `check` and `job show` name each deployment, and look after each.
+#[tokio::test]
+async fn each_deployment_is_booked_counted_and_checked_under_its_own_name() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let (_spare, mut env) = spare().await;
+    env.push(("LLM_SPARE_MODEL", "gpt-4o-mini".to_owned()));
+    let table = std::env::temp_dir().join(format!("deployments-{}.toml", std::process::id()));
+    let day = std::time::SystemTime::now() + Duration::from_hours(20 * 24);
+    let day = humantime::format_rfc3339_seconds(day).to_string()[..10].to_owned();
+    let row = format!(
+        "[[shutdown]]\nhost = \"127.0.0.1\"\nmodels = [\"gpt-4o-mini\"]\ndate = \"{day}\"\n\
+         successor = \"gpt-6-luna\"\nsource = \"this test\"\n"
+    );
+    std::fs::write(&table, row).unwrap();
+    env.push(("MODELS_FILE", table.to_str().unwrap().to_owned()));
+    let worker = scene.worker(&borrowed(&env)).await;
+    let faults = scene.simulator.faults();
+    let fault = Fault::status(503);
+    faults.on_match(Provider::OpenAi, "", fault, None).unwrap();
+    let jobs = decks(&scene, 10).await;
+    assert!(deployments(&jobs).iter().all(|name| name == "spare"));
+    let causes: Vec<&str> = (jobs.iter().flat_map(|job| &job.history))
+        .map(|line| line.note.cause.as_str())
+        .collect();
+    assert!(
+        !causes.is_empty() && causes.iter().all(|cause| cause.contains("(at openai)")),
+        "{causes:?}"
+    );
+
+    let accounts = SpendAccounts::new(scene.redis.connection(), Budgets::default());
+    let today = accounts.today().await.unwrap();
+    let row = "llm-spare|gpt-4o-mini|generate-flashcards|calls";
+    let booked: Option<u64> = scene
+        .redis
+        .ask(&["HGET", &format!("spend:day:{today}"), row])
+        .await;
+    let rows: Vec<String> = scene.redis.ask(&["HKEYS", &format!("spend:day:{today}")]).await;
+    assert_eq!(booked, Some(10), "{rows:?}");
+
+    let metrics = reqwest::get(format!("http://127.0.0.1:{}/metrics", worker.port));
+    let metrics = metrics.await.unwrap().text().await.unwrap();
+    let shown = |start: &str| metrics.lines().any(|line| line.starts_with(start));
+    for start in [
+        "backend_worker_provider_calls_total{provider=\"llm-spare\",class=\"none\",status=\"2xx\"} 10",
+        "backend_worker_provider_calls_total{provider=\"openai\",class=\"transient\",status=\"5xx\"} ",
+        "backend_worker_paid_calls_total{provider=\"llm-spare\"} 10",
+        "backend_worker_paid_calls_total{provider=\"openai\"} 0",
+        "backend_worker_gate_admissions_total{provider=\"llm-spare\",scope=\"fleet\"} 10",
+        "backend_worker_breaker_transitions_total{breaker=\"llm-spare\"",
+        "backend_worker_model_shutdown_timestamp_seconds{provider=\"llm-spare\"} ",
+    ] {
+        assert!(shown(start), "{start}: {metrics}");
+    }
+
+    let mut check = scene.command(&["check"]);
+    let output = check.envs(borrowed(&env)).output().await.unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(report.contains("llm-spare"), "{report}");
+    assert!(
+        report.contains("set LLM_SPARE_MODEL to gpt-6-luna before that day"),
+        "{report}"
+    );
+    env.retain(|(name, _)| *name != "LLM_SPARE_API_KEY");
+    env.push(("LLM_SPARE_API_KEY", "wrong".to_owned()));
+    let mut check = scene.command(&["check"]);
+    let output = check.envs(borrowed(&env)).output().await.unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        report.contains("check LLM_SPARE_API_KEY: it is wrong"),
+        "{report}"
+    );
+    std::fs::remove_file(table).unwrap();
+}
+
+/// A model that is gone at a further deployment moves to the successor that is set for that deployment.
+#[tokio::test]
+async fn each_deployment_moves_to_its_own_successor() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let (spare, mut env) = spare().await;
+    env.extend([
+        ("LLM_SPARE_MODEL", "gpt-4o-mini".to_owned()),
+        ("LLM_SPARE_MODEL_SUCCESSOR", "gpt-5-mini".to_owned()),
+    ]);
+    let gone = Fault::status(404);
+    let old = "\"model\":\"gpt-4o-mini\"";
+    spare
+        .faults()
+        .on_match(Provider::OpenAi, old, gone, None)
+        .unwrap();
+    let faults = scene.simulator.faults();
+    let fault = Fault::status(503);
+    faults.on_match(Provider::OpenAi, "", fault, None).unwrap();
+    let _worker = scene.worker(&borrowed(&env)).await;
+    for job in decks(&scene, 10).await {
+        let usage = &job.result.as_ref().unwrap()["usage"];
+        assert_eq!(
+            (&usage["model"], &usage["deployment"]),
+            (&json!("gpt-5-mini"), &json!("spare"))
+        );
     }
 }
 

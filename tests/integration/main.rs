@@ -12,6 +12,7 @@
 
 mod access;
 mod apalis_layout;
+mod bridged_outages;
 mod broker_contract;
 mod bullmq_fleet;
 mod bullmq_flows;

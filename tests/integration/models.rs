@@ -62,6 +62,39 @@ async fn reasoning_cuts_no_deck_off() {
     }
 }
 
+/// Prints the figures of `docs/models.md`: decks that were cut off, and the cost of a thousand decks.
+#[tokio::test]
+#[ignore = "a measurement of a minute, not a test"]
+async fn a_thousand_decks_of_a_model_that_reasons() {
+    let settings = [
+        ("gpt-4o-mini", "lowest"),
+        ("gpt-6-luna", "lowest"),
+        ("gpt-6-luna", "provider-default"),
+    ];
+    for (model, effort) in settings {
+        let scene = Scene::set(Duration::ZERO).await;
+        let env = [("OPENAI_MODEL", model), ("OPENAI_REASONING_EFFORT", effort)];
+        let (mut cut_off, mut usd, mut tokens) = (0, 0.0, [0; 3]);
+        for deck in decks(&scene, 1000, &env).await {
+            let usage = &deck["usage"];
+            // A deck that was cut off is asked for once more.
+            cut_off += u32::from(usage["calls"] != 1);
+            usd += usage["costUsd"].as_f64().unwrap();
+            for (sum, name) in tokens
+                .iter_mut()
+                .zip(["promptTokens", "completionTokens", "reasoningTokens"])
+            {
+                *sum += usage[name].as_u64().unwrap();
+            }
+        }
+        let [prompt, completion, reasoning] = tokens.map(|sum| sum / 1000);
+        println!(
+            "{model}, {effort}: {cut_off} of 1000 cut off, {usd:.2} USD; tokens of a deck: {prompt} in, {completion} out, of these {reasoning} reasoning"
+        );
+        assert_eq!(cut_off, 0);
+    }
+}
+
 #[tokio::test]
 async fn jobs_go_on_with_the_successor_of_a_model_that_is_gone() {
     let scene = Scene::set(Duration::from_millis(5)).await;
@@ -139,7 +172,8 @@ async fn the_end_of_the_service_that_reads_images_is_told() {
     let metrics = metrics.text().await.unwrap();
     let begins = humantime::parse_rfc3339(&format!("{day}T00:00:00Z")).unwrap();
     let begins = begins.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let gauge = format!("backend_worker_model_shutdown_timestamp_seconds {begins}\n");
+    let gauge =
+        format!("backend_worker_model_shutdown_timestamp_seconds{{provider=\"azure-vision\"}} {begins}\n");
     assert!(metrics.contains(&gauge), "{metrics}");
     std::fs::remove_file(table).unwrap();
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use backend_worker::{
     queue::JobState,
     simulator::{Fault, Provider},
+    spending::{Budgets, Usd, accounts::SpendAccounts},
 };
 use serde_json::{Value, json};
 
@@ -64,6 +65,48 @@ fn billed(scene: &Scene) -> (Vec<String>, f64) {
     let bills: Vec<_> = bills.filter_map(|entry| entry.bill).collect();
     let usd = bills.iter().filter_map(|bill| bill.usd).sum();
     (bills.into_iter().map(|bill| bill.tier).collect(), usd)
+}
+
+/// What was booked as paid and as possibly paid, call by call, billionths of a dollar.
+async fn booked(scene: &Scene) -> (Vec<u64>, Vec<u64>) {
+    let entries: Vec<(String, Vec<String>)> = scene.redis.ask(&["XRANGE", "usage", "-", "+"]).await;
+    let (mut paid, mut possible) = (Vec::new(), Vec::new());
+    for (_, fields) in entries {
+        let field = |name: &str| {
+            let at = fields.iter().position(|field| field == name).unwrap();
+            fields[at + 1].as_str()
+        };
+        let amount = field("nanoUsd").parse().unwrap();
+        match field("kind") {
+            "paid" => paid.push(amount),
+            "possible" => possible.push(amount),
+            other => panic!("{other}"),
+        }
+    }
+    (paid, possible)
+}
+
+/// A call that is lost for good does not forbid the usual tier: the operator forbids to repeat a call, not to make it.
+#[tokio::test]
+async fn a_late_tier_does_not_count_as_a_call_of_unknown_answer() {
+    let scene = Scene::set(Duration::ZERO).await;
+    let late = Fault::Delay { ms: 600_000 };
+    let faults = scene.simulator.faults();
+    faults.on_match(Provider::OpenAi, FLEX, late, None).unwrap();
+    let env = [
+        ("FLEX_TIMEOUT", "200ms"),
+        ("UNKNOWN_CALL", "fail"),
+        ("FLEX_QUEUES", "ai-jobs"),
+    ];
+    let _worker = scene.worker(&env).await;
+    for id in ["one", "two"] {
+        add(&scene, "ai-jobs", id, json!({ "attempts": 1 })).await;
+    }
+    for id in ["one", "two"] {
+        result(&scene, "ai-jobs", id).await;
+    }
+    let (paid, possible) = booked(&scene).await;
+    assert_eq!((paid.len(), possible.len()), (2, 2));
 }
 
 #[tokio::test]
@@ -168,6 +211,25 @@ async fn a_late_or_unknown_tier_is_answered_by_the_usual_one() {
     .await;
     result(&scene, "ai-jobs", "late").await;
     assert_eq!(billed(&scene).0, ["default"]);
+    let (paid, possible) = booked(&scene).await;
+    assert_eq!(
+        (paid.len(), possible.len()),
+        (1, 1),
+        "the late call may be billed"
+    );
+    assert!(
+        possible[0] >= paid[0],
+        "{possible:?}: an estimate is the most that a call costs, {paid:?}"
+    );
+    let accounts = SpendAccounts::new(scene.redis.connection(), Budgets::default());
+    let day = accounts.status().await.unwrap().day;
+    assert_eq!(day.usd, Usd::from_nanos(paid[0]));
+    assert_eq!(day.possible_usd, Usd::from_nanos(possible[0]), "once");
+    eventually("nothing stays reserved", async || {
+        let reserved = accounts.status().await.unwrap().reserved_usd;
+        (reserved == Usd::default()).then_some(())
+    })
+    .await;
     drop(worker);
 
     let scene = Scene::set(Duration::ZERO).await;

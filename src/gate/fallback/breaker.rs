@@ -295,6 +295,9 @@ impl LocalBreaker {
 
     /// How long the last opening of a row lasts.
     fn open_time(&self) -> Duration {
+        if let Some(reopen_for) = self.settings.reopen_for.filter(|_| self.opens > 1) {
+            return reopen_for.min(self.settings.open_for);
+        }
         let usual = self.settings.open_for;
         let doubled = usual.saturating_mul(1 << self.opens.saturating_sub(1).min(20));
         usual.max(doubled.min(LONGEST_OPEN))

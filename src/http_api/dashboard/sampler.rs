@@ -182,17 +182,17 @@ impl Sampler {
         let behind: HashMap<&str, _> = operator.breaker_names().into_iter().collect();
         let breakers = reading.breakers().into_iter().map(|status| {
             let mut shown = breaker(status);
-            let providers = behind.get(status.name.as_str()).into_iter().flatten();
-            shown["providers"] = json!(providers.map(|p| p.as_str()).collect::<Vec<_>>());
+            let services = behind.get(status.name.as_str()).into_iter().flatten();
+            shown["providers"] = json!(services.map(|service| service.name()).collect::<Vec<_>>());
             shown
         });
         let limits = reading.gates.iter().map(|status| {
             let mut shown = limit(status);
-            shown["provider"] = json!(status.provider.as_str());
+            shown["provider"] = json!(status.name());
             let full = self
                 .full
                 .iter()
-                .find(|(provider, _)| *provider == status.provider);
+                .find(|(provider, _)| provider.as_str() == status.name());
             shown["full"] = json!(full.map(|(_, words)| words));
             shown
         });

@@ -146,11 +146,12 @@ fn oldest_waiting(reading: &FleetReading) -> (Option<String>, f64) {
 }
 
 fn model_shutdown(reading: &FleetReading) -> MeasuredValue {
-    let left = reading.model_shutdown.map(|at| at.saturating_sub(reading.now));
+    let first = reading.model_shutdown.as_ref();
+    let left = first.map(|(_, at)| at.saturating_sub(reading.now));
     let passed = left.map_or(0, |left| millis(RETIRING).saturating_sub(left));
     MeasuredValue {
         value: passed as f64 / 1000.0 / DAY,
-        subject: None,
+        subject: first.map(|(service, _)| service.clone()),
         since: Some(reading.now.saturating_sub(passed)),
     }
 }

@@ -158,7 +158,7 @@ fn a_model_is_retiring_for_its_last_thirty_days() {
     let day = 86_400_000;
     let left = |days: Option<u64>| {
         let reading = FleetReading {
-            model_shutdown: days.map(|days| NOW + days * day),
+            model_shutdown: days.map(|days| ("llm-azure".to_owned(), NOW + days * day)),
             now: NOW,
             ..FleetReading::default()
         };

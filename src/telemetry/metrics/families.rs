@@ -79,7 +79,7 @@ families! {
     REDIS_ERRORS = Counter "backend_worker_redis_errors_total" ["kind"] "calls to Redis that failed";
     REDIS_RECONNECTS = Counter "backend_worker_redis_reconnects_total" [] "times that Redis was reached again";
     HTTP_DENIED = Counter "backend_worker_http_denied_total" [] "HTTP requests that were refused for want of a valid token, or because of where they came from";
-    MODEL_SHUTDOWN = Gauge "backend_worker_model_shutdown_timestamp_seconds" [] "when a provider shuts down the flashcards' model or the service that reads images, the earlier of the two, seconds since 1970; absent where no day is known";
+    MODEL_SHUTDOWN = Gauge "backend_worker_model_shutdown_timestamp_seconds" ["provider"] "when the provider shuts down the deployment's model, or the service that reads images, seconds since 1970; absent where no day is known";
     TRACE_SPANS = Counter "backend_worker_trace_spans_total" ["fate"] "spans for OpenTelemetry";
     REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";
@@ -133,7 +133,10 @@ mod tests {
             "class" => list(JobClass::all().map(JobClass::as_str).collect()),
             "fate" => "of jobs `requeued`, `poisoned`; of spans `exported`, `dropped`".to_owned(),
             "event" => list(vec!["sent", "reused", "unknown", "resent", "unrecorded"]),
-            "provider" => list(Provider::ALL.map(Provider::as_str).to_vec()),
+            "provider" => {
+                let providers = list(Provider::ALL.map(Provider::as_str).to_vec());
+                format!("{providers}; `llm-<name>` for each further deployment of `LLM_DEPLOYMENTS`")
+            }
             "period" => list(vec!["day", "month"]),
             "how" => list(DEDUPLICATED_AS.to_vec()),
             "certainty" => list(vec!["certain", "possible"]),

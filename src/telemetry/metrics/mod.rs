@@ -18,7 +18,7 @@ pub mod labels;
 
 use std::sync::atomic::AtomicU64;
 
-use jobs::{FailureClass, JobType, Provider};
+use jobs::{CalledService, FailureClass, JobType};
 use strum::EnumCount;
 
 use self::{
@@ -26,7 +26,7 @@ use self::{
     labels::{Answer, CellIndex, JobClass, JobLabel, JobOutcome, RedisFault, WebhookResult},
 };
 
-const PROVIDERS: usize = Provider::ALL.len();
+const SERVICES: usize = CalledService::COUNT;
 const CLASSES: usize = JobClass::COUNT;
 
 /// The counters of the whole process.
@@ -36,21 +36,21 @@ pub static PROCESS: ProcessCounters = ProcessCounters::new();
 #[derive(Debug)]
 pub struct ProcessCounters {
     /// Tries of provider calls, by what came of them and what was answered.
-    pub calls: [[[Counter; Answer::COUNT]; CLASSES]; PROVIDERS],
+    pub calls: [[[Counter; Answer::COUNT]; CLASSES]; SERVICES],
     /// How long they took.
-    pub call_seconds: [Histogram; PROVIDERS],
+    pub call_seconds: [Histogram; SERVICES],
     /// Waits before another try, by the class of the failure.
-    pub retries: [[Counter; CLASSES]; PROVIDERS],
+    pub retries: [[Counter; CLASSES]; SERVICES],
     /// How long those waits are.
-    pub retry_delay: [Histogram; PROVIDERS],
+    pub retry_delay: [Histogram; SERVICES],
     /// Tokens that providers have charged.
-    pub tokens: [Counter; PROVIDERS],
+    pub tokens: [Counter; SERVICES],
     /// Replies that cost money.
-    pub paid_calls: [Counter; PROVIDERS],
+    pub paid_calls: [Counter; SERVICES],
     /// The costs of calls, and the possible costs of calls whose answer was lost: billionths of a dollar.
-    pub spent: [[Counter; 2]; PROVIDERS],
+    pub spent: [[Counter; 2]; SERVICES],
     /// Replies of models without a price.
-    pub unpriced_calls: [Counter; PROVIDERS],
+    pub unpriced_calls: [Counter; SERVICES],
     /// Usage events on their way to the webhook.
     pub usage_webhook: [Counter; WebhookResult::COUNT],
     /// Jobs that were given the result of an equal one, and waits for one, by type.
@@ -58,7 +58,7 @@ pub struct ProcessCounters {
     /// The costs of results that were given to equal jobs: billionths of a dollar.
     pub saved: [Counter; JobType::ALL.len()],
     /// Replies that their jobs could not use.
-    pub useless_answers: [Counter; PROVIDERS],
+    pub useless_answers: [Counter; SERVICES],
     /// How long Redis takes to answer.
     pub redis_seconds: Histogram,
     /// Calls to Redis that failed.
@@ -67,8 +67,8 @@ pub struct ProcessCounters {
     pub redis_reconnects: Counter,
     /// HTTP requests whose caller may not.
     pub http_denied: Counter,
-    /// When the provider shuts the flashcards' model down, seconds since 1970; 0 where no day is known.
-    pub model_shutdown: AtomicU64,
+    /// When the model, or the service, of each service shuts down, seconds since 1970; 0 where no day is known.
+    pub model_shutdown: [AtomicU64; SERVICES],
     /// Spans that reached the collector, and those that were dropped.
     pub trace_spans: [Counter; 2],
 }
@@ -76,37 +76,43 @@ pub struct ProcessCounters {
 impl ProcessCounters {
     const fn new() -> Self {
         Self {
-            calls: [const { [const { [const { Counter::new() }; Answer::COUNT] }; CLASSES] }; PROVIDERS],
-            call_seconds: [const { Histogram::new(&cells::CALLS) }; PROVIDERS],
-            retries: [const { [const { Counter::new() }; CLASSES] }; PROVIDERS],
-            retry_delay: [const { Histogram::new(&cells::WAITS) }; PROVIDERS],
-            tokens: [const { Counter::new() }; PROVIDERS],
-            paid_calls: [const { Counter::new() }; PROVIDERS],
-            spent: [const { [const { Counter::new() }; 2] }; PROVIDERS],
-            unpriced_calls: [const { Counter::new() }; PROVIDERS],
+            calls: [const { [const { [const { Counter::new() }; Answer::COUNT] }; CLASSES] }; SERVICES],
+            call_seconds: [const { Histogram::new(&cells::CALLS) }; SERVICES],
+            retries: [const { [const { Counter::new() }; CLASSES] }; SERVICES],
+            retry_delay: [const { Histogram::new(&cells::WAITS) }; SERVICES],
+            tokens: [const { Counter::new() }; SERVICES],
+            paid_calls: [const { Counter::new() }; SERVICES],
+            spent: [const { [const { Counter::new() }; 2] }; SERVICES],
+            unpriced_calls: [const { Counter::new() }; SERVICES],
             usage_webhook: [const { Counter::new() }; WebhookResult::COUNT],
             deduplicated: [const { [const { Counter::new() }; 2] }; JobType::ALL.len()],
             saved: [const { Counter::new() }; JobType::ALL.len()],
-            useless_answers: [const { Counter::new() }; PROVIDERS],
+            useless_answers: [const { Counter::new() }; SERVICES],
             redis_seconds: Histogram::new(&cells::REDIS),
             redis_errors: [const { Counter::new() }; RedisFault::COUNT],
             redis_reconnects: Counter::new(),
             http_denied: Counter::new(),
-            model_shutdown: AtomicU64::new(0),
+            model_shutdown: [const { AtomicU64::new(0) }; SERVICES],
             trace_spans: [const { Counter::new() }; 2],
         }
     }
 
     /// One try of a provider call has ended.
-    pub fn called(&self, provider: Provider, class: JobClass, answer: Answer, took: std::time::Duration) {
-        self.calls[provider.index()][class.index()][answer.index()].add(1);
-        self.call_seconds[provider.index()].observe(took);
+    pub fn called(
+        &self,
+        service: &CalledService,
+        class: JobClass,
+        answer: Answer,
+        took: std::time::Duration,
+    ) {
+        self.calls[service.number()][class.index()][answer.index()].add(1);
+        self.call_seconds[service.number()].observe(took);
     }
 
     /// A call is going to be tried again.
-    pub fn retried(&self, provider: Provider, class: FailureClass, delay: std::time::Duration) {
-        self.retries[provider.index()][JobClass(Some(class)).index()].add(1);
-        self.retry_delay[provider.index()].observe(delay);
+    pub fn retried(&self, service: &CalledService, class: FailureClass, delay: std::time::Duration) {
+        self.retries[service.number()][JobClass(Some(class)).index()].add(1);
+        self.retry_delay[service.number()].observe(delay);
     }
 }
 

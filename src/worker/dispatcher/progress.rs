@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
-    gate::ProviderGate,
+    gate::DeploymentGates,
     guard::CallObserver,
     locks::locked,
     queue::{HistoryNote, WriteResult},
@@ -138,16 +138,16 @@ impl CallObserver for ProgressReporter<'_> {
         }
     }
 
-    fn asked(&self, gate: &Arc<ProviderGate>, refused: Option<Duration>) {
+    fn asked(&self, gates: &Arc<DeploymentGates>, refused: Option<Duration>) {
         self.assignment.stats.mark_started();
         // The owner of a job counts only where a limit makes jobs wait.
-        if gate.limits_requests()
+        if gates.limits_requests()
             && let Some(owner) = self.assignment.broker.owner(&self.assignment.delivery)
         {
-            self.assignment.claim_pauses.record_owner(owner, gate);
+            self.assignment.claim_pauses.record_owner(owner, gates);
         }
         if let Some(wait) = refused {
-            self.assignment.claim_pauses.pause_for_limit(gate, wait);
+            self.assignment.claim_pauses.pause_for_limit(gates, wait);
         }
     }
 }

@@ -62,7 +62,7 @@ function showJob(job, cards) {
       fact('Attempts used', count(job.attemptsMade)),
       fact('Deployment', job.result?.usage?.deployment),
       fact('Cost', typeof job.result?.usage?.costUsd === 'number' ? `$${job.result.usage.costUsd.toFixed(6)}` : null),
-      (job.paidCalls ?? []).map(({ step, cameTo, usd }) => fact(`Call ${step}`, `$${usd.toFixed(6)}, ${cameTo}`))),
+      (job.paidCalls ?? []).map(({ step, cameTo, usd, service }) => fact(`Call ${step}`, `$${usd.toFixed(6)}, ${cameTo}${service ? `, at ${service}` : ''}`))),
     el('section', { class: 'card', 'aria-labelledby': 'h-timeline' },
       el('div', { class: 'head' }, el('h2', { id: 'h-timeline' }, 'Timeline')),
       el('ol', { class: 'timeline' }, began, lines.flatMap(line), end)));
