@@ -5,7 +5,8 @@
 -- list is not empty, behind `state`:
 --   `state`          hash: key (payload field that names the owner); front, front_id, last, last_id (first and last job
 --                    that has a place, and their places); shift; seq; turn; clear (1: all of this is to be removed);
---                    ready (ids that stand in front of front_id, in turn: their owners' turns are used already)
+--                    ready (ids that stand in front of front_id, in turn, and those that were taken with them: their owners'
+--                    turns are used already); next (the first of those that stand there); next_left (how many they are)
 --   `state:turns`    zset: owner → turn: the round in which its next job is due · ROUND + its order in the round
 --   `state:line:<o>` list: `<place>:<id>` of the owner's jobs, the next one first
 --   `state:moved`    hash: id → place, of jobs that do not stand where their owner's line says
@@ -15,7 +16,8 @@
 -- and add at the back: what a script finds elsewhere than expected, it looks for nearby.
 --
 -- `line` is {list, state, key, at(distance) → index, range(first, last) → start, stop, from_front(ids), pop(n) → ids,
--- push(id) at the front, owner_of(id, known) → owner or nil, bytes read, is_elsewhere(id)}: what the layouts do differently.
+-- drop(n), push(id) at the front, owner_of(id, known) → owner or nil, bytes read, is_elsewhere(id)}: what the layouts do
+-- differently.
 local ROUND, FIRST_PLACE = 1048576, 1000000000
 -- Ids that one script looks at, at most, for one that is not where it should be.
 local NEARBY = 1000
@@ -50,9 +52,15 @@ local function clear_line(line)
   return true
 end
 
--- Gives an owner back the turn that a job of it has used without running. One that is ready is taken without a turn.
-local function refund_turn(line, owner, id)
-  if is_ready(call('HGET', line.state, 'ready'), id) then return end
+-- The field that names the owners of a line's jobs, if the owner of this job has a turn to get back: one that is ready is
+-- taken without a turn.
+local function key_of_refund(state, id)
+  local m = protected('HMGET', state, 'key', 'ready')
+  return not m.err and m[1] and m[1] ~= '' and not is_ready(m[2], id) and m[1]
+end
+
+-- Gives an owner back the turn that a job of it has used without running.
+local function refund_turn(line, owner)
   local turns = line.state .. ':turns'
   local turn = number_of(call('HGET', line.state, 'turn'))
   local due = number_of(call('ZSCORE', turns, owner) or turn)

@@ -59,14 +59,15 @@ local function owner_in(json, quoted, depth)
   if not first then return '' end
   local behind, plain = plain_between(json, depth)
   -- Most payloads: the name occurs once, as that of a field that is a text, without blanks and before other brackets.
-  local before, colon, quote = byte(json, first - 1), byte(json, last + 1, last + 2)
-  if first > behind and first < plain and (before == 44 or before == 123) and colon == 58 and quote == 34 then
-    return name_at(json, last + 3)
+  local before = byte(json, first - 1)
+  if first > behind and first < plain and (before == 44 or before == 123) then -- , {
+    local name = match(json, '^:"([^"]*)"', last + 1)
+    if name and #name <= LONGEST_OWNER then return name end
   end
   local known, open = 0, 0 -- `open` objects and lists behind the first `known` bytes.
   for _ = 1, 20 do
     before = byte(json, first - 1)
-    local is_field = before == 44 or before == 123 -- , {
+    local is_field = before == 44 or before == 123
     if not is_field then is_field = find(sub(json, max(1, first - 64), first - 1), '[{,]%s*$') end
     local value = is_field and match(json, '^%s*:%s*()', last + 1)
     if value then

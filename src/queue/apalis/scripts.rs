@@ -7,8 +7,8 @@ use crate::queue::scripts::scripts;
 
 scripts! {
     "apalis";
-    CLAIM as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_taking.lua", "waiting_line.lua", "claimed_row.lua", "claim.lua";
-    ASSIGN_PLACES as function = "../payload_owner.lua", "../fair_line.lua", "../fair_line_taking.lua", "waiting_line.lua", "assign_places.lua";
+    CLAIM as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_places.lua", "../fair_line_turns.lua", "../fair_line_taking.lua", "waiting_line.lua", "claimed_row.lua", "claim.lua";
+    ASSIGN_PLACES as function = "../payload_owner.lua", "../fair_line.lua", "../fair_line_places.lua", "../fair_line_turns.lua", "../fair_line_taking.lua", "waiting_line.lua", "assign_places.lua";
     CLAIM_RESEND = "claimed_row.lua", "claim_resend.lua";
     RENEW = "../lease_continuity.lua", "renew.lua";
     RECOVER = "../lease_continuity.lua", "../poison_count.lua", "lost_job.lua", "recover.lua";

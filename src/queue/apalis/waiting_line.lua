@@ -11,6 +11,7 @@ local function wait_line(active, data, scheduled, state, meta_prefix, key)
   function line.range(first, last) return digits(first), digits(last) end
   function line.from_front() end
   function line.pop(n) return n > 0 and call('LPOP', active, n) or {} end
+  function line.drop(n) call('LTRIM', active, digits(n), '-1') end
   function line.push(...) call('LPUSH', active, ...) end
 
   function line.owner_of(id, known)
@@ -40,9 +41,9 @@ end
 
 -- Gives the owner of a job that goes back to the front its turn back.
 local function returned(data, state, id)
-  local key = protected('HGET', state, 'key')
-  if type(key) ~= 'string' or key == '' then return end
+  local key = key_of_refund(state, id)
+  if not key then return end
   local line = wait_line('', data, '', state, '', key)
   local size = call('HSTRLEN', data, id)
-  if size > 0 and size <= LARGEST then refund_turn(line, line.owner_of(id, {}), id) end
+  if size > 0 and size <= LARGEST then refund_turn(line, line.owner_of(id, {})) end
 end

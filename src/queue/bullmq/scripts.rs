@@ -10,14 +10,14 @@ use crate::queue::scripts::scripts;
 
 scripts! {
     "bullmq";
-    CLAIM as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "end_job.lua", "claim_jobs.lua", "claim.lua";
+    CLAIM as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_places.lua", "../fair_line_turns.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "end_job.lua", "claim_jobs.lua", "claim.lua";
     LOOK_FOR_WORK = "look_for_work.lua";
     RENEW = "../lease_continuity.lua", "renew.lua";
     RECOVER = "../lease_continuity.lua", "end_job.lua", "../poison_count.lua", "lost_job.lua", "recover.lua";
     OWN_CLAIMS = "own_claims.lua";
     REQUEUE_LOST_CLAIMS = "end_job.lua", "../poison_count.lua", "lost_job.lua", "requeue_lost_claims.lua";
-    ASSIGN_PLACES as function = "../payload_owner.lua", "../fair_line.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "assign_places.lua";
-    COMPLETE as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "end_job.lua", "claim_jobs.lua", "../equal_jobs.lua", "equal_wake.lua", "complete.lua";
+    ASSIGN_PLACES as function = "../payload_owner.lua", "../fair_line.lua", "../fair_line_places.lua", "../fair_line_turns.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "assign_places.lua";
+    COMPLETE as function = "../payload_owner.lua", "../fair_line.lua", "../owner_in_flight.lua", "../fair_line_places.lua", "../fair_line_turns.lua", "../fair_line_taking.lua", "waiting_line.lua", "priority_levels.lua", "end_job.lua", "claim_jobs.lua", "../equal_jobs.lua", "equal_wake.lua", "complete.lua";
     LARGE_RESULT = "end_job.lua", "large_result.lua";
     RETRY_AT as function = "retry_at.lua";
     AWAIT_EQUAL = "../payload_owner.lua", "../fair_line.lua", "waiting_line.lua", "../equal_jobs.lua", "await_equal.lua";

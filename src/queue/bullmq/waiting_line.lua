@@ -19,6 +19,7 @@ local function wait_line(key)
     end
   end
   function line.pop(n) return n > 0 and call('RPOP', line.list, n) or {} end
+  function line.drop(n) call('LTRIM', line.list, '0', digits(-1 - n)) end
   function line.push(...) call('RPUSH', line.list, ...) end
 
   function line.owner_of(id, known)
@@ -54,9 +55,9 @@ end
 -- (priority_levels.lua), and needs none.
 function returned(id)
   if count(call('HGET', P .. id, 'priority'), 0) > 0 then return end
-  local key = protected('HGET', P .. 'bw:fair', 'key')
-  if type(key) ~= 'string' or key == '' then return end
+  local key = key_of_refund(P .. 'bw:fair', id)
+  if not key then return end
   local line = wait_line(key)
   local owner = line.owner_of(id, {})
-  if owner then refund_turn(line, owner, id) end
+  if owner then refund_turn(line, owner) end
 end

@@ -23,10 +23,14 @@ struct ModelLine {
     next_id: u32,
     /// Jobs that an earlier claim has put to the front in turn.
     ready: usize,
+    /// All jobs of that arrangement: their owners' turns are used already.
+    arranged: HashSet<u32>,
 }
 
 /// Jobs that one claim arranges at most.
-const MOST_READY: usize = 16;
+const MOST_READY: usize = 64;
+/// Longest line in which no jobs are arranged.
+const SHORT_LINE: usize = 16;
 
 impl ModelLine {
     fn add(&mut self, owner: u8) {
@@ -71,10 +75,16 @@ impl ModelLine {
         self.place();
         let round = self.turns.values().min().map(|turn| turn.div_euclid(ROUND));
         let of_round = |turn: &&i64| Some(turn.div_euclid(ROUND)) == round;
-        let due = self.turns.values().filter(of_round).count().min(MOST_READY);
-        let few = wanted < MOST_READY && self.list.len() > MOST_READY && due > wanted - taken.len();
+        let most = MOST_READY.min(self.list.len().saturating_sub(1));
+        let due = self.turns.values().filter(of_round).count().min(most);
+        let few = wanted < most && self.list.len() > SHORT_LINE && due > wanted - taken.len();
         let more = if few { due } else { wanted - taken.len() };
-        taken.extend((0..more).map_while(|_| self.take()));
+        self.arranged.clear();
+        for _ in 0..more {
+            let Some(job) = self.take() else { break };
+            self.arranged.insert(job.0);
+            taken.push(job);
+        }
         while taken.len() > wanted {
             self.list.extend(taken.pop());
             self.list.rotate_right(1);
@@ -117,8 +127,13 @@ impl ModelLine {
         }
     }
 
-    /// Puts a taken job back: next in its owner's line, which gets its turn back.
+    /// Puts a taken job back: next in its owner's line, which gets its turn back. One of the last arrangement is ready again.
     fn give_back(&mut self, (id, owner): (u32, u8)) {
+        if self.ready > 0 && self.arranged.contains(&id) {
+            self.list.push_front((id, owner));
+            self.ready += 1;
+            return;
+        }
         if self.ready > 0 {
             self.unarrange();
         }
