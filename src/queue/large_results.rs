@@ -105,24 +105,6 @@ pub(super) fn is_large(completion: &Completion) -> bool {
     completion.result.len() > INLINE_BYTES
 }
 
-/// The results of all completions in their order, from those of the small ones and of the large ones.
-pub(super) fn in_order(
-    completions: &[Completion],
-    small: Vec<Result<WriteResult, BrokerError>>,
-    large: Vec<Result<WriteResult, BrokerError>>,
-) -> Vec<Result<WriteResult, BrokerError>> {
-    let (mut small, mut large) = (small.into_iter(), large.into_iter());
-    let results = completions.iter().map(|completion| {
-        let result = if is_large(completion) {
-            large.next()
-        } else {
-            small.next()
-        };
-        result.unwrap_or_else(|| Err(batch_replies::too_few().into()))
-    });
-    results.collect()
-}
-
 /// Returns true if Redis or the user's rights exclude transactions. The result passes the script then.
 pub(super) fn lacks_transactions(error: &BrokerError) -> bool {
     let BrokerError::Redis(error) = error else {
