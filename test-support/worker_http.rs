@@ -1,4 +1,4 @@
-//! What tests ask a worker over HTTP.
+//! Requests of tests to a worker over HTTP.
 
 use serde_json::{Value, json};
 

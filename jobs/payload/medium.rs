@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(read(&Value::Null), Ok(None));
     }
 
-    /// Of what is refused, or stays a text, nothing is read as bytes; and no byte of it is repeated.
+    /// A refused text is not read as bytes, and a refusal repeats no byte of it.
     #[test]
     fn what_holds_no_bytes_is_refused_or_stays_a_text() {
         for value in [

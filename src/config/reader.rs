@@ -228,7 +228,7 @@ fn shown_example(var: &EnvVar) -> String {
 const LONGEST_SHOWN: usize = 200;
 
 /// A value without what is around it, and what of that is worth a warning: the quotes that `docker --env-file` and many
-/// panels keep, and what comes along when a line of a file is copied. White space and invisible characters are not.
+/// panels keep, and the name or escape that is copied with a line of a file. White space needs no warning.
 fn bare<'a>(name: &str, value: &'a str) -> (&'a str, Vec<&'static str>) {
     let is_around = |c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}' | '\u{2060}');
     let (mut text, mut left_out) = (value.trim_matches(is_around), Vec::new());

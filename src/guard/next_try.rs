@@ -1,4 +1,4 @@
-//! What follows a failed try: a wait, another deployment, or the end of the call.
+//! Decides what follows a failed try: a wait, another deployment, or the end of the call.
 
 use std::time::Duration;
 

@@ -249,7 +249,7 @@ impl HelperProcess {
     }
 }
 
-/// What a pipe holds, bytes: as much as Linux lets any process ask for. By the usual 64 KB a long recording wakes
+/// Capacity of a pipe, bytes: as much as Linux lets any process ask for. By the usual 64 KB a long recording wakes
 /// both sides eighty times.
 const PIPE: usize = 1024 * 1024;
 

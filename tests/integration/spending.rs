@@ -426,7 +426,7 @@ async fn an_unknown_model_escapes_no_budget() {
     assert_eq!(try_open(&free, "6", "ann").await, None);
 }
 
-/// What goes beyond the bounds of the sums shares a row, and no money is missing.
+/// Rows and students beyond the bounds of the sums share one row, and no money is missing.
 #[tokio::test]
 async fn rows_and_students_beyond_the_bounds_are_summed_as_others() {
     const ROWS: usize = 200;

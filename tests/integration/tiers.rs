@@ -67,7 +67,7 @@ fn billed(scene: &Scene) -> (Vec<String>, f64) {
     (bills.into_iter().map(|bill| bill.tier).collect(), usd)
 }
 
-/// What was booked as paid and as possibly paid, call by call, billionths of a dollar.
+/// The bookings as paid and as possibly paid, call by call, billionths of a dollar.
 async fn booked(scene: &Scene) -> (Vec<u64>, Vec<u64>) {
     let entries: Vec<(String, Vec<String>)> = scene.redis.ask(&["XRANGE", "usage", "-", "+"]).await;
     let (mut paid, mut possible) = (Vec::new(), Vec::new());

@@ -173,7 +173,7 @@ async fn each_endpoint_writes_the_same_deck() {
 /// An error inside of a stream, and what it means.
 struct StreamedError {
     name: &'static str,
-    /// What comes before the error.
+    /// The events before the error.
     begins: fn(&[&str]) -> String,
     error: &'static str,
 }

@@ -48,7 +48,7 @@ async fn picture(scene: &NodeScene) -> BTreeMap<String, String> {
                 "{:?}",
                 scene.redis.ask::<Vec<String>>(&["LRANGE", key, "0", "-1"]).await
             ),
-            // What shares a millisecond in one queue may not in the other: scores order nothing here.
+            // Jobs that share a millisecond in one queue may not in the other: scores order nothing here.
             "zset" | "set" => format!(
                 "{:?}",
                 scene.redis.ask::<Vec<String>>(&["SORT", key, "ALPHA"]).await
