@@ -154,14 +154,15 @@ fn framed_events_are_taken_together() {
     let mut parts = AnswerParts::default();
     parts.push(&event("[", "abc"));
     let known = format!("data: {}\n\ndata: {}\n\n", event("1,\\n", "a"), event("é", ""));
-    for other in [
+    let others = [
         "data: [DONE]\n\n".to_owned(),
         format!("data: {}\n", event("no blank line", "a")),
         format!("data: {}\r\n\r\n", event("other ends of lines", "a")),
         format!("data: {}\n\n", event("no string\",\"x\":\"", "a")),
         format!("data: {}\n\n", event("padding", "a\\")),
         ": comment\n\n".to_owned(),
-    ] {
+    ];
+    for other in &others {
         let stream = format!("{known}{other}");
         assert_eq!(parts.take_framed(stream.as_bytes()), known.len(), "{other}");
     }
@@ -171,7 +172,7 @@ fn framed_events_are_taken_together() {
     );
     assert_eq!(
         decoded(parts.text()).unwrap(),
-        format!("[{}1,\n", "1,\né".repeat(5))
+        format!("[{}1,\n", "1,\né".repeat(others.len()))
     );
 }
 
