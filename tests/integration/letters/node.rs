@@ -26,7 +26,7 @@ async fn run(scene: &NodeScene) {
     }
 }
 
-/// All keys and what is in them, without times and without what is ours.
+/// All keys with their contents, without times and without our own keys.
 async fn picture(scene: &NodeScene) -> BTreeMap<String, String> {
     let mut picture = BTreeMap::new();
     let keys: Vec<String> = scene.redis.ask(&["KEYS", "bull:q:*"]).await;
