@@ -51,6 +51,7 @@ mod models;
 mod monitor;
 mod monitoring;
 mod outages;
+mod paid_calls;
 mod poison;
 mod private_contents;
 mod process;

@@ -1,6 +1,9 @@
 //! Usage events arrive at the webhook: each at least once, those of a student in order, under keys that stay.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use backend_worker::{
     queue::{Layout, NewJob},
@@ -165,6 +168,51 @@ async fn every_event_arrives_though_the_receiver_fails_and_forwarders_are_killed
     assert!(metrics.contains("backend_worker_usage_webhook_total{result=\"delivered\"}"));
     let log = workers[0].log().join("\n");
     assert!(!log.contains("sesame") && !log.contains("MDEyMzQ1"), "{log}");
+}
+
+/// Jobs go on for the whole minute in which the receiver's port is closed, and nothing of it is lost.
+#[tokio::test]
+#[ignore = "the receiver is down for a whole minute"]
+async fn a_minute_without_the_receiver_loses_no_event_and_delays_no_job() {
+    const OUTAGE: Duration = Duration::from_secs(60);
+    let (scene, receiver) = (Scene::set(Duration::ZERO).await, Receiver::start(SECRET).await);
+    let url = receiver.url();
+    let env = [
+        ("USAGE_WEBHOOK_URL", url.as_str()),
+        ("USAGE_WEBHOOK_SECRET", SECRET),
+    ];
+    let _workers = [scene.worker(&env).await, scene.worker(&env).await];
+    enqueue(&scene, 0..10).await;
+    expect_all_in_order_of(&scene, &receiver, 10).await;
+
+    receiver.be(Manner::Down).await;
+    let (start, mut jobs, mut slowest) = (Instant::now(), 10, Duration::ZERO);
+    while start.elapsed() < OUTAGE {
+        let begun = Instant::now();
+        enqueue(&scene, jobs..jobs + 10).await;
+        jobs += 10;
+        completed(&scene, jobs).await;
+        slowest = slowest.max(begun.elapsed());
+    }
+    assert_eq!(
+        first_arrivals(&receiver.taken()).len(),
+        10,
+        "the receiver is down"
+    );
+    receiver.be(Manner::Well).await;
+    let recovered = Instant::now();
+    expect_all_in_order_of(&scene, &receiver, jobs).await;
+    let calls = receiver.taken().len();
+    println!(
+        "{jobs} jobs, {calls} calls; ten jobs took {slowest:?} at most; all had arrived {:?} after the recovery",
+        recovered.elapsed()
+    );
+}
+
+/// Waits until these jobs are completed, and compares what has arrived with the stream.
+async fn expect_all_in_order_of(scene: &Scene, receiver: &Receiver, jobs: usize) {
+    completed(scene, jobs).await;
+    expect_all_in_order(scene, receiver).await;
 }
 
 /// What the app's database takes: `increment_tokens`, a procedure behind PostgREST.
