@@ -3,6 +3,7 @@
 
 mod address;
 mod refusal;
+mod tracking;
 
 use std::{
     sync::{
@@ -18,6 +19,7 @@ use redis::{
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
 };
 use refusal::RefusalReader;
+pub use tracking::{KeyChanges, TrackingSocket};
 
 use crate::{
     locks::locked,
@@ -71,6 +73,8 @@ struct ConnectionState {
     functions: FunctionSupport,
     /// The connection of large payloads, once there was one.
     large: OnceLock<Connection>,
+    /// The socket that announces changed keys, once there was one.
+    tracking: tokio::sync::Mutex<Option<TrackingSocket>>,
 }
 
 /// A server, and the shared socket to it.
@@ -112,6 +116,7 @@ impl Connection {
             response_timeout,
             functions: FunctionSupport::default(),
             large: OnceLock::new(),
+            tracking: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -165,28 +170,6 @@ impl Connection {
             Err(error) => Err(error),
         };
         self.explained(self.record_answer(asked, answer)).await
-    }
-
-    /// A socket of its own that receives Redis's pushes (RESP3), for waiting.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached, or does not speak RESP3.
-    pub async fn listener(
-        &self,
-        pushes: tokio::sync::mpsc::UnboundedSender<redis::PushInfo>,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        let server = self.server().await?;
-        let info = server.client.get_connection_info();
-        let resp3 = info
-            .redis_settings()
-            .clone()
-            .set_protocol(redis::ProtocolVersion::RESP3);
-        let client = Client::open(info.clone().set_redis_settings(resp3))?;
-        let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_push_sender(pushes);
-        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// A socket of its own for transactions of large payloads: WATCH belongs to a socket. It is closed when it is dropped.

@@ -6,9 +6,13 @@ use backend_worker::{
     queue::{ClaimNumber, Layout},
     worker::RuntimeOptions,
 };
+use jobs::JobType;
 use rstest::rstest;
+use serde_json::json;
 
-use crate::support::{Script, TestRedis, claim_one, enqueue, eventually, options, replica, until_completed};
+use crate::support::{
+    Scene, Script, TestRedis, add, claim_one, enqueue, eventually, options, replica, until_completed,
+};
 
 /// A queue that is left alone for a while still gives its next job, and the one after.
 #[rstest]
@@ -94,4 +98,61 @@ async fn a_resting_replica_keeps_its_leases_continuous() {
     })
     .await;
     running.stop().await;
+}
+
+/// The queues of a replica share the socket on which Redis announces changed keys, and replace it together.
+#[tokio::test]
+async fn queues_share_the_socket_that_announces_their_jobs() {
+    const QUEUES: [&str; 3] = ["ai-jobs", "audio-jobs", "vision-jobs"];
+    let scene = Scene::set(Duration::ZERO).await;
+    let _worker = scene.worker(&[]).await;
+    let brokers = QUEUES.map(|queue| scene.redis.broker(Layout::Apalis, queue, "onlooker"));
+    let tracking = async || {
+        eventually("one socket tracks the keys of all queues", async || {
+            let clients: String = scene.redis.ask(&["CLIENT", "LIST"]).await;
+            let flags = |line: &str| {
+                line.split(' ')
+                    .any(|word| word.starts_with("flags=") && word.contains('t'))
+            };
+            let found: Vec<String> = clients
+                .lines()
+                .filter(|line| flags(line))
+                .map(str::to_owned)
+                .collect();
+            (found.len() == 1).then(|| found[0].clone())
+        })
+        .await
+    };
+    let mut last = None;
+    for round in 1..=3 {
+        for broker in &brokers {
+            let payload =
+                json!({"content": format!("job {round}"), "subject": "s", "topic": "t", "userId": "u"});
+            add(
+                &**broker,
+                &round.to_string(),
+                JobType::GenerateFlashcards,
+                &payload.to_string(),
+                3,
+            )
+            .await;
+            until_completed(&**broker, round).await;
+        }
+        let socket = tracking().await;
+        let id = socket
+            .split_once("id=")
+            .unwrap()
+            .1
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned();
+        let killed: u64 = scene.redis.ask(&["CLIENT", "KILL", "ID", &id]).await;
+        assert_eq!(killed, 1);
+        assert_ne!(
+            last.replace(id.clone()),
+            Some(id),
+            "a socket that was closed is replaced"
+        );
+    }
 }

@@ -94,12 +94,11 @@ pub(super) fn memory(info: &ServerInfo) -> Finding {
 
 /// Counts the connections that a replica opens at most.
 ///
-/// One carries all calls, one large payloads, and one a large result or an operator's command. Each queue has one that waits
-/// for jobs, and each BullMQ queue another one while clients follow its jobs.
+/// One carries all calls, one large payloads, and one a large result or an operator's command. Each BullMQ queue has one that
+/// waits for jobs, and another one while clients follow its jobs; the apalis queues share one that waits.
 pub(super) fn connections_of(config: &Config) -> u64 {
-    let queues = &config.queues;
-    let follows = queues.iter().filter(|spec| spec.layout == Layout::Bullmq).count();
-    (3 + queues.len() + follows) as u64
+    let of = |layout| config.queues.iter().filter(|spec| spec.layout == layout).count();
+    (3 + 2 * of(Layout::Bullmq) + of(Layout::Apalis).min(1)) as u64
 }
 
 pub(super) fn connections(info: &ServerInfo, config: &Config) -> Finding {
