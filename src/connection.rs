@@ -1,7 +1,8 @@
 //! The connection to Redis: one multiplexed socket a replica, and a deadline for every call. The replica replaces the
-//! socket when it is dead, or when its server is no longer the primary.
+//! socket when it is dead, or when its server is no longer the primary, or no longer owns the fleet's slot of a cluster.
 
 mod address;
+mod cluster;
 mod refusal;
 mod tracking;
 
@@ -14,14 +15,17 @@ use std::{
 };
 
 pub use address::{AuthorityFile, RedisAddress, Sentinels};
+pub use cluster::Node;
 use redis::{
     Client, ErrorKind, FromRedisValue, RedisError,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
 };
 use refusal::RefusalReader;
+use tracing::info;
 pub use tracking::{KeyChanges, TrackingSocket};
 
 use crate::{
+    keys::KeyNamespace,
     locks::locked,
     redis_error::RedisErrorClass,
     script::{FunctionSupport, Invocation},
@@ -69,8 +73,12 @@ struct ConnectionState {
     cut_off: AtomicBool,
     /// How long an answer may take.
     response_timeout: Duration,
-    /// True if Redis runs scripts as functions.
+    /// Whether Redis runs scripts as functions, and the names of the fleet's keys.
     functions: FunctionSupport,
+    /// Nodes of the cluster, as they were named last.
+    nodes: Mutex<Vec<Node>>,
+    /// The owner of the fleet's slot, as a node has named it that no longer owns it.
+    moved_to: Mutex<Option<Node>>,
     /// The connection of large payloads, once there was one.
     large: OnceLock<Connection>,
     /// The socket that announces changed keys, once there was one.
@@ -100,11 +108,16 @@ impl Connection {
     }
 
     fn of(address: RedisAddress, response_timeout: Duration) -> Result<Self, RedisError> {
-        let server = match address.sentinel_client()? {
-            Some(_) => None,
-            None => Some(RedisServer::of(address.client()?, response_timeout)?),
+        let client = address.client()?;
+        let is_asked_for = address.namespace().is_tagged() || address.sentinel_client()?.is_some();
+        let server = match is_asked_for {
+            true => None,
+            false => Some(RedisServer::of(client, response_timeout)?),
         };
         Ok(Self(Arc::new(ConnectionState {
+            functions: FunctionSupport::within(address.namespace().clone()),
+            nodes: Mutex::default(),
+            moved_to: Mutex::default(),
             address: Mutex::new(address),
             server: Mutex::new(server),
             search: tokio::sync::Mutex::new(()),
@@ -114,7 +127,6 @@ impl Connection {
             left: Mutex::new(None),
             cut_off: AtomicBool::new(false),
             response_timeout,
-            functions: FunctionSupport::default(),
             large: OnceLock::new(),
             tracking: tokio::sync::Mutex::default(),
         })))
@@ -138,7 +150,7 @@ impl Connection {
     /// # Errors
     /// Redis's own error, or a time-out after two seconds (30 for large payloads). The script may have run then.
     pub async fn invoke<T: FromRedisValue + Send>(&self, script: &impl Invocation) -> Result<T, RedisError> {
-        let asked = Instant::now();
+        let asked = (Instant::now(), self.generation());
         let answer = match self.server().await {
             Ok(mut server) => script.run(&mut server.manager, &self.0.functions).await,
             Err(error) => Err(error),
@@ -151,7 +163,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::invoke`].
     pub async fn query<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, RedisError> {
-        let asked = Instant::now();
+        let asked = (Instant::now(), self.generation());
         let answer = match self.server().await {
             Ok(mut server) => pipeline.query_async(&mut server.manager).await,
             Err(error) => Err(error),
@@ -164,7 +176,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::invoke`].
     pub async fn ping(&self) -> Result<(), RedisError> {
-        let asked = Instant::now();
+        let asked = (Instant::now(), self.generation());
         let answer = match self.server().await {
             Ok(mut server) => redis::cmd("PING").query_async(&mut server.manager).await,
             Err(error) => Err(error),
@@ -203,6 +215,42 @@ impl Connection {
             .await
     }
 
+    /// The part in front of all names of the fleet.
+    pub fn namespace(&self) -> &KeyNamespace {
+        self.0.functions.namespace()
+    }
+
+    /// The fleet's name of a key of the worker's own.
+    pub fn named(&self, name: &str) -> String {
+        self.namespace().named(name)
+    }
+
+    /// Returns true if Redis is a cluster of several nodes, and the fleet's names carry no tag. Scripts would be refused there.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached. A server that does not tell counts as a single one.
+    pub async fn is_untagged_cluster(&self) -> Result<bool, RedisError> {
+        if self.namespace().is_tagged() {
+            return Ok(false);
+        }
+        let mut ask = redis::pipe();
+        ask.cmd("CLUSTER").arg("INFO");
+        match self.query::<(String,)>(&ask).await {
+            Ok((info,)) => Ok(cluster::has_several_nodes(&info)),
+            Err(error) if error.clone().into_server_errors().is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Host and port of the server that is asked.
+    ///
+    /// # Errors
+    /// When it cannot be found.
+    pub async fn server_address(&self) -> Result<String, RedisError> {
+        let server = self.server().await?;
+        Ok(server.client.get_connection_info().addr().to_string())
+    }
+
     /// Changes whenever the connection replaces its socket. A separate socket that a caller opened earlier may then
     /// lead to a server that is no longer the primary.
     pub fn generation(&self) -> u64 {
@@ -219,7 +267,7 @@ impl Connection {
         server.clone()
     }
 
-    /// The server to ask. Where Sentinels know it, they are asked once for all callers that wait.
+    /// The server to ask. Where Sentinels or the nodes of a cluster know it, they are asked once for all callers that wait.
     async fn server(&self) -> Result<RedisServer, RedisError> {
         if let Some(server) = self.known_server() {
             return Ok(server);
@@ -237,6 +285,7 @@ impl Connection {
                 tracing::info!(primary = %client.get_connection_info().addr(), "the Sentinels have named the primary");
                 client
             }
+            None if address.namespace().is_tagged() => self.slot_owner(&address).await?,
             None => address.client()?,
         };
         let server = RedisServer::of(client, self.0.response_timeout)?;
@@ -244,9 +293,39 @@ impl Connection {
         Ok(server)
     }
 
+    /// The node that owns the fleet's slot.
+    async fn slot_owner(&self, address: &RedisAddress) -> Result<Client, RedisError> {
+        let moved_to = locked(&self.0.moved_to).take();
+        if let Some(node) = moved_to {
+            info!(
+                node = format!("{}:{}", node.0, node.1),
+                "the fleet's slot has moved to another node of the cluster"
+            );
+            return address.client_of(&node);
+        }
+        let slot = address.namespace().slot().unwrap_or_default();
+        let mut candidates = address.seeds()?;
+        candidates.extend(locked(&self.0.nodes).iter().cloned());
+        candidates.sort();
+        candidates.dedup();
+        let owner = cluster::find_owner(address, slot, &candidates).await?;
+        *locked(&self.0.nodes) = owner.nodes;
+        let (host, port) = &owner.node;
+        info!(
+            slot,
+            node = format!("{host}:{port}"),
+            "the cluster has named the owner of the fleet's slot"
+        );
+        address.client_of(&owner.node)
+    }
+
     /// Counts the answers, and gives up a socket that no longer answers, or whose server has become a replica. Such a
     /// server keeps the connection open, so only its refused writes show the change.
-    fn record_answer<T>(&self, asked: Instant, answer: Result<T, RedisError>) -> Result<T, RedisError> {
+    fn record_answer<T>(
+        &self,
+        (asked, generation): (Instant, u64),
+        answer: Result<T, RedisError>,
+    ) -> Result<T, RedisError> {
         PROCESS.redis_seconds.observe(asked.elapsed());
         if let Err(error) = &answer {
             let fault = RedisFault::of(error);
@@ -264,10 +343,14 @@ impl Connection {
             self.reopen("Redis answers nothing: opening another connection");
         }
         match answer.as_ref().err().map(RedisErrorClass::of) {
+            Some(RedisErrorClass::AnotherNode) => self.follow_slot(generation, answer.as_ref().err()),
             Some(RedisErrorClass::Replica) if self.may_leave() => {
                 self.reopen("Redis has become a replica: opening another connection to its address");
             }
             Some(RedisErrorClass::NoAnswer) => self.look_for_change(),
+            Some(RedisErrorClass::RefusedForNow) if is_cluster_down(answer.as_ref().err()) => {
+                self.look_for_change()
+            }
             _ => {}
         }
         answer
@@ -285,7 +368,8 @@ impl Connection {
     /// authorities.
     fn look_for_change(&self) {
         let address = self.address();
-        let may_change = address.has_authorities() || address.sentinels().is_some();
+        let is_asked_for = address.namespace().is_tagged() || address.sentinels().is_some();
+        let may_change = address.has_authorities() || is_asked_for;
         if !may_change || !self.may_leave() {
             return;
         }
@@ -294,10 +378,28 @@ impl Connection {
             self.reopen(
                 "REDIS_CA_FILE has changed: opening another connection that trusts what it holds now",
             );
-        } else if address.sentinels().is_some() {
-            // No log line: callers report the outage, during which the Sentinels are asked every second.
+        } else if is_asked_for {
+            // No log line: callers report the outage, during which Sentinels and nodes are asked every second.
             self.forget_server();
         }
+    }
+
+    /// Goes to the node that the server has named as the owner of the slot. Answers of a server that was given up before do
+    /// not count.
+    fn follow_slot(&self, generation: u64, error: Option<&RedisError>) {
+        if !self.namespace().is_tagged() || generation != self.generation() {
+            return;
+        }
+        // A key of another slot says nothing about the fleet's.
+        let moved = error.into_iter().flat_map(cluster::moved);
+        let Some((_, node)) = moved
+            .into_iter()
+            .find(|(slot, _)| self.namespace().slot() == Some(*slot))
+        else {
+            return;
+        };
+        *locked(&self.0.moved_to) = node;
+        self.forget_server();
     }
 
     fn may_leave(&self) -> bool {
@@ -318,6 +420,11 @@ impl Connection {
         *locked(&self.0.server) = None;
         self.0.generation.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Returns true if the cluster as a whole does not serve the slot for now.
+fn is_cluster_down(error: Option<&RedisError>) -> bool {
+    error.and_then(RedisError::code) == Some("CLUSTERDOWN")
 }
 
 impl RedisServer {

@@ -40,14 +40,18 @@ impl SharedDialects {
 impl DialectStore for SharedDialects {
     async fn load(&self, deployment: &str) -> Option<String> {
         let mut call = redis::pipe();
-        call.get(dialect_key(deployment));
+        call.get(self.connection.named(&dialect_key(deployment)));
         self.ask::<(Option<String>,)>(&call).await?.0
     }
 
     async fn save(&self, deployment: &str, dialect: &str) {
         let mut call = redis::pipe();
-        call.set_ex(dialect_key(deployment), dialect, REMEMBERED_FOR.as_secs())
-            .ignore();
+        call.set_ex(
+            self.connection.named(&dialect_key(deployment)),
+            dialect,
+            REMEMBERED_FOR.as_secs(),
+        )
+        .ignore();
         let _: Option<()> = self.ask(&call).await;
     }
 }

@@ -1,5 +1,8 @@
 //! Names of every Redis key that the worker touches, in one place.
 //!
+//! In a Redis Cluster a fleet's tag stands in front of them, `{app}:spend:reserved` ([`KeyNamespace`]); a page of the ledger
+//! has it from its job.
+//!
 //! # The apalis-redis layout
 //! [`ApalisKeys`] holds what `apalis_redis::Config` names, with the queue's name in front, and some names of our
 //! own (marked so):
@@ -55,10 +58,13 @@
 //! | `<id>:dependencies`, `:processed`, `:failed`, `:unsuccessful` | set, hash, hash, zset | its children |
 
 mod migrations;
+mod namespace;
 
 use apalis_core::worker::context::WorkerContext;
 
 pub use migrations::{BottleneckKeys, MigrationKeys};
+pub use namespace::{KeyNamespace, slot_of};
+
 /// String: written when a replica is asked for its health, to see whether Redis takes writes.
 pub const FLEET_WRITE_PROBE: &str = "fleet:write-probe";
 /// Hash: `<minute>:<count>` → what the fleet's jobs came to in that minute, `last:<replica>` → its last report.
@@ -264,6 +270,9 @@ pub fn ledger_key(job: &str) -> String {
 /// producer names one in a job's `opts.idempotencyKey`.
 pub const IDEMPOTENCY_PREFIX: &str = "idempotency:";
 
+/// Stands for the page of a call where the ledger is switched off. No key of this name exists.
+pub const NO_PAGE: &str = "spend:no-page";
+
 /// Prefix of the keys of equal jobs ([`crate::deduplication`]). `digest` is that of a producer's key, or of
 /// type and payload:
 ///
@@ -357,8 +366,14 @@ impl GateKeys {
 
     /// The keys of `provider` behind `breaker`.
     pub fn new(breaker: &str, provider: &str) -> Self {
-        let circuit = |key: &str| format!("circuit:{breaker}:{key}");
-        let gate = |key: &str| format!("gate:{breaker}:{provider}:{key}");
+        Self::within(&KeyNamespace::default(), breaker, provider)
+    }
+
+    /// The same keys of a fleet in a cluster.
+    pub fn within(namespace: &KeyNamespace, breaker: &str, provider: &str) -> Self {
+        let fleet = namespace.prefix();
+        let circuit = |key: &str| format!("{fleet}circuit:{breaker}:{key}");
+        let gate = |key: &str| format!("{fleet}gate:{breaker}:{provider}:{key}");
         Self {
             state: circuit("state"),
             failures: circuit("failures"),

@@ -13,8 +13,10 @@ pub enum RedisErrorClass {
     NoAnswer,
     /// The server is a replica. Another connection to its address may lead to the primary.
     Replica,
+    /// The key lies on another node of a Redis Cluster, which the error names. The command had no effect.
+    AnotherNode,
     /// The server does not do it for now: its memory is full, its disk fails, it loads, a quota is used up, an account
-    /// lacks a right. The same command can succeed later.
+    /// lacks a right, a slot of its cluster moves or has no owner. The same command can succeed later.
     RefusedForNow,
     /// The command cannot be done as it is: a key is of another type, an argument is wrong.
     Impossible,
@@ -53,6 +55,7 @@ impl RedisErrorClass {
     fn of_code(code: &str, words: &str) -> Self {
         match code_inside(words).unwrap_or(code) {
             "READONLY" => Self::Replica,
+            "MOVED" => Self::AnotherNode,
             "WRONGTYPE" => Self::Impossible,
             "ERR" if !is_for_now(words) => Self::Impossible,
             _ => Self::RefusedForNow,
@@ -61,7 +64,7 @@ impl RedisErrorClass {
 
     /// Returns true if the server answers, and takes no writes.
     pub const fn refuses_writes(self) -> bool {
-        matches!(self, Self::Replica | Self::RefusedForNow)
+        matches!(self, Self::Replica | Self::AnotherNode | Self::RefusedForNow)
     }
 }
 
@@ -86,7 +89,9 @@ fn code_inside(text: &str) -> Option<&str> {
 
 /// Returns true if an `ERR` reports a temporary state. The words are those of Redis and of hosted services.
 fn is_for_now(text: &str) -> bool {
-    const WORDS: [&str; 14] = [
+    const WORDS: [&str; 15] = [
+        // Of a script, while the slot of its keys moves to another node.
+        "non local key in a cluster node",
         "max number of clients",
         "max concurrent",
         "max daily request",
@@ -173,6 +178,22 @@ mod tests {
             ),
             (
                 "TRYAGAIN Multiple keys request during rehashing of slot".to_owned(),
+                RedisErrorClass::RefusedForNow,
+            ),
+            (
+                "MOVED 3999 127.0.0.1:6381".to_owned(),
+                RedisErrorClass::AnotherNode,
+            ),
+            (
+                "ASK 3999 127.0.0.1:6381".to_owned(),
+                RedisErrorClass::RefusedForNow,
+            ),
+            (
+                "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
+                RedisErrorClass::RefusedForNow,
+            ),
+            (
+                "ERR Script attempted to access a non local key in a cluster node script: 0a9f, on @user_script:1.".to_owned(),
                 RedisErrorClass::RefusedForNow,
             ),
             (

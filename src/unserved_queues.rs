@@ -174,12 +174,12 @@ impl UnservedQueueWatch {
         let mut claim = redis::pipe();
         claim
             .cmd("SET")
-            .arg(UnservedKeys::LOOK)
+            .arg(self.connection.named(UnservedKeys::LOOK))
             .arg(&self.replica)
             .arg("NX")
             .arg("PX")
             .arg(milliseconds(WALK_TAKES));
-        claim.cmd("GET").arg(UnservedKeys::CURSOR);
+        claim.cmd("GET").arg(self.connection.named(UnservedKeys::CURSOR));
         let (is_ours, cursor): (Option<String>, Option<u64>) = self.connection.query(&claim).await?;
         if is_ours.is_none() {
             return Ok(None);
@@ -192,12 +192,12 @@ impl UnservedQueueWatch {
         // Only a walk that was made counts for the hour.
         let mut keep = redis::pipe();
         keep.cmd("SET")
-            .arg(UnservedKeys::LOOK)
+            .arg(self.connection.named(UnservedKeys::LOOK))
             .arg(&self.replica)
             .arg("PX")
             .arg(milliseconds(HOUR));
         keep.cmd("SET")
-            .arg(UnservedKeys::CURSOR)
+            .arg(self.connection.named(UnservedKeys::CURSOR))
             .arg(found.cursor)
             .arg("PX")
             .arg(milliseconds(HOUR).saturating_mul(2));

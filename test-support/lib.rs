@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`TestRedis`]: a redis-server of the test's own, brokers over it, and (`counts`) the commands that it has run.
 //! - `replica`: a replica in the test's process, with a handler that the test writes ([`Script`]).
+//! - `cluster`: a Redis Cluster ([`TestCluster`]); with `TEST_REDIS=cluster` every [`TestRedis`] is the owner of a slot of one.
 //! - `scene`: the binary, with a Redis and a simulator of the providers ([`Scene`]), and (`worker_http`) its HTTP API.
 //! - `proxy`: a TCP proxy that loses, holds or cuts what passes ([`Proxy`]).
 //! - `node`, `web_api`, `browser`, over `driver`: BullMQ's own library, the app's web API and Chromium as processes.
@@ -16,6 +17,7 @@
 )]
 
 mod browser;
+mod cluster;
 mod counts;
 mod driver;
 mod node;
@@ -37,7 +39,7 @@ use std::{
 };
 
 use backend_worker::{
-    connection::Connection,
+    connection::{Connection, RedisAddress},
     demo::PrivateRedis,
     queue::{
         Broker, BrokerOptions, ClaimNumber, Delivery, JobSnapshot, JobState, Layout, NewJob,
@@ -48,6 +50,7 @@ use jobs::JobType;
 use serde_json::value::RawValue;
 
 pub use browser::Browser;
+pub use cluster::{TAG, TestCluster};
 pub use driver::{folder as node_folder, script as node_script};
 pub use node::{Node, NodeScene};
 pub use proxy::{Proxy, Weather};
@@ -88,6 +91,9 @@ pub fn root() -> &'static Path {
 pub struct TestRedis {
     pub server: PrivateRedis,
     pub raw: redis::aio::ConnectionManager,
+    /// The cluster whose node `server` is.
+    _others: Option<TestCluster>,
+    address: RedisAddress,
 }
 
 impl TestRedis {
@@ -112,16 +118,43 @@ impl TestRedis {
     async fn start_program(program: PathBuf, arguments: &[&str]) -> Self {
         // The tests use no TLS, but the HTTP clients require a provider of cryptography.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let server = PrivateRedis::start_program(program, arguments).await.unwrap();
+        let in_cluster =
+            arguments.is_empty() && std::env::var("TEST_REDIS").is_ok_and(|kind| kind == "cluster");
+        let (server, address, others) = match in_cluster {
+            true => {
+                let (server, address, others) = TestCluster::start(2, 0).await.into_owner().await;
+                (server, address, Some(others))
+            }
+            false => {
+                let server = PrivateRedis::start_program(program, arguments).await.unwrap();
+                let address = server.url().into();
+                (server, address, None)
+            }
+        };
         let client = redis::Client::open(server.url()).unwrap();
         // A command of a test may be large, and the machine busy: only a Redis that is stuck is too late.
         let config = redis::aio::ConnectionManagerConfig::new().set_response_timeout(Some(PATIENCE));
         let raw = client.get_connection_manager_with_config(config).await.unwrap();
-        Self { server, raw }
+        Self {
+            address,
+            _others: others,
+            server,
+            raw,
+        }
     }
 
     pub fn connection(&self) -> Connection {
-        Connection::open(&self.server.url().into()).unwrap()
+        Connection::open(&self.address).unwrap()
+    }
+
+    /// The prefix of the keys of BullMQ queues.
+    pub fn prefix(&self) -> &str {
+        self.address.namespace().tag().unwrap_or("bull")
+    }
+
+    /// What stands in front of the other keys.
+    pub fn own(&self) -> &str {
+        self.address.namespace().prefix()
     }
 
     /// A broker whose lease lasts `lease_ttl`.
@@ -137,7 +170,10 @@ impl TestRedis {
             ..BrokerOptions::default()
         };
         match layout {
-            Layout::Bullmq => Arc::new(BullmqBroker::new(self.connection(), queue, worker, options)),
+            Layout::Bullmq => {
+                let broker = BullmqBroker::new(self.connection(), queue, worker, options);
+                Arc::new(broker.under_prefix(self.prefix()))
+            }
             Layout::Apalis => Arc::new(ApalisBroker::new(self.connection(), queue, worker, options)),
         }
     }

@@ -200,7 +200,7 @@ pub(super) async fn accounts(config: &Config) -> Vec<Finding> {
     let further = gates.fallbacks.iter().map(|gate| (Provider::OpenAi, gate));
     for (provider, gate) in of_providers.into_iter().chain(further) {
         let breaker = gate.breaker.name();
-        let keys = GateKeys::new(breaker, provider.as_str());
+        let keys = GateKeys::within(connection.namespace(), breaker, provider.as_str());
         let mut call = redis::pipe();
         call.get(&keys.state).hget(&keys.meta, "fault");
         let answer = tokio::time::timeout(

@@ -1,5 +1,6 @@
 //! The Redis server, as it describes itself.
 
+mod cluster;
 mod server_info;
 
 use std::{
@@ -48,7 +49,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
             let info = ServerInfo(pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
             findings.extend([
                 version(&info),
-                role(&info),
+                role(&info, connection.namespace()),
                 eviction(&info),
                 memory(&info),
                 persistence(&info),
@@ -61,6 +62,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
             "grant the ACL user +info: version, eviction and persistence cannot be looked at",
         )),
     }
+    findings.extend(cluster::look(&connection).await);
     findings.push(rights::look(config, &connection).await);
     findings.push(rights::functions(&connection).await);
     findings.push(unserved(config, &connection).await);
@@ -85,6 +87,9 @@ fn unreachable(error: &RedisError) -> Finding {
             "the certificate that Redis shows is that of an authority (CA:TRUE), which TLS does not accept of a server: give \
              Redis one with CA:FALSE for its host, signed by that authority, and name the authority in REDIS_CA_FILE; \
              where the host cannot be changed, REDIS_TLS_INSECURE=on accepts any certificate"
+        }
+        _ if error.to_string().contains("of the cluster owns slot") => {
+            "have all slots served: redis-cli --cluster check <node>, then --cluster fix"
         }
         _ if error.to_string().contains("max number of clients") => {
             "raise maxclients, or the plan of the host; fewer QUEUES and fewer replicas need fewer connections"

@@ -99,16 +99,25 @@ const OPTIONAL: &[&str] = &["client|setname n", "watch @", "multi", "exec"];
 /// Commands that the worker does without where it has to: it evaluates the scripts of each job then.
 const FUNCTION_COMMANDS: &[&str] = &["fcall", "function|load", "function|list", "function|delete"];
 
+/// Commands that find the owner of a slot, and the state of a cluster.
+const CLUSTER_COMMANDS: &[&str] = &["cluster|slots", "cluster|info"];
+
 /// The keys that a worker of these queues touches. The last two are Bottleneck's, for their retirement.
 fn patterns(config: &Config) -> Vec<String> {
     let mut patterns: Vec<String> = Vec::new();
     for spec in &config.queues {
         let bullmq = BullKeys::under(&config.bullmq_prefix, &spec.name).prefix;
-        for pattern in [format!("{bullmq}*"), format!("{}:*", spec.name)] {
+        let apalis = config.redis.namespace().of_queue(&spec.name);
+        for pattern in [format!("{bullmq}*"), format!("{apalis}:*")] {
             if !patterns.contains(&pattern) {
                 patterns.push(pattern);
             }
         }
+    }
+    let namespace = config.redis.namespace();
+    if let Some(tag) = namespace.tag() {
+        patterns.extend([format!("{}*", namespace.prefix()), format!("ledger:{tag}*")]);
+        return patterns;
     }
     let own = MigrationKeys::LEDGER.trim_end_matches("ledger");
     patterns.extend(
@@ -139,7 +148,10 @@ pub fn acl_rule(config: &Config) -> String {
     for command in COMMANDS {
         let _ = write!(rule, " +{}", command.split(' ').next().unwrap_or_default());
     }
-    for command in FUNCTION_COMMANDS {
+    let of_clusters = CLUSTER_COMMANDS
+        .iter()
+        .filter(|_| config.redis.namespace().is_tagged());
+    for command in FUNCTION_COMMANDS.iter().chain(of_clusters) {
         let _ = write!(rule, " +{command}");
     }
     rule

@@ -4,6 +4,7 @@
 //! is wrong is reported at once, by the variable's name. The process then exits with [`EXIT_CODE`].
 
 mod broker;
+mod cluster;
 mod deployments;
 mod durations;
 mod endpoints;
@@ -32,10 +33,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 pub(crate) use self::queue_list::check_queue_name;
 pub use self::{queue_list::QueueSpec, spending::SpendingSettings};
-use self::{
-    queue_list::{parse_prefix, parse_queues},
-    reader::EnvReader,
-};
+use self::{queue_list::parse_queues, reader::EnvReader};
 use crate::{
     connection::RedisAddress,
     deduplication::{Deduplicate, DeduplicationSettings},
@@ -193,7 +191,7 @@ impl Config {
             redis: redis_address::read(&mut env),
             port: env.number(&vars::PORT, 0..=65_535),
             queues: env.parse(&vars::QUEUES, |text| parse_queues(text, concurrency)),
-            bullmq_prefix: env.parse(&vars::BULLMQ_PREFIX, parse_prefix),
+            bullmq_prefix: String::new(),
             handlers: handlers::read(&mut env),
             retry: retries::policy(&mut env),
             tries_by_type: env
@@ -246,6 +244,8 @@ impl Config {
             effective: Vec::new(),
             warnings: Vec::new(),
         };
+        config.bullmq_prefix = cluster::bullmq_prefix(&mut env, config.redis.namespace());
+        cluster::check_queues(&mut env, config.redis.namespace(), &config.queues);
         (config.effective, config.warnings) = env.finish().map_err(ConfigError)?;
         Ok(config)
     }

@@ -2,18 +2,28 @@
 
 use std::path::Path;
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
+    cluster,
     reader::EnvReader,
     redis_url::{self, RedisUrl},
     vars,
 };
-use crate::connection::{AuthorityFile, RedisAddress};
+use crate::{
+    connection::{AuthorityFile, RedisAddress},
+    keys::KeyNamespace,
+};
 
 pub(super) fn read(env: &mut EnvReader<'_>) -> RedisAddress {
-    let RedisUrl { url, sentinels } = url(env);
-    let mut address = RedisAddress::from(url);
+    let RedisUrl {
+        url,
+        sentinels,
+        seeds,
+    } = url(env);
+    let namespace = cluster::namespace(env);
+    refuse_contradictions(env, &url, sentinels.is_some(), !seeds.is_empty(), &namespace);
+    let mut address = RedisAddress::from(url).within(namespace, seeds);
     if let Some(sentinels) = sentinels {
         address = address.behind(sentinels);
     }
@@ -36,6 +46,31 @@ pub(super) fn read(env: &mut EnvReader<'_>) -> RedisAddress {
         Some(authorities) => address.trusting(authorities),
         None => address,
     }
+}
+
+/// Several hosts are the nodes of a cluster, which has no Sentinels and one database.
+fn refuse_contradictions(
+    env: &mut EnvReader<'_>,
+    url: &SecretString,
+    has_sentinels: bool,
+    has_seeds: bool,
+    namespace: &KeyNamespace,
+) {
+    let fault = if has_seeds && !namespace.is_tagged() {
+        "names several hosts: name one, or set REDIS_CLUSTER_TAG where they are the nodes of a Redis Cluster"
+    } else if has_sentinels && namespace.is_tagged() {
+        "names Sentinels, and REDIS_CLUSTER_TAG a Redis Cluster, which has none: name its nodes, or unset the tag"
+    } else if namespace.is_tagged() && database(url) != 0 {
+        "names a database, and a Redis Cluster has only number 0: leave it out"
+    } else {
+        return;
+    };
+    env.complain::<()>(&vars::REDIS_URL, fault);
+}
+
+fn database(url: &SecretString) -> i64 {
+    let info = redis::IntoConnectionInfo::into_connection_info(url.expose_secret());
+    info.map_or(0, |info| info.redis_settings().db())
 }
 
 fn url(env: &mut EnvReader<'_>) -> RedisUrl {

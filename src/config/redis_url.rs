@@ -1,11 +1,12 @@
 //! Redis URLs as the clients of other languages and hosting panels write them.
 
+mod nodes;
 mod sentinels;
 
 use secrecy::SecretString;
 use url::Url;
 
-use crate::connection::Sentinels;
+use crate::connection::{Node, Sentinels};
 
 /// A URL as it was read.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(super) struct RedisUrl {
     pub(super) url: SecretString,
     /// The Sentinels that know the primary.
     pub(super) sentinels: Option<Sentinels>,
+    /// Further nodes of a cluster.
+    pub(super) seeds: Vec<Node>,
 }
 
 /// Options of other clients that this one needs no word for: it has its own time-outs, reconnects by itself, and finds
@@ -117,8 +120,8 @@ const REFUSED: &[(&str, &str)] = &[
         "prefix",
         "BULLMQ_PREFIX names the prefix of BullMQ's keys; a prefix of the client hides them from BullMQ too",
     ),
-    ("cluster", "Redis Cluster is not supported"),
-    ("clustermode", "Redis Cluster is not supported"),
+    ("cluster", "REDIS_CLUSTER_TAG serves a Redis Cluster"),
+    ("clustermode", "REDIS_CLUSTER_TAG serves a Redis Cluster"),
     ("replicaset", "it is an option of another database"),
     (
         "sslmode",
@@ -136,10 +139,12 @@ pub(super) fn read(text: &str) -> Result<(RedisUrl, Option<String>), String> {
     if let Some(read) = sentinels::read(text) {
         return read;
     }
-    let (url, told) = read_server(text)?;
+    let (text, seeds) = nodes::apart(text)?;
+    let (url, told) = read_server(&text)?;
     let url = RedisUrl {
         url: url.into(),
         sentinels: None,
+        seeds,
     };
     Ok((url, told))
 }
@@ -159,25 +164,13 @@ fn read_server(text: &str) -> Result<(String, Option<String>), String> {
     };
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "redis" | "valkey" | "redis+tcp" if is_tls_command => "rediss",
-        "redis" | "valkey" | "redis+tcp" => "redis",
-        "rediss" | "valkeys" | "redis+tls" | "redis+ssl" | "tls" => "rediss",
-        "redis+unix" | "unix" | "valkey+unix" => return Ok((text.to_owned(), None)),
-        other if other.contains("cluster") => {
-            return Err(format!(
-                "the URL of one server: Redis Cluster is not supported, {EXAMPLE}"
-            ));
+        "redis" | "valkey" | "redis+tcp" | "redis+cluster" | "redis-cluster" => "redis",
+        "rediss" | "valkeys" | "rediss+cluster" | "rediss-cluster" | "redis+tls" | "redis+ssl" | "tls" => {
+            "rediss"
         }
+        "redis+unix" | "unix" | "valkey+unix" => return Ok((text.to_owned(), None)),
         _ => return Err(format!("a redis:// or rediss:// URL, {EXAMPLE}")),
     };
-    if rest
-        .split(['/', '?'])
-        .next()
-        .is_some_and(|hosts| hosts.contains(','))
-    {
-        return Err(format!(
-            "the URL of one server: it names several hosts, {EXAMPLE}"
-        ));
-    }
     let mut url: Url = format!("{scheme}://{rest}").parse().map_err(|_| {
         "a redis:// or rediss:// URL; in its password the characters # / ? @ : % have to be written as %23 %2F %3F %40 \
          %3A %25"

@@ -436,7 +436,7 @@ fn refusals_name_the_right_form() {
         (
             "REDIS_URL",
             "redis://h:1?cluster=true",
-            "Redis Cluster is not supported",
+            "REDIS_CLUSTER_TAG serves a Redis Cluster",
         ),
         (
             "OPENAI_BASE_URL",

@@ -68,6 +68,7 @@ vars! {
     REDIS_PUBLIC_URL: secret = None, "used only when `REDIS_URL` is not set";
     REDIS_CA_FILE = None, "certificates (PEM) of the authority that Redis's own is checked against, instead of the system's; for `rediss://`. A change is followed when Redis cannot be reached";
     REDIS_TLS_INSECURE = Value("off"), "`on` accepts any certificate of Redis, for hosts whose self-signed certificates change: an attacker on the network path can then read and change everything";
+    REDIS_CLUSTER_TAG = None, "serves a Redis Cluster: the hash tag that all keys of the fleet carry, such as `app` for `{app}`, so that they lie in one slot. `REDIS_URL` may then name several nodes, `redis://host:7000,host:7001`, and `BULLMQ_PREFIX` is `{app}` where it is not set";
     PORT = Value("3002"), "port of the HTTP server, on every address (`[::]`)";
     QUEUES = Computed(super::queue_list::default_queues), "queues to serve: `[layout:]name[=concurrency]`, separated by commas; the layout is `bullmq` or, where none is named, `apalis`";
     BULLMQ_PREFIX = Value("bull"), "prefix of the keys of BullMQ queues, the `prefix` of their producers' `Queue`; in braces (`{app}`) it keeps them in one slot of a cluster";

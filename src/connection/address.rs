@@ -16,6 +16,9 @@ use rustls::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+use super::cluster::Node;
+use crate::keys::KeyNamespace;
+
 /// Where Redis is, with which credentials, and by which certificates it is known.
 #[derive(Clone)]
 pub struct RedisAddress {
@@ -23,6 +26,9 @@ pub struct RedisAddress {
     authorities: Option<AuthorityFile>,
     is_insecure: bool,
     sentinels: Option<Sentinels>,
+    /// Further nodes of a cluster that may be asked, beside the one of the URL.
+    seeds: Vec<Node>,
+    namespace: KeyNamespace,
 }
 
 /// The Sentinels that know where the primary is.
@@ -51,6 +57,8 @@ impl<T: Into<SecretString>> From<T> for RedisAddress {
             authorities: None,
             is_insecure: false,
             sentinels: None,
+            seeds: Vec::new(),
+            namespace: KeyNamespace::default(),
         }
     }
 }
@@ -81,6 +89,32 @@ impl RedisAddress {
             sentinels: Some(sentinels),
             ..self
         }
+    }
+
+    /// Serves a fleet of this namespace. In a cluster the node of the URL and `seeds` know the owner of its slot.
+    #[must_use]
+    pub fn within(self, namespace: KeyNamespace, seeds: Vec<Node>) -> Self {
+        Self {
+            namespace,
+            seeds,
+            ..self
+        }
+    }
+
+    /// The part in front of all names of the fleet.
+    pub const fn namespace(&self) -> &KeyNamespace {
+        &self.namespace
+    }
+
+    /// The nodes of a cluster that the configuration names.
+    pub(super) fn seeds(&self) -> Result<Vec<Node>, RedisError> {
+        let first = match self.info()?.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                Some((host.clone(), *port))
+            }
+            _ => None,
+        };
+        Ok(first.into_iter().chain(self.seeds.iter().cloned()).collect())
     }
 
     /// The URL.
@@ -144,11 +178,32 @@ impl RedisAddress {
 
     /// A client of the server that the URL names.
     pub(super) fn client(&self) -> Result<Client, RedisError> {
-        let info = self.info()?;
+        self.client_at(self.info()?)
+    }
+
+    fn client_at(&self, info: ConnectionInfo) -> Result<Client, RedisError> {
         match self.certificates() {
             Some(certificates) => Client::build_with_tls(info, certificates),
             None => Client::open(info),
         }
+    }
+
+    /// A client of a node of the cluster, with the credentials of the URL.
+    pub(super) fn client_of(&self, (host, port): &Node) -> Result<Client, RedisError> {
+        let info = self.info()?;
+        let addr = match info.addr().clone() {
+            ConnectionAddr::TcpTls {
+                insecure, tls_params, ..
+            } => ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure,
+                tls_params,
+            },
+            ConnectionAddr::Tcp(..) => ConnectionAddr::Tcp(host.clone(), *port),
+            other => other,
+        };
+        self.client_at(info.set_addr(addr))
     }
 
     /// A client of the Sentinels; `None` where the URL names the server itself.

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::{Entry, Joined, KEEP_FOR_PRODUCERS, LONGEST_WAIT, SHORTEST_WAIT, digest};
 use crate::{
-    keys::{IDEMPOTENCY_PREFIX, equal_jobs_prefix, equal_jobs_result},
+    keys::{IDEMPOTENCY_PREFIX, KeyNamespace, equal_jobs_prefix, equal_jobs_result},
     queue::{EqualJobs, OutcomeWriter},
     spending::Usd,
     telemetry::metrics::{PROCESS, labels::CellIndex},
@@ -17,19 +17,19 @@ use crate::{
 
 /// The equals of a job by its producer's key. A key of the web API is where the web API looks for the result; any
 /// other is unique in its queue only.
-pub(super) fn by_key(broker: &dyn OutcomeWriter, key: &Arc<str>) -> EqualJobs {
+pub(super) fn by_key(namespace: &KeyNamespace, broker: &dyn OutcomeWriter, key: &Arc<str>) -> EqualJobs {
     if key.starts_with(IDEMPOTENCY_PREFIX) {
         let digest = digest::of_texts(&["key", key]);
         return EqualJobs {
-            result_key: key.clone(),
-            prefix: equal_jobs_prefix(&digest).into(),
+            result_key: namespace.named(key).into(),
+            prefix: namespace.named(&equal_jobs_prefix(&digest)).into(),
             keep_for: KEEP_FOR_PRODUCERS,
         };
     }
     let digest = digest::of_texts(&["key of a queue", broker.layout().as_str(), broker.queue(), key]);
     EqualJobs {
-        result_key: equal_jobs_result(&digest).into(),
-        prefix: equal_jobs_prefix(&digest).into(),
+        result_key: namespace.named(&equal_jobs_result(&digest)).into(),
+        prefix: namespace.named(&equal_jobs_prefix(&digest)).into(),
         keep_for: KEEP_FOR_PRODUCERS,
     }
 }

@@ -184,7 +184,7 @@ impl Deduplication {
         student: &str,
     ) -> Option<EqualJobs> {
         if let Some(key) = &delivery.key {
-            return Some(by_key(broker, key));
+            return Some(by_key(self.connection.namespace(), broker, key));
         }
         let without = match self.settings.mode {
             Deduplicate::Off => return None,
@@ -203,8 +203,8 @@ impl Deduplication {
         };
         let digest = digest::of_texts(&[rule, &digest]);
         Some(EqualJobs {
-            result_key: equal_jobs_result(&digest).into(),
-            prefix: equal_jobs_prefix(&digest).into(),
+            result_key: self.connection.named(&equal_jobs_result(&digest)).into(),
+            prefix: self.connection.named(&equal_jobs_prefix(&digest)).into(),
             keep_for: self.settings.keep_for,
         })
     }

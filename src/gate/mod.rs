@@ -143,7 +143,7 @@ impl Gates {
             let redis_gate = RedisGate {
                 connection: connection.clone(),
                 scripts: scripts.clone(),
-                keys: GateKeys::new(settings.breaker.name(), provider.as_str()),
+                keys: GateKeys::within(connection.namespace(), settings.breaker.name(), provider.as_str()),
                 settings: settings.clone(),
                 lease_ttl: all.lease_ttl,
             };
@@ -258,7 +258,7 @@ impl Gates {
     /// Tells the other replicas that this one is there for so long, and learns how many there are.
     async fn appear(&self, ttl: Duration) {
         let mut call = self.scripts.presence.prepare_invoke();
-        call.key(GateKeys::REPLICAS)
+        call.key(self.connection.named(GateKeys::REPLICAS))
             .arg(&self.shared.replica)
             .arg(millis(ttl));
         match self.connection.invoke::<u32>(&call).await {

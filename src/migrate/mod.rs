@@ -76,6 +76,12 @@ pub enum MigrateError {
     /// The lock ran out during the migration: another replica may have taken over.
     #[error("the lock of the migrations ran out in the middle")]
     Lost,
+    /// Redis is a cluster, and the configuration names no tag.
+    #[error(
+        "Redis is a cluster, whose scripts work on the keys of one slot: set REDIS_CLUSTER_TAG, such as REDIS_CLUSTER_TAG=app, and have \
+         producers use the prefix {{app}} (docs/redis-cluster.md)"
+    )]
+    Cluster,
     /// Redis is away, or refuses.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
@@ -168,7 +174,11 @@ impl Migrator {
         // Best effort: a lock that is not given back runs out.
         let _: Result<u8, RedisError> = self
             .connection
-            .invoke(UNLOCK.key(MigrationKeys::LOCK).arg(&self.token))
+            .invoke(
+                UNLOCK
+                    .key(self.connection.named(MigrationKeys::LOCK))
+                    .arg(&self.token),
+            )
             .await;
         done
     }
@@ -204,7 +214,7 @@ impl Migrator {
         for batch in migration.scope.batches(&owners) {
             let mut cursor = "0".to_owned();
             loop {
-                let mut step = script.key(MigrationKeys::LOCK);
+                let mut step = script.key(self.connection.named(MigrationKeys::LOCK));
                 for key in &batch {
                     step.key(key);
                 }
@@ -235,6 +245,9 @@ impl Migrator {
         let Some(pattern) = scope.pattern() else {
             return Ok(owners);
         };
+        if self.connection.namespace().is_tagged() {
+            return Ok(owners); // The layouts that these migrations change are older than the names of clusters.
+        }
         let (mut cursor, mut scans) = (0_u64, 0_usize);
         loop {
             let mut scan = redis::pipe();
@@ -256,9 +269,9 @@ impl Migrator {
     }
 
     async fn record(&self, migration: &Migration, changed: u64) -> Result<(), MigrateError> {
-        let mut record = RECORD.key(MigrationKeys::LOCK);
+        let mut record = RECORD.key(self.connection.named(MigrationKeys::LOCK));
         record
-            .key(MigrationKeys::LEDGER)
+            .key(self.connection.named(MigrationKeys::LEDGER))
             .arg(&self.token)
             .arg(migration.version)
             .arg(migration.name)
@@ -271,14 +284,15 @@ impl Migrator {
     }
 
     async fn lock(&self) -> Result<bool, RedisError> {
-        let mut lock = LOCK.key(MigrationKeys::LOCK);
+        let mut lock = LOCK.key(self.connection.named(MigrationKeys::LOCK));
         lock.arg(&self.token).arg(LOCK_TTL.as_millis() as u64);
         self.connection.invoke(&lock).await
     }
 
     async fn ledger(&self) -> Result<AppliedMigrations, RedisError> {
         let mut read = redis::pipe();
-        read.cmd("HGETALL").arg(MigrationKeys::LEDGER);
+        read.cmd("HGETALL")
+            .arg(self.connection.named(MigrationKeys::LEDGER));
         let (fields,) = self.connection.query(&read).await?;
         Ok(AppliedMigrations::new(fields))
     }

@@ -29,13 +29,18 @@ pub(crate) async fn before_claiming(migrator: &Migrator, away: impl Fn(bool)) ->
             Err(MigrateError::Lost) => {
                 warn!("the lock of the migrations ran out in the middle: trying again")
             }
-            Err(error @ (MigrateError::Newer { .. } | MigrateError::Busy)) => return Err(error),
+            Err(error @ (MigrateError::Newer { .. } | MigrateError::Busy | MigrateError::Cluster)) => {
+                return Err(error);
+            }
         }
         backoff.wait().await;
     }
 }
 
 async fn migrate(migrator: &Migrator) -> Result<(), MigrateError> {
+    if migrator.connection.is_untagged_cluster().await? {
+        return Err(MigrateError::Cluster);
+    }
     migrator.migrate(MigrationPlan::default()).await?;
     for row in migrator.status().await? {
         let (version, name) = (row.version, &row.name);

@@ -158,7 +158,8 @@ impl Heartbeats {
 
     async fn say(&self, work: &str) -> Result<(), RedisError> {
         let mut call = BEAT.prepare_invoke();
-        call.key(FLEET_SEEN).key(FLEET_REPLICAS);
+        call.key(self.connection.named(FLEET_SEEN))
+            .key(self.connection.named(FLEET_REPLICAS));
         call.arg(&self.replica).arg(work).arg(millis(KEEP));
         self.connection.invoke::<u64>(&call).await.map(drop)
     }
@@ -169,8 +170,8 @@ impl Heartbeats {
     /// Redis's.
     pub async fn read(&self) -> Result<Vec<ReplicaHeartbeat>, RedisError> {
         let mut pipeline = redis::pipe();
-        pipeline.zrange_withscores(FLEET_SEEN, -MOST_REPLICAS, -1);
-        pipeline.hgetall(FLEET_REPLICAS);
+        pipeline.zrange_withscores(self.connection.named(FLEET_SEEN), -MOST_REPLICAS, -1);
+        pipeline.hgetall(self.connection.named(FLEET_REPLICAS));
         type Reading = (Vec<(Vec<u8>, f64)>, HashMap<Vec<u8>, Vec<u8>>);
         let (seen, said): Reading = self.connection.query(&pipeline).await?;
         let read = |(name, at): (Vec<u8>, f64)| {

@@ -178,7 +178,7 @@ impl OutcomeReporter {
                 }
             };
             let mut call = ADD.prepare_invoke();
-            call.key(FLEET_MINUTES)
+            call.key(self.connection.named(FLEET_MINUTES))
                 .arg(&self.replica)
                 .arg(told.number)
                 .arg(KEEP);
@@ -198,7 +198,7 @@ impl OutcomeReporter {
     /// Redis's.
     pub async fn read(&self) -> Result<(MinuteCounts, u64), RedisError> {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("TIME").hgetall(FLEET_MINUTES);
+        pipeline.cmd("TIME").hgetall(self.connection.named(FLEET_MINUTES));
         let ((seconds, micros), fields): ((u64, u64), Vec<(String, String)>) =
             self.connection.query(&pipeline).await?;
         Ok((MinuteCounts::read(fields), seconds * 1000 + micros / 1000))

@@ -43,7 +43,7 @@ impl WriteProbe {
         let mut write = redis::pipe();
         write
             .cmd("SET")
-            .arg(FLEET_WRITE_PROBE)
+            .arg(self.connection.named(FLEET_WRITE_PROBE))
             .arg(1)
             .arg("EX")
             .arg(TTL.as_secs())

@@ -90,7 +90,7 @@ impl RateLimits {
         request: &str,
     ) -> Result<Option<WindowUsage>, RedisError> {
         let mut call = TAKE.prepare_invoke();
-        call.key(subject.key(action))
+        call.key(self.connection.named(&subject.key(action)))
             .arg(window.limit)
             .arg(millis(window.length))
             .arg(request);
@@ -108,7 +108,7 @@ impl RateLimits {
         window: RateWindow,
     ) -> Result<Option<WindowUsage>, RedisError> {
         let mut call = PEEK.prepare_invoke();
-        call.key(subject.key(action))
+        call.key(self.connection.named(&subject.key(action)))
             .arg(window.limit)
             .arg(millis(window.length));
         self.ask(window, &call).await

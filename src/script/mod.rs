@@ -12,12 +12,20 @@ mod library;
 mod support;
 #[cfg(test)]
 mod tests;
+mod variant;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use redis::{FromRedisValue, RedisError, ToRedisArgs, aio::ConnectionManager};
 
 pub use support::FunctionSupport;
+pub(crate) use variant::ScriptVariant;
+use variant::StoredFunction;
 
-use crate::redis_error::RedisErrorClass;
+use crate::{keys::KeyNamespace, locks::locked, redis_error::RedisErrorClass};
 
 /// Libraries of other versions of a script that a load keeps, for the replicas that may still call them.
 const KEPT_VERSIONS: usize = 3;
@@ -25,64 +33,91 @@ const KEPT_VERSIONS: usize = 3;
 /// A script.
 #[derive(Debug)]
 pub struct Script {
-    evaluated: redis::Script,
-    function: Option<StoredFunction>,
+    source: ScriptSource,
+    plain: Arc<ScriptVariant>,
+    /// The variants for fleets in a cluster.
+    tagged: Mutex<HashMap<KeyNamespace, Arc<ScriptVariant>>>,
 }
 
-/// A script as a function of Redis.
 #[derive(Debug)]
-struct StoredFunction {
-    /// The name of the function and of its library: `bw_<script>_<digest of its source>`.
-    name: String,
-    /// The prefix that the names of all its versions share.
-    stem: String,
-    code: String,
+struct ScriptSource {
+    /// The name of its function, for a script that has one.
+    name: Option<String>,
+    preludes: String,
+    operation: String,
 }
 
 impl Script {
     /// A script that Redis always evaluates.
     pub fn new(source: &str) -> Self {
-        Self {
-            evaluated: redis::Script::new(source),
-            function: None,
-        }
+        Self::of(ScriptSource {
+            name: None,
+            preludes: String::new(),
+            operation: source.to_owned(),
+        })
     }
 
     /// A script that runs as a function where that is possible.
     ///
     /// `name` consists of lower-case letters, digits and `_`; `operation` is the part behind the preludes.
     pub fn stored(name: &str, preludes: &str, operation: &str) -> Self {
-        let evaluated = redis::Script::new(&format!("{preludes}{operation}"));
-        let stem = format!("bw_{name}_");
-        let digest = evaluated.get_hash().get(..12).unwrap_or_default();
-        let name = format!("{stem}{digest}");
-        let code = library::library(&name, preludes, operation);
+        Self::of(ScriptSource {
+            name: Some(name.to_owned()),
+            preludes: preludes.to_owned(),
+            operation: operation.to_owned(),
+        })
+    }
+
+    fn of(source: ScriptSource) -> Self {
         Self {
-            function: code.map(|code| StoredFunction { name, stem, code }),
-            evaluated,
+            plain: Arc::new(ScriptVariant::new(
+                source.name.as_deref(),
+                &source.preludes,
+                &source.operation,
+            )),
+            tagged: Mutex::default(),
+            source,
         }
+    }
+
+    /// The script as the fleets of this namespace run it.
+    pub(crate) fn within(&self, namespace: &KeyNamespace) -> Arc<ScriptVariant> {
+        if !namespace.is_tagged() {
+            return self.plain.clone();
+        }
+        let mut tagged = locked(&self.tagged);
+        let variant = tagged.entry(namespace.clone()).or_insert_with(|| {
+            let ScriptSource {
+                name,
+                preludes,
+                operation,
+            } = &self.source;
+            Arc::new(ScriptVariant::tagged(
+                namespace,
+                name.as_deref(),
+                preludes,
+                operation,
+            ))
+        });
+        variant.clone()
     }
 
     /// The names by which Redis's SLOWLOG knows the script: its SHA, and its function.
     pub fn logged_names(&self) -> impl Iterator<Item = &str> {
-        let function = self.function.as_ref().map(|function| function.name.as_str());
-        std::iter::once(self.evaluated.get_hash()).chain(function)
-    }
-
-    /// The script without its function, for transactions, which run on a socket of their own.
-    pub(crate) fn evaluated(&self) -> &redis::Script {
-        &self.evaluated
+        let ScriptVariant { evaluated, function } = &*self.plain;
+        let function = function.as_ref().map(|function| function.name.as_str());
+        std::iter::once(evaluated.get_hash()).chain(function)
     }
 
     /// The SHA by which Redis knows the evaluated script.
     pub fn get_hash(&self) -> &str {
-        self.evaluated.get_hash()
+        self.plain.evaluated.get_hash()
     }
 
     /// The code of the library with its function, if it has one.
     #[cfg(test)]
     pub(crate) fn library_code(&self) -> Option<String> {
-        self.function.as_ref().map(|function| function.code.clone())
+        self.plain.function.as_ref().map(|function| function.code.clone())
     }
 
     /// A call without keys and arguments so far.
@@ -133,15 +168,18 @@ impl ScriptCall<'_> {
     async fn call<T: FromRedisValue>(
         &self,
         function: &StoredFunction,
+        guard: Option<&str>,
         connection: &mut ConnectionManager,
     ) -> Result<T, RedisError> {
         let mut command = redis::cmd("FCALL");
         command
             .arg(&function.name)
-            .arg(self.keys.len())
-            .arg(&self.keys)
-            .arg(&self.args);
-        command.query_async(connection).await
+            .arg(self.keys.len() + usize::from(guard.is_some()))
+            .arg(&self.keys);
+        if let Some(guard) = guard {
+            command.arg(guard);
+        }
+        command.arg(&self.args).query_async(connection).await
     }
 }
 
@@ -171,18 +209,23 @@ impl Invocation for ScriptCall<'_> {
         connection: &mut ConnectionManager,
         functions: &FunctionSupport,
     ) -> Result<T, RedisError> {
-        if let Some(function) = self.script.function.as_ref().filter(|_| functions.are_usable()) {
-            let mut answer = self.call(function, connection).await;
+        let namespace = functions.namespace();
+        let (variant, guard) = (self.script.within(namespace), namespace.guard());
+        let guard = guard.as_deref();
+        if let Some(function) = variant.function.as_ref().filter(|_| functions.are_usable()) {
+            let mut answer = self.call(function, guard, connection).await;
             let is_missing = answer.as_ref().is_err_and(support::is_missing);
             // After a restart every call in flight misses its function; only one of them loads at a time.
             if let Some(_loading) = is_missing.then(|| functions.may_load()).flatten() {
                 match support::load(function, KEPT_VERSIONS, connection).await {
-                    Ok(()) => answer = self.call(function, connection).await,
+                    Ok(()) => answer = self.call(function, guard, connection).await,
                     // The script has not run, and neither error says that Redis lacks functions.
                     Err(error)
                         if matches!(
                             RedisErrorClass::of(&error),
-                            RedisErrorClass::NoAnswer | RedisErrorClass::Replica
+                            RedisErrorClass::NoAnswer
+                                | RedisErrorClass::Replica
+                                | RedisErrorClass::AnotherNode
                         ) =>
                     {
                         return Err(error);
@@ -198,9 +241,12 @@ impl Invocation for ScriptCall<'_> {
                 answer => return answer,
             }
         }
-        let mut invocation = self.script.evaluated.prepare_invoke();
+        let mut invocation = variant.evaluated.prepare_invoke();
         for key in &self.keys {
             invocation.key(key);
+        }
+        if let Some(guard) = guard {
+            invocation.key(guard);
         }
         for arg in &self.args {
             invocation.arg(arg);

@@ -9,8 +9,8 @@ use rand::RngExt;
 use redis::{RedisError, Value, aio::ConnectionManager};
 use tracing::{debug, info};
 
-use super::StoredFunction;
-use crate::{locks::locked, redis_error::RedisErrorClass};
+use super::variant::StoredFunction;
+use crate::{keys::KeyNamespace, locks::locked, redis_error::RedisErrorClass};
 
 /// How long scripts are evaluated after Redis has refused a function. Redis may be upgraded, or its user given the rights.
 const EVALUATED_FOR: Duration = Duration::from_secs(600);
@@ -18,12 +18,27 @@ const EVALUATED_FOR: Duration = Duration::from_secs(600);
 /// The knowledge of one connection about the functions of its Redis.
 #[derive(Debug, Default)]
 pub struct FunctionSupport {
+    /// Of the fleet's names in a cluster.
+    namespace: KeyNamespace,
     refused_at: Mutex<Option<Instant>>,
     /// Held by the call that loads a function.
     loading: tokio::sync::Mutex<()>,
 }
 
 impl FunctionSupport {
+    /// For the fleet of this namespace.
+    pub(crate) fn within(namespace: KeyNamespace) -> Self {
+        Self {
+            namespace,
+            ..Self::default()
+        }
+    }
+
+    /// The fleet's namespace.
+    pub(crate) const fn namespace(&self) -> &KeyNamespace {
+        &self.namespace
+    }
+
     /// Returns true if functions may be called.
     pub(super) fn are_usable(&self) -> bool {
         self.refused_at().is_none_or(|at| at.elapsed() >= EVALUATED_FOR)

@@ -14,6 +14,7 @@ use crate::{
     connection::Connection,
     deadline::answered_within,
     group_commit::{BatchLimits, Batcher},
+    keys::NO_PAGE,
     script::{Script, ScriptCall},
     spending::{
         accounts::day_of,
@@ -46,8 +47,6 @@ const MOST: BatchLimits = BatchLimits {
     partial: 64,
     bytes: 1024 * 1024,
 };
-/// In place of a page's key, with the ledger switched off.
-const NO_PAGE: &str = "-";
 
 /// A call that is to be opened.
 pub(super) struct OpenRequest {
@@ -171,7 +170,8 @@ impl LedgerContext {
             call.arg(budget.map(|usd| usd.nanos().to_string()).unwrap_or_default());
         }
         for opening in &openings {
-            call.key(opening.page.as_deref().unwrap_or(NO_PAGE))
+            let page = opening.page.clone();
+            call.key(page.unwrap_or_else(|| self.connection.named(NO_PAGE)))
                 .arg(&opening.field)
                 .arg(&opening.mark)
                 .arg(opening.id)

@@ -1,6 +1,6 @@
 -- Marks paid calls as sent before they are sent, and reserves the most that they may cost, unless their answer is known or
 -- the budget is used up. Each call sees the reservations of those before it.
--- KEYS  1… the page of each call's job, or '-' with the ledger switched off
+-- KEYS  1… the page of each call's job, or 'spend:no-page' with the ledger switched off
 -- ARGV  1 to 4 as in books.lua  5 time to live of a page, ms  6 is the replica to be marked as alive: 1
 --       budgets ('' none): 7 of a day  8 of a month  9 of a student and month
 --       10… of each call: entry, mark of this sending, id of the call, amount ('?': its price is not known, and no budget
@@ -71,7 +71,7 @@ end
 local answers, opened, total = {}, {}, 0
 for i, page in ipairs(KEYS) do
   local entry, mark, id, amount, payer = unpack(ARGV, 5 + 5 * i, 9 + 5 * i)
-  local found = page == '-' and '' or redis.pcall('HGET', page, entry) or ''
+  local found = page == 'spend:no-page' and '' or redis.pcall('HGET', page, entry) or ''
   if type(found) ~= 'table' and found:sub(1, 1) == '=' then
     answers[i] = found
   else
@@ -95,7 +95,7 @@ for i, page in ipairs(KEYS) do
       if reserved then reserved = reserved + price end
       if type(found) == 'table' then
         answers[i] = false
-      elseif page == '-' then
+      elseif page == 'spend:no-page' then
         answers[i] = ''
       else
         call('HSET', page, entry, mark)

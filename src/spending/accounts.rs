@@ -121,17 +121,17 @@ impl SpendAccounts {
         let mut read = pipe();
         for day in 1..=WEEK as u64 {
             let day = day_of(now.saturating_sub(day * 86_400));
-            read.hget(format!("{SPEND_PREFIX}day:{day}"), "total");
+            read.hget(self.books(&format!("day:{day}")), "total");
         }
         let week: Vec<Option<u64>> = match month == this_month {
             true => self.connection.query(&read).await?,
             false => Vec::new(),
         };
         let mut read = pipe();
-        read.hgetall(format!("{SPEND_PREFIX}month:{month}"));
+        read.hgetall(self.books(&format!("month:{month}")));
         let days: Vec<String> = (1..=31).map(|day| format!("{month}-{day:02}")).collect();
         for day in &days {
-            read.hgetall(format!("{SPEND_PREFIX}day:{day}"));
+            read.hgetall(self.books(&format!("day:{day}")));
         }
         let mut answers: Vec<HashFields> = self.connection.query(&read).await?;
         let sums = answers.remove(0);
@@ -172,9 +172,14 @@ impl SpendAccounts {
         })
     }
 
+    /// A key of the books.
+    fn books(&self, name: &str) -> String {
+        self.connection.named(&format!("{SPEND_PREFIX}{name}"))
+    }
+
     /// Those who have spent the most.
     async fn students(&self, month: &str) -> Result<Vec<ReportLine>, RedisError> {
-        let key = format!("{SPEND_PREFIX}students:{month}");
+        let key = self.books(&format!("students:{month}"));
         let mut lines: HashMap<String, ReportLine> = HashMap::new();
         let mut cursor = 0u64;
         loop {
@@ -243,12 +248,12 @@ impl SpendAccounts {
         let month: String = today.chars().take("2026-11".len()).collect();
         let mut read = pipe();
         let (of_switch, sums) = (["by", "reason", "at"], ["total", "possible"]);
-        read.get(KILL_SWITCH)
-            .get(MONTHLY_LIMIT)
-            .hmget(format!("{SPEND_PREFIX}switch"), &of_switch)
-            .hmget(format!("{SPEND_PREFIX}day:{today}"), &sums)
-            .hmget(format!("{SPEND_PREFIX}month:{month}"), &sums)
-            .hget(format!("{SPEND_PREFIX}reserved"), "total");
+        read.get(self.connection.named(KILL_SWITCH))
+            .get(self.connection.named(MONTHLY_LIMIT))
+            .hmget(self.books("switch"), &of_switch)
+            .hmget(self.books(&format!("day:{today}")), &sums)
+            .hmget(self.books(&format!("month:{month}")), &sums)
+            .hget(self.books("reserved"), "total");
         type Sums = (Option<u64>, Option<u64>);
         type Note = (Option<String>, Option<String>, Option<u64>);
         type Answer = (Option<String>, Option<String>, Note, Sums, Sums, Option<u64>);
@@ -284,7 +289,7 @@ impl SpendAccounts {
     /// Redis's.
     pub async fn is_stopped(&self) -> Result<bool, RedisError> {
         let mut read = pipe();
-        read.get(KILL_SWITCH);
+        read.get(self.connection.named(KILL_SWITCH));
         let (switch,): (Option<String>,) = self.connection.query(&read).await?;
         Ok(is_on(switch.as_deref()))
     }
@@ -301,10 +306,13 @@ impl SpendAccounts {
         let mut write = pipe();
         write
             .atomic()
-            .set(KILL_SWITCH, if is_on { "true" } else { "false" })
+            .set(
+                self.connection.named(KILL_SWITCH),
+                if is_on { "true" } else { "false" },
+            )
             .ignore()
             .hset_multiple(
-                format!("{SPEND_PREFIX}switch"),
+                self.books("switch"),
                 &[
                     ("by", short(by)),
                     ("reason", short(reason)),
@@ -322,8 +330,10 @@ impl SpendAccounts {
     pub async fn set_month(&self, budget: Option<Usd>) -> Result<(), RedisError> {
         let mut write = pipe();
         match budget {
-            Some(budget) => write.set(MONTHLY_LIMIT, budget.to_string()).ignore(),
-            None => write.del(MONTHLY_LIMIT).ignore(),
+            Some(budget) => write
+                .set(self.connection.named(MONTHLY_LIMIT), budget.to_string())
+                .ignore(),
+            None => write.del(self.connection.named(MONTHLY_LIMIT)).ignore(),
         };
         self.connection.query(&write).await
     }
@@ -333,11 +343,11 @@ impl SpendAccounts {
     /// # Errors
     /// Redis's.
     pub async fn allow(&self, student: &str, budget: Option<Usd>) -> Result<(), RedisError> {
-        let (key, mut write) = (format!("{SPEND_PREFIX}allowances"), pipe());
+        let (key, mut write) = (self.books("allowances"), pipe());
         match budget {
             Some(budget) => write
                 .atomic()
-                .set(format!("{SPEND_PREFIX}allows"), 1)
+                .set(self.books("allows"), 1)
                 .ignore()
                 .hset(key, student, budget.nanos())
                 .ignore(),

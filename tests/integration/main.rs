@@ -21,6 +21,7 @@ mod bullmq_node;
 mod bullmq_outcomes;
 mod bullmq_versions;
 mod check;
+mod cluster;
 mod crowd;
 mod cut_over;
 mod dashboard;

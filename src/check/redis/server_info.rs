@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::{check::Finding, config::Config, queue::Layout};
+use crate::{check::Finding, config::Config, keys::KeyNamespace, queue::Layout};
 
 /// The oldest Redis that knows every command.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
@@ -36,7 +36,7 @@ pub(super) fn version(info: &ServerInfo) -> Finding {
     }
 }
 
-pub(super) fn role(info: &ServerInfo) -> Finding {
+pub(super) fn role(info: &ServerInfo, namespace: &KeyNamespace) -> Finding {
     const CHECK: &str = "redis role";
     if info.text("role") != "master" {
         return Finding::failure(
@@ -45,11 +45,11 @@ pub(super) fn role(info: &ServerInfo) -> Finding {
             "point REDIS_URL to the primary, or to the address that follows it",
         );
     }
-    if info.text("cluster_enabled") == "1" {
+    if info.text("cluster_enabled") == "1" && !namespace.is_tagged() {
         return Finding::failure(
             CHECK,
             "a cluster",
-            "use a single primary: the scripts of a queue touch keys of several slots",
+            "set REDIS_CLUSTER_TAG, such as REDIS_CLUSTER_TAG=app: scripts work on the keys of one slot (docs/redis-cluster.md)",
         );
     }
     Finding::ok(CHECK, "primary")

@@ -29,7 +29,7 @@ fn parts(rest: &str, is_tls: bool) -> Result<(RedisUrl, Option<String>), String>
     let mut sentinels = Sentinels {
         hosts: hosts
             .split(',')
-            .map(host)
+            .map(|text| host(text, DEFAULT_PORT))
             .collect::<Option<_>>()
             .ok_or_else(|| fault("hosts with their ports"))?,
         service: decoded(fragment),
@@ -73,6 +73,7 @@ fn parts(rest: &str, is_tls: bool) -> Result<(RedisUrl, Option<String>), String>
     let url = RedisUrl {
         url: url.into(),
         sentinels: Some(sentinels),
+        seeds: Vec::new(),
     };
     Ok((url, told))
 }
@@ -92,10 +93,10 @@ fn decoded(text: &str) -> String {
 }
 
 /// `host`, `host:port`, `[address]:port`.
-fn host(text: &str) -> Option<(String, u16)> {
+pub(super) fn host(text: &str, default_port: u16) -> Option<(String, u16)> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
-        _ => (text, DEFAULT_PORT),
+        _ => (text, default_port),
     };
     let host = host.trim_matches(['[', ']']);
     (!host.is_empty() && !host.contains(char::is_whitespace)).then(|| (host.to_owned(), port))

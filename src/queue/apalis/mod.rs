@@ -71,9 +71,10 @@ pub struct ApalisBroker {
 impl ApalisBroker {
     /// A broker for `queue` under the worker name `worker`, which no other replica must bear.
     pub fn new(connection: Connection, queue: &str, worker: &str, options: BrokerOptions) -> Self {
-        let keys = ApalisKeys::new(queue);
+        let base = connection.namespace().of_queue(queue);
+        let keys = ApalisKeys::new(&base);
         Self {
-            parts: PartialResults::new(connection.clone(), &format!("{queue}:")),
+            parts: PartialResults::new(connection.clone(), &format!("{base}:")),
             waiter: ApalisWaiter::new(connection.clone(), &keys),
             inflight: keys.inflight(worker),
             session: keys.session(worker),

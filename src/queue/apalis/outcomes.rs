@@ -202,8 +202,13 @@ impl ApalisBroker {
     async fn complete_large(&self, completion: &Completion) -> Result<WriteResult, BrokerError> {
         let Completion { lease, result, equal } = completion;
         let job = self.keys.meta(&lease.id);
-        let mut look = scripts::LARGE_RESULT.evaluated().prepare_invoke();
-        look.key(&self.inflight)
+        let namespace = self.connection.namespace();
+        let (look, complete) = (
+            scripts::LARGE_RESULT.within(namespace),
+            scripts::COMPLETE.within(namespace),
+        );
+        let mut look = look.evaluated.prepare_invoke();
+        look.key(namespace.guarded([&*self.inflight]))
             .arg(&*lease.id)
             .arg(&*lease.token)
             .arg(&self.keys.meta_prefix);
@@ -217,15 +222,15 @@ impl ApalisBroker {
             job,
             look,
             place,
-            script: scripts::COMPLETE.evaluated(),
+            script: &complete.evaluated,
             finish: &|state| {
                 let mut finish = redis::pipe();
                 finish.atomic();
                 keep_for_equals(&mut finish, completion, state);
-                let keys = self.completion_keys();
+                let keys = namespace.guarded(self.completion_keys());
                 finish
                     .cmd("EVALSHA")
-                    .arg(scripts::COMPLETE.get_hash())
+                    .arg(complete.evaluated.get_hash())
                     .arg(keys.len())
                     .arg(&keys[..])
                     .arg(&self.completion_args()[..])

@@ -148,9 +148,9 @@ end
 -- Where the web API looks before it enqueues the same work again: under the key that it has put into the job's options
 -- itself. Any other key is none of its business.
 local function cache(key, id, result, now)
-  if type(key) ~= 'string' or key:sub(1, 12) ~= 'idempotency:' then return end
+  if type(key) ~= 'string' or not key:find('^idempotency:') then return end
   local entry = '{"jobId":' .. cjson.encode(id) .. ',"result":' .. result .. ',"cachedAt":' .. text(now) .. '}'
-  call('SET', key, entry, 'EX', 86400)
+  call('SET', 'idempotency:' .. key:sub(13), entry, 'EX', 86400)
 end
 
 -- Ended jobs that are not in their set yet: {set, keep_count, keep_ms, arguments of ZADD for each}.

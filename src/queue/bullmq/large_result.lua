@@ -10,7 +10,7 @@ local m = call('HMGET', P .. id, unpack(ENDING))
 local held = standing(id, token, m)
 if held ~= 'held' then return { refusal(held) * 2, 0, '', '', '0', '0' } end
 local cached, parent, key = '', '', options(m[3]).idempotencyKey
-if type(key) == 'string' and key:sub(1, 12) == 'idempotency:' then cached = key end
+if type(key) == 'string' and key:find('^idempotency:') then cached = 'idempotency:' .. key:sub(13) end
 if m[4] and protected('SISMEMBER', m[4] .. ':dependencies', P .. id) == 1 then
   call('HLEN', m[4] .. ':processed')
   parent = m[4] .. ':processed'

@@ -163,8 +163,13 @@ impl BullmqBroker {
 
     async fn complete_large(&self, completion: &Completion) -> Result<WriteResult, BrokerError> {
         let job = format!("{}{}", self.keys.prefix, completion.lease.id);
-        let mut look = scripts::LARGE_RESULT.evaluated().prepare_invoke();
-        look.key(&self.keys.prefix);
+        let namespace = self.connection.namespace();
+        let (look, complete) = (
+            scripts::LARGE_RESULT.within(namespace),
+            scripts::COMPLETE.within(namespace),
+        );
+        let mut look = look.evaluated.prepare_invoke();
+        look.key(namespace.guarded([&*self.keys.prefix]));
         look.arg(&*completion.lease.id).arg(&*completion.lease.token);
         let mut place = redis::pipe();
         place
@@ -181,8 +186,8 @@ impl BullmqBroker {
             job: job.clone(),
             look,
             place,
-            script: scripts::COMPLETE.evaluated(),
-            finish: &|state| self.finish_large(completion, &job, state),
+            script: &complete.evaluated,
+            finish: &|state| self.finish_large(completion, &job, state, complete.evaluated.get_hash()),
             settled: |answer| {
                 let answers: Result<(Vec<Value>, Value), _> = from_redis_value(answer);
                 let answers = answers.map_err(RedisError::from)?;
@@ -203,7 +208,14 @@ impl BullmqBroker {
     }
 
     /// The completion of a job whose result is in its place, with the other copies of the result.
-    fn finish_large(&self, completion: &Completion, job: &str, state: &LargeResultState) -> Pipeline {
+    fn finish_large(
+        &self,
+        completion: &Completion,
+        job: &str,
+        state: &LargeResultState,
+        script: &str,
+    ) -> Pipeline {
+        let keys = self.connection.namespace().guarded([&*self.keys.prefix]);
         let Completion { lease, result, equal } = completion;
         let mut finish = redis::pipe();
         finish.atomic();
@@ -232,9 +244,9 @@ impl BullmqBroker {
         ]);
         finish
             .cmd("EVALSHA")
-            .arg(scripts::COMPLETE.get_hash())
-            .arg(1)
-            .arg(&self.keys.prefix)
+            .arg(script)
+            .arg(keys.len())
+            .arg(&keys[..])
             .arg(&self.claim_args(None, 0, false)[..])
             .arg(millis(self.options.keep_completed_for))
             .arg(self.options.keep_completed_count)

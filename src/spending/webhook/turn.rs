@@ -76,9 +76,9 @@ pub(super) async fn take(
     read: Read,
 ) -> Result<Turn, RedisError> {
     let mut call = TURN.prepare_invoke();
-    call.key(USAGE_EVENTS)
-        .key(WEBHOOK_STATE)
-        .key(REFUSED_EVENTS)
+    call.key(connection.named(USAGE_EVENTS))
+        .key(connection.named(WEBHOOK_STATE))
+        .key(connection.named(REFUSED_EVENTS))
         .arg(replica)
         .arg(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 4))
         .arg(&delivered.last)
@@ -132,7 +132,9 @@ impl Standing {
     /// Redis's.
     pub async fn read(connection: &Connection) -> Result<Self, RedisError> {
         let mut call = STANDING.prepare_invoke();
-        call.key(USAGE_EVENTS).key(WEBHOOK_STATE).key(REFUSED_EVENTS);
+        for key in [USAGE_EVENTS, WEBHOOK_STATE, REFUSED_EVENTS] {
+            call.key(connection.named(key));
+        }
         let (waiting, oldest_ms, refused, length, forwarder) = connection.invoke(&call).await?;
         Ok(Self {
             waiting,
@@ -153,8 +155,8 @@ pub async fn resend_refused(connection: &Connection) -> Result<u64, RedisError> 
     // The receiver may refuse them again right away: no more than there can be.
     for _ in 0..KEPT_REFUSED / RESENT_AT_A_TIME + 1 {
         let mut call = RESEND.prepare_invoke();
-        call.key(USAGE_EVENTS)
-            .key(REFUSED_EVENTS)
+        call.key(connection.named(USAGE_EVENTS))
+            .key(connection.named(REFUSED_EVENTS))
             .arg(RESENT_AT_A_TIME)
             .arg(MOST_EVENTS);
         let moved: u64 = connection.invoke(&call).await?;

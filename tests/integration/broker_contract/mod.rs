@@ -97,7 +97,7 @@ impl Fixture {
         eventually("the lock ran out", async || {
             let locked: bool = self
                 .redis
-                .ask(&["EXISTS", &format!("bull:q:{}:lock", lease.id)])
+                .ask(&["EXISTS", &format!("{}:q:{}:lock", self.redis.prefix(), lease.id)])
                 .await;
             (!locked).then_some(())
         })

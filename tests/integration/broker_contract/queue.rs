@@ -137,13 +137,19 @@ async fn what_a_later_version_has_written_is_left_as_it_is(#[case] layout: Layou
     let f = Fixture::of(layout).await;
     enqueue(&*f.a, "1").await;
     let (job, queue) = match f.a.layout() {
-        Layout::Apalis => ("q:meta:1", "q:"),
-        Layout::Bullmq => ("bull:q:1", "bull:q:bw:"),
+        Layout::Apalis => (
+            format!("{}q:meta:1", f.redis.own()),
+            format!("{}q:", f.redis.own()),
+        ),
+        Layout::Bullmq => {
+            let prefix = format!("{}:q:", f.redis.prefix());
+            (format!("{prefix}1"), format!("{prefix}bw:"))
+        }
     };
     let session = format!("{queue}session:a");
     let hashes = match f.a.layout() {
-        Layout::Apalis => vec![job, &session],
-        Layout::Bullmq => vec![job], // Its session is a number.
+        Layout::Apalis => vec![&*job, &session],
+        Layout::Bullmq => vec![&*job], // Its session is a number.
     };
     for hash in &hashes {
         f.redis.ask::<()>(&["HSET", hash, "bw:later", "kept"]).await;

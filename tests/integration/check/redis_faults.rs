@@ -18,7 +18,13 @@ async fn a_cluster() {
     let scene = Scene::over(redis, Duration::ZERO, 0).await;
     let (code, answer) = check(&scene, &[]).await;
     assert_eq!(code, Some(1));
-    expect(&answer, "redis role", "failure", "a cluster", "a single primary");
+    expect(
+        &answer,
+        "redis role",
+        "failure",
+        "a cluster",
+        "set REDIS_CLUSTER_TAG",
+    );
 }
 
 /// Redis closes the connection right behind its refusal, which must not read as a broken line.
