@@ -233,13 +233,23 @@ impl Connection {
         if self.namespace().is_tagged() {
             return Ok(false);
         }
-        let mut ask = redis::pipe();
-        ask.cmd("CLUSTER").arg("INFO");
-        match self.query::<(String,)>(&ask).await {
-            Ok((info,)) => Ok(cluster::has_several_nodes(&info)),
-            Err(error) if error.clone().into_server_errors().is_some() => Ok(false),
-            Err(error) => Err(error),
+        // Every user of the worker's may ask for the first.
+        for (command, tells) in [
+            (["INFO", "cluster"], cluster::is_cluster as fn(&str) -> bool),
+            (["CLUSTER", "INFO"], cluster::has_several_nodes),
+        ] {
+            let mut ask = redis::pipe();
+            ask.cmd(command[0]).arg(command[1]);
+            match self.query::<(String,)>(&ask).await {
+                Ok((info,)) if tells(&info) => {}
+                Ok(_) => return Ok(false),
+                Err(error) if error.clone().into_server_errors().is_some() => {
+                    return Ok(command[0] == "CLUSTER");
+                }
+                Err(error) => return Err(error),
+            }
         }
+        Ok(true)
     }
 
     /// Host and port of the server that is asked.

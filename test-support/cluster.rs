@@ -209,6 +209,25 @@ impl TestCluster {
         kill(pid, Signal::SIGKILL).unwrap();
     }
 
+    /// Waits until the others serve all slots without a node that was killed.
+    pub async fn until_taken_over(&self, victim: usize) {
+        let dead = format!(":{}@", self.port(victim));
+        eventually("a replica takes over", async || {
+            for at in (0..self.len()).filter(|at| *at != victim) {
+                let nodes: String = self.try_to(at, &["CLUSTER", "NODES"]).await.ok()?;
+                let info: String = self.try_to(at, &["CLUSTER", "INFO"]).await.ok()?;
+                let mut lines = nodes.lines().filter(|line| line.contains(&dead));
+                // A line of a node that owns slots has a ninth field.
+                let has_slots = lines.any(|line| line.split(' ').count() > 8);
+                if has_slots || !info.contains("cluster_state:ok") {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
     /// Starts a killed node again; it has lost its data.
     pub async fn revive(&mut self, at: usize) {
         let words: Vec<&str> = self.arguments[at].iter().map(String::as_str).collect();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::{
-    TestRedis,
+    TestCluster, TestRedis,
     driver::{Driver, script},
     eventually,
 };
@@ -27,9 +27,21 @@ impl Node {
 
     /// With a BullMQ of this version, and this prefix of its keys.
     pub async fn start_under(redis: &TestRedis, queue: &str, version: &str, prefix: &str) -> Self {
+        Self::start_at(&redis.server.port().to_string(), queue, version, prefix)
+    }
+
+    /// On a cluster, over ioredis's own client for clusters.
+    pub async fn start_on_cluster(cluster: &TestCluster, queue: &str, prefix: &str) -> Self {
+        let ports: Vec<String> = (0..cluster.len())
+            .map(|at| cluster.port(at).to_string())
+            .collect();
+        Self::start_at(&ports.join(","), queue, "5", prefix)
+    }
+
+    fn start_at(ports: &str, queue: &str, version: &str, prefix: &str) -> Self {
         let mut command = script("driver.mjs");
         command
-            .arg(redis.server.port().to_string())
+            .arg(ports)
             .arg(queue)
             .arg(version)
             .arg(prefix)

@@ -21,6 +21,7 @@ pub(super) fn example(var: &EnvVar) -> Option<&'static str> {
 /// Values of the variables without a default.
 const OPTIONAL: &[(&str, &str)] = &[
     ("REDIS_PUBLIC_URL", "rediss://default:password@host:6379"),
+    ("REDIS_CLUSTER_TAG", "app"),
     ("REDIS_CA_FILE", "/etc/ssl/redis-ca.pem"),
     ("OPENAI_API_KEY", "sk-proj-the-key-of-the-project"),
     ("MODELS_FILE", "/etc/backend-worker/models.toml"),

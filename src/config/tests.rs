@@ -468,6 +468,8 @@ fn refusals_name_the_right_form() {
         ("BULLMQ_PREFIX", "a b", "printable ASCII"),
         ("SPOOL_DIR", "/no/such/folder", "a folder that is there"),
         ("REDIS_URL", "redis://h:1,i:2", "several hosts"),
+        ("REDIS_URL", "redis+cluster://h:1,i:x", "hosts with their ports"),
+        ("REDIS_CLUSTER_TAG", "a:b", "up to 50 letters"),
         ("REDIS_URL", "redis://:hunter2#x@h:1", "%23"),
         (
             "REDIS_URL",

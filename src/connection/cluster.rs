@@ -92,6 +92,11 @@ pub(super) fn is_no_cluster(error: &RedisError) -> bool {
     words.contains("cluster support disabled") || words.starts_with("unknown command")
 }
 
+/// Reads `INFO cluster`.
+pub(super) fn is_cluster(info: &str) -> bool {
+    info.lines().any(|line| line.trim() == "cluster_enabled:1")
+}
+
 /// Reads `CLUSTER INFO`: slots on more than one node.
 pub(super) fn has_several_nodes(info: &str) -> bool {
     let mut fields = info.lines().filter_map(|line| line.trim().split_once(':'));

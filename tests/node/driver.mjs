@@ -1,13 +1,17 @@
 // Producer, onlooker and worker on BullMQ's own library, driven by the Rust tests line by line (`lines.mjs`).
 //
-// node driver.mjs <redis port> <queue> [version: 5.1, 5 (where none is named) or 6] [prefix of the keys]
+// node driver.mjs <redis port, or those of a cluster's nodes> <queue> [version: 5.1, 5 (where none is named) or 6] [prefix of the keys]
 import { createRequire } from 'node:module';
 import { serve } from './lines.mjs';
 
 const [port, name, main = '5', prefix = 'bull'] = process.argv.slice(2);
-const connection = { host: '127.0.0.1', port: Number(port) };
-
 const require = createRequire(import.meta.url);
+const nodes = port.split(',').map((one) => ({ host: '127.0.0.1', port: Number(one) }));
+const onCluster = () => {
+  const { Cluster } = require('ioredis');
+  return new Cluster(nodes, { redisOptions: { maxRetriesPerRequest: null } });
+};
+const connection = nodes.length > 1 ? onCluster() : nodes[0];
 const packages = { 5.1: 'bullmq5.1', 5: 'bullmq', 6: 'bullmq6' };
 const bullmq = (version = main) => require(packages[version]);
 

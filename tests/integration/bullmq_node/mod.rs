@@ -1,5 +1,6 @@
 //! What Node sees of jobs that its own library adds and this worker runs: states, fields, and events in their order.
 
+mod cluster;
 mod outcomes;
 mod prefix;
 mod queues;

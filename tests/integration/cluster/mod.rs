@@ -56,10 +56,14 @@ impl ClusterScene {
     }
 
     async fn until_requests(&self, count: usize) {
-        eventually("calls of the provider", async || {
-            (self.requests() >= count).then_some(())
-        })
-        .await;
+        let mut seen = 0;
+        while seen < count {
+            seen = eventually("further calls of the provider", async || {
+                let requests = self.requests();
+                (requests > seen).then_some(requests)
+            })
+            .await;
+        }
     }
 }
 
@@ -83,12 +87,18 @@ async fn add_jobs(broker: &dyn Broker, prefix: &str, count: usize) {
 
 /// Waits until so many jobs are completed, and no other is left.
 async fn all_completed(broker: &dyn Broker, count: usize) {
-    eventually("all jobs are completed", async || {
-        let counts = broker.counts().await.ok()?;
-        assert_eq!(counts.failed, 0, "{counts:?}");
-        (counts.completed == count as u64 && counts.waiting == 0 && counts.active == 0).then_some(())
-    })
-    .await;
+    let mut completed = 0;
+    while completed < count as u64 {
+        completed = eventually("further jobs are completed", async || {
+            let counts = broker.counts().await.ok()?;
+            assert_eq!(counts.failed, 0, "{counts:?}");
+            (counts.completed > completed).then_some(counts.completed)
+        })
+        .await;
+    }
+    let counts = broker.counts().await.unwrap();
+    let left = counts.waiting + counts.active + counts.delayed;
+    assert_eq!((counts.completed, left), (count as u64, 0), "{counts:?}");
 }
 
 async fn stop(worker: Worker) {
