@@ -1,6 +1,6 @@
 //! Names of every Redis key that the worker touches, in one place.
 //!
-//! In a Redis Cluster a fleet's tag stands in front of them, `{app}:spend:reserved` ([`KeyNamespace`]); a page of the ledger
+//! In a Redis Cluster a fleet's tag stands in front of them, `{app}spend:reserved` ([`KeyNamespace`]); a page of the ledger
 //! has it from its job.
 //!
 //! # The apalis-redis layout

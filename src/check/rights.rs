@@ -116,7 +116,7 @@ fn patterns(config: &Config) -> Vec<String> {
     }
     let namespace = config.redis.namespace();
     if let Some(tag) = namespace.tag() {
-        patterns.extend([format!("{}*", namespace.prefix()), format!("ledger:{tag}*")]);
+        patterns.extend([format!("{tag}*"), format!("ledger:{tag}*")]);
         return patterns;
     }
     let own = MigrationKeys::LEDGER.trim_end_matches("ledger");

@@ -43,7 +43,7 @@ pub(super) fn check_queues(env: &mut EnvReader<'_>, namespace: &KeyNamespace, qu
     };
     for queue in queues.iter().filter(is_elsewhere) {
         let fault = format!(
-            "names the queue {:?} with another tag than REDIS_CLUSTER_TAG: leave the tag out, and enqueue into {tag}:<queue>",
+            "names the queue {:?} with another tag than REDIS_CLUSTER_TAG: leave the tag out, and enqueue into {tag}<queue>",
             queue.name
         );
         env.complain::<()>(&vars::QUEUES, &fault);
@@ -73,7 +73,7 @@ mod tests {
             .unwrap();
             assert_eq!(config.redis.url().expose_secret(), "rediss://u:p%2C@a:1/");
             assert_eq!(config.bullmq_prefix, "{app}");
-            assert_eq!(config.redis.namespace().prefix(), "{app}:");
+            assert_eq!(config.redis.namespace().prefix(), "{app}");
         }
         let config = read(&[
             ("REDIS_CLUSTER_TAG", "app"),
@@ -89,7 +89,7 @@ mod tests {
         for (name, value, part) in [
             ("BULLMQ_PREFIX", "bull", "set it to {app}"),
             ("BULLMQ_PREFIX", "{other}", "set it to {app}"),
-            ("QUEUES", "{other}cards", "enqueue into {app}:<queue>"),
+            ("QUEUES", "{other}cards", "enqueue into {app}<queue>"),
             ("REDIS_URL", "redis://h:1/2", "only number 0"),
             ("REDIS_URL", "redis+sentinel://h:1/main", "unset the tag"),
         ] {

@@ -8,14 +8,15 @@ const SLOTS: u16 = 16_384;
 /// The part in front of all names of a fleet in a cluster; empty elsewhere.
 ///
 /// A script works on the keys of one slot only, and the worker's scripts touch a queue, its ledger and the books
-/// together. So each name gets the fleet's tag: `{app}:spend:day:…`. Without a tag all names stay as they are.
+/// together. So each name gets the fleet's tag: `{app}spend:day:…`. No colon follows it, because `{app}:` is in front of the
+/// keys of BullMQ queues. Without a tag all names stay as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct KeyNamespace(Option<Arc<str>>);
 
 impl KeyNamespace {
     /// Names with the tag `{tag}`.
     pub fn tagged(tag: &str) -> Self {
-        Self(Some(format!("{{{tag}}}:").into()))
+        Self(Some(format!("{{{tag}}}").into()))
     }
 
     /// Returns true if names carry a tag, which means that Redis is a cluster.
@@ -23,14 +24,14 @@ impl KeyNamespace {
         self.0.is_some()
     }
 
-    /// The part in front of each name, with its colon.
+    /// The part in front of each name.
     pub fn prefix(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
 
     /// The tag in its braces.
     pub fn tag(&self) -> Option<&str> {
-        self.0.as_deref().map(|prefix| prefix.trim_end_matches(':'))
+        self.0.as_deref()
     }
 
     /// The fleet's own name for a key.
@@ -116,8 +117,8 @@ mod tests {
         assert_eq!((plain.slot(), plain.guard()), (None, None));
         let tagged = KeyNamespace::tagged("app");
         assert_eq!(tagged.tag(), Some("{app}"));
-        assert_eq!(tagged.named("spend:reserved"), "{app}:spend:reserved");
-        assert_eq!(tagged.of_queue("q"), "{app}:q");
+        assert_eq!(tagged.named("spend:reserved"), "{app}spend:reserved");
+        assert_eq!(tagged.of_queue("q"), "{app}q");
         assert_eq!(tagged.of_queue("{app}q"), "{app}q");
         assert!(tagged.holds("bull{app}:q"));
         assert!(!tagged.holds("bull:q"));

@@ -68,7 +68,7 @@ mod tests {
         let text = "call('GET', 'spend:day:' .. d, 'usage', 'ledger:' .. job, 'usages')";
         assert_eq!(
             with_names(text, &namespace),
-            "call('GET', '{app}:spend:day:' .. d, '{app}:usage', 'ledger:' .. job, 'usages')"
+            "call('GET', '{app}spend:day:' .. d, '{app}usage', 'ledger:' .. job, 'usages')"
         );
     }
 
