@@ -1,6 +1,7 @@
 //! A Redis Cluster: the fleet's keys lie in one slot, whose owner the replicas follow.
 
 mod follow;
+mod moving;
 mod start;
 
 use std::{sync::Arc, time::Duration};
