@@ -117,11 +117,14 @@ impl UnservedQueueWatch {
     /// A watch of a replica called `replica`, which serves these queues.
     pub fn new(connection: Connection, queues: &[QueueSpec], replica: &str) -> Self {
         Self {
-            connection,
             served: queues
                 .iter()
-                .map(|queue| (queue.layout, queue.name.clone()))
+                .map(|queue| match queue.layout {
+                    Layout::Apalis => (queue.layout, connection.namespace().of_queue(&queue.name)),
+                    Layout::Bullmq => (queue.layout, queue.name.clone()),
+                })
                 .collect(),
+            connection,
             prefix: BullKeys::DEFAULT_PREFIX.to_owned(),
             replica: replica.to_owned(),
         }
@@ -221,7 +224,9 @@ impl UnservedQueueWatch {
                 .arg("COUNT")
                 .arg(SCAN_COUNT);
             let ((next, keys),): ((u64, Vec<Vec<u8>>),) = self.connection.query(&scan).await?;
-            for key in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
+            let keys = keys.into_iter().filter_map(|key| String::from_utf8(key).ok());
+            // A node of a cluster has keys of other fleets too.
+            for key in keys.filter(|key| self.connection.namespace().holds(key)) {
                 let Some((layout, base)) = queue_of(&key) else {
                     continue;
                 };

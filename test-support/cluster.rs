@@ -156,8 +156,13 @@ impl TestCluster {
 
     /// The address of the whole cluster, for the fleet with the tag.
     pub fn address(&self) -> RedisAddress {
+        self.address_of(TAG)
+    }
+
+    /// The same for the fleet with another tag.
+    pub fn address_of(&self, tag: &str) -> RedisAddress {
         let seeds = (1..self.len()).map(|at| ("127.0.0.1".to_owned(), self.port(at)));
-        RedisAddress::from(self.nodes[0].url()).within(Self::namespace(), seeds.collect())
+        RedisAddress::from(self.nodes[0].url()).within(KeyNamespace::tagged(tag), seeds.collect())
     }
 
     pub fn connection(&self) -> Connection {

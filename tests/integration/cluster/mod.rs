@@ -2,12 +2,14 @@
 
 mod follow;
 mod moving;
+mod spread;
 mod start;
 
 use std::{sync::Arc, time::Duration};
 
 use backend_worker::{
-    queue::{Broker, BrokerOptions, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
+    connection::Connection,
+    queue::{Broker, BrokerOptions, ClaimNumber, Layout, apalis::ApalisBroker, bullmq::BullmqBroker},
     simulator::Provider,
 };
 use jobs::JobType;
