@@ -22,7 +22,7 @@ impl Node {
 
     /// With a BullMQ of this version: `5.1`, `5` or `6`.
     pub async fn start_as(redis: &TestRedis, queue: &str, version: &str) -> Self {
-        Self::start_under(redis, queue, version, "bull").await
+        Self::start_under(redis, queue, version, redis.prefix()).await
     }
 
     /// With a BullMQ of this version, and this prefix of its keys.

@@ -63,6 +63,9 @@ impl Scene {
             .unwrap();
         let mut env = point_to(&simulator, &options);
         env.push(("REDIS_URL", redis.server.url()));
+        if !redis.own().is_empty() {
+            env.push(("REDIS_CLUSTER_TAG", redis.own().to_owned()));
+        }
         env.push(("PORT", "0".to_owned()));
         env.push(("ADMIN_FROM_LOOPBACK", "on".to_owned()));
         env.push(("LOG_FORMAT", "json".to_owned()));

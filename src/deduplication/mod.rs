@@ -24,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use jobs::{JobType, apart};
-use redis::{RedisError, Script};
+use redis::RedisError;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use tracing::{info, warn};
@@ -36,6 +36,7 @@ use crate::{
     keys::{equal_jobs_prefix, equal_jobs_result},
     queue::{Answered, Delivery, EqualJobs, Layout, OutcomeWriter},
     redis_error::RedisErrorClass,
+    script::Script,
     spending::Usd,
     telemetry::metrics::{PROCESS, labels::CellIndex},
 };

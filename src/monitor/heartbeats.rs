@@ -13,12 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{RedisError, Script};
+use redis::RedisError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     connection::Connection,
     keys::{FLEET_REPLICAS, FLEET_SEEN},
+    script::Script,
     time_format::millis,
     worker::QueueWorker,
 };

@@ -7,13 +7,14 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use redis::{RedisError, Script};
+use redis::RedisError;
 use tokio::sync::Mutex;
 
 use crate::{
     connection::Connection,
     gate::counters::COUNTERS,
     keys::FLEET_MINUTES,
+    script::Script,
     telemetry::metrics::labels::{JobClass, JobOutcome},
     worker::QueueWorker,
 };

@@ -7,10 +7,11 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use redis::{FromRedisValue, Pipeline, RedisError, Script};
+use redis::{FromRedisValue, Pipeline, RedisError};
 use tracing::debug;
 
 use super::ClaimProof;
+use crate::script::Script;
 use crate::{connection::Connection, deadline::answered_within, time_format::millis};
 
 pub(super) static SHOW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("show_parts.lua")));

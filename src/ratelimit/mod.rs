@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, Script};
+use redis::RedisError;
 use serde::Serialize;
 
+use crate::script::{Script, ScriptCall};
 use crate::{connection::Connection, time_format::millis};
 
 static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take.lua")));
@@ -117,7 +118,7 @@ impl RateLimits {
     async fn ask(
         &self,
         window: RateWindow,
-        call: &redis::ScriptInvocation<'_>,
+        call: &ScriptCall<'_>,
     ) -> Result<Option<WindowUsage>, RedisError> {
         if window.limit == 0 {
             return Ok(None);

@@ -2,13 +2,14 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use redis::{RedisError, Script};
+use redis::RedisError;
 use serde::Serialize;
 
 use super::event::Event;
 use crate::{
     connection::Connection,
     keys::{REFUSED_EVENTS, USAGE_EVENTS, WEBHOOK_STATE},
+    script::Script,
 };
 
 static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("forward_step.lua")));
