@@ -49,3 +49,25 @@ async fn check_and_health_tell_the_state_of_the_cluster() {
     let (code, answer) = check(&set.scene, &variables).await;
     assert_eq!(code, Some(1), "{answer}");
 }
+
+/// A name without the tag would be refused by the node, in silence where the worker can do without the answer.
+#[tokio::test]
+async fn no_call_names_a_key_of_another_slot() {
+    let set = ClusterScene::set(Duration::ZERO).await;
+    let owner = set.cluster.owner().await;
+    let worker = set.worker(&[("USER_RATE_LIMIT", "10")]).await;
+    for layout in Layout::ALL {
+        let broker = set.broker(layout);
+        add_jobs(&*broker, "j", 20).await;
+        all_completed(&*broker, 20).await;
+    }
+    for path in ["health", "metrics", "spend", "breakers", "queues"] {
+        let url = format!("http://localhost:{}/api/{path}", worker.port);
+        reqwest::get(url).await.unwrap();
+    }
+    stop(worker).await;
+    let errors: String = set.cluster.ask(owner, &["INFO", "errorstats"]).await;
+    for code in ["CROSSSLOT", "MOVED"] {
+        assert!(!errors.contains(code), "{errors}");
+    }
+}
