@@ -8,8 +8,8 @@ local SLICES = BUCKET / SLICE
 -- Where jobs of several owners wait for the limit of requests, claims are spread over the minute: a burst of one would
 -- leave nothing for the others until it leaves the window.
 local SPREAD = rpm > 0 and max(1, floor((WINDOW + GRACE + SLICE) / rpm)) or 0
--- Calls that may start at once, at most: what is taken at once leaves a gap a minute later.
-local SPREAD_BURST = max(2, floor(rpm / 50))
+-- Calls that may start at once, at most: what is taken at once leaves a gap a minute later, 2.4 s at any limit from 50 on.
+local SPREAD_BURST = max(2, floor(rpm / 25))
 
 -- The counts of the limits, read at the first use and written once at the end.
 local used

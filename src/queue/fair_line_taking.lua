@@ -36,17 +36,18 @@ local function save_line(line, s)
   end
 end
 
--- At which distance a job stands, after `gone` jobs of the front were popped; nil where it is not in the list any more.
+-- The index at which a job stands, after `gone` jobs of the front were popped; nil where it is not in the list any more.
 local function find_entry(line, s, id, place, gone)
   local guess = place - s.front - s.shift - gone
-  if guess >= 0 and call('LINDEX', line.list, line.at(guess)) == id then return guess end
+  local index = guess >= 0 and line.at(guess)
+  if index and call('LINDEX', line.list, index) == id then return index end
   local at = distance_of(line, id, guess - 16, guess + 16) or distance_of(line, id, guess - NEARBY, guess + NEARBY)
   if at then
     s.shift = place - s.front - gone - at
   elseif not line.is_elsewhere(id) then
     start_over(line, s)
   end
-  return at
+  return at and line.at(at)
 end
 
 -- Takes the places of jobs that stand where others were taken from out of `state:moved`. Returns them by id.
@@ -92,10 +93,10 @@ local function fill_gaps(line, s, popped, far)
   end
   for _, job in ipairs(far) do
     local filler = table.remove(fillers)
-    call('LSET', line.list, line.at(job.distance), filler)
+    call('LSET', line.list, job.index, filler)
     if filler == s.last_id then s.last_id = nil end
     if job.id == s.last_id then s.last_id = filler end
-    moved[#moved + 1], moved[#moved + 2] = filler, digits(job.place)
+    moved[#moved + 1], moved[#moved + 2] = filler, job.place
   end
   -- For each job that was not found, one of the first jobs stays at the front.
   for i = #fillers, 1, -1 do
@@ -121,18 +122,18 @@ local function take_out(line, s, ids, entries, due)
     near[id] = near[id] or i
   end
   for i, id in ipairs(ids) do
-    local nth, distance, place = near[id], nil, nil
+    local nth, index, place = near[id], nil, nil
     if not nth and not is_taken[id] then
-      place = number_of(places[id] or match(entries[i], '^%-?%d+'))
-      distance = find_entry(line, s, id, place, number)
+      place = places[id] or match(entries[i], '^%-?%d+')
+      index = find_entry(line, s, id, number_of(place), number)
     end
-    if not is_taken[id] and (nth or distance) then
+    if not is_taken[id] and (nth or index) then
       taken[#taken + 1], is_taken[id] = id, true
       s.turn = max(s.turn, due[i])
       if nth then
         popped[nth] = false
       else
-        far[#far + 1] = { distance = distance, id = id, place = place }
+        far[#far + 1] = { index = index, id = id, place = place }
       end
     end
   end

@@ -20,6 +20,9 @@ use crate::{
 /// Refusals by Redis after which an outcome is given up: the recovery will hand the job out again.
 const MAX_REFUSALS: u32 = 5;
 
+/// Shortest pause before a try that follows the success of another outcome: a large one is sent each time.
+const SUCCESS_PAUSE: Duration = Duration::from_millis(200);
+
 /// The copy of an outcome in the spool.
 enum SpooledCopy {
     NotTried,
@@ -87,6 +90,7 @@ impl QueueWorker {
         let ended = loop {
             match self.try_write(completions, lease, outcome, equal).await {
                 Ok(WriteResult::Applied) => {
+                    self.outcome_taken.notify_waiters();
                     self.hand_over(outcome, equal).await;
                     log_written(outcome);
                     break outcome.job_outcome();
@@ -109,8 +113,11 @@ impl QueueWorker {
                         error!(%error, "the outcome cannot be written: the job will be recovered and run again");
                         break JobOutcome::Lost;
                     }
+                    // An outcome that Redis refuses for its content gains nothing from the success of another one.
+                    let may_be_taken = !error.is_refusal();
                     tokio::select! {
                         () = pause.wait() => {}
+                        () = self.another_is_taken(), if may_be_taken => {}
                         () = self.shutdown.drain.cancelled(), if matches!(spooled, SpooledCopy::NotTried) => {}
                     }
                 }
@@ -120,6 +127,13 @@ impl QueueWorker {
             file.remove().await;
         }
         ended
+    }
+
+    /// Resolves when Redis takes the outcome of another job. After an outage of seconds all pauses are long, and a replica that
+    /// dies in one has paid for nothing.
+    async fn another_is_taken(&self) {
+        let taken = self.outcome_taken.notified();
+        tokio::join!(taken, tokio::time::sleep(SUCCESS_PAUSE));
     }
 
     /// Writes a copy of an outcome to the spool, for the case that the process ends before Redis takes it.

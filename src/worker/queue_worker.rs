@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::outcome_spool::OutcomeSpool;
@@ -42,6 +42,8 @@ pub struct QueueWorker {
     pub(super) rules: OutcomeRules,
     /// Where outcomes are kept that Redis does not take while the replica stops.
     pub(super) spool: Option<OutcomeSpool>,
+    /// Redis has taken an outcome: those that it did not take before are tried again.
+    pub(super) outcome_taken: Notify,
     pub(super) deadline: Duration,
     pub(super) renew_every: Duration,
     /// How long a queue without work is left alone.
@@ -75,6 +77,7 @@ impl QueueWorker {
             claim_pauses: Arc::default(),
             rules: options.rules.clone(),
             spool: options.spool.clone(),
+            outcome_taken: Notify::new(),
             deadline: options.deadline,
             renew_every: options.renew_every,
             idle_rest: options.idle_rest,

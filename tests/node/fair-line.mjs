@@ -108,6 +108,21 @@ const look = async () => {
 };
 await look();
 
+// CPU of Redis, s.
+const redisCpu = async () => {
+  const info = await (await queue.client).info('cpu');
+  return ['used_cpu_user', 'used_cpu_sys'].reduce((sum, name) => sum + Number(info.match(`${name}:([0-9.]+)`)[1]), 0);
+};
+// What replicas without work, and the looks of this script, cost in a second. IDLE is how long that is measured, s.
+const idle = number('IDLE', 0);
+const beforeIdle = await redisCpu();
+for (const end = performance.now() + idle * 1000; performance.now() < end;) {
+  await nap(500);
+  await look();
+}
+const idleCpu = idle > 0 ? (await redisCpu() - beforeIdle) / idle : 0;
+const [startCpu, startedAt] = [await redisCpu(), performance.now()];
+
 const light = () => [...added.keys()].filter((id) => added.get(id).student !== 'heavy');
 if (scenario === 'burst') {
   await add('heavy', burst);
@@ -156,10 +171,11 @@ const span = Math.min(600_000, times.at(-1) - times[0]);
 const within = times.filter((at) => at - times[0] < span).length;
 console.log(`${counts.failed} failed, ${counts.completed} completed; at most ${most.delayed} delayed and ${most.active} active at a look`);
 console.log(`${within} requests in ${(span / 1000).toFixed(0)} s: ${((within / (rpm * span / 60_000)) * 100).toFixed(1)} % of the limit; at most ${stats.max_per_minute} in a minute of ${rpm}`);
-const cpu = await (await queue.client).info('cpu');
-const seconds = ['used_cpu_user', 'used_cpu_sys'].map((name) => Number(cpu.match(`${name}:([0-9.]+)`)[1]));
+const [cpu, seconds] = [await redisCpu() - startCpu, (performance.now() - startedAt) / 1000];
 const ended = counts.completed + counts.failed;
-console.log(`Redis: ${(((seconds[0] + seconds[1]) / ended) * 1e6).toFixed(0)} µs of CPU for each of ${ended} jobs that ended`);
+const each = (s) => ((s / ended) * 1e6).toFixed(0);
+console.log(`Redis: ${each(cpu)} µs of CPU for each of ${ended} jobs that ended`);
+if (idle > 0) console.log(`Redis: ${each(cpu - idleCpu * seconds)} µs of it are more than the ${(idleCpu * 1000).toFixed(2)} ms a second that an idle fleet costs`);
 // What the commands were: each script is one EVALSHA or FCALL, and the commands inside of scripts count too.
 const calls = [...(await (await queue.client).info('commandstats')).matchAll(/cmdstat_([^:]+):calls=(\d+),usec=(\d+)/g)];
 const of = (names) => calls.filter(([, name]) => names.includes(name)).reduce((sum, [, , n]) => sum + Number(n), 0) / ended;
