@@ -207,6 +207,9 @@ pub struct ChatUsage {
     /// The deployment that answered last, where several are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
+    /// The deployment of each answer, in the order of the calls, where several are configured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deployments: Vec<String>,
     /// The cost of the calls, USD, by the worker's prices; null where one of them has no price. The worker adds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<Number>,
@@ -221,7 +224,7 @@ pub struct TokenAccount {
     tokens: TokenCounts,
     calls: u32,
     model: String,
-    deployment: String,
+    deployments: Vec<String>,
 }
 
 impl TokenAccount {
@@ -231,7 +234,7 @@ impl TokenAccount {
             tokens: TokenCounts::default(),
             calls: 0,
             model: model.to_owned(),
-            deployment: String::new(),
+            deployments: Vec::new(),
         }
     }
 
@@ -241,7 +244,9 @@ impl TokenAccount {
         if !model.is_empty() {
             model.clone_into(&mut self.model);
         }
-        deployment.clone_into(&mut self.deployment);
+        if !deployment.is_empty() {
+            self.deployments.push(deployment.to_owned());
+        }
     }
 
     /// Tokens of all answers, as the provider adds them up.
@@ -259,7 +264,8 @@ impl TokenAccount {
             calls: self.calls,
             estimated: self.tokens.is_estimated.then_some(true),
             model: self.model,
-            deployment: Some(self.deployment).filter(|name| !name.is_empty()),
+            deployment: self.deployments.last().cloned(),
+            deployments: self.deployments,
             cost_usd: None,
             reused: None,
         }

@@ -4,12 +4,6 @@
 //! parts, answer through a tool call, or write numbers as text. The reader takes what it finds, and never builds a tree
 //! of the answer.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -17,14 +11,17 @@ use crate::{
     text::{clean, without_lone_surrogates},
 };
 
+mod json;
 pub(crate) mod parts;
 #[cfg(test)]
 mod tests;
+mod token_counts;
+
+use json::{ArrayItems, ObjectMembers, items_or_itself, number, string};
+pub(crate) use token_counts::TokenCounts;
 
 /// Longest name of a model that is passed on, characters.
 const LONGEST_MODEL: usize = 100;
-/// A content in more parts than this is not read further.
-const MOST_PARTS: usize = 256;
 /// Lists of parts within parts are read this deep.
 const DEEPEST_PARTS: usize = 2;
 
@@ -33,23 +30,6 @@ pub(crate) const ESTIMATED: &str = "estimated";
 
 /// The member of an answer that names the deployment which gave it, where there are several.
 pub(crate) const DEPLOYMENT_NAME: &str = "deployment";
-
-/// Tokens that the provider counted for one answer. What it did not count is 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct TokenCounts {
-    /// Tokens of the request.
-    pub(crate) prompt: u64,
-    /// Of these, tokens that came from the provider's cache.
-    pub(crate) cached: u64,
-    /// Tokens of the answer, reasoning included.
-    pub(crate) completion: u64,
-    /// Of these, tokens of reasoning.
-    pub(crate) reasoning: u64,
-    /// All tokens, as the provider adds them up.
-    pub(crate) total: u64,
-    /// True if the provider has counted none, and the counts are the worker's estimate.
-    pub(crate) is_estimated: bool,
-}
 
 /// Why a model stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,84 +281,6 @@ impl FinishReason {
     }
 }
 
-impl TokenCounts {
-    fn of(usage: &str) -> Self {
-        let [
-            prompt,
-            input,
-            completion,
-            output,
-            total,
-            prompt_details,
-            input_details,
-            completion_details,
-            output_details,
-            cache_hit,
-            cache_read,
-            estimated,
-        ] = ObjectMembers::of(
-            usage,
-            [
-                "prompt_tokens",
-                "input_tokens",
-                "completion_tokens",
-                "output_tokens",
-                "total_tokens",
-                "prompt_tokens_details",
-                "input_tokens_details",
-                "completion_tokens_details",
-                "output_tokens_details",
-                "prompt_cache_hit_tokens",
-                "cache_read_input_tokens",
-                ESTIMATED,
-            ],
-        )
-        .0;
-        let detail = |details: [Option<&str>; 2], name| {
-            let details = details.into_iter().flatten();
-            details
-                .filter_map(|details| ObjectMembers::of(details, [name]).0[0])
-                .find_map(number)
-        };
-        let first = |places: [Option<&str>; 2]| places.into_iter().flatten().find_map(number);
-        let prompt = first([prompt, input]).unwrap_or(0);
-        let completion = first([completion, output]).unwrap_or(0);
-        Self {
-            prompt,
-            completion,
-            cached: detail([prompt_details, input_details], "cached_tokens")
-                .or_else(|| first([cache_hit, cache_read]))
-                .unwrap_or(0)
-                .min(prompt),
-            reasoning: detail([completion_details, output_details], "reasoning_tokens").unwrap_or(0),
-            total: total
-                .and_then(number)
-                .filter(|total| *total > 0)
-                .unwrap_or_else(|| prompt.saturating_add(completion)),
-            is_estimated: estimated == Some("true"),
-        }
-    }
-
-    /// Returns true if the provider has counted as many tokens of the answer as it had room for.
-    pub(crate) const fn fill(&self, room: u64) -> bool {
-        !self.is_estimated && self.completion >= room
-    }
-
-    /// Adds the counts of another answer.
-    pub(crate) fn add(&mut self, other: Self) {
-        for (sum, count) in [
-            (&mut self.prompt, other.prompt),
-            (&mut self.cached, other.cached),
-            (&mut self.completion, other.completion),
-            (&mut self.reasoning, other.reasoning),
-            (&mut self.total, other.total),
-        ] {
-            *sum = sum.saturating_add(count);
-        }
-        self.is_estimated |= other.is_estimated;
-    }
-}
-
 /// A content: a string, parts with texts, or JSON in place of its text.
 #[derive(Default)]
 struct Content {
@@ -435,94 +337,3 @@ impl Content {
         whole
     }
 }
-
-fn string(json: &str) -> Option<String> {
-    json.starts_with('"').then(|| serde_json::from_str(json).ok())?
-}
-
-/// A count from 0, also one that was written as text or as a fraction.
-fn number(json: &str) -> Option<u64> {
-    let text = json.trim_matches('"').trim();
-    text.parse().ok().or_else(|| {
-        let count = text.parse::<f64>().ok()?.trunc();
-        (0.0..=1e15)
-            .contains(&count)
-            .then(|| format!("{count:.0}").parse().ok())?
-    })
-}
-
-/// The first items of an array; the value itself, where a provider sends it without an array.
-fn items_or_itself(json: &str) -> Vec<&str> {
-    match serde_json::from_str::<ArrayItems<'_>>(json) {
-        Ok(items) => items.0,
-        Err(_) => json.starts_with('{').then_some(json).into_iter().collect(),
-    }
-}
-
-/// The JSON texts of the first items of an array.
-struct ArrayItems<'a>(Vec<&'a str>);
-
-impl<'a> Deserialize<'a> for ArrayItems<'a> {
-    fn deserialize<D: Deserializer<'a>>(json: D) -> Result<Self, D::Error> {
-        struct ItemsVisitor<'a>(PhantomData<&'a ()>);
-        impl<'a> Visitor<'a> for ItemsVisitor<'a> {
-            type Value = ArrayItems<'a>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
-
-            fn visit_seq<A: SeqAccess<'a>>(self, mut all: A) -> Result<ArrayItems<'a>, A::Error> {
-                let mut items = Vec::new();
-                while items.len() < MOST_PARTS
-                    && let Some(item) = all.next_element::<&RawValue>()?
-                {
-                    items.push(item.get());
-                }
-                while all.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(ArrayItems(items))
-            }
-        }
-        json.deserialize_seq(ItemsVisitor(PhantomData))
-    }
-}
-
-/// The JSON texts of some members of an object. `null` counts as missing; of equal names the last counts.
-struct ObjectMembers<'a, const N: usize>([Option<&'a str>; N]);
-
-impl<'a, const N: usize> ObjectMembers<'a, N> {
-    fn of(json: &'a str, names: [&str; N]) -> Self {
-        struct MembersVisitor<'n, 'a, const N: usize>([&'n str; N], PhantomData<&'a ()>);
-        impl<'a, const N: usize> Visitor<'a> for MembersVisitor<'_, 'a, N> {
-            type Value = [Option<&'a str>; N];
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'a>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-                let mut found = [None; N];
-                while let Some(MemberName(name)) = members.next_key()? {
-                    match self.0.iter().position(|wanted| *wanted == name) {
-                        Some(at) => {
-                            let value = members.next_value::<&RawValue>()?.get();
-                            found[at] = Some(value).filter(|value| *value != "null");
-                        }
-                        None => drop(members.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(found)
-            }
-        }
-        if !json.starts_with('{') {
-            return Self([None; N]);
-        }
-        let mut deserializer = serde_json::Deserializer::from_str(json);
-        let found = deserializer.deserialize_map(MembersVisitor(names, PhantomData));
-        Self(found.unwrap_or([None; N]))
-    }
-}
-
-/// A member's name; borrowed, where it holds no escapes.
-#[derive(Deserialize)]
-struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -163,6 +163,21 @@ impl ProviderCall {
         }
     }
 
+    /// The same call, counted for the deployment that has answered it, by its place.
+    fn answered_at(&self, deployment: usize) -> Cow<'_, Self> {
+        if deployment == self.service.deployment {
+            return Cow::Borrowed(self);
+        }
+        let service = CalledService {
+            deployment,
+            ..self.service.clone()
+        };
+        Cow::Owned(Self {
+            service,
+            ..self.clone()
+        })
+    }
+
     /// Says that its reply costs nothing.
     #[must_use]
     pub fn unpaid(mut self) -> Self {
@@ -269,19 +284,20 @@ pub(crate) async fn read_call<T: Send>(
                 Box::pin(async {
                     let reply = attempt().await?;
                     let reading = read(&reply.body)?;
-                    *fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+                    let deployment = DEPLOYMENT.try_with(|place| *place).unwrap_or_default();
+                    *fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some((reading, deployment));
                     Ok(reply)
                 })
             })
             .await?;
         let fresh = fresh.into_inner().unwrap_or_else(PoisonError::into_inner);
         let is_kept = fresh.is_none();
-        let reading = match fresh {
-            Some(reading) => Some(reading),
-            None => read(&reply.body).ok(),
+        let (reading, deployment) = match fresh {
+            Some((reading, deployment)) => (Some(reading), deployment),
+            None => (read(&reply.body).ok(), 0),
         };
         if reading.as_ref().is_none_or(|reading| !reading.is_useful) {
-            guard.useless(call, is_kept).await;
+            guard.useless(&call.answered_at(deployment), is_kept).await;
         }
         match reading {
             Some(reading) if reading.is_useful || !is_kept || is_second => {

@@ -9,7 +9,7 @@ use jobs::{CalledService, JobType, Provider};
 use serde::Serialize;
 
 use crate::{
-    gate::{BreakerStatus, GateStatus, Gates, LimitRoom, Reason},
+    gate::{BreakerStatus, DeploymentGates, GateStatus, Gates, LimitRoom, Reason, State},
     queue::{
         BrokerError, JobSnapshot, JobState, Layout, LineView, OperatorQueue, QueueCounts, QueueInspector,
         WaitingFor,
@@ -104,6 +104,24 @@ fn full_limit(status: &GateStatus, room: &LimitRoom) -> Option<String> {
     })
 }
 
+/// Requests a minute that the deployments take together; `None` if one of them has no such limit. A deployment whose
+/// breaker is OPEN takes none, unless all are. `first` is the status of the first one.
+async fn pace_of(deployments: &DeploymentGates, first: &GateStatus) -> Result<Option<u64>, BrokerError> {
+    let limit = |status: &GateStatus| {
+        (
+            status.breaker.state == State::Open,
+            status.limits.requests_per_minute,
+        )
+    };
+    let mut limits = vec![limit(first)];
+    for gate in deployments.gates().iter().skip(1) {
+        limits.push(limit(&gate.status().await?));
+    }
+    let all_open = limits.iter().all(|(is_open, _)| *is_open);
+    let taking = limits.iter().filter(|(is_open, _)| all_open || !is_open);
+    Ok(taking.map(|(_, limit)| limit.map(|n| u64::from(n.get()))).sum())
+}
+
 impl Operator {
     /// An operator of these queues and gates.
     pub const fn new(brokers: Vec<Arc<dyn OperatorQueue>>, gates: Option<Arc<Gates>>) -> Self {
@@ -175,11 +193,8 @@ impl Operator {
             let gate = deployments.first();
             let (status, room) = (gate.status().await?, deployments.room(&[]).await?);
             line.limit = full_limit(&status, &room);
-            // The pace of several deployments is not that of the first one's limit.
-            let is_alone = deployments.gates().len() == 1;
-            let rpm = status.limits.requests_per_minute.filter(|_| is_alone);
-            let rpm = rpm.map(|n| u64::from(n.get()));
-            line.expected_start = rpm.zip(standing.ahead).map(|(rpm, ahead)| {
+            let pace = pace_of(deployments, &status).await?;
+            line.expected_start = pace.zip(standing.ahead).map(|(rpm, ahead)| {
                 // Jobs within the current room start now, the others one after the other.
                 let behind = ahead.saturating_sub(room.calls as u64);
                 status.now + millis(room.wait) + behind.saturating_mul(60_000) / rpm

@@ -7,14 +7,13 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use async_openai::{Client, config::Config, error::OpenAIError, middleware::HttpRequestFactory};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
-use secrecy::{ExposeSecret, SecretString};
+use async_openai::{Client, error::OpenAIError, middleware::HttpRequestFactory};
+use reqwest::header::HeaderMap;
 use serde::Serialize;
 use serde_json::{
     Value,
@@ -23,9 +22,14 @@ use serde_json::{
 use tokio::time::{Instant, sleep_until};
 use tower::service_fn;
 use tracing::debug;
-use url::Url;
 
+mod endpoint;
 mod estimates;
+mod requested_model;
+
+use endpoint::Endpoint;
+pub(super) use endpoint::key_headers;
+use requested_model::RequestedModel;
 
 use super::{
     answer_stream::{ArrivingAnswer, Patience, StreamedCall},
@@ -34,13 +38,12 @@ use super::{
         is_about_a_parameter,
     },
     error_body::ErrorBody,
-    http::{ProviderPeer, Transport, join, key_header},
-    models::{ModelRequest, ModelSuccessor},
+    http::{ProviderPeer, Transport},
+    models::ModelRequest,
     refusal_rules,
 };
 use crate::{
-    ChatApi, Culprit, DEPLOYMENT, FLEX, Failure, FailureClass, FlexTerms, OpenAiSettings, Provider,
-    ProviderReply,
+    Culprit, DEPLOYMENT, FLEX, Failure, FailureClass, FlexTerms, OpenAiSettings, Provider, ProviderReply,
     chat_answer::{ChatAnswer, DEPLOYMENT_NAME, ESTIMATED},
     media::DisplayUrl,
     raw,
@@ -71,54 +74,6 @@ struct Deployment {
     successor: Option<ModelRequest>,
     dialect: DialectMemory,
     patience: Arc<Patience>,
-}
-
-/// The model that requests name, and the one that they name when it is gone.
-struct RequestedModel {
-    request: ModelRequest,
-    settings: OpenAiSettings,
-    /// Tokens that the caller leaves for reasoning: those of the first deployment's model.
-    room_of_caller: u64,
-    /// Tokens of reasoning that answers have taken, and a quarter more: a model may reason more than the table says.
-    seen_reasoning: AtomicU64,
-}
-
-/// Most room for reasoning that is left because an answer has taken it, tokens.
-const MOST_SEEN_REASONING: u64 = 32_768;
-
-impl RequestedModel {
-    fn new(settings: &OpenAiSettings, first: &OpenAiSettings) -> Self {
-        let room_of_caller = first.models.request(&first.model, &first.reasoning);
-        Self {
-            request: settings.models.request(&settings.model, &settings.reasoning),
-            settings: settings.clone(),
-            room_of_caller: room_of_caller.reasoning_room,
-            seen_reasoning: AtomicU64::new(0),
-        }
-    }
-
-    /// The request of the successor of `gone`, where there is one.
-    fn successor(&self, gone: &str) -> Option<ModelRequest> {
-        let settings = &self.settings;
-        let name = match &settings.successor {
-            ModelSuccessor::None => None,
-            ModelSuccessor::Model(name) => Some(name.clone()),
-            ModelSuccessor::Recommended => settings.models.retirement(&settings.base_url, gone)?.successor,
-        };
-        let name = name.filter(|name| name != gone)?;
-        Some(self.beside_the_caller(settings.models.request(&name, &settings.reasoning)))
-    }
-
-    /// The same request, whose room for reasoning is what it takes beside the room that the caller leaves.
-    fn beside_the_caller(&self, mut request: ModelRequest) -> ModelRequest {
-        request.reasoning_room = request.reasoning_room.saturating_sub(self.room_of_caller);
-        request
-    }
-
-    fn saw_reasoning(&self, tokens: u64) {
-        let room = (tokens + tokens / 4).min(MOST_SEEN_REASONING);
-        self.seen_reasoning.fetch_max(room, Ordering::Relaxed);
-    }
 }
 
 impl fmt::Debug for OpenAi {
@@ -516,78 +471,6 @@ async fn attempt(
         .await
         .map_err(|failure| OpenAIError::Boxed(Box::new(failure)))?;
     Ok(::http::Response::new(body).into())
-}
-
-/// The configuration that async-openai requires for each request. Its own type reads the environment, and panics at a
-/// key that no header can carry.
-#[derive(Clone)]
-struct Endpoint {
-    base: Url,
-    key: SecretString,
-    headers: HeaderMap,
-    api: ChatApi,
-    model: String,
-}
-
-/// The header in which Azure's classic interface expects its key.
-const API_KEY: HeaderName = HeaderName::from_static("api-key");
-
-/// The header with the key, as the interface expects it.
-pub(super) fn key_headers(
-    http: &reqwest::Client,
-    settings: &OpenAiSettings,
-) -> Result<HeaderMap, reqwest::Error> {
-    match settings.api {
-        ChatApi::OpenAi => {
-            let bearer = SecretString::from(format!("Bearer {}", settings.key.expose_secret()));
-            key_header(http, AUTHORIZATION, &bearer)
-        }
-        ChatApi::AzureClassic { .. } => key_header(http, API_KEY, &settings.key),
-    }
-}
-
-impl Endpoint {
-    fn new(http: &reqwest::Client, settings: &OpenAiSettings) -> Result<Self, reqwest::Error> {
-        Ok(Self {
-            base: settings.base_url.clone(),
-            key: settings.key.clone(),
-            headers: key_headers(http, settings)?,
-            api: settings.api.clone(),
-            model: settings.model.clone(),
-        })
-    }
-}
-
-impl Config for Endpoint {
-    fn headers(&self) -> HeaderMap {
-        self.headers.clone()
-    }
-
-    fn url(&self, path: &str) -> String {
-        match self.api {
-            ChatApi::OpenAi => join(&self.base, path).into(),
-            ChatApi::AzureClassic { .. } => join(
-                &self.base,
-                format_args!("/openai/deployments/{}{path}", self.model),
-            )
-            .into(),
-        }
-    }
-
-    fn query(&self) -> Vec<(&str, &str)> {
-        match &self.api {
-            ChatApi::OpenAi => Vec::new(),
-            ChatApi::AzureClassic { version } => vec![("api-version", version)],
-        }
-    }
-
-    fn api_base(&self) -> &str {
-        self.base.as_str()
-    }
-
-    fn api_key(&self) -> &SecretString {
-        &self.key
-    }
 }
 
 /// The meaning of an answer other than 2xx, and of an error inside of one.

@@ -6,8 +6,9 @@
 use std::ops::ControlFlow;
 
 use super::{
-    CardScanner, MOST_ENCODINGS, RawCard, ScanState, has_escaped_quotes, is_padding,
+    CardScanner, MOST_ENCODINGS, RawCard, ScanState,
     reasoning::REASONING_TAGS,
+    syntax::{has_escaped_quotes, is_padding},
 };
 
 /// Share (1 in 8) by which an undecided text grows before it is scanned again. So the time of all scans stays proportional

@@ -9,7 +9,10 @@ fn takes_what_the_web_api_sends() {
     assert_eq!(payload.user_id, "42");
     assert_eq!((payload.wanted(), payload.most_cards()), (12, 12));
     let usual = super::payload(json!({ "count": null }));
-    assert_eq!((usual.wanted(), usual.most_cards()), (USUAL_CARDS, MOST_CARDS));
+    assert_eq!(
+        (usual.wanted(), usual.most_cards()),
+        (deck_payload::USUAL_CARDS, MOST_CARDS)
+    );
 }
 
 #[test]

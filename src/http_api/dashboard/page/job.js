@@ -60,7 +60,7 @@ function showJob(job, cards) {
       fact('Progress', `${job.progress} %`),
       fact('Cards written', cards > 0 ? count(cards) : null),
       fact('Attempts used', count(job.attemptsMade)),
-      fact('Deployment', job.result?.usage?.deployment),
+      fact('Deployment', job.result?.usage?.deployments?.join(', ') ?? job.result?.usage?.deployment),
       fact('Cost', typeof job.result?.usage?.costUsd === 'number' ? `$${job.result.usage.costUsd.toFixed(6)}` : null),
       (job.paidCalls ?? []).map(({ step, cameTo, usd, service }) => fact(`Call ${step}`, `$${usd.toFixed(6)}, ${cameTo}${service ? `, at ${service}` : ''}`))),
     el('section', { class: 'card', 'aria-labelledby': 'h-timeline' },
