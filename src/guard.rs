@@ -3,6 +3,7 @@
 //! The guard asks the gate inside the retry loop, once for each try. So a breaker that opens between two tries ends the
 //! loop, a rejection costs no try, and the breaker counts each request once.
 
+mod admission;
 mod next_try;
 mod route;
 
@@ -24,12 +25,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use self::{next_try::CallProgress, route::CallRoute};
+use self::{admission::AdmittedCall, next_try::CallProgress};
 use crate::{
-    gate::{Admission, DeploymentGates, Gates, Permit, Reason, Rejection, Settlement},
+    gate::{DeploymentGates, Gates, Permit, Settlement},
     locks::locked,
     retry::{BackoffDelay, LONGEST_WAIT_IN_SLOT, RetryPolicy},
-    spend_ledger::{LedgerEntry, LedgerPage, OpenedCall},
+    spend_ledger::{LedgerEntry, LedgerPage, OpenedCall, OpeningAnswer},
     spending::JobSpend,
     suspects::Suspect,
     telemetry::{
@@ -40,12 +41,6 @@ use crate::{
         trace::{self, SpanEnd},
     },
 };
-
-/// A job waits at the gate in its slot up to this long: to give the job back would take as long.
-const LONGEST_WAIT_AT_THE_GATE: Duration = Duration::from_millis(250);
-
-/// Longest time that a job keeps its slot at a limit, however short each wait is.
-const LONGEST_WAIT_AT_A_LIMIT: Duration = Duration::from_millis(400);
 
 /// Receives the events of a job's calls: retries, and verdicts of gates.
 #[async_trait]
@@ -170,16 +165,22 @@ impl<'a> JobGuard<'a> {
         attempt: &CallAttempt<'_>,
         progress: &mut CallProgress,
     ) -> Result<ProviderReply, Failure> {
-        let (mut permit, deployment) = match self.gates {
-            Some(gates) => {
-                let (permit, deployment) = self.admit(gates, call, progress.route).await?;
-                (Some(permit), deployment)
-            }
-            None => (None, 0),
+        let AdmittedCall {
+            mut permit,
+            deployment,
+            call,
+            entry,
+        } = match self.gates {
+            Some(gates) => self.admit(gates, call, progress.route).await?,
+            None => AdmittedCall::without_gate(self.at_deployment(call, 0), |call| self.entry(call)),
         };
-        let call = &self.at_deployment(call, deployment);
+        let call = &call;
         progress.asked = call.service.clone();
-        let mut entry = match self.open(call).await? {
+        let opened = match entry {
+            Some((entry, answer)) => Some(entry.opened(call, answer).await?),
+            None => None,
+        };
+        let mut entry = match opened {
             Some(OpenedCall::Kept(reply)) => return Ok(reply), // The permit, dropped unsent, is refunded.
             Some(OpenedCall::Send(entry)) => Some(entry),
             None => None,
@@ -207,10 +208,22 @@ impl<'a> JobGuard<'a> {
         if self.deployments_of(call) > 1 {
             result = result.map_err(|failure| failure.at_deployment(call.service.name()));
         }
-        let settle = OptionFuture::from(permit.map(|permit| permit.settle(Settlement::of(&result))));
-        let close = OptionFuture::from(entry.map(|entry| entry.close(call, &result)));
-        tokio::join!(close, settle);
+        self.end(call, &result, permit, entry).await;
         result
+    }
+
+    /// Reports the end of a call to its gate and to the ledger.
+    async fn end(
+        &self,
+        call: &ProviderCall,
+        result: &Result<ProviderReply, Failure>,
+        permit: Option<Permit>,
+        entry: Option<LedgerEntry<'_>>,
+    ) {
+        let settlement = Settlement::of(result);
+        let settle = OptionFuture::from(permit.map(|permit| permit.settle(settlement)));
+        let close = OptionFuture::from(entry.map(|entry| entry.close(call, result)));
+        tokio::join!(close, settle);
     }
 
     /// The call as it is made at this deployment: what it can cost depends on the model that is asked there.
@@ -243,11 +256,13 @@ impl<'a> JobGuard<'a> {
         if let Some(given_up) = given_up {
             given_up.close(call, &late).await;
         }
-        let entry = match self.open(call).await {
-            Ok(Some(OpenedCall::Send(entry))) => Some(entry),
-            Ok(Some(OpenedCall::Kept(reply))) => return (None, Ok(reply)),
-            Ok(None) => None,
-            Err(failure) => return (None, Err(failure)),
+        let entry = match self.entry(call) {
+            Some(entry) => match entry.opened(call, OpeningAnswer::NotOpened).await {
+                Ok(OpenedCall::Send(entry)) => Some(entry),
+                Ok(OpenedCall::Kept(reply)) => return (None, Ok(reply)),
+                Err(failure) => return (None, Err(failure)),
+            },
+            None => None,
         };
         if let Some(stopped) = self.stopped(call) {
             if let Some(entry) = entry {
@@ -290,12 +305,10 @@ impl<'a> JobGuard<'a> {
         is_late.then(|| Failure::transient("the job's deadline passed before the call").by(call.provider))
     }
 
-    /// Opens the call's entry in the ledger. What costs nothing has none.
-    async fn open(&self, call: &ProviderCall) -> Result<Option<OpenedCall<'_>>, Failure> {
-        match &self.page {
-            Some(page) if call.paid => page.open(call).await.map(Some),
-            _ => Ok(None),
-        }
+    /// The call's entry for the ledger. What costs nothing has none.
+    fn entry(&self, call: &ProviderCall) -> Option<LedgerEntry<'_>> {
+        let page = self.page.as_ref().filter(|_| call.paid)?;
+        Some(page.prepare(call))
     }
 
     /// The call itself, counted.
@@ -328,85 +341,6 @@ impl<'a> JobGuard<'a> {
         result
     }
 
-    /// Asks the gates of the deployments until one admits the call.
-    ///
-    /// If all refuse, the refusal with the shortest wait counts. A short wait for a limit is preferred to the next deployment.
-    async fn ask(
-        deployments: &DeploymentGates,
-        call: &ProviderCall,
-        route: CallRoute,
-    ) -> Result<(Permit, usize), Rejection> {
-        let gates = deployments.gates();
-        let mut refused: Option<Rejection> = None;
-        let waits = |rejection: &Rejection| rejection.retry_after.unwrap_or(Duration::MAX);
-        for index in route.order(gates.len(), deployments.weights()) {
-            let rejection = match gates[index].admit(call.estimated_tokens).await {
-                Admission::Admitted(permit) => return Ok((permit, index)),
-                Admission::Rejected(rejection) => rejection,
-            };
-            let is_worth_waiting = rejection.reason.is_limit()
-                && rejection
-                    .retry_after
-                    .is_some_and(|wait| deployments.is_worth_waiting(index, wait));
-            if refused
-                .as_ref()
-                .is_none_or(|earliest| waits(&rejection) < waits(earliest))
-            {
-                refused = Some(rejection);
-            }
-            if is_worth_waiting {
-                break;
-            }
-        }
-        Err(refused.unwrap_or_else(|| Rejection {
-            // Not reached: each provider has at least one deployment.
-            provider: call.provider,
-            breaker: deployments.first().breaker().to_owned(),
-            reason: Reason::Open,
-            retry_after: Some(LONGEST_WAIT_IN_SLOT),
-            fault: None,
-        }))
-    }
-
-    /// Asks the gates, and sits out the short waits. A longer one is for the queue: the slot is needed.
-    async fn admit(
-        &self,
-        gates: &Gates,
-        call: &ProviderCall,
-        route: CallRoute,
-    ) -> Result<(Permit, usize), Failure> {
-        let (asked, patience) = (Instant::now(), self.patience());
-        let deployments = gates.deployments(call.provider);
-        loop {
-            let rejection = match Self::ask(deployments, call, route).await {
-                Ok(admitted) => {
-                    self.reporter.asked(deployments, None);
-                    return Ok(admitted);
-                }
-                Err(refused) => refused,
-            };
-            // A job that a limit has refused keeps its place in the line: only a moment is worth waiting for.
-            let limit = rejection.reason.is_limit() && !self.paid.load(Ordering::Relaxed);
-            let patience = match limit {
-                // A job that was lost before runs apart from others: none of these is lost with it while it waits.
-                true if !self.waits_in_slot => self.stops.deadline.min(asked + LONGEST_WAIT_AT_A_LIMIT),
-                true => patience.min(asked + LONGEST_WAIT_AT_A_LIMIT),
-                false => patience,
-            };
-            match rejection.retry_after {
-                Some(wait) if self.is_short(wait) && Instant::now() + wait < patience => {
-                    self.wait(call, wait).await?;
-                }
-                wait => {
-                    // The claimer leaves the queue alone until then, whether the job has paid or not.
-                    self.reporter
-                        .asked(deployments, wait.filter(|_| rejection.reason.is_limit()));
-                    return Err(rejection.into());
-                }
-            }
-        }
-    }
-
     /// How many deployments the call can go to.
     fn deployments_of(&self, call: &ProviderCall) -> usize {
         self.gates
@@ -422,10 +356,6 @@ impl<'a> JobGuard<'a> {
             return Instant::now();
         }
         self.stops.deadline.min(Instant::now() + LONGEST_WAIT_IN_SLOT)
-    }
-
-    fn is_short(&self, wait: Duration) -> bool {
-        wait <= LONGEST_WAIT_AT_THE_GATE || self.paid.load(Ordering::Relaxed)
     }
 
     /// The call itself, cut short when the job has to let go or `lost` resolves.

@@ -157,7 +157,7 @@ impl Bench {
         };
         begin(&mut open);
         begin(&mut close);
-        open.arg("");
+        open.arg("").key("gate:bench:lease_data");
         for _ in 0..3 {
             open.arg(if has_budgets { "1000000000000000" } else { "" });
         }
@@ -172,7 +172,9 @@ impl Bench {
                 .arg(format!("?w:{page}:0"))
                 .arg(page + 1)
                 .arg(9_000_000)
-                .arg(format!("{} {student}{ROW}", student.len()));
+                .arg(format!("{} {student}{ROW}", student.len()))
+                // No permit is needed.
+                .arg("");
             close
                 .key(format!("ledger:{page}"))
                 .arg(ENTRY)

@@ -4,6 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join;
+
 use super::{
     protocol::{AdmissionReply, AdmissionRequest, CallEnd, GateError, SettlementReply},
     redis_gate::{RedisGate, SettleAndAdmitReply},
@@ -12,6 +14,7 @@ use super::{
 use crate::{
     deadline::answered_within,
     group_commit::{BatchLimits, Batcher},
+    spend_ledger::{LedgerOpening, OpeningAnswer, open_admitted},
 };
 
 /// Requests and ends of calls that one script handles at most.
@@ -30,7 +33,7 @@ enum GateRequest {
 
 /// Redis's answer to a request.
 enum GateReply {
-    Admitted(Result<AdmissionReply, GateError>),
+    Admitted(Result<AdmissionReply, GateError>, OpeningAnswer),
     Settled(SettlementReply),
 }
 
@@ -56,10 +59,8 @@ impl BatchedGate {
                     let count = requests.len();
                     // A call that outlasts its callers' patience must not keep those who come after it waiting.
                     let replies = answered_within(deadline, settle_and_admit(&redis, requests)).await;
-                    match replies.unwrap_or_else(|_elapsed| Err(GateError::TimedOut)) {
-                        Ok(replies) => replies.into_iter().map(Ok).collect(),
-                        Err(error) => vec![error; count].into_iter().map(Err).collect(),
-                    }
+                    let late = |_elapsed| (0..count).map(|_| Err(GateError::TimedOut)).collect();
+                    replies.unwrap_or_else(late)
                 }
             },
         );
@@ -71,18 +72,31 @@ impl BatchedGate {
     }
 
     /// Asks for a permit, within the deadline.
+    #[cfg(test)]
     pub(super) async fn admit(
         &self,
         id: impl Into<Arc<str>>,
         estimated_tokens: u64,
     ) -> Result<AdmissionReply, GateError> {
+        self.admit_and_open(id, estimated_tokens, None).await.0
+    }
+
+    /// Asks for a permit, within the deadline, and opens the call in the ledger where Redis grants it.
+    pub(super) async fn admit_and_open(
+        &self,
+        id: impl Into<Arc<str>>,
+        estimated_tokens: u64,
+        opening: Option<LedgerOpening>,
+    ) -> (Result<AdmissionReply, GateError>, OpeningAnswer) {
         let request = AdmissionRequest {
             id: id.into(),
             estimated_tokens,
+            opening,
         };
-        match self.within_deadline(GateRequest::Admit(request)).await? {
-            GateReply::Admitted(answer) => answer,
-            GateReply::Settled(_) => Err(OTHER_REPLY),
+        match self.within_deadline(GateRequest::Admit(request)).await {
+            Ok(GateReply::Admitted(answer, opened)) => (answer, opened),
+            Ok(GateReply::Settled(_)) => (Err(OTHER_REPLY), OpeningAnswer::UNKNOWN),
+            Err(error) => (Err(error), OpeningAnswer::UNKNOWN),
         }
     }
 
@@ -98,7 +112,7 @@ impl BatchedGate {
         };
         match self.within_deadline(GateRequest::Settle(end)).await? {
             GateReply::Settled(settled) => Ok(settled),
-            GateReply::Admitted(_) => Err(OTHER_REPLY),
+            GateReply::Admitted(..) => Err(OTHER_REPLY),
         }
     }
 
@@ -113,23 +127,66 @@ impl BatchedGate {
 
 const OTHER_REPLY: GateError = GateError::UnexpectedReply("the reply to another kind of request");
 
-/// Sends all requests in one call to Redis, and returns the replies in the order of the requests.
+/// Sends all requests in one round trip, and returns the replies in the order of the requests.
 async fn settle_and_admit(
     redis: &RedisGate,
     requests: Vec<GateRequest>,
-) -> Result<Vec<GateReply>, GateError> {
-    let (mut ends, mut admissions) = (Vec::new(), Vec::new());
+) -> Vec<Result<GateReply, GateError>> {
+    let (mut ends, mut admissions, mut openings) = (Vec::new(), Vec::new(), Vec::new());
     let mut order = Vec::with_capacity(requests.len());
     for request in requests {
-        order.push(matches!(request, GateRequest::Settle(_)));
-        match request {
-            GateRequest::Settle(end) => ends.push(end),
-            GateRequest::Admit(admission) => admissions.push(admission),
-        }
+        order.push(match request {
+            GateRequest::Settle(end) => {
+                ends.push(end);
+                RequestKind::Settle
+            }
+            GateRequest::Admit(mut admission) => {
+                let opening = admission.opening.take();
+                let kind = match opening.is_some() {
+                    true => RequestKind::AdmitAndOpen,
+                    false => RequestKind::Admit,
+                };
+                openings.extend(opening.map(|opening| (opening, admission.id.clone())));
+                admissions.push(admission);
+                kind
+            }
+        });
     }
-    let SettleAndAdmitReply { settled, admitted } = redis.settle_and_admit(&ends, &admissions).await?;
-    let mut settled = settled.into_iter().map(GateReply::Settled);
-    let mut admitted = admitted.into_iter().map(GateReply::Admitted);
-    let next = |settles| if settles { settled.next() } else { admitted.next() };
-    Ok(order.into_iter().filter_map(next).collect()) // There is one for each.
+    // The first future is polled first, so that its script precedes the other on the socket. The other script opens
+    // nothing that it does not find admitted.
+    let (replies, opened) = join(
+        redis.settle_and_admit(&ends, &admissions),
+        open_admitted(&redis.keys.lease_data, &openings),
+    )
+    .await;
+    let (mut settled, mut admitted, error) = match replies {
+        Ok(SettleAndAdmitReply { settled, admitted }) => {
+            (settled.into_iter(), admitted.into_iter(), OTHER_REPLY)
+        }
+        Err(error) => (Vec::new().into_iter(), Vec::new().into_iter(), error),
+    };
+    let mut opened = opened.into_iter();
+    let mut next = |kind| match kind {
+        RequestKind::Settle => settled
+            .next()
+            .map(GateReply::Settled)
+            .ok_or_else(|| error.clone()),
+        RequestKind::Admit | RequestKind::AdmitAndOpen => {
+            let admission = admitted.next().unwrap_or_else(|| Err(error.clone()));
+            let answer = match kind {
+                RequestKind::AdmitAndOpen => opened.next().unwrap_or(OpeningAnswer::UNKNOWN),
+                RequestKind::Admit | RequestKind::Settle => OpeningAnswer::NotOpened,
+            };
+            Ok(GateReply::Admitted(admission, answer))
+        }
+    };
+    order.into_iter().map(&mut next).collect()
+}
+
+/// The parts of the reply that belong to a request.
+#[derive(Debug, Clone, Copy)]
+enum RequestKind {
+    Settle,
+    Admit,
+    AdmitAndOpen,
 }

@@ -9,6 +9,7 @@ use super::{
     decision::{Effect, Reason, State},
     settlement::Settlement,
 };
+use crate::spend_ledger::LedgerOpening;
 
 /// Why a gate has no reply from Redis. The replica then decides by itself.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,6 +32,8 @@ pub(super) enum GateError {
 pub(super) struct AdmissionRequest {
     pub(super) id: Arc<str>,
     pub(super) estimated_tokens: u64,
+    /// The call is opened in the ledger behind its admission.
+    pub(super) opening: Option<LedgerOpening>,
 }
 
 /// The end of a call.

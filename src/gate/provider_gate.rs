@@ -24,12 +24,16 @@ use super::{
     limit_room::LimitRoom,
     pending_settlements::PendingSettlements,
     permit::{PendingPermit, Permit},
-    protocol::{AdmissionVerdict, BreakerControl, GateError},
+    protocol::{AdmissionReply, AdmissionVerdict, BreakerControl, GateError},
     settings::limits_name,
     settlement::Settlement,
     status::GateStatus,
 };
-use crate::{keys::WaitingLine, locks::locked};
+use crate::{
+    keys::WaitingLine,
+    locks::locked,
+    spend_ledger::{LedgerOpening, OpeningAnswer},
+};
 
 /// Ids that one renewal carries at most, because its script blocks Redis for all clients.
 const RENEW_CHUNK: usize = 200;
@@ -173,10 +177,29 @@ impl ProviderGate {
     ///
     /// Answers within 250 ms, whatever has become of Redis, and may be dropped at any time.
     pub async fn admit(self: &Arc<Self>, estimated_tokens: u64) -> Admission {
+        self.admit_and_open(estimated_tokens, None).await.0
+    }
+
+    /// As [`Self::admit`], and opens the call in the ledger in the same round trip, if Redis grants the permit.
+    pub async fn admit_and_open(
+        self: &Arc<Self>,
+        estimated_tokens: u64,
+        opening: Option<LedgerOpening>,
+    ) -> (Admission, OpeningAnswer) {
         let number = self.shared.next_permit.fetch_add(1, Ordering::Relaxed);
         let id: Arc<str> = format!("{}:{number}", self.shared.replica).into();
         let permit = PendingPermit::new(self.clone(), id.clone());
-        let answer = self.batched.admit(id, estimated_tokens).await;
+        let (answer, opened) = self.batched.admit_and_open(id, estimated_tokens, opening).await;
+        (self.decide(permit, answer, estimated_tokens), opened)
+    }
+
+    /// Turns the answer of Redis into an admission, and decides by itself where there is none.
+    fn decide(
+        &self,
+        permit: PendingPermit,
+        answer: Result<AdmissionReply, GateError>,
+        estimated_tokens: u64,
+    ) -> Admission {
         let (now, replicas) = (Instant::now(), self.shared.replicas.load(Ordering::Relaxed));
         let refusal = match answer {
             Ok(answer) => {

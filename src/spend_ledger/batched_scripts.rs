@@ -49,6 +49,7 @@ const MOST: BatchLimits = BatchLimits {
 };
 
 /// A call that is to be opened.
+#[derive(Debug)]
 pub(super) struct OpenRequest {
     pub(super) page: Option<String>,
     pub(super) field: String,
@@ -74,9 +75,33 @@ pub(super) struct CloseRequest {
     pub(super) kind: JobType,
 }
 
+/// A request to the script that closes calls.
+pub(super) enum ClosingRequest {
+    /// Writes an entry of a page.
+    Entry(CloseRequest),
+    /// Sends waiting bookings.
+    Bookings,
+    /// Sends waiting bookings, and looks after the replicas: the ledger's loop asks.
+    Sweep,
+}
+
+impl ClosingRequest {
+    /// The entry to write, if there is one; otherwise only bookings are sent.
+    pub(super) fn of(entry: Option<CloseRequest>) -> Self {
+        entry.map_or(Self::Bookings, Self::Entry)
+    }
+
+    const fn entry(&self) -> Option<&CloseRequest> {
+        match self {
+            Self::Entry(entry) => Some(entry),
+            Self::Bookings | Self::Sweep => None,
+        }
+    }
+}
+
 /// The connection and settings that all scripts of a replica share.
 #[derive(Debug, Clone)]
-struct LedgerContext {
+pub(super) struct LedgerContext {
     connection: Connection,
     books: Arc<SpendBooks>,
     keep_ms: u64,
@@ -85,10 +110,11 @@ struct LedgerContext {
 }
 
 /// The trips of one replica.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct LedgerBatchers {
+    pub(super) context: LedgerContext,
     openings: Batcher<OpenRequest, Option<String>>,
-    closings: Batcher<Option<CloseRequest>, Option<bool>>,
+    closings: Batcher<ClosingRequest, Option<bool>>,
 }
 
 impl LedgerBatchers {
@@ -106,6 +132,7 @@ impl LedgerBatchers {
         };
         let closing_way = way.clone();
         Self {
+            context: way.clone(),
             openings: Batcher::new(
                 MOST,
                 |opening: &OpenRequest| opening.mark.len(),
@@ -116,7 +143,7 @@ impl LedgerBatchers {
             ),
             closings: Batcher::new(
                 MOST,
-                |closing: &Option<CloseRequest>| closing.as_ref().map_or(0, |closing| closing.text.len()),
+                |closing: &ClosingRequest| closing.entry().map_or(0, |entry| entry.text.len()),
                 move |closings| {
                     let way = closing_way.clone();
                     async move { way.close(closings).await }
@@ -134,7 +161,7 @@ impl LedgerBatchers {
     /// Closes a call, or only books waiting calls. Returns whether the page was written.
     ///
     /// It runs in a task of its own: a job that is stopped at this point keeps the answer that it has paid for.
-    pub(super) async fn close(&self, closing: Option<CloseRequest>) -> bool {
+    pub(super) async fn close(&self, closing: ClosingRequest) -> bool {
         let closings = self.closings.clone();
         let closed = tokio::spawn(async move { answered_within(DEADLINE, closings.ask(closing)).await });
         closed
@@ -161,6 +188,19 @@ impl LedgerContext {
     }
 
     async fn open(&self, openings: Vec<OpenRequest>) -> Vec<Option<String>> {
+        let requests = openings.iter().map(|opening| (opening, ""));
+        in_time(async { Some(self.open_behind(None, requests).await) })
+            .await
+            .unwrap_or_else(|| vec![None; openings.len()])
+    }
+
+    /// Opens calls, each of which needs the permit of that id. `permits` is the key of the gate's permits.
+    pub(super) async fn open_behind<'a>(
+        &self,
+        permits: Option<&str>,
+        openings: impl ExactSizeIterator<Item = (&'a OpenRequest, &'a str)>,
+    ) -> Vec<Option<String>> {
+        let count = openings.len();
         let mut call = OPEN.prepare_invoke();
         let budgets = &self.books.budgets;
         let announces = self.books.announcement.is_due(self.lease / 3);
@@ -169,28 +209,39 @@ impl LedgerContext {
         for budget in [budgets.day, budgets.month, budgets.student] {
             call.arg(budget.map(|usd| usd.nanos().to_string()).unwrap_or_default());
         }
-        for opening in &openings {
-            let page = opening.page.clone();
-            call.key(page.unwrap_or_else(|| self.connection.named(NO_PAGE)))
+        let no_page = self.connection.named(NO_PAGE);
+        call.key(permits.unwrap_or(&no_page));
+        for (opening, permit) in openings {
+            call.key(opening.page.as_deref().unwrap_or(&no_page))
                 .arg(&opening.field)
                 .arg(&opening.mark)
                 .arg(opening.id)
                 .arg(&opening.amount)
-                .arg(&opening.payer);
+                .arg(&opening.payer)
+                .arg(permit);
         }
-        let answers = async { self.connection.invoke(&call).await.inspect_err(warned).ok() };
-        let answers: Option<Vec<Option<String>>> = in_time(answers).await;
+        let answers: Option<Vec<Option<String>>> =
+            self.connection.invoke(&call).await.inspect_err(warned).ok();
         if announces && answers.is_some() {
             self.books.announcement.made();
         }
-        answers.unwrap_or_else(|| vec![None; openings.len()])
+        answers.unwrap_or_else(|| vec![None; count])
     }
 
-    async fn close(&self, closings: Vec<Option<CloseRequest>>) -> Vec<Option<bool>> {
+    async fn close(&self, closings: Vec<ClosingRequest>) -> Vec<Option<bool>> {
         let (bookings, is_idle) = self.books.next();
+        let is_loop = closings
+            .iter()
+            .all(|closing| matches!(closing, ClosingRequest::Sweep));
+        if bookings.is_empty()
+            && closings
+                .iter()
+                .all(|closing| matches!(closing, ClosingRequest::Bookings))
+        {
+            // An earlier call to Redis has carried them.
+            return vec![Some(true); closings.len()];
+        }
         let mut call = CLOSE.prepare_invoke();
-        // Without a page to write, the loop of the ledger asks: it looks after the replicas.
-        let is_loop = closings.iter().all(Option::is_none);
         let is_due = is_loop || self.books.announcement.is_due(self.lease / 3);
         let task = match (is_due, is_idle && is_loop) {
             (_, true) => "idle",
@@ -204,7 +255,7 @@ impl LedgerContext {
         self.begin(&mut call);
         let first = bookings.first().map_or(0, |booking| booking.number);
         call.arg(self.keep_ms).arg(self.books.events).arg(task).arg(first);
-        for closing in closings.iter().flatten() {
+        for closing in closings.iter().filter_map(ClosingRequest::entry) {
             call.key(&closing.page)
                 .arg(&closing.field)
                 .arg(&closing.note_field)
@@ -230,9 +281,9 @@ impl LedgerContext {
             self.books.booked(booked);
         }
         let mut kept = kept.into_iter();
-        let mut answer = |closing: Option<CloseRequest>| match closing {
-            Some(_) => kept.next().map(|kept| kept.is_some()),
-            None => Some(true),
+        let mut answer = |closing: ClosingRequest| match closing {
+            ClosingRequest::Entry(_) => kept.next().map(|kept| kept.is_some()),
+            ClosingRequest::Bookings | ClosingRequest::Sweep => Some(true),
         };
         closings.into_iter().map(&mut answer).collect()
     }

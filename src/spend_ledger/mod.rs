@@ -9,11 +9,12 @@
 //! An entry carries a digest of the payload, so that another job under the same id finds nothing. While Redis is away
 //! the worker makes calls without the ledger: the replica holds the answer in memory, and loses it only if it dies too.
 //!
-//! The ledger costs one round trip a paid call, after the gate's. The answer is sent at the same time as the permit's
-//! settlement. The same round trips reserve the most that a call may cost, and book its cost ([`crate::spending`]),
-//! also when the ledger itself is switched off.
+//! A paid call does not wait for the ledger alone: its entry is opened in the gate's round trip (`opening`), and the answer
+//! is sent at the same time as the permit's settlement. The same scripts reserve the most that a call may cost, and
+//! book its cost ([`crate::spending`]), also when the ledger itself is switched off.
 
 mod batched_scripts;
+mod opening;
 mod page;
 
 use std::{
@@ -28,8 +29,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::batched_scripts::{CLOSE, LedgerBatchers, OPEN};
-pub use self::page::{LedgerEntry, LedgerPage, OpenedCall};
+use self::batched_scripts::{CLOSE, ClosingRequest, LedgerBatchers, OPEN};
+pub use self::{
+    opening::{LedgerOpening, OpeningAnswer, open_admitted},
+    page::{LedgerEntry, LedgerPage, OpenedCall},
+};
 use crate::{
     connection::Connection,
     script,
@@ -157,7 +161,7 @@ impl SpendLedger {
             }
             while !stop.is_cancelled() {
                 let before = self.books.waiting();
-                self.trips.close(None).await;
+                self.trips.close(ClosingRequest::Sweep).await;
                 let left = self.books.waiting();
                 if left == 0 {
                     break;
@@ -172,7 +176,7 @@ impl SpendLedger {
         }
         loop {
             let before = self.books.waiting();
-            self.trips.close(None).await;
+            self.trips.close(ClosingRequest::Sweep).await;
             match self.books.waiting() {
                 0 => return,
                 left if left >= before => {

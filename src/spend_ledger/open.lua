@@ -1,13 +1,16 @@
 -- Marks paid calls as sent before they are sent, and reserves the most that they may cost, unless their answer is known or
 -- the budget is used up. Each call sees the reservations of those before it.
--- KEYS  1… the page of each call's job, or 'spend:no-page' with the ledger switched off
+-- KEYS  1 the permits of the gate that admits the calls (`lease_data`), or 'spend:no-page'
+--       2… the page of each call's job, or 'spend:no-page' with the ledger switched off
 -- ARGV  1 to 4 as in books.lua  5 time to live of a page, ms  6 is the replica to be marked as alive: 1
 --       budgets ('' none): 7 of a day  8 of a month  9 of a student and month
 --       10… of each call: entry, mark of this sending, id of the call, amount ('?': its price is not known, and no budget
---          may be spent on it), payer: what a reservation has behind the `s`
+--          may be spent on it), payer: what a reservation has behind the `s`, id of its permit ('' needs none). The permit is
+--          asked for by the script before this one, in the same round trip
 -- Returns for each the previous entry: '' none (or this very mark: a resend), '?…' the mark of a call without a stored
 -- answer, '=…' a stored answer, which stays; nil where the page has another type; or a refusal, after which nothing is
--- marked or reserved: '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day | month | student | unpriced
+-- marked or reserved: '-' there is no such permit, or '!<reason> <ms until it ends> <spent> <budget>', reason: switch | day |
+-- month | student | unpriced
 local switch, limit, allows =
   unpack(call('MGET', 'system:budget_kill_switch', 'system:monthly_budget_limit', 'spend:allows'))
 local is_off = switch and string.lower(switch) == 'true'
@@ -68,11 +71,17 @@ local function student_of(payer)
   return string.sub(rest or '', 1, length)
 end
 
+-- Returns true if the gate's script before this one has admitted the call.
+local function is_admitted(permit) return permit == '' or redis.pcall('HEXISTS', KEYS[1], permit) == 1 end
+
 local answers, opened, total = {}, {}, 0
-for i, page in ipairs(KEYS) do
-  local entry, mark, id, amount, payer = unpack(ARGV, 5 + 5 * i, 9 + 5 * i)
+for i = 1, #KEYS - 1 do
+  local page = KEYS[i + 1]
+  local entry, mark, id, amount, payer, permit = unpack(ARGV, 4 + 6 * i, 9 + 6 * i)
   local found = page == 'spend:no-page' and '' or redis.pcall('HGET', page, entry) or ''
-  if type(found) ~= 'table' and found:sub(1, 1) == '=' then
+  if not is_admitted(permit) then
+    answers[i] = '-'
+  elseif type(found) ~= 'table' and found:sub(1, 1) == '=' then
     answers[i] = found
   else
     local price, student, own = tonumber(amount), nil, nil

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use tracing::{info, warn};
 
 use super::{
-    SpendLedger, UnknownCalls,
-    batched_scripts::{CloseRequest, DEADLINE, OpenRequest},
+    LedgerOpening, OpeningAnswer, SpendLedger, UnknownCalls,
+    batched_scripts::{CloseRequest, ClosingRequest, DEADLINE, OpenRequest},
     count,
 };
 use crate::{
@@ -133,33 +133,67 @@ impl LedgerPage {
     /// [`FailureClass::Permanent`] when its answer was lost once before, and lost answers are not to be paid for
     /// again; the failure of a [`SpendRefusal`] when the budget is used up.
     pub async fn open(&self, call: &ProviderCall) -> Result<OpenedCall<'_>, Failure> {
+        self.prepare(call).opened(call, OpeningAnswer::NotOpened).await
+    }
+
+    /// An entry that is not in the ledger yet.
+    pub fn prepare(&self, call: &ProviderCall) -> LedgerEntry<'_> {
         let sending = self.sendings.fetch_add(1, Ordering::Relaxed);
-        let ledger = &self.ledger;
-        let mut entry = LedgerEntry {
+        LedgerEntry {
             page: self,
             field: self.field(call),
             mark: format!("?{}:{sending}", self.token),
-            open: ledger.books.prepare(call, &self.payer),
-        };
-        let opening = OpenRequest {
-            page: ledger.keeps_answers.then(|| self.key.clone()),
-            field: entry.field.clone(),
-            mark: entry.mark.clone(),
-            id: entry.open.id,
-            amount: match entry.open.estimate {
+            open: self.ledger.books.prepare(call, &self.payer),
+        }
+    }
+}
+
+impl<'a> LedgerEntry<'a> {
+    /// The request to open the call behind its admission.
+    pub fn opening(&self) -> LedgerOpening {
+        LedgerOpening {
+            context: self.page.ledger.trips.context.clone(),
+            request: self.request(),
+        }
+    }
+
+    fn request(&self) -> OpenRequest {
+        let (page, ledger) = (self.page, &self.page.ledger);
+        OpenRequest {
+            page: ledger.keeps_answers.then(|| page.key.clone()),
+            field: self.field.clone(),
+            mark: self.mark.clone(),
+            id: self.open.id,
+            amount: match self.open.estimate {
                 Some(estimate) => estimate.nanos().to_string(),
                 None if ledger.books.budgets.allows_unpriced => "0".to_owned(),
                 None => UNPRICED.to_owned(),
             },
             payer: format!(
                 "{} {}{}",
-                self.payer.student.len(),
-                self.payer.student,
-                entry.open.row
+                page.payer.student.len(),
+                page.payer.student,
+                self.open.row
             ),
-        };
+        }
+    }
+
+    /// Decides by the ledger's answer whether the call is sent. Opens the call first if that was not done.
+    ///
+    /// # Errors
+    /// As [`LedgerPage::open`].
+    pub async fn opened(
+        mut self,
+        call: &ProviderCall,
+        answer: OpeningAnswer,
+    ) -> Result<OpenedCall<'a>, Failure> {
+        let ledger = &self.page.ledger;
         let counters = &ledger.counters;
-        match ledger.trips.open(opening).await.as_deref() {
+        let found = match answer {
+            OpeningAnswer::Answered(found) => found,
+            OpeningAnswer::NotOpened => ledger.trips.open(self.request()).await,
+        };
+        match found.as_deref() {
             None if ledger.books.budgets.any() => {
                 return Err(SpendRefusal::Unreachable.failure(call.provider));
             }
@@ -171,7 +205,7 @@ impl LedgerPage {
             }
             Some(found) => {
                 if let Some(reply) = read(found) {
-                    return Ok(OpenedCall::Kept(self.reuse(call, reply)));
+                    return Ok(OpenedCall::Kept(self.page.reuse(call, reply)));
                 }
                 count(&counters.unknown);
                 if ledger.unknown == UnknownCalls::Fail {
@@ -186,8 +220,17 @@ impl LedgerPage {
             }
         }
         count(&counters.sent);
-        entry.open.sent();
-        Ok(OpenedCall::Send(entry))
+        self.open.sent();
+        Ok(OpenedCall::Send(self))
+    }
+
+    /// Drops an entry whose call was not admitted. Redis has not heard of it, unless it left that open: then the mark and
+    /// the reservation are taken back.
+    pub async fn not_admitted(self, answer: OpeningAnswer) {
+        match answer {
+            OpeningAnswer::NotOpened => self.open.forget(),
+            OpeningAnswer::Answered(_) => self.withdraw().await,
+        }
     }
 }
 
@@ -219,25 +262,18 @@ impl LedgerEntry<'_> {
         };
         if text.len() > LONGEST_ANSWER {
             count(&counters.unrecorded);
-            ledger.trips.close(None).await;
+            ledger.trips.close(ClosingRequest::Bookings).await;
             return;
         }
-        let note = match came_to {
-            BookingKind::Nothing => String::new(),
-            _ => {
-                let service = call.service.name();
-                format!("{} {} {} {service}", came_to.as_str(), amount.nanos(), call.step)
-            }
-        };
-        let closing = ledger.keeps_answers.then(|| CloseRequest {
+        let entry = ledger.keeps_answers.then(|| CloseRequest {
             page: page.key.clone(),
             field,
             note_field,
             text,
-            note,
+            note: note(call, came_to, amount),
             kind: page.payer.kind,
         });
-        if !ledger.trips.close(closing).await && result.is_ok() {
+        if !ledger.trips.close(ClosingRequest::of(entry)).await && result.is_ok() {
             count(&counters.unrecorded);
             if ledger.keeps_answers {
                 warn!(step = %call.step, "{ANSWER_NOT_KEPT}");
@@ -252,10 +288,10 @@ impl LedgerEntry<'_> {
         let Self {
             page, field, open, ..
         } = self;
+        let (ledger, was_counted) = (&page.ledger, u64::from(open.is_sent()));
         open.withdraw();
-        let ledger = &page.ledger;
-        ledger.counters.sent.fetch_sub(1, Ordering::Relaxed);
-        let closing = ledger.keeps_answers.then(|| CloseRequest {
+        ledger.counters.sent.fetch_sub(was_counted, Ordering::Relaxed);
+        let entry = ledger.keeps_answers.then(|| CloseRequest {
             page: page.key.clone(),
             field,
             note_field,
@@ -263,8 +299,17 @@ impl LedgerEntry<'_> {
             note: String::new(),
             kind: page.payer.kind,
         });
-        ledger.trips.close(closing).await;
+        ledger.trips.close(ClosingRequest::of(entry)).await;
     }
+}
+
+/// Kind, amount, step and service of a booking, as the job's page shows it.
+fn note(call: &ProviderCall, came_to: BookingKind, amount: Usd) -> String {
+    if came_to == BookingKind::Nothing {
+        return String::new();
+    }
+    let service = call.service.name();
+    format!("{} {} {} {service}", came_to.as_str(), amount.nanos(), call.step)
 }
 
 /// `=<tokens or -> <body>`

@@ -241,6 +241,12 @@ impl SpendBooks {
         locked(&self.outbox)
     }
 
+    /// A call that was prepared is not made, and leaves nothing to book.
+    fn forget(&self) {
+        let _outbox = self.outbox();
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn put(&self, mut booking: Booking) {
         let mut outbox = self.outbox();
         self.open.fetch_sub(1, Ordering::Relaxed);
@@ -314,6 +320,17 @@ impl OpenCall {
         let came_to = (booking.came_to, booking.amount);
         self.put(booking);
         came_to
+    }
+
+    /// Returns true if the request has left.
+    pub const fn is_sent(&self) -> bool {
+        self.is_sent
+    }
+
+    /// Forgets a call that Redis has not heard of.
+    pub fn forget(mut self) {
+        self.is_over = true;
+        self.books.forget();
     }
 
     /// Books nothing, because the call was not sent after all.
