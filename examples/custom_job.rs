@@ -1,7 +1,7 @@
 //! A job type of your own, with two calls of which the second depends on the first: `cargo run --example custom_job`.
 //!
-//! In the worker, this file is `jobs/generate_lesson.rs`, and `GenerateLesson` is one more line of `register!` in
-//! `jobs/registry.rs`: queue, HTTP intake, command line, schemas, demo and metrics follow. Here a guard without retry
+//! In the worker, this file is `jobs/generate_lesson.rs`, with `crate::` for `jobs::`, and without `OneTry` and `main`. It is declared in
+//! `jobs/lib.rs`, and `GenerateLesson` is one more line of `register!` in `jobs/registry.rs`: queue, HTTP intake, command line, schemas, demo and metrics follow. Here a guard without retry
 //! and breaker runs it once, against the simulated provider.
 
 use std::{

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use self::{admission::AdmittedCall, next_try::CallProgress};
+use self::next_try::CallProgress;
 use crate::{
     gate::{DeploymentGates, Gates, Permit, Settlement},
     locks::locked,
@@ -165,18 +165,13 @@ impl<'a> JobGuard<'a> {
         attempt: &CallAttempt<'_>,
         progress: &mut CallProgress,
     ) -> Result<ProviderReply, Failure> {
-        let AdmittedCall {
-            mut permit,
-            deployment,
-            call,
-            entry,
-        } = match self.gates {
+        let admitted = match self.gates {
             Some(gates) => self.admit(gates, call, progress.route).await?,
-            None => AdmittedCall::without_gate(self.at_deployment(call, 0), |call| self.entry(call)),
+            None => self.without_gate(call),
         };
-        let call = &call;
+        let (mut permit, deployment, call) = (admitted.permit, admitted.deployment, &admitted.call);
         progress.asked = call.service.clone();
-        let opened = match entry {
+        let opened = match admitted.entry {
             Some((entry, answer)) => Some(entry.opened(call, answer).await?),
             None => None,
         };

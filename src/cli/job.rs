@@ -28,7 +28,7 @@ pub(super) struct JobArgs {
 enum JobCommand {
     /// List the jobs in one state, the newest first.
     List(ListArgs),
-    /// Show a job as JSON: state, progress, result, what it waits for, every failed attempt.
+    /// Show a job as JSON: state, progress, result, what it waits for, every failed attempt, every paid call until it is completed.
     Show {
         /// The job's id.
         id: String,

@@ -155,22 +155,32 @@ pub(super) fn fallbacks(
                 successor,
                 ..first.clone()
             };
-            if let Some(same) = std::iter::once(first)
-                .chain(&all)
-                .find(|known| is_same(known, &deployment))
-            {
-                let fault = format!(
-                    "is the address of the deployment {} too, with the same key and the model {}: an outage of one is an \
-                     outage of both, and their limits add up at one account. Give {name} another address, key or model \
-                     (example: {}=https://name.openai.azure.com/openai/v1), or take it out of LLM_DEPLOYMENTS",
-                    same.name, deployment.model, base.name
-                );
-                env.complain::<()>(&base, &fault);
-            }
+            let known = std::iter::once(first).chain(&all);
+            refuse_twin(env, known, &deployment, &base);
             all.push(deployment);
         }
     }
     all
+}
+
+/// Reports a deployment that asks the same model of the same account as one that is known.
+fn refuse_twin<'a>(
+    env: &mut EnvReader<'_>,
+    mut known: impl Iterator<Item = &'a OpenAiSettings>,
+    deployment: &OpenAiSettings,
+    base: &EnvVar,
+) {
+    let Some(same) = known.find(|known| is_same(known, deployment)) else {
+        return;
+    };
+    let name = &deployment.name;
+    let fault = format!(
+        "is the address of the deployment {} too, with the same key and the model {}: an outage of one is an outage of \
+         both, and their limits add up at one account. Give {name} another address, key or model (example: \
+         {}=https://name.openai.azure.com/openai/v1), or take it out of LLM_DEPLOYMENTS",
+        same.name, deployment.model, base.name
+    );
+    env.complain::<()>(base, &fault);
 }
 
 /// Reads `OPENAI_MODEL_SUCCESSOR`, or that of a further deployment.

@@ -1,4 +1,4 @@
--- Prelude of every script of the gate, put in front of it so that each is still one EVALSHA: keys, clock, breaker.
+-- Prelude of the gate's scripts, without replica_presence.lua: keys, clock, breaker.
 -- KEYS  of the breaker (1-5 are a contract with the web API and with redis-cli)
 --       1 state  2 failures  3 successes  4 opened_at  5 attempts  6 meta  7 probes
 --       of the provider

@@ -28,23 +28,19 @@ pub(super) struct AdmittedCall<'a> {
     pub(super) entry: Option<(LedgerEntry<'a>, OpeningAnswer)>,
 }
 
-impl<'a> AdmittedCall<'a> {
-    /// A call whose entry is still to be opened.
-    pub(super) fn without_gate(
-        call: ProviderCall,
-        entry: impl FnOnce(&ProviderCall) -> Option<LedgerEntry<'a>>,
-    ) -> Self {
-        let entry = entry(&call).map(|entry| (entry, OpeningAnswer::NotOpened));
-        Self {
+impl JobGuard<'_> {
+    /// A call that no gate is asked for. Its entry is still to be opened.
+    pub(super) fn without_gate(&self, call: &ProviderCall) -> AdmittedCall<'_> {
+        let call = self.at_deployment(call, 0);
+        let entry = self.entry(&call).map(|entry| (entry, OpeningAnswer::NotOpened));
+        AdmittedCall {
             permit: None,
             deployment: 0,
             call,
             entry,
         }
     }
-}
 
-impl JobGuard<'_> {
     /// Asks the gates of the deployments until one admits the call. The gate that admits it opens its entry in the ledger.
     ///
     /// If all refuse, the refusal with the shortest wait counts. A short wait for a limit is preferred to the next deployment.

@@ -245,7 +245,7 @@ fn too_large(size: u64, most: u64) -> Failure {
     ))
 }
 
-/// Gives the job back to the queue with a growing delay, because perhaps no other worker serves its type.
+/// Gives the job back to the queue for a moment, so that a worker that serves its type can take it.
 fn give_back(failure: &Failure, delivery: &Delivery) -> DeliveryOutcome {
     if delivery.waited.is_zero() {
         warn!("{failure}: given back for another worker");

@@ -90,17 +90,25 @@ impl StreamReader {
                 let _ = reader.push(bytes, &mut self.answer);
             }
             AnswerBytes::Whole(body) => body.extend_from_slice(bytes),
-            AnswerBytes::Blank(body) => {
-                body.extend_from_slice(bytes);
-                match begins_with_event(body) {
-                    None => {}
-                    Some(false) => self.bytes = AnswerBytes::Whole(std::mem::take(body)),
-                    Some(true) => {
-                        let (begun, mut reader) = (std::mem::take(body), EventReader::default());
-                        let _ = reader.push(&begun, &mut self.answer);
-                        self.bytes = AnswerBytes::Events(reader);
+            AnswerBytes::Blank(begun) => {
+                let mut begun = std::mem::take(begun);
+                // A body often comes whole: only a beginning that was too short to tell is copied.
+                let body = match begun.is_empty() {
+                    true => bytes,
+                    false => {
+                        begun.extend_from_slice(bytes);
+                        &begun
                     }
-                }
+                };
+                self.bytes = match begins_with_event(body) {
+                    None => AnswerBytes::Blank(body.to_vec()),
+                    Some(false) => AnswerBytes::Whole(body.to_vec()),
+                    Some(true) => {
+                        let mut reader = EventReader::default();
+                        let _ = reader.push(body, &mut self.answer);
+                        AnswerBytes::Events(reader)
+                    }
+                };
             }
         }
     }

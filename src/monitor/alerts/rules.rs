@@ -23,7 +23,7 @@ pub static RULES: &[AlertRule] = &[
         severity: AlertSeverity::Critical,
         threshold: 300.0,
         about: "seconds since a breaker was last closed, for another reason than the account",
-        action: "Look at the provider's status page, its key and its credit. The jobs wait, and go on by themselves; \
+        action: "Look at the provider's status page, and at the network. The jobs wait, and go on by themselves; \
                  once the provider is well, `breaker reset <name>` saves the rest of the wait.",
         expr: "max by (breaker) (backend_worker_breaker_not_closed_seconds) > 300 unless on (breaker) \
                backend_worker_account_fault > 0",
@@ -58,7 +58,7 @@ pub static RULES: &[AlertRule] = &[
         // The last call that fits leaves a rest that is smaller than the next one.
         threshold: 0.99,
         about: "share of the budget of the day or month that is spent or reserved",
-        action: "`spend` tells on what; `budget month <USD>` raises the budget of the month at once. Jobs wait, or fail with \
+        action: "`spend --by user`, `type` or `model` shows what it was spent on; `budget month <USD>` raises the budget of the month at once. Jobs wait, or fail with \
                  BUDGET_EXHAUSTED=fail.",
         expr: "max by (period) (backend_worker_budget_used_ratio) > 0.99",
         hold: "0s",
@@ -69,7 +69,7 @@ pub static RULES: &[AlertRule] = &[
         severity: AlertSeverity::Warning,
         threshold: 0.8,
         about: "share of the budget of the day or month that is spent or reserved",
-        action: "`spend` tells on what; decide whether the budget is to be raised before jobs wait for it.",
+        action: "`spend --by user`, `type` or `model` shows what it was spent on; decide whether the budget is to be raised before jobs wait for it.",
         expr: "max by (period) (backend_worker_budget_used_ratio) > 0.8",
         hold: "0s",
         measure: AlertMeasure::BudgetUsed,

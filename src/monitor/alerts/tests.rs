@@ -276,13 +276,27 @@ fn prometheus_rules() -> String {
             "      - alert: {name}\n        expr: {}\n        for: {hold}\n        labels:\n          severity: {severity}\n        \
              annotations:\n          summary: {}\n          description: {}\n          runbook: {}\n",
             quoted(expr),
-            quoted(&format!("{about}: {{{{ $value | humanize }}}}, above {}", rule.threshold)),
+            quoted(&summary(name, about, rule.threshold)),
             quoted(action),
             quoted(&format!("docs/runbook.md#{}", name.to_lowercase())),
         )
         .unwrap();
     }
     text
+}
+
+/// What Prometheus tells in one line. Three expressions have another value than the worker's own rule.
+fn summary(name: &str, about: &str, threshold: f64) -> String {
+    match name {
+        "RedisAway" => "Redis does not answer at least one replica".to_owned(),
+        "ModelRetiring" => {
+            "a provider shuts down a model or service in {{ $value | humanizeDuration }}".to_owned()
+        }
+        "UsageWebhookBehind" => {
+            "USAGE_WEBHOOK_URL has not taken usage events for 15 minutes, or 100,000 of them wait".to_owned()
+        }
+        _ => format!("{about}: {{{{ $value | humanize }}}}, above {threshold}"),
+    }
 }
 
 #[test]

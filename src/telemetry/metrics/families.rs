@@ -54,7 +54,7 @@ macro_rules! families {
 families! {
     BUILD_INFO = Gauge "backend_worker_build_info" ["version"] "1; the label tells which build runs";
     JOBS = Counter "backend_worker_jobs_total" ["queue", "layout", "type", "outcome", "class"] "deliveries that ended here, by outcome and class of failure (series appear with their first job)";
-    RETRIED = Counter "backend_worker_jobs_retried_total" ["queue", "layout", "type"] "deliveries that ended after a second try, or put off with an attempt used up";
+    RETRIED = Counter "backend_worker_jobs_retried_total" ["queue", "layout", "type"] "deliveries that needed a second try, or that used up an attempt and come again";
     JOB_SECONDS = Histogram "backend_worker_job_seconds" ["queue", "layout", "type"] "time from claim to outcome (series appear with their first job)";
     RECOVERED = Counter "backend_worker_jobs_recovered_total" ["queue", "layout", "fate"] "jobs of dead replicas that this one put back or failed as poison";
     IN_FLIGHT = Gauge "backend_worker_jobs_in_flight" ["queue", "layout"] "jobs that this replica holds";
@@ -62,7 +62,7 @@ families! {
     CALLS = Counter "backend_worker_provider_calls_total" ["provider", "class", "status"] "tries of provider calls, by class of failure and answer (series appear with their first call)";
     CALL_SECONDS = Histogram "backend_worker_provider_call_seconds" ["provider"] "time of one try, without waits";
     RETRIES = Counter "backend_worker_provider_retries_total" ["provider", "class"] "tries that followed a failed one in the same delivery (series appear with their first retry)";
-    RETRY_DELAY = Histogram "backend_worker_provider_retry_delay_seconds" ["provider"] "wait before such a try";
+    RETRY_DELAY = Histogram "backend_worker_provider_retry_delay_seconds" ["provider"] "wait before a try that follows a failed one";
     PAID_CALLS = Counter "backend_worker_paid_calls_total" ["provider"] "answers that cost money";
     SPENT = Counter "backend_worker_spent_usd_total" ["provider", "certainty"] "USD that this replica's calls have cost, by the prices in force; possible: of calls whose answer was lost, at most";
     UNPRICED_CALLS = Counter "backend_worker_unpriced_calls_total" ["provider"] "answers of models that have no price: what they cost is not known";
@@ -74,26 +74,26 @@ families! {
     TOKENS = Counter "backend_worker_tokens_total" ["provider"] "tokens that the provider charged";
     ADMISSIONS = Counter "backend_worker_gate_admissions_total" ["provider", "scope"] "calls that the gate let pass: the fleet's, or the replica's own while Redis is away";
     REJECTIONS = Counter "backend_worker_gate_rejections_total" ["provider", "reason"] "calls that the gate refused";
-    TRANSITIONS = Counter "backend_worker_breaker_transitions_total" ["breaker", "to", "scope"] "moves of a breaker, told to one replica each";
+    TRANSITIONS = Counter "backend_worker_breaker_transitions_total" ["breaker", "to", "scope"] "changes of a breaker's state, each counted by one replica";
     REDIS_SECONDS = Histogram "backend_worker_redis_call_seconds" [] "time of one call to Redis, those that fail included";
     REDIS_ERRORS = Counter "backend_worker_redis_errors_total" ["kind"] "calls to Redis that failed";
     REDIS_RECONNECTS = Counter "backend_worker_redis_reconnects_total" [] "times that Redis was reached again";
     HTTP_DENIED = Counter "backend_worker_http_denied_total" [] "HTTP requests that were refused for want of a valid token, or because of where they came from";
     MODEL_SHUTDOWN = Gauge "backend_worker_model_shutdown_timestamp_seconds" ["provider"] "when the provider shuts down the deployment's model, or the service that reads images, seconds since 1970; absent where no day is known";
     TRACE_SPANS = Counter "backend_worker_trace_spans_total" ["fate"] "spans for OpenTelemetry";
-    REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when the fleet's numbers below could be read; they are absent when it is 0";
+    REDIS_UP = Gauge "backend_worker_redis_up" [] "1 when this replica could read the fleet's metrics from Redis; they are absent when it is 0";
     QUEUE_JOBS = Gauge "backend_worker_queue_jobs" ["queue", "layout", "state"] "jobs in the queue; every replica reports the same";
     QUEUE_OLDEST = Gauge "backend_worker_queue_oldest_waiting_seconds" ["queue", "layout"] "age of the job that is next in line, 0 without one; every replica reports the same";
     BUDGET_USED = Gauge "backend_worker_budget_used_ratio" ["period"] "share of the fleet's budget that is spent or reserved, absent where there is none; every replica reports the same";
     KILL_SWITCH = Gauge "backend_worker_budget_kill_switch" [] "1 while the kill switch stops all paid calls, else 0; every replica reports the same";
     WEBHOOK_WAITING = Gauge "backend_worker_usage_webhook_backlog" [] "usage events that USAGE_WEBHOOK_URL has not taken yet, absent without it; every replica reports the same";
-    WEBHOOK_OLDEST = Gauge "backend_worker_usage_webhook_oldest_seconds" [] "age of the oldest of them, 0 without any; every replica reports the same";
+    WEBHOOK_OLDEST = Gauge "backend_worker_usage_webhook_oldest_seconds" [] "age of the oldest usage event that USAGE_WEBHOOK_URL has not taken, 0 without any; every replica reports the same";
     WEBHOOK_REFUSED = Gauge "backend_worker_usage_webhook_refused_events" [] "usage events that are set aside because the receiver refuses their content; every replica reports the same";
     BREAKER_STATE = Gauge "backend_worker_breaker_state" ["breaker", "state"] "1 for the state that the fleet's breaker is in; every replica reports the same";
     BREAKER_DOWN = Gauge "backend_worker_breaker_not_closed_seconds" ["breaker"] "time since the fleet's breaker was last closed, 0 while it is; every replica reports the same";
     ACCOUNT_FAULT = Gauge "backend_worker_account_fault" ["breaker", "fault"] "1 while jobs wait for the provider's account: its credit, key, scope, model and so on, else 0; every replica reports the same";
     LIMIT = Gauge "backend_worker_limit" ["provider", "limit"] "limit of the provider, absent where there is none; every replica reports the same";
-    LIMIT_USED = Gauge "backend_worker_limit_used" ["provider", "limit"] "how much of it the fleet uses; every replica reports the same";
+    LIMIT_USED = Gauge "backend_worker_limit_used" ["provider", "limit"] "part of a provider's limit that the fleet uses; every replica reports the same";
     PROCESS_MEMORY = Gauge "process_resident_memory_bytes" [] "memory of the process";
     PROCESS_CPU = Counter "process_cpu_seconds_total" [] "CPU time of the process";
     PROCESS_FDS = Gauge "process_open_fds" [] "open files and sockets of the process";
@@ -126,7 +126,9 @@ mod tests {
         match label {
             "version" => "of the build".to_owned(),
             "queue" => "those of `QUEUES`".to_owned(),
-            "breaker" => "those of `OPENAI_BREAKER` and its like".to_owned(),
+            "breaker" => {
+                "the names in the variables `*_BREAKER`, and `llm-<name>` of further deployments".to_owned()
+            }
             "layout" => list(Layout::ALL.map(Layout::as_str).to_vec()),
             "type" => list(JobLabel::all().map(JobLabel::as_str).collect()),
             "outcome" => list(JobOutcome::VARIANTS.iter().map(|v| v.into_str()).collect()),

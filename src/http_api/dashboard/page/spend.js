@@ -24,7 +24,9 @@ function dayBars(parent, days, budget) {
   const dearest = days.reduce((most, day) => (day[1] > most[1] ? day : most), days[0]);
   const words = dearest[1] ? `most on ${dearest[0]}: ${money(dearest[1])}` : 'nothing is spent yet';
   all.setAttribute('aria-label', `Spent by the day: ${words}`);
-  parent.replaceChildren(all, el('p', { class: 'axis' }, el('span', {}, days[0][0]), el('span', {}, words), el('span', {}, days.at(-1)[0])));
+  const [first, last] = [days[0][0], days.at(-1)[0]];
+  const ends = first === last ? [first, ''] : [first, last];
+  parent.replaceChildren(all, el('p', { class: 'axis' }, el('span', {}, ends[0]), el('span', {}, words), el('span', {}, ends[1])));
 }
 
 /** Amounts below each other, each with a bar and what else is known of it: {name, usd, note}. */
