@@ -162,6 +162,8 @@ def money(kind, batch):
             server.ask("HSET", f"spend:students:{key}", *known)
         head = ["replica-1", 15000, day, int(time.time()) // 86400, 86400000]
         budget = 10**15 if kind == "budgets" else ""
+        permits = [word for place in range(batch) for word in (f"replica-1:{place}", "1800000000000:0:360000000:0:3600000000")]
+        server.ask("HSET", "gate:openai:openai:lease_data", *permits)
         for call in range(calls):
             pages = range(call * batch, (call + 1) * batch)
             keys = [f"ledger:{page}" for page in pages]
@@ -174,13 +176,13 @@ def money(kind, batch):
                 server.ask("FCALL", closing, batch, *keys, head[4], *answers)
             else:
                 opened, closed = head + ["", budget, budget, budget], head + [10000, "", pages[0] + 1]
-                for page in pages:
+                for place, page in enumerate(pages):
                     payer = f"{len(student(page))} {student(page)}{ROW}"
-                    opened += [entry, f"?w:{page}:0", page + 1, 9000000, payer]
+                    opened += [entry, f"?w:{page}:0", page + 1, 9000000, payer, f"replica-1:{place}"]
                     closed += [entry, f"$w:{page}:0", answer, "paid 750000 deck", "generate-flashcards"]
                 for page in pages:
                     closed += [page + 1, "paid", 750000, student(page), ROW, 812, 0, 1500, 0]
-                server.ask("FCALL", opening, batch, *keys, *opened)
+                server.ask("FCALL", opening, batch + 1, "gate:openai:openai:lease_data", *keys, *opened)
                 server.ask("FCALL", closing, batch, *keys, *closed)
             server.ask("UNLINK", *keys)
 

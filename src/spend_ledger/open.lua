@@ -117,6 +117,7 @@ end
 if opened[1] then
   call('HSET', OPEN, unpack(opened))
   if total > 0 then call('HINCRBY', RESERVED, 'total', string.format('%d', total)) end
-  if ARGV[6] == '1' then announce() end
 end
+-- Also where nothing was opened: the replica takes its next calls to be covered by this word.
+if ARGV[6] == '1' then announce() end
 return answers

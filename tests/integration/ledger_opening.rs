@@ -86,3 +86,20 @@ async fn a_call_is_opened_only_behind_its_permit() {
     assert_eq!(ledger.spending().sent, 0);
     assert!(!redis.ask::<bool>(&["EXISTS", "spend:reserved"]).await);
 }
+
+/// The replica does not announce itself again for a while, and may be killed in it: its reservations are swept then.
+#[tokio::test]
+async fn a_replica_is_announced_although_its_first_call_is_refused() {
+    let redis = TestRedis::start().await;
+    let ledger = ledger(&redis);
+    let first = page(&ledger, 1);
+    let refused = first.prepare(&call("chat"));
+    let answers = open_admitted("permits", &[(refused.opening(), Arc::from("r:1"))]).await;
+    assert_eq!(answers, [OpeningAnswer::NotOpened]);
+    assert!(
+        redis
+            .ask::<Option<f64>>(&["ZSCORE", "spend:replicas", "w-1"])
+            .await
+            .is_some()
+    );
+}
