@@ -56,6 +56,10 @@ const operations = {
   },
   // By how many pixels the page is wider than its window.
   overflow: () => page.locator('html').evaluate((html) => html.scrollWidth - html.clientWidth),
+  // The elements that stick out of it.
+  wide: () => page.locator('body *').evaluateAll((nodes) => nodes
+    .filter((node) => node.getBoundingClientRect().right > document.documentElement.clientWidth)
+    .map((node) => `${node.tagName.toLowerCase()}#${node.id}.${node.getAttribute('class') ?? ''} ${node.textContent.slice(0, 60)}`)),
   shot: async ({ path, full = true }) => {
     await page.locator('html').evaluate((html) => html.scrollTo(0, 0));
     await page.screenshot({ path, fullPage: full });

@@ -51,7 +51,8 @@ async fn shots(browser: &mut Browser, state: &str) {
 /// Nothing is wider than a phone.
 async fn fits_a_phone(browser: &mut Browser) {
     browser.ask("size", json!({"width": 375, "height": 800})).await;
-    assert_eq!(browser.ask("overflow", json!({})).await, json!(0));
+    let wide = browser.ask("wide", json!({})).await;
+    assert_eq!(browser.ask("overflow", json!({})).await, json!(0), "{wide}");
     browser.ask("size", json!({"width": 1280, "height": 900})).await;
 }
 
