@@ -54,7 +54,7 @@ impl Payload {
     /// Checks what the types cannot say.
     ///
     /// # Errors
-    /// [`FailureClass::Permanent`], naming the field and what is wrong with it.
+    /// [`crate::FailureClass::Permanent`], naming the field and what is wrong with it.
     pub fn validate(&self) -> Result<(), Failure> {
         payload::required(&[
             ("content", &self.content),
