@@ -22,7 +22,7 @@ use crate::support::{Scene, TestRedis, eventually, raw};
 mod budgets;
 mod whole_jobs;
 
-/// What a call of these tests is reserved with, and what its answer costs.
+/// A call of these tests reserves `ESTIMATE`, in USD, and its answer costs `COST`.
 const ESTIMATE: &str = "0.00075";
 const COST: &str = "0.0000075";
 
